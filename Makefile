@@ -1,0 +1,57 @@
+# The two commands of the README are `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := verifier policy ratls provider enclave_app simulation
+VECTORS := ../shared/vectors
+
+# Tests on genuine quotes run where the folder exists, and say aloud where it does not.
+ifneq ($(wildcard $(VECTORS)/index.json),)
+export RATLS_VECTORS ?= $(abspath $(VECTORS))
+endif
+
+.PHONY: demo test check format lint types venv lock clean
+
+demo: venv
+	$(BIN)/ratls demo
+
+test: venv
+	$(BIN)/pytest -q
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: venv
+	$(BIN)/mypy
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml simulation/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "ratls needs Python 3.11 to 3.13; say: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 3; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "no environment could be made; on Debian: apt-get install python3-venv"; exit 3; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e ./simulation
+	@touch $@
+
+# Needs `uv` on the PATH. The locks name no index: any mirror with the same bytes will do.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header requirements/dev.in -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf *.egg-info simulation/*.egg-info

@@ -1,0 +1,51 @@
+"""The umbrella command: finds each package's commands through entry points, and runs them.
+
+An entry point in the group `ratls.commands` carries the command's name; its object is a
+`typer.Typer` with subcommands or one function. This module and every `cli` module import only
+the standard library and typer at module level, so that `ratls --help` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points, version
+
+import typer
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ratls {version('ratls')}")
+        raise typer.Exit
+
+
+def build() -> typer.Typer:
+    """The whole command tree of what is installed."""
+    app = typer.Typer(
+        help="Release data only to the attested enclave, and only under the policy, "
+        "that every party signed.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_show_locals=False,  # locals may hold rows and keys
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def umbrella(
+        version: bool = typer.Option(
+            False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+        ),
+    ) -> None:
+        """Options of `ratls` itself."""
+
+    for entry in sorted(entry_points(group="ratls.commands"), key=lambda e: e.name):
+        command = entry.load()
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=entry.name)
+        else:
+            app.command(entry.name)(command)
+    return app
+
+
+def main() -> None:
+    """Console script `ratls`."""
+    build()()

@@ -1,0 +1,49 @@
+"""What every test shares: the count of refusing tests, and where the real vectors are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import refusal
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    refusal.current.append(item)
+    try:
+        return (yield)
+    finally:
+        refusal.current.pop()
+
+
+def vectors_folder() -> Path | None:
+    """The folder of real vectors, or None where this machine has none."""
+    named = os.environ.get("RATLS_VECTORS")
+    return Path(named) if named and (Path(named) / "index.json").is_file() else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    passed = [r for r in terminalreporter.stats.get("passed", []) if r.when == "call"]
+    refusing = sum(1 for r in passed if ("refuses", True) in r.user_properties)
+    terminalreporter.write_line(f"refusing tests: {refusing} of {len(passed)} passed")
+    folder = vectors_folder()
+    if folder is None:
+        terminalreporter.write_line("REAL VECTORS ABSENT: tests on genuine quotes did not run")
+    else:
+        count = len(list((folder / "quotes").glob("*.bin")))
+        terminalreporter.write_line(f"real vectors: {count} quotes")
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The folder of real vectors. Absent: skipped, or failed under RATLS_REQUIRE_VECTORS=1."""
+    folder = vectors_folder()
+    if folder is None:
+        if os.environ.get("RATLS_REQUIRE_VECTORS") == "1":
+            pytest.fail("RATLS_REQUIRE_VECTORS=1 and RATLS_VECTORS names no folder of vectors")
+        pytest.skip("REAL VECTORS ABSENT: set RATLS_VECTORS")
+    return folder

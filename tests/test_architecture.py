@@ -1,0 +1,127 @@
+"""The house rules that a reader relies on, held by tests: who may import whom, and what is where."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# A package may import itself and what stands in its row; nothing else of ours.
+MAY_IMPORT = {
+    "verifier": set(),
+    "policy": {"verifier"},
+    "ratls": {"verifier", "policy"},
+    "enclave_app": {"verifier", "policy", "ratls"},
+    "provider": {"verifier", "policy", "ratls"},
+    "simulation": {"verifier", "policy", "ratls", "enclave_app", "provider"},
+}
+OURS = set(MAY_IMPORT)
+# What decides is pure: these modules hold the network, the clock, the environment or a terminal.
+SHELLS = {"cli", "shell", "files", "modes"}
+
+
+def modules(package: str) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        if "build" not in path.relative_to(ROOT).parts:
+            yield path, ast.parse(path.read_text("utf-8"))
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import at line {node.lineno}"
+            yield node.module or "", node.lineno
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_imports_point_only_to_the_left(package: str) -> None:
+    """An enclave that imported the scheduler would have it measured; a verifier, its opinions."""
+    allowed = MAY_IMPORT[package] | {package}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path, tree in modules(package)
+        for name, line in imported(tree)
+        if name.split(".")[0] in OURS - allowed
+    ]
+    assert wrong == []
+
+
+FORBIDDEN = {"pickle", "cPickle", "joblib", "cloudpickle", "marshal", "shelve", "dill"}
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_no_code_is_loaded_from_data(package: str) -> None:
+    """R02: one call of the pickle family or of eval would run what a peer sends."""
+    wrong = []
+    for path, tree in modules(package):
+        wrong += [
+            f"{path}:{n}" for name, n in imported(tree) if name.split(".")[0] in FORBIDDEN
+        ]
+        wrong += [
+            f"{path}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in {"eval", "exec", "compile", "__import__"}
+        ]
+    assert wrong == []
+
+
+def test_the_verifier_has_no_clock_network_or_environment() -> None:
+    """A verdict that depended on any of these could not be repeated in ten years."""
+    sources = {"time", "socket", "ssl", "os", "random", "secrets", "httpx", "urllib", "requests"}
+    wrong = [
+        f"{path.name}:{line} imports {name}"
+        for path, tree in modules("verifier")
+        if path.stem not in SHELLS
+        for name, line in imported(tree)
+        if name.split(".")[0] in sources
+    ]
+    wrong += [
+        f"{path.name}:{node.lineno} asks the clock"
+        for path, tree in modules("verifier")
+        if path.stem not in SHELLS
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today", "environ"}
+    ]
+    assert wrong == []
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """`ratls --help` answers at once only while no command module imports the heavy libraries."""
+    heavy = "pyarrow cryptography pydantic numpy sklearn OpenSSL securesystemslib cbor2".split()
+    code = (
+        "import sys; from ratls.cli import build; build();"
+        f"print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert seen.stdout.strip() == "[]"
+
+
+def test_locks_name_no_host_and_no_machine() -> None:
+    """A lock that names an index would send every installer there; hashes are enough."""
+    for lock in (ROOT / "requirements").glob("*.txt"):
+        text = lock.read_text("utf-8")
+        assert not re.search(r"https?://|--index-url|--find-links|file:|(^|\s)/\w", text)
+        pins = re.findall(r"^[a-z0-9][\w.\[\],-]*==", text, re.MULTILINE)
+        assert len(pins) > 20
+        for block in re.split(r"\n(?=\S)", text.strip()):
+            if "==" in block.split("\n")[0] and not block.startswith("#"):
+                assert "--hash=sha256:" in block, block.split("\n")[0]
+
+
+def test_production_lists_its_packages_and_simulation_is_not_among_them() -> None:
+    """X04: what is not in the wheel cannot be switched on."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert "simulation" not in project["tool"]["setuptools"]["packages"]
+    assert set(project["tool"]["setuptools"]["packages"]) == OURS - {"simulation"}
+    assert "ratls.simulation" not in project["project"]["entry-points"]

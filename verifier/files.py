@@ -1,0 +1,84 @@
+"""Reading and writing the files that commands name: whole, capped, atomic, never overwriting keys."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from verifier.errors import FileNotWritten, FileUnreadable
+
+MEBIBYTE = 1 << 20
+
+
+def read_file(path: Path, *, cap: int = 16 * MEBIBYTE) -> bytes:
+    """The bytes of a file of at most `cap` bytes.
+
+    Raises:
+        FileUnreadable: Missing, not a file, not permitted, or larger than `cap`.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(cap + 1)
+    except OSError as error:
+        raise FileUnreadable(
+            str(path), expected="a readable file", found=error.strerror or type(error).__name__
+        ) from error
+    if len(content) > cap:
+        raise FileUnreadable(str(path), expected=f"at most {cap} bytes", found="more")
+    return content
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new name in this folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` as a whole and durably: a reader sees the old bytes or the new ones.
+
+    Raises:
+        FileNotWritten: The folder is missing, full or not writable; the old file is untouched.
+    """
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        sync_folder(path.parent)
+    except OSError as error:
+        raise FileNotWritten(
+            str(path), expected="a writable place", found=error.strerror or type(error).__name__
+        ) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Create `path`, durably; an existing file is never overwritten.
+
+    Raises:
+        FileNotWritten: It exists already, or the folder does not take it.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
+    except OSError as error:
+        raise FileNotWritten(
+            str(path), expected="a new file", found=error.strerror or type(error).__name__
+        ) from error

@@ -1,0 +1,125 @@
+"""What every command shares: answers on stdout, talk on stderr, the verdict in the exit status.
+
+    with refusals_as_exit_status(json_output) as shell:
+        shell.say("reading …")             # stderr, for people
+        shell.answer({"digest": …}, text)  # stdout: one JSON line, or the text
+
+Commands import this module inside their functions, so that `ratls --help` stays fast.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from verifier.appraisal import Appraisal, Outcome
+from verifier.errors import Exit, InstantMalformed, RatlsError
+
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([Zz]|[+-][0-9]{2}:[0-9]{2})",
+    re.ASCII,
+)
+_UNIX = re.compile(r"[0-9]{1,11}", re.ASCII)
+
+
+class Shell:
+    """The two streams of one command."""
+
+    def __init__(self, *, json_output: bool) -> None:
+        self.json_output = json_output
+        # soft_wrap: piped output is never broken in the middle of a digest
+        self.out = Console(soft_wrap=True, highlight=False)
+        self.err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """Talk for people, on stderr. `text` is shown as it is, without markup."""
+        if not self.json_output:
+            self.err.print(escape(text))
+
+    def warn_simulation(self) -> None:
+        """Every command that believes a simulated root says so, in colour."""
+        self.err.print("[bold black on yellow] SIMULATION [/] no hardware protects anything here")
+
+    def answer(self, machine: Mapping[str, Any], people: str) -> None:
+        """The answer, on stdout: one JSON line with `--json`, the text otherwise."""
+        if self.json_output:
+            self.out.print(json.dumps(machine, ensure_ascii=True), markup=False)
+        else:
+            self.out.print(escape(people))
+
+    def show_appraisal(self, appraisal: Appraisal) -> None:
+        """The chain of checks, one line each, on stdout. Only for people."""
+        mark = {
+            Outcome.PASSED: "[green]passed[/]     ",
+            Outcome.FAILED: "[bold red]FAILED[/]     ",
+            Outcome.NOT_REACHED: "[dim]not reached[/]",
+        }
+        for record in appraisal.records:
+            detail = f"  {escape(record.detail)}" if record.detail else ""
+            self.out.print(f"  {mark[record.outcome]} {escape(record.check)}{detail}")
+
+    def show_refusal(self, refusal: RatlsError) -> None:
+        """One line that names thing, expected, found; then the fix."""
+        if self.json_output:
+            self.out.print(json.dumps({"error": refusal_as_json(refusal)}), markup=False)
+            return
+        self.err.print(
+            f"[bold red]refused[/] {escape(f'[{refusal.code}]')} {escape(_printable(str(refusal)))}"
+        )
+        if refusal.fix:
+            self.err.print(f"  [bold]to do:[/] {escape(refusal.fix)}")
+
+
+def _printable(text: str) -> str:
+    """Escape what could forge a line or colour in a terminal: peers choose some of the text."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def refusal_as_json(refusal: RatlsError) -> dict[str, str | None]:
+    """The `error` member of the commands' JSON."""
+    return {
+        "code": refusal.code,
+        "check": refusal.check,
+        "message": str(refusal),
+        "fix": refusal.fix,
+    }
+
+
+@contextmanager
+def refusals_as_exit_status(json_output: bool = False) -> Iterator[Shell]:
+    """Run a command's body; a refusal is shown and becomes the exit status of its class."""
+    shell = Shell(json_output=json_output)
+    try:
+        yield shell
+    except RatlsError as refusal:
+        shell.show_refusal(refusal)
+        raise typer.Exit(int(refusal.exit_status)) from refusal
+    except KeyboardInterrupt as stop:
+        shell.say("interrupted")
+        raise typer.Exit(int(Exit.INTERRUPTED)) from stop
+
+
+def parse_instant(text: str | None) -> datetime:
+    """`--at`: RFC 3339 with an offset, or seconds since 1970; None means now.
+
+    Raises:
+        InstantMalformed: Neither form, or not a date.
+    """
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        if _UNIX.fullmatch(text):
+            return datetime.fromtimestamp(int(text), UTC)
+        if _RFC3339.fullmatch(text):
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InstantMalformed("--at", expected="a date that exists", found=text) from error
+    raise InstantMalformed("--at", expected="RFC 3339 or seconds since 1970", found=text)
