@@ -1,0 +1,514 @@
+"""`ratls demo`: the core of the job on one machine, with real processes, ports, files and data.
+
+Alice's clinic and Bob's hospital hold rows, Carol's lab wants one model. Every step is the
+command that a person would type, run as a process of its own; what stands in for Intel is
+`ratls simulation new`. Nothing here takes a short cut around a check.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from simulation.relay import RecordingRelay
+from verifier.errors import Exit
+
+PARTIES = {"alice": "alice-clinic", "bob": "bob-hospital", "carol": "carol-lab"}
+STUDY = "breast-cancer-joint-training"
+# Measured packages: what `ratls simulation measure` hashes, and what the altered enclave changes.
+MEASURED = ("verifier", "policy", "ratls", "enclave_app")
+COMMAND_SECONDS = 60
+
+
+class DemoFailed(Exception):
+    """A step did not end as it must; the message holds the child's last lines."""
+
+
+class Stage:
+    """The folder, the terminal and the child processes of one demonstration."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.console = Console(highlight=False)
+        self.commands: list[str] = []
+        self._children: list[subprocess.Popen[str]] = []
+        self._step = 0
+
+    def title(self, text: str) -> None:
+        """Open the next step."""
+        self._step += 1
+        self.console.print()
+        self.console.rule(f"[bold]{self._step}. {escape(text)}[/]  [black on yellow] SIMULATION [/]")
+
+    def tell(self, text: str) -> None:
+        """A sentence of the story."""
+        self.console.print(text)
+
+    def run(
+        self, who: str, *arguments: str, expect: Exit = Exit.YES, quiet: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Type one `ratls` command as `who`, show what it prints, insist on its exit status."""
+        self._show_command(who, arguments)
+        child = self._start(arguments)
+        try:
+            output, _ = child.communicate(timeout=COMMAND_SECONDS)
+        except subprocess.TimeoutExpired as late:
+            child.kill()
+            output, _ = child.communicate()
+            raise DemoFailed(f"no answer in {COMMAND_SECONDS} s:\n{_last_lines(output)}") from late
+        if not quiet or child.returncode != expect:
+            self._show_output(output)
+        if child.returncode != expect:
+            raise DemoFailed(
+                f"`ratls {' '.join(arguments[:2])}` ended with exit status {child.returncode}, "
+                f"expected {int(expect)}:\n{_last_lines(output)}"
+            )
+        if expect is not Exit.YES:
+            self.console.print(f"  [green]refused, as it must be[/] (exit status {int(expect)})")
+        return subprocess.CompletedProcess(child.args, child.returncode, output)
+
+    @contextmanager
+    def serve(self, *arguments: str, code: Path | None = None) -> Iterator[tuple[str, int]]:
+        """Run an enclave until the block ends; its address, once it says `ready`."""
+        self._show_command("operator", arguments, running_in=code)
+        child = self._start(arguments, code=code, split=True)
+        log: list[str] = []
+        assert child.stdout is not None
+        assert child.stderr is not None
+        threading.Thread(target=_drain, args=(child.stderr, log), daemon=True).start()
+        line = child.stdout.readline()  # ends at once if the child dies
+        if not line.startswith("ready "):
+            child.wait(timeout=COMMAND_SECONDS)
+            raise DemoFailed(f"the enclave did not start:\n{_last_lines(line + ''.join(log))}")
+        self.console.print(f"  {escape(line.strip())}   (process {child.pid})")
+        host, _, port = line.split()[1].rpartition(":")
+        try:
+            yield host, int(port)
+        except DemoFailed as failure:
+            raise DemoFailed(f"{failure}\nthe enclave's last lines:\n{_last_lines(''.join(log))}") from failure
+        finally:
+            _end(child)
+
+    def close(self) -> None:
+        """End every child that is still there, by its own process id."""
+        for child in self._children:
+            _end(child)
+
+    def _start(
+        self, arguments: tuple[str, ...], *, code: Path | None = None, split: bool = False
+    ) -> subprocess.Popen[str]:
+        environment = dict(os.environ)
+        if self.console.is_terminal and not self.console.no_color:
+            environment["FORCE_COLOR"] = "1"
+        if code is not None:
+            environment["PYTHONPATH"] = str(code)
+        # A session of its own: Ctrl-C reaches this process alone, which then ends its children.
+        child = subprocess.Popen(  # noqa: S603 - the program beside this interpreter, no shell
+            [str(Path(sys.executable).with_name("ratls")), *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if split else subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._children.append(child)
+        return child
+
+    def _show_command(
+        self, who: str, arguments: tuple[str, ...], *, running_in: Path | None = None
+    ) -> None:
+        line = shlex.join(("ratls", *arguments))
+        if running_in is not None:
+            line = f"PYTHONPATH={shlex.quote(running_in.name)} {line}"
+        self.commands.append(f"# {who}\n{line}")
+        self.console.print(f"[bold cyan]{escape(who)}[/] [bold]$[/] {escape(line)}", soft_wrap=True)
+
+    def _show_output(self, output: str) -> None:
+        for line in output.rstrip().splitlines():
+            self.console.print(Text.from_ansi("  " + line), soft_wrap=True)
+
+
+def _drain(stream: IO[str], into: list[str]) -> None:
+    for line in stream:
+        into.append(line)
+
+
+def _last_lines(output: str, count: int = 12) -> str:
+    return "\n".join("  | " + line for line in output.rstrip().splitlines()[-count:])
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    if child.poll() is not None:
+        return
+    child.terminate()
+    try:
+        child.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def run(keep: Path | None) -> int:
+    """The whole demonstration; the exit status.
+
+    Args:
+        keep: Folder to make and to leave everything in; None works in one that is removed.
+    """
+    from verifier.errors import FileNotWritten
+
+    if keep is not None:
+        try:
+            keep.mkdir(parents=True)
+        except OSError as error:
+            raise FileNotWritten(
+                str(keep), expected="a new folder", found=error.strerror or "an error"
+            ) from error
+    folder = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="ratls-demo-"))
+    stage = Stage(folder)
+    restore = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _tell_story(stage)
+    except KeyboardInterrupt:
+        stage.tell("\n[yellow]interrupted[/]: every process of the demo was ended")
+        return Exit.INTERRUPTED
+    except DemoFailed as failure:
+        stage.console.print(f"\n[bold red]the demo failed[/]: {escape(str(failure))}")
+        return Exit.PEER
+    finally:
+        stage.close()
+        signal.signal(signal.SIGTERM, restore)
+        if keep is None:
+            shutil.rmtree(folder)
+        else:
+            (folder / "commands.sh").write_text("\n".join(stage.commands) + "\n", "utf-8")
+    _say_what_next(stage, kept=folder if keep else None)
+    return Exit.YES
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _tell_story(stage: Stage) -> None:
+    stage.console.print(
+        Panel(
+            "Alice's clinic and Bob's hospital each hold rows of patients. Carol's lab wants one "
+            "model\ntrained on both. Nobody shows rows to anybody.\n\n"
+            "[bold black on yellow] SIMULATION [/] Real processes, ports, files and data; only "
+            "Intel's keys are ours.\nNo hardware protects anything here, and no production "
+            "command would believe it.",
+            title="ratls demo",
+        )
+    )
+    rows = _prepare_data(stage)
+    root = _make_intel(stage)
+    _make_parties(stage)
+    _agree(stage, root, rows)
+    _ask(stage)
+    with stage.serve(*_serve_arguments()) as enclave:
+        _refuse_an_altered_enclave(stage)
+        _release(stage, enclave)
+        _collect(stage, enclave)
+    _compare(stage)
+
+
+def _prepare_data(stage: Stage) -> dict[str, int]:
+    """Split the Wisconsin set in two Parquet files; the unsplit one serves the comparison."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from sklearn.datasets import load_breast_cancer
+
+    stage.title("The data: the Wisconsin breast-cancer set, one part each")
+    source = load_breast_cancer()
+    columns: dict[str, Any] = {
+        "patient": [f"patient-{i:04d}" for i in range(len(source.target))],
+        **{_column(n): source.data[:, i] for i, n in enumerate(source.feature_names)},
+        "malignant": np.asarray(source.target == 0, dtype=np.int64),
+    }
+    table = pa.table(columns)
+    pq.write_table(table, stage.folder / "unsplit.parquet")
+    cut = 300
+    counts = {}
+    for who, part in (("alice", table.slice(0, cut)), ("bob", table.slice(cut))):
+        (stage.folder / who).mkdir()
+        pq.write_table(part, stage.folder / who / "rows.parquet")
+        counts[who] = part.num_rows
+        stage.tell(f"  {who}/rows.parquet: {part.num_rows} patients, {part.num_columns} columns")
+    return counts
+
+
+def _column(feature: str) -> str:
+    return feature.replace(" ", "_")
+
+
+def _make_intel(stage: Stage) -> str:
+    stage.title("A whole Intel in software: root, platform, patch levels")
+    answer = stage.run("operator", "simulation", "new", "intel", "--json", quiet=True).stdout
+    facts = json.loads(answer.splitlines()[-1])
+    stage.tell(f"  root of trust: {facts['root']}")
+    stage.tell(f"  platform     : ppid {facts['ppid']}, fmspc {facts['fmspc']}")
+    return str(facts["root"]) + " " + str(facts["ppid"])
+
+
+def _make_parties(stage: Stage) -> None:
+    stage.title("Three parties make their keys")
+    roles = {
+        "alice": ["--role", "provider"],
+        "bob": ["--role", "provider"],
+        "carol": ["--role", "recipient", "--role", "submitter"],
+    }
+    for who, party_id in PARTIES.items():
+        (stage.folder / who).mkdir(exist_ok=True)
+        passphrase = stage.folder / who / "passphrase"
+        passphrase.touch(mode=0o600)
+        passphrase.write_text(os.urandom(16).hex() + "\n", "utf-8")
+        stage.run(
+            who, "party", "new", party_id, "--dir", f"{who}/keys", *roles[who],
+            "--passphrase-file", f"{who}/passphrase",
+        )  # fmt: skip
+
+
+def _as(who: str) -> tuple[str, ...]:
+    return ("--party", f"{who}/keys", "--passphrase-file", f"{who}/passphrase")
+
+
+def _state(who: str) -> tuple[str, ...]:
+    return ("--state", f"{who}/state", "--allow-simulation")
+
+
+def _agree(stage: Stage, root_and_ppid: str, rows: dict[str, int]) -> None:
+    stage.title("They agree: one policy file, signed by every one of them")
+    measured = stage.run("everyone", "simulation", "measure", "--json", quiet=True).stdout
+    mr_enclave = json.loads(measured.splitlines()[-1])["mr_enclave"]
+    stage.tell(f"  the code that all parties agreed on: MRENCLAVE {mr_enclave}")
+    root, ppid = root_and_ppid.split()
+    text = _policy_text(stage.folder, root, ppid, mr_enclave)
+    (stage.folder / "policy.toml").write_text(text, "utf-8")
+    stage.tell("  policy.toml is written; everybody reads it, and signs exactly those bytes")
+    stage.run("alice", "policy", "lint", "policy.toml")
+    for who in ("alice", "carol"):
+        stage.run(who, "policy", "sign", "policy.toml", *_as(who), "--yes", quiet=True)
+    stage.tell("\n  Bob has not signed yet. Can Alice already take it into force?")
+    agreement = "policy.agreement.json"
+    stage.run(
+        "alice", "policy", "accept", agreement, *_as("alice"), *_state("alice"), "--yes",
+        expect=Exit.NOT_ADMITTED,
+    )  # fmt: skip
+    stage.tell("  And would an enclave start with it?")
+    stage.run("operator", *_serve_arguments(), expect=Exit.NOT_ADMITTED)
+    stage.tell("")
+    stage.run("bob", "policy", "sign", "policy.toml", *_as("bob"), "--yes", quiet=True)
+    stage.run("anyone", "policy", "status", agreement)
+    for who in PARTIES:
+        stage.run(
+            who, "policy", "accept", agreement, *_as(who), *_state(who), "--yes",
+            quiet=who != "bob",
+        )  # fmt: skip
+
+
+def _policy_text(folder: Path, root: str, ppid: str, mr_enclave: str) -> str:
+    import pyarrow.parquet as pq
+
+    names = pq.read_schema(folder / "unsplit.parquet").names
+    features = [n for n in names if n not in {"patient", "malignant"}]
+    columns = ", ".join(
+        ['patient = "string"', *(f'{n} = "float64"' for n in features), 'malignant = "int64"']
+    )
+    now = datetime.now(UTC).replace(microsecond=0)
+    parties = "\n".join((folder / who / "keys" / "party.toml").read_text("utf-8") for who in PARTIES)
+    datasets = "\n".join(
+        f"""[[dataset]]
+id = "train_party_{number}"
+owner = "{PARTIES[who]}"
+subject = "patient"
+columns = {{ {columns} }}
+max_rows = 10_000
+"""
+        for number, who in ((1, "alice"), (2, "bob"))
+    )
+    return f"""schema = "ratls-policy/0"
+study = "{STUDY}"
+version = 1
+not_before = {(now - timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")}
+expires = {(now + timedelta(days=30)).strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+[agreement]
+threshold = "all"
+
+{parties}
+[[enclave]]
+name = "joint-training"
+tee = "sgx"
+mr_enclave = "{mr_enclave}"
+isv_prod_id = 1
+min_isv_svn = 1
+
+[platform]
+root = "{root}"
+tcb_statuses = ["UpToDate"]
+accepted_advisories = []
+min_tcb_evaluation_data_number = 17
+min_tcb_date = 2025-05-14
+max_collateral_age_days = 30
+machines = ["ppid:{ppid}"]
+
+{datasets}
+[[computation]]
+id = "train"
+run = "logistic_regression"
+inputs = ["train_party_1", "train_party_2"]
+parameters = {{ features = {json.dumps(features)}, label = "malignant", max_iter = 2000 }}
+submitters = ["carol-lab"]
+recipients = ["carol-lab"]
+uses = 10
+release = {{ outputs = ["model_weights"], min_subjects_per_input = 100, significant_digits = 17 }}
+"""
+
+
+def _serve_arguments() -> tuple[str, ...]:
+    return (
+        "enclave", "serve", "--agreement", "policy.agreement.json", "--listen", "127.0.0.1:0",
+        "--attester", "simulation:intel/platform", "--allow-simulation",
+    )  # fmt: skip
+
+
+def _ask(stage: Stage) -> None:
+    stage.title("Carol signs a task, the operator starts the enclave")
+    stage.run(
+        "carol", "task", "sign", *_as("carol"), *_state("carol"), "--study", STUDY,
+        "--computation", "train", "--valid-for", "1h", "-o", "task.json",
+    )  # fmt: skip
+
+
+def _push(stage: Stage, who: str, relay: RecordingRelay, expect: Exit = Exit.YES) -> None:
+    number = {"alice": 1, "bob": 2}[who]
+    stage.run(
+        who, "provider", "push", "--task", "task.json", "--dataset", f"train_party_{number}",
+        "--source", f"{who}/rows.parquet", "--enclave", relay.address,
+        "--collateral", "intel/collateral.json", *_as(who), *_state(who), expect=expect,
+    )  # fmt: skip
+
+
+def _altered_code(folder: Path) -> Path:
+    """A copy of what is measured with one line more: a model that is trained as before, and a spy."""
+    from importlib.util import find_spec
+
+    altered = folder / "altered"
+    for name in MEASURED:
+        spec = find_spec(name)
+        assert spec is not None
+        assert spec.submodule_search_locations
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(spec.submodule_search_locations[0], altered / name, ignore=ignore)
+    with (altered / "enclave_app" / "__init__.py").open("a", encoding="utf-8") as file:
+        file.write("\nKEEP_A_COPY_OF_EVERY_ROW = True\n")
+    return altered
+
+
+def _refuse_an_altered_enclave(stage: Stage) -> None:
+    stage.title("Refusal: another enclave, one line of its code changed")
+    stage.tell("  Same platform, same policy file, other MRENCLAVE. A relay records what leaves Alice.")
+    altered = _altered_code(stage.folder)
+    with stage.serve(*_serve_arguments(), code=altered) as spy, RecordingRelay(spy) as relay:
+        _push(stage, "alice", relay, expect=Exit.NOT_ADMITTED)
+        _show_connections(stage, {"refused enclave": relay})
+        if len(relay.connections) != 1:
+            raise DemoFailed("the refused enclave saw more than the probe")
+
+
+def _show_connections(stage: Stage, relays: dict[str, RecordingRelay]) -> None:
+    table = Table(title="what the relay between provider and enclave saw")
+    for heading in ("release", "probe", "bytes out of the provider", "connections for data", "bytes out"):
+        table.add_column(heading, justify="right" if heading != "release" else "left")
+    for name, relay in relays.items():
+        probe, *data = relay.connections
+        table.add_row(
+            name, "1", f"{len(probe.sent):,}", str(len(data)),
+            f"{sum(len(c.sent) for c in data):,}",
+        )  # fmt: skip
+    stage.console.print(table)
+
+
+def _release(stage: Stage, enclave: tuple[str, int]) -> None:
+    stage.title("Bob and Alice release their rows to the enclave they agreed on")
+    with RecordingRelay(enclave) as to_bob, RecordingRelay(enclave) as to_alice:
+        _push(stage, "bob", to_bob)
+        _push(stage, "alice", to_alice)
+        _show_connections(stage, {"bob, accepted": to_bob, "alice, accepted": to_alice})
+
+
+def _collect(stage: Stage, enclave: tuple[str, int]) -> None:
+    stage.title("Carol has the enclave prove itself, fetches model and receipt")
+    stage.run(
+        "carol", "task", "result", "--task", "task.json", "--enclave", f"{enclave[0]}:{enclave[1]}",
+        "--collateral", "intel/collateral.json", *_as("carol"), *_state("carol"), "--wait", "30",
+        "-o", "carol/model.json", "--receipt", "carol/receipt.json",
+        "--record", "carol/record.json",
+    )  # fmt: skip
+    stage.tell("\n  Months later, offline: does the receipt still hold?")
+    stage.run(
+        "carol", "verify", "receipt", "carol/receipt.json", "--record", "carol/record.json",
+        "--agreement", "policy.agreement.json", "--allow-simulation",
+    )  # fmt: skip
+
+
+def _compare(stage: Stage) -> None:
+    """The demo, unlike Carol, owns all rows: fit the unsplit file by the same measured steps."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from enclave_app.computations.logistic_regression import fit
+
+    stage.title("Is it the model that pooling all rows would have given?")
+    whole = pq.read_table(stage.folder / "unsplit.parquet")
+    features = [n for n in whole.column_names if n not in {"patient", "malignant"}]
+    central = fit([whole], features=features, label="malignant", max_iter=2000)
+    document = json.loads((stage.folder / "carol" / "model.json").read_text("utf-8"))
+    joint = document["model_weights"]
+    apart = np.abs(np.array(joint["coefficients"]) - np.array(central["coefficients"]))
+    distance = float(max(apart.max(), abs(joint["intercept"] - central["intercept"])))
+    matrix = np.column_stack([whole.column(n).to_numpy() for n in joint["features"]])
+    scores = matrix @ np.array(joint["coefficients"]) + joint["intercept"]
+    accuracy = float(np.mean((scores > 0) == whole.column("malignant").to_numpy()))
+    stage.tell(f"  largest difference of any coefficient: {distance:.1e} (at most 1e-9)")
+    stage.tell(f"  accuracy on all {whole.num_rows} rows: {accuracy:.1%}")
+    if not distance <= 1e-9:
+        raise DemoFailed(f"the joint model differs from the central one by {distance}")
+
+
+def _say_what_next(stage: Stage, kept: Path | None) -> None:
+    where = f"everything is in {kept}" if kept else "everything was removed again"
+    again = "" if kept else "\n  ratls demo --keep DIR                 leaves keys, policy, receipts and commands"
+    stage.console.print()
+    stage.console.print(
+        Panel(
+            f"Two parties released rows, one model came out, nobody saw a row. {where}.\n\n"
+            f"What to try next:{escape(again)}\n"
+            "  ratls verify quote FILE --collateral BUNDLE   is a quote genuine, how current is it?\n"
+            "  ratls policy new --help               start a policy of your own\n"
+            "  README.md, \"By hand\"                  the same commands, one by one",
+            title="done",
+        )
+    )
