@@ -10,7 +10,7 @@ ifneq ($(wildcard $(VECTORS)/index.json),)
 export RATLS_VECTORS ?= $(abspath $(VECTORS))
 endif
 
-.PHONY: demo test check format lint types venv lock clean
+.PHONY: demo test check format lint types errors venv lock clean
 
 demo: venv
 	$(BIN)/ratls demo
@@ -45,6 +45,9 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml simulation/pyproject.tom
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e ./simulation
 	@touch $@
+
+errors: venv
+	$(BIN)/python -m tests.support.error_page
 
 # Needs `uv` on the PATH. The locks name no index: any mirror with the same bytes will do.
 lock:
