@@ -57,7 +57,9 @@ class Stage:
         """Open the next step."""
         self._step += 1
         self.console.print()
-        self.console.rule(f"[bold]{self._step}. {escape(text)}[/]  [black on yellow] SIMULATION [/]")
+        self.console.rule(
+            f"[bold]{self._step}. {escape(text)}[/]  [black on yellow] SIMULATION [/]"
+        )
 
     def tell(self, text: str) -> None:
         """A sentence of the story."""
@@ -104,7 +106,9 @@ class Stage:
         try:
             yield host, int(port)
         except DemoFailed as failure:
-            raise DemoFailed(f"{failure}\nthe enclave's last lines:\n{_last_lines(''.join(log))}") from failure
+            raise DemoFailed(
+                f"{failure}\nthe enclave's last lines:\n{_last_lines(''.join(log))}"
+            ) from failure
         finally:
             _end(child)
 
@@ -221,10 +225,10 @@ def _tell_story(stage: Stage) -> None:
             title="ratls demo",
         )
     )
-    rows = _prepare_data(stage)
-    root = _make_intel(stage)
+    _prepare_data(stage)
+    root, ppid = _make_intel(stage)
     _make_parties(stage)
-    _agree(stage, root, rows)
+    _agree(stage, root, ppid)
     _ask(stage)
     with stage.serve(*_serve_arguments()) as enclave:
         _refuse_an_altered_enclave(stage)
@@ -233,7 +237,7 @@ def _tell_story(stage: Stage) -> None:
     _compare(stage)
 
 
-def _prepare_data(stage: Stage) -> dict[str, int]:
+def _prepare_data(stage: Stage) -> None:
     """Split the Wisconsin set in two Parquet files; the unsplit one serves the comparison."""
     import numpy as np
     import pyarrow as pa
@@ -250,26 +254,23 @@ def _prepare_data(stage: Stage) -> dict[str, int]:
     table = pa.table(columns)
     pq.write_table(table, stage.folder / "unsplit.parquet")
     cut = 300
-    counts = {}
     for who, part in (("alice", table.slice(0, cut)), ("bob", table.slice(cut))):
         (stage.folder / who).mkdir()
         pq.write_table(part, stage.folder / who / "rows.parquet")
-        counts[who] = part.num_rows
         stage.tell(f"  {who}/rows.parquet: {part.num_rows} patients, {part.num_columns} columns")
-    return counts
 
 
 def _column(feature: str) -> str:
     return feature.replace(" ", "_")
 
 
-def _make_intel(stage: Stage) -> str:
+def _make_intel(stage: Stage) -> tuple[str, str]:
     stage.title("A whole Intel in software: root, platform, patch levels")
     answer = stage.run("operator", "simulation", "new", "intel", "--json", quiet=True).stdout
     facts = json.loads(answer.splitlines()[-1])
     stage.tell(f"  root of trust: {facts['root']}")
     stage.tell(f"  platform     : ppid {facts['ppid']}, fmspc {facts['fmspc']}")
-    return str(facts["root"]) + " " + str(facts["ppid"])
+    return facts["root"], facts["ppid"]
 
 
 def _make_parties(stage: Stage) -> None:
@@ -298,12 +299,11 @@ def _state(who: str) -> tuple[str, ...]:
     return ("--state", f"{who}/state", "--allow-simulation")
 
 
-def _agree(stage: Stage, root_and_ppid: str, rows: dict[str, int]) -> None:
+def _agree(stage: Stage, root: str, ppid: str) -> None:
     stage.title("They agree: one policy file, signed by every one of them")
     measured = stage.run("everyone", "simulation", "measure", "--json", quiet=True).stdout
     mr_enclave = json.loads(measured.splitlines()[-1])["mr_enclave"]
     stage.tell(f"  the code that all parties agreed on: MRENCLAVE {mr_enclave}")
-    root, ppid = root_and_ppid.split()
     text = _policy_text(stage.folder, root, ppid, mr_enclave)
     (stage.folder / "policy.toml").write_text(text, "utf-8")
     stage.tell("  policy.toml is written; everybody reads it, and signs exactly those bytes")
@@ -337,7 +337,9 @@ def _policy_text(folder: Path, root: str, ppid: str, mr_enclave: str) -> str:
         ['patient = "string"', *(f'{n} = "float64"' for n in features), 'malignant = "int64"']
     )
     now = datetime.now(UTC).replace(microsecond=0)
-    parties = "\n".join((folder / who / "keys" / "party.toml").read_text("utf-8") for who in PARTIES)
+    parties = "\n".join(
+        (folder / who / "keys" / "party.toml").read_text("utf-8") for who in PARTIES
+    )
     datasets = "\n".join(
         f"""[[dataset]]
 id = "train_party_{number}"
@@ -412,7 +414,7 @@ def _push(stage: Stage, who: str, relay: RecordingRelay, expect: Exit = Exit.YES
 
 
 def _altered_code(folder: Path) -> Path:
-    """A copy of what is measured with one line more: a model that is trained as before, and a spy."""
+    """A copy of what is measured with one line more: it trains as before, yet is another."""
     from importlib.util import find_spec
 
     altered = folder / "altered"
@@ -429,7 +431,9 @@ def _altered_code(folder: Path) -> Path:
 
 def _refuse_an_altered_enclave(stage: Stage) -> None:
     stage.title("Refusal: another enclave, one line of its code changed")
-    stage.tell("  Same platform, same policy file, other MRENCLAVE. A relay records what leaves Alice.")
+    stage.tell(
+        "  Same platform, same policy file, other MRENCLAVE. A relay records what leaves Alice."
+    )
     altered = _altered_code(stage.folder)
     with stage.serve(*_serve_arguments(), code=altered) as spy, RecordingRelay(spy) as relay:
         _push(stage, "alice", relay, expect=Exit.NOT_ADMITTED)
@@ -440,7 +444,13 @@ def _refuse_an_altered_enclave(stage: Stage) -> None:
 
 def _show_connections(stage: Stage, relays: dict[str, RecordingRelay]) -> None:
     table = Table(title="what the relay between provider and enclave saw")
-    for heading in ("release", "probe", "bytes out of the provider", "connections for data", "bytes out"):
+    for heading in (
+        "release",
+        "probe",
+        "bytes out of the provider",
+        "connections for data",
+        "bytes out",
+    ):
         table.add_column(heading, justify="right" if heading != "release" else "left")
     for name, relay in relays.items():
         probe, *data = relay.connections
@@ -500,15 +510,19 @@ def _compare(stage: Stage) -> None:
 
 def _say_what_next(stage: Stage, kept: Path | None) -> None:
     where = f"everything is in {kept}" if kept else "everything was removed again"
-    again = "" if kept else "\n  ratls demo --keep DIR                 leaves keys, policy, receipts and commands"
+    again = (
+        ""
+        if kept
+        else "\n  ratls demo --keep DIR                    leaves keys, policy, receipts, commands"
+    )
     stage.console.print()
     stage.console.print(
         Panel(
             f"Two parties released rows, one model came out, nobody saw a row. {where}.\n\n"
             f"What to try next:{escape(again)}\n"
-            "  ratls verify quote FILE --collateral BUNDLE   is a quote genuine, how current is it?\n"
-            "  ratls policy new --help               start a policy of your own\n"
-            "  README.md, \"By hand\"                  the same commands, one by one",
+            "  ratls verify quote FILE --collateral F   is a quote genuine, how current is it?\n"
+            "  ratls policy new --help                  start a policy of your own\n"
+            '  README.md, "By hand"                     the same commands, one by one',
             title="done",
         )
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -95,8 +96,6 @@ def _pump(source: socket.socket, sink: socket.socket, log: bytearray) -> None:
 
 
 def _shut(end: socket.socket) -> None:
-    try:
+    with suppress(OSError):  # it was gone already
         end.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # it was gone already
     end.close()

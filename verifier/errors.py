@@ -162,4 +162,240 @@ class SimulationNotInstalled(ModeMismatchError):
     """A simulated root is asked for, and the distribution that could name one is absent."""
 
     code = "simulation-not-installed"
-    default_fix = "use root = \"intel\"; simulations need the ratls-simulation distribution"
+    default_fix = 'use root = "intel"; simulations need the ratls-simulation distribution'
+
+
+# The leaves of this package, in the order in which `verify_quote` and `accept` reach them.
+
+
+class QuoteMalformed(QuoteFormatError):
+    """Not the layout of a quote: a length lies, something is missing or left over."""
+
+    code = "quote-malformed"
+    default_fix = "obtain the quote again; exactly its own bytes, nothing before or after"
+
+
+class QuoteUnsupported(QuoteFormatError):
+    """A quote of a kind that is not supported: only SGX version 3 with its PCK chain inside is."""
+
+    code = "quote-unsupported"
+    default_fix = "ask for an SGX ECDSA quote of version 3 that carries its PCK certificate chain"
+
+
+class CertificateMalformed(CertChainError):
+    """A certificate or the text that should hold a chain of them cannot be read."""
+
+    code = "certificate-malformed"
+    default_fix = "obtain the quote or the collateral again from its source"
+
+
+class CertificateRoleWrong(CertChainError):
+    """A certificate is well formed but is not one that may stand in this place."""
+
+    code = "certificate-role-wrong"
+    default_fix = "do not use it: genuine chains have Intel's exact profile"
+
+
+class RootUntrusted(CertChainError):
+    """The chain ends in a root whose key is not the one that is believed."""
+
+    code = "root-untrusted"
+    default_fix = "do not use it, unless it is a simulation that your policy names as its root"
+
+
+class CertificateNotIssued(CertChainError):
+    """A certificate was not issued by the one above it."""
+
+    code = "certificate-not-issued"
+    default_fix = "do not use it: the chain is forged or damaged"
+
+
+class PckExtensionMalformed(CertChainError):
+    """The SGX extension of the PCK certificate is absent or not as Intel writes it."""
+
+    code = "pck-extension-malformed"
+    default_fix = "do not use it: the platform's identity and patch level cannot be read"
+
+
+class QeReportSignatureInvalid(QuoteSignatureError):
+    """The platform's PCK key did not sign the quoting enclave's report."""
+
+    code = "qe-report-signature-invalid"
+    default_fix = "do not use it: the quote is forged or damaged"
+
+
+class AttestationKeyUnbound(QuoteSignatureError):
+    """The quoting enclave vouched for another key than the one that signed the quote."""
+
+    code = "attestation-key-unbound"
+    default_fix = "do not use it: the quote is forged or damaged"
+
+
+class QuoteSignatureInvalid(QuoteSignatureError):
+    """The attestation key did not sign this quote, or is no key at all."""
+
+    code = "quote-signature-invalid"
+    default_fix = "do not use it: the quote is forged or damaged"
+
+
+class CollateralMalformed(CollateralFormatError):
+    """The collateral bundle, the TCB info or the QE identity cannot be read."""
+
+    code = "collateral-malformed"
+    default_fix = "fetch the collateral again; it must be stored byte for byte as Intel serves it"
+
+
+class CrlMissing(RevocationError):
+    """There is no revocation list where one is needed. Absence never means `not revoked`."""
+
+    code = "crl-missing"
+    default_fix = "fetch the collateral again, with both revocation lists"
+
+
+class CrlMalformed(RevocationError):
+    """A revocation list cannot be read, or is of a kind that Intel does not issue."""
+
+    code = "crl-malformed"
+    default_fix = "fetch the collateral again from its source"
+
+
+class CrlOfAnotherIssuer(RevocationError):
+    """A revocation list of another certificate authority than the one that is needed."""
+
+    code = "crl-of-another-issuer"
+    default_fix = "fetch the collateral for this quote's own PCK authority (processor or platform)"
+
+
+class CrlSignatureInvalid(RevocationError):
+    """The authority named in a revocation list did not sign it."""
+
+    code = "crl-signature-invalid"
+    default_fix = "fetch the collateral again; this list is forged or damaged"
+
+
+class CertificateRevoked(RevocationError):
+    """Intel revoked this certificate."""
+
+    code = "certificate-revoked"
+    default_fix = "do not release anything to this platform"
+
+
+class TcbInfoSignatureInvalid(CollateralSignatureError):
+    """Intel's TCB signing key did not sign this TCB info."""
+
+    code = "tcb-info-signature-invalid"
+    default_fix = "fetch the collateral again; the text must be stored exactly as served"
+
+
+class QeIdentitySignatureInvalid(CollateralSignatureError):
+    """Intel's TCB signing key did not sign this QE identity."""
+
+    code = "qe-identity-signature-invalid"
+    default_fix = "fetch the collateral again; the text must be stored exactly as served"
+
+
+class TcbInfoVersionOutdated(CollateralStaleError):
+    """TCB info of version 2, which Intel no longer serves: it cannot say what holds today."""
+
+    code = "tcb-info-version-outdated"
+    default_fix = "fetch the collateral from version 4 of Intel's service"
+
+
+class CertificateNotCurrent(CollateralStaleError):
+    """A certificate is not valid at the instant of judgement."""
+
+    code = "certificate-not-current"
+    default_fix = (
+        "check the clock; for a past event give its instant with --at; or fetch newer data"
+    )
+
+
+class CrlNotCurrent(CollateralStaleError):
+    """A revocation list does not cover the instant of judgement."""
+
+    code = "crl-not-current"
+    default_fix = "fetch the collateral again; for a past event give its instant with --at"
+
+
+class CollateralNotCurrent(CollateralStaleError):
+    """TCB info or QE identity does not cover the instant of judgement."""
+
+    code = "collateral-not-current"
+    default_fix = "fetch the collateral again; for a past event give its instant with --at"
+
+
+class TcbInfoMismatch(CollateralMismatchError):
+    """Genuine TCB info, but of another kind of platform than the one that made the quote."""
+
+    code = "tcb-info-mismatch"
+    default_fix = "fetch the collateral for this quote's own FMSPC and PCE"
+
+
+class QeIdentityMismatch(CollateralMismatchError):
+    """A genuine identity document, but not of the SGX quoting enclave."""
+
+    code = "qe-identity-mismatch"
+    default_fix = "fetch the SGX QE identity, not that of TDX or of the verification enclave"
+
+
+class QeNotIntels(QeIdentityError):
+    """The enclave that vouches for the attestation key is not Intel's quoting enclave."""
+
+    code = "qe-not-intels"
+    default_fix = "do not use it: any enclave on a genuine machine could have made this quote"
+
+
+class QeTcbLevelUnmatched(QeIdentityError):
+    """The quoting enclave is older than every level that Intel lists."""
+
+    code = "qe-tcb-level-unmatched"
+    default_fix = "update the platform's SGX software"
+
+
+class TcbLevelUnmatched(CollateralMismatchError):
+    """The platform is below every TCB level that Intel lists for it."""
+
+    code = "tcb-level-unmatched"
+    default_fix = "update BIOS, microcode and SGX software of the platform"
+
+
+class EnclaveDebuggable(EnclaveAttributeError):
+    """A debug enclave: its host reads and writes all of its memory."""
+
+    code = "enclave-debuggable"
+    default_fix = "build and sign the enclave without debug, and start it so"
+
+
+class EnclaveAttributesUnaccepted(EnclaveAttributeError):
+    """The enclave's attributes are not those that are accepted."""
+
+    code = "enclave-attributes-unaccepted"
+    default_fix = "compare the enclave's attributes with what was agreed on"
+
+
+class TcbRevoked(TcbStatusError):
+    """Intel revoked this TCB level: nothing on this platform is protected. Never acceptable."""
+
+    code = "tcb-revoked"
+    default_fix = "do not release anything to this platform; no option accepts it"
+
+
+class TcbStatusUnaccepted(TcbStatusError):
+    """The platform is genuine, but its TCB status is not among those accepted."""
+
+    code = "tcb-status-unaccepted"
+    default_fix = "update the platform, or accept the status explicitly if you can live with it"
+
+
+class AdvisoryUnaccepted(TcbStatusError):
+    """A security advisory applies to the platform that is not among those accepted."""
+
+    code = "advisory-unaccepted"
+    default_fix = "read the advisory; update the platform, or accept the advisory explicitly"
+
+
+class StatusNeverAcceptable(ConfigError):
+    """The list of statuses to accept is empty or holds `Revoked`."""
+
+    code = "status-never-acceptable"
+    default_fix = "list at least one status other than Revoked"

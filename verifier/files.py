@@ -1,4 +1,4 @@
-"""Reading and writing the files that commands name: whole, capped, atomic, never overwriting keys."""
+"""Reading and writing the files that commands name: whole, capped, atomic, never over keys."""
 
 from __future__ import annotations
 

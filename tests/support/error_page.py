@@ -1,4 +1,4 @@
-"""The page `docs/errors.md`, made from the classes themselves: `python -m tests.support.error_page`."""
+"""The page `docs/errors.md`, made from the classes themselves (`make errors`)."""
 
 from __future__ import annotations
 
@@ -42,11 +42,13 @@ def page() -> str:
     lines = [
         "# Every refusal, by code",
         "",
-        "A refusal prints `[code] thing: expected …, found …` and, below it, what to do. Codes never change their",
-        "meaning; messages may. `--json` carries the code in `error.code`. Made from the classes by `make errors`.",
+        "A refusal prints `[code] thing: expected …, found …` and, below it, what to do. Codes",
+        "never change their meaning; messages may. `--json` carries the code in `error.code`.",
+        "Made from the classes by `make errors`.",
         "",
-        "Exit statuses: 0 yes; 1 a bug of ours; 2 usage; 3 unusable local input; 4 not genuine; 5 could not decide;",
-        "6 genuine but not admitted, agreement or task not valid; 7 the other side failed or refused; 130 interrupted.",
+        "Exit statuses: 0 yes; 1 a bug of ours; 2 usage; 3 unusable local input; 4 not genuine;",
+        "5 could not decide; 6 genuine but not admitted, agreement or task not valid; 7 the other",
+        "side failed or refused; 130 interrupted.",
     ]
     for package in PACKAGES:
         rows = [c for c in leaves() if c.__module__.split(".")[0] == package]

@@ -1,0 +1,111 @@
+"""The rows of one attempt to release one dataset: capped, validated, private until committed.
+
+    intake = Intake(dataset, limits, memory)
+    intake.open(reader.schema)
+    intake.add(batch)            # for each batch
+    intake.rows, intake.batches  # what a commit must have counted
+
+What a peer sends may claim any length, point outside its own buffers or hold bytes that nothing
+refers to. So sizes are looked at first, then every offset (`policy.rows`), and what is kept is
+a compact copy: nothing of the received message stays in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pyarrow as pa
+
+from enclave_app.errors import AttemptClosed, BatchOversized, InputEmpty, RowsExceeded
+from enclave_app.limits import Limits, MemoryBudget
+from policy.document import Dataset
+from policy.rows import arrow_schema, check_batch, check_schema
+
+
+class Intake:
+    """One attempt. Used by one thread, and closed by any."""
+
+    def __init__(self, dataset: Dataset, limits: Limits, memory: MemoryBudget) -> None:
+        self._dataset, self._limits, self._memory = dataset, limits, memory
+        self._schema = arrow_schema(dataset)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._held = 0
+        self._kept: list[pa.RecordBatch] = []
+        self.rows = 0
+
+    @property
+    def batches(self) -> int:
+        """How many batches were kept."""
+        return len(self._kept)
+
+    def open(self, schema: pa.Schema) -> None:
+        """The stream's schema must be the dataset's, to the letter.
+
+        Raises:
+            SchemaError: Another column, type, order, or metadata (a leaf of `policy.errors`).
+        """
+        check_schema(schema, self._dataset)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Validate one batch and keep a copy of it.
+
+        Raises:
+            RowsExceeded: More rows than the policy allows.
+            BatchOversized: One batch too large, or one too many.
+            SchemaError, InvalidDataError: As `policy.rows.check_batch` says.
+            MemoryExhausted: No room.
+            AttemptClosed: By a later attempt, or because the task expired.
+        """
+        # Before anything reads the columns: a null column of 2 billion rows has 0 bytes, and
+        # every later step would allocate for each row that is claimed.
+        if batch.num_rows > self._dataset.max_rows - self.rows:
+            raise RowsExceeded(
+                f"dataset {self._dataset.id!r}",
+                expected=f"at most {self._dataset.max_rows} rows",
+                found="more",
+            )
+        # `nbytes` would follow offsets that nobody has checked yet; this adds up buffer sizes,
+        # and counts a buffer that a thousand columns share a thousand times.
+        if batch.get_total_buffer_size() > self._limits.batch_bytes:
+            raise BatchOversized(
+                "batch", expected=f"at most {self._limits.batch_bytes} bytes", found="more"
+            )
+        if self.batches >= self._limits.batches:
+            raise BatchOversized(
+                "release", expected=f"at most {self._limits.batches} batches", found="more"
+            )
+        check_batch(batch, self._dataset)
+        self._keep(batch)
+
+    def _keep(self, batch: pa.RecordBatch) -> None:
+        # A received column is a view into its whole message; the copy drops what is not rows.
+        compact = batch.serialize()
+        copy = pa.ipc.read_record_batch(compact, self._schema)
+        with self._lock:
+            if self._closed:
+                raise AttemptClosed(
+                    f"release of {self._dataset.id!r}", expected="still open", found="closed"
+                )
+            self._memory.take(compact.size)
+            self._held += compact.size
+            self._kept.append(copy)
+            self.rows += batch.num_rows
+
+    def table(self) -> pa.Table:
+        """All rows, in the order of arrival within this one stream.
+
+        Raises:
+            InputEmpty: There are none.
+        """
+        if not self.rows:
+            raise InputEmpty(f"dataset {self._dataset.id!r}", expected="rows", found="none")
+        return pa.Table.from_batches(self._kept, self._schema)
+
+    def close(self) -> None:
+        """Forget the rows and give their memory back. Closing twice does nothing."""
+        with self._lock:
+            self._closed = True
+            self._kept = []
+            self._memory.give(self._held)
+            self._held = 0

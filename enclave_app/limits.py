@@ -1,0 +1,90 @@
+"""Hard caps of the enclave, and the two counters that hold them: exchanges and bytes.
+
+Below these caps lies what no handler sees: gRPC takes a message of any size and Arrow
+decompresses it before Python is called (`flight.md` 6). That is bounded by admitting listed
+parties only, and by the memory limit of the process, which for an enclave is its size.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from enclave_app.errors import ExchangesExhausted, MemoryExhausted
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Measured defaults; tests use smaller ones. No command or variable changes them."""
+
+    exchanges: int = 64
+    exchanges_per_party: int = 8  #       a stalled client keeps its thread: only its own share
+    tasks: int = 256  #                   unexpired
+    tasks_per_submitter: int = 64
+    held_bytes: int = 4096 * MEBIBYTE  #  rows of all tasks and all running releases
+    batch_bytes: int = 64 * MEBIBYTE
+    batches: int = 100_000  #             of one release
+    exchange_seconds: float = 3600.0
+
+
+class Slots:
+    """Who may run how many exchanges at once. pyarrow gives each open stream an OS thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._lock = limits, threading.Lock()
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, party: str) -> Iterator[None]:
+        """One slot for the block.
+
+        Raises:
+            ExchangesExhausted: The party's share, or the server's, is in use.
+        """
+        with self._lock:
+            mine, all_of_them = self._running[party], self._running.total()
+            if mine >= self._limits.exchanges_per_party or all_of_them >= self._limits.exchanges:
+                raise ExchangesExhausted(
+                    "exchanges at once",
+                    expected=f"at most {self._limits.exchanges_per_party} of a party",
+                    found=f"{mine} of this party, {all_of_them} in all",
+                )
+            self._running[party] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running[party] -= 1
+
+
+class MemoryBudget:
+    """Bytes of rows that the process holds, over all releases and tasks."""
+
+    def __init__(self, limit: int) -> None:
+        self._free, self._lock = limit, threading.Lock()
+
+    @property
+    def free(self) -> int:
+        """Bytes that may still be taken."""
+        return self._free
+
+    def take(self, size: int) -> None:
+        """Account for `size` bytes.
+
+        Raises:
+            MemoryExhausted: They do not fit.
+        """
+        with self._lock:
+            if size > self._free:
+                raise MemoryExhausted("rows held", expected="room", found="none for this batch")
+            self._free -= size
+
+    def give(self, size: int) -> None:
+        """Return what was taken."""
+        with self._lock:
+            self._free += size

@@ -1,0 +1,146 @@
+"""The Flight server: a thin shell that knows who connects and lets nothing escape.
+
+    with running_server(enclave, "127.0.0.1", 0, log) as server:
+        server.port
+
+Only `DoExchange` is served. Every method, served or not, passes one guard: who is it, is there
+a free slot, and whatever goes wrong, the peer reads a code and an id. An exception that left a
+handler would be sent to the peer with its message and traceback (flight.md 0.25).
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.flight as flight
+
+from enclave_app.access import client_roots, identify
+from enclave_app.application import Enclave
+from enclave_app.errors import ListenAddressUnusable, MethodNotOffered, ServerFailed
+from enclave_app.limits import Slots
+from enclave_app.log import Log, place_of
+from policy.document import Party
+from ratls.address import Address
+from ratls.stream import Kind, ServerExchange, flight_refusal
+from verifier.errors import RatlsError
+
+STOP_SECONDS = 5.0
+
+
+class EnclaveServer(flight.FlightServerBase):
+    """Serves one enclave, over mutual TLS, to the parties of its policy."""
+
+    def __init__(self, enclave: Enclave, address: Address, log: Log) -> None:
+        self._enclave, self._log = enclave, log
+        self._slots = Slots(enclave.limits)
+        parties = enclave.policy.voters
+        # Neither an auth handler nor middleware: either would put another identity, from a
+        # header, in the place of the certificate's (threats I06, I07). And `verify_client` is
+        # False by default, roots or not (I02).
+        super().__init__(
+            f"grpc+tls://{address}",
+            tls_certificates=[(enclave.identity.certificate_pem, enclave.identity.key_pem)],
+            verify_client=True,
+            root_certificates=client_roots([p.channel_certificate for p in parties]),
+        )
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """The three exchanges of ratls/1: release, collect, attest."""
+        with self._guard(context, "do_exchange") as (party, log):
+            kind = Kind.of(descriptor)
+            self._enclave.answer(kind, party, ServerExchange(reader, writer), log)
+
+    # Whatever is asked for, by whatever name: one answer, so that nothing can be learned from it.
+
+    def list_flights(self, context: Any, criteria: bytes) -> Any:
+        """Not offered."""
+        self._refuse(context, "list_flights")
+
+    def get_flight_info(self, context: Any, descriptor: Any) -> Any:
+        """Not offered."""
+        self._refuse(context, "get_flight_info")
+
+    def get_schema(self, context: Any, descriptor: Any) -> Any:
+        """Not offered."""
+        self._refuse(context, "get_schema")
+
+    def do_get(self, context: Any, ticket: Any) -> Any:
+        """Not offered."""
+        self._refuse(context, "do_get")
+
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Not offered."""
+        self._refuse(context, "do_put")
+
+    def do_action(self, context: Any, action: Any) -> Any:
+        """Not offered."""
+        self._refuse(context, "do_action")
+
+    def list_actions(self, context: Any) -> Any:
+        """Not offered."""
+        self._refuse(context, "list_actions")
+
+    def _refuse(self, context: Any, method: str) -> NoReturn:
+        with self._guard(context, method):
+            raise MethodNotOffered("method", expected="do_exchange", found=method)
+        raise AssertionError("the guard lets no refusal pass as an answer")
+
+    @contextmanager
+    def _guard(self, context: Any, method: str) -> Iterator[tuple[Party, Log]]:
+        number = secrets.token_hex(8)
+        log = self._log.bind(id=number, method=method)
+        try:
+            party = identify(self._enclave.policy, context.peer_identity())
+            log = log.bind(party=party.id)
+            with self._slots.hold(party.id):
+                yield party, log
+            return
+        except RatlsError as refusal:
+            log.warning("refused", code=refusal.code)
+            answer = flight_refusal(refusal, number)
+        except Exception as bug:
+            # A bug of ours: its text may hold cell values, so only kind and place are kept.
+            log.error("internal", bug=place_of(bug))
+            failed = ServerFailed("enclave", expected="an answer", found="an error")
+            answer = flight_refusal(failed, number)
+        raise answer from None
+
+    def stop(self, seconds: float = STOP_SECONDS) -> bool:
+        """Stop listening and wait for running calls, but not for ever; False if some still run.
+
+        A stalled client would hold `shutdown` without limit (flight.md 3).
+        """
+        waiting = threading.Thread(target=self.shutdown, daemon=True)
+        waiting.start()
+        waiting.join(seconds)
+        return not waiting.is_alive()
+
+
+def start_server(enclave: Enclave, address: Address, log: Log) -> EnclaveServer:
+    """Listen; port 0 takes a free one.
+
+    Raises:
+        ListenAddressUnusable: The port is in use, or the address is not this machine's.
+        ServerWouldNotAuthenticate, ChannelIdentityShared: As `client_roots` says.
+    """
+    try:
+        return EnclaveServer(enclave, address, log)
+    except (pa.ArrowException, OSError) as error:
+        raise ListenAddressUnusable(
+            str(address), expected="a free port of this machine", found="one in use, or another's"
+        ) from error
+
+
+@contextmanager
+def running_server(enclave: Enclave, address: Address, log: Log) -> Iterator[EnclaveServer]:
+    """A server until the block ends."""
+    server = start_server(enclave, address, log)
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -1,0 +1,27 @@
+"""An acknowledgement: the enclave's signed word that one committed dataset arrived whole."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from policy import envelope as dsse
+from policy.attested import Attested
+from policy.errors import ReceiptSignatureInvalid
+from policy.statement import Count, Digest, IdText, Instance, SlugText
+
+
+class Acknowledgement(Attested):
+    """Shown to the provider alone: it holds exact counts. See `Attested.open`."""
+
+    payload_type: ClassVar[str] = dsse.ACKNOWLEDGEMENT
+    noun: ClassVar[str] = "acknowledgement"
+    signature_leaf: ClassVar[dsse.SignatureLeaf] = ReceiptSignatureInvalid
+
+    task_digest: Digest
+    policy_digest: Digest
+    instance: Instance
+    dataset: IdText
+    provider: SlugText
+    commit_digest: Digest  # of the commit's payload
+    rows: Count
+    batches: Count

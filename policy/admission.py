@@ -1,0 +1,216 @@
+"""Admission: a genuine quote held against what the parties agreed on.
+
+    admission = admit(policy, verified, at=now)
+    admission.enclave.name        # which of the policy's enclaves this is
+    admission.appraisal           # the quote's checks, then these
+
+The platform comes first and the enclave after it, so that a refusal at `measurement` says: the
+agreed machine, in the agreed state, running something else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from policy.agreement import require_window
+from policy.document import Enclave, Platform, Policy, little_endian
+from policy.errors import (
+    CollateralTooOld,
+    EvaluationNumberTooLow,
+    FmspcNotListed,
+    KssIdPresent,
+    MachineNotListed,
+    MeasurementNotListed,
+    ProductDiffers,
+    RootDiffers,
+    SvnTooLow,
+    TcbDateTooOld,
+)
+from verifier.acceptance import require_advisories, require_attributes, require_status
+from verifier.anchors import Mode, TrustAnchors
+from verifier.appraisal import Appraisal, AppraisalLog
+from verifier.quote import EnclaveReport, MrEnclave
+from verifier.tcb import TcbStatus
+from verifier.verify import VerifiedQuote
+
+
+class AdmissionCheck(StrEnum):
+    """What the policy asks of a genuine quote, in the order in which it is asked."""
+
+    POLICY_WINDOW = "policy-window"
+    ROOT = "root"
+    TCB_STATUS = "tcb-status"
+    ADVISORIES = "advisories"
+    EVALUATION_NUMBER = "evaluation-number"
+    TCB_DATE = "tcb-date"
+    COLLATERAL_AGE = "collateral-age"
+    MACHINE = "machine"
+    FMSPC = "fmspc"
+    MEASUREMENT = "measurement"
+    PRODUCT = "product"
+    ATTRIBUTES = "attributes"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A quote that the policy admits; made by `admit` after its last check."""
+
+    enclave: Enclave
+    appraisal: Appraisal  # of the quote, followed by the policy's checks
+
+
+def admit(
+    policy: Policy, verified: VerifiedQuote, *, at: datetime, enclave_name: str | None = None
+) -> Admission:
+    """Decide whether this enclave on this platform is one that the policy lists.
+
+    Args:
+        policy: The policy in force.
+        verified: Genuine evidence, judged at the same instant.
+        at: Moment of judgement, aware.
+        enclave_name: Admit only the enclave that the policy lists by this name.
+
+    Raises:
+        PolicyExpiredError, ModeMismatchError, TcbStatusError, PlatformDeniedError,
+            MeasurementError, EnclaveAttributeError: Not as agreed (exit status 6).
+        CollateralTooOld: Nothing was decided (5).
+    """
+    report, platform = verified.quote.report, policy.platform
+    log = AppraisalLog(AdmissionCheck, before=verified.appraisal)
+    with log.check(AdmissionCheck.POLICY_WINDOW) as note:
+        require_window(policy, at)
+        note(f"{policy.study} version {policy.version}")
+    with log.check(AdmissionCheck.ROOT) as note:
+        _require_root(platform.root, verified.root)
+        note(f"{verified.mode}: {platform.root}")
+    with log.check(AdmissionCheck.TCB_STATUS) as note:
+        require_status(verified.tcb, frozenset(map(TcbStatus, platform.tcb_statuses)))
+        note(str(verified.tcb.status))
+    with log.check(AdmissionCheck.ADVISORIES) as note:
+        require_advisories(verified.tcb, frozenset(platform.accepted_advisories))
+        note(", ".join(verified.tcb.advisory_ids) or "none")
+    with log.check(AdmissionCheck.EVALUATION_NUMBER) as note:
+        _require_evaluation_number(platform, verified)
+        note(str(verified.tcb.evaluation_data_number))
+    with log.check(AdmissionCheck.TCB_DATE) as note:
+        _require_tcb_date(platform, verified)
+        note(f"{verified.tcb.date:%Y-%m-%d}")
+    with log.check(AdmissionCheck.COLLATERAL_AGE):
+        _require_collateral_age(platform, verified, at)
+    with log.check(AdmissionCheck.MACHINE) as note:
+        note(_require_machine(platform, verified))
+    with log.check(AdmissionCheck.FMSPC) as note:
+        _require_fmspc(platform, verified)
+        note(verified.platform.fmspc.hex())
+    with log.check(AdmissionCheck.MEASUREMENT) as note:
+        enclave = _require_measurement(policy, report.mr_enclave, enclave_name)
+        note(f"{enclave.name}, MRENCLAVE {report.mr_enclave}")
+    with log.check(AdmissionCheck.PRODUCT):
+        _require_product(enclave, report)
+    with log.check(AdmissionCheck.ATTRIBUTES):
+        _require_attributes(enclave, report)
+    return Admission(enclave, log.close())
+
+
+def _require_root(named: str, root: TrustAnchors) -> None:
+    """X05: the root under which the quote was judged is the one that everybody signed."""
+    if named == "intel":
+        wanted = (Mode.PRODUCTION, TrustAnchors.intel().root_spki_sha256)
+    else:
+        wanted = (Mode.SIMULATION, bytes.fromhex(named.removeprefix("simulation:sha256:")))
+    if (root.mode, root.root_spki_sha256) != wanted:
+        raise RootDiffers("root of trust", expected=named, found=f"{root.mode}: {root.name}")
+
+
+def _require_evaluation_number(platform: Platform, verified: VerifiedQuote) -> None:
+    floor, found = platform.min_tcb_evaluation_data_number, verified.tcb.evaluation_data_number
+    if found < floor:
+        raise EvaluationNumberTooLow(
+            "TCB evaluation data number", expected=f"{floor} or higher", found=str(found)
+        )
+
+
+def _require_tcb_date(platform: Platform, verified: VerifiedQuote) -> None:
+    if verified.tcb.date.date() < platform.min_tcb_date:
+        raise TcbDateTooOld(
+            "TCB date",
+            expected=f"{platform.min_tcb_date} or later",
+            found=f"{verified.tcb.date:%Y-%m-%d}",
+        )
+
+
+def _require_collateral_age(platform: Platform, verified: VerifiedQuote, at: datetime) -> None:
+    """CRLs are judged by their own window: those of the root live a year."""
+    limit = timedelta(days=platform.max_collateral_age_days)
+    for thing, issued in (
+        ("TCB info", verified.window.tcb_info_issue),
+        ("QE identity", verified.window.qe_identity_issue),
+    ):
+        if at - issued > limit:
+            raise CollateralTooOld(
+                f"age of the {thing}", expected=f"at most {limit.days} days", found=f"{at - issued}"
+            )
+
+
+def _require_machine(platform: Platform, verified: VerifiedQuote) -> str:
+    """B09: the right enclave on a machine that an attacker chose is a diversion."""
+    machine = verified.platform
+    ids = [f"ppid:{machine.ppid.hex()}"]
+    if machine.piid is not None:
+        ids.append(f"piid:{machine.piid.hex()}")
+    if not platform.machines:
+        return f"any genuine platform; this is {ids[0]}"
+    for listed in platform.machines:
+        if listed in ids:
+            return listed
+    raise MachineNotListed(
+        "machine", expected=" or ".join(platform.machines), found=" / ".join(ids)
+    )
+
+
+def _require_fmspc(platform: Platform, verified: VerifiedQuote) -> None:
+    found = verified.platform.fmspc.hex()
+    if platform.fmspcs is not None and found not in platform.fmspcs:
+        raise FmspcNotListed("FMSPC", expected=" or ".join(platform.fmspcs), found=found)
+
+
+def _require_measurement(policy: Policy, found: MrEnclave, name: str | None) -> Enclave:
+    candidates = [e for e in policy.enclave if name in (None, e.name)]
+    for enclave in candidates:
+        if bytes.fromhex(enclave.mr_enclave) == found.value:
+            return enclave
+    raise MeasurementNotListed(
+        "MRENCLAVE",
+        expected=" or ".join(f"{e.mr_enclave} ({e.name})" for e in candidates) or f"that of {name}",
+        found=str(found),
+    )
+
+
+def _require_product(enclave: Enclave, report: EnclaveReport) -> None:
+    if report.isv_prod_id != enclave.isv_prod_id:
+        raise ProductDiffers(
+            "ISVPRODID", expected=str(enclave.isv_prod_id), found=str(report.isv_prod_id)
+        )
+    if report.isv_svn < enclave.min_isv_svn:
+        raise SvnTooLow(
+            "ISVSVN", expected=f"{enclave.min_isv_svn} or higher", found=str(report.isv_svn)
+        )
+
+
+def _require_attributes(enclave: Enclave, report: EnclaveReport) -> None:
+    attributes = enclave.attributes
+    require_attributes(
+        report,
+        **{
+            name: little_endian(getattr(attributes, name))
+            for name in ("flags", "flags_mask", "xfrm", "xfrm_mask")
+        },
+        misc_select=little_endian(attributes.misc_select),
+        misc_select_mask=little_endian(attributes.misc_select_mask),
+    )
+    # M07: compared even when the KSS bit is off, since zero is what everybody agreed on.
+    ids = (report.isv_ext_prod_id, report.config_id, report.isv_family_id)
+    if any(map(any, ids)) or report.config_svn:
+        raise KssIdPresent("KSS ids", expected="all zero", found="others")

@@ -1,0 +1,360 @@
+"""The agreement: a policy with its signatures, and the chain of versions before it.
+
+    agreement = Agreement.parse(raw, known_roots())   # every signature in it holds
+    complete = agreement.require_complete()           # enough parties signed, all owners did
+    complete.require_anchor(local_party)              # my keys stand under my name, and I signed
+
+The file is `{"schema": "ratls-agreement/0", "versions": [envelope, …]}`, version 1 first.
+Votes are counted by distinct party and distinct key; what a key id says counts for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from policy import envelope as dsse
+from policy.document import Policy, digest_text
+from policy.envelope import Envelope, strict_json
+from policy.errors import (
+    AgreementIncomplete,
+    AnchorDiffers,
+    ChainBroken,
+    EnvelopeMalformed,
+    KeyChangeUnsigned,
+    OwnSignatureMissing,
+    PartyNotListed,
+    PolicyExpired,
+    PolicyNotYetValid,
+    PolicyTooLarge,
+    PredecessorNotConsenting,
+    SignatureInvalid,
+)
+from policy.keys import KeySigner, PublicKey
+from policy.party import LocalParty
+
+SCHEMA = "ratls-agreement/0"
+VERSIONS_CAP = 64
+FILE_CAP = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SignedPolicy:
+    """One version: its policy, and who signed exactly these bytes. Every signature holds."""
+
+    policy: Policy
+    envelope: Envelope
+    keyids: frozenset[str]  # of the keys that signed
+
+    @property
+    def signed(self) -> tuple[str, ...]:
+        """Ids of the parties of this version whose signing key signed, in the policy's order."""
+        return tuple(p.id for p in self.policy.party if p.signing_key.keyid in self.keyids)
+
+    def votes_by(self, rule: Policy) -> tuple[str, ...]:
+        """Voters of `rule` (this version or the one before) whose key signed this version."""
+        return tuple(p.id for p in rule.voters if p.signing_key.keyid in self.keyids)
+
+    def missing_by(self, rule: Policy) -> tuple[str, ...]:
+        """Whose signature is still needed; the empty tuple when `rule` is satisfied."""
+        votes = set(self.votes_by(rule))
+        voters = [p.id for p in rule.voters]
+        owners = {d.owner for d in rule.dataset}
+        needed = len(voters) if rule.agreement.threshold == "all" else rule.agreement.threshold
+        absent = [v for v in voters if v not in votes]
+        if len(votes) < needed:
+            return tuple(absent)
+        return tuple(v for v in absent if v in owners)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Versions 1 to n, each with signatures that hold. Whether they suffice is another question."""
+
+    versions: tuple[SignedPolicy, ...]
+
+    @classmethod
+    def parse(cls, raw: bytes, known_roots: frozenset[str]) -> Self:
+        """Read an agreement file.
+
+        Raises: PolicyTooLarge, EnvelopeMalformed, EnvelopeTooLarge, SignatureRepeated,
+            EnvelopeTypeDiffers, ChainBroken, SignerUnknown, SignatureInvalid, and what
+            `Policy.parse` raises.
+        """
+        if len(raw) > FILE_CAP:
+            raise PolicyTooLarge("agreement", expected=f"<= {FILE_CAP} bytes", found=str(len(raw)))
+        document = strict_json(raw, "agreement")
+        if not isinstance(document, dict) or set(document) != {"schema", "versions"}:
+            raise EnvelopeMalformed("agreement", expected="exactly schema, versions", found="other")
+        if document["schema"] != SCHEMA:
+            raise EnvelopeMalformed(
+                "agreement.schema", expected=SCHEMA, found=ascii(document["schema"])[:60]
+            )
+        listed = document["versions"]
+        if not isinstance(listed, list) or not 1 <= len(listed) <= VERSIONS_CAP:
+            raise EnvelopeMalformed(
+                "agreement.versions", expected=f"1 to {VERSIONS_CAP} envelopes", found="other"
+            )
+        return cls.from_envelopes([Envelope.from_json(entry) for entry in listed], known_roots)
+
+    @classmethod
+    def from_envelopes(cls, envelopes: list[Envelope], known_roots: frozenset[str]) -> Self:
+        """Read the policies, follow the chain, then verify each signature. Raises as `parse`."""
+        policies = []
+        for envelope in envelopes:
+            envelope.require_type(dsse.POLICY)
+            policies.append(Policy.parse(envelope.payload, known_roots=known_roots))
+        _require_chain(policies)
+        versions = []
+        for i, (policy, envelope) in enumerate(zip(policies, envelopes, strict=True)):
+            # Parties of the version before sign too: to consent, and to vouch for a new key.
+            keys = _signing_keys(policy, policies[i - 1] if i else policy)
+            signers = envelope.signers(keys, SignatureInvalid)
+            versions.append(SignedPolicy(policy, envelope, frozenset(k.keyid for k in signers)))
+        return cls(tuple(versions))
+
+    @classmethod
+    def draft(
+        cls, raw: bytes, known_roots: frozenset[str], before: CompleteAgreement | None = None
+    ) -> Self:
+        """An agreement without signatures on these policy bytes, after the versions `before`.
+
+        Raises: what `Policy.parse` raises, ChainBroken.
+        """
+        earlier = [v.envelope for v in before.agreement.versions] if before else []
+        return cls.from_envelopes([*earlier, Envelope(dsse.POLICY, raw, ())], known_roots)
+
+    @property
+    def newest(self) -> SignedPolicy:
+        return self.versions[-1]
+
+    @property
+    def policy(self) -> Policy:
+        return self.newest.policy
+
+    @property
+    def digest(self) -> bytes:
+        return self.policy.digest
+
+    @property
+    def votes(self) -> tuple[str, ...]:
+        """Parties that vote and have signed."""
+        return self.newest.votes_by(self.policy)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Parties that still have to sign."""
+        return self.newest.missing_by(self.policy)
+
+    def encode(self) -> bytes:
+        document = {"schema": SCHEMA, "versions": [v.envelope.as_json() for v in self.versions]}
+        return (json.dumps(document, indent=1) + "\n").encode("ascii")
+
+    def signed_by(self, signer: KeySigner) -> Agreement:
+        """With one more signature on the newest version; who may sign is checked by `sign`."""
+        last = self.newest
+        signed = SignedPolicy(
+            last.policy, last.envelope.signed_by(signer), last.keyids | {signer.public.keyid}
+        )
+        return Agreement((*self.versions[:-1], signed))
+
+    def require_complete(self) -> CompleteAgreement:
+        """Every version has the signatures that it and the version before it ask for.
+
+        Raises: AgreementIncomplete, PredecessorNotConsenting, KeyChangeUnsigned.
+        """
+        for i, version in enumerate(self.versions):
+            policy = version.policy
+            if missing := version.missing_by(policy):
+                raise AgreementIncomplete(
+                    f"agreement on {policy.study} version {policy.version}",
+                    expected=_rule_text(policy),
+                    found=f"{len(version.votes_by(policy))} signed, missing: {', '.join(missing)}",
+                )
+            if i:
+                _require_consent(version, self.versions[i - 1].policy)
+        return CompleteAgreement(self, _TOKEN)
+
+
+_TOKEN = object()
+
+
+class CompleteAgreement:
+    """An agreement that holds. Cannot be made but by `Agreement.require_complete`."""
+
+    __slots__ = ("agreement",)
+
+    def __init__(self, agreement: Agreement, token: object) -> None:
+        if token is not _TOKEN:
+            raise TypeError("a complete agreement comes from Agreement.require_complete")
+        self.agreement = agreement
+
+    @property
+    def policy(self) -> Policy:
+        """The newest version."""
+        return self.agreement.policy
+
+    @property
+    def digest(self) -> bytes:
+        return self.agreement.digest
+
+    @property
+    def first_digest(self) -> bytes:
+        """Digest of version 1: with its name, what a study *is*."""
+        return self.agreement.versions[0].policy.digest
+
+    def require_anchor(self, party: LocalParty) -> None:
+        """The policy lists this party as it knows itself, and it signed these very bytes.
+
+        Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing.
+        """
+        require_listed(self.policy, party)
+        if party.party_id not in self.agreement.newest.signed:
+            raise OwnSignatureMissing(
+                f"agreement {digest_text(self.digest)}",
+                expected=f"a signature of {party.party_id}",
+                found="those of " + ", ".join(self.agreement.newest.signed),
+            )
+
+    def in_force(self, at: datetime) -> CompleteAgreement:
+        """The agreement up to the version that holds at this instant: itself, or one before.
+
+        Raises: PolicyNotYetValid, PolicyExpired.
+        """
+        for count in range(len(self.agreement.versions), 0, -1):
+            if self.agreement.versions[count - 1].policy.not_before <= at:
+                held = CompleteAgreement(Agreement(self.agreement.versions[:count]), _TOKEN)
+                require_window(held.policy, at)
+                return held
+        require_window(self.agreement.versions[0].policy, at)
+        raise AssertionError("a policy before its first instant was let through")
+
+
+def require_window(policy: Policy, at: datetime) -> None:
+    """P13. Raises: PolicyNotYetValid, PolicyExpired."""
+    thing = f"policy {policy.study} version {policy.version}"
+    if at < policy.not_before:
+        raise PolicyNotYetValid(thing, expected=f"{policy.not_before} or later", found=str(at))
+    if at >= policy.expires:
+        raise PolicyExpired(thing, expected=f"before {policy.expires}", found=str(at))
+
+
+def require_listed(policy: Policy, party: LocalParty) -> None:
+    """P06: the anchor is the local file, never what a policy lists under this name.
+
+    Raises: PartyNotListed, AnchorDiffers.
+    """
+    listed = policy.party_by_id(party.party_id)
+    if listed is None:
+        raise PartyNotListed(
+            f"policy {policy.study}",
+            expected=f"the party {party.party_id}",
+            found=", ".join(p.id for p in policy.party),
+        )
+    for purpose in ("signing_key", "operation_key", "channel_certificate", "encryption_key"):
+        own, theirs = getattr(party.public, purpose), getattr(listed, purpose)
+        # A recipient whose key was left out is refused elsewhere; a provider may list none.
+        if own != theirs and not (purpose == "encryption_key" and theirs is None):
+            raise AnchorDiffers(
+                f"policy: {purpose} of {party.party_id}",
+                expected=_fingerprint(own),
+                found=_fingerprint(theirs),
+            )
+
+
+def sign(agreement: Agreement, party: LocalParty) -> Agreement:
+    """Add this party's signature to the newest version.
+
+    Raises: PartyNotListed, AnchorDiffers, and what reading the signing key raises.
+    """
+    require_listed(agreement.policy, party)
+    return agreement.signed_by(party.signing)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """One key of a policy, against the policy that this party accepted before."""
+
+    party_id: str
+    purpose: str
+    fingerprint: str  # 64 hex
+    status: str  #      new, unchanged, changed
+
+
+def key_changes(policy: Policy, before: Policy | None) -> tuple[KeyChange, ...]:
+    """Every key for which a signer vouches, and whether it was there before."""
+    changes = []
+    for party in policy.party:
+        earlier = before.party_by_id(party.id) if before else None
+        for purpose in ("signing_key", "operation_key", "channel_certificate", "encryption_key"):
+            key = getattr(party, purpose)
+            if key is None:
+                continue
+            old = getattr(earlier, purpose, None)
+            status = "new" if old is None else "unchanged" if old == key else "changed"
+            changes.append(KeyChange(party.id, purpose, _fingerprint(key), status))
+    return tuple(changes)
+
+
+def _fingerprint(key: object) -> str:
+    for name in ("keyid", "fingerprint"):
+        if isinstance(found := getattr(key, name, None), str):
+            return found
+    return "none"
+
+
+def _signing_keys(policy: Policy, before: Policy) -> tuple[PublicKey, ...]:
+    keys = {p.signing_key.keyid: p.signing_key for p in (*before.party, *policy.party)}
+    return tuple(keys.values())
+
+
+def _require_chain(policies: list[Policy]) -> None:
+    """Version 1 first, contiguous, one study, each naming the digest of the one before."""
+    for i, policy in enumerate(policies):
+        if policy.version != i + 1:
+            raise ChainBroken(
+                f"agreement.versions[{i}]", expected=f"version {i + 1}", found=str(policy.version)
+            )
+        if not i:
+            continue
+        before = policies[i - 1]
+        if policy.study != before.study:
+            raise ChainBroken(
+                f"agreement.versions[{i}].study", expected=before.study, found=policy.study
+            )
+        if policy.previous != before.digest:
+            found = "none" if policy.previous is None else digest_text(policy.previous)
+            raise ChainBroken(
+                f"agreement.versions[{i}].previous",
+                expected=digest_text(before.digest),
+                found=found,
+            )
+
+
+def _require_consent(version: SignedPolicy, before: Policy) -> None:
+    """P17: the new set alone cannot replace the old one."""
+    thing = f"agreement on {before.study} version {version.policy.version}"
+    if missing := version.missing_by(before):
+        raise PredecessorNotConsenting(
+            thing,
+            expected=f"the signatures that version {before.version} asks for",
+            found=f"none of {', '.join(missing)}",
+        )
+    for party in version.policy.party:
+        old = before.party_by_id(party.id)
+        if old is None or old.signing_key == party.signing_key:
+            continue
+        if old.signing_key.keyid not in version.keyids:
+            raise KeyChangeUnsigned(
+                thing,
+                expected=f"a signature of {party.id}'s old key {old.signing_key.keyid[:16]}",
+                found="none",
+            )
+
+
+def _rule_text(policy: Policy) -> str:
+    threshold = policy.agreement.threshold
+    count = "all" if threshold == "all" else f"{threshold} of"
+    return f"signatures of {count} {len(policy.voters)} voting parties and every dataset owner"

@@ -1,0 +1,43 @@
+"""What acknowledgement and receipt share: they carry the evidence of the enclave that signed.
+
+`open` proves that the document is whole, under the receipt key *inside* it. That this key
+belongs to the agreed enclave follows only from the evidence; `ratls.offline` compares that.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+
+from policy.errors import KeyFileMalformed, KeyTypeUnsupported
+from policy.keys import PublicKey
+from policy.statement import Blob, Nonce, Statement
+
+
+class Attested(Statement):
+    """Fields of the challenge whose evidence vouches for the receipt key."""
+
+    nonce: Nonce  #        32 bytes, chosen by whoever holds the document
+    evidence: Blob  #      tagged CBOR, as the challenge was answered
+    tls_spki: Blob  #      DER, the enclave's TLS key of that connection
+    receipt_key: Blob  #   DER SPKI of the key that signs this document
+
+    @model_validator(mode="after")
+    def _readable_key(self) -> Self:
+        try:
+            PublicKey.from_spki(self.receipt_key)
+        except (KeyFileMalformed, KeyTypeUnsupported) as refusal:
+            raise ValueError(f"receipt_key: {refusal.expected}|{refusal.found}") from refusal
+        return self
+
+    @classmethod
+    def open(cls, raw: bytes) -> Self:
+        """Whole and signed by its own receipt key; nothing more is believed yet.
+
+        Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
+            SignerUnknown, ReceiptSignatureInvalid.
+        """
+        document, envelope = cls.read(raw)
+        cls.require_signature(envelope, PublicKey.from_spki(document.receipt_key))
+        return document

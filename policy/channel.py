@@ -1,0 +1,114 @@
+"""The certificate by which a party is known on a channel: self-signed, one URI, no authority."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Self
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from policy.errors import PartyFolderMalformed
+from policy.keys import PublicKey
+
+URI_PREFIX = "urn:ratls:party:"
+LIFETIME = timedelta(days=730)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelCertificate:
+    """One party's certificate, checked when it was read; servers trust exactly these bytes."""
+
+    der: bytes
+    party_id: str  #         from its only name, `urn:ratls:party:<id>`
+    key: PublicKey
+    not_before: datetime  #  aware, UTC
+    not_after: datetime
+
+    @classmethod
+    def from_pem(cls, text: str) -> Self:
+        """One PEM block in its standard form. Raises: PartyFolderMalformed."""
+        try:
+            certificate = x509.load_pem_x509_certificate(text.encode("ascii"))
+            pem = certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
+            if pem.strip("\n") != text.strip("\n"):
+                raise _refusal("one PEM block in its standard form", "another form")
+            return cls._from_certificate(certificate)
+        except (ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+            # Texts of the library name fields of the certificate, nothing secret.
+            raise _refusal("a readable certificate", ascii(str(error))[:120]) from error
+
+    @classmethod
+    def _from_certificate(cls, certificate: x509.Certificate) -> Self:
+        try:
+            certificate.verify_directly_issued_by(certificate)
+        except (InvalidSignature, TypeError) as error:
+            raise _refusal("a self-signed certificate", "another issuer") from error
+        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        # flight.md 0.6: as a root, a CA certificate admits whatever its key signs.
+        if basic.ca:
+            raise _refusal("CA:FALSE", "CA:TRUE")
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uri = [n.value for n in names if isinstance(n, x509.UniformResourceIdentifier)]
+        if len(list(names)) != 1 or len(uri) != 1 or not uri[0].startswith(URI_PREFIX):
+            raise _refusal(f"exactly one name, URI:{URI_PREFIX}<id>", f"{len(list(names))} names")
+        return cls(
+            der=certificate.public_bytes(serialization.Encoding.DER),
+            party_id=uri[0].removeprefix(URI_PREFIX),
+            key=PublicKey.from_crypto(certificate.public_key()),
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+        )
+
+    @property
+    def pem(self) -> str:
+        """Re-encoded from the DER that was checked."""
+        certificate = x509.load_der_x509_certificate(self.der)
+        return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+    @property
+    def spki_sha256(self) -> bytes:
+        return self.key.digest
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the whole certificate, 64 hex."""
+        return hashlib.sha256(self.der).hexdigest()
+
+
+def make_channel_certificate(
+    key: ec.EllipticCurvePrivateKey, party_id: str, at: datetime
+) -> ChannelCertificate:
+    """A self-signed certificate for two years from `at`, in the one profile that is read."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ratls party {party_id}")])
+    usage = x509.KeyUsage(True, *[False] * 8)  # digitalSignature alone
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        # clocks differ: a certificate made now must hold at a peer whose clock is a little behind
+        .not_valid_before(at - timedelta(hours=1))
+        .not_valid_after(at + LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(URI_PREFIX + party_id)]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    return ChannelCertificate.from_pem(
+        certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
+    )
+
+
+def _refusal(expected: str, found: str) -> PartyFolderMalformed:
+    return PartyFolderMalformed("channel certificate", expected=expected, found=found)

@@ -1,0 +1,60 @@
+"""A commit: the provider's signed word on exactly which rows it sent, and where to."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from policy import envelope as dsse
+from policy.document import Policy
+from policy.errors import CommitScopeDiffers, CommitSignatureInvalid
+from policy.statement import (
+    Count,
+    Digest,
+    IdText,
+    Instance,
+    Nonce,
+    SlugText,
+    Statement,
+    require_policy,
+)
+
+
+class Commit(Statement):
+    """Signed with the provider's operation key once all rows are sent."""
+
+    payload_type: ClassVar[str] = dsse.COMMIT
+    noun: ClassVar[str] = "commit"
+    signature_leaf: ClassVar[dsse.SignatureLeaf] = CommitSignatureInvalid
+
+    task_digest: Digest
+    policy_digest: Digest
+    instance: Instance  #      16 bytes: the start of the enclave that the rows went to
+    nonce: Nonce  #            32 bytes: the challenge in whose stream they went
+    dataset: IdText
+    provider: SlugText
+    schema_digest: Digest
+    rows: Count
+    batches: Count
+    salted_digest: Digest  #   of the rows, with 32 bytes that the provider keeps
+    journal_head: Digest  #    of the provider's journal before this release
+
+    @classmethod
+    def open(cls, raw: bytes, policy: Policy) -> Self:
+        """A commit by the owner of its dataset.
+
+        Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
+            PolicyDigestDiffers, CommitScopeDiffers, SignerUnknown, CommitSignatureInvalid.
+        """
+        commit, envelope = cls.read(raw)
+        require_policy(cls.noun, commit.policy_digest, policy)
+        dataset = policy.dataset_by_id(commit.dataset)
+        owner = None if dataset is None else policy.party_by_id(dataset.owner)
+        # I08: a provider commits its own datasets and no other.
+        if owner is None or owner.id != commit.provider:
+            raise CommitScopeDiffers(
+                "commit: dataset",
+                expected=f"a dataset of {commit.provider}",
+                found=commit.dataset,
+            )
+        cls.require_signature(envelope, owner.operation_key)
+        return commit

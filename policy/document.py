@@ -1,0 +1,498 @@
+"""The policy: what the parties agree on, read strictly from the exact bytes that they sign.
+
+    policy = Policy.parse(raw, known_roots=known_roots())
+    policy.digest                       # SHA-256 of `raw`, 32 bytes
+    policy.party_by_id("alice-clinic").roles
+
+Attributes follow the TOML: `party`, `enclave`, `dataset`, `computation` are tuples. Absence
+never means "any". Errors of meaning are collected and raised together (`PolicyInvalid`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
+
+from policy.channel import ChannelCertificate
+from policy.errors import PolicyInvalid, PolicyTeeUnsupported, Problem
+from policy.keys import EncryptionKey, PublicKey
+from policy.parameters import Parameter, parse_parameter
+from policy.problems import from_pydantic, unknown_field
+from policy.syntax import LineIndex, read_toml, value_problems
+from policy.text import Fault, identifier_fault, name_fault, slug_fault
+from verifier.errors import RatlsError
+
+ANY_MACHINE = "any genuine platform"
+VERSION_CAP = 1_000_000  # P14: no version may be so high that nothing can follow it
+
+
+def _checked(fault: Callable[[str], Fault | None]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        found = fault(text)
+        if found is not None:
+            raise ValueError(f"{found[0]}|{found[1]}")
+        return text
+
+    return check
+
+
+def _translated(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """A parser with refusals of its own, as a validator whose error has a path."""
+
+    def check(text: Any) -> Any:
+        if not isinstance(text, str):
+            raise ValueError(f"text in PEM form|{type(text).__name__}")
+        try:
+            return parse(text)
+        except RatlsError as refusal:
+            raise ValueError(f"{refusal.expected}|{refusal.found}") from refusal
+
+    return check
+
+
+def _hexadecimal(size: int) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if len(text) != 2 * size or set(text) - set("0123456789abcdef"):
+            raise ValueError(f"{2 * size} lower-case hex digits|{text[:80]!r}")
+        return text
+
+    return check
+
+
+def _not_zero(text: str) -> str:
+    if not text.strip("0"):
+        raise ValueError("a value that is not all zero|zero")
+    return text
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"each entry once|{value!r} twice")
+    return values
+
+
+def _machine(text: str) -> str:
+    kind, _, number = text.partition(":")
+    hexadecimal = len(number) == 32 and not set(number) - set("0123456789abcdef")
+    if kind not in ("ppid", "piid") or not hexadecimal or not number.strip("0"):
+        raise ValueError(f"ppid: or piid: and 32 lower-case hex digits|{text[:80]!r}")
+    return text
+
+
+def _machines(value: Any) -> tuple[str, ...]:
+    """A list of machines, or the words, which give the empty tuple."""
+    if value == ANY_MACHINE:
+        return ()
+    if not isinstance(value, list) or not value or not all(isinstance(m, str) for m in value):
+        raise ValueError(f'a non-empty list, or the words "{ANY_MACHINE}"|{str(value)[:80]!r}')
+    return _distinct(tuple(_machine(m) for m in value))
+
+
+def _columns(value: Any) -> Mapping[str, Column]:
+    if not isinstance(value, dict) or not 1 <= len(value) <= 4096:
+        raise ValueError("a table of 1 to 4096 columns|another value")
+    for name in value:
+        if fault := name_fault(name):
+            raise ValueError(f"column names of {fault[0]}|{fault[1]}")
+    columns = {}
+    for name, declared in value.items():
+        table = {"type": declared} if isinstance(declared, str) else declared
+        try:
+            columns[name] = Column.model_validate(table)
+        except ValidationError as error:
+            problem = from_pydantic(error, Column, "", None)[0]
+            raise ValueError(
+                f"column {name!r} {problem.path}: {problem.expected}|{problem.found}"
+            ) from error
+    return MappingProxyType(columns)
+
+
+def _parameters(value: Any) -> Mapping[str, Parameter]:
+    if not isinstance(value, dict) or len(value) > 64:
+        raise ValueError("a table of at most 64 parameters|another value")
+    for name in value:
+        if fault := identifier_fault(name):
+            raise ValueError(f"parameter names of {fault[0]}|{fault[1]}")
+    return MappingProxyType({n: parse_parameter(n, v) for n, v in value.items()})
+
+
+Slug = Annotated[str, AfterValidator(_checked(slug_fault))]
+Identifier = Annotated[str, AfterValidator(_checked(identifier_fault))]
+Hex4 = Annotated[str, AfterValidator(_hexadecimal(4))]
+Hex6 = Annotated[str, AfterValidator(_hexadecimal(6))]
+Hex8 = Annotated[str, AfterValidator(_hexadecimal(8))]
+Hex32 = Annotated[str, AfterValidator(_hexadecimal(32)), AfterValidator(_not_zero)]
+Advisory = Annotated[str, Field(pattern="^INTEL-(SA|DOC)-[0-9]{5}$")]
+# Intel's strings without Revoked, which can never be listed.
+Status = Literal[
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+]
+Role = Literal["provider", "recipient", "submitter", "operator"]
+# `strict=False` lets a TOML array become a tuple; what stands in it is still read strictly.
+_ONE_OR_MORE = (Field(strict=False, min_length=1, max_length=256), AfterValidator(_distinct))
+Slugs = Annotated[tuple[Slug, ...], *_ONE_OR_MORE]
+Identifiers = Annotated[tuple[Identifier, ...], *_ONE_OR_MORE]
+Signing = Annotated[PublicKey, PlainValidator(_translated(PublicKey.from_pem))]
+Encryption = Annotated[EncryptionKey, PlainValidator(_translated(EncryptionKey.from_pem))]
+Channel = Annotated[ChannelCertificate, PlainValidator(_translated(ChannelCertificate.from_pem))]
+
+
+class Section(BaseModel):
+    """A table of the policy: strict types, no unknown field, never changed."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True
+    )
+
+
+def _instant(value: Any) -> Any:
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise ValueError(f"a date-time with offset, like 2026-11-01T00:00:00Z|{value}")
+    return value
+
+
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+
+
+class Head(Section):
+    """The fields before the first table."""
+
+    schema_name: Annotated[Literal["ratls-policy/0"], Field(alias="schema")]
+    study: Slug
+    version: Annotated[int, Field(ge=1, le=VERSION_CAP)]
+    previous: Annotated[str | None, Field(pattern="^sha256:[0-9a-f]{64}$")] = None
+    not_before: Instant
+    expires: Instant
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.not_before >= self.expires:
+            raise ValueError("expires: an instant after not_before|an earlier one")
+        if (self.version == 1) != (self.previous is None):
+            raise ValueError("previous: the digest of the version before; absent only in 1|other")
+        return self
+
+
+class AgreementRule(Section):
+    """Whose signatures make the policy complete; owners of datasets always."""
+
+    threshold: Literal["all"] | Annotated[int, Field(ge=1, le=256)]
+
+
+class Party(Section):
+    """An organisation with keys."""
+
+    id: Slug
+    roles: Annotated[tuple[Role, ...], *_ONE_OR_MORE]
+    signing_key: Signing
+    operation_key: Signing
+    channel_certificate: Channel
+    encryption_key: Encryption | None = None
+
+    @property
+    def votes(self) -> bool:
+        """Whoever only runs machines has no say in what is done with the rows."""
+        return self.roles != ("operator",)
+
+
+_FLAGS_FIXED, _FLAGS_VALUE = 0x37, 0x05  # INIT, MODE64BIT on; DEBUG, PROVISION, EINITTOKEN off
+
+
+class Attributes(Section):
+    """Enclave attributes: little-endian hex as in a quote; bits under the mask must be equal.
+
+    The defaults are closed: reserved bits zero; CET, KSS and AEX-notify free (KSS ids are zero
+    in any case); of XFRM the state of AVX, MPX, AVX-512, PKRU and AMX free, all else zero.
+    """
+
+    flags: Hex8 = "0500000000000000"
+    flags_mask: Hex8 = "3ffbffffffffffff"
+    xfrm: Hex8 = "0300000000000000"
+    xfrm_mask: Hex8 = "03fdf9ffffffffff"
+    misc_select: Hex4 = "00000000"
+    misc_select_mask: Hex4 = "ffffffff"
+
+    @model_validator(mode="after")
+    def _closed(self) -> Self:
+        flags, mask = little_endian(self.flags), little_endian(self.flags_mask)
+        if mask & _FLAGS_FIXED != _FLAGS_FIXED or flags & _FLAGS_FIXED != _FLAGS_VALUE:
+            raise ValueError(
+                "flags: INIT and MODE64BIT on; DEBUG, PROVISION_KEY and EINITTOKEN_KEY off, "
+                "all under the mask|a policy that would admit another enclave"
+            )
+        return self
+
+
+def little_endian(text: str) -> int:
+    """The number that stands in hex as in a quote, lowest byte first."""
+    return int.from_bytes(bytes.fromhex(text), "little")
+
+
+class Enclave(Section):
+    """One release of the enclave that may receive rows."""
+
+    name: Identifier
+    tee: Literal["sgx"]
+    mr_enclave: Hex32
+    isv_prod_id: Annotated[int, Field(ge=0, le=0xFFFF)]
+    min_isv_svn: Annotated[int, Field(ge=0, le=0xFFFF)]
+    attributes: Attributes = Attributes()
+
+
+class Platform(Section):
+    """Which machines, at which patch level, judged under which root."""
+
+    root: str
+    tcb_statuses: Annotated[tuple[Status, ...], *_ONE_OR_MORE]
+    accepted_advisories: Annotated[
+        tuple[Advisory, ...], Field(strict=False, max_length=256), AfterValidator(_distinct)
+    ]
+    min_tcb_evaluation_data_number: Annotated[int, Field(ge=1, le=0xFFFF)]
+    min_tcb_date: date
+    max_collateral_age_days: Annotated[int, Field(ge=1, le=3650)]
+    machines: Annotated[tuple[str, ...], PlainValidator(_machines)]  # empty: any genuine platform
+    fmspcs: Annotated[tuple[Hex6, ...], *_ONE_OR_MORE] | None = None
+
+
+Bound = int | float | date | Instant
+_BOUND_TYPES: dict[str, tuple[type, ...]] = {
+    "int32": (int,),
+    "int64": (int,),
+    "float32": (int, float),
+    "float64": (int, float),
+    "date32": (date,),
+    "timestamp[us, UTC]": (datetime,),
+}
+
+
+class Column(Section):
+    """One declared column. `nullable` comes from a type that ends in `?`."""
+
+    type: Literal[
+        "bool", "int32", "int64", "float32", "float64", "string", "date32", "timestamp[us, UTC]"
+    ]
+    nullable: bool = False
+    min: Any = None
+    max: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_type(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "nullable" in value:
+            raise ValueError("a type, or a table of type, min and max|another value")
+        declared = value.get("type")
+        if isinstance(declared, str) and declared.endswith("?"):
+            return value | {"type": declared[:-1], "nullable": True}
+        return value
+
+    @model_validator(mode="after")
+    def _domain(self) -> Self:
+        allowed = _BOUND_TYPES.get(self.type, ())
+        bounds = [b for b in (self.min, self.max) if b is not None]
+        for bound in bounds:
+            if type(bound) not in allowed:  # exact: bool is an int, datetime a date
+                raise ValueError(f"min and max of a value of {self.type}|{str(bound)[:40]!r}")
+            if self.type == "int32" and not -(2**31) <= bound < 2**31:
+                raise ValueError(f"min and max within int32|{bound}")
+        if len(bounds) == 2 and self.min > self.max:
+            raise ValueError("min not above max|the reverse")
+        return self
+
+
+class Dataset(Section):
+    """Rows that one party owns, by declaration."""
+
+    id: Identifier
+    owner: Slug
+    subject: str
+    columns: Annotated[Mapping[str, Column], PlainValidator(_columns)]  # in declared order
+    max_rows: Annotated[int, Field(ge=1, le=10**10)]
+
+
+class Release(Section):
+    """What may leave the enclave, and from how many persons it must come."""
+
+    outputs: Identifiers
+    min_subjects_per_input: Annotated[int, Field(ge=1, le=10**9)]
+    significant_digits: Annotated[int, Field(ge=1, le=17)]
+
+
+class Computation(Section):
+    """A built-in computation over agreed inputs for agreed recipients."""
+
+    id: Identifier
+    run: Identifier
+    inputs: Identifiers
+    parameters: Annotated[Mapping[str, Parameter], PlainValidator(_parameters)]
+    submitters: Slugs
+    recipients: Slugs
+    uses: Annotated[int, Field(ge=1, le=10**6)]
+    release: Release
+
+
+_TABLES: dict[str, type[Section]] = {"agreement": AgreementRule, "platform": Platform}
+_LISTS: dict[str, type[Section]] = {
+    "party": Party,
+    "enclave": Enclave,
+    "dataset": Dataset,
+    "computation": Computation,
+}
+_LIST_CAP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy whose every rule was checked while it was read. Signatures are another matter."""
+
+    study: str
+    version: int
+    previous: bytes | None  #  digest of the version before; None only in version 1
+    not_before: datetime  #    first instant at which it holds (aware)
+    expires: datetime  #       first instant at which it no longer holds
+    agreement: AgreementRule
+    party: tuple[Party, ...]
+    enclave: tuple[Enclave, ...]
+    platform: Platform
+    dataset: tuple[Dataset, ...]
+    computation: tuple[Computation, ...]
+    raw: bytes = field(repr=False)  # what everybody signs
+
+    @classmethod
+    def parse(cls, raw: bytes, *, known_roots: frozenset[str]) -> Self:
+        """Read one policy; `known_roots` are the root schemes of this installation.
+
+        Raises: PolicyTooLarge, PolicyEncoding, PolicySyntax, PolicyTeeUnsupported,
+            PolicyInvalid (with all problems), PolicyKeysShared.
+        """
+        from policy.meaning import cross_problems, require_distinct_keys
+
+        document = read_toml(raw)
+        lines = LineIndex(raw.decode("utf-8"))
+        _refuse_other_tees(document, lines)
+        problems = value_problems(document, "", lines)
+        if problems:  # the sections assume that these hold
+            raise PolicyInvalid(tuple(problems))
+        parts = _read_sections(document, lines, problems)
+        problems += cross_problems(parts, document, lines, known_roots)
+        if problems:
+            raise PolicyInvalid(tuple(problems))
+        require_distinct_keys(parts["party"])
+        head: Head = parts["head"]
+        return cls(
+            study=head.study,
+            version=head.version,
+            previous=None if head.previous is None else bytes.fromhex(head.previous[7:]),
+            not_before=head.not_before,
+            expires=head.expires,
+            agreement=parts["agreement"],
+            platform=parts["platform"],
+            **{name: tuple(parts[name].values()) for name in _LISTS},
+            raw=raw,
+        )
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the bytes that are signed; 32 bytes."""
+        return hashlib.sha256(self.raw).digest()
+
+    @property
+    def voters(self) -> tuple[Party, ...]:
+        """Parties whose signature counts: all but those that only operate."""
+        return tuple(p for p in self.party if p.votes)
+
+    def party_by_id(self, party_id: str) -> Party | None:
+        return next((p for p in self.party if p.id == party_id), None)
+
+    def dataset_by_id(self, dataset_id: str) -> Dataset | None:
+        return next((d for d in self.dataset if d.id == dataset_id), None)
+
+    def computation_by_id(self, computation_id: str) -> Computation | None:
+        return next((c for c in self.computation if c.id == computation_id), None)
+
+    def party_by_channel(self, spki_sha256: bytes) -> Party | None:
+        """The party whose channel certificate carries the key with this digest."""
+        return next(
+            (p for p in self.party if p.channel_certificate.spki_sha256 == spki_sha256), None
+        )
+
+
+def digest_text(digest: bytes) -> str:
+    """The one text form of a digest: `sha256:<64 lower-case hex>`."""
+    return f"sha256:{digest.hex()}"
+
+
+def _refuse_other_tees(document: dict[str, Any], lines: LineIndex) -> None:
+    enclaves = document.get("enclave")
+    for i, entry in enumerate(enclaves if isinstance(enclaves, list) else []):
+        if isinstance(entry, dict) and entry.get("tee") == "tdx":
+            place = lines.find(f"enclave[{i}].tee")
+            raise PolicyTeeUnsupported(
+                f"policy: enclave[{i}].tee (line {place})",
+                expected='"sgx"',
+                found='"tdx", not supported yet',
+            )
+
+
+def _read_sections(
+    document: dict[str, Any], lines: LineIndex, problems: list[Problem]
+) -> dict[str, Any]:
+    """Every section that reads, by name; list sections by their index. Problems are added."""
+    sections = {*_TABLES, *_LISTS}
+    top = {k: v for k, v in document.items() if k not in sections}
+    known = {"schema", *Head.model_fields, *sections} - {"schema_name"}
+    for name in [n for n in top if n not in known]:
+        problems.append(unknown_field(name, known, name, lines))
+        del top[name]
+    parts: dict[str, Any] = {"head": _read(Head, top, "", lines, problems)}
+    for name, model in _TABLES.items():
+        table = document.get(name)
+        parts[name] = None
+        if isinstance(table, dict):
+            parts[name] = _read(model, table, name, lines, problems)
+        else:
+            problems.append(Problem(name, lines.find(name), f"a table [{name}]", "none"))
+    for name, model in _LISTS.items():
+        entries = document.get(name)
+        parts[name] = {}
+        if not isinstance(entries, list) or not 1 <= len(entries) <= _LIST_CAP:
+            found = f"{len(entries)}" if isinstance(entries, list) else "none"
+            problems.append(
+                Problem(name, lines.find(name), f"1 to {_LIST_CAP} tables [[{name}]]", found)
+            )
+            continue
+        for i, entry in enumerate(entries):
+            section = _read(model, entry, f"{name}[{i}]", lines, problems)
+            if section is not None:
+                parts[name][i] = section
+    return parts
+
+
+def _read(
+    model: type[Section], value: Any, path: str, lines: LineIndex, problems: list[Problem]
+) -> Any:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problems += from_pydantic(error, model, path, lines)
+        return None

@@ -1,0 +1,199 @@
+"""What one section of a policy says about another: every reference must hold.
+
+Works on the sections that could be read, so that one run names every problem.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from policy.document import Computation, Dataset, Head, Party
+from policy.errors import PolicyKeysShared, Problem
+from policy.syntax import LineIndex
+
+_SIMULATED_ROOT = re.compile(r"simulation:sha256:[0-9a-f]{64}", re.ASCII)
+Told = tuple[str, str, str]  # path, expected, found
+
+
+def cross_problems(
+    parts: Mapping[str, Any],
+    document: Mapping[str, Any],
+    lines: LineIndex,
+    known_roots: frozenset[str],
+) -> list[Problem]:
+    """All references that do not hold, in the order of the document's sections."""
+    told: list[Told] = []
+    told += _root(parts["platform"], known_roots)
+    told += _threshold(parts, document)
+    for name in ("party", "enclave", "dataset", "computation"):
+        told += _distinct_ids(document, name, "name" if name == "enclave" else "id")
+    told += _distinct_measurements(parts["enclave"])
+    told += _parties(parts["party"], parts["head"])
+    roles = {p.id: p for p in parts["party"].values()}
+    unread = _declared(document, "party", "id") - set(roles)
+    for i, dataset in parts["dataset"].items():
+        told += _dataset(f"dataset[{i}]", dataset, roles, unread)
+    datasets = {d.id: d for d in parts["dataset"].values()}
+    unread_data = _declared(document, "dataset", "id") - set(datasets)
+    for i, computation in parts["computation"].items():
+        path = f"computation[{i}]"
+        told += _people(path, computation, roles, unread)
+        told += _inputs(path, computation, datasets, unread_data)
+    return [Problem(path, lines.find(path), expected, found) for path, expected, found in told]
+
+
+def require_distinct_keys(parties: Mapping[int, Party]) -> None:
+    """P03: all keys of all parties and purposes differ. Raises: PolicyKeysShared."""
+    seen: dict[str, str] = {}
+    for i, party in parties.items():
+        keys = {
+            "signing_key": party.signing_key.keyid,
+            "operation_key": party.operation_key.keyid,
+            "channel_certificate": party.channel_certificate.key.keyid,
+        }
+        if party.encryption_key is not None:
+            keys["encryption_key"] = party.encryption_key.keyid
+        for purpose, keyid in keys.items():
+            place = f"party[{i}].{purpose}"
+            if keyid in seen:
+                raise PolicyKeysShared(
+                    f"policy: {place}", expected="a key of its own", found=f"that of {seen[keyid]}"
+                )
+            seen[keyid] = place
+
+
+def _declared(document: Mapping[str, Any], section: str, key: str) -> set[str]:
+    """Ids as written, also of sections with problems: a reference to them is no second problem."""
+    return {name for _, name in _named(document, section, key)}
+
+
+def _named(document: Mapping[str, Any], section: str, key: str) -> Iterator[tuple[int, str]]:
+    entries = document.get(section)
+    for i, entry in enumerate(entries if isinstance(entries, list) else ()):
+        name = entry.get(key) if isinstance(entry, dict) else None
+        if isinstance(name, str):
+            yield i, name
+
+
+def _root(platform: Any, known_roots: frozenset[str]) -> Iterator[Told]:
+    if platform is None or platform.root == "intel":
+        return
+    wanted = '"intel"'
+    if "simulation" in known_roots:
+        if _SIMULATED_ROOT.fullmatch(platform.root):
+            return
+        wanted += ' or "simulation:sha256:<64 hex>"'
+    yield "platform.root", wanted, ascii(platform.root)[:100]
+
+
+def _threshold(parts: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[Told]:
+    rule, parties = parts["agreement"], parts["party"]
+    complete = len(parties) == len(document.get("party") or ())
+    if rule is None or rule.threshold == "all" or not complete:
+        return
+    voters = sum(1 for p in parties.values() if p.votes)
+    if rule.threshold > voters:  # P05: it could never be met
+        yield "agreement.threshold", f"at most {voters}, the parties that vote", str(rule.threshold)
+
+
+def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterator[Told]:
+    seen: set[str] = set()
+    for i, name in _named(document, section, key):
+        if name in seen:
+            yield f"{section}[{i}].{key}", f"an {key} used once", f"{name!r} again"
+        seen.add(name)
+
+
+def _distinct_measurements(enclaves: Mapping[int, Any]) -> Iterator[Told]:
+    seen: set[str] = set()
+    for i, enclave in enclaves.items():
+        if enclave.mr_enclave in seen:
+            yield f"enclave[{i}].mr_enclave", "each measurement once", "one listed before"
+        seen.add(enclave.mr_enclave)
+
+
+def _parties(parties: Mapping[int, Party], head: Head | None) -> Iterator[Told]:
+    for i, party in parties.items():
+        path, certificate = f"party[{i}]", party.channel_certificate
+        if certificate.party_id != party.id:
+            yield (
+                f"{path}.channel_certificate",
+                f"the name urn:ratls:party:{party.id}",
+                f"urn:ratls:party:{certificate.party_id}"[:120],
+            )
+        if head is not None and certificate.not_after < head.expires:
+            yield (
+                f"{path}.channel_certificate",
+                "a certificate that outlives the policy's expires",
+                f"one that ends {certificate.not_after:%Y-%m-%dT%H:%M:%SZ}",
+            )
+        if "recipient" in party.roles and party.encryption_key is None:
+            yield f"{path}.encryption_key", "a recipient's encryption key", "nothing"
+
+
+def _dataset(
+    path: str, dataset: Dataset, parties: Mapping[str, Party], unread: set[str]
+) -> Iterator[Told]:
+    yield from _has_role(f"{path}.owner", dataset.owner, "provider", parties, unread)
+    column = dataset.columns.get(dataset.subject)
+    if column is None:
+        yield f"{path}.subject", "one of the dataset's columns", ascii(dataset.subject)[:80]
+    elif column.nullable or column.type not in ("string", "int32", "int64"):
+        yield f"{path}.subject", "a string or integer column without ?", column.type
+
+
+def _people(
+    path: str, computation: Computation, parties: Mapping[str, Party], unread: set[str]
+) -> Iterator[Told]:
+    for role in ("submitter", "recipient"):
+        for i, name in enumerate(getattr(computation, f"{role}s")):
+            yield from _has_role(f"{path}.{role}s[{i}]", name, role, parties, unread)
+
+
+def _has_role(
+    path: str, name: str, role: str, parties: Mapping[str, Party], unread: set[str]
+) -> Iterator[Told]:
+    if name in parties and role in parties[name].roles:
+        return
+    if name in parties:
+        yield path, f"a party with role {role}", f"{name} is {', '.join(parties[name].roles)}"
+    elif name not in unread:
+        yield path, "a party of this policy", ascii(name)
+
+
+def _inputs(
+    path: str, computation: Computation, datasets: Mapping[str, Dataset], unread: set[str]
+) -> Iterator[Told]:
+    for i, name in enumerate(computation.inputs):
+        if name not in datasets and name not in unread:
+            yield f"{path}.inputs[{i}]", "a dataset of this policy", ascii(name)
+    inputs = [datasets[n] for n in computation.inputs if n in datasets]
+    features = _names(computation, "features")
+    label = _names(computation, "label")
+    for purpose, names in (("features", features), ("label", label)):
+        for name in names:
+            yield from _usable_column(f"{path}.parameters.{purpose}", name, inputs)
+    for name in sorted(set(features) & set(label)):
+        yield f"{path}.parameters.label", "a column that is no feature", ascii(name)
+
+
+def _names(computation: Computation, purpose: str) -> list[str]:
+    """Every column that a task could name for this purpose."""
+    parameter = computation.parameters.get(purpose)
+    named: list[str] = []
+    for value in parameter.values() if parameter is not None else ():
+        named += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
+    return list(dict.fromkeys(named))
+
+
+def _usable_column(path: str, name: str, inputs: list[Dataset]) -> Iterator[Told]:
+    for dataset in inputs:
+        column = dataset.columns.get(name)
+        if column is None:
+            yield path, f"columns of {dataset.id}", ascii(name)
+        elif column.nullable:
+            yield path, "columns whose type does not end in ?", f"{name!a} of {dataset.id}"
+        elif name == dataset.subject:
+            yield path, "columns other than the subject", ascii(name)

@@ -1,0 +1,101 @@
+"""Parameters of a computation: fixed by the policy, or left to the task within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Value = bool | int | float | str | tuple[Any, ...]  # tuples hold scalars of one kind
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The policy says the value; a task may not."""
+
+    value: Value
+
+    def allows(self, value: Value) -> bool:
+        return False
+
+    def values(self) -> tuple[Value, ...]:
+        return (self.value,)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The task names one of these, equal in type too."""
+
+    choose: tuple[Value, ...]
+
+    def allows(self, value: Value) -> bool:
+        return any(same(value, option) for option in self.choose)
+
+    def values(self) -> tuple[Value, ...]:
+        return self.choose
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The task names a number between these, both allowed; an integer where both are."""
+
+    min: int | float
+    max: int | float
+
+    def allows(self, value: Value) -> bool:
+        kinds = (int,) if type(self.min) is type(self.max) is int else (int, float)
+        return type(value) in kinds and self.min <= value <= self.max  # type: ignore[operator]
+
+    def values(self) -> tuple[Value, ...]:
+        return ()
+
+
+Parameter = Fixed | Choice | Range
+
+
+def same(left: Value, right: Value) -> bool:
+    """Equal in value and in kind: True is not 1, and 1 is not 1.0."""
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return type(left) is type(right) and left == right
+
+
+def parse_parameter(name: str, value: Any) -> Parameter:
+    """One entry of `parameters`. ValueError with `expected|found` in the document's form."""
+    if not isinstance(value, dict):
+        return Fixed(as_value(name, value))
+    if set(value) == {"choose"}:
+        options = value["choose"]
+        if not isinstance(options, list) or not options:
+            raise ValueError(f"{name}.choose of at least one value|none")
+        chosen = tuple(as_value(name, option) for option in options)
+        if any(same(a, b) for i, a in enumerate(chosen) for b in chosen[:i]):
+            raise ValueError(f"{name}.choose with each value once|one twice")
+        return Choice(chosen)
+    if set(value) == {"min", "max"}:
+        low, high = value["min"], value["max"]
+        if type(low) not in (int, float) or type(high) not in (int, float) or low > high:
+            raise ValueError(f"{name}.min and {name}.max as numbers, min not above max|other")
+        return Range(low, high)
+    raise ValueError(
+        f"{name} as a value, {{ choose = [..] }} or {{ min = , max = }}|{sorted(value)[:4]}"
+    )
+
+
+def as_value(name: str, value: Any) -> Value:
+    """A scalar or a list of scalars of one kind. ValueError otherwise."""
+    if isinstance(value, list):
+        entries = tuple(value)
+        if not entries or any(type(e) not in (int, float, str) for e in entries):
+            raise ValueError(f"{name} as a non-empty list of numbers or texts|another list")
+        if len({type(e) for e in entries}) > 1:
+            raise ValueError(f"{name} as a list of one kind|a mixed list")
+        return entries
+    if type(value) in (bool, int, float, str):
+        return value  # type: ignore[no-any-return]
+    raise ValueError(f"{name} as a number, text, truth value or list|{type(value).__name__}")
+
+
+def plain(values: Mapping[str, Value]) -> dict[str, Any]:
+    """For JSON and display: tuples as lists."""
+    return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}

@@ -1,0 +1,214 @@
+"""A party's own folder: its keys and certificate. What stands here is its anchor.
+
+    party = LocalParty.load(folder, passphrase)    # reads no private key yet
+    party.operation.sign(...)                      # reads operation.key now
+
+Files: `party.toml` (public, to paste into a policy), `signing.key`, `operation.key`,
+`channel.key`, for recipients `encryption.key` (all encrypted, 0600), and `channel.crt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from pydantic import ValidationError
+
+from policy.channel import ChannelCertificate, make_channel_certificate
+from policy.document import Party
+from policy.errors import (
+    KeyPairDiffers,
+    PartyFolderMalformed,
+    PartyIdMalformed,
+    PassphraseMissing,
+)
+from policy.keys import EncryptionKey, KeySigner, PublicKey, encrypted_pem, load_private_key
+from policy.problems import from_pydantic
+from policy.syntax import read_toml
+from policy.text import slug_fault
+from verifier.errors import FileNotWritten
+from verifier.files import read_file, write_new
+
+Passphrase = bytes | Callable[[], bytes] | None  # a callable is asked once, when first needed
+
+
+class LocalParty:
+    """One party as it knows itself. Private keys are read when they are first used."""
+
+    def __init__(self, folder: Path, public: Party, passphrase: Passphrase) -> None:
+        self.folder, self.public, self._given = folder, public, passphrase
+
+    @classmethod
+    def load(cls, folder: Path, passphrase: Passphrase = None) -> Self:
+        """Read the public half. Raises: FileUnreadable, PartyFolderMalformed, PolicySyntax."""
+        return cls(folder, read_party_file(folder / "party.toml"), passphrase)
+
+    @property
+    def party_id(self) -> str:
+        return self.public.id
+
+    @property
+    def channel_certificate_der(self) -> bytes:
+        return self.public.channel_certificate.der
+
+    @property
+    def channel_certificate_pem(self) -> bytes:
+        return self.public.channel_certificate.pem.encode("ascii")
+
+    @property
+    def channel_spki_sha256(self) -> bytes:
+        return self.public.channel_certificate.spki_sha256
+
+    @cached_property
+    def signing(self) -> KeySigner:
+        """For policies and withdrawals only. Raises as `load_private_key`, and KeyPairDiffers."""
+        return self._signer("signing.key", self.public.signing_key)
+
+    @cached_property
+    def operation(self) -> KeySigner:
+        """For tasks, commits, records. Raises as `signing`."""
+        return self._signer("operation.key", self.public.operation_key)
+
+    @cached_property
+    def channel_key_pem(self) -> bytes:
+        """The key of the channel certificate, unencrypted, for the TLS library alone."""
+        key = self._private("channel.key")
+        self._require_pair("channel.key", key, self.public.channel_certificate.key.spki)
+        return key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+    @cached_property
+    def encryption(self) -> x25519.X25519PrivateKey:
+        """Opens results. Raises as `signing`, and PartyFolderMalformed for a non-recipient."""
+        if self.public.encryption_key is None:
+            raise PartyFolderMalformed(
+                str(self.folder), expected="a recipient with encryption key", found="none"
+            )
+        key = self._private("encryption.key")
+        self._require_pair("encryption.key", key, self.public.encryption_key.spki)
+        assert isinstance(key, x25519.X25519PrivateKey)
+        return key
+
+    @cached_property
+    def _passphrase(self) -> bytes:
+        given = self._given() if callable(self._given) else self._given
+        if not given:
+            raise PassphraseMissing(str(self.folder), expected="a passphrase", found="none")
+        return given
+
+    def _private(self, name: str) -> PrivateKeyTypes:
+        return load_private_key(self.folder / name, self._passphrase)
+
+    def _signer(self, name: str, public: PublicKey) -> KeySigner:
+        key = self._private(name)
+        self._require_pair(name, key, public.spki)
+        return KeySigner.from_private(key)
+
+    def _require_pair(self, name: str, key: PrivateKeyTypes, spki: bytes) -> None:
+        own = key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        if own != spki:
+            raise KeyPairDiffers(
+                str(self.folder / name), expected="the key of party.toml", found="another key"
+            )
+
+
+def create_party(
+    folder: Path,
+    party_id: str,
+    passphrase: bytes,
+    at: datetime,
+    roles: tuple[str, ...] = ("provider",),
+) -> LocalParty:
+    """Make all keys and the certificate of a party in a folder that has none.
+
+    Raises: PartyIdMalformed, PassphraseMissing, FileNotWritten (nothing is ever overwritten).
+    """
+    if fault := slug_fault(party_id):
+        raise PartyIdMalformed("party id", expected=fault[0], found=fault[1])
+    if not passphrase:
+        raise PassphraseMissing("party keys", expected="a passphrase", found="an empty one")
+    channel = ec.generate_private_key(ec.SECP256R1())
+    certificate = make_channel_certificate(channel, party_id, at)
+    keys: dict[str, PrivateKeyTypes] = {
+        "signing": ed25519.Ed25519PrivateKey.generate(),
+        "operation": ed25519.Ed25519PrivateKey.generate(),
+        "channel": channel,
+    }
+    if "recipient" in roles:
+        keys["encryption"] = x25519.X25519PrivateKey.generate()
+    block = _party_block(party_id, roles, keys, certificate)
+    _make_folder(folder, [f"{n}.key" for n in keys] + ["party.toml", "channel.crt"])
+    for name, key in keys.items():
+        write_new(folder / f"{name}.key", encrypted_pem(key, passphrase), mode=0o600)
+    write_new(folder / "channel.crt", certificate.pem.encode("ascii"), mode=0o644)
+    write_new(folder / "party.toml", block.encode("utf-8"), mode=0o644)
+    return LocalParty.load(folder, passphrase)
+
+
+def read_party_file(path: Path) -> Party:
+    """The public block of one party. Raises: FileUnreadable, PolicySyntax, PartyFolderMalformed."""
+    document = read_toml(read_file(path))
+    entries = document.get("party")
+    if set(document) != {"party"} or not isinstance(entries, list) or len(entries) != 1:
+        raise PartyFolderMalformed(str(path), expected="one [[party]] table", found="another text")
+    try:
+        party = Party.model_validate(entries[0])
+    except ValidationError as error:
+        problem = from_pydantic(error, Party, "party[0]", None)[0]
+        raise PartyFolderMalformed(
+            f"{path}: {problem.path}", expected=problem.expected, found=problem.found
+        ) from error
+    if party.channel_certificate.party_id != party.id:
+        raise PartyFolderMalformed(
+            f"{path}: channel_certificate",
+            expected=f"the name of {party.id}",
+            found=ascii(party.channel_certificate.party_id),
+        )
+    return party
+
+
+def _make_folder(folder: Path, names: list[str]) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        present = [name for name in names if (folder / name).exists()]
+    except OSError as error:
+        raise FileNotWritten(
+            str(folder), expected="a writable folder", found=error.strerror or "an error"
+        ) from error
+    if present:
+        raise FileNotWritten(
+            str(folder), expected="a folder without keys", found=", ".join(sorted(present))
+        )
+
+
+def _party_block(
+    party_id: str,
+    roles: tuple[str, ...],
+    keys: dict[str, PrivateKeyTypes],
+    certificate: ChannelCertificate,
+) -> str:
+    signing = PublicKey.from_crypto(keys["signing"].public_key())
+    operation = PublicKey.from_crypto(keys["operation"].public_key())
+    lines = [
+        "[[party]]",
+        f'id = "{party_id}"',
+        "roles = [" + ", ".join(f'"{role}"' for role in roles) + "]",
+        f'signing_key = """{signing.pem}"""',
+        f'operation_key = """{operation.pem}"""',
+        f'channel_certificate = """{certificate.pem}"""',
+    ]
+    if "encryption" in keys:
+        public = EncryptionKey.from_crypto(keys["encryption"].public_key())
+        lines.append(f'encryption_key = """{public.pem}"""')
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,103 @@
+"""From pydantic's errors to problems that an author of a policy understands."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from policy.errors import Problem
+
+
+class Lines(Protocol):
+    def find(self, path: str) -> int | None: ...
+
+
+def join(path: str, location: tuple[Any, ...]) -> str:
+    """`party[2]` and ("roles", 0) give `party[2].roles[0]`."""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif isinstance(part, str):
+            path += f".{part}" if path else part
+    return path
+
+
+def unknown_field(name: str, known: Collection[str], path: str, lines: Lines | None) -> Problem:
+    """P10: a field that we do not know is refused, with a guess at what was meant."""
+    close = get_close_matches(name, known, n=1)
+    fix = f"did you mean {close[0]}?" if close else "known here: " + ", ".join(sorted(known))
+    line = lines.find(path) if lines else None
+    return Problem(path, line, "a known field", f"the unknown field {name!a}", fix)
+
+
+def from_pydantic(
+    error: ValidationError, model: type[BaseModel], path: str, lines: Lines | None
+) -> list[Problem]:
+    """One problem per place; a union that fails in each arm is told once."""
+    problems: dict[str, Problem] = {}
+    for entry in error.errors(include_url=False):
+        place = _place(entry["loc"], path)
+        if entry["type"] == "extra_forbidden":
+            holder = _model_at(model, entry["loc"])
+            known = [f.alias or n for n, f in holder.model_fields.items()]
+            problem = unknown_field(str(entry["loc"][-1]), known, place, lines)
+        else:
+            expected, found, place = _told(entry, place)
+            problem = Problem(place, lines.find(place) if lines else None, expected, found)
+        problems.setdefault(place, problem)
+    return list(problems.values())
+
+
+def _place(location: tuple[int | str, ...], path: str) -> str:
+    # Union arms and validators appear as parts like `tuple[...]`, `int`, `literal['all']`.
+    parts = [
+        p for p in location if isinstance(p, int) or (p.isidentifier() and p not in ("int", "str"))
+    ]
+    return join(path, tuple(parts))
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return model
+
+
+_WORDS = {
+    "missing": "this field",
+    "int_type": "an integer",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "datetime_type": "a date-time with offset, like 2026-11-01T00:00:00Z",
+    "date_type": "a date, like 2026-11-01",
+    "date_from_datetime_inexact": "a date, like 2026-11-01",
+    "too_short": "at least one entry",
+    "too_long": "fewer entries",
+}
+
+
+def _told(entry: Any, place: str) -> tuple[str, str, str]:
+    kind, context = entry["type"], entry.get("ctx", {})
+    if kind == "value_error":
+        expected, _, found = str(context["error"]).partition("|")
+        # A rule over several fields of one table names its field first.
+        name, colon, rest = expected.partition(": ")
+        if colon and name.isidentifier():
+            place, expected = join(place, (name,)), rest
+        return expected, found, place
+    found = "nothing" if kind == "missing" else ascii(entry["input"])[:80]
+    if kind == "literal_error":
+        return f"one of {context['expected']}", found, place
+    if kind == "string_pattern_mismatch":
+        return f"text of the form {context['pattern']}", found, place
+    bounds = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
+    if kind in bounds:
+        key, words = bounds[kind]
+        return f"{words} {context[key]}", found, place
+    return _WORDS.get(kind, entry["msg"]), found, place

@@ -1,0 +1,77 @@
+"""A record: what the holder of a receipt or acknowledgement saw when it judged it.
+
+It holds the collateral of that day, so that the document can be judged again in ten years, at
+an instant that rests on the holder's clock and signature.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from policy import envelope as dsse
+from policy.document import Policy, digest_text
+from policy.errors import PartyNotListed, RecordScopeDiffers, RecordSignatureInvalid
+from policy.keys import PublicKey
+from policy.statement import Blob, Digest, Moment, SlugText, Statement
+from verifier.appraisal import Appraisal
+
+
+class RecordedCheck(BaseModel):
+    """One line of the appraisal."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    check: Annotated[str, Field(max_length=128)]
+    outcome: Literal["passed", "failed", "not_reached"]
+    detail: Annotated[str, Field(max_length=4096)] = ""
+
+
+class Record(Statement):
+    """Signed with the holder's operation key."""
+
+    payload_type: ClassVar[str] = dsse.RECORD
+    noun: ClassVar[str] = "record"
+    signature_leaf: ClassVar[dsse.SignatureLeaf] = RecordSignatureInvalid
+
+    holder: SlugText
+    document_digest: Digest  # of the payload of the receipt or acknowledgement
+    collateral: Blob  #        the bundle, byte for byte
+    appraisal: Annotated[tuple[RecordedCheck, ...], Field(strict=False)]
+    at: Moment  #              by the holder's clock
+    mode: Literal["production", "simulation"]
+
+    @staticmethod
+    def checks(appraisal: Appraisal) -> tuple[RecordedCheck, ...]:
+        """An appraisal in the form that a record stores."""
+        return tuple(RecordedCheck.model_validate(entry) for entry in appraisal.as_json())
+
+    @classmethod
+    def open(cls, raw: bytes, by: Policy | PublicKey) -> Self:
+        """A record whose holder's operation key signed it: by policy, or by a trusted key.
+
+        Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
+            PartyNotListed, SignerUnknown, RecordSignatureInvalid.
+        """
+        record, envelope = cls.read(raw)
+        cls.require_signature(envelope, by if isinstance(by, PublicKey) else record._key(by))
+        return record
+
+    def require_document(self, digest: bytes) -> None:
+        """Raises: RecordScopeDiffers when the record is about another document."""
+        if self.document_digest != digest:
+            raise RecordScopeDiffers(
+                "record: document_digest",
+                expected=digest_text(digest),
+                found=digest_text(self.document_digest),
+            )
+
+    def _key(self, policy: Policy) -> PublicKey:
+        party: Any = policy.party_by_id(self.holder)
+        if party is None:
+            raise PartyNotListed(
+                "record: holder", expected="a party of the policy", found=self.holder
+            )
+        key: PublicKey = party.operation_key
+        return key

@@ -1,0 +1,152 @@
+"""Rows as a policy declares them: the Arrow schema, and checks that a batch must pass.
+
+    schema = arrow_schema(dataset)        # declared order; not nullable unless the type ends in ?
+    check_schema(batch.schema, dataset)   # names, order, types, nullability, no metadata
+    check_batch(batch, dataset)           # the schema, the arrays themselves, every value
+
+Nothing is cast. Messages name columns and row counts, never a value. This is the only module of
+`policy` that imports pyarrow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from policy.document import Column, Dataset
+from policy.errors import (
+    ColumnMissing,
+    ColumnOrderDiffers,
+    ColumnTypeDiffers,
+    ColumnUnexpected,
+    RowsMalformed,
+    ValueNotFinite,
+    ValueNull,
+    ValueOutsideDomain,
+)
+
+_TYPES: dict[str, Any] = {
+    "bool": pa.bool_(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "date32": pa.date32(),
+    "timestamp[us, UTC]": pa.timestamp("us", tz="UTC"),
+}
+
+
+def arrow_type(column: Column) -> pa.DataType:
+    """The one Arrow type of a declared column."""
+    return _TYPES[column.type]
+
+
+def arrow_schema(dataset: Dataset) -> pa.Schema:
+    """The dataset's columns in declared order, without metadata."""
+    return pa.schema(
+        [
+            pa.field(name, arrow_type(column), nullable=column.nullable)
+            for name, column in dataset.columns.items()
+        ]
+    )
+
+
+def schema_digest(dataset: Dataset) -> bytes:
+    """SHA-256 over names, types and nullability, each length-prefixed; 32 bytes.
+
+    Not over Arrow's own encoding, which may change with its version.
+    """
+    digest = hashlib.sha256(b"ratls/1 schema")
+    for name, column in dataset.columns.items():
+        for part in (name, column.type, "?" if column.nullable else ""):
+            encoded = part.encode("utf-8")
+            digest.update(len(encoded).to_bytes(4, "big") + encoded)
+    return digest.digest()
+
+
+def check_schema(schema: pa.Schema, dataset: Dataset) -> None:
+    """Exactly the declared columns.
+
+    Raises: ColumnMissing, ColumnUnexpected, ColumnTypeDiffers, ColumnOrderDiffers.
+    """
+    declared = dataset.columns
+    for name in declared:
+        if name not in schema.names:
+            raise ColumnMissing(f"{dataset.id}: column {name!r}", expected="it", found="none")
+    for position, name in enumerate(schema.names):
+        if name not in declared or name in schema.names[:position]:
+            raise ColumnUnexpected(
+                f"{dataset.id}: column {ascii(name)[:80]}",
+                expected=f"only the {len(declared)} declared columns, each once",
+                found="this one",
+            )
+    expected = arrow_schema(dataset)
+    for name in declared:
+        wanted, found = expected.field(name), schema.field(name)
+        if wanted.type != found.type or wanted.nullable != found.nullable:
+            raise ColumnTypeDiffers(
+                f"{dataset.id}: column {name!r}",
+                expected=_described(wanted),
+                found=_described(found),
+            )
+    # Metadata is text from the other side that nobody agreed on.
+    if not schema.equals(expected, check_metadata=True):
+        raise ColumnOrderDiffers(
+            f"{dataset.id}: columns", expected="the declared order, no metadata", found="another"
+        )
+
+
+def check_batch(batch: pa.RecordBatch, dataset: Dataset) -> None:
+    """The schema, the arrays themselves, and every value of this batch.
+
+    Raises: as `check_schema`; RowsMalformed, ValueNull, ValueNotFinite, ValueOutsideDomain.
+    """
+    check_schema(batch.schema, dataset)
+    try:
+        # Offsets and UTF-8 of a received batch are the sender's word until they are checked.
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
+        # Arrow's own text may quote a value.
+        raise RowsMalformed(
+            f"{dataset.id}: batch", expected="arrays that are sound", found="others"
+        ) from error
+    for name, column in dataset.columns.items():
+        _check_values(f"{dataset.id}: column {name!r}", batch.column(name), column)
+
+
+def _check_values(thing: str, values: pa.Array, column: Column) -> None:
+    if not column.nullable:
+        if values.null_count:
+            raise ValueNull(thing, expected="no null", found=f"{values.null_count} in a batch")
+        if column.type in ("float32", "float64"):
+            wrong = len(values) - (pc.sum(pc.is_finite(values)).as_py() or 0)
+            if wrong:
+                raise ValueNotFinite(thing, expected="finite numbers", found=f"{wrong} others")
+    for bound, outside in ((column.min, pc.less), (column.max, pc.greater)):
+        if bound is None:
+            continue
+        # Null and NaN compare as not outside: where a column allows them, they mean "missing".
+        wrong = pc.sum(outside(values, _bound(bound, column))).as_py() or 0
+        if wrong:
+            raise ValueOutsideDomain(
+                thing, expected=_domain(column), found=f"{wrong} values outside it in a batch"
+            )
+
+
+def _bound(bound: Any, column: Column) -> pa.Scalar:
+    # A float32 column is compared as float64: rounding the bound would move the domain.
+    return pa.scalar(bound, pa.float64() if column.type == "float32" else arrow_type(column))
+
+
+def _domain(column: Column) -> str:
+    low = "" if column.min is None else f"{column.min} <= "
+    high = "" if column.max is None else f" <= {column.max}"
+    return f"{low}value{high}"
+
+
+def _described(field: pa.Field) -> str:
+    return f"{field.type}{'' if field.nullable else ' not null'}"[:120]

@@ -1,0 +1,178 @@
+"""What task, commit, acknowledgement, receipt and record have in common.
+
+A statement is a strict, frozen set of fields; its payload is compact JSON with sorted names,
+its digest is SHA-256 of exactly the payload that was signed. In Python digests are 32 bytes,
+blobs bytes, instants aware datetimes; in JSON `sha256:<hex>`, base64, `2026-11-01T00:00:00Z`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    ValidationError,
+)
+
+from policy import envelope as dsse
+from policy.document import Policy, digest_text
+from policy.envelope import SignatureLeaf, strict_base64, strict_json
+from policy.errors import DocumentMalformed, PolicyDigestDiffers, StudyDiffers
+from policy.keys import KeySigner, PublicKey
+from policy.problems import from_pydantic
+from policy.text import identifier_fault, slug_fault
+from verifier.errors import RatlsError
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
+BLOB_CAP = 1 << 20
+
+
+def _read_digest(value: Any) -> Any:
+    if isinstance(value, str):
+        if not _DIGEST.fullmatch(value):
+            raise ValueError("sha256: and 64 lower-case hex digits|another text")
+        return bytes.fromhex(value[7:])
+    return value
+
+
+def _read_blob(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return strict_base64(value, "blob", cap=BLOB_CAP)
+        except RatlsError as refusal:
+            raise ValueError(f"{refusal.expected}|{refusal.found}") from refusal
+    return value
+
+
+def _read_instant(value: Any) -> Any:
+    if isinstance(value, str):
+        if not _INSTANT.fullmatch(value):
+            raise ValueError("an instant like 2026-11-01T00:00:00Z|another text")
+        return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("an aware instant|a naive one")
+        return value.astimezone(UTC).replace(microsecond=0)
+    return value
+
+
+def _size(size: int) -> AfterValidator:
+    def check(value: bytes) -> bytes:
+        if len(value) != size:
+            raise ValueError(f"{size} bytes|{len(value)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _ascii(fault: Any) -> AfterValidator:
+    def check(text: str) -> str:
+        if found := fault(text):
+            raise ValueError(f"{found[0]}|{found[1]}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _base64_text(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
+
+
+def instant_text(value: datetime) -> str:
+    """RFC 3339 in UTC, to the second."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Digest = Annotated[bytes, BeforeValidator(_read_digest), _size(32), PlainSerializer(digest_text)]
+Blob = Annotated[bytes, BeforeValidator(_read_blob), PlainSerializer(_base64_text)]
+Nonce = Annotated[bytes, BeforeValidator(_read_blob), _size(32), PlainSerializer(_base64_text)]
+Instance = Annotated[bytes, BeforeValidator(_read_blob), _size(16), PlainSerializer(_base64_text)]
+Moment = Annotated[datetime, BeforeValidator(_read_instant), PlainSerializer(instant_text)]
+SlugText = Annotated[str, _ascii(slug_fault)]
+IdText = Annotated[str, _ascii(identifier_fault)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class Statement(BaseModel):
+    """Base of every signed document that is not a policy."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    payload_type: ClassVar[str]
+    noun: ClassVar[str]
+    signature_leaf: ClassVar[SignatureLeaf]
+    _payload: bytes = PrivateAttr(default=b"")
+
+    def model_post_init(self, _: Any) -> None:
+        self._payload = json.dumps(
+            self.model_dump(mode="python"),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=True,
+            allow_nan=False,
+        ).encode("ascii")
+
+    @property
+    def payload(self) -> bytes:
+        """The bytes that are signed."""
+        return self._payload
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the payload, 32 bytes; never of the envelope."""
+        return hashlib.sha256(self._payload).digest()
+
+    def seal(self, signer: KeySigner) -> bytes:
+        """The signed envelope, ready to send or store."""
+        return dsse.seal(self.payload_type, self._payload, signer)
+
+    @classmethod
+    def read(cls, raw: bytes) -> tuple[Self, dsse.Envelope]:
+        """Parse, believing nothing: the caller still has to check the one signature.
+
+        Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed.
+        """
+        envelope = dsse.read_single(raw, cls.payload_type)
+        try:
+            statement = cls.model_validate(strict_json(envelope.payload, cls.noun))
+        except ValidationError as error:
+            problem = from_pydantic(error, cls, "", None)[0]
+            raise DocumentMalformed(
+                f"{cls.noun}: {problem.path}", expected=problem.expected, found=problem.found
+            ) from error
+        # One statement, one form: otherwise two digests would name one and the same task.
+        if statement.payload != envelope.payload:
+            raise DocumentMalformed(
+                cls.noun, expected="compact JSON with sorted names", found="another spelling"
+            )
+        return statement, envelope
+
+    @classmethod
+    def require_signature(cls, envelope: dsse.Envelope, key: PublicKey) -> None:
+        """Raises: SignerUnknown, or the `signature_leaf` of this kind of document."""
+        envelope.signers((key,), cls.signature_leaf)
+
+
+def require_policy(thing: str, named: bytes, policy: Policy) -> None:
+    """P15: a document belongs to one policy, byte for byte. Raises: PolicyDigestDiffers."""
+    if named != policy.digest:
+        raise PolicyDigestDiffers(
+            f"{thing}: policy_digest", expected=digest_text(policy.digest), found=digest_text(named)
+        )
+
+
+def require_study(thing: str, named: str, policy: Policy) -> None:
+    """P18. Raises: StudyDiffers."""
+    if named != policy.study:
+        raise StudyDiffers(f"{thing}: study", expected=policy.study, found=named)

@@ -1,0 +1,362 @@
+"""What this party released, refused and collected: a hash chain of JSON lines that only grows.
+
+    with Journal.open(folder) as journal:  # exclusive: one process at a time
+        journal.records                    # verified, oldest first
+        journal.append(Refused(…), at)     # durable when the call returns
+
+Each line names the SHA-256 of the line before it. A chain alone cannot show that its end was
+cut off, so a second file, the head, names the last line. The order of an append is: line, fsync,
+head, fsync, and only then whatever the record allows. A crash therefore leaves one of two
+things, both healed when the journal is next opened: a line without its end (nothing happened on
+its strength; it is cut off), or one whole line beyond the head (kept: to count a release that did
+not happen is harmless, to forget one that did is not). Anything else is an `AuditError`.
+
+Who may write the whole folder can put back an older journal *and* its head. Each commit therefore
+carries the journal's head, signed, to the enclave, whose acknowledgement names that commit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from provider.errors import JournalAltered, JournalCut, JournalHeadLost, JournalNotWritten
+from verifier.appraisal import Appraisal
+from verifier.files import sync_folder, write_atomically
+
+GENESIS = bytes(32)  # what the first line names as the line before it
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_CAP = 1 << 30  # bytes; a journal of this size is a fault, not a history
+
+DigestText = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+InstanceText = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+ModeText = Literal["production", "simulation"]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Reserved(_Entry):
+    """Rows of `dataset` may now leave for `task`, and only to this instance of the enclave."""
+
+    kind: Literal["reserved"] = "reserved"
+    task: DigestText
+    dataset: str
+    policy: DigestText
+    study: str
+    computation: str
+    instance: InstanceText
+    mode: ModeText
+
+
+class Committed(_Entry):
+    """A signed commit is kept and about to be sent."""
+
+    kind: Literal["committed"] = "committed"
+    task: DigestText
+    dataset: str
+    instance: InstanceText
+    commit: DigestText
+    rows: Count
+    batches: Count
+    mode: ModeText
+
+
+class Released(_Entry):
+    """The enclave acknowledged the commit."""
+
+    kind: Literal["released"] = "released"
+    task: DigestText
+    dataset: str
+    instance: InstanceText
+    commit: DigestText
+    acknowledgement: DigestText
+    rows: Count
+    mode: ModeText
+
+
+class Collected(_Entry):
+    """A result was fetched and its receipt held."""
+
+    kind: Literal["collected"] = "collected"
+    task: DigestText
+    instance: InstanceText
+    receipt: DigestText
+    mode: ModeText
+
+
+class CheckOutcome(_Entry):
+    """Name and outcome of one check; never its detail, which may quote the peer."""
+
+    check: str
+    outcome: Literal["passed", "failed", "not_reached"]
+
+
+class Refused(_Entry):
+    """Something was not done, and which check said so."""
+
+    kind: Literal["refused"] = "refused"
+    action: Literal["release", "collect"]
+    task: DigestText | None  # None: the task itself could not be read
+    dataset: str | None
+    code: str
+    check: str | None
+    checks: Annotated[tuple[CheckOutcome, ...], Field(strict=False)]
+    mode: ModeText | None  # None: refused before a root was chosen
+
+
+Entry = Reserved | Committed | Released | Collected | Refused
+
+
+class _Line(_Entry):
+    at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    entry: Annotated[Entry, Field(discriminator="kind")]
+    previous: DigestText
+    seq: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One verified line. `digest` is the SHA-256 of its bytes without the line feed."""
+
+    seq: int
+    at: datetime
+    entry: Entry
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How many lines there are, and the digest of the last (32 zero bytes for none)."""
+
+    count: int
+    digest: bytes
+
+    def encode(self) -> bytes:
+        return _json({"count": self.count, "digest": _text(self.digest)}) + b"\n"
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Read exactly what `encode` writes; JournalHeadLost otherwise."""
+        try:
+            fields = json.loads(raw)
+            head = cls(fields["count"], bytes.fromhex(fields["digest"].removeprefix("sha256:")))
+            if head.encode() == raw and len(head.digest) == 32 and type(head.count) is int:
+                return head
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass  # falls through to the one refusal for every other content
+        raise JournalHeadLost("journal head", expected="the count and digest", found="other bytes")
+
+
+def outcomes(appraisal: Appraisal | None) -> tuple[CheckOutcome, ...]:
+    """The names and outcomes of an appraisal, as a refusal keeps them."""
+    records = () if appraisal is None else appraisal.records
+    return tuple(CheckOutcome(check=r.check, outcome=r.outcome.value) for r in records)
+
+
+def parse_lines(raw: bytes) -> tuple[tuple[Record, ...], int]:
+    """The records of a journal, and how many bytes of it are whole lines.
+
+    Bytes after the last line feed are an append that never ended; they are not read.
+
+    Raises:
+        JournalAltered: A line is not canonical, or the chain of digests is broken at it.
+    """
+    whole = raw.rfind(b"\n") + 1
+    records: list[Record] = []
+    previous = GENESIS
+    for seq, line in enumerate(raw[:whole].split(b"\n")[:-1]):
+        record = _parse_line(line, seq, previous)
+        records.append(record)
+        previous = record.digest
+    return tuple(records), whole
+
+
+def _parse_line(line: bytes, seq: int, previous: bytes) -> Record:
+    where = f"journal line {seq + 1}"
+    try:
+        read = _Line.model_validate_json(line)
+        at = datetime.strptime(read.at, _TIME).replace(tzinfo=UTC)
+    except (ValidationError, ValueError) as error:
+        raise JournalAltered(where, expected="a record", found="something else") from error
+    # Byte for byte: a repeated key or a spelling of its own would hide what a reader sees.
+    if _json(read.model_dump(mode="json")) != line:
+        raise JournalAltered(where, expected="the one spelling of a record", found="another")
+    if read.seq != seq or read.previous != _text(previous):
+        raise JournalAltered(
+            where, expected="the line that follows the one before", found="another"
+        )
+    return Record(seq, at, read.entry, hashlib.sha256(line).digest())
+
+
+def reconcile(records: tuple[Record, ...], torn: bool, head: Head | None) -> Head:
+    """Hold the lines against the head; the head as it must be from now on.
+
+    `torn`: bytes of an unfinished line follow the last record.
+
+    Raises:
+        JournalHeadLost: There is content and no head.
+        JournalCut: Fewer lines than the head counts.
+        JournalAltered: The line that the head names is another, or too many follow it.
+    """
+    if head is None:
+        if records or torn:
+            raise JournalHeadLost("journal head", expected="a head beside the lines", found="none")
+        return Head(0, GENESIS)
+    if head.count > len(records):
+        raise JournalCut("journal", expected=f"{head.count} lines", found=str(len(records)))
+    named = records[head.count - 1].digest if head.count else GENESIS
+    if named != head.digest:
+        raise JournalAltered(
+            f"journal line {head.count}", expected="the line that the head names", found="another"
+        )
+    # One line may be ahead of the head, by a crash between the two; then nothing else began.
+    ahead = len(records) - head.count
+    if ahead + torn > 1:
+        raise JournalAltered("journal", expected="at most one line after its head", found="more")
+    return Head(len(records), records[-1].digest if records else GENESIS)
+
+
+class Journal:
+    """The verified journal, held exclusively by this process."""
+
+    def __init__(self, folder: Path, records: tuple[Record, ...], head: Head) -> None:
+        self._folder = folder
+        self._records = list(records)
+        self._head = head
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path) -> Iterator[Self]:
+        """Lock, read and verify the journal of a state folder; heal what a crash left.
+
+        Raises:
+            AuditError: One of its leaves; see `reconcile` and `parse_lines`.
+        """
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(folder / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _not_written(folder, error) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield cls._load(folder)
+        finally:
+            os.close(lock)  # releases the lock too, as does the death of the process
+
+    @classmethod
+    def _load(cls, folder: Path) -> Self:
+        raw, old = _read(_lines_path(folder)), _read(_head_path(folder))
+        records, whole = parse_lines(raw or b"")
+        torn = whole < len(raw or b"")
+        head = reconcile(records, torn, None if old is None else Head.parse(old))
+        if torn:
+            _truncate(_lines_path(folder), whole)
+        # The head comes first, even the empty one: lines without a head are then never honest.
+        if old != head.encode():
+            write_atomically(_head_path(folder), head.encode(), mode=0o600)
+        return cls(folder, records, head)
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Every record, oldest first."""
+        return tuple(self._records)
+
+    @property
+    def head(self) -> bytes:
+        """Digest of the last line, 32 bytes; commits carry it."""
+        return self._head.digest
+
+    def append(self, entry: Entry, at: datetime) -> Record:
+        """Add one record; when this returns, it survives a power cut.
+
+        Raises:
+            JournalNotWritten: The disk did not take it. Do not do what the record would allow.
+        """
+        line = _json(
+            _Line(
+                at=at.astimezone(UTC).strftime(_TIME),
+                entry=entry,
+                previous=_text(self._head.digest),
+                seq=self._head.count,
+            ).model_dump(mode="json")
+        )
+        record = _parse_line(line, self._head.count, self._head.digest)
+        _append_durably(_lines_path(self._folder), line + b"\n")
+        self._head = Head(self._head.count + 1, record.digest)
+        write_atomically(_head_path(self._folder), self._head.encode(), mode=0o600)
+        self._records.append(record)
+        return record
+
+
+def _lines_path(folder: Path) -> Path:
+    return folder / "journal.jsonl"
+
+
+def _head_path(folder: Path) -> Path:
+    return folder / "journal.head"
+
+
+def _json(value: object) -> bytes:
+    # ASCII with sorted keys: one spelling, and no name can forge a line or colour a terminal.
+    return json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _text(digest: bytes) -> str:
+    return f"sha256:{digest.hex()}"
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_CAP + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise JournalHeadLost(str(path), expected="a readable file", found=_why(error)) from error
+    if len(raw) > _CAP:
+        raise JournalAltered(str(path), expected=f"at most {_CAP} bytes", found="more")
+    return raw
+
+
+def _append_durably(path: Path, line: bytes) -> None:
+    new = not path.exists()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "ab", buffering=0) as file:
+            if file.write(line) != len(line):
+                raise OSError(0, "only a part was written")
+            os.fsync(file.fileno())
+        if new:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _truncate(path: Path, size: int) -> None:
+    try:
+        with path.open("r+b") as file:
+            file.truncate(size)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> JournalNotWritten:
+    return JournalNotWritten(str(path), expected="a durable record", found=_why(error))
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or type(error).__name__

@@ -1,0 +1,300 @@
+"""Rows leave a provider here, in one function, and only to an enclave that has just proved itself.
+
+    done = release(order, clock=now)
+    done.acknowledgement  # where the enclave's signed word about these rows was stored
+
+Nothing connects anywhere before the local checks have passed, and no row leaves before the
+enclave answered a challenge inside the very stream that will carry the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from policy.acknowledgement import Acknowledgement
+from policy.commit import Commit
+from policy.document import Computation, Dataset, Policy, digest_text
+from policy.rows import schema_digest
+from policy.task import Task
+from provider.errand import Believed, Errand
+from provider.errors import AcknowledgementMismatch, DatasetNotAsked, DatasetNotOwned
+from provider.journal import Committed, Record, Released, Reserved
+from provider.once import (
+    Attempt,
+    ReleaseFolder,
+    require_instance,
+    require_unreleased,
+    require_uses_left,
+)
+from provider.sources import ParquetSource
+from provider.trail import Trail
+from ratls.appraise import AdmittedCertificate, FreshEvidence
+from ratls.errors import ReceiptKeyUnbound
+from ratls.stream import SALT_SIZE, ClientExchange, Kind, RowDigest
+from verifier.anchors import Mode
+
+
+@dataclass(slots=True)
+class Sent:
+    """What left in this run; grows while rows leave. Bytes are those of Arrow's buffers."""
+
+    progress: Callable[[int], None]
+    rows: int = 0
+    batches: int = 0
+    bytes: int = 0
+
+    def count(self, rows: int, size: int) -> None:
+        """One more batch."""
+        self.rows, self.batches, self.bytes = self.rows + rows, self.batches + 1, self.bytes + size
+        self.progress(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release that the enclave acknowledged."""
+
+    commit: Commit
+    sent: Sent  #           nothing, where an earlier run had sent it all: see `resumed`
+    resumed: bool  #        the commit of an earlier run was acknowledged now
+    fresh: FreshEvidence
+    mode: Mode
+    kept: ReleaseFolder  #  where acknowledgement and record are stored
+
+
+def release(
+    errand: Errand,
+    dataset: str,
+    path: Path,
+    *,
+    progress: Callable[[int, int], None] = lambda rows, total: None,
+) -> Release:
+    """Release one dataset for one task, once.
+
+    Args:
+        errand: Task, enclave and own keys.
+        dataset: Its id in the policy.
+        path: The Parquet file that holds its rows.
+        progress: Told rows sent and rows in all, after each batch.
+
+    Raises:
+        RatlsError: Exactly one leaf; a record of it stands in the journal.
+    """
+    trail = Trail(errand.state, "release", errand.clock, dataset)
+    with trail.refusals_recorded():
+        job = check_locally(errand, dataset, trail)
+        with (
+            ReleaseFolder.open(errand.state, job.task.digest, dataset) as folder,
+            ParquetSource.open(path, job.dataset) as source,
+        ):
+            total = source.scan()
+            sent = Sent(lambda rows: progress(rows, total))
+
+            def require_same_instance(admitted: AdmittedCertificate) -> None:
+                with trail.journal() as journal:
+                    require_instance(journal.records, *job.names, admitted.claims.instance)
+
+            with errand.attested(
+                job.believed, Kind.RELEASE, dataset=dataset, before_task=require_same_instance
+            ) as exchange:
+                _reserve(job, exchange.fresh, trail)
+                attempt = folder.attempt()
+                document = None if attempt is None else exchange.resume(attempt.commit)
+                resumed = document is not None
+                if attempt is None or document is None:
+                    attempt = _stream(job, exchange, source, sent, trail)
+                    _keep(job, attempt, folder, trail)
+                    document = exchange.commit(attempt.commit, attempt.salt)
+            commit = _conclude(job, document, attempt, exchange.fresh, folder, trail)
+            return Release(commit, sent, resumed, exchange.fresh, job.believed.mode, folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A release that passed every check that needs nobody else, but for the rows themselves."""
+
+    errand: Errand
+    believed: Believed
+    dataset: Dataset
+    computation: Computation
+
+    @property
+    def task(self) -> Task:
+        return self.believed.task
+
+    @property
+    def policy(self) -> Policy:
+        return self.believed.policy
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the journal knows this release by."""
+        return self.believed.task_text, self.dataset.id
+
+
+def check_locally(errand: Errand, dataset_id: str, trail: Trail) -> Job:
+    """Everything that can be refused without talking to anybody, but for the rows themselves.
+
+    Raises:
+        RatlsError: The leaf of the first check that failed.
+    """
+    believed = errand.believe()
+    trail.task, trail.mode = believed.task.digest, believed.mode
+    computation = believed.policy.computation_by_id(believed.task.computation)
+    dataset = believed.policy.dataset_by_id(dataset_id)
+    assert computation is not None  # `Task.open` refuses what the policy does not have
+    if dataset is None or dataset.id not in computation.inputs:
+        raise DatasetNotAsked(
+            "dataset", expected=" or ".join(computation.inputs), found=ascii(dataset_id)
+        )
+    own = errand.party.party_id
+    if dataset.owner != own:
+        raise DatasetNotOwned(f"dataset {dataset.id}", expected=f"owner {own}", found=dataset.owner)
+    job = Job(errand, believed, dataset, computation)
+    with trail.journal() as journal:
+        require_unreleased(journal.records, *job.names)
+        _require_uses(job, journal.records)
+    return job
+
+
+def _require_uses(job: Job, records: tuple[Record, ...]) -> None:
+    require_uses_left(
+        records,
+        job.believed.task_text,
+        study=job.task.study,
+        computation=job.computation.id,
+        uses=job.computation.uses,
+    )
+
+
+def _reserve(job: Job, fresh: FreshEvidence, trail: Trail) -> None:
+    """Bind this release to this instance, durably, before its first row."""
+    with trail.journal() as journal:
+        require_unreleased(journal.records, *job.names)
+        if require_instance(journal.records, *job.names, fresh.claims.instance) is not None:
+            return
+        _require_uses(job, journal.records)
+        reserved = Reserved(
+            task=job.believed.task_text,
+            dataset=job.dataset.id,
+            policy=digest_text(job.policy.digest),
+            study=job.task.study,
+            computation=job.computation.id,
+            instance=fresh.claims.instance.hex(),
+            mode=job.believed.mode.value,
+        )
+        journal.append(reserved, job.errand.clock())
+
+
+def _stream(
+    job: Job,
+    exchange: ClientExchange,
+    source: ParquetSource,
+    sent: Sent,
+    trail: Trail,
+) -> Attempt:
+    """Send every row; the commit to them, signed."""
+    salt, of_schema = job.errand.random(SALT_SIZE), schema_digest(job.dataset)
+    digest = RowDigest(salt, of_schema)
+    exchange.begin(source.schema)
+    for batch in source.batches():
+        digest.add(sent.batches, exchange.send(batch))
+        sent.count(batch.num_rows, batch.nbytes)
+    with trail.journal() as journal:
+        head = journal.head
+    commit = Commit(
+        task_digest=job.task.digest,
+        policy_digest=job.policy.digest,
+        instance=exchange.fresh.claims.instance,
+        nonce=exchange.fresh.claims.nonce,
+        dataset=job.dataset.id,
+        provider=job.errand.party.party_id,
+        schema_digest=of_schema,
+        rows=sent.rows,
+        batches=sent.batches,
+        salted_digest=digest.digest(),
+        journal_head=head,
+    )
+    return Attempt(commit.seal(job.errand.party.operation), salt, exchange.fresh.raw)
+
+
+def _keep(job: Job, attempt: Attempt, folder: ReleaseFolder, trail: Trail) -> None:
+    """Before the commit is sent: whatever happens next, the same commit can be sent again."""
+    folder.keep_attempt(attempt)
+    commit = Commit.open(attempt.commit, job.policy)
+    trail.record(
+        Committed(
+            task=job.believed.task_text,
+            dataset=job.dataset.id,
+            instance=commit.instance.hex(),
+            commit=digest_text(commit.digest),
+            rows=commit.rows,
+            batches=commit.batches,
+            mode=job.believed.mode.value,
+        )
+    )
+
+
+def check_acknowledgement(
+    raw: bytes, commit: Commit, attempt: Attempt, fresh: FreshEvidence
+) -> Acknowledgement:
+    """Hold the enclave's word against what was sent.
+
+    Raises:
+        ReceiptKeyUnbound: Signed by a key that the evidence does not name.
+        AcknowledgementMismatch: A field is another than it must be.
+        RatlsError: It cannot be read, or its signature does not hold.
+    """
+    acknowledgement = Acknowledgement.open(raw)
+    key = hashlib.sha256(acknowledgement.receipt_key).digest()
+    if key != fresh.claims.receipt_key_hash:
+        raise ReceiptKeyUnbound(
+            "acknowledgement", expected="the receipt key of the evidence", found="another key"
+        )
+    own: dict[str, object] = {
+        "task_digest": commit.task_digest,
+        "policy_digest": commit.policy_digest,
+        "instance": commit.instance,
+        "dataset": commit.dataset,
+        "provider": commit.provider,
+        "commit_digest": commit.digest,
+        "rows": commit.rows,
+        "batches": commit.batches,
+        "nonce": commit.nonce,
+        "evidence": attempt.evidence,
+    }
+    for name, value in own.items():
+        if getattr(acknowledgement, name) != value:
+            raise AcknowledgementMismatch(
+                f"acknowledgement: {name}", expected="what was released", found="another value"
+            )
+    return acknowledgement
+
+
+def _conclude(
+    job: Job,
+    raw: bytes,
+    attempt: Attempt,
+    fresh: FreshEvidence,
+    folder: ReleaseFolder,
+    trail: Trail,
+) -> Commit:
+    """Check the acknowledgement, store it with a signed record of why it was believed."""
+    commit = Commit.open(attempt.commit, job.policy)
+    acknowledgement = check_acknowledgement(raw, commit, attempt, fresh)
+    record = job.errand.record(job.believed, acknowledgement, fresh)
+    folder.keep_proof(raw, record)
+    trail.record(
+        Released(
+            task=job.believed.task_text,
+            dataset=job.dataset.id,
+            instance=commit.instance.hex(),
+            commit=digest_text(commit.digest),
+            acknowledgement=digest_text(acknowledgement.digest),
+            rows=commit.rows,
+            mode=job.believed.mode.value,
+        )
+    )
+    return commit

@@ -1,0 +1,63 @@
+"""Where a peer listens: `HOST:PORT` from local configuration, resolved once.
+
+    address = Address.parse("enclave.example:7443").resolve()
+
+Probe and pinned channel go to the same numeric address; what DNS says in between, or what a
+peer suggests, plays no part.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from typing import Self
+
+from ratls.errors import AddressMalformed, PeerUnreachable
+
+_FORM = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host, by name or number, and a TCP port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `HOST:PORT` or `[IPv6]:PORT`; schemes, paths and users are refused.
+
+        Raises:
+            AddressMalformed: Another form, or no such port.
+        """
+        match = _FORM.fullmatch(text)
+        if match is None or not 0 < int(match[3]) < 65536:
+            raise AddressMalformed("address", expected="HOST:PORT", found=ascii(text[:80]))
+        return cls(match[1] or match[2], int(match[3]))
+
+    def resolve(self) -> Address:
+        """The same place by number.
+
+        Raises:
+            PeerUnreachable: The name has no address.
+        """
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise PeerUnreachable(str(self), expected="a known host", found="none") from error
+        return Address(str(found[0][4][0]), self.port)
+
+    @property
+    def is_numeric(self) -> bool:
+        """Is the host an IP address, so that nothing is left to resolve?"""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

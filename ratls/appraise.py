@@ -1,0 +1,256 @@
+"""From bytes that a peer sent to something that may be relied on; every check leaves a record.
+
+    admitted = appraise_certificate(der, expectation, at=now)
+    fresh = appraise_challenge(evidence, admitted, challenge, expectation, at=now)
+
+Both run the same chain: evidence, binding, claims, then the quote up to Intel's root, then the
+policy. `AdmittedCertificate` and `FreshEvidence` exist only as results of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import InitVar, dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from policy.admission import Admission, AdmissionCheck, admit
+from policy.document import Policy
+from ratls.certificate import EnclaveCertificate, check_certificate
+from ratls.claims import ROLE_SERVER, CertificateClaims, ChallengeClaims, require_equal
+from ratls.evidence import Evidence
+from verifier.anchors import TrustAnchors
+from verifier.appraisal import Appraisal, AppraisalLog, CheckRecord, Outcome
+from verifier.collateral import Collateral
+from verifier.errors import RatlsError
+from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
+
+
+class CertificateCheck(StrEnum):
+    """Checks on a certificate before its quote is verified."""
+
+    PROFILE = "certificate-profile"
+    EVIDENCE = "certificate-evidence"
+    REPORT_DATA = "certificate-report-data"
+    CLAIMS = "certificate-claims"
+
+
+class ChallengeCheck(StrEnum):
+    """Checks on the answer to a challenge before its quote is verified."""
+
+    EVIDENCE = "challenge-evidence"
+    REPORT_DATA = "challenge-report-data"
+    CLAIMS = "challenge-claims"
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What this verifier holds: never taken from the peer."""
+
+    policy: Policy
+    collateral: Collateral
+    roots: TrustAnchors
+    enclave_name: str | None = None  # one `[[enclave]]` of the policy; None means any of them
+
+    def claims(self, context: bytes) -> dict[str, bytes]:
+        """The claims whose values follow from the policy and the roots."""
+        return {
+            "context": context,
+            "role": ROLE_SERVER,
+            "mode": self.roots.mode.value.encode(),
+            "policy-hash": self.policy.digest,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """What this verifier asked for. Sizes in bytes."""
+
+    nonce: bytes  #             32, fresh and its own
+    peer_spki_sha256: bytes  #  32, of its own channel certificate
+    task_digest: bytes  #       32, zero without a task
+
+
+_SEAL = object()
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedCertificate:
+    """A certificate whose enclave the policy admits. Says nothing about now: see FreshEvidence."""
+
+    der: bytes
+    spki: bytes
+    claims: CertificateClaims
+    verified: VerifiedQuote
+    admission: Admission
+    appraisal: Appraisal
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        _require_seal(seal, self.appraisal)
+
+    @property
+    def spki_sha256(self) -> bytes:
+        """32 bytes that name the TLS key."""
+        return hashlib.sha256(self.spki).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class FreshEvidence:
+    """Evidence made for this nonce, this party and this task, by the enclave of the certificate."""
+
+    raw: bytes
+    claims: ChallengeClaims
+    verified: VerifiedQuote
+    admission: Admission
+    appraisal: Appraisal
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        _require_seal(seal, self.appraisal)
+
+
+def _require_seal(seal: object, appraisal: Appraisal) -> None:
+    if seal is not _SEAL or any(r.outcome is not Outcome.PASSED for r in appraisal.records):
+        raise TypeError("only an appraisal that passed makes this")
+
+
+def appraise_certificate(
+    der: bytes, expectation: Expectation, *, at: datetime
+) -> AdmittedCertificate:
+    """Decide whether this certificate may be pinned.
+
+    Args:
+        der: As taken from the handshake.
+        expectation: The verifier's own policy, collateral and roots.
+        at: Moment of judgement, aware, UTC.
+
+    Raises:
+        RatlsError: The leaf of the first check that failed, with the record of all.
+    """
+    log = AppraisalLog(CertificateCheck)
+    with _to_be_followed_by(QuoteCheck, AdmissionCheck):
+        with log.check(CertificateCheck.PROFILE):
+            certificate = check_certificate(der, at)
+        with log.check(CertificateCheck.EVIDENCE):
+            evidence = Evidence.parse(certificate.evidence)
+        with log.check(CertificateCheck.REPORT_DATA):
+            evidence.require_bound()
+        with log.check(CertificateCheck.CLAIMS) as note:
+            claims = CertificateClaims.parse(evidence.claims)
+            require_equal(claims, expectation.claims(claims.CONTEXT), certificate.spki)
+            _note_unknown(note, claims)
+    verified, admission, appraisal = _appraise_quote(evidence.quote, expectation, at, log.close())
+    return AdmittedCertificate(der, certificate.spki, claims, verified, admission, appraisal, _SEAL)
+
+
+def appraise_challenge(
+    raw: bytes,
+    admitted: AdmittedCertificate,
+    challenge: Challenge,
+    expectation: Expectation,
+    *,
+    at: datetime,
+) -> FreshEvidence:
+    """Decide whether the enclave behind the pinned certificate answered this very challenge.
+
+    Key, instance and receipt key must be those of the certificate; everything else is compared
+    with the verifier's own values.
+
+    Raises:
+        RatlsError: The leaf of the first check that failed, with the record of all.
+    """
+    own = expectation.claims(ChallengeClaims.CONTEXT) | {
+        "instance": admitted.claims.instance,
+        "receipt-key-hash": admitted.claims.receipt_key_hash,
+        "peer-hash": challenge.peer_spki_sha256,
+        "task-hash": challenge.task_digest,
+        "nonce": challenge.nonce,
+    }
+    return appraise_fresh(raw, own, admitted.spki, expectation, at=at)
+
+
+def appraise_fresh(
+    raw: bytes, own: dict[str, bytes], spki: bytes, expectation: Expectation, *, at: datetime
+) -> FreshEvidence:
+    """The chain of a challenge's answer, against values that are all given.
+
+    Callers outside a connection (receipts) take them from a document whose signature and
+    meaning they have checked.
+
+    Raises:
+        RatlsError: The leaf of the first check that failed, with the record of all.
+    """
+    log = AppraisalLog(ChallengeCheck)
+    with _to_be_followed_by(QuoteCheck, AdmissionCheck):
+        with log.check(ChallengeCheck.EVIDENCE):
+            evidence = Evidence.parse(raw)
+        with log.check(ChallengeCheck.REPORT_DATA):
+            evidence.require_bound()
+        with log.check(ChallengeCheck.CLAIMS) as note:
+            claims = ChallengeClaims.parse(evidence.claims)
+            _require_all_given(own)
+            require_equal(claims, own, spki)
+            _note_unknown(note, claims)
+    verified, admission, appraisal = _appraise_quote(evidence.quote, expectation, at, log.close())
+    return FreshEvidence(raw, claims, verified, admission, appraisal, _SEAL)
+
+
+def _require_all_given(own: dict[str, bytes]) -> None:
+    # A claim left out here would pass unread: that is a bug and must not look like a verdict.
+    if own.keys() != set(ChallengeClaims.names()) - {"pubkey-hash"}:
+        raise AssertionError(f"claims left out: {sorted(own)}")
+
+
+def _note_unknown(note: object, claims: CertificateClaims) -> None:
+    if claims.unknown and callable(note):
+        note(f"ignored claims: {', '.join(ascii(name) for name in claims.unknown)}")
+
+
+def _appraise_quote(
+    quote: bytes, expectation: Expectation, at: datetime, before: Appraisal
+) -> tuple[VerifiedQuote, Admission, Appraisal]:
+    with preceded_by(before), _to_be_followed_by(AdmissionCheck):
+        verified = verify_quote(quote, expectation.collateral, roots=expectation.roots, at=at)
+    with preceded_by(before + verified.appraisal):
+        admission = admit(
+            expectation.policy, verified, at=at, enclave_name=expectation.enclave_name
+        )
+    return verified, admission, before + verified.appraisal + admission.appraisal
+
+
+@contextmanager
+def preceded_by(before: Appraisal) -> Iterator[None]:
+    """A refusal inside carries the checks that had passed before it, too."""
+    try:
+        yield
+    except RatlsError as refusal:
+        refusal.appraisal = before + (refusal.appraisal or Appraisal())
+        raise
+
+
+@contextmanager
+def _to_be_followed_by(*checks: type[StrEnum]) -> Iterator[None]:
+    """A refusal inside carries the checks that it kept from being reached, too."""
+    try:
+        yield
+    except RatlsError as refusal:
+        rest = tuple(CheckRecord(c.value, Outcome.NOT_REACHED) for kind in checks for c in kind)
+        refusal.appraisal = (refusal.appraisal or Appraisal()) + Appraisal(rest)
+        raise
+
+
+__all__ = [
+    "AdmittedCertificate",
+    "CertificateCheck",
+    "Challenge",
+    "ChallengeCheck",
+    "EnclaveCertificate",
+    "Expectation",
+    "FreshEvidence",
+    "appraise_certificate",
+    "appraise_challenge",
+    "appraise_fresh",
+]

@@ -1,0 +1,40 @@
+"""Where quotes come from: the one question that an attester answers.
+
+`ratls.evidence.make_evidence` is the only caller of `Attester.quote`: whoever could have
+other bytes quoted could have evidence made that this project never wrote.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+from ratls.errors import AttesterUnknown
+from verifier.anchors import Mode
+from verifier.errors import SimulationNotAllowed
+from verifier.modes import simulation_lock
+
+
+class Attester(Protocol):
+    """The hardware, or its simulation, that vouches for the running enclave."""
+
+    mode: Mode
+
+    def quote(self, report_data: bytes) -> bytes:
+        """A fresh quote whose report carries exactly these 64 bytes."""
+        ...
+
+
+def resolve_attester(name: str, *, allow_simulation: bool) -> Attester:
+    """The attester that `--attester` names: `simulation:FOLDER`.
+
+    Raises:
+        AttesterUnknown: Nothing by that name.
+        SimulationNotAllowed: A simulation, without `--allow-simulation`.
+        SimulationNotInstalled: A simulation, in a production installation.
+    """
+    kind, _, argument = name.partition(":")
+    if kind != "simulation" or not argument:
+        raise AttesterUnknown("--attester", expected="simulation:FOLDER", found=name)
+    if not allow_simulation:
+        raise SimulationNotAllowed("attester", expected="hardware", found=name)
+    return cast(Attester, simulation_lock().attester(argument))

@@ -1,0 +1,269 @@
+"""The enclave's certificate: how it is built, and what a pinned one must look like.
+
+A self-signed certificate has no authority: everything in it but the evidence is chosen by
+whoever made it. The profile is there because of what TLS stacks do with a pinned certificate:
+one marked CA:TRUE admits every leaf that its key signs (flight.md 0.6), a critical evidence
+extension is refused by all of them, and a name is needed to connect at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ratls.errors import (
+    CertificateIsAuthority,
+    CertificateKeyUnsuitable,
+    CertificateLongLived,
+    CertificateMalformed,
+    CertificateNameWrong,
+    CertificateNotCurrent,
+    CertificateNotSelfSigned,
+    CertificateOversized,
+    CertificateUsageWrong,
+    EvidenceAmbiguous,
+    EvidenceCritical,
+    EvidenceMissing,
+)
+from verifier import der as der_of
+
+ENCLAVE_NAME = "enclave.ratls.invalid"  # .invalid never resolves: a name to pin, not to look up
+EVIDENCE_OID = x509.ObjectIdentifier("2.23.133.5.4.9")
+MAX_CERTIFICATE = 64 * 1024
+MAX_VALIDITY = timedelta(days=7)
+VALIDITY = timedelta(days=3)
+CLOCK_SKEW = timedelta(hours=1)
+
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+
+# Formats of other producers (ra-tls.md 2.1). None is read; beside ours, one is an ambiguity.
+FOREIGN_EVIDENCE = {
+    "0.6.9.42.840.113741.1337.6": "Gramine's legacy quote",
+    "1.2.840.113741.1337.6": "a legacy quote",
+    "1.2.840.113741.1.13.1": "a quote of old Intel SDKs, or an Intel PCK certificate",
+    "1.2.840.113556.10.1.1": "an Open Enclave report",
+    "1.2.840.113556.10.1.2": "Open Enclave evidence",
+    "1.3.6.1.4.1.311.105.1": "an Open Enclave report",
+    "1.3.6.1.4.1.311.105.2": "Open Enclave evidence",
+    "1.3.6.1.4.1.62397.1.1": "a quote of dstack",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EnclaveCertificate:
+    """A certificate that may be pinned once its evidence is believed."""
+
+    der: bytes
+    spki: bytes  #      DER as carried in the certificate
+    evidence: bytes  #  content of the evidence extension, unread
+
+    @property
+    def spki_sha256(self) -> bytes:
+        """32 bytes that name the key."""
+        return hashlib.sha256(self.spki).digest()
+
+
+def check_certificate(der: bytes, at: datetime) -> EnclaveCertificate:
+    """Read a peer's certificate and hold it against the profile.
+
+    Raises:
+        EvidenceFormatError: Not one X.509 certificate.
+        EvidenceMissingError, EvidenceAmbiguousError: Not exactly one piece of evidence.
+        CertificateProfileError: It may not be pinned.
+        FreshnessError: It does not cover `at`, or covers too much.
+    """
+    certificate = _load(der)
+    evidence = _evidence(certificate)
+    spki = _key(certificate)
+    _require_self_signed(certificate)
+    _require_end_entity(certificate)
+    _require_name(certificate)
+    _require_current(certificate, at)
+    return EnclaveCertificate(der, spki, evidence)
+
+
+def _load(der: bytes) -> x509.Certificate:
+    if len(der) > MAX_CERTIFICATE:
+        raise CertificateOversized(
+            "certificate", expected=f"at most {MAX_CERTIFICATE} bytes", found=f"{len(der)}"
+        )
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        # Parsed lazily by the library: touched here so that later reads cannot fail.
+        _ = certificate.extensions, certificate.subject, certificate.signature_algorithm_oid
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except x509.DuplicateExtension as error:
+        if error.oid == EVIDENCE_OID:
+            raise EvidenceAmbiguous("certificate", expected="one", found="several") from error
+        raise _malformed(f"the extension {error.oid.dotted_string} twice") from error
+    except (ValueError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType) as error:
+        # Old mbedTLS writes an ECDSA algorithm with a NULL that strict readers refuse (5).
+        raise _malformed("something else") from error
+    return certificate
+
+
+def _malformed(found: str) -> CertificateMalformed:
+    return CertificateMalformed("certificate", expected="one X.509 certificate", found=found)
+
+
+def _evidence(certificate: x509.Certificate) -> bytes:
+    ours = [e for e in certificate.extensions if e.oid == EVIDENCE_OID]
+    foreign = [
+        FOREIGN_EVIDENCE[e.oid.dotted_string]
+        for e in certificate.extensions
+        if e.oid.dotted_string in FOREIGN_EVIDENCE
+    ]
+    if not ours:
+        # Never a fallback to a weaker format: whoever strips the evidence would choose it.
+        raise EvidenceMissing(
+            "certificate",
+            expected="the evidence extension 2.23.133.5.4.9",
+            found=", ".join(foreign) or "none",
+        )
+    if foreign:
+        raise EvidenceAmbiguous("certificate", expected="one format", found=f"also {foreign[0]}")
+    if ours[0].critical:
+        raise EvidenceCritical("evidence extension", expected="non-critical", found="critical")
+    content = ours[0].value
+    if not isinstance(content, x509.UnrecognizedExtension):
+        raise _malformed("an evidence extension that the library reads as something else")
+    return content.value
+
+
+def _key(certificate: x509.Certificate) -> bytes:
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _unsuitable("an unreadable key") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise _unsuitable("another kind of key")
+    if not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
+        raise _unsuitable(key.curve.name)
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    # The same key has other encodings (compressed point, explicit curve) with other hashes:
+    # only the canonical one, carried literally, is taken.
+    if carried_spki(certificate.tbs_certificate_bytes) != spki:
+        raise _unsuitable("another encoding of the key")
+    return spki
+
+
+def _unsuitable(found: str) -> CertificateKeyUnsuitable:
+    return CertificateKeyUnsuitable("certificate key", expected="EC P-256 or P-384", found=found)
+
+
+def carried_spki(tbs: bytes) -> bytes:
+    """The SubjectPublicKeyInfo exactly as it stands in a TBSCertificate (DER, version 3).
+
+    It follows version, serial number, signature algorithm, issuer, validity and subject.
+    """
+    return der_of.only(tbs).children()[6].raw
+
+
+def _require_self_signed(certificate: x509.Certificate) -> None:
+    try:
+        if certificate.issuer != certificate.subject:
+            raise _issued("another issuer")
+        certificate.verify_directly_issued_by(certificate)
+    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _issued("a signature that does not hold") from error
+
+
+def _issued(found: str) -> CertificateNotSelfSigned:
+    return CertificateNotSelfSigned("certificate", expected="its own signature", found=found)
+
+
+def _require_end_entity(certificate: x509.Certificate) -> None:
+    constraints = _extension(certificate, x509.BasicConstraints)
+    # Absent counts as CA: grpcio accepts a leaf signed by a pinned certificate without it.
+    if constraints is None or constraints.ca:
+        raise CertificateIsAuthority(
+            "basic constraints",
+            expected="CA:FALSE",
+            found="none" if constraints is None else "CA:TRUE",
+        )
+    usage = _extension(certificate, x509.KeyUsage)
+    if usage is None or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
+        raise CertificateUsageWrong("key usage", expected="digitalSignature", found="another")
+    purposes = _extension(certificate, x509.ExtendedKeyUsage)
+    if purposes is None or set(purposes) != {
+        ExtendedKeyUsageOID.SERVER_AUTH,
+        ExtendedKeyUsageOID.CLIENT_AUTH,
+    }:
+        raise CertificateUsageWrong(
+            "extended key usage", expected="serverAuth and clientAuth", found="another"
+        )
+
+
+def _require_name(certificate: x509.Certificate) -> None:
+    names = _extension(certificate, x509.SubjectAlternativeName)
+    if names is None or list(names) != [x509.DNSName(ENCLAVE_NAME)]:
+        raise CertificateNameWrong(
+            "subject alternative name",
+            expected=f"only {ENCLAVE_NAME}",
+            found="none" if names is None else "another",
+        )
+
+
+def _require_current(certificate: x509.Certificate, at: datetime) -> None:
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if end - start > MAX_VALIDITY:
+        raise CertificateLongLived(
+            "certificate", expected=f"at most {MAX_VALIDITY.days} days", found=str(end - start)
+        )
+    if not start <= at <= end:
+        raise CertificateNotCurrent(
+            "certificate", expected=f"validity at {at:%FT%TZ}", found=f"{start:%FT%TZ}/{end:%FT%TZ}"
+        )
+
+
+def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def build_certificate(
+    key: ec.EllipticCurvePrivateKey, evidence: bytes, instance: bytes, serial: int, at: datetime
+) -> x509.Certificate:
+    """The self-signed certificate of one start of an enclave; valid for three days."""
+    # Two pins with one subject confuse TLS stacks, so the name carries the instance.
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ratls-enclave-{instance.hex()}")])
+    usage = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "key_cert_sign",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(serial)
+        .not_valid_before(at - CLOCK_SKEW)
+        .not_valid_after(at + VALIDITY)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(digital_signature=True, **usage), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(ENCLAVE_NAME)]), critical=False)
+        .add_extension(x509.UnrecognizedExtension(EVIDENCE_OID, evidence), critical=False)
+        .sign(key, hashes.SHA256())
+    )

@@ -1,0 +1,208 @@
+"""What an enclave says about a connection, in the bytes that its quote commits to.
+
+A claims buffer is a CBOR map of text to byte strings (interoperable RA-TLS, ra-tls.md 3.3);
+the claims beyond `pubkey-hash` and `nonce` are this project's (design, section 5). Parsing
+checks names and sizes; `require_equal` holds every claim against the verifier's own value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, fields
+from typing import ClassVar, Self
+
+from ratls import cbor
+from ratls.errors import (
+    ClaimMissing,
+    ClaimOfAnotherPurpose,
+    ClaimsMalformed,
+    ContextMismatch,
+    InstanceChanged,
+    KeyUnbound,
+    ModeClaimMismatch,
+    NonceMismatch,
+    PeerHashMismatch,
+    PolicyHashMismatch,
+    ReceiptKeyUnbound,
+    RoleMismatch,
+    TaskHashMismatch,
+)
+from verifier.errors import RatlsError
+
+ROLE_SERVER = b"server"
+NONCE_SIZE = 32
+INSTANCE_SIZE = 16
+NO_TASK = bytes(32)  # `task-hash` of a bare check
+MAX_CLAIMS = 4096
+
+# Named Information hash ids (IANA); truncated variants are not among them.
+_HASHES = {1: hashlib.sha256, 7: hashlib.sha384, 8: hashlib.sha512}
+# Fixed sizes in bytes. Text-like claims are compared as a whole and need none.
+_SIZES = {
+    "policy-hash": 32,
+    "instance": INSTANCE_SIZE,
+    "receipt-key-hash": 32,
+    "nonce": NONCE_SIZE,
+    "peer-hash": 32,
+    "task-hash": 32,
+}
+
+
+def key_hash(spki: bytes, algorithm: int = 1) -> bytes:
+    """The value of `pubkey-hash`: a CBOR array of hash id and digest of the SPKI's DER."""
+    return cbor.encode([algorithm, _HASHES[algorithm](spki).digest()])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateClaims:
+    """Claims of the evidence in a certificate. Parsed, not yet compared with anything."""
+
+    CONTEXT: ClassVar[bytes] = b"ratls/1 certificate"
+
+    pubkey_hash: bytes  #       hash-entry over the SPKI
+    context: bytes  #           purpose and protocol version
+    role: bytes  #              `server` or `client`
+    mode: bytes  #              `production` or `simulation`
+    policy_hash: bytes  #       32, digest of the policy that the enclave obeys
+    instance: bytes  #          16, of this start
+    receipt_key_hash: bytes  #  32, SHA-256 of the SPKI of the key that signs receipts
+    unknown: tuple[str, ...] = ()  # names of further claims: ignored, but shown
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The required claims, in the order in which they are compared."""
+        return tuple(f.name.replace("_", "-") for f in fields(cls) if f.name != "unknown")
+
+    def __post_init__(self) -> None:
+        for name, size in _SIZES.items():
+            if name in self.names() and len(self.as_map()[name]) != size:
+                raise ClaimsMalformed(
+                    f"claim {name}", expected=f"{size} bytes", found=str(len(self.as_map()[name]))
+                )
+
+    def as_map(self) -> dict[str, bytes]:
+        """Claim name to value."""
+        return {name: getattr(self, name.replace("-", "_")) for name in self.names()}
+
+    def encode(self) -> bytes:
+        """The claims buffer: deterministic CBOR."""
+        return cbor.encode(dict(self.as_map()))
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Read a claims buffer, keys in any order.
+
+        Raises:
+            ClaimsMalformed: Not the strict form, a wrong size, or no `pubkey-hash`.
+            ClaimMissing: A claim that this purpose demands is not there.
+            ClaimOfAnotherPurpose: A certificate's evidence carries a challenge's claims.
+        """
+        found = parse_claim_map(raw)
+        for name in cls.names():
+            if name not in found:
+                raise ClaimMissing("claims", expected=f"the claim {name}", found="none")
+        others = sorted(found.keys() - set(cls.names()))
+        # Otherwise evidence made for one challenge could be worn as a certificate for days.
+        if foreign := [name for name in others if name in ChallengeClaims.names()]:
+            raise ClaimOfAnotherPurpose("claims", expected=str(cls.names()), found=str(foreign))
+        known = {name.replace("-", "_"): found[name] for name in cls.names()}
+        return cls(**known, unknown=tuple(others))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChallengeClaims(CertificateClaims):
+    """Claims of the evidence that answers a challenge."""
+
+    CONTEXT: ClassVar[bytes] = b"ratls/1 challenge"
+
+    peer_hash: bytes  #  32, SHA-256 of the SPKI of the authenticated peer's channel certificate
+    task_hash: bytes  #  32, digest of a task that the enclave has verified; zero without one
+    nonce: bytes  #      32, from the verifier
+
+
+def parse_claim_map(raw: bytes) -> dict[str, bytes]:
+    """Any interoperable claims buffer: text to byte strings, with a valid `pubkey-hash`.
+
+    Raises:
+        ClaimsMalformed: Not the strict form, or `pubkey-hash` is missing or no hash-entry.
+    """
+    try:
+        if len(raw) > MAX_CLAIMS:
+            raise cbor.NotStrict(f"{len(raw)} bytes, more than {MAX_CLAIMS}")
+        found = cbor.decode(raw)
+        if not isinstance(found, dict):
+            raise cbor.NotStrict("not a map")
+        claims = {name: value for name, value in found.items() if isinstance(value, bytes)}
+        if len(claims) != len(found):
+            raise cbor.NotStrict("a value is not a byte string")
+        # Verifiers that compare the key only *when* the claim is there accept its absence.
+        if "pubkey-hash" not in claims:
+            raise cbor.NotStrict("pubkey-hash is missing")
+        _check_hash_entry(claims["pubkey-hash"])
+    except cbor.NotStrict as error:
+        raise ClaimsMalformed("claims", expected="strict CBOR claims", found=str(error)) from error
+    return claims
+
+
+def _check_hash_entry(raw: bytes) -> None:
+    entry = cbor.decode(raw)
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise cbor.NotStrict("pubkey-hash is not an array of two")
+    algorithm, digest = entry
+    if not isinstance(algorithm, int) or algorithm not in _HASHES:
+        raise cbor.NotStrict("pubkey-hash names an unknown hash")
+    if not isinstance(digest, bytes) or len(digest) != _HASHES[algorithm]().digest_size:
+        raise cbor.NotStrict("pubkey-hash has a digest of another size")
+
+
+def require_key(claim: bytes, spki: bytes) -> None:
+    """`pubkey-hash` must name exactly this key, under the hash that it chose of the three.
+
+    Raises:
+        KeyUnbound: It names another key.
+    """
+    entry = cbor.decode(claim)
+    algorithm = entry[0] if isinstance(entry, list) and isinstance(entry[0], int) else 1
+    if not hmac.compare_digest(claim, key_hash(spki, algorithm)):
+        raise KeyUnbound(
+            "claim pubkey-hash", expected="the key of this connection", found="another key"
+        )
+
+
+# Comparison runs in the order of the fields. The nonce comes last: evidence of another party
+# or task is a relay, and only what is otherwise ours and old is a replay.
+_MISMATCHES: dict[str, type[RatlsError]] = {
+    "context": ContextMismatch,
+    "role": RoleMismatch,
+    "mode": ModeClaimMismatch,
+    "policy-hash": PolicyHashMismatch,
+    "instance": InstanceChanged,
+    "receipt-key-hash": ReceiptKeyUnbound,
+    "peer-hash": PeerHashMismatch,
+    "task-hash": TaskHashMismatch,
+    "nonce": NonceMismatch,
+}
+
+
+def require_equal(found: CertificateClaims, own: dict[str, bytes], spki: bytes) -> None:
+    """Hold every claim but the key's against the verifier's own value, then the key.
+
+    `own` maps claim names to values and names every claim that this verifier can know.
+
+    Raises:
+        BindingError, PolicyConflictError, ModeMismatchError, FreshnessError: The leaf of the
+            first claim that differs.
+    """
+    require_key(found.pubkey_hash, spki)
+    values = found.as_map()
+    for name, leaf in _MISMATCHES.items():
+        if name in own and not hmac.compare_digest(values[name], own[name]):
+            raise leaf(f"claim {name}", expected=_shown(name, own), found=_shown(name, values))
+
+
+def _shown(name: str, values: dict[str, bytes]) -> str:
+    """A claim for a message: readable ones as text, digests in hex, the nonce never."""
+    if name == "nonce":
+        return "32 bytes, not shown"
+    return values[name].hex() if name in _SIZES else ascii(values[name][:40])

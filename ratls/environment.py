@@ -1,0 +1,31 @@
+"""What a process must settle before its first TLS connection.
+
+    prepare_process()   # first thing in a command; pinned clients call it too
+
+gRPC takes TLS versions and tracing from the environment and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ratls.errors import EnvironmentUnsafe
+
+# With an EC certificate this leaves TLS 1.3 only, at both ends (flight.md 0.30): the one cipher
+# allowed for TLS 1.2 needs an RSA certificate, and TLS 1.3 has its ciphers in another list.
+_TLS13_ONLY = ("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
+# Each writes session keys, or what is sent, to a file or to stderr.
+_LEAKING = ("SSLKEYLOGFILE", "GRPC_TRACE", "GRPC_VERBOSITY")
+
+
+def prepare_process() -> None:
+    """Refuse an environment that logs traffic, and leave gRPC nothing but TLS 1.3.
+
+    Raises:
+        EnvironmentUnsafe: A variable is set that would leak keys or rows.
+    """
+    for name in _LEAKING:
+        if name in os.environ:
+            raise EnvironmentUnsafe("environment", expected=f"no {name}", found="it is set")
+    name, value = _TLS13_ONLY
+    os.environ[name] = value

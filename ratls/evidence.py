@@ -1,0 +1,99 @@
+"""Evidence: a quote, and the claims that it commits to.
+
+    evidence = make_evidence(attester, claims)   # on the enclave's side
+    Evidence.parse(evidence).require_bound()     # on the verifier's side
+
+Wire form (interoperable RA-TLS, ra-tls.md 3.2): CBOR tag 60000 over an array of two byte
+strings, quote and claims buffer. The quote's 64 bytes of report data are SHA-256 of the
+claims buffer as transported, then 32 zero bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Self
+
+from ratls import cbor
+from ratls.attester import Attester
+from ratls.claims import CertificateClaims
+from ratls.errors import AttesterMixedUp, EvidenceMalformed, ReportDataUnbound
+from verifier.quote import Quote
+
+TAG_QUOTE = 60000  # the only tag that a remote verifier accepts; 60001 and 60002 are local reports
+MAX_EVIDENCE = 8192  # what the other implementations of this format read
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Quote and claims, taken apart. Parsed, not yet believed."""
+
+    quote: bytes
+    claims: bytes
+
+    def encode(self) -> bytes:
+        """The wire form."""
+        return cbor.encode(cbor.Tagged(TAG_QUOTE, [self.quote, self.claims]))
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Read exactly one piece of evidence.
+
+        Raises:
+            EvidenceMalformed: Another tag, another shape, another size, bytes left over.
+        """
+        try:
+            if len(raw) > MAX_EVIDENCE:
+                raise cbor.NotStrict(f"{len(raw)} bytes, more than {MAX_EVIDENCE}")
+            item = cbor.decode(raw)
+        except cbor.NotStrict as error:
+            raise _malformed(str(error)) from error
+        if not isinstance(item, cbor.Tagged) or item.tag != TAG_QUOTE:
+            raise _malformed("another tag, or none")
+        match item.value:
+            case [bytes() as quote, bytes() as claims]:
+                return cls(quote, claims)
+        raise _malformed("no array of two byte strings")
+
+    def require_bound(self) -> None:
+        """The quote must have been made over exactly these claims.
+
+        Raises:
+            QuoteFormatError: The quote cannot be read.
+            ReportDataUnbound: It was made over something else.
+        """
+        found = Quote.parse(self.quote).report.report_data
+        # All 64 bytes: an upper half left unchecked would be room for a second meaning.
+        if not hmac.compare_digest(found, report_data(self.claims)):
+            raise ReportDataUnbound(
+                "report data of the quote",
+                expected=report_data(self.claims).hex(),
+                found=found.hex(),
+            )
+
+
+def _malformed(found: str) -> EvidenceMalformed:
+    return EvidenceMalformed("evidence", expected="tag 60000 [quote, claims]", found=found)
+
+
+def report_data(claims: bytes) -> bytes:
+    """The 64 bytes that commit to a claims buffer."""
+    return hashlib.sha256(claims).digest() + bytes(32)
+
+
+def make_evidence(attester: Attester, claims: CertificateClaims) -> bytes:
+    """Have the claims quoted. The only place in the project that asks an attester for a quote.
+
+    Raises:
+        AttesterMixedUp: The quote that came back is over other bytes.
+    """
+    buffer = claims.encode()
+    wanted = report_data(buffer)
+    quote = attester.quote(wanted)
+    # Some attesters are one file per process: two callers at once get each other's quotes.
+    if Quote.parse(quote).report.report_data != wanted:
+        raise AttesterMixedUp(
+            "attester", expected="a quote over what was asked", found="a quote over other bytes"
+        )
+    return Evidence(quote, buffer).encode()

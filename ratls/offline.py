@@ -1,0 +1,141 @@
+"""Receipts and acknowledgements, judged without the enclave, years later.
+
+    receipt = verify_document(raw, expectation, at=instant)
+    receipt, record = verify_with_record(raw, record, policy, roots)
+
+The document's signature leads to the receipt key inside it, the evidence inside it vouches for
+that key, and the quote leads to the root: the same checks as on the day, at an instant that
+the caller names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from policy import envelope as dsse
+from policy.acknowledgement import Acknowledgement
+from policy.document import Policy
+from policy.errors import PartyNotListed
+from policy.receipt import Receipt
+from policy.record import Record
+from policy.statement import require_policy
+from ratls.appraise import Expectation, FreshEvidence, appraise_fresh, preceded_by
+from ratls.claims import ChallengeClaims
+from ratls.errors import ModeClaimMismatch, ReceiptOutsidePolicy
+from verifier.anchors import TrustAnchors
+from verifier.appraisal import Appraisal, AppraisalLog
+from verifier.collateral import Collateral
+
+
+class DocumentCheck(StrEnum):
+    """Checks on the document before its evidence is looked at."""
+
+    SIGNATURE = "document-signature"
+    POLICY = "document-policy"
+    PARTY = "document-party"
+    MODE = "document-mode"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedDocument:
+    """A document of an enclave that the policy admits, and everything that was checked."""
+
+    document: Receipt | Acknowledgement
+    evidence: FreshEvidence
+    appraisal: Appraisal
+
+
+def verify_document(raw: bytes, expectation: Expectation, *, at: datetime) -> VerifiedDocument:
+    """Decide whether the agreed enclave signed this receipt or acknowledgement.
+
+    Args:
+        raw: The envelope as it was received.
+        expectation: Policy, collateral and roots of whoever asks.
+        at: Moment of judgement; everything must have been valid then.
+
+    Raises:
+        RatlsError: The leaf of the first check that failed, with the record of all.
+    """
+    log = AppraisalLog(DocumentCheck)
+    with log.check(DocumentCheck.SIGNATURE):
+        document = _open(raw)
+    with log.check(DocumentCheck.POLICY):
+        require_policy(document.noun, document.policy_digest, expectation.policy)
+    with log.check(DocumentCheck.PARTY):
+        peer = _party_key(document, expectation.policy)
+    with log.check(DocumentCheck.MODE):
+        if isinstance(document, Receipt):
+            _require_mode(document.mode, expectation.roots)
+    before = log.close()
+    own = expectation.claims(ChallengeClaims.CONTEXT) | {
+        "instance": document.instance,
+        "receipt-key-hash": hashlib.sha256(document.receipt_key).digest(),
+        "peer-hash": peer,
+        "task-hash": document.task_digest,
+        "nonce": document.nonce,
+    }
+    with preceded_by(before):
+        evidence = appraise_fresh(document.evidence, own, document.tls_spki, expectation, at=at)
+    return VerifiedDocument(document, evidence, before + evidence.appraisal)
+
+
+def verify_with_record(
+    raw: bytes, record: bytes, policy: Policy, roots: TrustAnchors
+) -> tuple[VerifiedDocument, Record]:
+    """Judge a document at the instant, and with the collateral, that its holder recorded.
+
+    The instant is the word of the holder's clock, under its signature: say so to whoever asks.
+
+    Raises:
+        RatlsError: The record is not about this document, not signed by a party of the policy,
+            or what `verify_document` says.
+    """
+    seen = Record.open(record, policy)
+    _require_mode(seen.mode, roots)
+    expectation = Expectation(policy, Collateral.parse(seen.collateral), roots)
+    verified = verify_document(raw, expectation, at=seen.at)
+    seen.require_document(verified.document.digest)
+    return verified, seen
+
+
+def _open(raw: bytes) -> Receipt | Acknowledgement:
+    kind = dsse.Envelope.parse(raw).payload_type
+    return Acknowledgement.open(raw) if kind == dsse.ACKNOWLEDGEMENT else Receipt.open(raw)
+
+
+def _party_key(document: Receipt | Acknowledgement, policy: Policy) -> bytes:
+    """SHA-256 of the channel key of the party to whom the document was given."""
+    name = document.recipient if isinstance(document, Receipt) else document.provider
+    party = policy.party_by_id(name)
+    if party is None:
+        raise PartyNotListed(document.noun, expected="a party of the policy", found=name)
+    if isinstance(document, Receipt):
+        _require_computation(document, policy)
+    else:
+        dataset = policy.dataset_by_id(document.dataset)
+        if dataset is None or dataset.owner != name:
+            raise _outside(document.noun, f"{name} as owner of {document.dataset}")
+    return party.channel_certificate.spki_sha256
+
+
+def _require_computation(receipt: Receipt, policy: Policy) -> None:
+    agreed = policy.computation_by_id(receipt.computation)
+    if (
+        agreed is None
+        or agreed.run != receipt.run
+        or receipt.recipient not in agreed.recipients
+        or tuple(i.dataset for i in receipt.inputs) != agreed.inputs
+    ):
+        raise _outside("receipt", f"{receipt.computation} for {receipt.recipient}")
+
+
+def _outside(noun: str, found: str) -> ReceiptOutsidePolicy:
+    return ReceiptOutsidePolicy(noun, expected="what the policy lists", found=found)
+
+
+def _require_mode(mode: str, roots: TrustAnchors) -> None:
+    if mode != roots.mode.value:
+        raise ModeClaimMismatch("mode", expected=roots.mode.value, found=mode)

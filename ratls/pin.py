@@ -1,0 +1,78 @@
+"""The only place where a Flight client is made: to one address, for one verified certificate.
+
+    with pinned_client(address, admitted, channel) as client:
+        ...
+
+Left to itself a Flight client fails open in three ways (flight.md 0.7): without roots it
+believes the system's, with verification disabled it ignores the pin, and under the scheme
+`grpc://` it ignores the pin and talks plaintext. None of the three can be asked for here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow.flight as flight
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ratls.address import Address
+from ratls.appraise import AdmittedCertificate
+from ratls.certificate import ENCLAVE_NAME
+from ratls.environment import prepare_process
+from ratls.errors import PinUnusable
+
+_OPTIONS = [
+    # Else `https_proxy` and `grpc_proxy` would choose where the connection goes.
+    ("grpc.enable_http_proxy", 0),
+    # A retry would replay a stream's first messages to whoever answers next.
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    # A link that is dead but open is noticed.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelIdentity:
+    """How a party shows itself to enclaves: the certificate that the policy lists for it."""
+
+    cert_pem: bytes
+    key_pem: bytes = field(repr=False)
+    spki_sha256: bytes  # 32, of the certificate's key
+
+
+def pinned_client(
+    address: Address, admitted: AdmittedCertificate, channel: ChannelIdentity
+) -> flight.FlightClient:
+    """A client that talks to the holder of exactly this certificate and to nobody else.
+
+    It does not connect yet. gRPC reconnects silently between calls, always under this pin.
+
+    Raises:
+        PinUnusable: The address is not numeric, or the pin is not exactly one certificate.
+        EnvironmentUnsafe: The environment would log keys or traffic.
+    """
+    prepare_process()  # gRPC reads its environment with the first TLS connection
+    if not address.is_numeric:
+        raise PinUnusable(str(address), expected="the very address that was probed", found="a name")
+    return flight.FlightClient(
+        f"grpc+tls://{address}",
+        tls_root_certs=_pin(admitted),
+        cert_chain=channel.cert_pem,
+        private_key=channel.key_pem,
+        override_hostname=ENCLAVE_NAME,
+        generic_options=_OPTIONS,
+    )
+
+
+def _pin(admitted: AdmittedCertificate) -> bytes:
+    """Exactly one PEM block, written from the DER that was verified."""
+    if not isinstance(admitted, AdmittedCertificate):
+        raise PinUnusable("pin", expected="an admitted certificate", found="something else")
+    pem = x509.load_der_x509_certificate(admitted.der).public_bytes(Encoding.PEM)
+    # None and b"" would mean "any root of this system"; two blocks, two anchors.
+    if len(x509.load_pem_x509_certificates(pem)) != 1:
+        raise PinUnusable("pin", expected="one certificate", found="another number")
+    return pem

@@ -1,0 +1,609 @@
+"""Attested streams over Arrow Flight: one DoExchange in which the enclave first proves itself.
+
+    with open_exchange(Kind.RELEASE, address, admitted, identity, task=..., ...) as exchange:
+        exchange.fresh                 # appraised already: rows may follow on this very RPC
+        exchange.begin(schema)
+        exchange.send(batch)
+        acknowledgement = exchange.commit(envelope, salt)
+
+gRPC reconnects silently between RPCs and never within one, so the challenge and the rows share
+an RPC. Every message but batches is app_metadata: one strict CBOR map with text keys. This
+module is both sides of the framing; what documents and rows mean is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.flight as flight
+
+from ratls import cbor
+from ratls.address import Address
+from ratls.appraise import (
+    AdmittedCertificate,
+    Challenge,
+    Expectation,
+    FreshEvidence,
+    appraise_challenge,
+)
+from ratls.claims import NONCE_SIZE
+from ratls.errors import (
+    AnswerMissing,
+    CallFailed,
+    DeadlineExceeded,
+    MessageOversized,
+    MessageUnexpected,
+    PeerRefused,
+    SequenceBroken,
+    StreamOversized,
+    StreamTruncated,
+)
+from ratls.pin import ChannelIdentity, pinned_client
+from verifier.errors import Exit, RatlsError
+
+MEBIBYTE = 1 << 20
+MAX_MESSAGE = 256 * 1024  # any message but a result
+MAX_RESULT = 64 * MEBIBYTE
+SALT_SIZE = 32
+
+
+class Kind(Enum):
+    """What an exchange is for; its descriptor's command."""
+
+    RELEASE = b"ratls/1 release"
+    COLLECT = b"ratls/1 collect"
+    ATTEST = b"ratls/1 attest"
+
+    @classmethod
+    def of(cls, descriptor: Any) -> Kind:
+        """Read a Flight descriptor.
+
+        Raises:
+            MessageUnexpected: A path, or another command.
+        """
+        try:
+            if descriptor.descriptor_type == flight.DescriptorType.CMD:
+                return cls(bytes(descriptor.command))
+        except ValueError:
+            pass  # not one of ours: refused below, like a path
+        raise MessageUnexpected("descriptor", expected="a ratls/1 command", found="another")
+
+
+# Messages: name, and exactly the members that each has.
+
+_SHAPES: dict[str, dict[str, type]] = {
+    "hello": {"nonce": bytes, "task": bytes, "dataset": str},
+    "evidence": {"evidence": bytes},
+    "resume": {"commit": bytes},
+    "absent": {},
+    "batch": {"seq": int},
+    "commit": {"commit": bytes, "salt": bytes},
+    "acknowledgement": {"document": bytes},
+    "result": {"receipt": bytes, "ciphertext": bytes},
+    "pending": {"missing": list},
+    "denied": {"code": str},
+}
+_SIZES = {"nonce": NONCE_SIZE, "salt": SALT_SIZE}
+
+
+def write_message(name: str, **members: cbor.Value) -> bytes:
+    """One message as it travels.
+
+    Raises:
+        MessageOversized: Larger than its receiver would take.
+    """
+    raw = cbor.encode({"type": name, **members})
+    _require_size(len(raw), name)
+    return raw
+
+
+def read_message(raw: bytes, *due: str) -> tuple[str, dict[str, Any]]:
+    """Name and members of a message that is one of those due.
+
+    Raises:
+        MessageOversized: Larger than any message that is due.
+        MessageUnexpected: Malformed, another message, other members.
+    """
+    _require_size(len(raw), "result" if "result" in due else due[0])
+    try:
+        members = cbor.decode(raw)
+    except cbor.NotStrict as error:
+        raise _unexpected(due, str(error)) from error
+    if not isinstance(members, dict):
+        raise _unexpected(due, "no map")
+    name = members.pop("type", None)
+    if not isinstance(name, str) or name not in due:
+        raise _unexpected(due, f"{name:.32}" if isinstance(name, str) else "no type")
+    shape = _SHAPES[name]
+    if members.keys() != shape.keys():
+        raise _unexpected(due, f"{name} with other members")
+    for member, kind in shape.items():
+        value = members[member]
+        if type(value) is not kind or len_of(value) != _SIZES.get(member, len_of(value)):
+            raise _unexpected(due, f"{name} with a wrong {member}")
+    return name, members
+
+
+def len_of(value: object) -> int:
+    """Length of a string of bytes; 0 for what has none that matters."""
+    return len(value) if isinstance(value, bytes) else 0
+
+
+def _require_size(size: int, name: str) -> None:
+    cap = MAX_RESULT if name == "result" else MAX_MESSAGE
+    if size > cap:
+        raise MessageOversized(f"message {name}", expected=f"at most {cap} bytes", found=str(size))
+
+
+def _unexpected(due: tuple[str, ...], found: str) -> MessageUnexpected:
+    return MessageUnexpected("message", expected=" or ".join(due), found=ascii(found))
+
+
+class RowDigest:
+    """Digest of the rows of one release, in their order, salted so that nobody can guess them.
+
+    SHA-256 over salt (32), schema digest (32), then for each batch its number and its number of
+    rows (u64 big-endian each) and the bytes of its Arrow IPC message.
+    """
+
+    def __init__(self, salt: bytes, schema_digest: bytes) -> None:
+        if len(salt) != SALT_SIZE or len(schema_digest) != 32:
+            raise ValueError("salt and schema digest are 32 bytes each")
+        self._hash = hashlib.sha256(salt + schema_digest)
+
+    def add(self, seq: int, batch: pa.RecordBatch) -> None:
+        """Take in the next batch."""
+        self._hash.update(seq.to_bytes(8, "big") + batch.num_rows.to_bytes(8, "big"))
+        self._hash.update(batch.serialize())
+
+    def digest(self) -> bytes:
+        """32 bytes."""
+        return self._hash.digest()
+
+
+def without_metadata(schema: pa.Schema) -> pa.Schema:
+    """The schema alone: metadata travels even with no rows, and may hold anything."""
+    return pa.schema([field.remove_metadata() for field in schema])
+
+
+# The client: a provider that releases, a recipient that collects, anybody who asks.
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A result and its receipt, both as received."""
+
+    receipt: bytes
+    ciphertext: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Nothing yet: these datasets are not there."""
+
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The computation or its release was denied; why, as a code."""
+
+    code: str
+
+
+@contextmanager
+def open_exchange(
+    kind: Kind,
+    address: Address,
+    admitted: AdmittedCertificate,
+    identity: ChannelIdentity,
+    *,
+    task: bytes,
+    task_digest: bytes,
+    dataset: str,
+    expectation: Expectation,
+    clock: Callable[[], datetime],
+    timeout: float,
+    random: Callable[[int], bytes] = os.urandom,
+) -> Iterator[ClientExchange]:
+    """Connect under the pin, challenge the enclave, and hand over the stream only if it passes.
+
+    Args:
+        kind: What for.
+        address: The numeric address that was probed.
+        admitted: What the probe showed, appraised.
+        identity: Own certificate and key, as the policy lists them.
+        task: Signed task, as its envelope; empty for a bare check.
+        task_digest: 32 bytes, own digest of it; `claims.NO_TASK` for a bare check.
+        dataset: Name of what will be released; empty otherwise.
+        expectation: Own policy, collateral and roots.
+        clock: Now, aware, UTC.
+        timeout: Seconds for the whole exchange: every read and write ends by then.
+        random: Source of the nonce.
+
+    Raises:
+        TransportError: The peer is unreachable, late, silent or refuses.
+        RatlsError: What the appraisal of its answer says.
+    """
+    challenge = Challenge(random(NONCE_SIZE), identity.spki_sha256, task_digest)
+    hello = write_message("hello", nonce=challenge.nonce, task=task, dataset=dataset)
+    with pinned_client(address, admitted, identity) as client:
+        with _flight_errors_translated():
+            writer, reader = client.do_exchange(
+                flight.FlightDescriptor.for_command(kind.value),
+                flight.FlightCallOptions(timeout=timeout),
+            )
+        wire = _ClientWire(writer, reader)
+        try:
+            wire.say(hello)
+            _, answer = wire.hear("evidence")
+            fresh = appraise_challenge(
+                answer["evidence"], admitted, challenge, expectation, at=clock()
+            )
+            yield ClientExchange(wire, fresh)
+            wire.finish()
+        finally:
+            wire.close()
+
+
+class ClientExchange:
+    """An exchange whose enclave has proved itself. Made by `open_exchange`."""
+
+    def __init__(self, wire: _ClientWire, fresh: FreshEvidence) -> None:
+        self._wire = wire
+        self._schema: pa.Schema | None = None
+        self._seq = 0
+        self.fresh = fresh
+
+    def resume(self, commit: bytes) -> bytes | None:
+        """Ask for the acknowledgement of a commit sent before; None if it never arrived.
+
+        Comes before `begin`.
+        """
+        self._wire.say(write_message("resume", commit=commit))
+        name, answer = self._wire.hear("acknowledgement", "absent")
+        return answer["document"] if name == "acknowledgement" else None
+
+    def begin(self, schema: pa.Schema) -> None:
+        """Announce the columns; metadata of schema and fields stays here."""
+        self._schema = without_metadata(schema)
+        self._wire.begin(self._schema)
+
+    def send(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Send the next rows and return them as they were sent, which is what digests cover.
+
+        Raises:
+            TransportError: Also when the enclave refuses in the middle of an upload.
+        """
+        if self._schema is None:
+            raise AssertionError("begin comes first")
+        batch = pa.RecordBatch.from_arrays(batch.columns, schema=self._schema)
+        self._wire.send(batch, write_message("batch", seq=self._seq))
+        self._seq += 1
+        return batch
+
+    def commit(self, envelope: bytes, salt: bytes) -> bytes:
+        """End the release. The signed acknowledgement, unread; without one, nothing counts."""
+        self._wire.say(write_message("commit", commit=envelope, salt=salt))
+        _, answer = self._wire.hear("acknowledgement")
+        return bytes(answer["document"])
+
+    def collect(self) -> Result | Pending | Denied:
+        """What has become of the task."""
+        name, answer = self._wire.hear("result", "pending", "denied")
+        if name == "result":
+            return Result(answer["receipt"], answer["ciphertext"])
+        if name == "denied":
+            return Denied(_slug(answer["code"]))
+        return Pending(tuple(_slug(item) for item in answer["missing"]))
+
+
+class _ClientWire:
+    """Reads and writes of one RPC, with Flight's errors translated."""
+
+    def __init__(self, writer: Any, reader: Any) -> None:
+        self._writer, self._reader = writer, reader
+        self._finished = False
+
+    def say(self, message: bytes) -> None:
+        with self._writing():
+            self._writer.write_metadata(message)
+
+    def begin(self, schema: pa.Schema) -> None:
+        with self._writing():
+            self._writer.begin(schema)
+
+    def send(self, batch: pa.RecordBatch, message: bytes) -> None:
+        with self._writing():
+            self._writer.write_with_metadata(batch, message)
+
+    def hear(self, *due: str) -> tuple[str, dict[str, Any]]:
+        with _flight_errors_translated():
+            try:
+                chunk = self._reader.read_chunk()
+            except StopIteration as end:
+                # A server that died or returned early ends a stream without any error.
+                raise AnswerMissing("stream", expected=" or ".join(due), found="its end") from end
+        if chunk.data is not None or chunk.app_metadata is None:
+            raise _unexpected(due, "rows")
+        return read_message(bytes(chunk.app_metadata), *due)
+
+    def finish(self) -> None:
+        """Say that nothing follows, and hear the same."""
+        with self._writing():
+            self._writer.done_writing()
+        with _flight_errors_translated():
+            try:
+                self._reader.read_chunk()
+            except StopIteration:
+                self._writer.close()
+                self._finished = True
+                return
+        raise MessageUnexpected("stream", expected="its end", found="another message")
+
+    def close(self) -> None:
+        if self._finished:
+            return
+        # An exchange given up is cancelled: merely closed, it would look complete to the server,
+        # and closing would wait for the server's last word.
+        self._reader.cancel()
+        # The refusal on its way up says more than this echo of it.
+        with suppress(flight.FlightError, pa.ArrowException, OSError):
+            self._writer.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A failed write hides why the server gave up; its last word, if any, tells."""
+        with _flight_errors_translated():
+            try:
+                yield
+            except (pa.ArrowException, OSError) as error:
+                if not isinstance(error, flight.FlightError):
+                    self._raise_last_word()
+                raise
+
+    def _raise_last_word(self) -> None:
+        try:
+            while True:
+                self._reader.read_chunk()
+        except StopIteration:
+            return
+
+
+@contextmanager
+def _flight_errors_translated() -> Iterator[None]:
+    """Flight's exceptions, some of them not FlightErrors, become ours. Their text is not shown:
+    part of it is the peer's."""
+    try:
+        yield
+    except flight.FlightTimedOutError as error:
+        raise DeadlineExceeded("call", expected="an end in time", found="none") from error
+    except flight.FlightError as error:
+        _raise_peer_refusal(error)
+        raise CallFailed("call", expected="an answer", found=type(error).__name__) from error
+    except (pa.ArrowException, OSError) as error:
+        raise CallFailed("call", expected="an answer", found=type(error).__name__) from error
+
+
+_SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+
+
+def _slug(text: object) -> str:
+    """A name that the peer chose, harmless to print."""
+    return text if isinstance(text, str) and _SLUG.fullmatch(text) else "unreadable"
+
+
+def _raise_peer_refusal(error: Any) -> None:
+    try:
+        told = json.loads(bytes(error.extra_info or b"")[:1024])
+        code, number = _slug(told["code"]), _slug(told["id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return  # no refusal in our form: the connection's own failure
+    raise PeerRefused(peer_code=code, correlation_id=number) from error
+
+
+# The server's side, for one call of do_exchange.
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """How every exchange opens. Nothing in it is believed yet."""
+
+    nonce: bytes  # 32
+    task: bytes
+    dataset: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What a receiver holds at most; checked on every batch before it is used."""
+
+    rows: int
+    bytes: int
+    batch_rows: int = 16 * MEBIBYTE
+    batch_bytes: int = 64 * MEBIBYTE
+
+
+@dataclass(frozen=True, slots=True)
+class CommitMessage:
+    """The end of a release: signed commit, unread, and the salt of its digest."""
+
+    envelope: bytes
+    salt: bytes  # 32
+
+
+class ServerExchange:
+    """The enclave's end of one DoExchange; methods are called in the order of the protocol."""
+
+    def __init__(self, reader: Any, writer: Any, context: Any) -> None:
+        self._reader, self._writer, self._context = reader, writer, context
+        self._ahead: Any = None  # a chunk that was looked at and not yet used
+        self._committed: CommitMessage | None = None
+
+    def hello(self) -> Hello:
+        """The opening message.
+
+        Raises:
+            StreamIntegrityError, ResourceLimitError: It is not one.
+        """
+        _, members = self._message("hello")
+        return Hello(**members)
+
+    def send_evidence(self, evidence: bytes) -> None:
+        """Answer the challenge."""
+        self._say("evidence", evidence=evidence)
+
+    def resume_request(self) -> bytes | None:
+        """The commit that the client asks about, or None when it goes on with rows."""
+        chunk = self._peek()
+        if chunk.data is not None:
+            return None
+        name, members = read_message(_metadata(chunk), "resume", "commit")
+        if name == "commit":
+            return None
+        self._ahead = None
+        return bytes(members["commit"])
+
+    def schema(self) -> pa.Schema:
+        """The columns that were announced. Waits for the first rows.
+
+        Raises:
+            MessageUnexpected: A commit without any rows.
+        """
+        if self._peek().data is None:
+            raise MessageUnexpected("stream", expected="rows", found="a message without rows")
+        return self._reader.schema
+
+    def batches(self, caps: Caps) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The rows, in order, until the client's commit; `committed` holds that afterwards.
+
+        Raises:
+            SequenceBroken: A batch is missing, doubled or out of order.
+            StreamTruncated: The stream ended without a commit, which is how a dead client looks.
+            ResourceLimitError: More than the caps.
+        """
+        rows = size = seq = 0
+        while True:
+            chunk = self._next()
+            if chunk.data is None:
+                _, members = read_message(_metadata(chunk), "commit")
+                self._committed = CommitMessage(members["commit"], members["salt"])
+                return
+            _, members = read_message(_metadata(chunk), "batch")
+            if members["seq"] != seq:
+                raise SequenceBroken("batch", expected=f"number {seq}", found=str(members["seq"]))
+            _require_batch(chunk.data, caps)
+            rows, size = rows + chunk.data.num_rows, size + chunk.data.nbytes
+            if rows > caps.rows or size > caps.bytes:
+                raise StreamOversized(
+                    "stream", expected=f"at most {caps.rows} rows, {caps.bytes} bytes", found="more"
+                )
+            yield seq, chunk.data
+            seq += 1
+
+    @property
+    def committed(self) -> CommitMessage:
+        """The commit that ended `batches`.
+
+        Raises:
+            StreamTruncated: There was none.
+        """
+        if self._committed is None:
+            raise _truncated("none")
+        return self._committed
+
+    def acknowledge(self, document: bytes) -> None:
+        """Answer a commit, or a resume whose commit is known."""
+        self._say("acknowledgement", document=document)
+
+    def absent(self) -> None:
+        """Answer a resume whose commit never arrived."""
+        self._say("absent")
+
+    def result(self, receipt: bytes, ciphertext: bytes) -> None:
+        """Answer a collection."""
+        self._say("result", receipt=receipt, ciphertext=ciphertext)
+
+    def pending(self, missing: list[str]) -> None:
+        """Answer a collection that comes too early."""
+        self._say("pending", missing=list(missing))
+
+    def denied(self, code: str) -> None:
+        """Answer a collection of what will never be released."""
+        self._say("denied", code=code)
+
+    def _say(self, name: str, **members: cbor.Value) -> None:
+        message = write_message(name, **members)
+        try:
+            self._writer.write_metadata(message)
+        except (pa.ArrowException, OSError) as error:
+            raise CallFailed("peer", expected="a reader", found="none") from error
+
+    def _message(self, *due: str) -> tuple[str, dict[str, Any]]:
+        chunk = self._next()
+        if chunk.data is not None:
+            raise _unexpected(due, "rows")
+        return read_message(_metadata(chunk), *due)
+
+    def _peek(self) -> Any:
+        if self._ahead is None:
+            self._ahead = self._next()
+        return self._ahead
+
+    def _next(self) -> Any:
+        if self._ahead is not None:
+            chunk, self._ahead = self._ahead, None
+            return chunk
+        try:
+            return self._reader.read_chunk()
+        except StopIteration as end:
+            cancelled = self._context.is_cancelled()
+            raise _truncated("a client that went away" if cancelled else "its end") from end
+        except (pa.ArrowException, OSError) as error:
+            raise MessageUnexpected("stream", expected="Arrow messages", found="others") from error
+
+
+def _truncated(found: str) -> StreamTruncated:
+    return StreamTruncated("stream", expected="the next message up to a commit", found=found)
+
+
+def _metadata(chunk: Any) -> bytes:
+    if chunk.app_metadata is None:
+        raise MessageUnexpected("message", expected="metadata", found="none")
+    # Refused by size before it is copied.
+    _require_size(chunk.app_metadata.size, "message")
+    return bytes(chunk.app_metadata)
+
+
+def _require_batch(batch: pa.RecordBatch, caps: Caps) -> None:
+    # Rows too: a batch of nulls counts 2^28 rows in no bytes (flight.md 0.27).
+    if batch.num_rows > caps.batch_rows or batch.nbytes > caps.batch_bytes:
+        raise MessageOversized(
+            "batch",
+            expected=f"at most {caps.batch_rows} rows, {caps.batch_bytes} bytes",
+            found=f"{batch.num_rows} rows, {batch.nbytes} bytes",
+        )
+
+
+def flight_refusal(refusal: RatlsError, correlation_id: str) -> Exception:
+    """What a server raises in place of a refusal: class, code and id, never its text.
+
+    An exception that escapes a handler sends its message and traceback to the peer.
+    """
+    kind = {
+        Exit.NOT_GENUINE: flight.FlightUnauthenticatedError,
+        Exit.NOT_ADMITTED: flight.FlightUnauthorizedError,
+    }.get(refusal.exit_status, flight.FlightServerError)
+    info = json.dumps({"code": refusal.code, "id": correlation_id}).encode()
+    error: Exception = kind(f"refused: {refusal.code} ({correlation_id})", extra_info=info)
+    return error

@@ -1,0 +1,121 @@
+"""`ratls simulation` and `ratls demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from simulation.intel import Platform
+
+app = typer.Typer(
+    help="An attestation hierarchy in software, for trying ratls without SGX. Protects nothing.",
+    no_args_is_help=True,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder to make, or empty.")],
+    json_output: JsonOption = False,
+) -> None:
+    """Make a simulated Intel: root, platform, and collateral for 30 days from now.
+
+    Example: ratls simulation new intel
+    """
+    from datetime import UTC, datetime
+
+    from simulation.folder import write
+    from simulation.intel import Intel
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        shell.warn_simulation()
+        intel = Intel.create(datetime.now(UTC))
+        platform = intel.platform()
+        write(intel, platform, folder)
+        shell.answer(*_describe(folder, platform))
+
+
+@app.command()
+def renew(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `new` made.")],
+    json_output: JsonOption = False,
+) -> None:
+    """Issue collateral for another 30 days; root, platform and policies that name them stay.
+
+    Example: ratls simulation renew intel
+    """
+    from datetime import UTC, datetime
+
+    from simulation.folder import renew_collateral
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        shell.warn_simulation()
+        platform = renew_collateral(folder, datetime.now(UTC))
+        shell.answer(*_describe(folder, platform))
+
+
+@app.command()
+def measure(json_output: JsonOption = False) -> None:
+    """Print the MRENCLAVE that a simulated enclave has on this machine, for the policy.
+
+    Example: ratls simulation measure
+    """
+    from simulation.measure import MEASURED_PACKAGES
+    from simulation.measure import measure as measure_packages
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        shell.warn_simulation()
+        mr_enclave = measure_packages().hex()
+        shell.answer(
+            {
+                "mode": "simulation",
+                "mr_enclave": mr_enclave,
+                "packages": list(MEASURED_PACKAGES),
+            },
+            mr_enclave,
+        )
+
+
+def demo(
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="DIR", help="Leave everything in this new folder."),
+    ] = None,
+) -> None:
+    """Run the whole job on this machine, in simulation: agree, release, train, collect.
+
+    Example: ratls demo --keep my-demo
+    """
+    from simulation.demo import run
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status():
+        raise typer.Exit(run(keep))
+
+
+def _describe(folder: Path, platform: Platform) -> tuple[dict[str, object], str]:
+    from simulation.intel import root_name
+    from simulation.measure import measure as measure_packages
+
+    tcb = platform.tcb
+    facts: dict[str, object] = {
+        "mode": "simulation",
+        "folder": str(folder),
+        "root": root_name(platform.root),
+        "fmspc": tcb.fmspc.hex(),
+        "ppid": tcb.ppid.hex(),
+        "piid": tcb.piid.hex() if tcb.piid else None,
+        "mr_enclave": measure_packages().hex(),
+        "collateral": str(folder / "collateral.json"),
+        "attester": f"simulation:{folder / 'platform'}",
+    }
+    width = max(map(len, facts))
+    return facts, "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())

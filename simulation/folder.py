@@ -1,0 +1,211 @@
+"""A simulated Intel on disk.
+
+    root.txt          what a policy writes as `[platform] root`
+    collateral.json   what verifiers are given as `--collateral`
+    intel/            keys and certificates of the whole hierarchy; nobody but Intel has these
+    platform/         what an enclave's attester is given, and nothing from `intel/`
+
+All keys are written 0600, and nothing that exists is overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from simulation import pck_extension
+from simulation.certificates import Issued, PrivateKey
+from simulation.errors import SimulationFolderNotEmpty, SimulationFolderUnusable
+from simulation.intel import Intel, Platform, root_name
+from simulation.pck_extension import PckExtensionForm
+from simulation.quote import QuotingEnclave
+from verifier.errors import FileNotWritten, FileUnreadable, PckExtensionMalformed
+from verifier.files import read_file, write_atomically, write_new
+from verifier.pck import SGX_TYPES, PckExtension
+
+# In the order of `_hierarchy`; the names of the files in `intel/`.
+_HIERARCHY = ("root", "processor-ca", "platform-ca", "tcb-signer", "pck")
+
+# Sizes in bytes of what the attester's file holds in hex.
+_QUOTING_ENCLAVE_SIZES = {
+    "header": 48,
+    "qe_report": 384,
+    "qe_report_signature": 64,
+    "qe_auth_data": 32,
+}
+
+
+def write(intel: Intel, platform: Platform, folder: Path) -> None:
+    """Write all of it into a new or empty folder.
+
+    Raises:
+        SimulationFolderNotEmpty: The folder holds something already.
+        FileNotWritten: The folder cannot be made or does not take a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise SimulationFolderNotEmpty(
+                str(folder), expected="a new or an empty folder", found="files in it"
+            )
+        for name in ("intel", "platform"):
+            (folder / name).mkdir(mode=0o700)
+    except OSError as error:
+        raise FileNotWritten(
+            str(folder), expected="a new folder", found=error.strerror or type(error).__name__
+        ) from error
+    for name, issued in _hierarchy(intel, platform).items():
+        write_new(folder / "intel" / f"{name}.key", _key_pem(issued.key))
+        write_new(folder / "intel" / f"{name}.crt", issued.pem.encode(), mode=0o644)
+    _write_quoting_enclave(platform.quoting_enclave(), folder / "platform")
+    write_new(folder / "root.txt", f"{root_name(intel.root)}\n".encode(), mode=0o644)
+    write_new(folder / "collateral.json", intel.collateral(platform), mode=0o644)
+
+
+def renew_collateral(folder: Path, at: datetime) -> Platform:
+    """Replace the bundle by one that is issued at `at`; root, platform and keys stay.
+
+    Raises:
+        SimulationFolderUnusable: No simulation was written here, or it was altered.
+    """
+    intel, platform = read(folder, at)
+    write_atomically(folder / "collateral.json", intel.collateral(platform))
+    return platform
+
+
+def read(folder: Path, at: datetime) -> tuple[Intel, Platform]:
+    """The hierarchy and the platform that `write` wrote, ready to issue at the instant `at`.
+
+    Raises:
+        SimulationFolderUnusable: A file is missing or is not what `write` wrote.
+    """
+    root, processor_ca, platform_ca, tcb_signer, pck = (
+        _read_issued(folder / "intel", name) for name in _HIERARCHY
+    )
+    enclave = read_quoting_enclave(folder / "platform")
+    with _reading(folder / "intel" / "pck.crt"):
+        tcb = _pck_extension_form(pck)
+    platform = Platform(
+        pck=pck,
+        ca=processor_ca if tcb.piid is None else platform_ca,
+        root=root,
+        tcb=tcb,
+        attestation_key=enclave.attestation_key,
+        qe_id=enclave.header[28:44],
+    )
+    return Intel(at, root, processor_ca, platform_ca, tcb_signer), platform
+
+
+def read_quoting_enclave(folder: Path) -> QuotingEnclave:
+    """What the attester needs, from the subfolder `platform`.
+
+    Raises:
+        SimulationFolderUnusable: A file is missing or is not what `write` wrote.
+    """
+    with _reading(folder / "quoting-enclave.json") as raw:
+        document = json.loads(raw)
+        parts = {name: bytes.fromhex(document[name]) for name in _QUOTING_ENCLAVE_SIZES}
+        if {name: len(part) for name, part in parts.items()} != _QUOTING_ENCLAVE_SIZES:
+            raise ValueError("a part has another size")
+        chain = document["pck_chain"].encode()
+    return QuotingEnclave(
+        attestation_key=_read_key(folder / "attestation.key"), pck_chain=chain, **parts
+    )
+
+
+def _hierarchy(intel: Intel, platform: Platform) -> dict[str, Issued]:
+    members = (
+        intel.root,
+        intel.processor_ca,
+        intel.platform_ca,
+        intel.tcb_signer,
+        platform.pck,
+    )
+    return dict(zip(_HIERARCHY, members, strict=True))
+
+
+def _pck_extension_form(pck: Issued) -> PckExtensionForm:
+    certificate = x509.load_der_x509_certificate(pck.der)
+    oid = x509.ObjectIdentifier(pck_extension.OID)
+    value = certificate.extensions.get_extension_for_oid(oid).value.public_bytes()
+    read = PckExtension.parse(value)
+    who = read.platform
+    flags = (bool(who.dynamic_platform), bool(who.cached_keys), bool(who.smt_enabled))
+    return PckExtensionForm(
+        ppid=who.ppid,
+        components=read.tcb.components,
+        pce_svn=read.tcb.pce_svn,
+        cpu_svn=read.tcb.cpu_svn,
+        pce_id=who.pce_id,
+        fmspc=who.fmspc,
+        sgx_type=SGX_TYPES.index(who.sgx_type),
+        piid=who.piid,
+        configuration=None if who.piid is None else flags,
+    )
+
+
+def _write_quoting_enclave(enclave: QuotingEnclave, folder: Path) -> None:
+    write_new(folder / "attestation.key", _key_pem(enclave.attestation_key))
+    document = {name: getattr(enclave, name).hex() for name in _QUOTING_ENCLAVE_SIZES}
+    document["pck_chain"] = enclave.pck_chain.decode()
+    text = json.dumps(document, indent=1).encode() + b"\n"
+    write_new(folder / "quoting-enclave.json", text)
+
+
+def _read_issued(folder: Path, name: str) -> Issued:
+    with _reading(folder / f"{name}.crt") as raw:
+        certificate = x509.load_pem_x509_certificate(raw)
+        identifier = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    return Issued(
+        der=certificate.public_bytes(Encoding.DER),
+        key=_read_key(folder / f"{name}.key"),
+        subject=certificate.subject,
+        serial=certificate.serial_number,
+        key_identifier=identifier.value.digest,
+    )
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    with _reading(path) as raw:
+        key = load_pem_private_key(raw, None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
+            raise ValueError("not a P-256 key")
+    return key
+
+
+def _key_pem(key: PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[bytes]:
+    """The bytes of a file; whatever the block's parser says against them becomes one refusal."""
+    expected = "what `ratls simulation new` wrote"
+    try:
+        yield read_file(path)
+    except FileUnreadable as error:
+        raise SimulationFolderUnusable(str(path), expected=expected, found=error.found) from error
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        UnsupportedAlgorithm,
+        x509.ExtensionNotFound,
+        PckExtensionMalformed,
+    ) as error:
+        # The parsers' own words may quote the content, which may be a key.
+        raise SimulationFolderUnusable(str(path), expected=expected, found="other bytes") from error

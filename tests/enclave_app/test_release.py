@@ -1,0 +1,95 @@
+"""The gate: what may leave, and in which single form."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enclave_app.errors import OutputNotAgreed, OutputNotCanonical, TooFewSubjects
+from enclave_app.release import released, require_subjects
+from tests.support.refusal import refused
+
+
+@dataclass(frozen=True)
+class Rule:
+    outputs: tuple[str, ...] = ("model_weights",)
+    min_subjects_per_input: int = 3
+    significant_digits: int = 17
+
+
+def document(value: Any, rule: Rule = Rule()) -> bytes:  # noqa: B008 - frozen
+    return released({"model_weights": value}, rule, computation="train", run="some_run")
+
+
+def test_the_result_has_one_written_form() -> None:
+    """R15: spacing and order are not the computation's to choose."""
+    assert document({"b": [1, -0.0], "a": 0.1}) == (
+        b'{"computation":"train","model_weights":{"a":0.1,"b":[1,0.0]},'
+        b'"run":"some_run","schema":"ratls-result/1"}'
+    )
+
+
+@given(st.floats(-1e300, 1e300), st.integers(1, 17))
+def test_floats_keep_the_agreed_digits_and_no_more(value: float, digits: int) -> None:
+    """R15: below the agreed digits a mantissa could carry rows."""
+    out = json.loads(document(value, Rule(significant_digits=digits)))["model_weights"]
+    assert out == float(f"{value:.{digits}g}")
+    assert json.loads(document(out, Rule(significant_digits=digits)))["model_weights"] == out
+
+
+def test_a_float_that_rounds_to_infinity() -> None:
+    """1.5e308 at one digit is 2e308, which is no float."""
+    with refused(OutputNotCanonical):
+        document(1.5e308, Rule(significant_digits=1))
+
+
+def test_seventeen_digits_are_the_exact_number() -> None:
+    assert json.loads(document(0.1 + 0.2))["model_weights"] == 0.1 + 0.2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), {"a": [-float("inf")]}, b"bytes", {1: 2}, {1.5}, object(), None],
+)
+def test_values_without_one_written_form(value: object) -> None:
+    """NaN is not JSON; another parser would read it as it likes, or fail."""
+    with refused(OutputNotCanonical):
+        document(value)
+
+
+@pytest.mark.parametrize(
+    "outputs", [{}, {"rows": [1]}, {"model_weights": 1.0, "rows": [1]}, {"model_weight": 1.0}]
+)
+def test_outputs_that_the_policy_does_not_name(outputs: dict[str, Any]) -> None:
+    """R09, R18: what nobody agreed on does not leave, not even beside what was."""
+    with refused(OutputNotAgreed):
+        released(outputs, Rule(), computation="train", run="some_run")
+
+
+def subjects(*names: str) -> dict[str, tuple[pa.Table, str]]:
+    return {"train_party_1": (pa.table({"patient": list(names)}), "patient")}
+
+
+def test_enough_subjects() -> None:
+    require_subjects(subjects("a", "b", "c", "a"), Rule())
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "a", "a", "a", "b"], ["a", "b", None]])
+def test_too_few_subjects(names: list[str]) -> None:
+    """R05, R06: one person's rows, repeated, are one person; a null is nobody."""
+    with refused(TooFewSubjects):
+        require_subjects(subjects(*names), Rule())
+
+
+def test_each_input_needs_its_own_subjects() -> None:
+    """R06: a second input that is large enough does not make up for the first."""
+    large = {"train_party_2": (pa.table({"patient": ["a", "b", "c", "d"]}), "patient")}
+    with refused(TooFewSubjects):
+        require_subjects(large | subjects("a", "b"), Rule())
+    require_subjects(large | subjects("a", "b"), replace(Rule(), min_subjects_per_input=2))

@@ -1,0 +1,237 @@
+"""What counts, once: the plain states behind every release and every result."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from enclave_app.errors import (
+    AnotherCommitCounts,
+    AttemptClosed,
+    ExchangesExhausted,
+    MemoryExhausted,
+    TasksExhausted,
+)
+from enclave_app.limits import Limits, MemoryBudget, Slots
+from enclave_app.session import Denied, Pending, Released, Sessions, Ticket
+from tests.support.refusal import refused
+
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+TICKET = Ticket(b"t" * 32, ("one", "two"), "carol-lab", NOW + timedelta(hours=1))
+
+
+class Rows:
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def sessions(limits: Limits | None = None) -> Sessions[Rows]:
+    return Sessions(limits or Limits())
+
+
+def begun(table: Sessions[Rows], dataset: str, ticket: Ticket = TICKET) -> Rows:
+    rows = Rows()
+    table.begin(ticket, dataset, rows, NOW)
+    return rows
+
+
+def commit(table: Sessions[Rows], dataset: str, rows: Rows, digest: bytes = b"c") -> bytes:
+    return table.commit(TICKET, dataset, rows, digest, lambda: b"ack " + digest)
+
+
+def complete(table: Sessions[Rows]) -> None:
+    for dataset in ("two", "one"):
+        commit(table, dataset, begun(table, dataset))
+
+
+def test_a_task_completes_in_the_policys_order() -> None:
+    table = sessions()
+    assert table.outcome(TICKET) == Pending(("one", "two"))
+    two = begun(table, "two")
+    commit(table, "two", two)
+    assert table.outcome(TICKET) == Pending(("one",))
+    assert table.take_complete(TICKET) is None
+    one = begun(table, "one")
+    commit(table, "one", one)
+    assert table.outcome(TICKET) == Pending(())
+    assert table.take_complete(TICKET) == (one, two)
+    assert table.take_complete(TICKET) is None, "computed once"
+    table.finish(TICKET, Released({"carol-lab": b"sealed"}))
+    assert table.outcome(TICKET) == Released({"carol-lab": b"sealed"})
+    assert list(table.commit_digests(TICKET)) == ["one", "two"]
+
+
+def test_one_provider_missing_gives_nothing() -> None:
+    """D08, S18: no partial result, whatever happens to the other stream."""
+    table = sessions()
+    commit(table, "one", begun(table, "one"))
+    table.end(TICKET, "two", begun(table, "two"))
+    assert table.take_complete(TICKET) is None
+    assert table.outcome(TICKET) == Pending(("two",))
+
+
+def test_the_same_commit_again_gets_the_same_acknowledgement() -> None:
+    """The answer may have been lost: the provider must be able to ask again."""
+    table = sessions()
+    rows = begun(table, "one")
+    first = table.commit(TICKET, "one", rows, b"c", lambda: b"first")
+    assert table.commit(TICKET, "one", rows, b"c", lambda: b"second") == first == b"first"
+    assert table.known(TICKET, "one", b"c") == b"first"
+
+
+def test_another_commit_of_a_dataset_that_counts() -> None:
+    """I08, D03: rows could be exchanged after they were acknowledged."""
+    table = sessions()
+    rows = begun(table, "one")
+    commit(table, "one", rows)
+    with refused(AnotherCommitCounts):
+        commit(table, "one", rows, b"other")
+    with refused(AnotherCommitCounts):
+        table.known(TICKET, "one", b"other")
+    with refused(AnotherCommitCounts):
+        begun(table, "one")
+
+
+def test_an_unknown_commit_is_absent() -> None:
+    table = sessions()
+    assert table.known(TICKET, "one", b"c") is None
+    begun(table, "one")
+    assert table.known(TICKET, "one", b"c") is None
+
+
+def test_a_later_attempt_closes_the_one_before() -> None:
+    """A cut-off stream lingers in the server; its rows must neither count nor hold memory."""
+    table = sessions()
+    lingering, retry = begun(table, "one"), begun(table, "one")
+    assert lingering.closed
+    with refused(AttemptClosed):
+        commit(table, "one", lingering)
+    commit(table, "one", retry)
+    table.end(TICKET, "one", lingering)
+    table.end(TICKET, "one", retry)
+    assert not retry.closed
+
+
+def test_a_refused_attempt_is_never_acknowledged() -> None:
+    """A signed acknowledgement of what does not count would be evidence of a lie."""
+    table, signed = sessions(), []
+    lingering = begun(table, "one")
+    begun(table, "one")
+    with refused(AttemptClosed):
+        table.commit(TICKET, "one", lingering, b"c", lambda: signed.append(1) or b"ack")  # type: ignore[func-returns-value]
+    assert signed == []
+
+
+def test_a_stream_that_ends_is_no_commit() -> None:
+    """F14: the server's loop ends alike for a complete upload and for a dead client."""
+    table = sessions()
+    rows = begun(table, "one")
+    table.end(TICKET, "one", rows)
+    assert rows.closed
+    assert table.outcome(TICKET) == Pending(("one", "two"))
+    with refused(AttemptClosed):
+        commit(table, "one", rows)
+    commit(table, "one", begun(table, "one"))
+
+
+def test_concurrent_commits_of_one_dataset() -> None:
+    """D03 in parallel: exactly one of the two counts."""
+    for _ in range(20):
+        table, outcomes = sessions(), []
+        barrier = threading.Barrier(2)
+        rows = begun(table, "one")
+
+        def race(
+            digest: bytes,
+            table: Sessions[Rows] = table,
+            rows: Rows = rows,
+            barrier: threading.Barrier = barrier,
+            outcomes: list[str] = outcomes,
+        ) -> None:
+            barrier.wait()
+            try:
+                outcomes.append(commit(table, "one", rows, digest).decode())
+            except AnotherCommitCounts:
+                outcomes.append("refused")
+
+        threads = [threading.Thread(target=race, args=(d,)) for d in (b"x", b"y")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes)[1] == "refused"
+        assert sorted(outcomes)[0] in {"ack x", "ack y"}
+
+
+def test_tasks_have_a_cap_per_submitter_and_in_all() -> None:
+    """D11: ten thousand signed tasks must not fill the enclave, nor one submitter all of it."""
+    table = sessions(Limits(tasks=3, tasks_per_submitter=2))
+    tickets = [replace(TICKET, digest=bytes([i]) * 32) for i in range(4)]
+    begun(table, "one", tickets[0])
+    begun(table, "one", tickets[1])
+    with refused(TasksExhausted):
+        begun(table, "one", tickets[2])
+    begun(table, "one", replace(tickets[2], submitter="dora-lab"))
+    with refused(TasksExhausted):
+        begun(table, "one", replace(tickets[3], submitter="erna-lab"))
+    begun(table, "two", tickets[0])  # an open task goes on
+
+
+def test_expired_tasks_make_room_and_their_streams_end() -> None:
+    table = sessions(Limits(tasks=1))
+    old = begun(table, "one")
+    later = replace(TICKET, digest=b"l" * 32)
+    table.begin(later, "one", Rows(), TICKET.expires)
+    assert old.closed
+    with refused(AttemptClosed):
+        commit(table, "one", old)
+    assert table.outcome(TICKET) == Pending(("one", "two"))
+
+
+def test_a_task_that_is_being_computed_is_not_forgotten() -> None:
+    table = sessions(Limits(tasks=1))
+    complete(table)
+    assert table.take_complete(TICKET)
+    with refused(TasksExhausted):
+        table.begin(replace(TICKET, digest=b"l" * 32), "one", Rows(), TICKET.expires)
+    table.finish(TICKET, Denied("too-few-subjects"))
+    assert table.outcome(TICKET) == Denied("too-few-subjects")
+
+
+def test_a_task_is_finished_once() -> None:
+    """A second outcome for one task would let a result be computed again on other rows."""
+    table = sessions()
+    with pytest.raises(AssertionError):
+        table.finish(TICKET, Denied("x"))
+    complete(table)
+    table.finish(TICKET, Denied("x"))
+    with pytest.raises(AssertionError):
+        table.finish(TICKET, Released({}))
+
+
+def test_exchanges_have_a_cap_per_party_and_in_all() -> None:
+    """F10, F11: a party that opens streams and stays silent spends its own share only."""
+    slots = Slots(Limits(exchanges=3, exchanges_per_party=2))
+    with slots.hold("alice"), slots.hold("alice"):
+        with refused(ExchangesExhausted), slots.hold("alice"):
+            pass
+        with slots.hold("bob"), refused(ExchangesExhausted), slots.hold("carol"):
+            pass
+        with slots.hold("carol"):
+            pass
+    with slots.hold("alice"):
+        pass
+
+
+def test_held_bytes_have_a_cap() -> None:
+    budget = MemoryBudget(10)
+    budget.take(10)
+    with refused(MemoryExhausted):
+        budget.take(1)
+    budget.give(10)
+    budget.take(1)

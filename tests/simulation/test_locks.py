@@ -1,0 +1,187 @@
+"""Three locks stand between a simulated root and belief: distribution, policy, command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import EntryPoints
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from simulation.intel import Intel, root_name
+from tests.support.intel import AT, World
+from tests.support.refusal import count_refusal, refused
+from verifier import errors, modes
+from verifier.anchors import Mode, TrustAnchors
+from verifier.verify import QuoteCheck
+
+ROOT = Path(__file__).parent.parent.parent
+SWITCHES = (
+    "RATLS_SIMULATION",
+    "RATLS_ALLOW_SIMULATION",
+    "RATLS_MODE",
+    "RATLS_ROOT",
+    "RATLS_TRUST_ANCHORS",
+    "RATLS_INSECURE",
+    "RATLS_DEBUG",
+    "SGX_MODE",
+    "SGX_DEBUG",
+    "SIMULATION",
+    "ALLOW_SIMULATION",
+    "RA_TLS_ALLOW_DEBUG_ENCLAVE_INSECURE",
+    "RA_TLS_ALLOW_OUTDATED_TCB_INSECURE",
+)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.create()
+
+
+@pytest.fixture
+def production(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation without the ratls-simulation distribution."""
+    monkeypatch.setattr(modes, "entry_points", lambda **_: EntryPoints())
+
+
+def test_all_three_locks_open_gives_the_simulated_root(world: World) -> None:
+    """The accepted twin: installed, named, allowed; and the verdict says what it is worth."""
+    roots = modes.anchors_for(root_name(world.intel.root), allow_simulation=True)
+    verified = world.verify(roots=roots)
+    assert verified.mode is roots.mode is Mode.SIMULATION
+
+
+def test_simulated_quote_is_shown_to_a_production_verifier(world: World) -> None:
+    """X01: every byte has Intel's form, every signature holds; only the root is another."""
+    with refused(errors.RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+        world.verify(roots=TrustAnchors.intel())
+
+
+@pytest.mark.usefixtures("production")
+def test_first_lock_without_the_distribution_nothing_names_another_root(world: World) -> None:
+    """X03: policy and command ask for it, but what could answer is not installed."""
+    assert modes.known_roots() == {"intel"}
+    with refused(errors.SimulationNotInstalled):
+        modes.anchors_for(root_name(world.intel.root), allow_simulation=True)
+
+
+def test_second_lock_the_policy_names_another_simulated_root(world: World) -> None:
+    """A simulation of one's own must not pass for the one that all parties agreed on."""
+    agreed = modes.anchors_for(root_name(Intel.create(AT).root), allow_simulation=True)
+    with refused(errors.RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+        world.verify(roots=agreed)
+
+
+def test_second_lock_the_policy_says_intel(world: World) -> None:
+    """`--allow-simulation` permits what a policy names; it never replaces it."""
+    roots = modes.anchors_for("intel", allow_simulation=True)
+    assert roots == TrustAnchors.intel()
+    with refused(errors.RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+        world.verify(roots=roots)
+
+
+def test_third_lock_the_command_does_not_allow_it(world: World) -> None:
+    with refused(errors.SimulationNotAllowed):
+        modes.anchors_for(root_name(world.intel.root), allow_simulation=False)
+
+
+@pytest.mark.parametrize("value", ["1", "true", "simulation"])
+def test_no_environment_variable_changes_a_verdict(
+    world: World, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """X02: whoever controls the host controls the environment."""
+    for name in SWITCHES:
+        monkeypatch.setenv(name, value)
+    with refused(errors.SimulationNotAllowed):
+        modes.anchors_for(root_name(world.intel.root), allow_simulation=False)
+    with refused(errors.RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+        world.verify(roots=modes.anchors_for("intel", allow_simulation=False))
+
+
+def command() -> typer.Typer:
+    app = typer.Typer()
+
+    def show(allow_simulation: bool) -> None:
+        typer.echo(f"allowed: {allow_simulation}")
+
+    app.command()(modes.with_simulation_option(show))
+    return app
+
+
+def test_the_option_exists_with_the_distribution_and_is_off() -> None:
+    runner = CliRunner()
+    assert runner.invoke(command(), []).output == "allowed: False\n"
+    assert runner.invoke(command(), ["--allow-simulation"]).output == "allowed: True\n"
+
+
+@pytest.mark.usefixtures("production")
+def test_the_option_does_not_exist_in_production() -> None:
+    count_refusal()
+    runner = CliRunner()
+    assert runner.invoke(command(), []).output == "allowed: False\n"
+    assert runner.invoke(command(), ["--allow-simulation"]).exit_code == errors.Exit.USAGE
+
+
+def build_wheel(project: Path, out: Path) -> list[str]:
+    """Build as an installer would; the names inside."""
+    code = f"from setuptools.build_meta import build_wheel; build_wheel({str(out)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)
+    (wheel,) = out.glob("*.whl")
+    return zipfile.ZipFile(wheel).namelist()
+
+
+def copy_project(source: Path, target: Path, folders: list[str]) -> Path:
+    """What a wheel is built from, without caches and without touching the working tree."""
+    for folder in folders:
+        for path in (source / folder).glob("**/*"):
+            inside = path.relative_to(source)
+            if path.is_file() and "__pycache__" not in path.parts and "build" not in inside.parts:
+                (target / inside).parent.mkdir(parents=True, exist_ok=True)
+                (target / inside).write_bytes(path.read_bytes())
+    (target / "pyproject.toml").write_bytes((source / "pyproject.toml").read_bytes())
+    (target / "README.md").write_text("ratls", "utf-8")
+    (target / "LICENSE").write_text("Apache-2.0", "utf-8")
+    return target
+
+
+def test_the_production_wheel_contains_no_simulation(tmp_path: Path) -> None:
+    """X04: what is not in the artefact cannot be switched on, whatever the host does."""
+    count_refusal()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    packages = project["tool"]["setuptools"]["packages"]
+    # The stray folder is there to be picked up by any kind of discovery.
+    copied = copy_project(ROOT, tmp_path / "project", [*packages, "simulation"])
+    names = build_wheel(copied, tmp_path)
+    assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == set(packages)
+    assert not [n for n in names if "simulation" in n]
+
+
+def test_the_simulation_wheel_contains_only_the_simulation(tmp_path: Path) -> None:
+    """Installing it adds a package and never replaces a file of the production wheel."""
+    (tmp_path / "project").mkdir()
+    copied = copy_project(ROOT / "simulation", tmp_path / "project", ["."])
+    names = build_wheel(copied, tmp_path)
+    assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"simulation"}
+
+
+def test_a_production_interpreter_cannot_import_it(tmp_path: Path) -> None:
+    """X04: beside the production packages alone, the module does not exist."""
+    count_refusal()
+    for package in ("verifier",):
+        (tmp_path / package).symlink_to(ROOT / package)
+    code = "import verifier.modes, simulation"
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "No module named 'simulation'" in run.stderr

@@ -1,0 +1,46 @@
+"""The codes that other programs rely on: unique, and mapped to the names that others use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from verifier import errors
+from verifier.errors import ConfigError, Exit, RatlsError
+
+CODES = json.loads((Path(__file__).parent.parent / "vectors" / "codes.json").read_text("utf-8"))
+LEAVES = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, RatlsError) and kind.code
+]
+
+
+def test_each_code_belongs_to_one_leaf_and_says_what_to_do() -> None:
+    assert len({leaf.code for leaf in LEAVES}) == len(LEAVES)
+    for leaf in LEAVES:
+        assert leaf.__doc__
+        assert leaf.default_fix, leaf
+        assert leaf.exit_status not in (Exit.BUG, Exit.YES)
+
+
+def test_a_branch_is_never_raised() -> None:
+    """A branch has no code, so nobody could tell which check refused."""
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, RatlsError) and not kind.code:
+            try:
+                kind("thing", expected="x", found="y")
+            except TypeError:
+                continue
+            raise AssertionError(f"{kind.__name__} can be raised")
+
+
+def test_every_verdict_has_its_exit_status_and_a_name_in_the_reference() -> None:
+    verdicts = {
+        leaf.code: int(leaf.exit_status)
+        for leaf in LEAVES
+        if not issubclass(leaf, ConfigError | errors.ModeMismatchError)
+    }
+    assert CODES["exit"] == verdicts
+    assert {code for codes in CODES["dcap"].values() for code in codes} == set(verdicts)
+    assert {code for codes in CODES["vectors"].values() for code in codes} <= set(verdicts)

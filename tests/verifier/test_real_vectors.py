@@ -1,0 +1,91 @@
+"""Genuine quotes, judged with genuine collateral at the instant for which it was published."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import vectors_folder
+from tests.support.refusal import count_refusal, refused
+from verifier import Collateral, TrustAnchors
+from verifier.errors import TcbInfoSignatureInvalid
+from verifier.quote import strip_file_padding
+from verifier.report import QuoteReport, report_quote
+from verifier.verify import verify_quote
+
+CODES = json.loads((Path(__file__).parent.parent / "vectors" / "codes.json").read_text("utf-8"))
+
+
+def _cases() -> list[Any]:
+    folder = vectors_folder()
+    if folder is None:
+        return [pytest.param(None, None, id="absent")]
+    index = json.loads((folder / "index.json").read_text("utf-8"))
+    return [pytest.param(q, c, id=c["id"]) for q in index["quotes"] for c in q["cases"]]
+
+
+def judge(vectors: Path, quote: dict[str, Any], case: dict[str, Any], time: int) -> QuoteReport:
+    return report_quote(
+        (vectors / quote["file"]).read_bytes(),
+        Collateral.parse((vectors / case["collateral"]).read_bytes()),
+        file=quote["file"],
+        roots=TrustAnchors.intel(),
+        at=datetime.fromtimestamp(time, UTC),
+    )
+
+
+@pytest.mark.parametrize(("quote", "case"), _cases())
+def test_genuine_quote_gets_the_verdict_of_both_reference_verifiers(
+    vectors: Path, quote: dict[str, Any], case: dict[str, Any]
+) -> None:
+    """Status and advisories too, also where only the attributes or the status refuse it."""
+    report, expected = judge(vectors, quote, case, case["time"]), case["expected"]
+    if report.exit_status:
+        count_refusal()
+    if quote["parse"]["version"] != 3:
+        assert report.exit_status == 3
+        assert report.machine["error"]["code"] == "quote-unsupported"  # type: ignore[index]
+        return
+    if "error_class" not in expected:
+        assert report.machine["authentic"] is True
+        assert report.exit_status == (0 if expected["tcb_status"] == "UpToDate" else 6)
+    else:
+        error = report.machine["error"]
+        assert error["code"] in CODES["vectors"][expected["error_class"]]  # type: ignore[index]
+        assert report.exit_status == CODES["exit"][error["code"]]  # type: ignore[index]
+    if report.machine["authentic"]:
+        assert report.machine["tcb_status"] == expected["tcb_status"]
+        assert set(report.machine["advisory_ids"]) == set(expected["advisory_ids"])  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(("quote", "case"), _cases())
+def test_genuine_quote_is_undecided_where_the_collateral_does_not_reach(
+    vectors: Path, quote: dict[str, Any], case: dict[str, Any]
+) -> None:
+    """An hour before it starts, an hour after its first part ends, 400 days later: never `bad`.
+
+    What is unreadable or forged by itself stays so at any time.
+    """
+    count_refusal()
+    decided = judge(vectors, quote, case, case["time"])
+    for_ever = decided.exit_status in (3, 4)
+    for other in case["other_times"]:
+        report = judge(vectors, quote, case, other["time"])
+        assert report.exit_status == (decided.exit_status if for_ever else 5), other["label"]
+        assert report.machine["verdict"] == ("refused" if for_ever else "undecided")
+
+
+def test_published_collateral_with_an_altered_text_is_refused(vectors: Path) -> None:
+    """Somebody's test data: dates in the year 3000, the signature of the text before."""
+    (case,) = json.loads((vectors / "index.json").read_text("utf-8"))["negative_collateral"]
+    with refused(TcbInfoSignatureInvalid, check="tcb-info"):
+        verify_quote(
+            strip_file_padding((vectors / case["quote"]).read_bytes()),
+            Collateral.parse((vectors / case["file"]).read_bytes()),
+            roots=TrustAnchors.intel(),
+            at=datetime.fromtimestamp(case["time"], UTC),
+        )

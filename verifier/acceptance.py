@@ -1,0 +1,150 @@
+"""Is a genuine quote good enough? Attributes and TCB status, where no policy says more.
+
+`verify_quote` finds out what is; this refuses what protects nothing (a debug enclave, a revoked
+level) always, and everything but an up-to-date platform unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from verifier.appraisal import Appraisal, AppraisalLog
+from verifier.errors import (
+    AdvisoryUnaccepted,
+    EnclaveAttributesUnaccepted,
+    EnclaveDebuggable,
+    StatusNeverAcceptable,
+    TcbRevoked,
+    TcbStatusUnaccepted,
+)
+from verifier.quote import EnclaveReport
+from verifier.tcb import TcbStatus, TcbVerdict
+from verifier.verify import VerifiedQuote
+
+INIT, DEBUG, MODE64BIT, PROVISION_KEY, EINITTOKEN_KEY = 0x1, 0x2, 0x4, 0x10, 0x20
+CET, KSS, AEX_NOTIFY = 0x40, 0x80, 0x400
+# Either value protects alike; every other bit, reserved ones included, has one right value.
+_FREE_FLAGS = CET | KSS | AEX_NOTIFY
+_DEFAULT_FLAGS, _DEFAULT_MASK = INIT | MODE64BIT, (2**64 - 1) & ~_FREE_FLAGS
+UP_TO_DATE_ONLY = frozenset({TcbStatus.UP_TO_DATE})
+
+
+class AcceptanceCheck(StrEnum):
+    """What is asked of a genuine quote; the attributes first, since debug protects nothing."""
+
+    ATTRIBUTES = "attributes"
+    TCB_STATUS = "tcb-status"
+    ADVISORIES = "advisories"
+
+
+def accept(
+    verified: VerifiedQuote,
+    *,
+    statuses: frozenset[TcbStatus] = UP_TO_DATE_ONLY,
+    advisories: frozenset[str] | None = None,
+) -> Appraisal:
+    """Hold a genuine quote against attribute defaults, statuses and advisories.
+
+    Args:
+        verified: What `verify_quote` returned.
+        statuses: TCB statuses to accept; `Revoked` can never be one of them.
+        advisories: Each advisory that comes with the status must be among these. None accepts
+            those that Intel attaches to `UpToDate` for information, and no others.
+
+    Returns:
+        The appraisal of the quote, followed by these checks.
+
+    Raises:
+        EnclaveDebuggable, EnclaveAttributesUnaccepted: Attributes.
+        TcbRevoked, TcbStatusUnaccepted, AdvisoryUnaccepted: Patch level.
+        StatusNeverAcceptable: `statuses` is empty or holds `Revoked`.
+    """
+    if not statuses or TcbStatus.REVOKED in statuses:
+        raise StatusNeverAcceptable(
+            "TCB statuses to accept",
+            expected="at least one, never Revoked",
+            found=", ".join(sorted(statuses)) or "none",
+        )
+    log = AppraisalLog(AcceptanceCheck, before=verified.appraisal)
+    with log.check(AcceptanceCheck.ATTRIBUTES) as note:
+        require_attributes(verified.quote.report)
+        note("no debug, no provisioning or launch key")
+    with log.check(AcceptanceCheck.TCB_STATUS) as note:
+        require_status(verified.tcb, statuses)
+        note(str(verified.tcb.status))
+    with log.check(AcceptanceCheck.ADVISORIES) as note:
+        require_advisories(verified.tcb, advisories)
+        note(", ".join(verified.tcb.advisory_ids) or "none")
+    return log.close()
+
+
+def require_attributes(
+    report: EnclaveReport,
+    *,
+    flags: int = 0,
+    flags_mask: int = 0,
+    xfrm: int = 0,
+    xfrm_mask: int = 0,
+    misc_select: int = 0,
+    misc_select_mask: int = 0,
+) -> None:
+    """Hold an enclave's attributes to the defaults, and to what the caller adds.
+
+    Always: DEBUG off, INIT and MODE64BIT on. Where `flags_mask` does not say otherwise: no
+    PROVISION_KEY, no EINITTOKEN_KEY, no reserved bit. A bit in a mask must be as in its value.
+
+    Args:
+        report: The enclave's report.
+        flags, flags_mask: ATTRIBUTES.FLAGS, 64 bits; the 8 bytes of a policy little-endian.
+        xfrm, xfrm_mask: ATTRIBUTES.XFRM, 64 bits, likewise.
+        misc_select, misc_select_mask: MISCSELECT, 32 bits, likewise.
+
+    Raises:
+        EnclaveDebuggable: A debug enclave, whatever the masks say.
+        EnclaveAttributesUnaccepted: Another bit is not as it should be.
+    """
+    if report.flags & DEBUG:
+        raise EnclaveDebuggable("enclave attribute DEBUG", expected="off", found="on")
+    fixed = INIT | MODE64BIT
+    wanted = (_DEFAULT_FLAGS & ~flags_mask) | (flags & flags_mask) | fixed
+    for field, mask, expected, found in (
+        ("flags", _DEFAULT_MASK | flags_mask, wanted, report.flags),
+        ("xfrm", xfrm_mask, xfrm, report.xfrm),
+        ("misc_select", misc_select_mask, misc_select, report.misc_select),
+    ):
+        if (found & mask) != (expected & mask):
+            raise EnclaveAttributesUnaccepted(
+                f"enclave {field} under mask {mask:#x}",
+                expected=f"{expected & mask:#x}",
+                found=f"{found & mask:#x}",
+            )
+
+
+def require_status(tcb: TcbVerdict, statuses: frozenset[TcbStatus]) -> None:
+    """The merged status is one of those accepted; `Revoked` never is.
+
+    Raises:
+        TcbRevoked, TcbStatusUnaccepted: It is not.
+    """
+    expected = ", ".join(sorted(statuses))
+    if tcb.status is TcbStatus.REVOKED:
+        raise TcbRevoked("TCB status", expected=expected, found=tcb.status)
+    if tcb.status not in statuses:
+        raise TcbStatusUnaccepted("TCB status", expected=expected, found=tcb.status)
+
+
+def require_advisories(tcb: TcbVerdict, advisories: frozenset[str] | None) -> None:
+    """Every advisory that comes with the status is accepted; for None see `accept`.
+
+    Raises:
+        AdvisoryUnaccepted: Names all that are not.
+    """
+    if advisories is None and tcb.status is TcbStatus.UP_TO_DATE:
+        return
+    missing = [a for a in tcb.advisory_ids if a not in (advisories or frozenset())]
+    if missing:
+        raise AdvisoryUnaccepted(
+            "security advisories",
+            expected=", ".join(sorted(advisories or ())) or "none",
+            found=", ".join(missing),
+        )

@@ -1,0 +1,291 @@
+"""Certificates of Intel's hierarchy, held to the exact profile of their place in it.
+
+PCK leaves, PCK authorities and the TCB signer all descend from one root, so a valid signature says
+little: what stops a PCK leaf from signing TCB info is its role. Each role fixes name, basic
+constraints and key usage; each link is checked by name, key identifier and signature.
+Profile: Intel's "PCK Certificate and Certificate Revocation List Profile", revision 1.5.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, NameOID
+
+from verifier import der, ecdsa
+from verifier.anchors import TrustAnchors
+from verifier.errors import (
+    CertificateMalformed,
+    CertificateNotIssued,
+    CertificateRoleWrong,
+    RootUntrusted,
+)
+
+SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")  # AlgorithmIdentifier, no parameters
+# SubjectPublicKeyInfo of a point on the named curve P-256, up to x || y. Comparing the bytes also
+# refuses explicit curve parameters, with which CVE-2020-0601 forged keys.
+_P256_SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+
+_REQUIRED = {
+    ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+    ExtensionOID.CRL_DISTRIBUTION_POINTS,
+    ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+    ExtensionOID.KEY_USAGE,
+    ExtensionOID.BASIC_CONSTRAINTS,
+}
+_MUST_BE_CRITICAL = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
+# What reading another's DER lazily may raise; anything else is a bug of ours.
+UNREADABLE = (
+    der.DerError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a certificate must be to stand in one place of a chain."""
+
+    title: str
+    common_names: tuple[str, ...]
+    is_ca: bool
+    path_lengths: tuple[int | None, ...]
+
+
+# Intel's root exists in editions of both path lengths, and quotes carry either. What is believed
+# is its key, so the length says nothing there; below the root it is exact.
+ROOT = Role("root", ("Intel SGX Root CA",), True, (0, 1))
+PROCESSOR_CA, PLATFORM_CA = "Intel SGX PCK Processor CA", "Intel SGX PCK Platform CA"
+PCK_CA = Role("PCK authority", (PROCESSOR_CA, PLATFORM_CA), True, (0,))
+PCK_LEAF = Role("PCK", ("Intel SGX PCK Certificate",), False, (None,))
+TCB_SIGNER = Role("TCB signing", ("Intel SGX TCB Signing",), False, (None,))
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A parsed certificate, in no role yet. Two are equal when their DER is."""
+
+    der: bytes
+    common_name: str = field(compare=False)  #   empty unless there is exactly one
+    organisation: tuple[tuple[str, object], ...] = field(compare=False)  # the name but for its CN
+    subject: bytes = field(compare=False)  #     DER of the name, compared byte for byte
+    issuer: bytes = field(compare=False)
+    serial: int = field(compare=False)
+    not_before: datetime = field(compare=False)  # both bounds are valid instants (RFC 5280)
+    not_after: datetime = field(compare=False)
+    key: ec.EllipticCurvePublicKey = field(compare=False)
+    spki: bytes = field(compare=False)
+    critical: dict[x509.ObjectIdentifier, bool] = field(compare=False)  # of each extension
+    constraints: tuple[bool, int | None] | None = field(compare=False)  # CA, path length
+    usage: tuple[bool, bool, bool] | None = field(compare=False)  # signs data, certificates, CRLs
+    key_id: bytes = field(compare=False)  #      subjectKeyIdentifier; empty where there is none
+    issuer_key_id: bytes = field(compare=False)
+    sgx_extension: bytes | None = field(compare=False)
+    tbs: bytes = field(compare=False)
+    signature: bytes = field(compare=False)
+
+    @property
+    def serial_hex(self) -> str:
+        return f"{self.serial:040x}"
+
+
+def signed_parts(raw: bytes) -> tuple[der.Element, bytes]:
+    """Split a certificate or CRL into what is signed and the signature (DER).
+
+    DerError unless it is one SEQUENCE of exactly three whose outer algorithm is ecdsa-with-SHA256.
+    """
+    tbs, algorithm, signature = der.only(raw).children()
+    if algorithm.raw != ECDSA_SHA256:
+        raise der.DerError("signature algorithm is not ecdsa-with-SHA256")
+    bits = signature.expect(der.BIT_STRING)
+    if bits[:1] != b"\0":
+        raise der.DerError("signature is not a whole number of bytes")
+    return tbs, bits[1:]
+
+
+def read_chain(text: bytes | str, count: int, thing: str) -> list[Certificate]:
+    """Read PEM that holds exactly `count` certificates. They have no role yet.
+
+    Raises:
+        CertificateMalformed: Not PEM, other text in between, another number, unreadable DER.
+        CertificateRoleWrong: An algorithm or a kind of key that Intel does not use.
+    """
+    blocks = split_pem(text, thing)
+    if len(blocks) != count:
+        raise CertificateMalformed(
+            thing, expected=f"exactly {count} certificates", found=str(len(blocks))
+        )
+    return [_parse(raw, f"{thing}, certificate {n}") for n, raw in enumerate(blocks, start=1)]
+
+
+_BLOCK = re.compile(
+    rb"[ \t\r\n]*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/= \t\r\n]*)-----END CERTIFICATE-----"
+    rb"[ \t\r\n]*"
+)
+
+
+def split_pem(text: bytes | str, thing: str) -> list[bytes]:
+    """The DER of each certificate. Only white space may stand between and around the blocks."""
+    if isinstance(text, str):
+        text = text.encode("utf-8", "replace")
+    found, at = [], 0
+    while at < len(text):
+        block = _BLOCK.match(text, at)
+        if block is None:
+            raise CertificateMalformed(
+                f"{thing}, byte {at}", expected="a PEM certificate", found="other text"
+            )
+        body = block[1].translate(None, b" \t\r\n")
+        try:
+            raw = base64.b64decode(body, validate=True)
+        except binascii.Error as error:
+            raise CertificateMalformed(thing, expected="base64", found=str(error)) from error
+        if base64.b64encode(raw) != body:
+            raise CertificateMalformed(thing, expected="canonical base64", found="stray bits")
+        found.append(raw)
+        at = block.end()
+    return found
+
+
+def _parse(raw: bytes, thing: str) -> Certificate:
+    try:
+        tbs, signature = signed_parts(raw)
+        fields = tbs.children()
+        if len(fields) < 8 or fields[0].raw != bytes.fromhex("a003020102"):
+            raise CertificateRoleWrong(thing, expected="X.509 version 3", found="another version")
+        if fields[2].raw != ECDSA_SHA256:
+            raise CertificateRoleWrong(
+                thing, expected="one algorithm, ecdsa-with-SHA256", found="two that differ"
+            )
+        spki = fields[6].raw
+        if len(spki) != len(_P256_SPKI) + 64 or not spki.startswith(_P256_SPKI):
+            raise CertificateRoleWrong(thing, expected="a P-256 key", found="another kind of key")
+        parsed = x509.load_der_x509_certificate(raw)
+        names = [(a.oid, a.value) for a in parsed.subject]
+        common = [str(value) for oid, value in names if oid == NameOID.COMMON_NAME]
+        found = {extension.oid: extension.value for extension in parsed.extensions}
+        basic = found.get(ExtensionOID.BASIC_CONSTRAINTS)
+        usage = found.get(ExtensionOID.KEY_USAGE)
+        own_id = found.get(ExtensionOID.SUBJECT_KEY_IDENTIFIER)
+        issuer_id = found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
+        return Certificate(
+            der=raw,
+            common_name=common[0] if len(common) == 1 else "",
+            organisation=tuple(
+                (oid.dotted_string, value) for oid, value in names if oid != NameOID.COMMON_NAME
+            ),
+            subject=fields[5].raw,
+            issuer=fields[3].raw,
+            serial=parsed.serial_number,
+            not_before=parsed.not_valid_before_utc,
+            not_after=parsed.not_valid_after_utc,
+            key=ecdsa.public_key(spki[-64:]),
+            spki=spki,
+            critical={extension.oid: extension.critical for extension in parsed.extensions},
+            constraints=(basic.ca, basic.path_length)
+            if isinstance(basic, x509.BasicConstraints)
+            else None,
+            usage=(usage.digital_signature, usage.key_cert_sign, usage.crl_sign)
+            if isinstance(usage, x509.KeyUsage)
+            else None,
+            key_id=own_id.digest if isinstance(own_id, x509.SubjectKeyIdentifier) else b"",
+            issuer_key_id=(issuer_id.key_identifier or b"")
+            if isinstance(issuer_id, x509.AuthorityKeyIdentifier)
+            else b"",
+            sgx_extension=found[SGX_EXTENSION].public_bytes() if SGX_EXTENSION in found else None,
+            tbs=tbs.raw,
+            signature=signature,
+        )
+    except UNREADABLE as error:
+        raise CertificateMalformed(thing, expected="a certificate", found=str(error)) from error
+
+
+def require_role(certificate: Certificate, role: Role) -> None:
+    """Name, basic constraints, key usage and extensions are those of the role.
+
+    Raises:
+        CertificateRoleWrong: One of them is not.
+    """
+
+    def refuse(expected: str, found: str) -> CertificateRoleWrong:
+        return CertificateRoleWrong(f"{role.title} certificate", expected=expected, found=found)
+
+    # Equal, not `contains`: a name can be made to contain another.
+    if certificate.common_name not in role.common_names:
+        raise refuse(f"the name {' or '.join(role.common_names)}", certificate.common_name[:80])
+    missing = _REQUIRED - certificate.critical.keys()
+    if missing:
+        raise refuse("all extensions of the profile", f"no {min(o.dotted_string for o in missing)}")
+    for oid, critical in certificate.critical.items():
+        if critical and oid not in _REQUIRED | {SGX_EXTENSION}:
+            raise refuse("only known critical extensions", oid.dotted_string)
+    if not all(certificate.critical[oid] for oid in _MUST_BE_CRITICAL):
+        raise refuse("critical basic constraints and key usage", "one that is not critical")
+    if certificate.constraints not in [(role.is_ca, length) for length in role.path_lengths]:
+        raise refuse(
+            f"CA:{role.is_ca} with path length {role.path_lengths}", str(certificate.constraints)
+        )
+    if certificate.usage != (not role.is_ca, role.is_ca, role.is_ca):
+        raise refuse(
+            "a key for " + ("certificates and CRLs" if role.is_ca else "signatures"),
+            "another key usage",
+        )
+
+
+def require_anchor(root: Certificate, roots: TrustAnchors) -> None:
+    """The root is self-signed by the one key that is believed. Everything else hangs on this.
+
+    Raises:
+        CertificateRoleWrong: Not a root at all.
+        RootUntrusted: Another key, however alike the rest is.
+        CertificateNotIssued: The believed key did not sign this edition of the certificate.
+    """
+    require_role(root, ROOT)
+    found = sha256(root.spki).digest()
+    if found != roots.root_spki_sha256:
+        raise RootUntrusted(
+            "root key (SHA-256 of its SPKI)",
+            expected=f"{roots.root_spki_sha256.hex()} ({roots.name})",
+            found=found.hex(),
+        )
+    require_issued_by(root, root)
+
+
+def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
+    """`issuer` issued `certificate`: names, key identifiers and signature, each one always.
+
+    Raises:
+        CertificateNotIssued: One of them does not fit.
+    """
+
+    def refuse(expected: str, found: str) -> CertificateNotIssued:
+        return CertificateNotIssued(certificate.common_name, expected=expected, found=found)
+
+    if certificate.issuer != issuer.subject:
+        raise refuse(f"{issuer.common_name} as issuer", "another name")
+    # Empty identifiers once compared equal and skipped the signature of a link.
+    if not certificate.issuer_key_id or certificate.issuer_key_id != issuer.key_id:
+        raise refuse(
+            f"issuer key identifier {issuer.key_id.hex()}",
+            certificate.issuer_key_id.hex() or "none",
+        )
+    if certificate.organisation != issuer.organisation:
+        raise refuse("the same organisation as its issuer", "another one")
+    if not ecdsa.signed_der(issuer.key, certificate.signature, certificate.tbs):
+        raise refuse(f"a signature by {issuer.common_name}", "one that does not verify")

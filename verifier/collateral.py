@@ -1,0 +1,190 @@
+"""What Intel publishes about a platform, as one bundle; and whether Intel really published it.
+
+    collateral = Collateral.parse(Path("collateral.json").read_bytes())
+
+A bundle is believed in nothing until `verify_quote` has followed its signatures to the root.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Self
+
+from verifier import ecdsa
+from verifier.anchors import TrustAnchors
+from verifier.certificate import (
+    PCK_CA,
+    TCB_SIGNER,
+    Certificate,
+    read_chain,
+    require_anchor,
+    require_issued_by,
+    require_role,
+)
+from verifier.document import Fields, parse_object
+from verifier.errors import (
+    CollateralMalformed,
+    CollateralSignatureError,
+    CrlMissing,
+    CrlOfAnotherIssuer,
+    QeIdentitySignatureInvalid,
+    TcbInfoSignatureInvalid,
+)
+from verifier.pck import PckChain
+from verifier.qe import QeIdentity
+from verifier.tcb import TcbInfo
+
+_MEMBERS = (
+    "pck_crl_issuer_chain root_ca_crl pck_crl tcb_info_issuer_chain tcb_info tcb_info_signature "
+    "qe_identity_issuer_chain qe_identity qe_identity_signature"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Collateral:
+    """One bundle, in its parts. `raw` is what was read, for those who store it with a verdict."""
+
+    raw: bytes = field(compare=False)
+    pck_crl_issuer_chain: str  # PEM, [PCK authority, root]
+    root_ca_crl: bytes  # hexadecimal text or PEM
+    pck_crl: bytes
+    tcb_info_issuer_chain: str  # PEM, [TCB signer, root]
+    tcb_info: str  # the exact text that was signed
+    tcb_info_signature: bytes  # 64, r || s
+    qe_identity_issuer_chain: str
+    qe_identity: str
+    qe_identity_signature: bytes
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Read a bundle: one JSON object of nine strings.
+
+        Raises:
+            CollateralMalformed: Not that. A member that is not known is refused: no signature
+                covers the bundle itself.
+            CrlMissing: A revocation list is absent; that never means `nothing is revoked`.
+        """
+        raw = bytes(raw)
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CollateralMalformed(
+                "collateral", expected="UTF-8", found=f"byte {error.start} is not"
+            ) from error
+        fields = parse_object(text, "collateral")
+        fields.require_only(set(_MEMBERS.split()))
+        return cls(
+            raw=raw,
+            pck_crl_issuer_chain=fields.text("pck_crl_issuer_chain"),
+            root_ca_crl=_crl(fields, "root_ca_crl"),
+            pck_crl=_crl(fields, "pck_crl"),
+            tcb_info_issuer_chain=fields.text("tcb_info_issuer_chain"),
+            tcb_info=fields.text("tcb_info"),
+            tcb_info_signature=fields.hex("tcb_info_signature", 64),
+            qe_identity_issuer_chain=fields.text("qe_identity_issuer_chain"),
+            qe_identity=fields.text("qe_identity"),
+            qe_identity_signature=fields.hex("qe_identity_signature", 64),
+        )
+
+
+def _crl(fields: Fields, name: str) -> bytes:
+    if fields.members.get(name) is None:
+        raise CrlMissing(f"collateral.{name}", expected="a revocation list", found="nothing")
+    return fields.text(name).encode("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class SignerChain:
+    """A signer that the pinned root vouches for. Revocation and time are judged later."""
+
+    signer: Certificate
+    root: Certificate
+
+
+@lru_cache(maxsize=32)  # pure, as are the two below: the same bundle gives the same answer
+def authenticate_tcb_info(
+    collateral: Collateral, roots: TrustAnchors
+) -> tuple[TcbInfo, SignerChain]:
+    """The TCB info, once Intel's TCB signer is known to have signed this very text.
+
+    Raises:
+        CertChainError: The signer's chain does not hold.
+        TcbInfoSignatureInvalid: Signed by somebody else, or altered.
+        CollateralMalformed, TcbInfoMismatch, TcbInfoVersionOutdated: See `TcbInfo.parse`.
+    """
+    chain = _require_signed(
+        collateral.tcb_info_issuer_chain,
+        collateral.tcb_info,
+        collateral.tcb_info_signature,
+        roots,
+        ("TCB info", TcbInfoSignatureInvalid),
+    )
+    return TcbInfo.parse(collateral.tcb_info), chain
+
+
+@lru_cache(maxsize=32)
+def authenticate_qe_identity(
+    collateral: Collateral, roots: TrustAnchors
+) -> tuple[QeIdentity, SignerChain]:
+    """The QE identity, once Intel's TCB signer is known to have signed this very text.
+
+    Raises:
+        CertChainError: The signer's chain does not hold.
+        QeIdentitySignatureInvalid: Signed by somebody else, or altered.
+        CollateralMalformed, QeIdentityMismatch: See `QeIdentity.parse`.
+    """
+    chain = _require_signed(
+        collateral.qe_identity_issuer_chain,
+        collateral.qe_identity,
+        collateral.qe_identity_signature,
+        roots,
+        ("QE identity", QeIdentitySignatureInvalid),
+    )
+    return QeIdentity.parse(collateral.qe_identity), chain
+
+
+def _require_signed(
+    chain: str,
+    text: str,
+    signature: bytes,
+    roots: TrustAnchors,
+    what: tuple[str, type[CollateralSignatureError]],
+) -> SignerChain:
+    title, refusal = what
+    signer, root = read_chain(chain, 2, f"{title} issuer chain")
+    require_anchor(root, roots)
+    require_role(signer, TCB_SIGNER)
+    require_issued_by(signer, root)
+    # Before the text is parsed: whoever cannot sign must not reach the parser.
+    if not ecdsa.signed_raw(signer.key, signature, text.encode("utf-8")):
+        raise refusal(
+            f"{title} signature",
+            expected="one by the TCB signing key over this very text",
+            found="one that does not verify",
+        )
+    return SignerChain(signer, root)
+
+
+@lru_cache(maxsize=32)
+def authenticate_crl_issuer(
+    collateral: Collateral, pck: PckChain, roots: TrustAnchors
+) -> SignerChain:
+    """The issuer chain that came with the PCK CRL: the quote's own PCK authority.
+
+    Keys are compared, not certificates: Intel reissued both with the same keys.
+
+    Raises:
+        CertChainError: The chain does not hold.
+        CrlOfAnotherIssuer: It is of another authority than the one that issued the PCK leaf.
+    """
+    title = "PCK CRL issuer chain"
+    authority, root = read_chain(collateral.pck_crl_issuer_chain, 2, title)
+    require_anchor(root, roots)
+    require_role(authority, PCK_CA)
+    require_issued_by(authority, root)
+    if (authority.subject, authority.spki) != (pck.authority.subject, pck.authority.spki):
+        raise CrlOfAnotherIssuer(
+            title, expected=pck.authority.common_name, found=authority.common_name
+        )
+    return SignerChain(authority, root)

@@ -1,0 +1,135 @@
+"""Certificate revocation lists: one authority's complete list, or a refusal; absence is one too."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.x509.oid import ExtensionOID
+
+from verifier import der, ecdsa
+from verifier.certificate import ECDSA_SHA256, UNREADABLE, Certificate, signed_parts
+from verifier.errors import (
+    CertificateRevoked,
+    CrlMalformed,
+    CrlMissing,
+    CrlOfAnotherIssuer,
+    CrlSignatureInvalid,
+)
+
+MAX_SIZE = 4 << 20
+_PEM_HEAD, _PEM_FOOT = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
+_HEX = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
+_WHITE = b" \t\r\n\0"
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """A list that its authority signed. Whether it is current is judged with everything else."""
+
+    title: str
+    this_update: datetime
+    next_update: datetime
+    serials: frozenset[int]
+
+    def require_not_revoked(self, certificate: Certificate) -> None:
+        """Any entry counts, whatever its reason or date.
+
+        Raises:
+            CertificateRevoked: The certificate is listed.
+        """
+        if certificate.serial in self.serials:
+            raise CertificateRevoked(
+                f"{certificate.common_name} {certificate.serial_hex}",
+                expected="not to be revoked",
+                found=f"listed in the {self.title}",
+            )
+
+
+def crl_der(stored: bytes, title: str) -> bytes:
+    """DER of a list that is stored as PEM, as hexadecimal text or as DER (Intel's services differ).
+
+    Raises:
+        CrlMissing: There is nothing.
+        CrlMalformed: None of the three.
+    """
+    text = stored.strip(_WHITE)
+    if not text:
+        raise CrlMissing(title, expected="a revocation list", found="nothing")
+    if len(stored) > MAX_SIZE:
+        raise CrlMalformed(title, expected=f"at most {MAX_SIZE} bytes", found=str(len(stored)))
+    if _HEX.fullmatch(text):
+        return bytes.fromhex(text.decode("ascii"))
+    if text.startswith(_PEM_HEAD) and text.endswith(_PEM_FOOT):
+        body = text[len(_PEM_HEAD) : -len(_PEM_FOOT)].translate(None, b" \t\r\n")
+        try:
+            return base64.b64decode(body, validate=True)
+        except binascii.Error as error:
+            raise CrlMalformed(title, expected="base64 in PEM", found=str(error)) from error
+    if stored.startswith(b"\x30"):
+        return stored
+    raise CrlMalformed(title, expected="PEM, hexadecimal text or DER", found="something else")
+
+
+@lru_cache(maxsize=32)  # pure: the same bytes under the same authority give the same list
+def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> RevocationList:
+    """Read a list and check that `issuer` signed it.
+
+    Raises:
+        RevocationError: The leaf that says what is wrong with it.
+    """
+    raw = crl_der(stored, title)
+    try:
+        tbs, signature = signed_parts(raw)
+        fields = tbs.children()
+        if len(fields) < 2 or fields[0].raw != b"\x02\x01\x01" or fields[1].raw != ECDSA_SHA256:
+            raise der.DerError("not a CRL of version 2 with ecdsa-with-SHA256")
+        parsed = x509.load_der_x509_crl(raw)
+        authority_key_id = _require_profile(parsed, title)
+        this_update, next_update = parsed.last_update_utc, parsed.next_update_utc
+        serials = frozenset(_serial(entry, title) for entry in parsed)
+    except UNREADABLE as error:
+        raise CrlMalformed(title, expected="a revocation list", found=str(error)) from error
+    if next_update is None:
+        raise CrlMalformed(title, expected="a nextUpdate", found="none")
+    # A genuine list of the sister authority would find nothing revoked.
+    if fields[2].raw != issuer.subject or authority_key_id != issuer.key_id:
+        raise CrlOfAnotherIssuer(
+            title, expected=f"one of {issuer.common_name}", found=parsed.issuer.rfc4514_string()
+        )
+    if not ecdsa.signed_der(issuer.key, signature, tbs.raw):
+        raise CrlSignatureInvalid(
+            title, expected=f"a signature by {issuer.common_name}", found="one that does not verify"
+        )
+    return RevocationList(title, this_update, next_update, serials)
+
+
+def _require_profile(parsed: x509.CertificateRevocationList, title: str) -> bytes:
+    """A complete, direct list with number and authority key; the latter's identifier."""
+    known = {ExtensionOID.CRL_NUMBER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER}
+    present = {extension.oid for extension in parsed.extensions}
+    if not known <= present:
+        raise CrlMalformed(title, expected="cRLNumber and authorityKeyIdentifier", found="not both")
+    # A delta list, or one for some distribution points only, is silent about the rest.
+    partial = {ExtensionOID.DELTA_CRL_INDICATOR, ExtensionOID.ISSUING_DISTRIBUTION_POINT}
+    odd = {e.oid for e in parsed.extensions if e.critical and e.oid not in known}
+    if (present & partial) | odd:
+        raise CrlMalformed(
+            title,
+            expected="a complete list without unknown critical extensions",
+            found=min(oid.dotted_string for oid in (present & partial) | odd),
+        )
+    authority = parsed.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    return authority.key_identifier or b""
+
+
+def _serial(entry: x509.RevokedCertificate, title: str) -> int:
+    # The one critical extension that standards define here hands the entry to another authority.
+    if any(extension.critical for extension in entry.extensions):
+        raise CrlMalformed(title, expected="no critical entry extension", found="one")
+    return entry.serial_number

@@ -1,0 +1,159 @@
+"""Signed JSON, read strictly: one reading, of the very text that was signed.
+
+`json.loads` alone takes duplicate members, NaN, floats, huge integers, True for 1 and any depth;
+where a signature check and a parser see different things, the attacker writes in between.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Never, Self, TypeVar
+
+from verifier.errors import CollateralMalformed
+
+MAX_SIZE = 1 << 20
+MAX_DEPTH = 32
+_HEX = re.compile(r"[0-9A-Fa-f]*", re.ASCII)
+_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?+', re.DOTALL)
+_E = TypeVar("_E", bound=StrEnum)
+
+
+def parse_object(text: str, where: str) -> Fields:
+    """Read one JSON object that fills `text`.
+
+    Raises:
+        CollateralMalformed: Too large or deep, a float, a repeated member, something left over.
+    """
+    if len(text) > MAX_SIZE:
+        raise _refuse(where, f"at most {MAX_SIZE} characters", str(len(text)))
+    depth = 0
+    for mark in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
+        depth += 1 if mark in "[{" else -1
+        if depth > MAX_DEPTH:
+            raise _refuse(where, f"at most {MAX_DEPTH} levels", "more")
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_without_duplicates,
+            parse_float=_no_number,
+            parse_constant=_no_number,
+            parse_int=_short_integer,
+        )
+    except (ValueError, RecursionError) as error:
+        raise _refuse(where, "JSON", str(error)) from error
+    return Fields.of(value, where)
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member appears twice")
+    return members
+
+
+def _no_number(text: str) -> Never:
+    raise ValueError(f"{text[:20]} is not an integer")
+
+
+def _short_integer(text: str) -> int:
+    if len(text) > 10:
+        raise ValueError("an integer of more than 10 digits")
+    return int(text)
+
+
+def _refuse(where: str, expected: str, found: str) -> CollateralMalformed:
+    return CollateralMalformed(where, expected=expected, found=found)
+
+
+class Fields:
+    """The members of one object, each taken with its exact type; the path is in every refusal."""
+
+    def __init__(self, members: dict[str, object], where: str) -> None:
+        self.members, self.where = members, where
+
+    @classmethod
+    def of(cls, value: object, where: str) -> Self:
+        if not isinstance(value, dict):
+            raise _refuse(where, "an object", type(value).__name__)
+        return cls(value, where)
+
+    def require_only(self, names: set[str]) -> None:
+        """Nothing but these members: what is outside a signature must not look as if inside."""
+        unknown = self.members.keys() - names
+        if unknown:
+            raise _refuse(self.where, f"only {', '.join(sorted(names))}", min(unknown))
+
+    def text(self, name: str) -> str:
+        value: str = self._typed(name, str)
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise _refuse(f"{self.where}.{name}", "Unicode text", "a lone surrogate") from error
+        return value
+
+    def integer(self, name: str, *, high: int) -> int:
+        """An integer from 0 to `high`; True is none."""
+        value: int = self._typed(name, int)
+        if not 0 <= value <= high:
+            raise _refuse(f"{self.where}.{name}", f"0 to {high}", str(value))
+        return value
+
+    def hex(self, name: str, size: int) -> bytes:
+        """Exactly `size` bytes as hexadecimal text of either case."""
+        value = self._typed(name, str)
+        # bytes.fromhex alone would skip white space.
+        if len(value) != 2 * size or not _HEX.fullmatch(value):
+            raise _refuse(f"{self.where}.{name}", f"{2 * size} hexadecimal digits", value[:200])
+        return bytes.fromhex(value)
+
+    def instant(self, name: str) -> datetime:
+        """`YYYY-MM-DDTHH:MM:SSZ`, a date that exists."""
+        value = self._typed(name, str)
+        try:
+            if _INSTANT.fullmatch(value):
+                return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        except ValueError as error:
+            raise _refuse(f"{self.where}.{name}", "a date that exists", value) from error
+        raise _refuse(f"{self.where}.{name}", "YYYY-MM-DDTHH:MM:SSZ", value[:40])
+
+    def member_of(self, name: str, closed: type[_E]) -> _E:
+        """One of a closed list of strings, exactly as written."""
+        value = self._typed(name, str)
+        if value not in closed.__members__.values():
+            raise _refuse(f"{self.where}.{name}", f"one of {', '.join(closed)}", value[:60])
+        return closed(value)
+
+    def object(self, name: str) -> Fields:
+        return Fields.of(self._typed(name, dict), f"{self.where}.{name}")
+
+    def objects(self, name: str, *, count: int | None = None) -> list[Fields]:
+        """A list of objects: exactly `count`, or at least one."""
+        values = self._typed(name, list)
+        if not values or (count is not None and len(values) != count):
+            raise _refuse(f"{self.where}.{name}", f"{count or 'some'} entries", str(len(values)))
+        return [Fields.of(v, f"{self.where}.{name}[{i}]") for i, v in enumerate(values)]
+
+    def optional_texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings that may be absent."""
+        if name not in self.members:
+            return ()
+        values = self._typed(name, list)
+        if not all(isinstance(value, str) for value in values):
+            raise _refuse(f"{self.where}.{name}", "strings only", "something else")
+        return tuple(values)
+
+    def optional_text(self, name: str) -> str:
+        """A string that may be absent, and is then empty."""
+        return self.text(name) if name in self.members else ""
+
+    def _typed(self, name: str, kind: type) -> Any:
+        if name not in self.members:
+            raise _refuse(f"{self.where}.{name}", f"a {kind.__name__}", "nothing")
+        value = self.members[name]
+        if type(value) is not kind:  # exact: isinstance(True, int) holds
+            raise _refuse(f"{self.where}.{name}", f"a {kind.__name__}", type(value).__name__)
+        return value

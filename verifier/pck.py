@@ -1,0 +1,159 @@
+"""The PCK chain inside a quote, and what its leaf says about the platform.
+
+The leaf's SGX extension (OID 1.2.840.113741.1.13.1) states identity and patch level; everything
+that is decided about the platform rests on it. Layout: Intel's PCK certificate profile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
+
+from verifier import der
+from verifier.anchors import TrustAnchors
+from verifier.certificate import (
+    PCK_CA,
+    PCK_LEAF,
+    PLATFORM_CA,
+    ROOT,
+    Certificate,
+    read_chain,
+    require_anchor,
+    require_issued_by,
+    require_role,
+)
+from verifier.errors import PckExtensionMalformed
+
+_ARC = bytes.fromhex("2a864886f84d010d01")  # 1.2.840.113741.1.13.1, without tag and length
+SGX_TYPES = ("Standard", "Scalable", "ScalableWithIntegrity")
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformIdentity:
+    """Which machine this is, by Intel's names."""
+
+    fmspc: bytes  #                  6: family, model, stepping, platform, custom SKU
+    ppid: bytes  #                   16: this one processor
+    pce_id: bytes  #                 2
+    sgx_type: str  #                 one of SGX_TYPES
+    piid: bytes | None  #            16: this one platform; this and below only from the Platform CA
+    dynamic_platform: bool | None
+    cached_keys: bool | None
+    smt_enabled: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformTcb:
+    """The patch level that the platform had when its PCK certificate was issued."""
+
+    components: tuple[int, ...]  #  16 SVNs, 0..255
+    pce_svn: int  #                 0..65535
+    cpu_svn: bytes  #               16; never compared: only the components are
+
+
+@dataclass(frozen=True, slots=True)
+class PckExtension:
+    """The SGX extension: identity and patch level."""
+
+    platform: PlatformIdentity
+    tcb: PlatformTcb
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Read the extension's value: 5 elements (Processor CA) or 7 (Platform CA), each once.
+
+        Raises:
+            PckExtensionMalformed: An element is missing, doubled, unknown, of another type or
+                size, or something is left over.
+        """
+        try:
+            return cls._parse(raw)
+        except der.DerError as error:
+            raise PckExtensionMalformed(
+                "SGX extension of the PCK certificate", expected="Intel's form", found=str(error)
+            ) from error
+
+    @classmethod
+    def _parse(cls, raw: bytes) -> Self:
+        top = _by_number(der.only(raw), _ARC)
+        if set(top) not in (set(range(1, 6)), set(range(1, 8))):
+            raise der.DerError(f"elements {sorted(top)}, not 1 to 5 or 1 to 7")
+        tcb = _by_number(top[2], _ARC + b"\x02")
+        if set(tcb) != set(range(1, 19)):
+            raise der.DerError("TCB does not have exactly 16 components, PCESVN and CPUSVN")
+        sgx_type = der.integer(top[5], high=len(SGX_TYPES) - 1, tag=der.ENUMERATED)
+        configuration: dict[int, bool] = {}
+        if 7 in top:
+            flags = _by_number(top[7], _ARC + b"\x07")
+            if set(flags) != {1, 2, 3}:
+                raise der.DerError("configuration does not have exactly three flags")
+            configuration = {number: der.boolean(flag) for number, flag in flags.items()}
+        platform = PlatformIdentity(
+            fmspc=der.octets(top[4], 6),
+            ppid=der.octets(top[1], 16),
+            pce_id=der.octets(top[3], 2),
+            sgx_type=SGX_TYPES[sgx_type],
+            piid=der.octets(top[6], 16) if 6 in top else None,
+            dynamic_platform=configuration.get(1),
+            cached_keys=configuration.get(2),
+            smt_enabled=configuration.get(3),
+        )
+        # Range, not truncation to a byte: Intel's own reader once made 256 into 0.
+        components = tuple(der.integer(tcb[number], high=255) for number in range(1, 17))
+        pce_svn, cpu_svn = der.integer(tcb[17], high=65535), der.octets(tcb[18], 16)
+        return cls(platform, PlatformTcb(components, pce_svn, cpu_svn))
+
+
+def _by_number(sequence: der.Element, arc: bytes) -> dict[int, der.Element]:
+    """SEQUENCE OF {OID arc.n, value} as {n: value}; no n twice, no other OID."""
+    found: dict[int, der.Element] = {}
+    for entry in sequence.children():
+        pair = entry.children()
+        if len(pair) != 2:
+            raise der.DerError("entry is not a pair of OID and value")
+        oid = pair[0].expect(der.OID)
+        if oid[:-1] != arc or oid[-1] in found:
+            raise der.DerError(f"unknown or repeated element {oid.hex()}")
+        found[oid[-1]] = pair[1]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class PckChain:
+    """A PCK chain whose links hold up to the pinned root. Validity in time is judged later."""
+
+    leaf: Certificate
+    authority: Certificate
+    root: Certificate
+    extension: PckExtension
+
+
+@lru_cache(maxsize=64)  # pure: the same text under the same root gives the same chain
+def authenticate_pck_chain(pem: bytes, roots: TrustAnchors) -> PckChain:
+    """Follow the chain from the pinned root to the PCK leaf.
+
+    Raises:
+        CertChainError: The leaf that says which link does not hold.
+    """
+    leaf, authority, root = read_chain(pem, 3, "PCK chain")
+    # Old platforms wrote the root before the authority. Nothing hangs on it: each must hold its
+    # own place below. The leaf is always first.
+    if authority.common_name in ROOT.common_names:
+        authority, root = root, authority
+    require_anchor(root, roots)
+    require_role(authority, PCK_CA)
+    require_issued_by(authority, root)
+    require_role(leaf, PCK_LEAF)
+    require_issued_by(leaf, authority)
+    if leaf.sgx_extension is None:
+        raise PckExtensionMalformed("PCK certificate", expected="an SGX extension", found="none")
+    extension = PckExtension.parse(leaf.sgx_extension)
+    from_platform_ca = authority.common_name == PLATFORM_CA
+    if from_platform_ca != (extension.platform.piid is not None):
+        raise PckExtensionMalformed(
+            "SGX extension of the PCK certificate",
+            expected=f"the form that {authority.common_name} issues",
+            found="the other one",
+        )
+    return PckChain(leaf, authority, root, extension)

@@ -1,0 +1,214 @@
+"""The quoting enclave: is it Intel's, how current is it, and which key does it vouch for.
+
+Without the identity check any report that a genuine machine signs could vouch for a key: the
+critical hole of another verifier (CVE-2026-22696), which checked every signature but not this.
+Source: Intel's "Enclave Identity" of the Provisioning Certification Service, version 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from verifier import ecdsa
+from verifier.document import Fields, parse_object
+from verifier.errors import (
+    AttestationKeyUnbound,
+    CollateralMalformed,
+    QeIdentityMismatch,
+    QeNotIntels,
+    QeReportSignatureInvalid,
+    QeTcbLevelUnmatched,
+    QuoteSignatureInvalid,
+)
+from verifier.quote import EcdsaAuthData, EnclaveReport, Quote
+from verifier.tcb import TcbStatus, read_issue_dates
+
+DEBUG = 0x2
+
+
+def verify_qe_report_signature(auth: EcdsaAuthData, pck_key: ec.EllipticCurvePublicKey) -> None:
+    """The platform's PCK key signed the quoting enclave's report, all 384 bytes of it.
+
+    Raises:
+        QeReportSignatureInvalid: It did not.
+    """
+    if not ecdsa.signed_raw(pck_key, auth.qe_report_signature, auth.qe_report.raw):
+        raise QeReportSignatureInvalid(
+            "QE report signature", expected="one by the PCK key", found="one that does not verify"
+        )
+
+
+def verify_attestation_key_binding(auth: EcdsaAuthData) -> None:
+    """The quoting enclave vouches for the key that signed the quote.
+
+    Its 64-byte report_data is SHA-256(attestation_key || qe_auth_data), then 32 zero bytes.
+
+    Raises:
+        AttestationKeyUnbound: It vouches for something else.
+    """
+    # Without this link anyone could sign a report of their own and attach a genuine QE report.
+    expected = sha256(auth.attestation_key + auth.qe_auth_data).digest() + bytes(32)
+    if auth.qe_report.report_data != expected:
+        raise AttestationKeyUnbound(
+            "attestation key in the QE's report_data",
+            expected=expected.hex(),
+            found=auth.qe_report.report_data.hex(),
+        )
+
+
+def verify_quote_signature(quote: Quote) -> None:
+    """The attestation key signed header and report, as received.
+
+    Raises:
+        QuoteSignatureInvalid: It did not, or it is no point of P-256.
+    """
+    try:
+        key = ecdsa.public_key(quote.auth.attestation_key)
+    except ValueError as error:
+        raise QuoteSignatureInvalid(
+            "attestation key", expected="a point of P-256", found="none"
+        ) from error
+    if not ecdsa.signed_raw(key, quote.auth.signature, quote.signed):
+        raise QuoteSignatureInvalid(
+            "quote signature",
+            expected="one by the attestation key",
+            found="one that does not verify",
+        )
+
+
+class EnclaveId(StrEnum):
+    """Which of Intel's enclaves an identity document describes."""
+
+    QE = "QE"
+    QVE = "QVE"
+    QAE = "QAE"
+    TD_QE = "TD_QE"
+
+
+@dataclass(frozen=True, slots=True)
+class QeLevel:
+    """One security version of the quoting enclave."""
+
+    isv_svn: int
+    status: TcbStatus
+    date: datetime
+    advisory_ids: tuple[str, ...]
+
+    @classmethod
+    def read(cls, fields: Fields) -> Self:
+        status = fields.member_of("tcbStatus", TcbStatus)
+        # For an enclave there is nothing between current and revoked but outdated.
+        if status not in (TcbStatus.UP_TO_DATE, TcbStatus.REVOKED):
+            status = TcbStatus.OUT_OF_DATE
+        return cls(
+            isv_svn=fields.object("tcb").integer("isvsvn", high=65535),
+            status=status,
+            date=fields.instant("tcbDate"),
+            advisory_ids=fields.optional_texts("advisoryIDs"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class QeIdentity:
+    """Intel's description of its SGX quoting enclave. Parse it only once its signature holds."""
+
+    issued: datetime
+    next_update: datetime
+    evaluation_data_number: int
+    misc_select: int
+    misc_select_mask: int
+    attributes: int  #       FLAGS, then XFRM: 16 bytes, little-endian
+    attributes_mask: int
+    mr_signer: bytes  #      32
+    isv_prod_id: int
+    levels: tuple[QeLevel, ...]  #  highest first, whatever the order on the wire
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an identity of version 2.
+
+        Raises:
+            CollateralMalformed: Not that, or one that no enclave can have.
+            QeIdentityMismatch: Of another of Intel's enclaves.
+        """
+        fields = parse_object(text, "QE identity")
+        enclave = fields.member_of("id", EnclaveId)
+        version = fields.integer("version", high=65535)
+        if version != 2:
+            raise CollateralMalformed("QE identity version", expected="2", found=str(version))
+        if enclave is not EnclaveId.QE:
+            raise QeIdentityMismatch("QE identity", expected="id QE", found=f"id {enclave}")
+        issued, next_update = read_issue_dates(fields)
+        misc_select, misc_mask = _masked(fields, "miscselect", 4)
+        attributes, attributes_mask = _masked(fields, "attributes", 16)
+        levels = sorted(
+            (QeLevel.read(level) for level in fields.objects("tcbLevels")),
+            key=lambda level: level.isv_svn,
+            reverse=True,
+        )
+        if len({level.isv_svn for level in levels}) != len(levels):
+            raise CollateralMalformed("QE identity", expected="distinct levels", found="equal ones")
+        return cls(
+            issued=issued,
+            next_update=next_update,
+            evaluation_data_number=fields.integer("tcbEvaluationDataNumber", high=2**31),
+            misc_select=misc_select,
+            misc_select_mask=misc_mask,
+            attributes=attributes,
+            attributes_mask=attributes_mask,
+            mr_signer=fields.hex("mrsigner", 32),
+            isv_prod_id=fields.integer("isvprodid", high=65535),
+            levels=tuple(levels),
+        )
+
+    def require_described(self, report: EnclaveReport) -> None:
+        """This report is of the enclave described here, whose code (MRENCLAVE) may change.
+
+        Raises:
+            QeNotIntels: A field differs, or it is a debug enclave.
+        """
+        attributes = report.flags | report.xfrm << 64
+        for field, expected, found in (
+            ("MRSIGNER", self.mr_signer.hex(), str(report.mr_signer)),
+            ("ISVPRODID", self.isv_prod_id, report.isv_prod_id),
+            ("MISCSELECT", self.misc_select, report.misc_select & self.misc_select_mask),
+            ("ATTRIBUTES", self.attributes, attributes & self.attributes_mask),
+            # Whatever the mask says: the host reads a debug enclave's keys.
+            ("DEBUG", 0, report.flags & DEBUG),
+        ):
+            if expected != found:
+                raise QeNotIntels(
+                    f"quoting enclave's {field}", expected=str(expected), found=str(found)
+                )
+
+    def level_of(self, report: EnclaveReport) -> QeLevel:
+        """The highest level that this quoting enclave reaches.
+
+        Raises:
+            QeTcbLevelUnmatched: It is below all of them.
+        """
+        for level in self.levels:
+            if report.isv_svn >= level.isv_svn:
+                return level
+        raise QeTcbLevelUnmatched(
+            "quoting enclave's ISVSVN",
+            expected=f"at least {self.levels[-1].isv_svn}",
+            found=str(report.isv_svn),
+        )
+
+
+def _masked(fields: Fields, name: str, size: int) -> tuple[int, int]:
+    """Value and mask, as little-endian integers; a value outside its own mask fits nothing."""
+    value = int.from_bytes(fields.hex(name, size), "little")
+    mask = int.from_bytes(fields.hex(f"{name}Mask", size), "little")
+    if value & ~mask:
+        raise CollateralMalformed(
+            f"{fields.where}.{name}", expected="no bit outside its mask", found="one"
+        )
+    return value, mask

@@ -1,0 +1,204 @@
+"""One quote judged, written down twice: for programs (a fixed JSON object) and for people.
+
+report = report_quote(raw, collateral, file="q.bin", roots=TrustAnchors.intel(), at=now)
+report.machine["verdict"], report.exit_status
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from verifier.acceptance import accept
+from verifier.anchors import Mode, TrustAnchors
+from verifier.appraisal import Appraisal, Outcome
+from verifier.collateral import Collateral
+from verifier.errors import ConfigError, Exit, RatlsError
+from verifier.quote import EnclaveReport, strip_file_padding
+from verifier.tcb import TcbStatus, TcbVerdict
+from verifier.validity import rfc3339
+from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
+
+_WORDS = {
+    Outcome.PASSED: "passed     ",
+    Outcome.FAILED: "FAILED     ",
+    Outcome.NOT_REACHED: "not reached",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteReport:
+    """The answer on one file."""
+
+    machine: dict[str, object]  # the line of `ratls verify quote --json`; other programs rely on it
+    people: str
+    exit_status: Exit
+
+
+def report_quote(
+    raw: bytes,
+    collateral: Collateral,
+    *,
+    file: str,
+    roots: TrustAnchors,
+    at: datetime,
+    acceptance: Callable[[VerifiedQuote], Appraisal] = accept,
+) -> QuoteReport:
+    """Judge the quote in one file and say everything that is known about it.
+
+    Args:
+        raw: The file's bytes; the zero bytes with which drivers pad it are dropped.
+        collateral: The bundle to judge with.
+        file: The file's name, for the answer only.
+        roots: The root key believed without proof.
+        at: Moment of judgement, timezone-aware.
+        acceptance: Raises unless a genuine quote is good enough; its appraisal includes the
+            quote's. `functools.partial(accept, statuses=…)`, or a policy's admission.
+
+    Raises:
+        ConfigError: The caller's own input is unusable; that is no verdict about the quote.
+    """
+    verified, refusal = None, None
+    appraisal = Appraisal()
+    try:
+        verified = verify_quote(strip_file_padding(raw), collateral, roots=roots, at=at)
+        appraisal = acceptance(verified)
+    except ConfigError:
+        raise
+    except RatlsError as error:
+        refusal, appraisal = error, error.appraisal or appraisal
+    exit_status = Exit.YES if refusal is None else refusal.exit_status
+    machine = {
+        "file": file,
+        "verdict": _verdict(exit_status),
+        "authentic": _authentic(verified, exit_status),
+        "mode": roots.mode.value,
+        **_facts(verified, readable=appraisal.stopped_at != QuoteCheck.QUOTE_FORMAT),
+        "checks": appraisal.as_json(),
+        "error": None
+        if refusal is None
+        else {
+            "code": refusal.code,
+            "check": refusal.check,
+            "message": str(refusal),
+            "fix": refusal.fix,
+        },
+    }
+    people = _for_people(file, roots.mode, exit_status, verified, appraisal, refusal)
+    return QuoteReport(machine, people, exit_status)
+
+
+def _verdict(exit_status: Exit) -> str:
+    return {Exit.YES: "accepted", Exit.UNDECIDED: "undecided"}.get(exit_status, "refused")
+
+
+def _authentic(verified: VerifiedQuote | None, exit_status: Exit) -> bool | None:
+    """True or False only where it was decided: not for what cannot be read or is out of date."""
+    if verified is not None:
+        return True
+    return False if exit_status is Exit.NOT_GENUINE else None
+
+
+def _facts(verified: VerifiedQuote | None, *, readable: bool) -> dict[str, object]:
+    """What the quote says. Only a believed quote is quoted; what is not known is null."""
+    if verified is None:
+        unknown = ("tcb_status", "tcb_date", "tcb_evaluation_data_number")
+        return {
+            "tee": "sgx" if readable else None,
+            "quote_version": 3 if readable else None,
+            **dict.fromkeys(unknown),
+            "advisory_ids": None,
+            "collateral": None,
+            "measurement": None,
+            "platform": None,
+        }
+    platform = verified.platform
+    return {
+        "tee": "sgx",
+        "quote_version": verified.quote.header.version,
+        "tcb_status": verified.tcb.status.value,
+        "tcb_date": rfc3339(verified.tcb.date),
+        "tcb_evaluation_data_number": verified.tcb.evaluation_data_number,
+        "advisory_ids": list(verified.tcb.advisory_ids),
+        "collateral": {
+            "earliest_issue": rfc3339(verified.window.earliest_issue),
+            "earliest_expiration": rfc3339(verified.window.earliest_expiration),
+        },
+        "measurement": measurement(verified.quote.report),
+        "platform": {
+            "fmspc": platform.fmspc.hex(),
+            "ppid": platform.ppid.hex(),
+            "piid": None if platform.piid is None else platform.piid.hex(),
+            "pce_id": platform.pce_id.hex(),
+        },
+    }
+
+
+def measurement(report: EnclaveReport) -> dict[str, object]:
+    """The report's fields: byte fields in hex as on the wire, small numbers as numbers."""
+    return {
+        "mr_enclave": str(report.mr_enclave),
+        "mr_signer": str(report.mr_signer),
+        "isv_prod_id": report.isv_prod_id,
+        "isv_svn": report.isv_svn,
+        "flags": report.flags.to_bytes(8, "little").hex(),
+        "xfrm": report.xfrm.to_bytes(8, "little").hex(),
+        "misc_select": report.misc_select.to_bytes(4, "little").hex(),
+        "cpu_svn": report.cpu_svn.hex(),
+        "config_id": report.config_id.hex(),
+        "config_svn": report.config_svn,
+        "isv_ext_prod_id": report.isv_ext_prod_id.hex(),
+        "isv_family_id": report.isv_family_id.hex(),
+        "report_data": report.report_data.hex(),
+    }
+
+
+def _for_people(
+    file: str,
+    mode: Mode,
+    exit_status: Exit,
+    verified: VerifiedQuote | None,
+    appraisal: Appraisal,
+    refusal: RatlsError | None,
+) -> str:
+    lines = [f"{file}: {_verdict(exit_status)}  mode={mode}"]
+    for record in appraisal.records:
+        lines.append(f"  {_WORDS[record.outcome]}  {record.check:<20}{record.detail}".rstrip())
+    if verified is not None:
+        report, platform = verified.quote.report, verified.platform
+        lines += [
+            f"  MRENCLAVE  {report.mr_enclave}",
+            f"  MRSIGNER   {report.mr_signer}",
+            f"  product {report.isv_prod_id}, version {report.isv_svn}",
+            f"  platform   FMSPC {platform.fmspc.hex()}, PPID {platform.ppid.hex()}",
+            *(f"  {line}" for line in explain_tcb(verified.tcb)),
+        ]
+    if refusal is not None:
+        lines.append(f"  {_verdict(exit_status)} [{refusal.code}] {refusal}")
+        if refusal.fix:
+            lines.append(f"  to do: {refusal.fix}")
+    return "\n".join(lines)
+
+
+def explain_tcb(tcb: TcbVerdict) -> list[str]:
+    """The TCB status in words: what is behind, since when, and what accepting it would take."""
+    lines = [
+        f"TCB        {tcb.status} as of {rfc3339(tcb.date)}: platform {tcb.platform_status}, "
+        f"quoting enclave {tcb.qe_status}; evaluation {tcb.evaluation_data_number}"
+    ]
+    if tcb.advisory_ids:
+        lines.append(f"advisories {', '.join(tcb.advisory_ids)}")
+    if tcb.behind_newest:
+        lines.append(f"behind the newest level: {'; '.join(tcb.behind_newest)}")
+        lines.append(
+            "a quote never changes, Intel's levels do: what was current when it was made falls "
+            "behind with each security update; a new quote from an updated platform does not"
+        )
+    if tcb.status is TcbStatus.REVOKED:
+        lines.append("a revoked level is never accepted")
+    elif tcb.status is not TcbStatus.UP_TO_DATE:
+        options = [f"--accept-status {tcb.status}"]
+        options += [f"--accept-advisory {advisory}" for advisory in tcb.advisory_ids]
+        lines.append(f"accepting it as it is would take: {' '.join(options)}")
+    return lines

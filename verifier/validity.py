@@ -1,0 +1,127 @@
+"""One instant, and every dated thing that a verdict rests on must cover it.
+
+Nothing else in this package compares times. Outside a window nothing was decided: the caller may
+look again with newer collateral, or say which past instant is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+from verifier.certificate import Certificate
+from verifier.crl import RevocationList
+from verifier.errors import (
+    CertificateNotCurrent,
+    CollateralNotCurrent,
+    CollateralStaleError,
+    CrlNotCurrent,
+    InstantMalformed,
+)
+
+SKEW = timedelta(seconds=300)  # how far the publisher's clock may be ahead of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From when to when one thing holds."""
+
+    thing: str
+    starts: datetime
+    ends: datetime
+    includes_end: bool
+    refusal: type[CollateralStaleError]
+
+    @classmethod
+    def of_certificate(cls, certificate: Certificate) -> Self:
+        """Both bounds are valid instants (RFC 5280), and there is no skew."""
+        return cls(
+            certificate.common_name,
+            certificate.not_before,
+            certificate.not_after,
+            True,
+            CertificateNotCurrent,
+        )
+
+    @classmethod
+    def of_crl(cls, crl: RevocationList) -> Self:
+        """Current until, not at, its nextUpdate."""
+        return cls(crl.title, crl.this_update, crl.next_update, False, CrlNotCurrent)
+
+    @classmethod
+    def of_document(cls, title: str, issued: datetime, next_update: datetime) -> Self:
+        """TCB info or QE identity; current until, not at, its nextUpdate."""
+        return cls(title, issued, next_update, False, CollateralNotCurrent)
+
+    def require(self, at: datetime) -> None:
+        """Refuse unless `at` lies inside.
+
+        Raises:
+            CollateralStaleError: The leaf of this kind of thing.
+        """
+        skew = timedelta(0) if self.refusal is CertificateNotCurrent else SKEW
+        early = at < self.starts - skew
+        late = at > self.ends or (at == self.ends and not self.includes_end)
+        if early or late:
+            raise self.refusal(
+                self.thing,
+                expected=f"to cover {rfc3339(at)}",
+                found=f"{'starts' if early else 'ended'} "
+                f"{rfc3339(self.starts if early else self.ends)}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class CollateralWindow:
+    """How old, and how long good, what the verdict rests on is."""
+
+    earliest_issue: datetime  #       of TCB info, QE identity and both revocation lists
+    earliest_expiration: datetime  #  of those and of every certificate used
+    tcb_info_issue: datetime
+    qe_identity_issue: datetime
+
+    @classmethod
+    def covering(
+        cls,
+        at: datetime,
+        *,
+        tcb_info: Period,
+        qe_identity: Period,
+        crls: Iterable[Period],
+        certificates: Iterable[Period],
+    ) -> Self:
+        """The common window, once every part of it covers `at`.
+
+        Raises:
+            CollateralStaleError: The first part that does not.
+        """
+        issued = (tcb_info, qe_identity, *crls)
+        everything = (*certificates, *issued)
+        for period in everything:
+            period.require(at)
+        return cls(
+            earliest_issue=min(period.starts for period in issued),
+            earliest_expiration=min(period.ends for period in everything),
+            tcb_info_issue=tcb_info.starts,
+            qe_identity_issue=qe_identity.starts,
+        )
+
+
+def require_instant(at: datetime) -> datetime:
+    """The instant in UTC.
+
+    Raises:
+        InstantMalformed: Without a time zone, or not after 1970: a verdict needs a real instant.
+    """
+    if at.utcoffset() is None:
+        raise InstantMalformed("instant of judgement", expected="a time zone", found="none")
+    if at.timestamp() <= 0:
+        raise InstantMalformed("instant of judgement", expected="after 1970", found=str(at))
+    return at.astimezone(UTC)
+
+
+def rfc3339(instant: datetime) -> str:
+    """`2026-11-25T12:00:00Z`."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
