@@ -75,7 +75,10 @@ def compute(policy: Policy, task: Task, tables: Sequence[pa.Table]) -> Outcome:
     except RatlsError as refusal:
         return Denied(refusal.code)
     return Released(
-        {recipient: _sealed(plaintext, policy, task, recipient) for recipient in computation.recipients}
+        {
+            recipient: _sealed(plaintext, policy, task, recipient)
+            for recipient in computation.recipients
+        }
     )
 
 

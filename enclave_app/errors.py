@@ -6,7 +6,8 @@ terminal at start, or nowhere.
 
 from __future__ import annotations
 
-from ratls.errors import ResourceLimitError, StreamIntegrityError
+from policy.errors import ResourceLimitError
+from ratls.errors import StreamIntegrityError
 from verifier.errors import ConfigError, Exit, ModeMismatchError, RatlsError
 
 # Branches. Names: threats.md section 3.
@@ -136,17 +137,10 @@ class MemoryExhausted(ResourceLimitError):
     default_fix = "wait until running tasks are finished, then release again with the same task"
 
 
-class RowsExceeded(ResourceLimitError):
-    """More rows than the policy's max_rows, or a batch that claims rows it does not carry."""
+class BatchesExceeded(ResourceLimitError):
+    """A release consists of more batches than the enclave keeps."""
 
-    code = "rows-exceeded"
-    default_fix = "the policy's max_rows limits a dataset"
-
-
-class BatchOversized(ResourceLimitError):
-    """One batch is larger than the enclave accepts, or there are too many batches."""
-
-    code = "batch-oversized"
+    code = "batches-exceeded"
     default_fix = "send batches of 1 to 4 MiB"
 
 

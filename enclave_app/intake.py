@@ -1,13 +1,13 @@
-"""The rows of one attempt to release one dataset: capped, validated, private until committed.
+"""The rows of one attempt to release one dataset: validated, compact, private until committed.
 
     intake = Intake(dataset, limits, memory)
     intake.open(reader.schema)
     intake.add(batch)            # for each batch
-    intake.rows, intake.batches  # what a commit must have counted
+    intake.rows, len(intake.batches)  # what a commit must have counted
 
-What a peer sends may claim any length, point outside its own buffers or hold bytes that nothing
-refers to. So sizes are looked at first, then every offset (`policy.rows`), and what is kept is
-a compact copy: nothing of the received message stays in memory.
+A batch comes here after `ratls.stream` has capped its rows and bytes. It may still point outside
+its own buffers or hold bytes that nothing refers to: every offset is checked (`policy.rows`)
+before anything reads a column, and what is kept is a compact copy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 
 import pyarrow as pa
 
-from enclave_app.errors import AttemptClosed, BatchOversized, InputEmpty, RowsExceeded
+from enclave_app.errors import AttemptClosed, BatchesExceeded, InputEmpty
 from enclave_app.limits import Limits, MemoryBudget
 from policy.document import Dataset
 from policy.rows import arrow_schema, check_batch, check_schema
@@ -35,9 +35,9 @@ class Intake:
         self.rows = 0
 
     @property
-    def batches(self) -> int:
-        """How many batches were kept."""
-        return len(self._kept)
+    def batches(self) -> tuple[pa.RecordBatch, ...]:
+        """What was kept, in order; empty batches too."""
+        return tuple(self._kept)
 
     def open(self, schema: pa.Schema) -> None:
         """The stream's schema must be the dataset's, to the letter.
@@ -51,28 +51,13 @@ class Intake:
         """Validate one batch and keep a copy of it.
 
         Raises:
-            RowsExceeded: More rows than the policy allows.
-            BatchOversized: One batch too large, or one too many.
+            BatchesExceeded: One batch too many.
             SchemaError, InvalidDataError: As `policy.rows.check_batch` says.
             MemoryExhausted: No room.
             AttemptClosed: By a later attempt, or because the task expired.
         """
-        # Before anything reads the columns: a null column of 2 billion rows has 0 bytes, and
-        # every later step would allocate for each row that is claimed.
-        if batch.num_rows > self._dataset.max_rows - self.rows:
-            raise RowsExceeded(
-                f"dataset {self._dataset.id!r}",
-                expected=f"at most {self._dataset.max_rows} rows",
-                found="more",
-            )
-        # `nbytes` would follow offsets that nobody has checked yet; this adds up buffer sizes,
-        # and counts a buffer that a thousand columns share a thousand times.
-        if batch.get_total_buffer_size() > self._limits.batch_bytes:
-            raise BatchOversized(
-                "batch", expected=f"at most {self._limits.batch_bytes} bytes", found="more"
-            )
-        if self.batches >= self._limits.batches:
-            raise BatchOversized(
+        if len(self._kept) >= self._limits.batches:
+            raise BatchesExceeded(
                 "release", expected=f"at most {self._limits.batches} batches", found="more"
             )
         check_batch(batch, self._dataset)
@@ -92,14 +77,17 @@ class Intake:
             self._kept.append(copy)
             self.rows += batch.num_rows
 
-    def table(self) -> pa.Table:
-        """All rows, in the order of arrival within this one stream.
+    def require_rows(self) -> None:
+        """There must be something to count.
 
         Raises:
-            InputEmpty: There are none.
+            InputEmpty: There is not.
         """
         if not self.rows:
             raise InputEmpty(f"dataset {self._dataset.id!r}", expected="rows", found="none")
+
+    def table(self) -> pa.Table:
+        """All rows, in the order of this one stream."""
         return pa.Table.from_batches(self._kept, self._schema)
 
     def close(self) -> None:

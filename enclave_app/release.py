@@ -53,9 +53,7 @@ def require_subjects(inputs: Mapping[str, tuple[pa.Table, str]], rule: ReleaseRu
             )
 
 
-def released(
-    outputs: Mapping[str, Any], rule: ReleaseRule, *, computation: str, run: str
-) -> bytes:
+def released(outputs: Mapping[str, Any], rule: ReleaseRule, *, computation: str, run: str) -> bytes:
     """The result document, in its only form.
 
     Raises:

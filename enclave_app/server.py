@@ -1,7 +1,8 @@
 """The Flight server: a thin shell that knows who connects and lets nothing escape.
 
-    with running_server(enclave, "127.0.0.1", 0, log) as server:
-        server.port
+    server = start_server(enclave, listen_address("127.0.0.1:0"), log)
+    server.address
+    server.stop()
 
 Only `DoExchange` is served. Every method, served or not, passes one guard: who is it, is there
 a free slot, and whatever goes wrong, the peer reads a code and an id. An exception that left a
@@ -26,6 +27,7 @@ from enclave_app.limits import Slots
 from enclave_app.log import Log, place_of
 from policy.document import Party
 from ratls.address import Address
+from ratls.environment import prepare_process
 from ratls.stream import Kind, ServerExchange, flight_refusal
 from verifier.errors import RatlsError
 
@@ -36,7 +38,7 @@ class EnclaveServer(flight.FlightServerBase):
     """Serves one enclave, over mutual TLS, to the parties of its policy."""
 
     def __init__(self, enclave: Enclave, address: Address, log: Log) -> None:
-        self._enclave, self._log = enclave, log
+        self._enclave, self._log, self._host = enclave, log, address.host
         self._slots = Slots(enclave.limits)
         parties = enclave.policy.voters
         # Neither an auth handler nor middleware: either would put another identity, from a
@@ -49,11 +51,16 @@ class EnclaveServer(flight.FlightServerBase):
             root_certificates=client_roots([p.channel_certificate for p in parties]),
         )
 
+    @property
+    def address(self) -> str:
+        """`HOST:PORT` as it is reached."""
+        return str(Address(self._host, self.port))
+
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """The three exchanges of ratls/1: release, collect, attest."""
         with self._guard(context, "do_exchange") as (party, log):
             kind = Kind.of(descriptor)
-            self._enclave.answer(kind, party, ServerExchange(reader, writer), log)
+            self._enclave.answer(kind, party, ServerExchange(reader, writer, context), log)
 
     # Whatever is asked for, by whatever name: one answer, so that nothing can be learned from it.
 
@@ -103,7 +110,7 @@ class EnclaveServer(flight.FlightServerBase):
         except RatlsError as refusal:
             log.warning("refused", code=refusal.code)
             answer = flight_refusal(refusal, number)
-        except Exception as bug:
+        except Exception as bug:  # noqa: BLE001 - see below
             # A bug of ours: its text may hold cell values, so only kind and place are kept.
             log.error("internal", bug=place_of(bug))
             failed = ServerFailed("enclave", expected="an answer", found="an error")
@@ -121,26 +128,29 @@ class EnclaveServer(flight.FlightServerBase):
         return not waiting.is_alive()
 
 
+def listen_address(text: str) -> Address:
+    """`HOST:PORT`, as other addresses but for port 0, which means any free one.
+
+    Raises:
+        AddressMalformed: Another form.
+    """
+    if text.endswith(":0"):
+        return Address(Address.parse(f"{text[:-1]}1").host, 0)
+    return Address.parse(text)
+
+
 def start_server(enclave: Enclave, address: Address, log: Log) -> EnclaveServer:
-    """Listen; port 0 takes a free one.
+    """Listen. From now on the parties may connect.
 
     Raises:
         ListenAddressUnusable: The port is in use, or the address is not this machine's.
         ServerWouldNotAuthenticate, ChannelIdentityShared: As `client_roots` says.
+        EnvironmentUnsafe: The environment would log keys or rows.
     """
+    prepare_process()
     try:
         return EnclaveServer(enclave, address, log)
     except (pa.ArrowException, OSError) as error:
         raise ListenAddressUnusable(
             str(address), expected="a free port of this machine", found="one in use, or another's"
         ) from error
-
-
-@contextmanager
-def running_server(enclave: Enclave, address: Address, log: Log) -> Iterator[EnclaveServer]:
-    """A server until the block ends."""
-    server = start_server(enclave, address, log)
-    try:
-        yield server
-    finally:
-        server.stop()

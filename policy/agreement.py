@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Self
 
 from policy import envelope as dsse
-from policy.document import Policy, digest_text
+from policy.document import Party, Policy, digest_text
 from policy.envelope import Envelope, strict_json
 from policy.errors import (
     AgreementIncomplete,
@@ -232,6 +232,11 @@ class CompleteAgreement:
         raise AssertionError("a policy before its first instant was let through")
 
 
+def require_not_expired(policy: Policy, at: datetime) -> None:
+    """For what is signed or accepted ahead of its first instant. Raises: PolicyExpired."""
+    require_window(policy, max(at, policy.not_before))
+
+
 def require_window(policy: Policy, at: datetime) -> None:
     """P13. Raises: PolicyNotYetValid, PolicyExpired."""
     thing = f"policy {policy.study} version {policy.version}"
@@ -253,7 +258,7 @@ def require_listed(policy: Policy, party: LocalParty) -> None:
             expected=f"the party {party.party_id}",
             found=", ".join(p.id for p in policy.party),
         )
-    for purpose in ("signing_key", "operation_key", "channel_certificate", "encryption_key"):
+    for purpose in _PURPOSES:
         own, theirs = getattr(party.public, purpose), getattr(listed, purpose)
         # A recipient whose key was left out is refused elsewhere; a provider may list none.
         if own != theirs and not (purpose == "encryption_key" and theirs is None):
@@ -283,18 +288,25 @@ class KeyChange:
     status: str  #      new, unchanged, changed
 
 
+_PURPOSES = ("signing_key", "operation_key", "channel_certificate", "encryption_key")
+
+
+def public_keys(party: Party) -> dict[str, str]:
+    """Fingerprint of each key that a party has, by its purpose."""
+    keys = {purpose: getattr(party, purpose) for purpose in _PURPOSES}
+    return {purpose: _fingerprint(key) for purpose, key in keys.items() if key is not None}
+
+
 def key_changes(policy: Policy, before: Policy | None) -> tuple[KeyChange, ...]:
     """Every key for which a signer vouches, and whether it was there before."""
     changes = []
     for party in policy.party:
         earlier = before.party_by_id(party.id) if before else None
-        for purpose in ("signing_key", "operation_key", "channel_certificate", "encryption_key"):
-            key = getattr(party, purpose)
-            if key is None:
-                continue
-            old = getattr(earlier, purpose, None)
-            status = "new" if old is None else "unchanged" if old == key else "changed"
-            changes.append(KeyChange(party.id, purpose, _fingerprint(key), status))
+        known = public_keys(earlier) if earlier else {}
+        for purpose, fingerprint in public_keys(party).items():
+            old = known.get(purpose)
+            status = "new" if old is None else "unchanged" if old == fingerprint else "changed"
+            changes.append(KeyChange(party.id, purpose, fingerprint, status))
     return tuple(changes)
 
 

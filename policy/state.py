@@ -18,7 +18,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from policy.agreement import FILE_CAP, Agreement, CompleteAgreement, require_window
+from policy.agreement import (
+    FILE_CAP,
+    Agreement,
+    CompleteAgreement,
+    require_not_expired,
+    require_window,
+)
 from policy.document import digest_text
 from policy.errors import (
     PolicyConflict,
@@ -53,8 +59,7 @@ class StudyState:
         """
         complete = agreement.require_complete()
         complete.require_anchor(party)
-        if at >= complete.policy.expires:
-            require_window(complete.policy, at)
+        require_not_expired(complete.policy, at)
         with self._locked():
             stored = self.stored(complete.policy.study)
             if stored is not None:

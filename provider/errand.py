@@ -6,6 +6,7 @@ with errand.attested(job, Kind.RELEASE, dataset="…", before_task=…) as excha
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,20 +14,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from policy.attested import Attested
 from policy.document import Policy, digest_text
 from policy.party import LocalParty
 from policy.record import Record
 from policy.state import StudyState
-from policy.statement import Statement
 from policy.task import Task
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
+from ratls.claims import require_key
+from ratls.errors import ReceiptKeyUnbound
 from ratls.pin import ChannelIdentity
 from ratls.probe import probe
 from ratls.stream import ClientExchange, Kind, open_exchange
 from verifier.anchors import Mode
 from verifier.collateral import Collateral
-from verifier.modes import anchors_for, known_roots
+from verifier.errors import RatlsError
+from verifier.modes import anchors_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,16 @@ class Errand:
         """Check the task against the policy in force, and this party's keys, without any peer.
 
         Raises:
-            RatlsError: A leaf of `policy.errors` about task, policy, state or keys.
+            StateMissing, PolicyNotAccepted, PolicyExpired, …: No such policy is in force here.
+            PartyNotListed, AnchorDiffers: It lists this party not at all, or with other keys.
+            TicketScopeError, TicketSignatureError: What `Task.open` says.
             SimulationNotAllowed: The policy's root is simulated, and nobody allowed that.
         """
         at = self.clock()
-        named, _ = Task.read(self.task)  # says only where to look: the study that it names
-        policy = policy_in_force(self.state, named.study, self.party, at)
+        named, _ = Task.read(self.task)  # believed only as to which policy to look for
+        agreement = StudyState(self.state).find_by_policy_digest(named.policy_digest, at)
+        agreement.require_anchor(self.party)
+        policy = agreement.policy
         task = Task.open(self.task, policy, at)
         roots = anchors_for(policy.platform.root, allow_simulation=self.allow_simulation)
         # Read now: a wrong passphrase should not be found out when everything else is done.
@@ -119,7 +127,7 @@ class Errand:
         ) as exchange:
             yield exchange
 
-    def record(self, job: Believed, document: Statement, fresh: FreshEvidence) -> bytes:
+    def record(self, job: Believed, document: Attested, fresh: FreshEvidence) -> bytes:
         """Why `document` was believed: collateral, appraisal and instant, signed by this party."""
         return Record(
             holder=self.party.party_id,
@@ -131,14 +139,24 @@ class Errand:
         ).seal(self.party.operation)
 
 
-def policy_in_force(state: Path, study: str, party: LocalParty, at: datetime) -> Policy:
-    """The policy that this party accepted for a study and that holds now.
+def require_own(
+    document: Attested, fresh: FreshEvidence, own: dict[str, object], leaf: type[RatlsError]
+) -> None:
+    """An acknowledgement or receipt comes from the attested enclave, and says what it must.
+
+    Args:
+        own: Field names and the values that this party knows them to have.
+        leaf: Raised for the first field that has another.
 
     Raises:
-        StateMissing: It accepted none.
-        PolicyExpired, PolicyNotYetValid: None holds at this instant.
-        PartyNotListed, AnchorDiffers: The policy lists this party not at all, or with other keys.
+        ReceiptKeyUnbound: Signed by a key that the evidence does not vouch for.
+        KeyUnbound: It names another TLS key than the one of this connection.
     """
-    agreement = StudyState(state, known_roots()).current(study, at)
-    agreement.require_anchor(party)
-    return agreement.policy
+    if hashlib.sha256(document.receipt_key).digest() != fresh.claims.receipt_key_hash:
+        raise ReceiptKeyUnbound(
+            document.noun, expected="the receipt key of the evidence", found="another key"
+        )
+    require_key(fresh.claims.pubkey_hash, document.tls_spki)
+    for name, value in own.items():
+        if getattr(document, name) != value:
+            raise leaf(f"{document.noun}: {name}", expected="own value", found="another")

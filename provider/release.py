@@ -9,7 +9,6 @@ enclave answered a challenge inside the very stream that will carry the rows.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from policy.commit import Commit
 from policy.document import Computation, Dataset, Policy, digest_text
 from policy.rows import schema_digest
 from policy.task import Task
-from provider.errand import Believed, Errand
+from provider.errand import Believed, Errand, require_own
 from provider.errors import AcknowledgementMismatch, DatasetNotAsked, DatasetNotOwned
 from provider.journal import Committed, Record, Released, Reserved
 from provider.once import (
@@ -32,7 +31,6 @@ from provider.once import (
 from provider.sources import ParquetSource
 from provider.trail import Trail
 from ratls.appraise import AdmittedCertificate, FreshEvidence
-from ratls.errors import ReceiptKeyUnbound
 from ratls.stream import SALT_SIZE, ClientExchange, Kind, RowDigest
 from verifier.anchors import Mode
 
@@ -242,21 +240,19 @@ def check_acknowledgement(
 ) -> Acknowledgement:
     """Hold the enclave's word against what was sent.
 
+    The evidence in it is that of the stream that carried the rows: after a resumption an
+    earlier one, which was appraised then; `fresh` names the same instance and keys.
+
     Raises:
-        ReceiptKeyUnbound: Signed by a key that the evidence does not name.
+        ReceiptKeyUnbound, KeyUnbound: Not signed by, or not about, the attested enclave.
         AcknowledgementMismatch: A field is another than it must be.
         RatlsError: It cannot be read, or its signature does not hold.
     """
     acknowledgement = Acknowledgement.open(raw)
-    key = hashlib.sha256(acknowledgement.receipt_key).digest()
-    if key != fresh.claims.receipt_key_hash:
-        raise ReceiptKeyUnbound(
-            "acknowledgement", expected="the receipt key of the evidence", found="another key"
-        )
     own: dict[str, object] = {
         "task_digest": commit.task_digest,
         "policy_digest": commit.policy_digest,
-        "instance": commit.instance,
+        "instance": fresh.claims.instance,
         "dataset": commit.dataset,
         "provider": commit.provider,
         "commit_digest": commit.digest,
@@ -265,11 +261,7 @@ def check_acknowledgement(
         "nonce": commit.nonce,
         "evidence": attempt.evidence,
     }
-    for name, value in own.items():
-        if getattr(acknowledgement, name) != value:
-            raise AcknowledgementMismatch(
-                f"acknowledgement: {name}", expected="what was released", found="another value"
-            )
+    require_own(acknowledgement, fresh, own, AcknowledgementMismatch)
     return acknowledgement
 
 

@@ -67,7 +67,12 @@ class ParquetSource:
             handle = pa.OSFile(str(path))
         with handle:
             with _reading(path):
-                file = pq.ParquetFile(handle, pre_buffer=False, buffer_size=_READ_AHEAD)
+                file = pq.ParquetFile(
+                    handle,
+                    pre_buffer=False,
+                    buffer_size=_READ_AHEAD,
+                    page_checksum_verification=True,  # where the file has them
+                )
             yield cls(path, file, dataset)
 
     def scan(self) -> int:
@@ -179,11 +184,10 @@ def _names(schema: pa.Schema) -> str:
 
 
 def _rows_per_read(schema: pa.Schema) -> int:
-    strings = sum(pa.types.is_string(t) for t in schema.types)
-    bits = sum(t.bit_width for t in schema.types if not pa.types.is_string(t))
-    most = _MOST_ROWS_READ_WITH_STRINGS if strings else _MOST_ROWS_READ
-    row = int(bits) // 8 + strings * _GUESSED_STRING + 1
-    return max(1, min(most, AIM // row))
+    widths = [_GUESSED_STRING if pa.types.is_string(t) else t.bit_width / 8 for t in schema.types]
+    has_strings = any(pa.types.is_string(t) for t in schema.types)
+    most = _MOST_ROWS_READ_WITH_STRINGS if has_strings else _MOST_ROWS_READ
+    return max(1, min(most, int(AIM / sum(widths))))
 
 
 def _resize(batches: Iterator[pa.RecordBatch], path: Path) -> Iterator[pa.RecordBatch]:

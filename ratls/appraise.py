@@ -10,7 +10,7 @@ policy. `AdmittedCertificate` and `FreshEvidence` exist only as results of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass
 from datetime import datetime
@@ -18,7 +18,7 @@ from enum import StrEnum
 
 from policy.admission import Admission, AdmissionCheck, admit
 from policy.document import Policy
-from ratls.certificate import EnclaveCertificate, check_certificate
+from ratls.certificate import check_certificate
 from ratls.claims import ROLE_SERVER, CertificateClaims, ChallengeClaims, require_equal
 from ratls.evidence import Evidence
 from verifier.anchors import TrustAnchors
@@ -204,21 +204,21 @@ def _require_all_given(own: dict[str, bytes]) -> None:
         raise AssertionError(f"claims left out: {sorted(own)}")
 
 
-def _note_unknown(note: object, claims: CertificateClaims) -> None:
-    if claims.unknown and callable(note):
+def _note_unknown(note: Callable[[str], None], claims: CertificateClaims) -> None:
+    if claims.unknown:
         note(f"ignored claims: {', '.join(ascii(name) for name in claims.unknown)}")
 
 
 def _appraise_quote(
     quote: bytes, expectation: Expectation, at: datetime, before: Appraisal
 ) -> tuple[VerifiedQuote, Admission, Appraisal]:
-    with preceded_by(before), _to_be_followed_by(AdmissionCheck):
-        verified = verify_quote(quote, expectation.collateral, roots=expectation.roots, at=at)
-    with preceded_by(before + verified.appraisal):
+    with preceded_by(before):
+        with _to_be_followed_by(AdmissionCheck):
+            verified = verify_quote(quote, expectation.collateral, roots=expectation.roots, at=at)
         admission = admit(
             expectation.policy, verified, at=at, enclave_name=expectation.enclave_name
         )
-    return verified, admission, before + verified.appraisal + admission.appraisal
+    return verified, admission, before + admission.appraisal
 
 
 @contextmanager
@@ -240,17 +240,3 @@ def _to_be_followed_by(*checks: type[StrEnum]) -> Iterator[None]:
         rest = tuple(CheckRecord(c.value, Outcome.NOT_REACHED) for kind in checks for c in kind)
         refusal.appraisal = (refusal.appraisal or Appraisal()) + Appraisal(rest)
         raise
-
-
-__all__ = [
-    "AdmittedCertificate",
-    "CertificateCheck",
-    "Challenge",
-    "ChallengeCheck",
-    "EnclaveCertificate",
-    "Expectation",
-    "FreshEvidence",
-    "appraise_certificate",
-    "appraise_challenge",
-    "appraise_fresh",
-]

@@ -14,18 +14,19 @@ from ratls.errors import EnvironmentUnsafe
 # With an EC certificate this leaves TLS 1.3 only, at both ends (flight.md 0.30): the one cipher
 # allowed for TLS 1.2 needs an RSA certificate, and TLS 1.3 has its ciphers in another list.
 _TLS13_ONLY = ("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
+# gRPC's own log: it would mix the peer's words with ours, and above NONE it shows traffic.
+_QUIET = ("GRPC_VERBOSITY", "NONE")
 # Each writes session keys, or what is sent, to a file or to stderr.
-_LEAKING = ("SSLKEYLOGFILE", "GRPC_TRACE", "GRPC_VERBOSITY")
+_LEAKING = ("SSLKEYLOGFILE", "GRPC_TRACE", _QUIET[0])
 
 
 def prepare_process() -> None:
-    """Refuse an environment that logs traffic, and leave gRPC nothing but TLS 1.3.
+    """Refuse an environment that logs traffic; leave gRPC nothing but TLS 1.3, and silent.
 
     Raises:
         EnvironmentUnsafe: A variable is set that would leak keys or rows.
     """
     for name in _LEAKING:
-        if name in os.environ:
+        if name in os.environ and (name, os.environ[name]) != _QUIET:
             raise EnvironmentUnsafe("environment", expected=f"no {name}", found="it is set")
-    name, value = _TLS13_ONLY
-    os.environ[name] = value
+    os.environ.update([_TLS13_ONLY, _QUIET])

@@ -29,13 +29,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from simulation.measure import MEASURED_PACKAGES
 from simulation.relay import RecordingRelay
 from verifier.errors import Exit
 
 PARTIES = {"alice": "alice-clinic", "bob": "bob-hospital", "carol": "carol-lab"}
 STUDY = "breast-cancer-joint-training"
-# Measured packages: what `ratls simulation measure` hashes, and what the altered enclave changes.
-MEASURED = ("verifier", "policy", "ratls", "enclave_app")
 COMMAND_SECONDS = 60
 
 
@@ -418,7 +417,7 @@ def _altered_code(folder: Path) -> Path:
     from importlib.util import find_spec
 
     altered = folder / "altered"
-    for name in MEASURED:
+    for name in MEASURED_PACKAGES:
         spec = find_spec(name)
         assert spec is not None
         assert spec.submodule_search_locations

@@ -203,6 +203,7 @@ def _reading(path: Path) -> Iterator[bytes]:
         KeyError,
         TypeError,
         AttributeError,
+        RecursionError,
         UnsupportedAlgorithm,
         x509.ExtensionNotFound,
         PckExtensionMalformed,

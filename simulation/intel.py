@@ -226,20 +226,19 @@ class Intel:
         at = (at or self.at).astimezone(UTC).replace(microsecond=0)
         info = tcb_info_text(documents.compact(tcb_info(_default_tcb_info(platform, at))))
         identity = qe_identity_text(documents.compact(qe_identity(_default_qe_identity(at))))
-        signer = self.tcb_signer
-        signer_chain = signer.pem + self.root.pem
-        info_key = tcb_info_key or signer.ec_key
-        identity_key = qe_identity_key or signer.ec_key
+        signer, signer_chain = self.tcb_signer, self.tcb_signer.pem + self.root.pem
         members = {
             "pck_crl_issuer_chain": platform.ca.pem + self.root.pem,
             "root_ca_crl": root_crl(_crl(self.root, at, validity=YEAR)).issue().hex(),
             "pck_crl": pck_crl(_crl(platform.ca, at)).issue().hex(),
             "tcb_info_issuer_chain": signer_chain,
             "tcb_info": info,
-            "tcb_info_signature": documents.signature(info_key, info),
+            "tcb_info_signature": documents.signature(tcb_info_key or signer.ec_key, info),
             "qe_identity_issuer_chain": signer_chain,
             "qe_identity": identity,
-            "qe_identity_signature": documents.signature(identity_key, identity),
+            "qe_identity_signature": documents.signature(
+                qe_identity_key or signer.ec_key, identity
+            ),
         }
         return json.dumps(bundle(members), indent=1, ensure_ascii=False).encode() + b"\n"
 
@@ -405,7 +404,7 @@ def _default_tcb_info(platform: Platform, at: datetime) -> Document:
             documents.tcb_level(tcb.components, tcb.pce_svn, date=_midnight(at - 30 * DAY)),
             documents.tcb_level(
                 older,
-                5,
+                tcb.pce_svn // 2,
                 date=_midnight(at - YEAR),
                 status="OutOfDate",
                 advisories=["INTEL-SA-99998"],

@@ -176,6 +176,8 @@ def _parse(raw: bytes, thing: str) -> Certificate:
         spki = fields[6].raw
         if len(spki) != len(_P256_SPKI) + 64 or not spki.startswith(_P256_SPKI):
             raise CertificateRoleWrong(thing, expected="a P-256 key", found="another kind of key")
+        # Read here: a negative serial number could be listed as revoked under another spelling.
+        serial = der.integer(fields[1], high=2**160 - 1)
         parsed = x509.load_der_x509_certificate(raw)
         names = [(a.oid, a.value) for a in parsed.subject]
         common = [str(value) for oid, value in names if oid == NameOID.COMMON_NAME]
@@ -192,7 +194,7 @@ def _parse(raw: bytes, thing: str) -> Certificate:
             ),
             subject=fields[5].raw,
             issuer=fields[3].raw,
-            serial=parsed.serial_number,
+            serial=serial,
             not_before=parsed.not_valid_before_utc,
             not_after=parsed.not_valid_after_utc,
             key=ecdsa.public_key(spki[-64:]),

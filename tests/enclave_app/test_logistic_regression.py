@@ -143,7 +143,14 @@ def test_a_column_that_only_one_input_has() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "logistic_regression ", "Logistic_Regression", "../x", "os.system", "logistic_regression\0"],
+    [
+        "",
+        "logistic_regression ",
+        "Logistic_Regression",
+        "../x",
+        "os.system",
+        "logistic_regression\0",
+    ],
 )
 def test_computation_that_is_not_in_the_measured_list(name: str) -> None:
     """R01, D10: a name is looked up in a closed table, never imported."""

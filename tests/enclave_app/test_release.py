@@ -23,7 +23,7 @@ class Rule:
     significant_digits: int = 17
 
 
-def document(value: Any, rule: Rule = Rule()) -> bytes:  # noqa: B008 - frozen
+def document(value: Any, rule: Rule = Rule()) -> bytes:
     return released({"model_weights": value}, rule, computation="train", run="some_run")
 
 

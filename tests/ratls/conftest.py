@@ -1,12 +1,18 @@
-"""A whole simulated Intel for the tests of one run: nothing in it changes."""
+"""One simulated Intel and one study for the tests of a run: nothing in them changes."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.support.flight_peers import Study
 from tests.support.intel import World
 
 
 @pytest.fixture(scope="session")
-def world() -> World:
-    return World.create()
+def study() -> Study:
+    return Study.create()
+
+
+@pytest.fixture(scope="session")
+def world(study: Study) -> World:
+    return study.world

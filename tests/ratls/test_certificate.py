@@ -34,6 +34,9 @@ from verifier.errors import RatlsError
 KEY = ec.generate_private_key(ec.SECP256R1())
 P384 = ec.generate_private_key(ec.SECP384R1())
 EVIDENCE = bytes(200)
+END_ENTITY = x509.BasicConstraints(False, None)
+BOTH_PURPOSES = x509.ExtendedKeyUsage([Eku.SERVER_AUTH, Eku.CLIENT_AUTH])
+ONE_NAME = x509.SubjectAlternativeName([x509.DNSName(ENCLAVE_NAME)])
 
 
 def name(text: str) -> x509.Name:
@@ -70,10 +73,10 @@ class Form:
     issuer: str = "an enclave"
     days: float = 3
     starts: timedelta = timedelta(hours=-1)
-    basic: Any = x509.BasicConstraints(False, None)
+    basic: Any = END_ENTITY
     usage: Any = field(default_factory=usage)
-    purposes: Any = x509.ExtendedKeyUsage([Eku.SERVER_AUTH, Eku.CLIENT_AUTH])
-    names: Any = x509.SubjectAlternativeName([x509.DNSName(ENCLAVE_NAME)])
+    purposes: Any = BOTH_PURPOSES
+    names: Any = ONE_NAME
     evidences: tuple[Any, ...] = field(default_factory=lambda: (evidence(),))
 
     def issue(self) -> bytes:
@@ -123,7 +126,6 @@ def test_resigning_alone_changes_nothing() -> None:
     assert check_certificate(resigned(lambda parts: None), AT).evidence == EVIDENCE
 
 
-LEAF = Form(signer=P384)  # issued by another key
 WRONG: dict[str, tuple[Form, type[RatlsError]]] = {
     "ordinary server, B05": (Form(evidences=()), errors.EvidenceMissing),
     "critical evidence": (Form(evidences=(evidence(critical=True),)), errors.EvidenceCritical),

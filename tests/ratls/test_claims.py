@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import replace
 
 import cbor2
@@ -144,10 +145,8 @@ def test_abused_claims_are_malformed(raw: bytes) -> None:
 @given(st.binary(max_size=120))
 def test_garbage_is_claims_or_a_refusal(raw: bytes) -> None:
     for parse in (CertificateClaims.parse, ChallengeClaims.parse):
-        try:
-            parse(raw)
-        except RatlsError as refusal:
-            assert refusal.code in {"claims-malformed", "claim-missing"}
+        with suppress(ClaimsMalformed, ClaimMissing):
+            assert parse(raw).encode()
 
 
 @pytest.mark.parametrize("claims", [CERTIFICATE, CHALLENGE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 import cbor2
 import pytest
@@ -70,10 +71,8 @@ def test_another_shape_is_malformed(raw: bytes) -> None:
 
 @given(st.binary(max_size=100))
 def test_garbage_is_evidence_or_a_refusal(raw: bytes) -> None:
-    try:
+    with suppress(EvidenceMalformed):
         assert len(Evidence.parse(raw).encode()) == len(raw)
-    except EvidenceMalformed:
-        pass
 
 
 def test_evidence_made_here_is_bound(world: World) -> None:

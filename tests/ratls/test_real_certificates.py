@@ -12,7 +12,6 @@ import pytest
 from ratls.certificate import EVIDENCE_OID, check_certificate
 from ratls.claims import CertificateClaims, parse_claim_map, require_key
 from ratls.errors import (
-    CertificateIsAuthority,
     CertificateMalformed,
     CertificateUsageWrong,
     ClaimMissing,

@@ -138,7 +138,7 @@ CERTIFICATES: list[tuple[str, Alteration, type[RatlsError], QuoteCheck]] = [
     (
         "N069 the intermediate is of X.509 version 1",
         {"platform_ca": lambda c: replace(c, version=1)},
-        errors.CertificateMalformed,
+        errors.CertificateRoleWrong,
         QuoteCheck.PCK_CHAIN,
     ),
     (
@@ -158,6 +158,18 @@ CERTIFICATES: list[tuple[str, Alteration, type[RatlsError], QuoteCheck]] = [
         {"platform_ca": lambda c: replace(c, not_after=AT - SECOND)},
         errors.CertificateNotCurrent,
         QuoteCheck.VALIDITY,
+    ),
+    (
+        "N072 the root ended a second ago",
+        {"root": lambda c: replace(c, not_after=AT - SECOND)},
+        errors.CertificateNotCurrent,
+        QuoteCheck.VALIDITY,
+    ),
+    (
+        "N067 the root is no CA",
+        {"root": lambda c: c.extended(x509.BasicConstraints(False, None), critical=True)},
+        errors.CertificateRoleWrong,
+        QuoteCheck.PCK_CHAIN,
     ),
     (
         "N073 the leaf begins in a second",
@@ -224,7 +236,7 @@ def test_attacker_gives_the_intermediate_an_rsa_key() -> None:
 def test_attacker_gives_the_leaf_a_key_on_another_curve() -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     world = World.create(pck=lambda c: replace(c, key=key))
-    with refused(errors.CertificateMalformed, check=QuoteCheck.PCK_CHAIN):
+    with refused(errors.CertificateRoleWrong, check=QuoteCheck.PCK_CHAIN):
         world.verify(quote=world.quote(qe_key=new_key()))
 
 
@@ -467,8 +479,11 @@ def test_the_same_random_bytes_give_the_same_world() -> None:
     assert everything(b"a") != everything(b"b")
 
 
-def test_serial_numbers_are_positive_and_fit_in_twenty_octets() -> None:
+@pytest.mark.parametrize("byte", [b"\x00", b"\xff"])
+def test_serial_numbers_are_positive_and_fit_in_twenty_octets(byte: bytes) -> None:
     """RFC 5280: a negative or longer one makes some readers refuse the certificate."""
-    for raw in (bytes(20), b"\xff" * 20):
-        intel = Intel.create(AT, random=lambda size, raw=raw: raw[:1] * size)
-        assert 0 < intel.root.serial < 1 << 159
+
+    def constant(size: int) -> bytes:
+        return byte * size
+
+    assert 0 < Intel.create(AT, random=constant).root.serial < 1 << 159

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import ast
 import subprocess
 import sys
 import tomllib
@@ -14,6 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from ratls.attester import resolve_attester
+from simulation.folder import write
 from simulation.intel import Intel, root_name
 from tests.support.intel import AT, World
 from tests.support.refusal import count_refusal, refused
@@ -104,6 +106,40 @@ def test_no_environment_variable_changes_a_verdict(
         world.verify(roots=modes.anchors_for("intel", allow_simulation=False))
 
 
+@pytest.fixture
+def platform_folder(world: World, tmp_path: Path) -> str:
+    write(world.intel, world.platform, tmp_path)
+    return f"simulation:{tmp_path / 'platform'}"
+
+
+def test_an_enclave_that_may_simulate_gets_its_attester(platform_folder: str) -> None:
+    """The accepted twin of the next two."""
+    assert resolve_attester(platform_folder, allow_simulation=True).mode is Mode.SIMULATION
+
+
+def test_an_enclave_simulates_without_being_told(platform_folder: str) -> None:
+    """A production entry point that is given a simulated platform must not start with it."""
+    with refused(errors.SimulationNotAllowed):
+        resolve_attester(platform_folder, allow_simulation=False)
+
+
+@pytest.mark.usefixtures("production")
+def test_an_enclave_simulates_without_the_distribution(platform_folder: str) -> None:
+    with refused(errors.SimulationNotInstalled):
+        resolve_attester(platform_folder, allow_simulation=True)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "simulation").glob("*.py")), ids=lambda p: p.stem)
+def test_nothing_that_simulates_reads_the_environment(path: Path) -> None:
+    """X02: no variable can bring a simulation about. The demo passes its own on to its children."""
+    names = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    assert path.stem == "demo" or not names & {"environ", "environb", "getenv"}
+
+
 def command() -> typer.Typer:
     app = typer.Typer()
 
@@ -128,12 +164,16 @@ def test_the_option_does_not_exist_in_production() -> None:
     assert runner.invoke(command(), ["--allow-simulation"]).exit_code == errors.Exit.USAGE
 
 
-def build_wheel(project: Path, out: Path) -> list[str]:
-    """Build as an installer would; the names inside."""
+def build_wheel(project: Path, out: Path) -> zipfile.ZipFile:
+    """Build as an installer would."""
     code = f"from setuptools.build_meta import build_wheel; build_wheel({str(out)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)
     (wheel,) = out.glob("*.whl")
-    return zipfile.ZipFile(wheel).namelist()
+    return zipfile.ZipFile(wheel)
+
+
+def packages_in(wheel: zipfile.ZipFile) -> set[str]:
+    return {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name}
 
 
 def copy_project(source: Path, target: Path, folders: list[str]) -> Path:
@@ -157,31 +197,23 @@ def test_the_production_wheel_contains_no_simulation(tmp_path: Path) -> None:
     packages = project["tool"]["setuptools"]["packages"]
     # The stray folder is there to be picked up by any kind of discovery.
     copied = copy_project(ROOT, tmp_path / "project", [*packages, "simulation"])
-    names = build_wheel(copied, tmp_path)
-    assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == set(packages)
-    assert not [n for n in names if "simulation" in n]
-
-
-def test_the_simulation_wheel_contains_only_the_simulation(tmp_path: Path) -> None:
-    """Installing it adds a package and never replaces a file of the production wheel."""
-    (tmp_path / "project").mkdir()
-    copied = copy_project(ROOT / "simulation", tmp_path / "project", ["."])
-    names = build_wheel(copied, tmp_path)
-    assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"simulation"}
-
-
-def test_a_production_interpreter_cannot_import_it(tmp_path: Path) -> None:
-    """X04: beside the production packages alone, the module does not exist."""
-    count_refusal()
-    for package in ("verifier",):
-        (tmp_path / package).symlink_to(ROOT / package)
-    code = "import verifier.modes, simulation"
+    wheel = build_wheel(copied, tmp_path)
+    assert packages_in(wheel) == set(packages)
+    assert not [name for name in wheel.namelist() if "simulation" in name]
+    wheel.extractall(tmp_path / "installed")
+    code = "import verifier.modes as m; print(sorted(m.known_roots())); import simulation"
     run = subprocess.run(
-        [sys.executable, "-S", "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-S", "-c", code],  # -S: nothing of this environment's packages
+        cwd=tmp_path / "installed",
         capture_output=True,
         text=True,
         check=False,
     )
+    assert run.stdout == "['intel']\n"
     assert "No module named 'simulation'" in run.stderr
+
+
+def test_the_simulation_wheel_contains_only_the_simulation(tmp_path: Path) -> None:
+    """Installing it adds a package and never replaces a file of the production wheel."""
+    copied = copy_project(ROOT / "simulation", tmp_path / "project", ["."])
+    assert packages_in(build_wheel(copied, tmp_path)) == {"simulation"}

@@ -1,11 +1,40 @@
-"""The smallest enclave that speaks the protocol, and those that cheat."""
+"""The smallest enclave that speaks the protocol, TLS servers that do not, and their parts."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
-from simulation.intel import Platform
+import pyarrow.flight as flight
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from OpenSSL import SSL
+
+from policy.document import Policy
+from ratls.address import Address
+from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate
+from ratls.claims import NO_TASK
+from ratls.environment import prepare_process
+from ratls.identity import EnclaveIdentity
+from ratls.pin import ChannelIdentity
+from ratls.stream import Caps, Kind, RowDigest, ServerExchange, flight_refusal
+from simulation.intel import Platform, root_name
+from tests.support.intel import World
+from tests.support.parties import Consortium
 from verifier.anchors import Mode
+from verifier.errors import RatlsError
+from verifier.quote import Quote
+
+LOOPBACK = "127.0.0.1"
+NOW = datetime.now(UTC).replace(microsecond=0)  # TLS libraries look at the machine's clock
 
 
 class PlatformAttester:
@@ -14,8 +43,197 @@ class PlatformAttester:
     mode = Mode.SIMULATION
 
     def __init__(self, platform: Platform, **altered: Any) -> None:
-        self._platform, self._altered = platform, altered
+        self._platform = platform
+        self._altered = {"isv_prod_id": 0} | altered  # the product of the consortium's policy
         self.instead: bytes | None = None  # report data to quote in place of what was asked
 
     def quote(self, report_data: bytes) -> bytes:
         return self._platform.quote(self.instead or report_data, **self._altered)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One Intel, three parties, their policy in force, and what a provider holds of all that."""
+
+    world: World
+    parties: Consortium
+    policy: Policy
+    expectation: Expectation
+
+    @classmethod
+    def create(cls, at: datetime = NOW, **policy: Any) -> Study:
+        world = World.create(at)
+        parties = Consortium.create(
+            at,
+            root=root_name(world.intel.root),
+            mr_enclave=Quote.parse(world.quote()).report.mr_enclave.value.hex(),
+            machines=[f"ppid:{world.platform.tcb.ppid.hex()}"],
+        )
+        made = parties.policy(**policy)
+        held = Expectation(made, world.collateral(), world.intel.anchors())
+        return cls(world, parties, made, held)
+
+    def identity(self, digest: bytes | None = None, **altered: Any) -> EnclaveIdentity:
+        """A start of the agreed enclave; `altered` goes to `Platform.quote`."""
+        attester = PlatformAttester(self.world.platform, **altered)
+        return EnclaveIdentity.create(attester, digest or self.policy.digest, at=self.world.at)
+
+    def admitted(self, identity: EnclaveIdentity) -> AdmittedCertificate:
+        return appraise_certificate(identity.certificate_der, self.expectation, at=self.world.at)
+
+    def channel(self, party: str = "alice-clinic") -> ChannelIdentity:
+        """How a party shows itself: certificate and key of its folder."""
+        local = self.parties.parties[party]
+        return ChannelIdentity(
+            local.channel_certificate_pem, local.channel_key_pem, local.channel_spki_sha256
+        )
+
+
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@dataclass
+class Script:
+    """What one enclave does in an exchange. The defaults are honest; tests replace one."""
+
+    identity: EnclaveIdentity
+    peer_spki_sha256: bytes  # of the one party that may call
+    answer: Callable[[EnclaveIdentity, bytes, bytes], bytes] | None = None  # nonce, task digest
+    before_evidence: Callable[[ServerExchange], None] | None = None
+    after_evidence: Callable[[ServerExchange], None] | None = None
+    caps: Caps = field(default_factory=lambda: Caps(rows=10**6, bytes=1 << 28))
+    known_commits: dict[bytes, bytes] = field(default_factory=dict)
+    schema_digest: bytes = bytes(32)
+    uploads: list[tuple[int, bytes]] = field(default_factory=list)  # rows, digest
+    refusals: list[str] = field(default_factory=list)
+    hellos: int = 0
+
+    def evidence(self, nonce: bytes, task: bytes) -> bytes:
+        digest = hashlib.sha256(task).digest() if task else NO_TASK
+        if self.answer is not None:
+            return self.answer(self.identity, nonce, digest)
+        return self.identity.answer_challenge(nonce, self.peer_spki_sha256, digest)
+
+
+class PlainEnclave(flight.FlightServerBase):  # type: ignore[misc]
+    """A Flight server that follows a `Script`."""
+
+    def __init__(self, script: Script, channel: ChannelIdentity, port: int = 0) -> None:
+        prepare_process()
+        self.script = script
+        super().__init__(
+            f"grpc+tls://{LOOPBACK}:{port}",
+            tls_certificates=[(script.identity.certificate_pem, script.identity.key_pem)],
+            verify_client=True,
+            root_certificates=channel.cert_pem,
+        )
+
+    @property
+    def address(self) -> Address:
+        return Address(LOOPBACK, self.port)
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        exchange = ServerExchange(reader, writer, context)
+        try:
+            self._run(Kind.of(descriptor), exchange)
+        except RatlsError as refusal:
+            self.script.refusals.append(refusal.code)
+            raise flight_refusal(refusal, "0001") from None
+
+    def _run(self, kind: Kind, exchange: ServerExchange) -> None:
+        script = self.script
+        hello = exchange.hello()
+        script.hellos += 1
+        if script.before_evidence is not None:
+            script.before_evidence(exchange)
+            return
+        exchange.send_evidence(script.evidence(hello.nonce, hello.task))
+        if script.after_evidence is not None:
+            script.after_evidence(exchange)
+        elif kind is Kind.RELEASE:
+            self._release(exchange)
+        elif kind is Kind.COLLECT:
+            exchange.result(b"receipt", b"ciphertext")
+
+    def _release(self, exchange: ServerExchange) -> None:
+        asked = exchange.resume_request()
+        if asked is not None:
+            if asked in self.script.known_commits:
+                exchange.acknowledge(self.script.known_commits[asked])
+                return
+            exchange.absent()
+        received = list(exchange.batches(self.script.caps))
+        digest = RowDigest(exchange.committed.salt, self.script.schema_digest)
+        for seq, batch in received:
+            digest.add(seq, batch)
+        rows = sum(batch.num_rows for _, batch in received)
+        self.script.uploads.append((rows, digest.digest()))
+        exchange.acknowledge(b"ack of " + exchange.committed.envelope)
+
+
+@contextmanager
+def serving(script: Script, channel: ChannelIdentity, port: int = 0) -> Iterator[PlainEnclave]:
+    """A running enclave; leaves no thread behind."""
+    server = PlainEnclave(script, channel, port)
+    try:
+        yield server
+    finally:
+        server.shutdown()
+
+
+@dataclass
+class TlsServer:
+    """A TLS server that is no enclave: shows certificates, records what it is told."""
+
+    address: Address
+    received: bytearray = field(default_factory=bytearray)
+    handshakes: int = 0
+
+
+@contextmanager
+def tls_server(
+    certificates: list[x509.Certificate],
+    key: ec.EllipticCurvePrivateKey,
+    version: int = SSL.TLS1_3_VERSION,
+) -> Iterator[TlsServer]:
+    """Serve one handshake after another with exactly these certificates."""
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_max_proto_version(version)
+    context.use_certificate(certificates[0])
+    for extra in certificates[1:]:
+        context.add_extra_chain_cert(extra)
+    context.use_privatekey(key)
+    listener = socket.create_server((LOOPBACK, 0))
+    server = TlsServer(Address(LOOPBACK, listener.getsockname()[1]))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the listener was closed: the test is over
+            while True:
+                connection, _ = listener.accept()
+                connection.settimeout(5)
+                connection.setblocking(True)
+                with contextlib.suppress(SSL.Error, OSError), connection:
+                    tls = SSL.Connection(context, connection)
+                    tls.set_accept_state()
+                    tls.do_handshake()
+                    server.handshakes += 1
+                    while data := tls.recv(4096):
+                        server.received += data
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+
+
+@contextmanager
+def silent_server() -> Iterator[Address]:
+    """Accepts connections and never says a word."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        yield Address(LOOPBACK, listener.getsockname()[1])

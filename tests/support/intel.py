@@ -1,14 +1,15 @@
 """A valid world in one line: an Intel, one of its platforms, and the verifier that judges both.
 
-world = World.create()
-world.verify()                                            # UpToDate
-world.verify(quote=world.platform.quote(trailing=…))      # breaks one thing
-World.create(platform_ca=lambda c: c.named("Some CA"))    # at any level, re-signed below
+    world = World.create()
+    world.verify()  # UpToDate
+    world.verify(quote=world.quote(header=lambda h: replace(h, version=4)))
+    World.create(platform_ca=lambda c: c.named("Some CA")).verify()
+
+The last two have one thing wrong each; all the hooks are those of `simulation.intel`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any

@@ -1,0 +1,159 @@
+"""A policy as people read it before they sign: rendered from the parsed document, never its text.
+
+Comments, layout and order of the file have no say in what is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from policy.agreement import Agreement, KeyChange
+from policy.document import ANY_MACHINE, Column, Party, Policy, digest_text
+from policy.parameters import Choice, Fixed, Parameter, Range
+from policy.statement import instant_text
+
+
+def as_json(policy: Policy) -> dict[str, Any]:
+    """Everything that the policy says, in plain JSON values; keys as fingerprints."""
+    return {
+        "study": policy.study,
+        "version": policy.version,
+        "digest": digest_text(policy.digest),
+        "previous": None if policy.previous is None else digest_text(policy.previous),
+        "not_before": instant_text(policy.not_before),
+        "expires": instant_text(policy.expires),
+        "threshold": policy.agreement.threshold,
+        "party": [_party(p) for p in policy.party],
+        "enclave": [e.model_dump(mode="json") for e in policy.enclave],
+        "platform": policy.platform.model_dump(mode="json")
+        | {"machines": list(policy.platform.machines) or ANY_MACHINE},
+        "dataset": [
+            {
+                "id": d.id,
+                "owner": d.owner,
+                "subject": d.subject,
+                "columns": {n: _column(c) for n, c in d.columns.items()},
+                "max_rows": d.max_rows,
+            }
+            for d in policy.dataset
+        ],
+        "computation": [
+            c.model_dump(mode="json", exclude={"parameters"})
+            | {"parameters": {n: _parameter(p) for n, p in c.parameters.items()}}
+            for c in policy.computation
+        ],
+    }
+
+
+def tables(policy: Policy) -> Iterable[Table]:
+    """One table per section, each with every value of the document."""
+    document = as_json(policy)
+    head = {k: v for k, v in document.items() if not isinstance(v, list | dict)}
+    yield _table("policy", head)
+    for section in ("party", "enclave"):
+        for entry in document[section]:
+            yield _table(section, entry)
+    yield _table("platform", document["platform"])
+    for section in ("dataset", "computation"):
+        for entry in document[section]:
+            yield _table(section, entry)
+
+
+def signers_table(agreement: Agreement) -> Table:
+    """Who signed the newest version, who is missing, who has no vote."""
+    table = Table(title="signatures", title_justify="left")
+    for column in ("party", "signed", "signing key"):
+        table.add_column(column, overflow="fold")
+    missing = agreement.missing
+    for party in agreement.policy.party:
+        signed = party.id in agreement.newest.signed
+        word = "yes" if signed else "MISSING" if party.id in missing else "no"
+        note = "" if party.votes else " (has no vote)"
+        table.add_row(Text(party.id), Text(word + note), Text(party.signing_key.keyid))
+    return table
+
+
+def keys_table(changes: Iterable[KeyChange]) -> Table:
+    """Every key that a signer vouches for."""
+    table = Table(title="keys that you vouch for", title_justify="left")
+    for column in ("party", "purpose", "", "SHA-256"):
+        table.add_column(column, overflow="fold")
+    for change in changes:
+        style = {"changed": "bold red", "new": "yellow"}.get(change.status, "")
+        table.add_row(
+            Text(change.party_id),
+            Text(change.purpose),
+            Text(change.status, style=style),
+            Text(change.fingerprint),
+        )
+    return table
+
+
+def _table(title: str, values: Mapping[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(Text(name), Text(_line(value)))
+    return table
+
+
+def _line(value: Any, *, deep: bool = False) -> str:
+    match value:
+        case None:
+            return "-"
+        case dict() if deep:
+            return ", ".join(f"{_name(k)} {_line(v, deep=True)}" for k, v in value.items())
+        case dict():
+            return "\n".join(f"{_name(k)}: {_line(v, deep=True)}" for k, v in value.items())
+        case list() | tuple():
+            return ", ".join(_line(entry, deep=True) for entry in value) or "none"
+    return str(value)
+
+
+def _name(name: str) -> str:
+    # A name in another script is shown by its numbers too: two scripts may draw one picture.
+    return name if name.isascii() else f"{name} {name!a}"
+
+
+def _party(party: Party) -> dict[str, Any]:
+    encryption = party.encryption_key
+    return {
+        "id": party.id,
+        "roles": list(party.roles),
+        "votes": party.votes,
+        "signing_key": f"{party.signing_key.keyid} {party.signing_key.scheme}",
+        "operation_key": f"{party.operation_key.keyid} {party.operation_key.scheme}",
+        "channel_certificate": party.channel_certificate.fingerprint,
+        "channel_certificate_ends": instant_text(party.channel_certificate.not_after),
+        "encryption_key": None if encryption is None else encryption.keyid,
+    }
+
+
+def _column(column: Column) -> str:
+    text = column.type + ("?" if column.nullable else "")
+    for word, bound in (("min", column.min), ("max", column.max)):
+        if bound is not None:
+            text += f", {word} {_bound(bound)}"
+    return text
+
+
+def _bound(bound: Any) -> str:
+    if isinstance(bound, datetime):
+        return instant_text(bound)
+    return bound.isoformat() if isinstance(bound, date) else str(bound)
+
+
+def _parameter(parameter: Parameter) -> Any:
+    match parameter:
+        case Fixed(value):
+            return list(value) if isinstance(value, tuple) else value
+        case Choice(options):
+            return {"choose": [list(o) if isinstance(o, tuple) else o for o in options]}
+        case Range(low, high):
+            return {"min": low, "max": high}

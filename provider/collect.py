@@ -1,0 +1,165 @@
+"""A recipient fetches its result: the enclave proves itself again, then answers, then signs.
+
+    done = collect(errand, outputs, wait=30)
+
+Nothing is written unless the receipt vouches for exactly this result, for this recipient, and
+the result opens with the recipient's key. Existing files are never overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from policy.document import Computation, digest_text
+from policy.receipt import Receipt
+from policy.seal import open_result, result_info
+from provider.errand import Believed, Errand, require_own
+from provider.errors import ReceiptMismatch, RecipientNotListed, ResultDenied, ResultPending
+from provider.journal import Collected
+from provider.trail import Trail
+from ratls.appraise import FreshEvidence
+from ratls.stream import Denied, Kind, Pending, Result
+from verifier.anchors import Mode
+from verifier.errors import FileNotWritten
+from verifier.files import write_new
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where to write; none of the files may exist."""
+
+    result: Path
+    receipt: Path
+    record: Path
+
+    def require_new(self) -> None:
+        """Asked before anybody is connected to. Raises: FileNotWritten."""
+        for path in (self.result, self.receipt, self.record):
+            if path.exists() or path.is_symlink():
+                raise FileNotWritten(str(path), expected="a new file", found="an existing one")
+            if not path.parent.is_dir():
+                raise FileNotWritten(str(path), expected="an existing folder", found="none")
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A result whose receipt holds, written."""
+
+    receipt: Receipt
+    fresh: FreshEvidence
+    mode: Mode
+    size: int  # bytes of the plaintext
+
+
+def collect(
+    errand: Errand,
+    outputs: Outputs,
+    *,
+    wait: float = 0,
+    seconds: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Collection:
+    """Fetch, check, decrypt and store the result of a task.
+
+    Args:
+        errand: Task, enclave and own keys.
+        outputs: The three files that are written.
+        wait: Seconds to ask again while inputs are missing.
+
+    Raises:
+        ResultPending: Still no result when the waiting ended.
+        ResultDenied: There will be none.
+        RatlsError: Exactly one leaf; a record of it stands in the journal.
+    """
+    trail = Trail(errand.state, "collect", errand.clock)
+    with trail.refusals_recorded():
+        outputs.require_new()
+        job = errand.believe()
+        trail.task, trail.mode = job.task.digest, job.mode
+        computation = _require_recipient(job, errand.party.party_id)
+        key = errand.party.encryption
+        end = seconds() + wait
+        while isinstance(answer := _ask(errand, job), Pending):
+            if seconds() + POLL_SECONDS > end:
+                raise ResultPending(
+                    "result", expected="every input committed", found=_missing(answer)
+                )
+            sleep(POLL_SECONDS)
+        result, fresh = answer
+        receipt = check_receipt(result, job, computation, fresh, errand.party.party_id)
+        info = result_info(job.task.digest, job.policy.digest, errand.party.party_id)
+        plaintext = open_result(result.ciphertext, key, info)
+        write_new(outputs.record, errand.record(job, receipt, fresh))
+        write_new(outputs.receipt, result.receipt)
+        write_new(outputs.result, plaintext)
+        trail.record(
+            Collected(
+                task=job.task_text,
+                instance=receipt.instance.hex(),
+                receipt=digest_text(receipt.digest),
+                mode=job.mode.value,
+            )
+        )
+        return Collection(receipt, fresh, job.mode, len(plaintext))
+
+
+def _require_recipient(job: Believed, own: str) -> Computation:
+    computation = job.policy.computation_by_id(job.task.computation)
+    assert computation is not None  # `Task.open` refuses what the policy does not have
+    if own not in computation.recipients:
+        raise RecipientNotListed(
+            f"computation {computation.id}",
+            expected=" or ".join(computation.recipients),
+            found=own,
+        )
+    return computation
+
+
+def _ask(errand: Errand, job: Believed) -> tuple[Result, FreshEvidence] | Pending:
+    """One question to an enclave that proves itself for it. Raises: ResultDenied."""
+    with errand.attested(job, Kind.COLLECT) as exchange:
+        answer, fresh = exchange.collect(), exchange.fresh
+    if isinstance(answer, Denied):
+        raise ResultDenied("result", expected="one that may leave", found=answer.code)
+    return answer if isinstance(answer, Pending) else (answer, fresh)
+
+
+def _missing(answer: Pending) -> str:
+    return f"missing {', '.join(answer.missing)}" if answer.missing else "still computing"
+
+
+def check_receipt(
+    result: Result, job: Believed, computation: Computation, fresh: FreshEvidence, own: str
+) -> Receipt:
+    """Hold the receipt against the task, the policy, the connection and the result itself.
+
+    Raises:
+        ReceiptKeyUnbound, KeyUnbound: Not signed by, or not about, the attested enclave.
+        ReceiptMismatch: A field is another than it must be.
+        RatlsError: It cannot be read, or its signature does not hold.
+    """
+    receipt = Receipt.open(result.receipt)
+    values: dict[str, object] = {
+        "task_digest": job.task.digest,
+        "policy_digest": job.policy.digest,
+        "instance": fresh.claims.instance,
+        "computation": computation.id,
+        "run": computation.run,
+        "recipient": own,
+        "result_digest": hashlib.sha256(result.ciphertext).digest(),
+        "mode": job.mode.value,
+        "nonce": fresh.claims.nonce,
+        "evidence": fresh.raw,
+    }
+    require_own(receipt, fresh, values, ReceiptMismatch)
+    if tuple(i.dataset for i in receipt.inputs) != computation.inputs:
+        raise ReceiptMismatch(
+            "receipt: inputs", expected=", ".join(computation.inputs), found="others"
+        )
+    return receipt

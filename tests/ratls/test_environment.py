@@ -1,0 +1,63 @@
+"""What the environment may not do, and what gRPC is left with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ratls.environment import prepare_process
+from ratls.errors import EnvironmentUnsafe
+from tests.support.refusal import count_refusal, refused
+
+
+@pytest.mark.parametrize("name", ["SSLKEYLOGFILE", "GRPC_TRACE", "GRPC_VERBOSITY"])
+def test_a_log_of_keys_or_traffic_is_switched_on(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """L03: one variable, and every session key stands in a file."""
+    prepare_process()
+    monkeypatch.setenv(name, "")
+    with refused(EnvironmentUnsafe):
+        prepare_process()
+
+
+def test_tls_12_is_off_for_servers_and_clients_of_flight() -> None:
+    """B10: gRPC offers TLS 1.2 by default and takes its ciphers from the environment alone."""
+    count_refusal()
+    code = """
+import socket, ssl, sys
+import pyarrow.flight as flight
+from ratls.environment import prepare_process
+prepare_process()
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from ratls.certificate import build_certificate
+from tests.support.flight_peers import key_pem, NOW
+key = ec.generate_private_key(ec.SECP256R1())
+cert = build_certificate(key, bytes(200), bytes(16), 1, NOW).public_bytes(Encoding.PEM)
+server = flight.FlightServerBase("grpc+tls://127.0.0.1:0", tls_certificates=[(cert, key_pem(key))])
+for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["h2"])
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            print(context.wrap_socket(raw).version())
+    except (ssl.SSLError, OSError):
+        print("refused")
+server.shutdown()
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GRPC_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["TLSv1.3", "refused"]

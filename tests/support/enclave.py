@@ -1,0 +1,265 @@
+"""A running enclave for tests: three parties, an Intel, and a Flight server in this process.
+
+    world = EnclaveWorld.create()
+    with world.running() as live:                 # 127.0.0.1, a free port
+        task = world.task()                       # signed by Carol
+        live.release(world.consortium.alice, "train_party_1", rows(1), task)
+        live.collect(world.consortium.carol, task)
+
+Everything is judged at the real time, because TLS does so.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from ratls.environment import prepare_process
+
+prepare_process()  # before pyarrow can load gRPC
+
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+
+from enclave_app.application import Enclave  # noqa: E402
+from enclave_app.limits import Limits  # noqa: E402
+from enclave_app.log import open_log  # noqa: E402
+from enclave_app.server import EnclaveServer, start_server  # noqa: E402
+from policy.agreement import CompleteAgreement  # noqa: E402
+from policy.commit import Commit  # noqa: E402
+from policy.document import Policy  # noqa: E402
+from policy.party import LocalParty  # noqa: E402
+from policy.rows import arrow_schema, schema_digest  # noqa: E402
+from policy.task import Task  # noqa: E402
+from ratls.address import Address  # noqa: E402
+from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate  # noqa: E402
+from ratls.claims import NO_TASK  # noqa: E402
+from ratls.pin import ChannelIdentity  # noqa: E402
+from ratls.stream import (  # noqa: E402
+    ClientExchange,
+    Denied,
+    Kind,
+    Pending,
+    Result,
+    RowDigest,
+    open_exchange,
+)
+from simulation.intel import root_name  # noqa: E402
+from tests.support.flight_peers import PlatformAttester  # noqa: E402
+from tests.support.intel import World  # noqa: E402
+from tests.support.parties import Consortium  # noqa: E402
+from verifier.collateral import Collateral  # noqa: E402
+from verifier.errors import RatlsError  # noqa: E402
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+TIMEOUT = 20.0
+MR_ENCLAVE = bytes(range(32))
+
+
+def rows(seed: int, count: int = 60, **columns: Any) -> pa.Table:
+    """Rows in the consortium's default schema: patient, age, bmi, y. `columns` replace some."""
+    rng = np.random.default_rng(seed)
+    age = rng.integers(20, 90, count)
+    bmi = rng.normal(27, 4, count)
+    ill = (age / 10 + bmi / 3 + rng.normal(0, 2, count) > 14.5).astype(np.int64)
+    names = [f"patient-{seed}-{i:05d}" for i in range(count)]
+    table = pa.table({"patient": names, "age": age, "bmi": bmi, "y": ill, **columns})
+    return table.cast(pa.schema([f.with_nullable(False) for f in table.schema]))
+
+
+@dataclass
+class EnclaveWorld:
+    """Parties that agreed on an enclave, and the machine that it runs on."""
+
+    consortium: Consortium
+    intel: World
+    attester: PlatformAttester
+    complete: CompleteAgreement
+
+    @classmethod
+    def create(cls, at: datetime = NOW, **overrides: Any) -> EnclaveWorld:
+        """`overrides` go to `Consortium.policy_text`."""
+        intel = World.create(at)
+        consortium = Consortium.create(
+            at,
+            root=root_name(intel.intel.root),
+            mr_enclave=MR_ENCLAVE.hex(),
+            machines=[f"ppid:{intel.platform.tcb.ppid.hex()}"],
+        )
+        complete = consortium.complete(consortium.policy_text(**overrides))
+        attester = PlatformAttester(intel.platform, mr_enclave=MR_ENCLAVE, isv_prod_id=0)
+        return cls(consortium, intel, attester, complete)
+
+    @property
+    def policy(self) -> Policy:
+        return self.complete.policy
+
+    @property
+    def collateral(self) -> bytes:
+        """The bundle, as a file holds it."""
+        return self.intel.intel.collateral(self.intel.platform)
+
+    @property
+    def expectation(self) -> Expectation:
+        """What every party expects of the enclave."""
+        return Expectation(
+            self.policy, Collateral.parse(self.collateral), self.intel.intel.anchors()
+        )
+
+    def task(self, **options: Any) -> bytes:
+        """A task signed by Carol; options of `Task.new`."""
+        made: dict[str, Any] = {"at": NOW, "parameters": {"max_iter": 500}, **options}
+        task = Task.new(self.policy, "train", "carol-lab", **made)
+        return task.seal(self.consortium.carol.operation)
+
+    def channel(self, party: LocalParty) -> ChannelIdentity:
+        """How a party shows itself."""
+        return ChannelIdentity(
+            party.channel_certificate_pem, party.channel_key_pem, party.channel_spki_sha256
+        )
+
+    @contextmanager
+    def running(
+        self,
+        *,
+        limits: Limits | None = None,
+        seconds: Callable[[], float] | None = None,
+        port: int = 0,
+    ) -> Iterator[LiveEnclave]:
+        """A server until the block ends. `seconds` replaces its monotonic clock."""
+        stream = io.StringIO()
+        log = open_log(stream)
+        options = {} if seconds is None else {"seconds": seconds}
+        enclave = Enclave.start(self.complete, self.attester, log=log, limits=limits, **options)
+        server = start_server(enclave, Address("127.0.0.1", port), log)
+        try:
+            yield LiveEnclave(self, enclave, server, stream)
+        finally:
+            server.stop()
+
+
+@dataclass
+class LiveEnclave:
+    """A server in this process, and short ways to talk to it."""
+
+    world: EnclaveWorld
+    enclave: Enclave
+    server: EnclaveServer
+    stream: io.StringIO
+    salt: bytes = field(default_factory=lambda: os.urandom(32))
+
+    @property
+    def address(self) -> Address:
+        return Address("127.0.0.1", self.server.port)
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """What the enclave has logged so far."""
+        return [json.loads(line) for line in self.stream.getvalue().splitlines()]
+
+    @property
+    def admitted(self) -> AdmittedCertificate:
+        """The enclave's certificate, appraised."""
+        der = self.enclave.identity.certificate_der
+        return appraise_certificate(der, self.world.expectation, at=NOW)
+
+    def exchange(
+        self,
+        kind: Kind,
+        party: LocalParty,
+        *,
+        task: bytes = b"",
+        dataset: str = "",
+        timeout: float = TIMEOUT,
+    ) -> AbstractContextManager[ClientExchange]:
+        """An exchange of a party, challenged and appraised."""
+        try:
+            digest = Task.read(task)[0].digest if task else NO_TASK
+        except RatlsError:  # a test that sends no task at all still needs some digest
+            digest = NO_TASK
+        return open_exchange(
+            kind,
+            self.address,
+            self.admitted,
+            self.world.channel(party),
+            task=task,
+            task_digest=digest,
+            dataset=dataset,
+            expectation=self.world.expectation,
+            clock=lambda: datetime.now(UTC),
+            timeout=timeout,
+        )
+
+    def commit(
+        self,
+        exchange: ClientExchange,
+        party: LocalParty,
+        dataset: str,
+        sent: list[pa.RecordBatch],
+        task: bytes,
+        **fields: Any,
+    ) -> bytes:
+        """An honest signed commit to these batches; `fields` replace those of the document."""
+        declared = self.world.policy.dataset_by_id(dataset)
+        assert declared is not None
+        digest = RowDigest(self.salt, schema_digest(declared))
+        for seq, batch in enumerate(sent):
+            digest.add(seq, batch)
+        made: dict[str, Any] = {
+            "task_digest": Task.read(task)[0].digest,
+            "policy_digest": self.world.policy.digest,
+            "instance": exchange.fresh.claims.instance,
+            "nonce": exchange.fresh.claims.nonce,
+            "dataset": dataset,
+            "provider": party.party_id,
+            "schema_digest": schema_digest(declared),
+            "rows": sum(batch.num_rows for batch in sent),
+            "batches": len(sent),
+            "salted_digest": digest.digest(),
+            "journal_head": bytes(32),
+        }
+        return Commit(**made | fields).seal(party.operation)
+
+    def release(
+        self,
+        party: LocalParty,
+        dataset: str,
+        table: pa.Table,
+        task: bytes,
+        *,
+        chunk: int = 25,
+        **fields: Any,
+    ) -> bytes:
+        """Release a table as an honest provider would; the acknowledgement."""
+        with self.exchange(Kind.RELEASE, party, task=task, dataset=dataset) as exchange:
+            exchange.begin(table.schema)
+            sent = [exchange.send(batch) for batch in table.to_batches(max_chunksize=chunk)]
+            envelope = self.commit(exchange, party, dataset, sent, task, **fields)
+            return exchange.commit(envelope, self.salt)
+
+    def collect(self, party: LocalParty, task: bytes) -> Result | Pending | Denied:
+        """Ask once for the result."""
+        with self.exchange(Kind.COLLECT, party, task=task) as exchange:
+            return exchange.collect()
+
+    def wait(self, party: LocalParty, task: bytes) -> Result | Denied:
+        """Ask until there is an outcome; every input must have been released."""
+        for _ in range(500):
+            answer = self.collect(party, task)
+            if not isinstance(answer, Pending):
+                return answer
+            assert answer.missing == ()
+        raise AssertionError("no outcome")
+
+
+def declared_schema(world: EnclaveWorld, dataset: str = "train_party_1") -> pa.Schema:
+    """The Arrow schema of a dataset of the world's policy."""
+    declared = world.policy.dataset_by_id(dataset)
+    assert declared is not None
+    return arrow_schema(declared)

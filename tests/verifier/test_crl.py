@@ -1,0 +1,270 @@
+"""T11, T12: revocation lists that are absent, of somebody else, forged, or that list us."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulation.certificates import CrlForm, Extension, Issued, new_key
+from tests.support.refusal import count_refusal, refused
+from tests.verifier.world import AT, World, drop, not_random, processor_world, put, world
+from verifier import Collateral
+from verifier.errors import (
+    CertificateMalformed,
+    CertificateRevoked,
+    CertificateRoleWrong,
+    CrlMalformed,
+    CrlMissing,
+    CrlNotCurrent,
+    CrlOfAnotherIssuer,
+    CrlSignatureInvalid,
+    RatlsError,
+    RootUntrusted,
+)
+
+SECOND = timedelta(seconds=1)
+STRANGER = new_key(not_random)
+W = world()
+INTEL = W.intel
+CrlHook = Callable[[CrlForm], CrlForm]
+
+
+def listing(*certificates: Issued) -> CrlHook:
+    return lambda form: replace(form, revoked=tuple(c.serial for c in certificates))
+
+
+@pytest.mark.parametrize(
+    ("altered", "check"),
+    [
+        pytest.param({"pck_crl": listing(W.platform.pck)}, "pck-crl", id="N084-leaf"),
+        pytest.param({"root_crl": listing(INTEL.platform_ca)}, "root-crl", id="N085-authority"),
+        pytest.param({"root_crl": listing(INTEL.tcb_signer)}, "tcb-info", id="N105-signer"),
+    ],
+)
+def test_revoked_certificate_is_refused(altered: dict[str, CrlHook], check: str) -> None:
+    """T12: whatever the reason; a revoked key is one that somebody else may have."""
+    with refused(CertificateRevoked, check=check):
+        W.verify(collateral=W.collateral(**altered))
+
+
+def test_revocation_without_a_reason_counts_too() -> None:
+    def bare(form: CrlForm) -> CrlForm:
+        return replace(form, revoked=(W.platform.pck.serial,), entry_extensions=())
+
+    with refused(CertificateRevoked, check="pck-crl"):
+        W.verify(collateral=W.collateral(pck_crl=bare))
+
+
+def test_the_revocation_of_others_is_no_obstacle() -> None:
+    """Twin: a list with entries, none of them ours."""
+    others = listing(INTEL.processor_ca, INTEL.tcb_signer)
+    W.verify(collateral=W.collateral(pck_crl=others))
+
+
+def issued_by(ca: Issued) -> CrlHook:
+    """The whole list as another authority would publish it: genuine, of somebody else."""
+
+    def alter(form: CrlForm) -> CrlForm:
+        form = form.extended(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None))
+        return replace(form, issuer=ca.subject, signer=ca.key)
+
+    return alter
+
+
+def extended(value: Any, *, critical: bool = False) -> CrlHook:
+    return lambda form: form.extended(value, critical=critical)
+
+
+CRITICAL_UNKNOWN = Extension("1.2.3.4", b"\x05\x00", critical=True)
+CRL_CASES: dict[str, tuple[CrlHook, type[RatlsError]]] = {
+    "N086-key": (lambda f: replace(f, signer=STRANGER), CrlSignatureInvalid),
+    "N086-name": (lambda f: replace(f, issuer=INTEL.tcb_signer.subject), CrlOfAnotherIssuer),
+    "N086-key-identifier": (
+        extended(x509.AuthorityKeyIdentifier(b"\x01" * 20, None, None)),
+        CrlOfAnotherIssuer,
+    ),
+    "N087-sister-authority": (issued_by(INTEL.processor_ca), CrlOfAnotherIssuer),
+    "N088-no-number": (lambda f: f.without(x509.CRLNumber), CrlMalformed),
+    "N088-no-AKI": (lambda f: f.without(x509.AuthorityKeyIdentifier), CrlMalformed),
+    "N088-no-extensions": (lambda f: replace(f, extensions=()), CrlMalformed),
+    "N088-unknown-critical": (extended(CRITICAL_UNKNOWN), CrlMalformed),
+    "N088-delta": (extended(x509.DeltaCRLIndicator(1), critical=True), CrlMalformed),
+    "N088-partial": (
+        extended(
+            x509.IssuingDistributionPoint(None, None, True, False, None, False, False),
+            critical=True,
+        ),
+        CrlMalformed,
+    ),
+    "entry-of-another-issuer": (
+        lambda f: replace(f, revoked=(5,), entry_extensions=(CRITICAL_UNKNOWN,)),
+        CrlMalformed,
+    ),
+    "N089-no-next-update": (lambda f: replace(f, next_update=None), CrlMalformed),
+    "sha384": (lambda f: replace(f, algorithm=hashes.SHA384()), CrlMalformed),
+    "inner-algorithm": (
+        lambda f: replace(f, algorithm=hashes.SHA384(), outer_algorithm=hashes.SHA256()),
+        CrlMalformed,
+    ),
+    "N089-ended": (lambda f: replace(f, next_update=AT), CrlNotCurrent),
+    "N089-starts": (
+        lambda f: replace(f, this_update=AT + timedelta(seconds=301)),
+        CrlNotCurrent,
+    ),
+}
+
+
+@pytest.mark.parametrize("slot", ["root_crl", "pck_crl"])
+@pytest.mark.parametrize("case", CRL_CASES)
+def test_attacker_bends_one_property_of_a_list(case: str, slot: str) -> None:
+    """T11: each would hide a revocation behind a list that looks like one."""
+    hook, leaf = CRL_CASES[case]
+    check = "validity" if leaf is CrlNotCurrent else slot.replace("_", "-")
+    with refused(leaf, check=check):
+        W.verify(collateral=W.collateral(**{slot: hook}))
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        lambda f: replace(f, next_update=AT + SECOND),
+        lambda f: replace(f, this_update=AT + timedelta(seconds=300)),
+    ],
+    ids=["last-second", "within-skew"],
+)
+def test_list_that_just_covers_the_instant_is_good(hook: CrlHook) -> None:
+    W.verify(collateral=W.collateral(pck_crl=hook))
+
+
+def test_platform_list_for_a_processor_leaf() -> None:
+    """N087 the other way round: a genuine list in which this leaf can never be found."""
+    w = processor_world()
+    with refused(CrlOfAnotherIssuer, check="pck-crl"):
+        w.verify(collateral=w.collateral(pck_crl=issued_by(w.intel.platform_ca)))
+
+
+def test_root_list_in_the_place_of_the_pck_list() -> None:
+    """N092: signed by the believed root, and silent about leaves."""
+    with refused(CrlOfAnotherIssuer, check="pck-crl"):
+        W.verify(collateral=W.collateral(bundle=lambda b: {**b, "pck_crl": b["root_ca_crl"]}))
+
+
+@pytest.mark.parametrize("slot", ["root_ca_crl", "pck_crl"])
+@pytest.mark.parametrize(
+    "bundle",
+    [lambda s: drop(s), lambda s: put(**{s: None})],
+    ids=["N091-absent", "N091-null"],
+)
+def test_attacker_strips_a_list_from_the_bundle(bundle: Callable[[str], Any], slot: str) -> None:
+    """Absence never means `nothing is revoked`."""
+    with refused(CrlMissing):
+        W.collateral(bundle=bundle(slot))
+
+
+def pem(raw: bytes) -> str:
+    text = base64.encodebytes(raw).decode()
+    return f"-----BEGIN X509 CRL-----\n{text}-----END X509 CRL-----\n"
+
+
+def stored(write: Callable[[bytes], str]) -> Collateral:
+    return W.collateral(bundle=lambda b: {**b, "pck_crl": write(bytes.fromhex(b["pck_crl"]))})
+
+
+@pytest.mark.parametrize(
+    "write",
+    [pem, bytes.hex, lambda raw: raw.hex().upper(), lambda raw: f" {raw.hex()}\n\0"],
+    ids=["pem", "hex", "upper-case", "white-space"],
+)
+def test_the_same_list_in_each_form_gives_the_same_verdict(write: Callable[[bytes], str]) -> None:
+    """N093: Intel's services hand it out as PEM, as DER and as hexadecimal text of DER."""
+    verified = W.verify(collateral=stored(write))
+    assert verified.tcb == W.verify().tcb
+
+
+def test_list_in_der_is_read_too() -> None:
+    collateral = W.collateral()
+    raw = bytes.fromhex(collateral.pck_crl.decode())
+    W.verify(collateral=replace(collateral, pck_crl=raw))
+
+
+@pytest.mark.parametrize(
+    ("write", "leaf"),
+    [
+        pytest.param(lambda r: "", CrlMissing, id="N091-empty"),
+        pytest.param(lambda r: " \n\0", CrlMissing, id="N091-blank"),
+        pytest.param(lambda r: "no list", CrlMalformed, id="N090-text"),
+        pytest.param(lambda r: r.hex()[:-2], CrlMalformed, id="N090-truncated"),
+        pytest.param(lambda r: r.hex()[:-1], CrlMalformed, id="N090-odd"),
+        pytest.param(lambda r: r.hex() + "00", CrlMalformed, id="N090-trailing"),
+        pytest.param(lambda r: pem(r)[:-5], CrlMalformed, id="N090-footer"),
+        pytest.param(lambda r: pem(r).replace("MI", "M!", 1), CrlMalformed, id="N090-base64"),
+        pytest.param(lambda r: pem(r) + pem(r), CrlMalformed, id="two-lists"),
+    ],
+)
+def test_attacker_sends_something_else_for_a_list(
+    write: Callable[[bytes], str], leaf: type[RatlsError]
+) -> None:
+    with refused(leaf, check="pck-crl"):
+        W.verify(collateral=stored(write))
+
+
+ROOT_PEM, CA_PEM = INTEL.root.pem, INTEL.platform_ca.pem
+TWIN = INTEL.twin()
+
+
+@pytest.mark.parametrize(
+    ("chain", "leaf"),
+    [
+        pytest.param(INTEL.processor_ca.pem + ROOT_PEM, CrlOfAnotherIssuer, id="sister"),
+        pytest.param(INTEL.tcb_signer.pem + ROOT_PEM, CertificateRoleWrong, id="signer"),
+        pytest.param(TWIN.platform_ca.pem + TWIN.root.pem, RootUntrusted, id="twin"),
+        pytest.param(CA_PEM, CertificateMalformed, id="one"),
+        pytest.param(CA_PEM + ROOT_PEM + ROOT_PEM, CertificateMalformed, id="three"),
+        pytest.param(ROOT_PEM + CA_PEM, CertificateRoleWrong, id="reversed"),
+        pytest.param("", CertificateMalformed, id="empty"),
+    ],
+)
+def test_issuer_chain_of_the_list_is_of_somebody_else(chain: str, leaf: type[RatlsError]) -> None:
+    """4.3: it must be the quote's own authority, by key."""
+    with refused(leaf, check="pck-crl"):
+        W.verify(collateral=W.collateral(bundle=put(pck_crl_issuer_chain=chain)))
+
+
+def test_reissued_authority_with_the_same_key_is_the_same_authority() -> None:
+    """2.3: Intel reissued its PCK authorities; certificates differ, name and key do not."""
+    other = INTEL.twin()
+
+    def same_key(form: Any) -> Any:
+        return replace(form, key=INTEL.platform_ca.key, signer=INTEL.root.key)
+
+    reissued = World.create(platform_ca=same_key).intel.platform_ca
+    assert other.platform_ca.der != reissued.der
+    W_chain = INTEL.platform_ca.pem + ROOT_PEM
+    W.verify(collateral=W.collateral(bundle=put(pck_crl_issuer_chain=W_chain)))
+
+
+@given(st.binary(max_size=300))
+def test_garbage_for_a_list_is_a_typed_refusal(junk: bytes) -> None:
+    count_refusal()
+    with pytest.raises(RatlsError) as refusal:
+        W.verify(collateral=replace(W.collateral(), root_ca_crl=b"\x30" + junk))
+    assert refusal.value.check == "root-crl"
+
+
+def test_every_prefix_of_a_list_is_a_typed_refusal() -> None:
+    count_refusal()
+    collateral = W.collateral()
+    raw = bytes.fromhex(collateral.root_ca_crl.decode())
+    for size in range(1, len(raw)):
+        with pytest.raises(RatlsError) as refusal:
+            W.verify(collateral=replace(collateral, root_ca_crl=raw[:size]))
+        assert refusal.value.check == "root-crl"
