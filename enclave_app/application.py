@@ -1,6 +1,6 @@
 """What the enclave does with an exchange, once it is known who asks.
 
-    enclave = Enclave.start(agreement, attester, at=now, log=log)
+    enclave = Enclave.start(agreement, attester, log=log)
     enclave.answer(kind, party, exchange, log)      # one DoExchange, from hello to its end
 
 Order matters: the task is verified and the peer authorised before any quote is made; evidence
@@ -147,8 +147,7 @@ class Enclave:
         require_collect(party, computation)
         evidence = self.evidence(hello, party, task.digest)
         exchange.send_evidence(evidence)
-        ticket = self.ticket(task)
-        outcome = self.sessions.outcome(ticket)
+        outcome = self.sessions.outcome(self.ticket(task))
         if isinstance(outcome, Pending):
             exchange.pending(list(outcome.missing))
         elif isinstance(outcome, Denied):
@@ -164,7 +163,7 @@ class Enclave:
                 recipient=party.id,
                 inputs=tuple(
                     ReceiptInput(dataset=dataset, commit_digest=digest)
-                    for dataset, digest in self.sessions.commit_digests(ticket).items()
+                    for dataset, digest in outcome.commits.items()
                 ),
                 result_digest=hashlib.sha256(ciphertext).digest(),
                 mode=self.mode.value,

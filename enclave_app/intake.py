@@ -69,20 +69,20 @@ class Intake:
         copy = pa.ipc.read_record_batch(compact, self._schema)
         with self._lock:
             if self._closed:
-                raise AttemptClosed(
-                    f"release of {self._dataset.id!r}", expected="still open", found="closed"
-                )
+                raise self._is_closed()
             self._memory.take(compact.size)
             self._held += compact.size
             self._kept.append(copy)
             self.rows += batch.num_rows
 
     def require_rows(self) -> None:
-        """There must be something to count.
+        """There must be something to count, and nobody may have closed it.
 
         Raises:
-            InputEmpty: There is not.
+            InputEmpty, AttemptClosed: It is otherwise.
         """
+        if self._closed:
+            raise self._is_closed()
         if not self.rows:
             raise InputEmpty(f"dataset {self._dataset.id!r}", expected="rows", found="none")
 
@@ -97,3 +97,6 @@ class Intake:
             self._kept = []
             self._memory.give(self._held)
             self._held = 0
+
+    def _is_closed(self) -> AttemptClosed:
+        return AttemptClosed(f"release of {self._dataset.id!r}", expected="open", found="closed")

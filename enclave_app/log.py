@@ -15,10 +15,10 @@ import structlog
 Log = structlog.typing.FilteringBoundLogger
 
 
-def open_log(stream: TextIO = sys.stderr) -> Log:
-    """A logger that writes to `stream`."""
+def open_log(stream: TextIO | None = None) -> Log:
+    """A logger that writes to `stream`, or to stderr."""
     log: Log = structlog.wrap_logger(
-        structlog.PrintLogger(stream),
+        structlog.PrintLogger(stream or sys.stderr),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -62,10 +62,16 @@ class Receiving:
         Raises:
             RatlsError: Why nothing of this stream counts.
         """
-        self._evidence = self._enclave.evidence(self._hello, self._party, self._task.digest)
-        self._exchange.send_evidence(self._evidence)
-        if not self._resumed():
-            self._receive()
+        enclave, dataset = self._enclave, self._dataset
+        rows = Intake(dataset, enclave.limits, enclave.memory)
+        enclave.sessions.begin(self._ticket, dataset.id, rows, enclave.clock())
+        try:
+            self._evidence = enclave.evidence(self._hello, self._party, self._task.digest)
+            self._exchange.send_evidence(self._evidence)
+            if not self._resumed():
+                self._receive(rows)
+        finally:
+            enclave.sessions.end(self._ticket, dataset.id, rows)
 
     def _resumed(self) -> bool:
         """Answer a client that asks whether an earlier commit arrived; True if it did."""
@@ -81,23 +87,18 @@ class Receiving:
         self._log.info("acknowledged-again")
         return True
 
-    def _receive(self) -> None:
-        enclave = self._enclave
-        rows = Intake(self._dataset, enclave.limits, enclave.memory)
-        sessions, dataset = enclave.sessions, self._dataset.id
-        try:
-            rows.open(self._exchange.schema())
-            sessions.begin(self._ticket, dataset, rows, enclave.clock())
-            self._fill(rows)
-            commit = self._require_commit(rows, self._exchange.committed)
-            acknowledgement = sessions.commit(
-                self._ticket, dataset, rows, commit.digest, lambda: self._acknowledgement(commit)
-            )
-        finally:
-            sessions.end(self._ticket, dataset, rows)
+    def _receive(self, rows: Intake) -> None:
+        sessions, dataset = self._enclave.sessions, self._dataset.id
+        sessions.require_open(self._ticket, dataset, rows)
+        rows.open(self._exchange.schema())
+        self._fill(rows)
+        commit = self._require_commit(rows, self._exchange.committed)
+        acknowledgement = sessions.commit(
+            self._ticket, dataset, rows, commit.digest, lambda: self._acknowledgement(commit)
+        )
         self._log.info("committed")
         # Before the answer: the commit counts even if the provider is gone by now.
-        enclave.compute_when_complete(self._task)
+        self._enclave.compute_when_complete(self._task)
         self._exchange.acknowledge(acknowledgement)
 
     def _fill(self, rows: Intake) -> None:

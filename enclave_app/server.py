@@ -4,9 +4,10 @@
     server.address
     server.stop()
 
-Only `DoExchange` is served. Every method, served or not, passes one guard: who is it, is there
-a free slot, and whatever goes wrong, the peer reads a code and an id. An exception that left a
-handler would be sent to the peer with its message and traceback (flight.md 0.25).
+Only `DoExchange` is served; every other method gets one and the same refusal. Each exchange
+passes one guard: who is it, is there a free slot, and whatever goes wrong, the peer reads a code
+and an id. An exception that left a handler would be sent to the peer with its message and
+traceback (flight.md 0.25).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -34,6 +35,26 @@ from verifier.errors import RatlsError
 STOP_SECONDS = 5.0
 
 
+class OnlyExchanges(flight.ServerMiddlewareFactory):
+    """Refuses every other method before it is looked at, whatever it asks for, by whatever name.
+
+    Not in the methods themselves: what `get_schema` raises is sent with traceback and paths,
+    Flight's own errors too (pyarrow 26).
+    """
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def start_call(self, info: Any, headers: Any) -> None:
+        """Called by Flight at the start of each call, once TLS has authenticated the peer."""
+        if info.method != flight.FlightMethod.DO_EXCHANGE:
+            number = secrets.token_hex(8)
+            self._log.warning("refused", id=number, code=MethodNotOffered.code)
+            refusal = MethodNotOffered("method", expected="do_exchange", found="another")
+            raise flight_refusal(refusal, number)
+
+
 class EnclaveServer(flight.FlightServerBase):
     """Serves one enclave, over mutual TLS, to the parties of its policy."""
 
@@ -41,14 +62,15 @@ class EnclaveServer(flight.FlightServerBase):
         self._enclave, self._log, self._host = enclave, log, address.host
         self._slots = Slots(enclave.limits)
         parties = enclave.policy.voters
-        # Neither an auth handler nor middleware: either would put another identity, from a
-        # header, in the place of the certificate's (threats I06, I07). And `verify_client` is
-        # False by default, roots or not (I02).
+        # No auth handler: it would put another identity, from a header, in the place of the
+        # certificate's (threats I06, I07). `verify_client` is False by default, whatever the
+        # roots are (I02).
         super().__init__(
             f"grpc+tls://{address}",
             tls_certificates=[(enclave.identity.certificate_pem, enclave.identity.key_pem)],
             verify_client=True,
             root_certificates=client_roots([p.channel_certificate for p in parties]),
+            middleware={"only-exchanges": OnlyExchanges(log)},
         )
 
     @property
@@ -58,49 +80,14 @@ class EnclaveServer(flight.FlightServerBase):
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """The three exchanges of ratls/1: release, collect, attest."""
-        with self._guard(context, "do_exchange") as (party, log):
+        with self._guard(context) as (party, log):
             kind = Kind.of(descriptor)
             self._enclave.answer(kind, party, ServerExchange(reader, writer, context), log)
 
-    # Whatever is asked for, by whatever name: one answer, so that nothing can be learned from it.
-
-    def list_flights(self, context: Any, criteria: bytes) -> Any:
-        """Not offered."""
-        self._refuse(context, "list_flights")
-
-    def get_flight_info(self, context: Any, descriptor: Any) -> Any:
-        """Not offered."""
-        self._refuse(context, "get_flight_info")
-
-    def get_schema(self, context: Any, descriptor: Any) -> Any:
-        """Not offered."""
-        self._refuse(context, "get_schema")
-
-    def do_get(self, context: Any, ticket: Any) -> Any:
-        """Not offered."""
-        self._refuse(context, "do_get")
-
-    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        """Not offered."""
-        self._refuse(context, "do_put")
-
-    def do_action(self, context: Any, action: Any) -> Any:
-        """Not offered."""
-        self._refuse(context, "do_action")
-
-    def list_actions(self, context: Any) -> Any:
-        """Not offered."""
-        self._refuse(context, "list_actions")
-
-    def _refuse(self, context: Any, method: str) -> NoReturn:
-        with self._guard(context, method):
-            raise MethodNotOffered("method", expected="do_exchange", found=method)
-        raise AssertionError("the guard lets no refusal pass as an answer")
-
     @contextmanager
-    def _guard(self, context: Any, method: str) -> Iterator[tuple[Party, Log]]:
+    def _guard(self, context: Any) -> Iterator[tuple[Party, Log]]:
         number = secrets.token_hex(8)
-        log = self._log.bind(id=number, method=method)
+        log = self._log.bind(id=number)
         try:
             party = identify(self._enclave.policy, context.peer_identity())
             log = log.bind(party=party.id)

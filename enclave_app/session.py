@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
@@ -62,6 +62,8 @@ class Released:
     """The result, encrypted once to each recipient. The plaintext exists nowhere any more."""
 
     ciphertexts: Mapping[str, bytes]  # by party id
+    # The commits that it rests on, by dataset id, in the policy's order; `finish` adds them.
+    commits: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +106,36 @@ class Sessions(Generic[R]):
         self._open: dict[bytes, _Session[R]] = {}
 
     def begin(self, ticket: Ticket, dataset: str, rows: R, at: datetime) -> None:
-        """A provider starts to stream `dataset` into `rows`.
+        """A provider is about to stream `dataset` into `rows`, or to ask about a commit.
 
         A release that was cut off may linger here for hours, because a server cannot end a
         silent stream: the newest attempt takes the place of the one before, and its memory.
+        Called before the provider gets its evidence, so that attempts begin in the order in
+        which a provider makes them.
 
         Raises:
             TasksExhausted: Too many tasks are open.
-            AnotherCommitCounts: The dataset counts already.
         """
         with self._lock:
             session = self._open.get(ticket.digest) or self._make_room(ticket, at)
             if dataset in session.committed:
-                raise _another(dataset)
+                return  # `require_open` says so, unless the provider asks about that commit
             before = session.attempts.get(dataset)
             session.attempts[dataset] = rows
         if before is not None:
             before.close()
+
+    def require_open(self, ticket: Ticket, dataset: str, rows: R) -> None:
+        """Rows may come in: nothing counts yet, and this attempt is the newest.
+
+        Raises:
+            AnotherCommitCounts, AttemptClosed: It is otherwise.
+        """
+        with self._lock:
+            session = self._open.get(ticket.digest)
+            if session is not None and dataset in session.committed:
+                raise _another(dataset)
+            _require_attempt(session, dataset, rows)
 
     def _make_room(self, ticket: Ticket, at: datetime) -> _Session[R]:
         for digest, old in list(self._open.items()):
@@ -175,8 +190,7 @@ class Sessions(Generic[R]):
             committed = session.committed.get(dataset) if session else None
             if committed is not None:
                 return _same(committed, dataset, commit_digest)
-            if session is None or session.attempts.get(dataset) is not rows:
-                raise AttemptClosed(f"release of {dataset!r}", expected="open", found="closed")
+            session = _require_attempt(session, dataset, rows)
             acknowledgement = acknowledge()
             session.rows[dataset] = session.attempts.pop(dataset)
             session.committed[dataset] = Committed(commit_digest, acknowledgement)
@@ -189,6 +203,8 @@ class Sessions(Generic[R]):
             if session is None or session.attempts.get(dataset) is not rows:
                 return  # they count, or were closed before
             del session.attempts[dataset]
+            if not session.attempts and not session.committed:
+                del self._open[ticket.digest]  # asking costs no place among the open tasks
         rows.close()
 
     def take_complete(self, ticket: Ticket) -> tuple[R, ...] | None:
@@ -206,6 +222,9 @@ class Sessions(Generic[R]):
             session = self._open.get(ticket.digest)
             if session is None or not session.computing:
                 raise AssertionError("a task is finished once, after it is complete")
+            if isinstance(outcome, Released):
+                commits = {i: session.committed[i].commit_digest for i in ticket.inputs}
+                outcome = replace(outcome, commits=commits)
             session.outcome = outcome
 
     def outcome(self, ticket: Ticket) -> Outcome | Pending:
@@ -216,11 +235,11 @@ class Sessions(Generic[R]):
                 return Pending(ticket.inputs)
             return Pending(session.missing) if session.outcome is None else session.outcome
 
-    def commit_digests(self, ticket: Ticket) -> dict[str, bytes]:
-        """The commits that the outcome rests on, by dataset id, in the policy's order."""
-        with self._lock:
-            session = self._open[ticket.digest]
-            return {i: session.committed[i].commit_digest for i in ticket.inputs}
+
+def _require_attempt(session: _Session[R] | None, dataset: str, rows: R) -> _Session[R]:
+    if session is None or session.attempts.get(dataset) is not rows:
+        raise AttemptClosed(f"release of {dataset!r}", expected="open", found="closed")
+    return session
 
 
 def _same(committed: Committed, dataset: str, commit_digest: bytes) -> bytes:

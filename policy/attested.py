@@ -12,6 +12,7 @@ from pydantic import model_validator
 
 from policy.errors import KeyFileMalformed, KeyTypeUnsupported
 from policy.keys import PublicKey
+from policy.problems import Unfit
 from policy.statement import Blob, Nonce, Statement
 
 
@@ -28,7 +29,7 @@ class Attested(Statement):
         try:
             PublicKey.from_spki(self.receipt_key)
         except (KeyFileMalformed, KeyTypeUnsupported) as refusal:
-            raise ValueError(f"receipt_key: {refusal.expected}|{refusal.found}") from refusal
+            raise Unfit(refusal.expected, refusal.found, field="receipt_key") from refusal
         return self
 
     @classmethod

@@ -415,9 +415,20 @@ def _warn_simulation(shell: Shell, shown: Policy) -> None:
 
 
 def _confirm(question: str, *, yes: bool) -> None:
-    import sys
-
     # Without a terminal nobody can answer; whoever runs it there has read the policy elsewhere.
-    if not yes and sys.stdin.isatty() and not typer.confirm(question, err=True):
+    if yes or not stdin_is_terminal():
+        return
+    try:
+        confirmed = typer.confirm(question, err=True)
+    except typer.Abort:
+        confirmed = False
+    if not confirmed:
         typer.echo("declined, nothing written", err=True)
         raise typer.Exit(2)
+
+
+def stdin_is_terminal() -> bool:
+    """Can somebody be asked?"""
+    import sys
+
+    return sys.stdin.isatty()

@@ -32,12 +32,13 @@ from policy.channel import ChannelCertificate
 from policy.errors import PolicyInvalid, PolicyTeeUnsupported, Problem
 from policy.keys import EncryptionKey, PublicKey
 from policy.parameters import Parameter, parse_parameter
-from policy.problems import from_pydantic, unknown_field
+from policy.problems import Unfit, from_pydantic, unknown_field
 from policy.syntax import LineIndex, read_toml, value_problems
 from policy.text import Fault, identifier_fault, name_fault, slug_fault
 from verifier.errors import RatlsError
 
 ANY_MACHINE = "any genuine platform"
+PROBLEMS_CAP = 200  # nobody reads more
 VERSION_CAP = 1_000_000  # P14: no version may be so high that nothing can follow it
 
 
@@ -45,7 +46,7 @@ def _checked(fault: Callable[[str], Fault | None]) -> Callable[[str], str]:
     def check(text: str) -> str:
         found = fault(text)
         if found is not None:
-            raise ValueError(f"{found[0]}|{found[1]}")
+            raise Unfit(found[0], found[1])
         return text
 
     return check
@@ -56,11 +57,11 @@ def _translated(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
 
     def check(text: Any) -> Any:
         if not isinstance(text, str):
-            raise ValueError(f"text in PEM form|{type(text).__name__}")
+            raise Unfit("text in PEM form", type(text).__name__)
         try:
             return parse(text)
         except RatlsError as refusal:
-            raise ValueError(f"{refusal.expected}|{refusal.found}") from refusal
+            raise Unfit(refusal.expected, refusal.found) from refusal
 
     return check
 
@@ -68,7 +69,7 @@ def _translated(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
 def _hexadecimal(size: int) -> Callable[[str], str]:
     def check(text: str) -> str:
         if len(text) != 2 * size or set(text) - set("0123456789abcdef"):
-            raise ValueError(f"{2 * size} lower-case hex digits|{text[:80]!r}")
+            raise Unfit(f"{2 * size} lower-case hex digits", f"{text[:80]!r}")
         return text
 
     return check
@@ -76,14 +77,14 @@ def _hexadecimal(size: int) -> Callable[[str], str]:
 
 def _not_zero(text: str) -> str:
     if not text.strip("0"):
-        raise ValueError("a value that is not all zero|zero")
+        raise Unfit("a value that is not all zero", "zero")
     return text
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise ValueError(f"each entry once|{value!r} twice")
+            raise Unfit("each entry once", f"{value!r} twice")
     return values
 
 
@@ -91,7 +92,7 @@ def _machine(text: str) -> str:
     kind, _, number = text.partition(":")
     hexadecimal = len(number) == 32 and not set(number) - set("0123456789abcdef")
     if kind not in ("ppid", "piid") or not hexadecimal or not number.strip("0"):
-        raise ValueError(f"ppid: or piid: and 32 lower-case hex digits|{text[:80]!r}")
+        raise Unfit("ppid: or piid: and 32 lower-case hex digits", f"{text[:80]!r}")
     return text
 
 
@@ -100,38 +101,40 @@ def _machines(value: Any) -> tuple[str, ...]:
     if value == ANY_MACHINE:
         return ()
     if not isinstance(value, list) or not value or not all(isinstance(m, str) for m in value):
-        raise ValueError(f'a non-empty list, or the words "{ANY_MACHINE}"|{str(value)[:80]!r}')
+        raise Unfit(f'a non-empty list, or the words "{ANY_MACHINE}"', f"{str(value)[:80]!r}")
     return _distinct(tuple(_machine(m) for m in value))
 
 
-def _columns(value: Any) -> Mapping[str, Column]:
-    if not isinstance(value, dict) or not 1 <= len(value) <= 4096:
-        raise ValueError("a table of 1 to 4096 columns|another value")
-    for name in value:
-        if fault := name_fault(name):
-            raise ValueError(f"column names of {fault[0]}|{fault[1]}")
-    columns = {}
-    for name, declared in value.items():
-        table = {"type": declared} if isinstance(declared, str) else declared
-        try:
-            columns[name] = Column.model_validate(table)
-        except ValidationError as error:
-            problem = from_pydantic(error, Column, "", None)[0]
-            raise ValueError(
-                f"column {name!r} {problem.path}: {problem.expected}|{problem.found}"
-            ) from error
-    return MappingProxyType(columns)
+def _threshold(value: Any) -> Any:
+    # P05: exact type, since True is an int; a threshold above the count of voters comes later.
+    if value == "all" or (type(value) is int and value >= 1):
+        return value
+    raise Unfit('"all" or a number of parties from 1', ascii(value)[:40])
+
+
+def _expanded(value: Any) -> Any:
+    """`age = "int64"` is short for `age = { type = "int64" }`."""
+    if not isinstance(value, dict):
+        return value
+    return {n: {"type": c} if isinstance(c, str) else c for n, c in value.items()}
+
+
+def _column_name(name: str) -> str:
+    if fault := name_fault(name):
+        raise Unfit(f"column names of {fault[0]}", fault[1])
+    return name
 
 
 def _parameters(value: Any) -> Mapping[str, Parameter]:
     if not isinstance(value, dict) or len(value) > 64:
-        raise ValueError("a table of at most 64 parameters|another value")
+        raise Unfit("a table of at most 64 parameters", "another value")
     for name in value:
         if fault := identifier_fault(name):
-            raise ValueError(f"parameter names of {fault[0]}|{fault[1]}")
+            raise Unfit(f"parameter names of {fault[0]}", fault[1])
     return MappingProxyType({n: parse_parameter(n, v) for n, v in value.items()})
 
 
+ColumnName = Annotated[str, AfterValidator(_column_name)]
 Slug = Annotated[str, AfterValidator(_checked(slug_fault))]
 Identifier = Annotated[str, AfterValidator(_checked(identifier_fault))]
 Hex4 = Annotated[str, AfterValidator(_hexadecimal(4))]
@@ -168,7 +171,7 @@ class Section(BaseModel):
 
 def _instant(value: Any) -> Any:
     if isinstance(value, datetime) and value.tzinfo is None:
-        raise ValueError(f"a date-time with offset, like 2026-11-01T00:00:00Z|{value}")
+        raise Unfit("a date-time with offset, like 2026-11-01T00:00:00Z", str(value))
     return value
 
 
@@ -188,16 +191,18 @@ class Head(Section):
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         if self.not_before >= self.expires:
-            raise ValueError("expires: an instant after not_before|an earlier one")
+            raise Unfit("an instant after not_before", "an earlier one", field="expires")
         if (self.version == 1) != (self.previous is None):
-            raise ValueError("previous: the digest of the version before; absent only in 1|other")
+            raise Unfit(
+                "the digest of the version before; absent only in 1", "other", field="previous"
+            )
         return self
 
 
 class AgreementRule(Section):
     """Whose signatures make the policy complete; owners of datasets always."""
 
-    threshold: Literal["all"] | Annotated[int, Field(ge=1, le=256)]
+    threshold: Annotated[Literal["all"] | int, PlainValidator(_threshold)]
 
 
 class Party(Section):
@@ -237,9 +242,11 @@ class Attributes(Section):
     def _closed(self) -> Self:
         flags, mask = little_endian(self.flags), little_endian(self.flags_mask)
         if mask & _FLAGS_FIXED != _FLAGS_FIXED or flags & _FLAGS_FIXED != _FLAGS_VALUE:
-            raise ValueError(
-                "flags: INIT and MODE64BIT on; DEBUG, PROVISION_KEY and EINITTOKEN_KEY off, "
-                "all under the mask|a policy that would admit another enclave"
+            raise Unfit(
+                "INIT and MODE64BIT on; DEBUG, PROVISION_KEY and EINITTOKEN_KEY off, "
+                "all under the mask",
+                "a policy that would admit another enclave",
+                field="flags",
             )
         return self
 
@@ -300,7 +307,7 @@ class Column(Section):
     @classmethod
     def _split_type(cls, value: Any) -> Any:
         if not isinstance(value, dict) or "nullable" in value:
-            raise ValueError("a type, or a table of type, min and max|another value")
+            raise Unfit("a type, or a table of type, min and max", "another value")
         declared = value.get("type")
         if isinstance(declared, str) and declared.endswith("?"):
             return value | {"type": declared[:-1], "nullable": True}
@@ -312,11 +319,11 @@ class Column(Section):
         bounds = [b for b in (self.min, self.max) if b is not None]
         for bound in bounds:
             if type(bound) not in allowed:  # exact: bool is an int, datetime a date
-                raise ValueError(f"min and max of a value of {self.type}|{str(bound)[:40]!r}")
+                raise Unfit(f"min and max of a value of {self.type}", f"{str(bound)[:40]!r}")
             if self.type == "int32" and not -(2**31) <= bound < 2**31:
-                raise ValueError(f"min and max within int32|{bound}")
+                raise Unfit("min and max within int32", str(bound))
         if len(bounds) == 2 and self.min > self.max:
-            raise ValueError("min not above max|the reverse")
+            raise Unfit("min not above max", "the reverse")
         return self
 
 
@@ -326,7 +333,12 @@ class Dataset(Section):
     id: Identifier
     owner: Slug
     subject: str
-    columns: Annotated[Mapping[str, Column], PlainValidator(_columns)]  # in declared order
+    columns: Annotated[  # in declared order
+        Mapping[ColumnName, Column],
+        Field(min_length=1, max_length=4096),
+        BeforeValidator(_expanded),
+        AfterValidator(MappingProxyType),
+    ]
     max_rows: Annotated[int, Field(ge=1, le=10**10)]
 
 
@@ -392,11 +404,11 @@ class Policy:
         _refuse_other_tees(document, lines)
         problems = value_problems(document, "", lines)
         if problems:  # the sections assume that these hold
-            raise PolicyInvalid(tuple(problems))
+            raise PolicyInvalid(tuple(problems[:PROBLEMS_CAP]))
         parts = _read_sections(document, lines, problems)
         problems += cross_problems(parts, document, lines, known_roots)
         if problems:
-            raise PolicyInvalid(tuple(problems))
+            raise PolicyInvalid(tuple(problems[:PROBLEMS_CAP]))
         require_distinct_keys(parts["party"])
         head: Head = parts["head"]
         return cls(
@@ -461,7 +473,7 @@ def _read_sections(
     sections = {*_TABLES, *_LISTS}
     top = {k: v for k, v in document.items() if k not in sections}
     known = {"schema", *Head.model_fields, *sections} - {"schema_name"}
-    for name in [n for n in top if n not in known]:
+    for name in [n for n in top if n not in known][:PROBLEMS_CAP]:
         problems.append(unknown_field(name, known, name, lines))
         del top[name]
     parts: dict[str, Any] = {"head": _read(Head, top, "", lines, problems)}

@@ -31,8 +31,8 @@ threshold = "all"              # or a number of parties; owners of datasets must
 name = "joint-training"
 tee = "sgx"
 mr_enclave = "{mr_enclave}"
-isv_prod_id = 0
-min_isv_svn = 0
+isv_prod_id = 1
+min_isv_svn = 1
 
 # On which machines, at which patch level.
 [platform]

@@ -187,7 +187,7 @@ class PolicyInvalid(PolicyFormatError):
             f"policy: {first.place}",
             expected=first.expected,
             found=first.found + rest,
-            fix=first.fix or None,
+            fix=f"{first.fix}; {self.default_fix}" if first.fix else None,
         )
         self.problems = problems
 

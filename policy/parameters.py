@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from policy.problems import Unfit
+
 Value = bool | int | float | str | tuple[Any, ...]  # tuples hold scalars of one kind
 
 
@@ -61,39 +63,39 @@ def same(left: Value, right: Value) -> bool:
 
 
 def parse_parameter(name: str, value: Any) -> Parameter:
-    """One entry of `parameters`. ValueError with `expected|found` in the document's form."""
+    """One entry of `parameters`. Raises: Unfit."""
     if not isinstance(value, dict):
         return Fixed(as_value(name, value))
     if set(value) == {"choose"}:
         options = value["choose"]
         if not isinstance(options, list) or not options:
-            raise ValueError(f"{name}.choose of at least one value|none")
+            raise Unfit(f"{name}.choose of at least one value", "none")
         chosen = tuple(as_value(name, option) for option in options)
         if any(same(a, b) for i, a in enumerate(chosen) for b in chosen[:i]):
-            raise ValueError(f"{name}.choose with each value once|one twice")
+            raise Unfit(f"{name}.choose with each value once", "one twice")
         return Choice(chosen)
     if set(value) == {"min", "max"}:
         low, high = value["min"], value["max"]
         if type(low) not in (int, float) or type(high) not in (int, float) or low > high:
-            raise ValueError(f"{name}.min and {name}.max as numbers, min not above max|other")
+            raise Unfit(f"{name}.min and {name}.max as numbers, min not above max", "other")
         return Range(low, high)
-    raise ValueError(
-        f"{name} as a value, {{ choose = [..] }} or {{ min = , max = }}|{sorted(value)[:4]}"
+    raise Unfit(
+        f"{name} as a value, {{ choose = [..] }} or {{ min = , max = }}", f"{sorted(value)[:4]}"
     )
 
 
 def as_value(name: str, value: Any) -> Value:
-    """A scalar or a list of scalars of one kind. ValueError otherwise."""
+    """A scalar or a list of scalars of one kind. Raises: Unfit."""
     if isinstance(value, list):
         entries = tuple(value)
         if not entries or any(type(e) not in (int, float, str) for e in entries):
-            raise ValueError(f"{name} as a non-empty list of numbers or texts|another list")
+            raise Unfit(f"{name} as a non-empty list of numbers or texts", "another list")
         if len({type(e) for e in entries}) > 1:
-            raise ValueError(f"{name} as a list of one kind|a mixed list")
+            raise Unfit(f"{name} as a list of one kind", "a mixed list")
         return entries
     if type(value) in (bool, int, float, str):
         return value  # type: ignore[no-any-return]
-    raise ValueError(f"{name} as a number, text, truth value or list|{type(value).__name__}")
+    raise Unfit(f"{name} as a number, text, truth value or list", type(value).__name__)
 
 
 def plain(values: Mapping[str, Value]) -> dict[str, Any]:

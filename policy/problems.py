@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from policy.errors import Problem
 
 
+class Unfit(ValueError):
+    """What a rule of ours tells pydantic; `field` where the rule is about one field of a table."""
+
+    def __init__(self, expected: str, found: str, *, field: str = "") -> None:
+        super().__init__(expected, found)
+        self.expected, self.found, self.field = expected, found, field
+
+
 class Lines(Protocol):
     def find(self, path: str) -> int | None: ...
+
+
+_ARM = re.compile(r"(function-|literal\[|constrained-|tuple\[|\[key\]|(int|str)\Z)")
 
 
 def join(path: str, location: tuple[Any, ...]) -> str:
@@ -38,8 +50,13 @@ def from_pydantic(
 ) -> list[Problem]:
     """One problem per place; a union that fails in each arm is told once."""
     problems: dict[str, Problem] = {}
-    for entry in error.errors(include_url=False):
+    entries = error.errors(include_url=False)
+    places = [_place(entry["loc"], path) for entry in entries]
+    # A misspelt name is two problems, unknown and missing: the one with the hint comes first.
+    for entry in sorted(entries, key=lambda e: e["type"] != "extra_forbidden"):
         place = _place(entry["loc"], path)
+        if entry["type"] == "too_short" and any(p.startswith(f"{place}[") for p in places):
+            continue  # pydantic counts only entries that read; those that do not are told
         if entry["type"] == "extra_forbidden":
             holder = _model_at(model, entry["loc"])
             known = [f.alias or n for n, f in holder.model_fields.items()]
@@ -53,17 +70,17 @@ def from_pydantic(
 
 def _place(location: tuple[int | str, ...], path: str) -> str:
     # Union arms and validators appear as parts like `tuple[...]`, `int`, `literal['all']`.
-    parts = [
-        p for p in location if isinstance(p, int) or (p.isidentifier() and p not in ("int", "str"))
-    ]
+    parts = [p for p in location if isinstance(p, int) or not _ARM.match(p)]
     return join(path, tuple(parts))
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
     for part in location[:-1]:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
+        if part in model.model_fields:
+            annotation = model.model_fields[str(part)].annotation
+            for inner in (annotation, *get_args(annotation)):
+                if isinstance(inner, type) and issubclass(inner, BaseModel):
+                    model = inner
     return model
 
 
@@ -85,12 +102,8 @@ _WORDS = {
 def _told(entry: Any, place: str) -> tuple[str, str, str]:
     kind, context = entry["type"], entry.get("ctx", {})
     if kind == "value_error":
-        expected, _, found = str(context["error"]).partition("|")
-        # A rule over several fields of one table names its field first.
-        name, colon, rest = expected.partition(": ")
-        if colon and name.isidentifier():
-            place, expected = join(place, (name,)), rest
-        return expected, found, place
+        fault: Unfit = context["error"]
+        return fault.expected, fault.found, join(place, (fault.field,)) if fault.field else place
     found = "nothing" if kind == "missing" else ascii(entry["input"])[:80]
     if kind == "literal_error":
         return f"one of {context['expected']}", found, place

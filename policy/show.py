@@ -30,7 +30,7 @@ def as_json(policy: Policy) -> dict[str, Any]:
         "threshold": policy.agreement.threshold,
         "party": [_party(p) for p in policy.party],
         "enclave": [e.model_dump(mode="json") for e in policy.enclave],
-        "platform": policy.platform.model_dump(mode="json")
+        "platform": policy.platform.model_dump(mode="json", exclude={"machines"})
         | {"machines": list(policy.platform.machines) or ANY_MACHINE},
         "dataset": [
             {

@@ -30,7 +30,7 @@ from policy.document import Policy, digest_text
 from policy.envelope import SignatureLeaf, strict_base64, strict_json
 from policy.errors import DocumentMalformed, PolicyDigestDiffers, StudyDiffers
 from policy.keys import KeySigner, PublicKey
-from policy.problems import from_pydantic
+from policy.problems import Unfit, from_pydantic
 from policy.text import identifier_fault, slug_fault
 from verifier.errors import RatlsError
 
@@ -42,7 +42,7 @@ BLOB_CAP = 1 << 20
 def _read_digest(value: Any) -> Any:
     if isinstance(value, str):
         if not _DIGEST.fullmatch(value):
-            raise ValueError("sha256: and 64 lower-case hex digits|another text")
+            raise Unfit("sha256: and 64 lower-case hex digits", "another text")
         return bytes.fromhex(value[7:])
     return value
 
@@ -52,18 +52,21 @@ def _read_blob(value: Any) -> Any:
         try:
             return strict_base64(value, "blob", cap=BLOB_CAP)
         except RatlsError as refusal:
-            raise ValueError(f"{refusal.expected}|{refusal.found}") from refusal
+            raise Unfit(refusal.expected, refusal.found) from refusal
     return value
 
 
 def _read_instant(value: Any) -> Any:
     if isinstance(value, str):
         if not _INSTANT.fullmatch(value):
-            raise ValueError("an instant like 2026-11-01T00:00:00Z|another text")
-        return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+            raise Unfit("an instant like 2026-11-01T00:00:00Z", "another text")
+        try:
+            return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        except ValueError as error:
+            raise Unfit("a day and time that exist", value) from error
     if isinstance(value, datetime):
         if value.tzinfo is None:
-            raise ValueError("an aware instant|a naive one")
+            raise Unfit("an aware instant", "a naive one")
         return value.astimezone(UTC).replace(microsecond=0)
     return value
 
@@ -71,7 +74,7 @@ def _read_instant(value: Any) -> Any:
 def _size(size: int) -> AfterValidator:
     def check(value: bytes) -> bytes:
         if len(value) != size:
-            raise ValueError(f"{size} bytes|{len(value)}")
+            raise Unfit(f"{size} bytes", str(len(value)))
         return value
 
     return AfterValidator(check)
@@ -80,7 +83,7 @@ def _size(size: int) -> AfterValidator:
 def _ascii(fault: Any) -> AfterValidator:
     def check(text: str) -> str:
         if found := fault(text):
-            raise ValueError(f"{found[0]}|{found[1]}")
+            raise Unfit(found[0], found[1])
         return text
 
     return AfterValidator(check)

@@ -25,6 +25,7 @@ from policy.errors import (
     TaskSubmitterDenied,
 )
 from policy.parameters import Fixed, Value, as_value, plain
+from policy.problems import Unfit
 from policy.statement import (
     Digest,
     IdText,
@@ -43,10 +44,10 @@ CLOCK_SKEW = timedelta(minutes=5)
 
 def _values(value: Any) -> dict[str, Value]:
     if not isinstance(value, dict) or len(value) > 64:
-        raise ValueError("a table of at most 64 parameters|another value")
+        raise Unfit("a table of at most 64 parameters", "another value")
     for name in value:
         if not isinstance(name, str) or identifier_fault(name):
-            raise ValueError("parameter names as in a policy|another name")
+            raise Unfit("parameter names as in a policy", "another name")
     return {n: v if isinstance(v, tuple) else as_value(n, v) for n, v in value.items()}
 
 

@@ -32,6 +32,8 @@ from verifier.collateral import Collateral
 from verifier.errors import RatlsError
 from verifier.modes import anchors_for
 
+PROBE_SECONDS = 15.0
+
 
 @dataclass(frozen=True, slots=True)
 class Believed:
@@ -62,9 +64,10 @@ class Errand:
     party: LocalParty
     state: Path
     allow_simulation: bool
-    timeout: float  #       seconds: for the probe, then for the whole exchange
+    timeout: float  #       seconds for the whole exchange
     clock: Callable[[], datetime]  # now, aware, UTC
     random: Callable[[int], bytes] = os.urandom
+    announce: Callable[[Mode], None] = lambda mode: None  # told as soon as the mode is known
 
     def believe(self) -> Believed:
         """Check the task against the policy in force, and this party's keys, without any peer.
@@ -82,6 +85,7 @@ class Errand:
         policy = agreement.policy
         task = Task.open(self.task, policy, at)
         roots = anchors_for(policy.platform.root, allow_simulation=self.allow_simulation)
+        self.announce(roots.mode)
         # Read now: a wrong passphrase should not be found out when everything else is done.
         _ = self.party.operation, self.party.channel_key_pem
         return Believed(task, policy, Expectation(policy, self.collateral, roots))
@@ -105,7 +109,7 @@ class Errand:
         """
         address = self.address.resolve()
         admitted = appraise_certificate(
-            probe(address, self.timeout), job.expectation, at=self.clock()
+            probe(address, min(self.timeout, PROBE_SECONDS)), job.expectation, at=self.clock()
         )
         before_task(admitted)
         with open_exchange(

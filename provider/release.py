@@ -87,7 +87,7 @@ def release(
             ReleaseFolder.open(errand.state, job.task.digest, dataset) as folder,
             ParquetSource.open(path, job.dataset) as source,
         ):
-            total = source.scan()
+            attempt, total = folder.attempt(), source.scan()
             sent = Sent(lambda rows: progress(rows, total))
 
             def require_same_instance(admitted: AdmittedCertificate) -> None:
@@ -98,7 +98,6 @@ def release(
                 job.believed, Kind.RELEASE, dataset=dataset, before_task=require_same_instance
             ) as exchange:
                 _reserve(job, exchange.fresh, trail)
-                attempt = folder.attempt()
                 document = None if attempt is None else exchange.resume(attempt.commit)
                 resumed = document is not None
                 if attempt is None or document is None:
@@ -145,7 +144,7 @@ def check_locally(errand: Errand, dataset_id: str, trail: Trail) -> Job:
     assert computation is not None  # `Task.open` refuses what the policy does not have
     if dataset is None or dataset.id not in computation.inputs:
         raise DatasetNotAsked(
-            "dataset", expected=" or ".join(computation.inputs), found=ascii(dataset_id)
+            "dataset", expected=" or ".join(computation.inputs), found=ascii(dataset_id)[:80]
         )
     own = errand.party.party_id
     if dataset.owner != own:

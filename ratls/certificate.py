@@ -9,6 +9,7 @@ extension is refused by all of them, and a name is needed to connect at all.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -97,18 +98,50 @@ def _load(der: bytes) -> x509.Certificate:
             "certificate", expected=f"at most {MAX_CERTIFICATE} bytes", found=f"{len(der)}"
         )
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        # Parsed lazily by the library: touched here so that later reads cannot fail.
-        _ = certificate.extensions, certificate.subject, certificate.signature_algorithm_oid
-        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        # What one version of the library warns about, another refuses (old mbedTLS writes an
+        # ECDSA algorithm with a NULL): the verdict must not depend on the version.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            certificate = x509.load_der_x509_certificate(der)
+            # Parsed lazily by the library: touched here so that later reads cannot fail.
+            _ = certificate.extensions, certificate.subject, certificate.issuer
+            _ = certificate.signature_algorithm_oid, certificate.serial_number
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        # The library reads one signature in several encodings; one certificate has one DER.
+        if der_of.only(der).children()[2].content[:1] != b"\0":
+            raise ValueError("unused bits in the signature")
     except x509.DuplicateExtension as error:
         if error.oid == EVIDENCE_OID:
             raise EvidenceAmbiguous("certificate", expected="one", found="several") from error
         raise _malformed(f"the extension {error.oid.dotted_string} twice") from error
-    except (ValueError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType) as error:
-        # Old mbedTLS writes an ECDSA algorithm with a NULL that strict readers refuse (5).
+    except (
+        ValueError,
+        TypeError,
+        Warning,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.UnsupportedGeneralNameType,
+    ) as error:
         raise _malformed("something else") from error
     return certificate
+
+
+def as_der(content: bytes) -> bytes:
+    """The DER of a certificate file, which may be PEM with one certificate in it.
+
+    Raises:
+        CertificateMalformed: PEM with none, several, or an unreadable one.
+    """
+    # Only at the start: inside, the quote of a DER certificate carries Intel's chain as PEM.
+    if not content.lstrip().startswith(b"-----BEGIN"):
+        return content
+    try:
+        found = x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise _malformed("unreadable PEM") from error
+    if len(found) != 1:
+        raise _malformed(f"{len(found)} of them")
+    return found[0].public_bytes(Encoding.DER)
 
 
 def _malformed(found: str) -> CertificateMalformed:

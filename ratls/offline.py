@@ -17,6 +17,7 @@ from enum import StrEnum
 
 from policy import envelope as dsse
 from policy.acknowledgement import Acknowledgement
+from policy.agreement import CompleteAgreement
 from policy.document import Policy
 from policy.errors import PartyNotListed
 from policy.receipt import Receipt
@@ -99,6 +100,19 @@ def verify_with_record(
     verified = verify_document(raw, expectation, at=seen.at)
     seen.require_document(verified.document.digest)
     return verified, seen
+
+
+def policy_named_by(raw: bytes, agreement: CompleteAgreement) -> Policy:
+    """The version of the policy that a document names, or the newest, which then refuses it.
+
+    Nothing of the document is believed for that: it is checked against the version found.
+
+    Raises:
+        RatlsError: The document cannot be read.
+    """
+    named = _open(raw).policy_digest
+    versions = [signed.policy for signed in agreement.agreement.versions]
+    return next((p for p in versions if p.digest == named), agreement.policy)
 
 
 def _open(raw: bytes) -> Receipt | Acknowledgement:

@@ -376,8 +376,8 @@ class _ClientWire:
         try:
             while True:
                 self._reader.read_chunk()
-        except StopIteration:
-            return
+        except StopIteration as end:
+            raise AnswerMissing("stream", expected="a reader of it", found="its end") from end
 
 
 @contextmanager

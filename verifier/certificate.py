@@ -14,11 +14,12 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
+from typing import Self
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import ExtensionOID
 
 from verifier import der, ecdsa
 from verifier.anchors import TrustAnchors
@@ -30,6 +31,7 @@ from verifier.errors import (
 )
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+_COMMON_NAME = bytes.fromhex("550403")  # OID 2.5.4.3
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")  # AlgorithmIdentifier, no parameters
 # SubjectPublicKeyInfo of a point on the named curve P-256, up to x || y. Comparing the bytes also
 # refuses explicit curve parameters, with which CVE-2020-0601 forged keys.
@@ -78,12 +80,46 @@ TCB_SIGNER = Role("TCB signing", ("Intel SGX TCB Signing",), False, (None,))
 
 
 @dataclass(frozen=True, slots=True)
+class Extensions:
+    """What the extensions of one certificate say; empty or None where one is absent."""
+
+    critical: dict[x509.ObjectIdentifier, bool]  # of each extension that is there
+    constraints: tuple[bool, int | None] | None  # CA, path length
+    usage: tuple[bool, bool, bool] | None  # for signatures, certificates, CRLs
+    key_id: bytes  # subjectKeyIdentifier
+    issuer_key_id: bytes  # authorityKeyIdentifier
+    sgx: bytes | None  # the value of Intel's SGX extension, DER
+
+    @classmethod
+    def read(cls, parsed: x509.Certificate) -> Self:
+        found = {extension.oid: extension.value for extension in parsed.extensions}
+        basic = found.get(ExtensionOID.BASIC_CONSTRAINTS)
+        usage = found.get(ExtensionOID.KEY_USAGE)
+        own_id = found.get(ExtensionOID.SUBJECT_KEY_IDENTIFIER)
+        issuer_id = found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
+        return cls(
+            critical={extension.oid: extension.critical for extension in parsed.extensions},
+            constraints=(basic.ca, basic.path_length)
+            if isinstance(basic, x509.BasicConstraints)
+            else None,
+            usage=(usage.digital_signature, usage.key_cert_sign, usage.crl_sign)
+            if isinstance(usage, x509.KeyUsage)
+            else None,
+            key_id=own_id.digest if isinstance(own_id, x509.SubjectKeyIdentifier) else b"",
+            issuer_key_id=(issuer_id.key_identifier or b"")
+            if isinstance(issuer_id, x509.AuthorityKeyIdentifier)
+            else b"",
+            sgx=found[SGX_EXTENSION].public_bytes() if SGX_EXTENSION in found else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """A parsed certificate, in no role yet. Two are equal when their DER is."""
 
     der: bytes
     common_name: str = field(compare=False)  #   empty unless there is exactly one
-    organisation: tuple[tuple[str, object], ...] = field(compare=False)  # the name but for its CN
+    organisation: tuple[bytes, ...] = field(compare=False)  # DER of the name's parts but for its CN
     subject: bytes = field(compare=False)  #     DER of the name, compared byte for byte
     issuer: bytes = field(compare=False)
     serial: int = field(compare=False)
@@ -91,12 +127,7 @@ class Certificate:
     not_after: datetime = field(compare=False)
     key: ec.EllipticCurvePublicKey = field(compare=False)
     spki: bytes = field(compare=False)
-    critical: dict[x509.ObjectIdentifier, bool] = field(compare=False)  # of each extension
-    constraints: tuple[bool, int | None] | None = field(compare=False)  # CA, path length
-    usage: tuple[bool, bool, bool] | None = field(compare=False)  # signs data, certificates, CRLs
-    key_id: bytes = field(compare=False)  #      subjectKeyIdentifier; empty where there is none
-    issuer_key_id: bytes = field(compare=False)
-    sgx_extension: bytes | None = field(compare=False)
+    extensions: Extensions = field(compare=False)
     tbs: bytes = field(compare=False)
     signature: bytes = field(compare=False)
 
@@ -179,19 +210,11 @@ def _parse(raw: bytes, thing: str) -> Certificate:
         # Read here: a negative serial number could be listed as revoked under another spelling.
         serial = der.integer(fields[1], high=2**160 - 1)
         parsed = x509.load_der_x509_certificate(raw)
-        names = [(a.oid, a.value) for a in parsed.subject]
-        common = [str(value) for oid, value in names if oid == NameOID.COMMON_NAME]
-        found = {extension.oid: extension.value for extension in parsed.extensions}
-        basic = found.get(ExtensionOID.BASIC_CONSTRAINTS)
-        usage = found.get(ExtensionOID.KEY_USAGE)
-        own_id = found.get(ExtensionOID.SUBJECT_KEY_IDENTIFIER)
-        issuer_id = found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
+        common_name, organisation = read_name(fields[5])
         return Certificate(
             der=raw,
-            common_name=common[0] if len(common) == 1 else "",
-            organisation=tuple(
-                (oid.dotted_string, value) for oid, value in names if oid != NameOID.COMMON_NAME
-            ),
+            common_name=common_name,
+            organisation=organisation,
             subject=fields[5].raw,
             issuer=fields[3].raw,
             serial=serial,
@@ -199,23 +222,28 @@ def _parse(raw: bytes, thing: str) -> Certificate:
             not_after=parsed.not_valid_after_utc,
             key=ecdsa.public_key(spki[-64:]),
             spki=spki,
-            critical={extension.oid: extension.critical for extension in parsed.extensions},
-            constraints=(basic.ca, basic.path_length)
-            if isinstance(basic, x509.BasicConstraints)
-            else None,
-            usage=(usage.digital_signature, usage.key_cert_sign, usage.crl_sign)
-            if isinstance(usage, x509.KeyUsage)
-            else None,
-            key_id=own_id.digest if isinstance(own_id, x509.SubjectKeyIdentifier) else b"",
-            issuer_key_id=(issuer_id.key_identifier or b"")
-            if isinstance(issuer_id, x509.AuthorityKeyIdentifier)
-            else b"",
-            sgx_extension=found[SGX_EXTENSION].public_bytes() if SGX_EXTENSION in found else None,
+            extensions=Extensions.read(parsed),
             tbs=tbs.raw,
             signature=signature,
         )
     except UNREADABLE as error:
         raise CertificateMalformed(thing, expected="a certificate", found=str(error)) from error
+
+
+def read_name(name: der.Element) -> tuple[str, tuple[bytes, ...]]:
+    """The common name, empty unless there is exactly one, and the DER of every other part.
+
+    Read here, byte for byte: a library that repairs or warns would compare what it made of it.
+    """
+    common, others = [], []
+    for part in name.children():
+        (attribute,) = part.children(der.SET)
+        oid, value = attribute.children()
+        if oid.expect(der.OID) != _COMMON_NAME:
+            others.append(part.raw)
+        elif value.tag in (der.UTF8_STRING, der.PRINTABLE_STRING):
+            common.append(value.content.decode("utf-8"))
+    return common[0] if len(common) == 1 else "", tuple(others)
 
 
 def require_role(certificate: Certificate, role: Role) -> None:
@@ -231,19 +259,20 @@ def require_role(certificate: Certificate, role: Role) -> None:
     # Equal, not `contains`: a name can be made to contain another.
     if certificate.common_name not in role.common_names:
         raise refuse(f"the name {' or '.join(role.common_names)}", certificate.common_name[:80])
-    missing = _REQUIRED - certificate.critical.keys()
+    extensions = certificate.extensions
+    missing = _REQUIRED - extensions.critical.keys()
     if missing:
         raise refuse("all extensions of the profile", f"no {min(o.dotted_string for o in missing)}")
-    for oid, critical in certificate.critical.items():
+    for oid, critical in extensions.critical.items():
         if critical and oid not in _REQUIRED | {SGX_EXTENSION}:
             raise refuse("only known critical extensions", oid.dotted_string)
-    if not all(certificate.critical[oid] for oid in _MUST_BE_CRITICAL):
+    if not all(extensions.critical[oid] for oid in _MUST_BE_CRITICAL):
         raise refuse("critical basic constraints and key usage", "one that is not critical")
-    if certificate.constraints not in [(role.is_ca, length) for length in role.path_lengths]:
+    if extensions.constraints not in [(role.is_ca, length) for length in role.path_lengths]:
         raise refuse(
-            f"CA:{role.is_ca} with path length {role.path_lengths}", str(certificate.constraints)
+            f"CA:{role.is_ca} with path length {role.path_lengths}", str(extensions.constraints)
         )
-    if certificate.usage != (not role.is_ca, role.is_ca, role.is_ca):
+    if extensions.usage != (not role.is_ca, role.is_ca, role.is_ca):
         raise refuse(
             "a key for " + ("certificates and CRLs" if role.is_ca else "signatures"),
             "another key usage",
@@ -282,11 +311,9 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
     if certificate.issuer != issuer.subject:
         raise refuse(f"{issuer.common_name} as issuer", "another name")
     # Empty identifiers once compared equal and skipped the signature of a link.
-    if not certificate.issuer_key_id or certificate.issuer_key_id != issuer.key_id:
-        raise refuse(
-            f"issuer key identifier {issuer.key_id.hex()}",
-            certificate.issuer_key_id.hex() or "none",
-        )
+    wanted, found = issuer.extensions.key_id, certificate.extensions.issuer_key_id
+    if not found or found != wanted:
+        raise refuse(f"issuer key identifier {wanted.hex()}", found.hex() or "none")
     if certificate.organisation != issuer.organisation:
         raise refuse("the same organisation as its issuer", "another one")
     if not ecdsa.signed_der(issuer.key, certificate.signature, certificate.tbs):

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 
 from verifier import der, ecdsa
-from verifier.certificate import ECDSA_SHA256, UNREADABLE, Certificate, signed_parts
+from verifier.certificate import ECDSA_SHA256, UNREADABLE, Certificate, read_name, signed_parts
 from verifier.errors import (
     CertificateRevoked,
     CrlMalformed,
@@ -22,7 +22,7 @@ from verifier.errors import (
     CrlSignatureInvalid,
 )
 
-MAX_SIZE = 4 << 20
+MAX_SIZE = 1 << 20
 _PEM_HEAD, _PEM_FOOT = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
 _HEX = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
 _WHITE = b" \t\r\n\0"
@@ -87,20 +87,21 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
     try:
         tbs, signature = signed_parts(raw)
         fields = tbs.children()
-        if len(fields) < 2 or fields[0].raw != b"\x02\x01\x01" or fields[1].raw != ECDSA_SHA256:
+        if len(fields) < 3 or fields[0].raw != b"\x02\x01\x01" or fields[1].raw != ECDSA_SHA256:
             raise der.DerError("not a CRL of version 2 with ecdsa-with-SHA256")
         parsed = x509.load_der_x509_crl(raw)
         authority_key_id = _require_profile(parsed, title)
         this_update, next_update = parsed.last_update_utc, parsed.next_update_utc
         serials = frozenset(_serial(entry, title) for entry in parsed)
+        named, _ = read_name(fields[2])
     except UNREADABLE as error:
         raise CrlMalformed(title, expected="a revocation list", found=str(error)) from error
     if next_update is None:
         raise CrlMalformed(title, expected="a nextUpdate", found="none")
     # A genuine list of the sister authority would find nothing revoked.
-    if fields[2].raw != issuer.subject or authority_key_id != issuer.key_id:
+    if fields[2].raw != issuer.subject or authority_key_id != issuer.extensions.key_id:
         raise CrlOfAnotherIssuer(
-            title, expected=f"one of {issuer.common_name}", found=parsed.issuer.rfc4514_string()
+            title, expected=f"one of {issuer.common_name}", found=named or "an unnamed one"
         )
     if not ecdsa.signed_der(issuer.key, signature, tbs.raw):
         raise CrlSignatureInvalid(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, OID, ENUMERATED, SEQUENCE = 1, 2, 3, 4, 6, 10, 0x30
+BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, OID, ENUMERATED = 1, 2, 3, 4, 6, 10
+UTF8_STRING, PRINTABLE_STRING, SEQUENCE, SET = 12, 19, 0x30, 0x31
 
 
 class DerError(ValueError):

@@ -146,9 +146,9 @@ def authenticate_pck_chain(pem: bytes, roots: TrustAnchors) -> PckChain:
     require_issued_by(authority, root)
     require_role(leaf, PCK_LEAF)
     require_issued_by(leaf, authority)
-    if leaf.sgx_extension is None:
+    if leaf.extensions.sgx is None:
         raise PckExtensionMalformed("PCK certificate", expected="an SGX extension", found="none")
-    extension = PckExtension.parse(leaf.sgx_extension)
+    extension = PckExtension.parse(leaf.extensions.sgx)
     from_platform_ca = authority.common_name == PLATFORM_CA
     if from_platform_ca != (extension.platform.piid is not None):
         raise PckExtensionMalformed(

@@ -10,6 +10,7 @@ Integers are little-endian, except inside signatures and keys, where each half i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
 from typing import Self
 
 from verifier.errors import QuoteMalformed, QuoteUnsupported
@@ -21,6 +22,8 @@ SIGNED_SIZE = 432  # header and report; what the attestation key signs
 MAX_QE_AUTH = 1024
 MAX_PCK_CHAIN = 16 * 1024
 PCK_CHAIN_PEM = 5  # the one kind of certification data that carries certificates to verify
+_HEADER = Struct("<HHIHH16s20s")
+_REPORT = Struct("<16s I 12x 16s Q Q 32s 32x 32s 32x 64s H H H 42x 16s 64s")  # 384 bytes
 _PPID_DATA_SIZES = {1: 36, 2: 276, 3: 404}  # kinds that only name the platform
 
 
@@ -88,11 +91,9 @@ class QuoteHeader:
 
     @classmethod
     def read(cls, reader: Reader) -> Self:
-        version = reader.integer(2, "version")
-        key_type = reader.integer(2, "attestation_key_type")
-        tee = reader.integer(4, "tee_type")
-        qe_svn, pce_svn = reader.integer(2, "qe_svn"), reader.integer(2, "pce_svn")
-        vendor, user_data = reader.take(16, "qe_vendor_id"), reader.take(20, "user_data")
+        version, key_type, tee, qe_svn, pce_svn, vendor, user_data = _HEADER.unpack(
+            reader.take(_HEADER.size, "header")
+        )
         if version in (4, 5):
             raise QuoteUnsupported(
                 "quote version", expected="3 (SGX)", found=f"{version}, not supported yet"
@@ -133,23 +134,23 @@ class EnclaveReport:
     @classmethod
     def parse(cls, raw: bytes, thing: str) -> Self:
         """Read exactly 384 bytes. Reserved bytes may be anything: later hardware uses them."""
-        reader = Reader(raw, thing)
-        cpu_svn = reader.take(16, "cpu_svn")
-        misc_select = reader.integer(4, "misc_select")
-        reader.take(12, "reserved")
-        isv_ext_prod_id = reader.take(16, "isv_ext_prod_id")
-        flags, xfrm = reader.integer(8, "flags"), reader.integer(8, "xfrm")
-        mr_enclave = MrEnclave(reader.take(32, "mr_enclave"))
-        reader.take(32, "reserved")
-        mr_signer = MrSigner(reader.take(32, "mr_signer"))
-        reader.take(32, "reserved")
-        config_id = reader.take(64, "config_id")
-        isv_prod_id, isv_svn = reader.integer(2, "isv_prod_id"), reader.integer(2, "isv_svn")
-        config_svn = reader.integer(2, "config_svn")
-        reader.take(42, "reserved")
-        isv_family_id = reader.take(16, "isv_family_id")
-        report_data = reader.take(64, "report_data")
-        reader.finish()
+        if len(raw) != _REPORT.size:
+            raise QuoteMalformed(thing, expected=f"{_REPORT.size} bytes", found=str(len(raw)))
+        (
+            cpu_svn,
+            misc_select,
+            isv_ext_prod_id,
+            flags,
+            xfrm,
+            mr_enclave,
+            mr_signer,
+            config_id,
+            isv_prod_id,
+            isv_svn,
+            config_svn,
+            isv_family_id,
+            report_data,
+        ) = _REPORT.unpack(raw)
         return cls(
             raw=raw,
             cpu_svn=cpu_svn,
@@ -157,8 +158,8 @@ class EnclaveReport:
             isv_ext_prod_id=isv_ext_prod_id,
             flags=flags,
             xfrm=xfrm,
-            mr_enclave=mr_enclave,
-            mr_signer=mr_signer,
+            mr_enclave=MrEnclave(mr_enclave),
+            mr_signer=MrSigner(mr_signer),
             config_id=config_id,
             isv_prod_id=isv_prod_id,
             isv_svn=isv_svn,

@@ -62,8 +62,10 @@ def test_a_task_completes_in_the_policys_order() -> None:
     assert table.take_complete(TICKET) == (one, two)
     assert table.take_complete(TICKET) is None, "computed once"
     table.finish(TICKET, Released({"carol-lab": b"sealed"}))
-    assert table.outcome(TICKET) == Released({"carol-lab": b"sealed"})
-    assert list(table.commit_digests(TICKET)) == ["one", "two"]
+    outcome = table.outcome(TICKET)
+    assert outcome == Released({"carol-lab": b"sealed"}, {"one": b"c", "two": b"c"})
+    assert isinstance(outcome, Released)
+    assert list(outcome.commits) == ["one", "two"]
 
 
 def test_one_provider_missing_gives_nothing() -> None:
@@ -93,8 +95,9 @@ def test_another_commit_of_a_dataset_that_counts() -> None:
         commit(table, "one", rows, b"other")
     with refused(AnotherCommitCounts):
         table.known(TICKET, "one", b"other")
+    late = begun(table, "one")
     with refused(AnotherCommitCounts):
-        begun(table, "one")
+        table.require_open(TICKET, "one", late)
 
 
 def test_an_unknown_commit_is_absent() -> None:
@@ -109,6 +112,9 @@ def test_a_later_attempt_closes_the_one_before() -> None:
     table = sessions()
     lingering, retry = begun(table, "one"), begun(table, "one")
     assert lingering.closed
+    table.require_open(TICKET, "one", retry)
+    with refused(AttemptClosed):
+        table.require_open(TICKET, "one", lingering)
     with refused(AttemptClosed):
         commit(table, "one", lingering)
     commit(table, "one", retry)
@@ -142,7 +148,8 @@ def test_a_stream_that_ends_is_no_commit() -> None:
 def test_concurrent_commits_of_one_dataset() -> None:
     """D03 in parallel: exactly one of the two counts."""
     for _ in range(20):
-        table, outcomes = sessions(), []
+        table = sessions()
+        outcomes: list[str] = []
         barrier = threading.Barrier(2)
         rows = begun(table, "one")
 
@@ -180,6 +187,15 @@ def test_tasks_have_a_cap_per_submitter_and_in_all() -> None:
     with refused(TasksExhausted):
         begun(table, "one", replace(tickets[3], submitter="erna-lab"))
     begun(table, "two", tickets[0])  # an open task goes on
+
+
+def test_a_task_of_which_nothing_came_takes_no_place() -> None:
+    """D11: whoever only says hello must not use up the tasks of others."""
+    table = sessions(Limits(tasks=1))
+    table.end(TICKET, "one", begun(table, "one"))
+    begun(table, "one", replace(TICKET, digest=b"l" * 32))
+    with refused(TasksExhausted):
+        begun(table, "one")
 
 
 def test_expired_tasks_make_room_and_their_streams_end() -> None:

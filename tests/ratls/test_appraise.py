@@ -9,9 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from policy.errors import MachineNotListed, MeasurementNotListed, PolicyExpired, RootDiffers
-from ratls import errors
+from ratls import cbor, errors
 from ratls.appraise import (
     AdmittedCertificate,
     Challenge,
@@ -20,14 +22,16 @@ from ratls.appraise import (
     appraise_certificate,
     appraise_challenge,
 )
+from ratls.certificate import build_certificate, check_certificate
 from ratls.claims import CertificateClaims, ChallengeClaims
-from ratls.evidence import Evidence, make_evidence
+from ratls.evidence import Evidence, make_evidence, report_data
 from ratls.identity import EnclaveIdentity
 from simulation.intel import Intel
 from tests.support.flight_peers import NOW, PlatformAttester, Study
 from tests.support.refusal import refused
-from verifier.anchors import Mode
+from verifier.anchors import TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
+from verifier.collateral import Collateral
 from verifier.errors import EnclaveDebuggable, RatlsError
 
 PEER, TASK, NONCE = b"p" * 32, b"t" * 32, b"n" * 32
@@ -98,8 +102,6 @@ def test_evidence_under_a_root_that_the_policy_does_not_name(study: Study) -> No
     intel = Intel.create(NOW)
     platform = intel.platform(ppid=study.world.platform.tcb.ppid)
     identity = EnclaveIdentity.create(PlatformAttester(platform), study.policy.digest, at=NOW)
-    from verifier.collateral import Collateral
-
     expectation = Expectation(
         study.policy, Collateral.parse(intel.collateral(platform)), intel.anchors()
     )
@@ -167,8 +169,6 @@ def test_answer_of_another_start_with_the_same_code(study: Study) -> None:
 
 def test_evidence_of_the_certificate_in_place_of_a_fresh_one(study: Study) -> None:
     """B06: it is genuine and bound, and says nothing about now."""
-    from ratls.certificate import check_certificate
-
     identity = study.identity()
     worn = check_certificate(identity.certificate_der, NOW).evidence
     with refused(errors.ClaimMissing, check="challenge-claims"):
@@ -176,12 +176,9 @@ def test_evidence_of_the_certificate_in_place_of_a_fresh_one(study: Study) -> No
 
 
 def test_fresh_evidence_worn_as_a_certificate(study: Study) -> None:
-    from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-
-    from ratls.certificate import build_certificate
-
     identity = study.identity()
     key = load_pem_private_key(identity.key_pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
     worn = build_certificate(
         key, identity.answer_challenge(NONCE, PEER, TASK), identity.instance, 9, NOW
     )
@@ -191,8 +188,6 @@ def test_fresh_evidence_worn_as_a_certificate(study: Study) -> None:
 
 def test_simulated_evidence_before_a_production_verifier(study: Study) -> None:
     """S11: whatever the policy says, the roots decide what the claim must be."""
-    from verifier.anchors import TrustAnchors
-
     expectation = replace(study.expectation, roots=TrustAnchors.intel())
     with refused(errors.ModeClaimMismatch, check="certificate-claims"):
         appraise_certificate(study.identity().certificate_der, expectation, at=NOW)
@@ -208,7 +203,7 @@ def test_nobody_else_can_make_what_only_an_appraisal_makes(
     with pytest.raises(TypeError):
         made(*arguments, Appraisal(), object())
     with pytest.raises((TypeError, ValueError)):
-        replace(admitted, der=b"another")
+        replace(admitted, der=b"another")  # type: ignore[call-arg]
 
 
 def test_unknown_claims_are_ignored_and_shown(study: Study) -> None:
@@ -217,15 +212,9 @@ def test_unknown_claims_are_ignored_and_shown(study: Study) -> None:
     genuine = ChallengeClaims.parse(
         Evidence.parse(identity.answer_challenge(NONCE, PEER, TASK)).claims
     )
-    from ratls import cbor
-    from ratls.evidence import report_data
-
-    buffer = cbor.encode(dict(genuine.as_map()) | {"verdict": b"true"})
-    raw = Evidence(study.world.quote(report_data(buffer)), buffer).encode()
+    buffer = cbor.encode({"verdict": b"true", **genuine.as_map()})
+    quote = PlatformAttester(study.world.platform).quote(report_data(buffer))
+    raw = Evidence(quote, buffer).encode()
     fresh = appraise_challenge(raw, admitted, CHALLENGE, study.expectation, at=NOW)
     noted = {r.check: r.detail for r in fresh.appraisal.records}["challenge-claims"]
     assert "verdict" in noted
-
-
-def test_mode_of_the_world_is_simulation(study: Study) -> None:
-    assert study.expectation.roots.mode is Mode.SIMULATION

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import cbor2
 import pytest
@@ -43,7 +44,7 @@ SPKI = bytes.fromhex(
     "9b9859f741e082542a385502f25dbf55296c3a545e3872760ab73617de4a96262c6f5d9e98bf9292dc29f8f41dbd"
     "289a147ce9da3113b5f0b8c00a60b1ce1d7e819d7a431d7c90ea0e5f"
 )
-BASE = {
+BASE: dict[str, Any] = {
     "pubkey_hash": key_hash(SPKI),
     "role": b"server",
     "mode": b"simulation",
@@ -214,7 +215,7 @@ def test_each_claim_is_held_against_the_verifiers_own_value(
     name: str, leaf: type[RatlsError]
 ) -> None:
     """B04, B06, B07, B17: one claim is another's; everything else is genuine."""
-    value = bytes(reversed(getattr(CHALLENGE, name)[:-1] + b"!"))
+    value: Any = bytes(reversed(getattr(CHALLENGE, name)[:-1] + b"!"))
     with refused(leaf) as seen:
         require_equal(replace(CHALLENGE, **{name: value}), OWN, SPKI)
     if name == "nonce":

@@ -40,6 +40,7 @@ from policy.task import Task  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate  # noqa: E402
 from ratls.claims import NO_TASK  # noqa: E402
+from ratls.errors import PeerRefused  # noqa: E402
 from ratls.pin import ChannelIdentity  # noqa: E402
 from ratls.stream import (  # noqa: E402
     ClientExchange,
@@ -54,6 +55,7 @@ from simulation.intel import root_name  # noqa: E402
 from tests.support.flight_peers import PlatformAttester  # noqa: E402
 from tests.support.intel import World  # noqa: E402
 from tests.support.parties import Consortium  # noqa: E402
+from tests.support.refusal import refused  # noqa: E402
 from verifier.collateral import Collateral  # noqa: E402
 from verifier.errors import RatlsError  # noqa: E402
 
@@ -135,7 +137,7 @@ class EnclaveWorld:
         """A server until the block ends. `seconds` replaces its monotonic clock."""
         stream = io.StringIO()
         log = open_log(stream)
-        options = {} if seconds is None else {"seconds": seconds}
+        options: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
         enclave = Enclave.start(self.complete, self.attester, log=log, limits=limits, **options)
         server = start_server(enclave, Address("127.0.0.1", port), log)
         try:
@@ -203,6 +205,7 @@ class LiveEnclave:
         dataset: str,
         sent: list[pa.RecordBatch],
         task: bytes,
+        /,
         **fields: Any,
     ) -> bytes:
         """An honest signed commit to these batches; `fields` replace those of the document."""
@@ -232,6 +235,7 @@ class LiveEnclave:
         dataset: str,
         table: pa.Table,
         task: bytes,
+        /,
         *,
         chunk: int = 25,
         **fields: Any,
@@ -263,3 +267,17 @@ def declared_schema(world: EnclaveWorld, dataset: str = "train_party_1") -> pa.S
     declared = world.policy.dataset_by_id(dataset)
     assert declared is not None
     return arrow_schema(declared)
+
+
+@contextmanager
+def refused_by_enclave(leaf: type[RatlsError]) -> Iterator[None]:
+    """The enclave must refuse with exactly this leaf's code, and say nothing else."""
+    with refused(PeerRefused) as seen:
+        yield
+    refusal = seen.error
+    assert isinstance(refusal, PeerRefused)
+    assert refusal.peer_code == leaf.code
+    told = str(refusal.__cause__)
+    assert told.startswith(f"refused: {leaf.code} ({refusal.correlation_id})")
+    assert "Traceback" not in told
+    assert ".py" not in told

@@ -7,7 +7,7 @@ import hashlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,14 +18,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from OpenSSL import SSL
 
+from policy.acknowledgement import Acknowledgement
 from policy.document import Policy
+from policy.receipt import Receipt, ReceiptInput
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate
 from ratls.claims import NO_TASK
 from ratls.environment import prepare_process
 from ratls.identity import EnclaveIdentity
 from ratls.pin import ChannelIdentity
-from ratls.stream import Caps, Kind, RowDigest, ServerExchange, flight_refusal
+from ratls.stream import (
+    Caps,
+    ClientExchange,
+    Kind,
+    RowDigest,
+    ServerExchange,
+    flight_refusal,
+    open_exchange,
+)
 from simulation.intel import Platform, root_name
 from tests.support.intel import World
 from tests.support.parties import Consortium
@@ -80,6 +90,74 @@ class Study:
 
     def admitted(self, identity: EnclaveIdentity) -> AdmittedCertificate:
         return appraise_certificate(identity.certificate_der, self.expectation, at=self.world.at)
+
+    def exchange(
+        self,
+        kind: Kind,
+        address: Address,
+        admitted: AdmittedCertificate,
+        *,
+        task: bytes = b"",
+        timeout: float = 10,
+        party: str = "alice-clinic",
+    ) -> AbstractContextManager[ClientExchange]:
+        """Alice's end of an exchange, with everything that is hers."""
+        return open_exchange(
+            kind,
+            address,
+            admitted,
+            self.channel(party),
+            task=task,
+            task_digest=hashlib.sha256(task).digest() if task else NO_TASK,
+            dataset="train_party_1" if kind is Kind.RELEASE else "",
+            expectation=self.expectation,
+            clock=lambda: NOW,
+            timeout=timeout,
+        )
+
+    def receipt(self, identity: EnclaveIdentity, **fields: Any) -> Receipt:
+        """Carol's receipt as the enclave would make it; `fields` replace some."""
+        nonce = b"n" * 32
+        peer = self.parties.carol.channel_spki_sha256
+        made: dict[str, Any] = {
+            "task_digest": b"t" * 32,
+            "policy_digest": self.policy.digest,
+            "instance": identity.instance,
+            "computation": "train",
+            "run": "logistic_regression",
+            "recipient": "carol-lab",
+            "inputs": (
+                ReceiptInput(dataset="train_party_1", commit_digest=b"1" * 32),
+                ReceiptInput(dataset="train_party_2", commit_digest=b"2" * 32),
+            ),
+            "result_digest": b"d" * 32,
+            "mode": "simulation",
+            "nonce": nonce,
+            "evidence": identity.answer_challenge(nonce, peer, b"t" * 32),
+            "tls_spki": identity.spki,
+            "receipt_key": identity.receipt_spki,
+        }
+        return Receipt(**made | fields)
+
+    def acknowledgement(self, identity: EnclaveIdentity, **fields: Any) -> Acknowledgement:
+        """Alice's acknowledgement; `fields` replace some."""
+        nonce = b"n" * 32
+        peer = self.parties.alice.channel_spki_sha256
+        made: dict[str, Any] = {
+            "task_digest": b"t" * 32,
+            "policy_digest": self.policy.digest,
+            "instance": identity.instance,
+            "dataset": "train_party_1",
+            "provider": "alice-clinic",
+            "commit_digest": b"c" * 32,
+            "rows": 3,
+            "batches": 1,
+            "nonce": nonce,
+            "evidence": identity.answer_challenge(nonce, peer, b"t" * 32),
+            "tls_spki": identity.spki,
+            "receipt_key": identity.receipt_spki,
+        }
+        return Acknowledgement(**made | fields)
 
     def channel(self, party: str = "alice-clinic") -> ChannelIdentity:
         """How a party shows itself: certificate and key of its folder."""

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulation.certificates import CrlForm, Extension, Issued, new_key
+from simulation.certificates import CertificateForm, CrlForm, Extension, Issued, new_key
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import AT, World, drop, not_random, processor_world, put, world
 from verifier import Collateral
@@ -241,15 +241,18 @@ def test_issuer_chain_of_the_list_is_of_somebody_else(chain: str, leaf: type[Rat
 
 def test_reissued_authority_with_the_same_key_is_the_same_authority() -> None:
     """2.3: Intel reissued its PCK authorities; certificates differ, name and key do not."""
-    other = INTEL.twin()
+    forms: list[CertificateForm] = []
 
-    def same_key(form: Any) -> Any:
-        return replace(form, key=INTEL.platform_ca.key, signer=INTEL.root.key)
+    def keep(form: CertificateForm) -> CertificateForm:
+        forms.append(form)
+        return form
 
-    reissued = World.create(platform_ca=same_key).intel.platform_ca
-    assert other.platform_ca.der != reissued.der
-    W_chain = INTEL.platform_ca.pem + ROOT_PEM
-    W.verify(collateral=W.collateral(bundle=put(pck_crl_issuer_chain=W_chain)))
+    w = World.create(platform_ca=keep)
+    reissued = replace(forms[0], serial=4711, not_after=AT + timedelta(days=9000)).issue()
+    bundle = put(pck_crl_issuer_chain=reissued.pem + w.intel.root.pem)
+    w.verify(collateral=w.collateral(bundle=bundle))
+    with refused(CertificateRevoked, check="pck-crl"):
+        w.verify(collateral=w.collateral(bundle=bundle, root_crl=listing(reissued)))
 
 
 @given(st.binary(max_size=300))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -206,8 +207,6 @@ def test_leaf_key_has_explicit_curve_parameters() -> None:
         return raw.replace(named, bytes.fromhex("06082a8648ce3d030108"))
 
     def alter(form: QuoteForm) -> QuoteForm:
-        import ssl
-
         w = world()
         leaf = ssl.DER_cert_to_PEM_cert(explicit(w.platform.pck.der))
         return replace(
@@ -221,6 +220,16 @@ def test_leaf_key_has_explicit_curve_parameters() -> None:
 LEAF, CA, ROOT = (c.pem for c in (world().platform.pck, world().platform.ca, world().platform.root))
 SIGNER = world().intel.tcb_signer.pem
 BEGIN, END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+
+
+def test_signature_that_is_no_whole_number_of_bytes() -> None:
+    """Bits that one reader drops and another keeps: two texts of one certificate."""
+    raw = world().platform.pck.der
+    at = raw.rindex(b"\x00\x30", 0, len(raw) - 60)  # no unused bits; SEQUENCE of r and s
+    bent = raw[:at] + b"\x01" + raw[at + 1 :]
+    leaf = ssl.DER_cert_to_PEM_cert(bent)
+    with refused(CertificateMalformed, check=PCK_CHAIN):
+        world().verify(quote=chain(leaf + CA + ROOT))
 
 
 def swapped(pem: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -10,10 +10,12 @@ from hashlib import shake_256
 from itertools import count
 from typing import Any
 
+from simulation.documents import tcb_level
 from simulation.intel import Intel, Platform
 from verifier import Collateral, TrustAnchors, VerifiedQuote, verify_quote
 
 AT = datetime(2030, 6, 15, 12, tzinfo=UTC)
+DATE = datetime(2030, 1, 1, tzinfo=UTC)  # of the levels that tests write
 _counter = count()
 
 
@@ -78,3 +80,10 @@ def put(**members: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
 def drop(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A hook that removes one member of a document."""
     return lambda document: {k: v for k, v in document.items() if k != name}
+
+
+def with_status(status: str, advisories: Sequence[str] = ()) -> VerifiedQuote:
+    """A verified quote of a platform at a level with this status and these advisories."""
+    tcb = world().platform.tcb
+    level = tcb_level(tcb.components, tcb.pce_svn, date=DATE, status=status, advisories=advisories)
+    return world().verify(collateral=world().collateral(tcb_info=put(tcbLevels=[level])))

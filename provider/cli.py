@@ -1,0 +1,333 @@
+"""`ratls provider` and `ratls task`: release rows, ask for a computation, collect its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from verifier.modes import with_simulation_option
+
+if TYPE_CHECKING:
+    from provider.collect import Outputs
+    from provider.errand import Errand
+    from ratls.appraise import FreshEvidence
+    from verifier.anchors import Mode
+    from verifier.shell import Shell
+
+provider = typer.Typer(
+    no_args_is_help=True, help="Release rows to the agreed enclave, and to nobody else."
+)
+task = typer.Typer(no_args_is_help=True, help="Ask for an agreed computation; fetch its result.")
+
+TaskFile = Annotated[Path, typer.Option("--task", help="The signed task.")]
+EnclaveAt = Annotated[str, typer.Option("--enclave", help="HOST:PORT of the enclave.")]
+CollateralFile = Annotated[
+    Path, typer.Option("--collateral", help="Collateral bundle of the enclave's platform.")
+]
+PartyDir = Annotated[Path, typer.Option("--party", help="Folder made by `ratls party new`.")]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the passphrase of the keys. Default: ask at the terminal."),
+]
+StateDir = Annotated[
+    Path | None,
+    typer.Option("--state", help="Accepted agreements, journal, receipts. Default: per user."),
+]
+Timeout = Annotated[
+    float, typer.Option(min=1, max=86_400, help="Seconds for one exchange with the enclave.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
+
+
+@provider.callback()
+def _provider() -> None:
+    """A group with one command stays a group."""
+
+
+def push(
+    task_file: TaskFile,
+    dataset: Annotated[str, typer.Option(help="Id of your dataset in the policy.")],
+    source: Annotated[Path, typer.Option(help="Parquet file with its rows.")],
+    enclave: EnclaveAt,
+    collateral: CollateralFile,
+    party: PartyDir,
+    passphrase_file: PassphraseFile = None,
+    state: StateDir = None,
+    timeout: Timeout = 600,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Release one dataset for one task, once, to an enclave that first proves what it is.
+
+    Checks task, policy and every row here; then has the enclave prove itself inside the stream
+    that will carry the rows. Anything that does not match: no row leaves.
+
+    Example: ratls provider push --task task.json --dataset train_party_1 --source rows.parquet
+    --enclave enclave.example:7443 --collateral collateral.json --party alice
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell, _appraisal_of_refusals(shell):
+        from provider.release import release
+
+        errand = _errand(
+            shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
+            allow_simulation,
+        )  # fmt: skip
+        with _progress(shell) as progress:
+            done = release(errand, dataset, source, progress=progress)
+        commit, kept = done.commit, done.kept
+        if not json_output:
+            shell.show_appraisal(done.fresh.appraisal)
+        before = " by an earlier run" if done.resumed else ""
+        shell.answer(
+            {
+                "dataset": commit.dataset,
+                "rows": commit.rows,
+                "batches": commit.batches,
+                "bytes": done.sent.bytes,
+                "resumed": done.resumed,
+                "task_digest": f"sha256:{commit.task_digest.hex()}",
+                "commit_digest": f"sha256:{commit.digest.hex()}",
+                "acknowledgement": str(kept.acknowledgement),
+                "record": str(kept.record),
+            }
+            | _enclave(done.fresh, done.mode, enclave),
+            f"released{before}: {commit.rows:,} rows of {commit.dataset} to "
+            f"{done.fresh.admission.enclave.name}, instance {commit.instance.hex()}; "
+            f"the enclave acknowledged them ({done.mode})\n"
+            f"  acknowledgement {kept.acknowledgement}\n"
+            f"  signed record   {kept.record}",
+        )
+
+
+provider.command("push")(with_simulation_option(push))
+
+
+def sign(
+    party: PartyDir,
+    study: Annotated[str, typer.Option(help="Study whose accepted policy is meant.")],
+    computation: Annotated[str, typer.Option(help="Id of the computation in the policy.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to make.")],
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter left open; TOML value."),
+    ] = None,
+    valid_for: Annotated[str, typer.Option(help="Like 30m, 1h or 7d.")] = "1h",
+    passphrase_file: PassphraseFile = None,
+    state: StateDir = None,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Sign a task: one run of an agreed computation, for every provider to check by itself.
+
+    Example: ratls task sign --study my-study --computation train --party carol -o task.json
+    """
+    from verifier.shell import parse_instant, refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        from policy.party import LocalParty
+        from policy.passphrase import passphrase_source
+        from policy.statement import instant_text
+        from provider.ask import parse_duration, parse_parameters, policy_in_force, sign_task
+        from verifier.anchors import Mode
+        from verifier.files import write_new
+        from verifier.modes import anchors_for
+
+        parameters, lifetime = parse_parameters(setting or []), parse_duration(valid_for)
+        local = LocalParty.load(party, passphrase_source(passphrase_file))
+        at = parse_instant(None)
+        policy = policy_in_force(local, _state(state), study, at=at)
+        mode = anchors_for(policy.platform.root, allow_simulation=allow_simulation).mode
+        if mode is Mode.SIMULATION:
+            shell.warn_simulation()
+        made, envelope = sign_task(local, policy, computation, parameters, lifetime, at=at)
+        write_new(output, envelope, mode=0o644)
+        until = instant_text(made.expires)
+        shell.answer(
+            {
+                "task": str(output),
+                "task_digest": f"sha256:{made.digest.hex()}",
+                "policy_digest": f"sha256:{made.policy_digest.hex()}",
+                "study": made.study,
+                "computation": made.computation,
+                "submitter": made.submitter,
+                "expires": until,
+                "mode": mode.value,
+            },
+            f"{output}: {made.computation} of {made.study}, signed by {made.submitter}, "
+            f"until {until}\n  sha256:{made.digest.hex()}",
+        )
+
+
+task.command("sign")(with_simulation_option(sign))
+
+
+def result(
+    task_file: TaskFile,
+    enclave: EnclaveAt,
+    collateral: CollateralFile,
+    party: PartyDir,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the result.")],
+    receipt: Annotated[
+        Path | None, typer.Option(help="File for the receipt. Default: beside the result.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="File for your signed record. Default: beside the result.")
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, max=86_400, help="Seconds to wait for missing inputs.")
+    ] = 0,
+    passphrase_file: PassphraseFile = None,
+    state: StateDir = None,
+    timeout: Timeout = 60,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Have the enclave prove itself, fetch the result of a task, check its receipt, decrypt it.
+
+    Existing files are never overwritten.
+
+    Example: ratls task result --task task.json --enclave enclave.example:7443
+    --collateral collateral.json --party carol -o result.json --wait 60
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell, _appraisal_of_refusals(shell):
+        from provider.collect import Outputs, collect
+
+        outputs = Outputs(
+            output,
+            receipt or output.with_suffix(".receipt.json"),
+            record or output.with_suffix(".record.json"),
+        )
+        errand = _errand(
+            shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
+            allow_simulation,
+        )  # fmt: skip
+        done = collect(errand, outputs, wait=wait)
+        if not json_output:
+            shell.show_appraisal(done.fresh.appraisal)
+        inputs = [i.dataset for i in done.receipt.inputs]
+        shell.answer(
+            {
+                "result": str(outputs.result),
+                "bytes": done.size,
+                "receipt": str(outputs.receipt),
+                "record": str(outputs.record),
+                "task_digest": f"sha256:{done.receipt.task_digest.hex()}",
+                "computation": done.receipt.computation,
+                "run": done.receipt.run,
+                "inputs": inputs,
+            }
+            | _enclave(done.fresh, done.mode, enclave),
+            f"collected: {done.receipt.computation} over {', '.join(inputs)} from "
+            f"{done.fresh.admission.enclave.name}; its receipt holds ({done.mode})\n"
+            f"{_paths(outputs)}",
+        )
+
+
+task.command("result")(with_simulation_option(result))
+
+
+def _errand(
+    shell: Shell,
+    task_file: Path,
+    enclave: str,
+    collateral: Path,
+    party: Path,
+    passphrase_file: Path | None,
+    state: Path | None,
+    timeout: float,
+    allow_simulation: bool,
+) -> Errand:
+    """Everything that a release and a collection take from the command line."""
+    from ratls.environment import prepare_process
+
+    prepare_process()  # before anything loads gRPC, which reads the environment once
+    from policy.party import LocalParty
+    from policy.passphrase import passphrase_source
+    from provider.errand import Errand
+    from ratls.address import Address
+    from verifier.anchors import Mode
+    from verifier.collateral import Collateral
+    from verifier.files import read_file
+    from verifier.shell import parse_instant
+
+    def announce(mode: Mode) -> None:
+        if mode is Mode.SIMULATION:
+            shell.warn_simulation()
+
+    return Errand(
+        task=read_file(task_file),
+        address=Address.parse(enclave),
+        collateral=Collateral.parse(read_file(collateral)),
+        party=LocalParty.load(party, passphrase_source(passphrase_file)),
+        state=_state(state),
+        allow_simulation=allow_simulation,
+        timeout=timeout,
+        clock=lambda: parse_instant(None),
+        announce=announce,
+    )
+
+
+def _state(folder: Path | None) -> Path:
+    from platformdirs import user_state_path
+
+    return user_state_path("ratls") if folder is None else folder
+
+
+def _enclave(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, Any]:
+    """Who proved itself, for machines."""
+    verified = fresh.verified
+    return {
+        "mode": mode.value,
+        "address": address,
+        "enclave": fresh.admission.enclave.name,
+        "mr_enclave": str(verified.quote.report.mr_enclave),
+        "instance": fresh.claims.instance.hex(),
+        "policy_digest": f"sha256:{fresh.claims.policy_hash.hex()}",
+        "tcb_status": verified.tcb.status.value,
+        "advisory_ids": list(verified.tcb.advisory_ids),
+        "checks": fresh.appraisal.as_json(),
+    }
+
+
+def _paths(outputs: Outputs) -> str:
+    return (
+        f"  result        {outputs.result}\n"
+        f"  receipt       {outputs.receipt}\n"
+        f"  signed record {outputs.record}"
+    )
+
+
+@contextmanager
+def _appraisal_of_refusals(shell: Shell) -> Iterator[None]:
+    """People see how far the appraisal came before it refused."""
+    from verifier.errors import RatlsError
+
+    try:
+        yield
+    except RatlsError as refusal:
+        if refusal.appraisal is not None and not shell.json_output:
+            shell.show_appraisal(refusal.appraisal)
+        raise
+
+
+@contextmanager
+def _progress(shell: Shell) -> Iterator[Callable[[int, int], None]]:
+    """Rows that have left, on stderr; nothing without a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("rows leaving"), BarColumn(), MofNCompleteColumn())
+    hidden = shell.json_output or not shell.err.is_terminal
+    with Progress(*columns, console=shell.err, disable=hidden, transient=True) as bar:
+        row = bar.add_task("rows", total=None)
+        yield lambda sent, total: bar.update(row, completed=sent, total=total)

@@ -1,0 +1,485 @@
+"""`ratls verify`: is it genuine, is it the agreed enclave, and is it there now?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from verifier.modes import with_simulation_option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from policy.agreement import CompleteAgreement
+    from policy.document import Policy
+    from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence
+    from ratls.offline import VerifiedDocument
+    from verifier.anchors import TrustAnchors
+    from verifier.appraisal import Appraisal
+    from verifier.errors import RatlsError
+    from verifier.shell import Shell
+    from verifier.verify import VerifiedQuote
+
+app = typer.Typer(no_args_is_help=True, help="Is it genuine, and is it what was agreed on?")
+
+CollateralFile = Annotated[
+    Path, typer.Option("--collateral", help="Collateral bundle of the platform.")
+]
+AgreementFile = Annotated[
+    Path, typer.Option("--agreement", help="The agreement, signed by the parties.")
+]
+At = Annotated[
+    str | None, typer.Option("--at", help="Moment of judgement: RFC 3339 or unix. Default: now.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
+
+
+# Quotes
+
+
+def quote(
+    files: Annotated[list[Path], typer.Argument(help="Files with one quote each.")],
+    collateral: CollateralFile,
+    at: At = None,
+    accept_status: Annotated[
+        list[str] | None,
+        typer.Option(help="Accept this TCB status besides UpToDate; may be repeated."),
+    ] = None,
+    accept_advisory: Annotated[
+        list[str] | None, typer.Option(help="Accept this advisory; may be repeated.")
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Hold quotes against an agreement, or the draft of a policy."),
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Root of trust. Default: intel, or the policy's.")
+    ] = None,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Is each quote genuine, how current is its platform, and would it be accepted?
+
+    Without --policy a quote is accepted when its platform is up to date and the enclave runs
+    without debug. The worst answer of all files is the exit status.
+
+    Example: ratls verify quote quote.bin --collateral collateral.json
+    """
+    from verifier.shell import parse_instant, refusals_as_exit_status
+
+    if policy is not None and (accept_status or accept_advisory or root):
+        raise typer.BadParameter("a policy says itself what to accept", param_hint="--policy")
+    statuses = _statuses(accept_status or [])
+    with refusals_as_exit_status(json_output) as shell:
+        from functools import partial
+
+        from verifier.acceptance import accept
+        from verifier.collateral import Collateral
+        from verifier.files import read_file
+
+        instant = parse_instant(at)
+        bundle = Collateral.parse(read_file(collateral))
+        acceptance: Callable[[VerifiedQuote], Appraisal]
+        if policy is None:
+            advisories = frozenset(accept_advisory) if accept_advisory else None
+            acceptance = partial(accept, statuses=statuses, advisories=advisories)
+            roots = _roots(root or "intel", allow_simulation, shell)
+        else:
+            agreed = _any_policy(policy, instant, shell)
+            acceptance = partial(_admission, agreed, instant)
+            roots = _roots(agreed.platform.root, allow_simulation, shell)
+        results = []
+        for file in files:
+            machine, people, status = _judge(file, bundle, roots, instant, acceptance)
+            shell.answer(machine, people)
+            results.append(status)
+    worst = min(results, key=lambda status: (1, 4, 6, 5, 3, 0).index(status))
+    if worst:
+        raise typer.Exit(worst)
+
+
+def _judge(
+    file: Path,
+    bundle: Any,
+    roots: TrustAnchors,
+    at: datetime,
+    acceptance: Callable[[VerifiedQuote], Appraisal],
+) -> tuple[dict[str, Any], str, int]:
+    """The answer on one file; one that cannot be read does not keep the others from theirs."""
+    from verifier.errors import FileUnreadable
+    from verifier.files import read_file
+    from verifier.report import report_quote
+    from verifier.shell import refusal_as_json
+
+    try:
+        raw = read_file(file)
+    except FileUnreadable as refusal:
+        nothing = report_quote(b"", bundle, file=str(file), roots=roots, at=at).machine
+        machine = nothing | {"checks": [], "error": refusal_as_json(refusal)}
+        return machine, f"{refusal}\n  to do: {refusal.fix}", int(refusal.exit_status)
+    report = report_quote(raw, bundle, file=str(file), roots=roots, at=at, acceptance=acceptance)
+    return report.machine, report.people, int(report.exit_status)
+
+
+def _statuses(names: list[str]) -> frozenset[Any]:
+    from verifier.tcb import TcbStatus
+
+    known = {status.value: status for status in TcbStatus}
+    if wrong := [name for name in names if name not in known]:
+        raise typer.BadParameter(
+            f"no such status: {wrong[0]}; there are {', '.join(known)}",
+            param_hint="--accept-status",
+        )
+    return frozenset({TcbStatus.UP_TO_DATE, *(known[name] for name in names)})
+
+
+def _admission(agreed: Policy, at: datetime, verified: VerifiedQuote) -> Appraisal:
+    from policy.admission import admit
+
+    return admit(agreed, verified, at=at).appraisal
+
+
+def _any_policy(path: Path, at: datetime, shell: Shell) -> Policy:
+    """The policy of an agreement in force at this instant, or an unsigned draft."""
+    from policy.document import Policy
+    from verifier.files import read_file
+    from verifier.modes import known_roots
+
+    raw = read_file(path)
+    if raw.lstrip().startswith(b"{"):
+        return _agreement(raw).in_force(at).policy
+    shell.say(f"{path}: a draft that nobody's signature was checked on")
+    return Policy.parse(raw, known_roots=known_roots())
+
+
+# Certificates and servers
+
+
+def cert(
+    file: Annotated[Path, typer.Argument(help="A certificate, DER or PEM.")],
+    agreement: AgreementFile,
+    collateral: CollateralFile,
+    at: At = None,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Is this the certificate of an agreed enclave? Says nothing about who shows it today.
+
+    Example: ratls verify cert enclave.pem --agreement policy.agreement.json
+    --collateral collateral.json
+    """
+    from verifier.shell import parse_instant, refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell, _appraisal_of_refusals(shell):
+        from ratls.appraise import appraise_certificate
+        from ratls.certificate import as_der
+        from verifier.files import read_file
+
+        instant = parse_instant(at)
+        der = as_der(read_file(file))
+        agreed = _agreement(read_file(agreement)).in_force(instant)
+        expectation = _expectation(agreed, collateral, allow_simulation, shell)
+        admitted = appraise_certificate(der, expectation, at=instant)
+        _show(shell, admitted, expectation, {"file": str(file), "fresh": False}, str(file))
+
+
+def server(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where it listens.")],
+    agreement: AgreementFile,
+    collateral: CollateralFile,
+    party: Annotated[
+        Path | None,
+        typer.Option("--party", help="Your folder: the enclave answers only to parties."),
+    ] = None,
+    certificate_only: Annotated[
+        bool,
+        typer.Option("--certificate-only", help="Do not ask for a fresh proof."),
+    ] = False,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the passphrase of the keys. Default: ask at the terminal."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for each step.")] = 10,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Is an agreed enclave listening there, and can it prove that now?
+
+    With --party the enclave is challenged; otherwise only its certificate can be judged, which
+    might be a copy: undecided, unless --certificate-only says that this is enough.
+
+    Example: ratls verify server enclave.example:7443 --agreement policy.agreement.json
+    --collateral collateral.json --party alice
+    """
+    from verifier.shell import parse_instant, refusals_as_exit_status
+
+    if party is not None and certificate_only:
+        raise typer.BadParameter("a party gets a fresh proof", param_hint="--certificate-only")
+    with refusals_as_exit_status(json_output) as shell, _appraisal_of_refusals(shell):
+        from ratls.address import Address
+        from ratls.appraise import appraise_certificate
+        from ratls.environment import prepare_process
+        from ratls.probe import probe
+        from verifier.files import read_file
+
+        prepare_process()  # before anything loads gRPC, which reads the environment once
+        place = Address.parse(address)
+        agreed = _agreement(read_file(agreement)).in_force(parse_instant(None))
+        identity = None if party is None else _channel(agreed, party, passphrase_file)
+        expectation = _expectation(agreed, collateral, allow_simulation, shell)
+        place = place.resolve()
+        found = appraise_certificate(probe(place, timeout), expectation, at=parse_instant(None))
+        proof: AdmittedCertificate | FreshEvidence = found
+        if identity is not None:
+            proof = _challenge(place, found, identity, expectation, timeout)
+        _show(
+            shell,
+            proof,
+            expectation,
+            {"address": address, "fresh": identity is not None},
+            address,
+            refusal=None if identity is not None or certificate_only else _no_fresh_proof(address),
+        )
+
+
+def _channel(agreed: CompleteAgreement, folder: Path, passphrase_file: Path | None) -> Any:
+    from policy.party import LocalParty
+    from policy.passphrase import passphrase_source
+    from ratls.pin import ChannelIdentity
+
+    local = LocalParty.load(folder, passphrase_source(passphrase_file))
+    agreed.require_anchor(local)
+    return ChannelIdentity(
+        local.channel_certificate_pem, local.channel_key_pem, local.channel_spki_sha256
+    )
+
+
+def _challenge(
+    place: Any, found: AdmittedCertificate, identity: Any, expectation: Expectation, timeout: float
+) -> FreshEvidence:
+    from ratls.claims import NO_TASK
+    from ratls.stream import Kind, open_exchange
+    from verifier.shell import parse_instant
+
+    with open_exchange(
+        Kind.ATTEST,
+        place,
+        found,
+        identity,
+        task=b"",
+        task_digest=NO_TASK,
+        dataset="",
+        expectation=expectation,
+        clock=lambda: parse_instant(None),
+        timeout=timeout,
+    ) as exchange:
+        return exchange.fresh
+
+
+def _no_fresh_proof(address: str) -> RatlsError:
+    from ratls.errors import NoFreshProof
+
+    return NoFreshProof(address, expected="a fresh proof", found="a certificate alone")
+
+
+# Receipts
+
+
+def receipt(
+    file: Annotated[Path, typer.Argument(help="A receipt or an acknowledgement.")],
+    agreement: AgreementFile,
+    record: Annotated[
+        Path | None, typer.Option(help="The holder's signed record of how it was judged.")
+    ] = None,
+    collateral: Annotated[
+        Path | None, typer.Option("--collateral", help="Without a record: a bundle to judge with.")
+    ] = None,
+    at: At = None,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Did an agreed enclave sign this receipt or acknowledgement? Needs no network.
+
+    With --record it is judged at the instant that its holder recorded, otherwise at --at or now.
+
+    Example: ratls verify receipt receipt.json --agreement policy.agreement.json
+    --record record.json
+    """
+    from verifier.shell import parse_instant, refusals_as_exit_status
+
+    if (record is None) == (collateral is None):
+        raise typer.BadParameter("give --record or --collateral", param_hint="--record")
+    if record is not None and at is not None:
+        raise typer.BadParameter("the record names the instant", param_hint="--at")
+    with refusals_as_exit_status(json_output) as shell, _appraisal_of_refusals(shell):
+        from ratls.appraise import Expectation
+        from ratls.offline import policy_named_by, verify_document, verify_with_record
+        from verifier.collateral import Collateral
+        from verifier.files import read_file
+
+        raw = read_file(file)
+        agreed = policy_named_by(raw, _agreement(read_file(agreement)))
+        roots = _roots(agreed.platform.root, allow_simulation, shell)
+        if record is not None:
+            verified, seen = verify_with_record(raw, read_file(record), agreed, roots)
+            instant, clock = seen.at, f"the clock of {seen.holder}, which signed the record"
+        else:
+            assert collateral is not None
+            instant = parse_instant(at)
+            clock = "--at" if at is not None else "this machine's clock"
+            bundle = Collateral.parse(read_file(collateral))
+            verified = verify_document(raw, Expectation(agreed, bundle, roots), at=instant)
+        _show_document(shell, str(file), verified, instant, clock, roots)
+
+
+def _show_document(
+    shell: Shell,
+    file: str,
+    verified: VerifiedDocument,
+    at: datetime,
+    clock: str,
+    roots: TrustAnchors,
+) -> None:
+    from policy.receipt import Receipt
+    from policy.statement import instant_text
+
+    document = verified.document
+    facts: dict[str, Any] = {"document": document.noun}
+    if isinstance(document, Receipt):
+        inputs = [i.dataset for i in document.inputs]
+        facts |= {
+            "computation": document.computation,
+            "recipient": document.recipient,
+            "inputs": inputs,
+            "result_digest": f"sha256:{document.result_digest.hex()}",
+        }
+        what = f"{document.computation} over {', '.join(inputs)} for {document.recipient}"
+    else:
+        facts |= {
+            "dataset": document.dataset,
+            "provider": document.provider,
+            "rows": document.rows,
+            "commit_digest": f"sha256:{document.commit_digest.hex()}",
+        }
+        what = f"{document.rows:,} rows of {document.dataset} from {document.provider}"
+    if not shell.json_output:
+        shell.show_appraisal(verified.appraisal)
+    shell.answer(
+        {
+            "file": file,
+            "verdict": "accepted",
+            "mode": roots.mode.value,
+            **facts,
+            "task_digest": f"sha256:{document.task_digest.hex()}",
+            "policy_digest": f"sha256:{document.policy_digest.hex()}",
+            "enclave": verified.evidence.admission.enclave.name,
+            "instance": document.instance.hex(),
+            "at": instant_text(at),
+            "clock": clock,
+            "checks": verified.appraisal.as_json(),
+            "error": None,
+        },
+        f"{file}: {document.noun} of {verified.evidence.admission.enclave.name}: {what}\n"
+        f"  judged at {instant_text(at)} by {clock}; mode={roots.mode}",
+    )
+
+
+# Shared
+
+
+def _agreement(raw: bytes) -> CompleteAgreement:
+    from policy.agreement import Agreement
+    from verifier.modes import known_roots
+
+    return Agreement.parse(raw, known_roots()).require_complete()
+
+
+def _roots(root: str, allow_simulation: bool, shell: Shell) -> TrustAnchors:
+    from ratls.errors import RootMalformed
+    from verifier.anchors import Mode
+    from verifier.modes import anchors_for
+
+    digest = root.removeprefix("simulation:sha256:")
+    if root != "intel" and (digest == root or len(digest) != 64 or set(digest) - set(_HEX)):
+        raise RootMalformed("--root", expected="intel or simulation:sha256:<64 hex>", found=root)
+    roots = anchors_for(root, allow_simulation=allow_simulation)
+    if roots.mode is Mode.SIMULATION:
+        shell.warn_simulation()
+    return roots
+
+
+_HEX = "0123456789abcdef"
+
+
+def _expectation(
+    agreed: CompleteAgreement, collateral: Path, allow_simulation: bool, shell: Shell
+) -> Expectation:
+    from ratls.appraise import Expectation
+    from verifier.collateral import Collateral
+    from verifier.files import read_file
+
+    roots = _roots(agreed.policy.platform.root, allow_simulation, shell)
+    return Expectation(agreed.policy, Collateral.parse(read_file(collateral)), roots)
+
+
+def _show(
+    shell: Shell,
+    proof: AdmittedCertificate | FreshEvidence,
+    expectation: Expectation,
+    facts: dict[str, Any],
+    thing: str,
+    refusal: RatlsError | None = None,
+) -> None:
+    """What is known of an enclave; with `refusal`, that this was not enough."""
+    from verifier.shell import refusal_as_json
+
+    report, fresh = proof.verified.quote.report, facts["fresh"]
+    if not shell.json_output:
+        shell.show_appraisal(proof.appraisal)
+    shell.answer(
+        {
+            **facts,
+            "verdict": "undecided" if refusal else "accepted",
+            "mode": expectation.roots.mode.value,
+            "enclave": proof.admission.enclave.name,
+            "mr_enclave": str(report.mr_enclave),
+            "instance": proof.claims.instance.hex(),
+            "policy_digest": f"sha256:{proof.claims.policy_hash.hex()}",
+            "tcb_status": proof.verified.tcb.status.value,
+            "checks": proof.appraisal.as_json(),
+            "error": refusal_as_json(refusal) if refusal else None,
+        },
+        f"{thing}: {proof.admission.enclave.name}, instance {proof.claims.instance.hex()}; "
+        f"{'proved just now' if fresh else 'by its certificate alone'}; "
+        f"mode={expectation.roots.mode}",
+    )
+    if refusal:
+        if not shell.json_output:
+            shell.show_refusal(refusal)
+        raise typer.Exit(int(refusal.exit_status))
+
+
+@contextmanager
+def _appraisal_of_refusals(shell: Shell) -> Iterator[None]:
+    """People see how far an appraisal came before it refused."""
+    from verifier.errors import RatlsError
+
+    try:
+        yield
+    except RatlsError as refusal:
+        if refusal.appraisal is not None and not shell.json_output:
+            shell.show_appraisal(refusal.appraisal)
+        raise
+
+
+for command in (quote, cert, server, receipt):
+    app.command(command.__name__)(with_simulation_option(command))

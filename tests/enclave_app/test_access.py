@@ -1,0 +1,95 @@
+"""Who is who: from the certificate alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from enclave_app.access import client_roots, identify, require_collect, require_release
+from enclave_app.errors import (
+    ChannelIdentityShared,
+    CollectNotAuthorized,
+    PeerUnknown,
+    ReleaseNotAuthorized,
+    ServerWouldNotAuthenticate,
+)
+from policy.channel import ChannelCertificate
+from tests.support.parties import AT, Consortium, local_party
+from tests.support.refusal import refused
+
+POLICY = Consortium.create(operator=True).policy()
+ALICE, BOB, CAROL = POLICY.party[:3]
+TRAIN = POLICY.computation[0]
+
+
+def certificate(name: str, copy: int = 0) -> ChannelCertificate:
+    return local_party(name, AT, copy).public.channel_certificate
+
+
+@pytest.mark.parametrize("party", [ALICE, BOB, CAROL], ids=lambda p: p.id)
+def test_a_party_is_its_certificates_name(party: object) -> None:
+    assert identify(POLICY, f"urn:ratls:party:{party.id}".encode()) is party  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"",
+        b"alice-clinic",
+        b"urn:ratls:party:",
+        b"urn:ratls:party:alice-clinic ",
+        b"urn:ratls:party:Alice-Clinic",
+        b"URN:ratls:party:alice-clinic",
+        b"urn:ratls:party:alice-clinic,urn:ratls:party:bob-hospital",
+        b"alice-clinic@urn:ratls:party:alice-clinic",
+        b"urn:ratls:party:olga-cloud",
+        b"\xff\xfe",
+    ],
+)
+def test_names_that_are_nobodys(name: bytes) -> None:
+    """I04, I05: no prefix, case, list or e-mail form of a name is that name; whoever only runs
+    machines is nobody here."""
+    with refused(PeerUnknown):
+        identify(POLICY, name)
+
+
+def test_servers_believe_exactly_the_listed_certificates() -> None:
+    one, two = certificate("alice-clinic"), certificate("bob-hospital")
+    assert client_roots([one, two]) == (one.pem + two.pem).encode()
+
+
+def test_a_server_that_would_ask_nobody() -> None:
+    """I02: without roots a Flight server asks for no certificate, and serves anonymous peers."""
+    with refused(ServerWouldNotAuthenticate):
+        client_roots([])
+
+
+@pytest.mark.parametrize(
+    "second", [("alice-clinic", 0), ("alice-clinic", 1)], ids=["same-key", "same-name"]
+)
+def test_two_clients_that_could_not_be_told_apart(second: tuple[str, int]) -> None:
+    """I05: the handler sees a name and nothing else."""
+    with refused(ChannelIdentityShared):
+        client_roots([certificate("alice-clinic"), certificate(*second)])
+
+
+def test_owner_releases_and_recipient_collects() -> None:
+    assert require_release(POLICY, ALICE, TRAIN, "train_party_1").owner == "alice-clinic"
+    require_collect(CAROL, TRAIN)
+
+
+@pytest.mark.parametrize("dataset", ["train_party_2", "nothing"])
+def test_others_do_not_release(dataset: str) -> None:
+    with refused(ReleaseNotAuthorized):
+        require_release(POLICY, ALICE, TRAIN, dataset)
+
+
+def test_own_dataset_that_is_no_input_of_the_task() -> None:
+    """D02: the task decides which rows are asked for, not the provider's zeal."""
+    narrow = TRAIN.model_copy(update={"inputs": ("train_party_2",)})
+    with refused(ReleaseNotAuthorized):
+        require_release(POLICY, ALICE, narrow, "train_party_1")
+
+
+def test_others_do_not_collect() -> None:
+    with refused(CollectNotAuthorized):
+        require_collect(ALICE, TRAIN)

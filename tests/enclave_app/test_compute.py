@@ -1,0 +1,109 @@
+"""What an enclave refuses before anybody releases a row: policies and tasks it cannot serve."""
+
+from __future__ import annotations
+
+import io
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from enclave_app.application import Enclave
+from enclave_app.compute import compute, require_parameters
+from enclave_app.errors import (
+    AttesterModeMismatch,
+    ComputationParameters,
+    ComputationUnknown,
+    OutputNotAgreed,
+)
+from enclave_app.log import open_log
+from enclave_app.session import Denied, Released
+from policy.errors import AgreementIncomplete, PolicyExpired, PolicyNotYetValid
+from policy.task import Task
+from tests.support.enclave import NOW, EnclaveWorld, rows
+from tests.support.parties import Consortium
+from tests.support.refusal import count_refusal, refused
+from verifier.anchors import Mode
+
+
+def started(world: EnclaveWorld, **options: Any) -> Enclave:
+    return Enclave.start(world.complete, world.attester, log=open_log(io.StringIO()), **options)
+
+
+def test_an_enclave_starts_with_what_was_agreed(world: EnclaveWorld) -> None:
+    enclave = started(world)
+    assert enclave.policy.digest == enclave.identity.policy_digest == world.policy.digest
+    assert enclave.mode is Mode.SIMULATION
+
+
+def test_agreement_below_its_threshold(world: EnclaveWorld) -> None:
+    """P01: an enclave that served a policy without Bob's signature would serve Alice's wishes."""
+    with refused(AgreementIncomplete):
+        world.consortium.agreement(signers=["alice-clinic", "carol-lab"]).require_complete()
+
+
+@pytest.mark.parametrize(
+    ("change", "leaf"),
+    [
+        (('run = "logistic_regression"', 'run = "logistic_regresion"'), ComputationUnknown),
+        (('run = "logistic_regression"', 'run = "os_system"'), ComputationUnknown),
+        (('["model_weights"]', '["model_weights", "rows"]'), OutputNotAgreed),
+    ],
+)
+def test_computation_that_is_not_built_in(
+    change: tuple[str, str], leaf: type[ComputationUnknown]
+) -> None:
+    """R01, R09: everybody signed it, and this enclave cannot do it: better said before the rows."""
+    world = EnclaveWorld.create(replace=[change])
+    with refused(leaf):
+        started(world)
+
+
+@pytest.mark.parametrize(("days", "leaf"), [(40, PolicyExpired), (-40, PolicyNotYetValid)])
+def test_policy_that_does_not_hold_now(
+    world: EnclaveWorld, days: int, leaf: type[PolicyExpired]
+) -> None:
+    """P13."""
+    with refused(leaf):
+        started(world, clock=lambda: NOW + timedelta(days=days))
+
+
+def test_simulation_where_hardware_was_agreed_on() -> None:
+    """X01, X05: nobody would believe its evidence, and nobody should have to find that out."""
+    world = EnclaveWorld.create()
+    complete = Consortium.create(NOW, root="intel").complete()
+    with refused(AttesterModeMismatch):
+        Enclave.start(complete, world.attester, log=open_log(io.StringIO()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('y = "int64"', 'y = "float64"'),
+        ('bmi = "float64"', 'bmi = "date32"'),
+        ("max_iter = { min = 50, max = 5000 }", "iterations = { min = 50, max = 5000 }"),
+    ],
+)
+def test_parameters_that_the_columns_do_not_fit(change: tuple[str, str]) -> None:
+    """R03: agreed by all, and still only a value that is compared."""
+    world = EnclaveWorld.create(replace=[change])
+    name = "iterations" if "iterations" in change[1] else "max_iter"
+    task = Task.new(world.policy, "train", "carol-lab", at=NOW, parameters={name: 100})
+    with refused(ComputationParameters):
+        require_parameters(world.policy, task)
+    count_refusal()
+    assert compute(world.policy, task, [rows(1), rows(2)]) == Denied(ComputationParameters.code)
+
+
+def test_parameters_that_fit(world: EnclaveWorld) -> None:
+    task = Task.new(world.policy, "train", "carol-lab", at=NOW, parameters={"max_iter": 100})
+    assert require_parameters(world.policy, task)["features"] == ("age", "bmi")
+    assert isinstance(compute(world.policy, task, [rows(1), rows(2)]), Released)
+
+
+def test_solver_that_needs_more_than_the_task_allows() -> None:
+    """An unfinished model looks like any other; its code is all that leaves."""
+    count_refusal()
+    world = EnclaveWorld.create(replace=[("{ min = 50, max", "{ min = 1, max")])
+    task = Task.new(world.policy, "train", "carol-lab", at=NOW, parameters={"max_iter": 1})
+    assert compute(world.policy, task, [rows(1), rows(2)]) == Denied("solver-not-converged")

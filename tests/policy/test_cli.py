@@ -1,0 +1,248 @@
+"""The commands: what a person types, the exit status, and that nothing is written on a refusal."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from policy import cli
+from tests.support.parties import AT, PASSPHRASE, Consortium, instant, local_party
+from tests.support.refusal import count_refusal
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+WORLD = Consortium.create(NOW)
+APP = typer.Typer()
+APP.add_typer(cli.party, name="party")
+APP.add_typer(cli.policy, name="policy")
+
+
+class Desk:
+    """A folder in which a person works."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pass_file = self.write("pass.txt", PASSPHRASE + b"\n")
+
+    def write(self, name: str, content: bytes | str) -> Path:
+        path = self.folder / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def run(self, *words: str | Path, status: int = 0) -> str:
+        """Run one command; its stdout, and stderr after a line of its own."""
+        if status:
+            count_refusal()
+        result = CliRunner().invoke(APP, [str(word) for word in words])
+        assert result.exit_code == status, (result.output, result.exception)
+        assert "Traceback" not in result.output
+        return f"{result.stdout}\n---\n{result.stderr}"
+
+    def json(self, *words: str | Path, status: int = 0) -> Any:
+        return json.loads(self.run(*words, "--json", status=status).split("\n---\n")[0])
+
+    def sign(self, file: Path, name: str, status: int = 0, *more: str) -> str:
+        return self.run(
+            "policy", "sign", file, "--party", WORLD.parties[name].folder, "--state",
+            self.folder / "state", "--passphrase-file", self.pass_file, *more, status=status,
+        )  # fmt: skip
+
+    def accept(self, file: Path, name: str, status: int = 0) -> str:
+        return self.run(
+            "policy", "accept", file, "--party", WORLD.parties[name].folder, "--state",
+            self.folder / "state", status=status,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+def toml(desk: Desk) -> Path:
+    return desk.write("study.toml", WORLD.policy_text())
+
+
+def test_three_parties_agree_from_the_first_key_to_force(desk: Desk) -> None:
+    """The whole life, as it is typed."""
+    for name, role in (("alice", "provider"), ("carol", "recipient")):
+        more = ["--role", "submitter"] if role == "recipient" else []
+        made = desk.json(
+            "party", "new", name, "--dir", desk.folder / name, "--role", role, *more,
+            "--passphrase-file", desk.pass_file,
+        )  # fmt: skip
+        assert set(made["keys"]) >= {"signing_key", "operation_key", "channel_certificate"}
+    draft = desk.folder / "policy.toml"
+    desk.run(
+        "policy", "new", "--study", "s", "--party-file", desk.folder / "alice/party.toml",
+        "--party-file", desk.folder / "carol/party.toml", "--expires",
+        instant(NOW + timedelta(days=9)), "--mr-enclave", "ab" * 32, "--machine",
+        "ppid:" + "12" * 16, "-o", draft,
+    )  # fmt: skip
+    text = draft.read_text("utf-8")
+    assert "dataset: expected" in desk.run("policy", "lint", draft, status=3)
+    example = text[text.index("# [[dataset]]") :].replace("alice-clinic", "alice")
+    example = example.replace("carol-lab", "carol").replace("\n# ", "\n").replace("\n#\n", "\n")
+    example = example.replace("What is computed", "# What is computed")
+    text = text[: text.index("# [[dataset]]")] + example.removeprefix("# ")
+    draft.write_text(text, "utf-8")
+    assert desk.json("policy", "lint", draft)["problems"] == []
+    for name in ("alice", "carol"):
+        done = desk.json(
+            "policy", "sign", draft, "--party", desk.folder / name, "--passphrase-file",
+            desk.pass_file, "--state", desk.folder / "state",
+        )  # fmt: skip
+    assert done["complete"]
+    for name in ("alice", "carol"):
+        accepted = desk.json(
+            "policy", "accept", done["agreement"], "--party", desk.folder / name,
+            "--state", desk.folder / f"state-{name}",
+        )  # fmt: skip
+    assert {key["status"] for key in accepted["keys"]} == {"new"}
+
+
+def test_signatures_are_added_in_place(desk: Desk, toml: Path) -> None:
+    beside = desk.folder / "study.agreement.json"
+    desk.sign(toml, "alice-clinic")
+    desk.sign(beside, "bob-hospital")
+    assert desk.json("policy", "status", beside)["missing"] == ["carol-lab"]
+    assert "MISSING" in desk.run("policy", "status", beside)
+    desk.run("policy", "verify", beside, "--party", WORLD.alice.folder, status=6)
+    desk.accept(beside, "alice-clinic", status=6)
+    desk.sign(toml, "carol-lab")
+    status = desk.json("policy", "status", beside)
+    assert status["complete"]
+    for anchor in (["--party", WORLD.carol.folder], ["--digest", status["digest"]]):
+        assert desk.json("policy", "verify", beside, *anchor)["verdict"] == "accepted"
+    assert "SIMULATION" in desk.accept(beside, "alice-clinic")
+    assert "unchanged" in desk.accept(beside, "alice-clinic")
+
+
+def test_verify_without_an_anchor_says_nothing(desk: Desk) -> None:
+    """A self-made agreement is complete, too."""
+    file = desk.write("a.agreement.json", WORLD.agreement_bytes())
+    desk.run("policy", "verify", file, status=2)
+    desk.run("policy", "verify", file, "--digest", "sha256:" + "0" * 64, status=6)
+    other = local_party("alice-clinic", NOW, copy=1).folder
+    desk.run("policy", "verify", file, "--party", other, status=6)
+    desk.run("policy", "verify", file, "--party", WORLD.alice.folder)
+
+
+def test_show_renders_the_document_and_not_its_text(desk: Desk, toml: Path) -> None:
+    """A comment that says otherwise is not shown."""
+    hidden = toml.read_text("utf-8") + "# uses = 1 only, trust me\n"
+    shown = desk.run("policy", "show", desk.write("x.toml", hidden))
+    assert "trust me" not in shown
+    assert "train_party_2" in shown
+    assert "min 50, max 5000" in shown
+    document = desk.json("policy", "show", toml)
+    assert document["computation"][0]["parameters"]["max_iter"] == {"min": 50, "max": 5000}
+    assert document["dataset"][0]["columns"]["age"] == "int64, min 0, max 120"
+
+
+def test_lint_names_path_line_and_what_was_meant(desk: Desk, toml: Path) -> None:
+    text = toml.read_text("utf-8").replace("max_rows", "maxrows")
+    report = desk.json("policy", "lint", desk.write("x.toml", text), status=3)
+    assert [p["path"] for p in report["problems"]][:2] == [
+        "dataset[0].maxrows",
+        "dataset[0].max_rows",
+    ]
+    assert report["problems"][0]["line"] is not None
+    assert "did you mean max_rows?" in desk.run("policy", "lint", desk.folder / "x.toml", status=3)
+    desk.run("policy", "lint", toml)
+
+
+def test_edited_after_the_first_signature(desk: Desk, toml: Path) -> None:
+    """A changed comma makes another policy; its signatures do not follow."""
+    desk.sign(toml, "alice-clinic")
+    before = (desk.folder / "study.agreement.json").read_bytes()
+    toml.write_text(toml.read_text("utf-8").replace("uses = 10", "uses = 99"), "utf-8")
+    desk.sign(toml, "bob-hospital", 6)
+    assert (desk.folder / "study.agreement.json").read_bytes() == before
+
+
+def _without_carol() -> str:
+    text = WORLD.policy_text((), **{"bob-hospital": ""})
+    return text.replace("train_party_2", "gone").replace("bob-hospital", "alice-clinic")
+
+
+BAD: list[tuple[str, str, int]] = [
+    ("typo", WORLD.policy_text().replace("threshold", "treshold"), 3),
+    ("syntax", WORLD.policy_text() + "= 1\n", 3),
+    ("expired", Consortium.create(NOW, root=WORLD.root).policy_text(
+        not_before="2020-01-01T00:00:00Z", expires="2021-01-01T00:00:00Z"), 6),
+    ("own key not in the policy", _without_carol(), 6),
+    ("own id with another key", WORLD.policy_text(
+        [(WORLD.bob.public.signing_key.pem,
+          local_party("bob-hospital", NOW, copy=1).public.signing_key.pem)]), 6),
+    ("version 2 without version 1", WORLD.policy_text(
+        version="2", previous=f'"sha256:{"0" * 64}"'), 6),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "status"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bob_signs_what_he_should_not(desk: Desk, text: str, status: int) -> None:
+    """One line with what to do, and nothing is written."""
+    said = desk.sign(desk.write("bad.toml", text), "bob-hospital", status)
+    assert "refused [" in said
+    assert "to do:" in said
+    assert not (desk.folder / "bad.agreement.json").exists()
+
+
+def test_files_that_are_missing_or_unusable(desk: Desk, toml: Path) -> None:
+    desk.run("policy", "lint", desk.folder / "none.toml", status=3)
+    desk.run("policy", "show", desk.folder, status=3)
+    desk.run("policy", "status", toml, status=3)
+    desk.accept(desk.folder / "none.json", "alice-clinic", 3)
+    empty = desk.write("empty.txt", b"\n")
+    for passphrase in (empty, desk.write("wrong.txt", b"guess"), desk.folder / "none.txt"):
+        desk.run(
+            "policy", "sign", toml, "--party", WORLD.alice.folder, "--passphrase-file",
+            passphrase, "--state", desk.folder / "s", status=3,
+        )  # fmt: skip
+    desk.run("policy", "sign", toml, "--party", WORLD.alice.folder, status=3)  # nobody to ask
+
+
+def test_party_is_made_once(desk: Desk) -> None:
+    words: list[str | Path] = ["party", "new", "alice", "--dir", desk.folder / "a"]
+    words += ["--passphrase-file", desk.pass_file]
+    desk.run(*words)
+    before = (desk.folder / "a/signing.key").read_bytes()
+    desk.run(*words, status=3)
+    assert (desk.folder / "a/signing.key").read_bytes() == before
+    desk.run(*words[:3], "--dir", desk.folder / "b", "--role", "admin", status=2)
+
+
+def test_person_declines_at_the_prompt(
+    desk: Desk, toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Declined: exit status 2, nothing written."""
+    monkeypatch.setattr("policy.cli.stdin_is_terminal", lambda: True)
+    for answer, status in (("n\n", 2), ("", 2), ("y\n", 0)):
+        count_refusal()
+        result = CliRunner().invoke(
+            APP,
+            [
+                *("policy", "sign", str(toml), "--party", str(WORLD.alice.folder)),
+                *("--passphrase-file", str(desk.pass_file), "--state", str(desk.folder / "s")),
+            ],
+            input=answer,
+        )
+        assert result.exit_code == status, result.output
+        assert (desk.folder / "study.agreement.json").exists() == (status == 0)
+
+
+def test_old_evidence_of_agreement_is_judged_at_its_time(desk: Desk) -> None:
+    """P13: complete and anchored, and over."""
+    world = Consortium.create(AT)
+    file = desk.write("a.agreement.json", world.agreement_bytes())
+    anchor: list[str | Path] = ["--party", world.alice.folder]
+    desk.run("policy", "verify", file, *anchor, "--at", "2020-01-01T00:00:00Z", status=6)
+    desk.run("policy", "verify", file, *anchor, "--at", "2027-11-25T00:00:00Z", status=6)
+    desk.run("policy", "verify", file, *anchor, "--at", "2026-11-26T00:00:00Z")

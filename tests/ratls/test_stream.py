@@ -1,0 +1,318 @@
+"""One exchange from end to end over real connections: what arrives, and what a cheat achieves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pyarrow as pa
+import pytest
+
+from ratls import errors
+from ratls.address import Address
+from ratls.identity import EnclaveIdentity
+from ratls.stream import Caps, Denied, Kind, Pending, Result, RowDigest, ServerExchange
+from tests.support.flight_peers import (
+    LOOPBACK,
+    PlainEnclave,
+    Script,
+    Study,
+    serving,
+    silent_server,
+)
+from tests.support.refusal import refused
+from tests.support.relay import Relay
+from verifier.errors import RatlsError
+
+SALT = b"s" * 32
+ROWS = pa.record_batch({"patient": ["p1", "p2", "p3"], "age": [40, 50, 60]})
+BIG = pa.record_batch({"x": pa.array([0.5] * (1 << 17))})  # 1 MiB
+
+
+@contextmanager
+def enclave(study: Study, **script: object) -> Iterator[PlainEnclave]:
+    """The agreed enclave, serving Alice; keyword arguments replace parts of its script."""
+    made = Script(study.identity(), study.channel().spki_sha256, **script)  # type: ignore[arg-type]
+    with serving(made, study.channel()) as server:
+        yield server
+
+
+def release(study: Study, server: PlainEnclave, *batches: pa.RecordBatch) -> bytes:
+    admitted = study.admitted(server.script.identity)
+    with study.exchange(Kind.RELEASE, server.address, admitted, task=b"task") as exchange:
+        exchange.begin(batches[0].schema)
+        for batch in batches:
+            exchange.send(batch)
+        return exchange.commit(b"commit", SALT)
+
+
+def test_rows_arrive_and_both_sides_have_the_same_digest(study: Study) -> None:
+    marked = ROWS.schema.with_metadata({"canary": "c4n4ry"})
+    digest = RowDigest(SALT, bytes(32))
+    with enclave(study) as server, Relay((LOOPBACK, server.port)) as relay:
+        address = Address.parse(relay.address)
+        admitted = study.admitted(server.script.identity)
+        with study.exchange(Kind.RELEASE, address, admitted, task=b"task") as exchange:
+            assert exchange.fresh.claims.instance == server.script.identity.instance
+            exchange.begin(marked)
+            for seq, batch in enumerate((ROWS, ROWS.slice(1, 2))):
+                sent = exchange.send(batch.replace_schema_metadata({"canary": "c4n4ry"}))
+                assert sent.schema.metadata is None
+                digest.add(seq, sent)
+            assert exchange.commit(b"commit", SALT) == b"ack of commit"
+        assert server.script.uploads == [(5, digest.digest())]
+        assert len(relay.connections) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (lambda e: e.result(b"r", b"c"), Result(b"r", b"c")),
+        (lambda e: e.result(b"r", bytes(1 << 22)), Result(b"r", bytes(1 << 22))),
+        (lambda e: e.pending(["train_party_1"]), Pending(("train_party_1",))),
+        (lambda e: e.denied("compute-denied"), Denied("compute-denied")),
+        # What a peer writes is printed by commands: an escape sequence must not get through.
+        (lambda e: e.denied("\x1b[2J"), Denied("unreadable")),
+        (lambda e: e.pending(["a\nb"]), Pending(("unreadable",))),
+    ],
+)
+def test_collecting(study: Study, answer: Callable[[ServerExchange], None], found: object) -> None:
+    with enclave(study, after_evidence=answer) as server:
+        admitted = study.admitted(server.script.identity)
+        with study.exchange(Kind.COLLECT, server.address, admitted, task=b"t") as exchange:
+            assert exchange.collect() == found
+
+
+def test_a_bare_check_sends_no_task(study: Study) -> None:
+    with enclave(study) as server:
+        admitted = study.admitted(server.script.identity)
+        with study.exchange(Kind.ATTEST, server.address, admitted) as exchange:
+            assert exchange.fresh.claims.task_hash == bytes(32)
+
+
+def test_a_commit_that_arrived_is_acknowledged_again_and_one_that_did_not_goes_on(
+    study: Study,
+) -> None:
+    with enclave(study, known_commits={b"known": b"the ack"}) as server:
+        admitted = study.admitted(server.script.identity)
+        with study.exchange(Kind.RELEASE, server.address, admitted, task=b"t") as exchange:
+            assert exchange.resume(b"known") == b"the ack"
+        with study.exchange(Kind.RELEASE, server.address, admitted, task=b"t") as exchange:
+            assert exchange.resume(b"other") is None
+            exchange.begin(ROWS.schema)
+            exchange.send(ROWS)
+            assert exchange.commit(b"commit", SALT)
+        assert [rows for rows, _ in server.script.uploads] == [3]
+
+
+# An enclave that cheats in its evidence gets no row.
+
+
+@pytest.mark.parametrize(
+    ("answer", "leaf"),
+    [
+        (lambda i, n, t: i.answer_challenge(b"o" * 32, PEER[0], t), errors.NonceMismatch),
+        (lambda i, n, t: i.answer_challenge(n, b"m" * 32, t), errors.PeerHashMismatch),
+        (lambda i, n, t: i.answer_challenge(n, PEER[0], b"o" * 32), errors.TaskHashMismatch),
+        (lambda i, n, t: b'{"verified": true}', errors.EvidenceMalformed),  #          B20
+        (lambda i, n, t: OTHER[0].answer_challenge(n, PEER[0], t), errors.KeyUnbound),  # B18
+    ],
+)
+def test_evidence_that_is_not_of_this_exchange(
+    study: Study,
+    answer: Callable[[EnclaveIdentity, bytes, bytes], bytes],
+    leaf: type[RatlsError],
+) -> None:
+    """B06, B07: the server holds the pinned key, and answers with what it was once given."""
+    PEER[:] = [study.channel().spki_sha256]
+    OTHER[:] = [study.identity()]
+    with enclave(study, answer=answer) as server:
+        with refused(leaf):
+            release(study, server, ROWS)
+        _wait_for(lambda: bool(server.script.refusals))
+        assert server.script.uploads == []
+        assert server.script.refusals == ["stream-truncated"]
+
+
+PEER: list[bytes] = []
+OTHER: list[EnclaveIdentity] = []
+
+
+# A server that stops, stalls or refuses is noticed at once, and says why.
+
+
+def fail(leaf: type[RatlsError]) -> Callable[[ServerExchange], None]:
+    def act(exchange: ServerExchange) -> None:
+        raise leaf("dataset", expected="one of yours", found="another")
+
+    return act
+
+
+def fail_after_a_batch(exchange: ServerExchange) -> None:
+    next(exchange.batches(Caps(10**9, 10**12)))
+    raise errors.TaskHashMismatch("rows", expected="1", found="canary-c4n4ry")
+
+
+@pytest.mark.parametrize("when", ["before_evidence", "after_evidence"])
+def test_refusal_of_the_enclave_reaches_the_user_as_a_code(study: Study, when: str) -> None:
+    """S28: class and number, nothing of the message."""
+    with (
+        enclave(study, **{when: fail(errors.TaskHashMismatch)}) as server,
+        refused(errors.PeerRefused) as seen,
+    ):
+        release(study, server, ROWS)
+    assert isinstance(seen.error, errors.PeerRefused)
+    assert seen.error.peer_code == "task-hash-mismatch"
+    assert seen.error.correlation_id == "0001"
+    assert "one of yours" not in str(seen.error)
+
+
+def test_refusal_in_the_middle_of_an_upload(study: Study) -> None:
+    """A write fails with another exception than the refusal, which is then still to be read."""
+    with (
+        enclave(study, after_evidence=fail_after_a_batch) as server,
+        refused(errors.PeerRefused) as seen,
+    ):
+        release(study, server, *[BIG] * 64)
+    assert isinstance(seen.error, errors.PeerRefused)
+    assert seen.error.peer_code == "task-hash-mismatch"
+    assert "c4n4ry" not in str(seen.error)
+
+
+def silent(exchange: ServerExchange) -> None:
+    """A handler that returns early: Flight tells the client OK."""
+
+
+@pytest.mark.parametrize("when", ["before_evidence", "after_evidence"])
+def test_server_that_ends_the_call_without_an_answer(study: Study, when: str) -> None:
+    """flight.md 0.22: without reading the answer, the upload would look complete."""
+    with enclave(study, **{when: silent}) as server, refused(errors.AnswerMissing):
+        release(study, server, ROWS)
+
+
+def test_server_that_ends_the_call_in_the_middle_of_an_upload(study: Study) -> None:
+    with enclave(study, after_evidence=silent) as server, refused(errors.AnswerMissing):
+        release(study, server, *[BIG] * 64)
+
+
+def test_another_message_than_the_one_that_is_due(study: Study) -> None:
+    with (
+        enclave(study, before_evidence=lambda e: e.acknowledge(b"fine")) as server,
+        refused(errors.MessageUnexpected),
+    ):
+        release(study, server, ROWS)
+
+
+def test_message_after_the_last(study: Study) -> None:
+    def twice(exchange: ServerExchange) -> None:
+        exchange.result(b"r", b"c")
+        exchange.result(b"r", b"another")
+
+    with enclave(study, after_evidence=twice) as server:
+        admitted = study.admitted(server.script.identity)
+        with (
+            refused(errors.MessageUnexpected),
+            study.exchange(Kind.COLLECT, server.address, admitted, task=b"t") as exchange,
+        ):
+            exchange.collect()
+
+
+@pytest.mark.parametrize("batches", [1, 64])
+@pytest.mark.parametrize("when", ["before_evidence", "after_evidence"])
+def test_server_that_stalls_is_left_at_the_deadline(study: Study, when: str, batches: int) -> None:
+    """flight.md 0.24: a call without a deadline waits for ever, reading or writing."""
+    over = threading.Event()
+    try:
+        with enclave(study, **{when: lambda e: over.wait(20) and None}) as server:
+            admitted = study.admitted(server.script.identity)
+            start = time.monotonic()
+            with (
+                refused(errors.DeadlineExceeded),
+                study.exchange(
+                    Kind.RELEASE, server.address, admitted, task=b"t", timeout=0.4
+                ) as exchange,
+            ):
+                exchange.begin(BIG.schema)
+                for _ in range(batches):
+                    exchange.send(BIG)
+                exchange.commit(b"commit", SALT)
+            assert time.monotonic() - start < 5
+            over.set()
+    finally:
+        over.set()
+
+
+def test_host_that_accepts_and_never_answers(study: Study) -> None:
+    admitted = study.admitted(study.identity())
+    with (
+        silent_server() as address,
+        refused(errors.DeadlineExceeded),
+        study.exchange(Kind.ATTEST, address, admitted, timeout=0.4),
+    ):
+        pass
+
+
+def test_nobody_listens(study: Study) -> None:
+    admitted = study.admitted(study.identity())
+    with silent_server() as address:
+        gone = address
+    with refused(errors.CallFailed), study.exchange(Kind.ATTEST, gone, admitted, timeout=5):
+        pass
+
+
+# A client that dies, gives up or is no party leaves nothing behind.
+
+
+def test_upload_given_up_half_way_does_not_look_complete(study: Study) -> None:
+    """flight.md 0.20: an exception in the sender ends the stream like a complete upload."""
+    with enclave(study) as server:
+        admitted = study.admitted(server.script.identity)
+        with (
+            suppress(KeyError),
+            study.exchange(Kind.RELEASE, server.address, admitted, task=b"t") as exchange,
+        ):
+            exchange.begin(ROWS.schema)
+            exchange.send(ROWS)
+            raise KeyError("the source broke off")
+        _wait_for(lambda: bool(server.script.refusals))
+        assert (server.script.uploads, server.script.refusals) == ([], ["stream-truncated"])
+
+
+def test_connection_cut_in_the_middle_of_an_upload(study: Study) -> None:
+    """F14: nothing counts, the client knows, and the same enclave serves the next attempt."""
+    with enclave(study) as server, Relay((LOOPBACK, server.port)) as relay:
+        address = Address.parse(relay.address)
+        admitted = study.admitted(server.script.identity)
+        with (
+            refused(errors.CallFailed),
+            study.exchange(Kind.RELEASE, address, admitted, task=b"t") as exchange,
+        ):
+            exchange.begin(BIG.schema)
+            exchange.send(BIG)
+            relay.cut()
+            for _ in range(64):
+                exchange.send(BIG)
+            exchange.commit(b"commit", SALT)
+        _wait_for(lambda: bool(server.script.refusals))
+        assert (server.script.uploads, server.script.refusals) == ([], ["stream-truncated"])
+        assert release(study, server, ROWS)
+
+
+def test_party_whose_certificate_is_not_listed(study: Study) -> None:
+    """I01, I03: refused in the handshake; the handler is never entered."""
+    with enclave(study) as server:
+        admitted = study.admitted(server.script.identity)
+        with (
+            refused(errors.CallFailed),
+            study.exchange(Kind.ATTEST, server.address, admitted, party="bob-hospital"),
+        ):
+            pass
+        assert server.script.hellos == 0
+
+
+def _wait_for(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not done() and time.monotonic() < deadline:
+        threading.Event().wait(0.005)

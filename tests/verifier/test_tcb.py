@@ -1,0 +1,207 @@
+"""T13, T16, T18: which level a platform has, and what it and the quoting enclave make together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from simulation.documents import qe_level, tcb_level
+from tests.support.refusal import refused
+from tests.verifier.world import DATE, World, put, with_status, world
+from verifier import accept
+from verifier.errors import (
+    QeTcbLevelUnmatched,
+    StatusNeverAcceptable,
+    TcbLevelUnmatched,
+    TcbRevoked,
+    TcbStatusUnaccepted,
+)
+from verifier.tcb import TcbStatus, TcbVerdict, converge
+
+W = world()
+Level = tuple[Sequence[int], int, str]  # the first components, PCESVN, status
+
+
+def levels(*entries: Level) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """TCB info with these levels; components not given are 0."""
+    return put(
+        tcbLevels=[
+            tcb_level((*c, *(0,) * (16 - len(c))), pce, date=DATE, status=s)
+            for c, pce, s in entries
+        ]
+    )
+
+
+def judge(components: Sequence[int], pce_svn: int, *entries: Level) -> TcbVerdict:
+    w = World(
+        W.intel,
+        W.intel.platform(components=(*components, *(0,) * (16 - len(components))), pce_svn=pce_svn),
+    )
+    return w.verify(collateral=w.collateral(tcb_info=levels(*entries))).tcb
+
+
+NEW, OLD = (3, 3, 3), (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("components", "pce_svn", "entries", "status"),
+    [
+        pytest.param(NEW, 9, [(NEW, 9, "UpToDate"), (OLD, 5, "Revoked")], "UpToDate", id="N181"),
+        pytest.param(NEW, 9, [(NEW, 9, "Revoked"), (OLD, 5, "UpToDate")], "Revoked", id="N182"),
+        pytest.param(
+            (3, 2, 3), 9, [(NEW, 9, "UpToDate"), (OLD, 5, "Revoked")], "Revoked", id="N184"
+        ),
+        pytest.param(NEW, 8, [(NEW, 9, "UpToDate"), (OLD, 5, "Revoked")], "Revoked", id="N185"),
+        pytest.param(
+            (1, 1, 1),
+            5,
+            [(NEW, 9, "UpToDate"), (OLD, 5, "Revoked"), ((1, 1, 1), 5, "OutOfDate")],
+            "OutOfDate",
+            id="N186",
+        ),
+        pytest.param(
+            (1, 3, 2),
+            9,
+            [((1, 2, 3), 9, "UpToDate"), ((1, 2, 2), 9, "OutOfDate")],
+            "OutOfDate",
+            id="N187",
+        ),
+        pytest.param((9, 9, 9), 99, [(NEW, 9, "UpToDate")], "UpToDate", id="newer-than-known"),
+    ],
+)
+def test_first_level_reached_in_every_component_counts(
+    components: Sequence[int], pce_svn: int, entries: list[Level], status: str
+) -> None:
+    """T16: in whatever order the levels come; a higher level that is not reached says nothing."""
+    for order in permutations(entries):
+        assert judge(components, pce_svn, *order).status == status
+
+
+@pytest.mark.parametrize(
+    ("components", "pce_svn"),
+    [
+        pytest.param((1, 1, 1), 99, id="N183-PCE-alone-is-newer"),
+        pytest.param((9, 9, 1), 9, id="N187-one-component-older"),
+        pytest.param((9, 9, 9), 4, id="PCE-older"),
+    ],
+)
+def test_platform_below_every_level(components: Sequence[int], pce_svn: int) -> None:
+    """Nothing is known about such a platform; it is no kind of `OutOfDate`."""
+    with refused(TcbLevelUnmatched, check="tcb-level"):
+        judge(components, pce_svn, (NEW, 9, "UpToDate"), (OLD, 5, "OutOfDate"))
+
+
+def test_qe_below_every_level() -> None:
+    """N151."""
+    with refused(QeTcbLevelUnmatched, check="qe-level"):
+        W.verify(quote=W.quote(qe_report=lambda r: replace(r, isv_svn=5)))
+
+
+def qe_status(status: str) -> Any:
+    return put(tcbLevels=[qe_level(1, date=DATE, status=status, advisories=["INTEL-SA-00001"])])
+
+
+@pytest.mark.parametrize("order", list(permutations([8, 6, 3])), ids=str)
+def test_order_of_qe_levels_does_not_matter(order: tuple[int, ...]) -> None:
+    """N191: the highest that is reached counts, wherever it stands."""
+    words = {8: "UpToDate", 6: "OutOfDate", 3: "Revoked"}
+    identity = put(tcbLevels=[qe_level(n, date=DATE, status=words[n]) for n in order])
+    verified = W.verify(
+        collateral=W.collateral(qe_identity=identity),
+        quote=W.quote(qe_report=lambda r: replace(r, isv_svn=7)),
+    )
+    assert verified.tcb.qe_status is TcbStatus.OUT_OF_DATE
+
+
+S = TcbStatus
+CONVERGENCE = {  # platform: (with an outdated QE)
+    S.UP_TO_DATE: S.OUT_OF_DATE,
+    S.SW_HARDENING_NEEDED: S.OUT_OF_DATE,
+    S.CONFIGURATION_NEEDED: S.OUT_OF_DATE_CONFIGURATION_NEEDED,
+    S.CONFIGURATION_AND_SW_HARDENING_NEEDED: S.OUT_OF_DATE_CONFIGURATION_NEEDED,
+    S.OUT_OF_DATE: S.OUT_OF_DATE,
+    S.OUT_OF_DATE_CONFIGURATION_NEEDED: S.OUT_OF_DATE_CONFIGURATION_NEEDED,
+    S.REVOKED: S.REVOKED,
+}
+
+
+@pytest.mark.parametrize("platform", TcbStatus)
+def test_platform_and_quoting_enclave_make_one_status(platform: TcbStatus) -> None:
+    """N188, N189: a configuration need survives an outdated QE; a revoked QE revokes all."""
+    assert converge(platform, S.UP_TO_DATE) is platform
+    assert converge(platform, S.OUT_OF_DATE) is CONVERGENCE[platform]
+    assert converge(platform, S.REVOKED) is S.REVOKED
+
+
+@pytest.mark.parametrize(
+    ("status", "merged"),
+    [
+        ("UpToDate", "UpToDate"),
+        ("OutOfDate", "OutOfDate"),
+        ("ConfigurationNeeded", "OutOfDate"),
+        ("SWHardeningNeeded", "OutOfDate"),
+        ("Revoked", "Revoked"),
+    ],
+)
+def test_status_of_the_quoting_enclave_is_merged_into_the_verdict(status: str, merged: str) -> None:
+    """N152, N153, T18: an up-to-date platform with another quoting enclave."""
+    verified = W.verify(collateral=W.collateral(qe_identity=qe_status(status)))
+    assert (verified.tcb.platform_status, verified.tcb.status) == ("UpToDate", merged)
+
+
+def test_up_to_date_platform_is_accepted() -> None:
+    """N180."""
+    appraisal = accept(W.verify())
+    assert appraisal.stopped_at is None
+    assert [r.check for r in appraisal.records][-3:] == ["attributes", "tcb-status", "advisories"]
+
+
+@pytest.mark.parametrize("status", [s for s in TcbStatus if s not in (S.UP_TO_DATE, S.REVOKED)])
+def test_status_that_nobody_accepted_is_refused(status: TcbStatus) -> None:
+    """N210, T13: and with exactly that status accepted, the twin passes."""
+    verified = with_status(status)
+    with refused(TcbStatusUnaccepted, check="tcb-status"):
+        accept(verified)
+    accept(verified, statuses=frozenset({status}))
+
+
+def test_revoked_level_is_authentic_and_never_accepted() -> None:
+    """N182, T13."""
+    verified = with_status("Revoked")
+    everything_else = frozenset(TcbStatus) - {S.REVOKED}
+    with refused(TcbRevoked, check="tcb-status"):
+        accept(verified, statuses=everything_else)
+
+
+@pytest.mark.parametrize("statuses", [frozenset(), frozenset({S.REVOKED, S.UP_TO_DATE})])
+def test_caller_asks_to_accept_revoked_or_nothing(statuses: frozenset[TcbStatus]) -> None:
+    """N211: a mistake of the caller and no verdict about the quote."""
+    with refused(StatusNeverAcceptable):
+        accept(W.verify(), statuses=statuses)
+
+
+def test_advisories_of_platform_and_qe_are_united() -> None:
+    """N201: in order, without repeats; another verifier reported the platform's only."""
+    tcb = W.platform.tcb
+    level = tcb_level(
+        tcb.components, tcb.pce_svn, date=DATE, status="OutOfDate", advisories=["A-2", "A-1"]
+    )
+    identity = put(
+        tcbLevels=[
+            qe_level(
+                1,
+                date=datetime(2029, 1, 1, tzinfo=UTC),
+                status="OutOfDate",
+                advisories=["A-1", "A-3"],
+            )
+        ]
+    )
+    collateral = W.collateral(tcb_info=put(tcbLevels=[level]), qe_identity=identity)
+    tcb_verdict = W.verify(collateral=collateral).tcb
+    assert tcb_verdict.advisory_ids == ("A-2", "A-1", "A-3")
+    assert tcb_verdict.date == datetime(2029, 1, 1, tzinfo=UTC)
