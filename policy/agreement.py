@@ -33,6 +33,7 @@ from policy.errors import (
     SignatureInvalid,
 )
 from policy.keys import KeySigner, PublicKey
+from policy.meaning import require_keys_stay
 from policy.party import LocalParty
 
 SCHEMA = "ratls-agreement/0"
@@ -80,8 +81,8 @@ class Agreement:
         """Read an agreement file.
 
         Raises: PolicyTooLarge, EnvelopeMalformed, EnvelopeTooLarge, SignatureRepeated,
-            EnvelopeTypeDiffers, ChainBroken, SignerUnknown, SignatureInvalid, and what
-            `Policy.parse` raises.
+            EnvelopeTypeDiffers, ChainBroken, PolicyKeysShared, SignerUnknown, SignatureInvalid,
+            and what `Policy.parse` raises.
         """
         if len(raw) > FILE_CAP:
             raise PolicyTooLarge("agreement", expected=f"<= {FILE_CAP} bytes", found=str(len(raw)))
@@ -199,11 +200,6 @@ class CompleteAgreement:
     @property
     def digest(self) -> bytes:
         return self.agreement.digest
-
-    @property
-    def first_digest(self) -> bytes:
-        """Digest of version 1: with its name, what a study *is*."""
-        return self.agreement.versions[0].policy.digest
 
     def require_anchor(self, party: LocalParty) -> None:
         """The policy lists this party as it knows itself, and it signed these very bytes.
@@ -343,6 +339,7 @@ def _require_chain(policies: list[Policy]) -> None:
                 expected=digest_text(before.digest),
                 found=found,
             )
+        require_keys_stay(policy, before)
 
 
 def _require_consent(version: SignedPolicy, before: Policy) -> None:

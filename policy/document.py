@@ -31,6 +31,7 @@ from pydantic import (
 from policy.channel import ChannelCertificate
 from policy.errors import PolicyInvalid, PolicyTeeUnsupported, Problem
 from policy.keys import EncryptionKey, PublicKey
+from policy.meaning import cross_problems, require_distinct_keys
 from policy.parameters import Parameter, parse_parameter
 from policy.problems import Unfit, from_pydantic, unknown_field
 from policy.syntax import LineIndex, read_toml, value_problems
@@ -397,8 +398,6 @@ class Policy:
         Raises: PolicyTooLarge, PolicyEncoding, PolicySyntax, PolicyTeeUnsupported,
             PolicyInvalid (with all problems), PolicyKeysShared.
         """
-        from policy.meaning import cross_problems, require_distinct_keys
-
         document = read_toml(raw)
         lines = LineIndex(raw.decode("utf-8"))
         _refuse_other_tees(document, lines)

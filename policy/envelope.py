@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
-
-from securesystemslib.dsse import Envelope as _Dsse
 
 from policy.errors import (
     EnvelopeMalformed,
@@ -30,7 +27,7 @@ from policy.errors import (
     SignerUnknown,
     TicketSignatureError,
 )
-from policy.keys import KeySigner, PublicKey
+from policy.keys import KeySigner, PublicKey, pre_authentication_encoding
 
 POLICY = "application/vnd.ratls.policy.v1+toml"
 TASK = "application/vnd.ratls.task.v1+json"
@@ -112,11 +109,6 @@ class Envelope:
     def encode(self) -> bytes:
         return json.dumps(self.as_json(), separators=(",", ":")).encode("ascii")
 
-    @property
-    def payload_digest(self) -> bytes:
-        """SHA-256 of the payload, never of the envelope: signatures may be added."""
-        return hashlib.sha256(self.payload).digest()
-
     def require_type(self, payload_type: str) -> None:
         """P07: what was signed as one kind is not read as another. Raises: EnvelopeTypeDiffers."""
         if self.payload_type != payload_type:
@@ -171,11 +163,6 @@ def read_single(raw: bytes, payload_type: str) -> Envelope:
             "envelope.signatures", expected="exactly one", found=str(len(envelope.signatures))
         )
     return envelope
-
-
-def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
-    """What DSSE signs: kind and payload, each with its length."""
-    return _Dsse(payload, payload_type, {}).pae()
 
 
 def strict_json(raw: bytes, thing: str) -> Any:

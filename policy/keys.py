@@ -20,6 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
+from securesystemslib.dsse import Envelope as _Dsse
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 
 # Its package re-exports these for users, but not in the form that type checkers ask for.
@@ -133,10 +134,13 @@ class KeySigner:
 
     def sign(self, payload_type: str, payload: bytes) -> bytes:
         """Signature over DSSE's pre-authentication encoding: the kind is inside what is signed."""
-        from policy.envelope import pre_authentication_encoding
-
         message = pre_authentication_encoding(payload_type, payload)
         return bytes.fromhex(self._signer.sign(message).signature)
+
+
+def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
+    """What DSSE signs: kind and payload, each with its length."""
+    return _Dsse(payload, payload_type, {}).pae()
 
 
 def load_private_key(path: Path, passphrase: bytes) -> PrivateKeyTypes:

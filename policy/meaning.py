@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from policy.document import Computation, Dataset, Head, Party
 from policy.errors import PolicyKeysShared, Problem
-from policy.syntax import LineIndex
+
+if TYPE_CHECKING:
+    from policy.document import Computation, Dataset, Head, Party, Policy
+    from policy.syntax import LineIndex
 
 _SIMULATED_ROOT = re.compile(r"simulation:sha256:[0-9a-f]{64}", re.ASCII)
 Told = tuple[str, str, str]  # path, expected, found
@@ -48,20 +50,41 @@ def require_distinct_keys(parties: Mapping[int, Party]) -> None:
     """P03: all keys of all parties and purposes differ. Raises: PolicyKeysShared."""
     seen: dict[str, str] = {}
     for i, party in parties.items():
-        keys = {
-            "signing_key": party.signing_key.keyid,
-            "operation_key": party.operation_key.keyid,
-            "channel_certificate": party.channel_certificate.key.keyid,
-        }
-        if party.encryption_key is not None:
-            keys["encryption_key"] = party.encryption_key.keyid
-        for purpose, keyid in keys.items():
+        for purpose, keyid in key_ids(party).items():
             place = f"party[{i}].{purpose}"
             if keyid in seen:
                 raise PolicyKeysShared(
                     f"policy: {place}", expected="a key of its own", found=f"that of {seen[keyid]}"
                 )
             seen[keyid] = place
+
+
+def require_keys_stay(policy: Policy, before: Policy) -> None:
+    """P03 over versions: a key never changes hands, or one signature would vote for two parties.
+
+    Raises: PolicyKeysShared.
+    """
+    owners = {keyid: party.id for party in before.party for keyid in key_ids(party).values()}
+    for i, party in enumerate(policy.party):
+        for purpose, keyid in key_ids(party).items():
+            if owners.get(keyid, party.id) != party.id:
+                raise PolicyKeysShared(
+                    f"policy: party[{i}].{purpose}",
+                    expected=f"a key of {party.id}",
+                    found=f"that of {owners[keyid]} in version {before.version}",
+                )
+
+
+def key_ids(party: Party) -> dict[str, str]:
+    """The id of each key of a party, by its purpose; that of the channel is its certificate's."""
+    keys = {
+        "signing_key": party.signing_key.keyid,
+        "operation_key": party.operation_key.keyid,
+        "channel_certificate": party.channel_certificate.key.keyid,
+    }
+    if party.encryption_key is not None:
+        keys["encryption_key"] = party.encryption_key.keyid
+    return keys
 
 
 def _declared(document: Mapping[str, Any], section: str, key: str) -> set[str]:

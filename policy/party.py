@@ -158,7 +158,7 @@ def create_party(
 
 def read_party_file(path: Path) -> Party:
     """The public block of one party. Raises: FileUnreadable, PolicySyntax, PartyFolderMalformed."""
-    document = read_toml(read_file(path))
+    document = read_toml(read_file(path), str(path))
     entries = document.get("party")
     if set(document) != {"party"} or not isinstance(entries, list) or len(entries) != 1:
         raise PartyFolderMalformed(str(path), expected="one [[party]] table", found="another text")

@@ -17,6 +17,8 @@ from policy.keys import PublicKey
 from policy.statement import Blob, Digest, Moment, SlugText, Statement
 from verifier.appraisal import Appraisal
 
+_DETAIL_CAP = 4096  # characters
+
 
 class RecordedCheck(BaseModel):
     """One line of the appraisal."""
@@ -25,7 +27,7 @@ class RecordedCheck(BaseModel):
 
     check: Annotated[str, Field(max_length=128)]
     outcome: Literal["passed", "failed", "not_reached"]
-    detail: Annotated[str, Field(max_length=4096)] = ""
+    detail: Annotated[str, Field(max_length=_DETAIL_CAP)] = ""
 
 
 class Record(Statement):
@@ -45,7 +47,10 @@ class Record(Statement):
     @staticmethod
     def checks(appraisal: Appraisal) -> tuple[RecordedCheck, ...]:
         """An appraisal in the form that a record stores."""
-        return tuple(RecordedCheck.model_validate(entry) for entry in appraisal.as_json())
+        return tuple(
+            RecordedCheck.model_validate(entry | {"detail": entry["detail"][:_DETAIL_CAP]})
+            for entry in appraisal.as_json()
+        )
 
     @classmethod
     def open(cls, raw: bytes, by: Policy | PublicKey) -> Self:

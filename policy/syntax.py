@@ -22,12 +22,12 @@ _PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)\Z")
 _INT_RANGE = range(-(2**63), 2**63)
 
 
-def read_toml(raw: bytes) -> dict[str, Any]:
-    """The TOML document in these bytes.
+def read_toml(raw: bytes, thing: str = "policy") -> dict[str, Any]:
+    """The TOML document in these bytes; refusals name `thing`.
 
     Raises: PolicyTooLarge, PolicyEncoding, PolicySyntax.
     """
-    text = _visible_text(raw)
+    text = _visible_text(raw, thing)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -37,35 +37,35 @@ def read_toml(raw: bytes) -> dict[str, Any]:
         if place and place[1]:
             where = f"line {place[1]}, column {place[2]}"
         raise PolicySyntax(
-            f"policy: {where}", expected="TOML", found=ascii(_PLACE.sub("", message))[1:-1][:160]
+            f"{thing}: {where}", expected="TOML", found=ascii(_PLACE.sub("", message))[1:-1][:160]
         ) from error
     except (ValueError, RecursionError) as error:  # a number too long, nesting too deep
         found = "nesting too deep" if isinstance(error, RecursionError) else "a number too large"
-        raise PolicySyntax("policy", expected="TOML", found=found) from error
+        raise PolicySyntax(thing, expected="TOML", found=found) from error
 
 
-def _visible_text(raw: bytes) -> str:
+def _visible_text(raw: bytes, thing: str) -> str:
     if len(raw) > TEXT_CAP:
-        raise PolicyTooLarge("policy", expected=f"at most {TEXT_CAP} bytes", found=str(len(raw)))
+        raise PolicyTooLarge(thing, expected=f"at most {TEXT_CAP} bytes", found=str(len(raw)))
     try:
         text = raw.decode("utf-8", "strict")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise PolicyEncoding(
-            f"policy: line {line}", expected="UTF-8", found=f"byte {error.start} that is not"
+            f"{thing}: line {line}", expected="UTF-8", found=f"byte {error.start} that is not"
         ) from error
     hidden = hidden_character(text, allowed="\n\t")
     if hidden is not None:
         line, column = text.count("\n", 0, hidden) + 1, hidden - text.rfind("\n", 0, hidden)
         raise PolicyEncoding(
-            f"policy: line {line}, column {column}",
+            f"{thing}: line {line}, column {column}",
             expected="characters that people can see",
             found=describe(text[hidden]),
         )
     for number, content in enumerate(text.split("\n"), 1):
         if len(content) > LINE_CAP or content.count(".") > DOTS_CAP:
             raise PolicyTooLarge(
-                f"policy: line {number}",
+                f"{thing}: line {number}",
                 expected=f"at most {LINE_CAP} characters and {DOTS_CAP} dots",
                 found="more",
             )
@@ -111,7 +111,8 @@ def _scalar_fault(value: Any) -> str | None:
 
 
 def _text_problems(text: str, path: str, lines: LineIndex, what: str) -> list[Problem]:
-    hidden = hidden_character(text, allowed="\n" if what == "text" else "")
+    # Only keys and certificates have lines of their own; elsewhere a line break could forge one.
+    hidden = hidden_character(text, allowed="\n" if text.startswith("-----BEGIN ") else "")
     if hidden is None:
         return []
     return [

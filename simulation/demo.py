@@ -62,7 +62,7 @@ class Stage:
 
     def tell(self, text: str) -> None:
         """A sentence of the story."""
-        self.console.print(text)
+        self.console.print(text, soft_wrap=True)
 
     def run(
         self, who: str, *arguments: str, expect: Exit = Exit.YES, quiet: bool = False
@@ -76,7 +76,7 @@ class Stage:
             child.kill()
             output, _ = child.communicate()
             raise DemoFailed(f"no answer in {COMMAND_SECONDS} s:\n{_last_lines(output)}") from late
-        if not quiet or child.returncode != expect:
+        if child.returncode == expect and not quiet:
             self._show_output(output)
         if child.returncode != expect:
             raise DemoFailed(
@@ -148,8 +148,20 @@ class Stage:
         self.console.print(f"[bold cyan]{escape(who)}[/] [bold]$[/] {escape(line)}", soft_wrap=True)
 
     def _show_output(self, output: str) -> None:
+        passed: list[str] = []
         for line in output.rstrip().splitlines():
-            self.console.print(Text.from_ansi("  " + line), soft_wrap=True)
+            text = Text.from_ansi("  " + line)
+            words = text.plain.split()
+            # Thirty checks that passed are one line here; typed by hand, each has its own.
+            if words[:1] == ["passed"]:
+                passed.append(words[1])
+                continue
+            if passed:
+                self.console.print(
+                    f"    [green]{len(passed)} checks passed[/], {passed[0]} to {passed[-1]}"
+                )
+                passed = []
+            self.console.print(text, soft_wrap=True)
 
 
 def _drain(stream: IO[str], into: list[str]) -> None:
@@ -217,9 +229,9 @@ def _tell_story(stage: Stage) -> None:
     stage.console.print(
         Panel(
             "Alice's clinic and Bob's hospital each hold rows of patients. Carol's lab wants one "
-            "model\ntrained on both. Nobody shows rows to anybody.\n\n"
+            "model trained on both. Nobody shows rows to anybody.\n\n"
             "[bold black on yellow] SIMULATION [/] Real processes, ports, files and data; only "
-            "Intel's keys are ours.\nNo hardware protects anything here, and no production "
+            "Intel's keys are ours. No hardware protects anything here, and no production "
             "command would believe it.",
             title="ratls demo",
         )
@@ -230,8 +242,8 @@ def _tell_story(stage: Stage) -> None:
     _agree(stage, root, ppid)
     _ask(stage)
     with stage.serve(*_serve_arguments()) as enclave:
-        _refuse_an_altered_enclave(stage)
-        _release(stage, enclave)
+        refused = _refuse_an_altered_enclave(stage)
+        _release(stage, enclave, refused)
         _collect(stage, enclave)
     _compare(stage)
 
@@ -243,7 +255,7 @@ def _prepare_data(stage: Stage) -> None:
     import pyarrow.parquet as pq
     from sklearn.datasets import load_breast_cancer
 
-    stage.title("The data: the Wisconsin breast-cancer set, one part each")
+    stage.title("The data: Wisconsin breast cancer, in two parts")
     source = load_breast_cancer()
     columns: dict[str, Any] = {
         "patient": [f"patient-{i:04d}" for i in range(len(source.target))],
@@ -264,7 +276,7 @@ def _column(feature: str) -> str:
 
 
 def _make_intel(stage: Stage) -> tuple[str, str]:
-    stage.title("A whole Intel in software: root, platform, patch levels")
+    stage.title("A whole Intel in software")
     answer = stage.run("operator", "simulation", "new", "intel", "--json", quiet=True).stdout
     facts = json.loads(answer.splitlines()[-1])
     stage.tell(f"  root of trust: {facts['root']}")
@@ -299,7 +311,7 @@ def _state(who: str) -> tuple[str, ...]:
 
 
 def _agree(stage: Stage, root: str, ppid: str) -> None:
-    stage.title("They agree: one policy file, signed by every one of them")
+    stage.title("They agree: one policy, signed by each")
     measured = stage.run("everyone", "simulation", "measure", "--json", quiet=True).stdout
     mr_enclave = json.loads(measured.splitlines()[-1])["mr_enclave"]
     stage.tell(f"  the code that all parties agreed on: MRENCLAVE {mr_enclave}")
@@ -312,8 +324,8 @@ def _agree(stage: Stage, root: str, ppid: str) -> None:
     stage.tell("\n  Bob has not signed yet. Can Alice already take it into force?")
     agreement = "policy.agreement.json"
     stage.run(
-        "alice", "policy", "accept", agreement, *_as("alice"), *_state("alice"), "--yes",
-        expect=Exit.NOT_ADMITTED,
+        "alice", "policy", "accept", agreement, "--party", "alice/keys",
+        "--state", "alice/state", expect=Exit.NOT_ADMITTED,
     )  # fmt: skip
     stage.tell("  And would an enclave start with it?")
     stage.run("operator", *_serve_arguments(), expect=Exit.NOT_ADMITTED)
@@ -322,8 +334,8 @@ def _agree(stage: Stage, root: str, ppid: str) -> None:
     stage.run("anyone", "policy", "status", agreement)
     for who in PARTIES:
         stage.run(
-            who, "policy", "accept", agreement, *_as(who), *_state(who), "--yes",
-            quiet=who != "bob",
+            who, "policy", "accept", agreement, "--party", f"{who}/keys",
+            "--state", f"{who}/state", quiet=who != "bob",
         )  # fmt: skip
 
 
@@ -396,7 +408,7 @@ def _serve_arguments() -> tuple[str, ...]:
 
 
 def _ask(stage: Stage) -> None:
-    stage.title("Carol signs a task, the operator starts the enclave")
+    stage.title("A signed task, a running enclave")
     stage.run(
         "carol", "task", "sign", *_as("carol"), *_state("carol"), "--study", STUDY,
         "--computation", "train", "--valid-for", "1h", "-o", "task.json",
@@ -428,48 +440,42 @@ def _altered_code(folder: Path) -> Path:
     return altered
 
 
-def _refuse_an_altered_enclave(stage: Stage) -> None:
-    stage.title("Refusal: another enclave, one line of its code changed")
-    stage.tell(
-        "  Same platform, same policy file, other MRENCLAVE. A relay records what leaves Alice."
-    )
+def _refuse_an_altered_enclave(stage: Stage) -> RecordingRelay:
+    """What the relay recorded while Alice refused."""
+    stage.title("Refusal: an enclave with one line more")
+    stage.tell("  Same platform, same policy, other MRENCLAVE. A relay records what leaves Alice.")
     altered = _altered_code(stage.folder)
     with stage.serve(*_serve_arguments(), code=altered) as spy, RecordingRelay(spy) as relay:
         _push(stage, "alice", relay, expect=Exit.NOT_ADMITTED)
-        _show_connections(stage, {"refused enclave": relay})
         if len(relay.connections) != 1:
             raise DemoFailed("the refused enclave saw more than the probe")
+        return relay
 
 
-def _show_connections(stage: Stage, relays: dict[str, RecordingRelay]) -> None:
-    table = Table(title="what the relay between provider and enclave saw")
-    for heading in (
-        "release",
-        "probe",
-        "bytes out of the provider",
-        "connections for data",
-        "bytes out",
-    ):
-        table.add_column(heading, justify="right" if heading != "release" else "left")
-    for name, relay in relays.items():
-        probe, *data = relay.connections
-        table.add_row(
-            name, "1", f"{len(probe.sent):,}", str(len(data)),
-            f"{sum(len(c.sent) for c in data):,}",
-        )  # fmt: skip
-    stage.console.print(table)
-
-
-def _release(stage: Stage, enclave: tuple[str, int]) -> None:
-    stage.title("Bob and Alice release their rows to the enclave they agreed on")
+def _release(stage: Stage, enclave: tuple[str, int], refused: RecordingRelay) -> None:
+    stage.title("Bob and Alice release to the agreed enclave")
     with RecordingRelay(enclave) as to_bob, RecordingRelay(enclave) as to_alice:
         _push(stage, "bob", to_bob)
         _push(stage, "alice", to_alice)
-        _show_connections(stage, {"bob, accepted": to_bob, "alice, accepted": to_alice})
+        _show_connections(
+            stage, {"alice, refused": refused, "bob, accepted": to_bob, "alice, accepted": to_alice}
+        )
+
+
+def _show_connections(stage: Stage, relays: dict[str, RecordingRelay]) -> None:
+    table = Table(title="What the relay between provider and enclave saw leaving the provider")
+    table.add_column("release")
+    for heading in ("probes", "bytes", "connections for data", "bytes"):
+        table.add_column(heading, justify="right")
+    for name, relay in relays.items():
+        probe, *data = relay.connections
+        sent = sum(len(connection.sent) for connection in data)
+        table.add_row(name, "1", f"{len(probe.sent):,}", str(len(data)), f"{sent:,}")
+    stage.console.print(table)
 
 
 def _collect(stage: Stage, enclave: tuple[str, int]) -> None:
-    stage.title("Carol has the enclave prove itself, fetches model and receipt")
+    stage.title("Carol fetches the model and a receipt")
     stage.run(
         "carol", "task", "result", "--task", "task.json", "--enclave", f"{enclave[0]}:{enclave[1]}",
         "--collateral", "intel/collateral.json", *_as("carol"), *_state("carol"), "--wait", "30",
@@ -490,7 +496,7 @@ def _compare(stage: Stage) -> None:
 
     from enclave_app.computations.logistic_regression import fit
 
-    stage.title("Is it the model that pooling all rows would have given?")
+    stage.title("Is it the model that pooled rows would give?")
     whole = pq.read_table(stage.folder / "unsplit.parquet")
     features = [n for n in whole.column_names if n not in {"patient", "malignant"}]
     central = fit([whole], features=features, label="malignant", max_iter=2000)
@@ -508,7 +514,7 @@ def _compare(stage: Stage) -> None:
 
 
 def _say_what_next(stage: Stage, kept: Path | None) -> None:
-    where = f"everything is in {kept}" if kept else "everything was removed again"
+    where = f"Everything is in {kept}" if kept else "Everything was removed again"
     again = (
         ""
         if kept

@@ -33,7 +33,8 @@ from verifier.errors import (
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 _COMMON_NAME = bytes.fromhex("550403")  # OID 2.5.4.3
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")  # AlgorithmIdentifier, no parameters
-# SubjectPublicKeyInfo of a point on the named curve P-256, up to x || y. Comparing the bytes also
+# SubjectPublicKeyInfo of a point on the named curve P-256, up to x || y; its first length fixes
+# the size of the whole. Comparing the bytes also
 # refuses explicit curve parameters, with which CVE-2020-0601 forged keys.
 _P256_SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 
@@ -205,7 +206,7 @@ def _parse(raw: bytes, thing: str) -> Certificate:
                 thing, expected="one algorithm, ecdsa-with-SHA256", found="two that differ"
             )
         spki = fields[6].raw
-        if len(spki) != len(_P256_SPKI) + 64 or not spki.startswith(_P256_SPKI):
+        if not spki.startswith(_P256_SPKI):
             raise CertificateRoleWrong(thing, expected="a P-256 key", found="another kind of key")
         # Read here: a negative serial number could be listed as revoked under another spelling.
         serial = der.integer(fields[1], high=2**160 - 1)

@@ -85,7 +85,7 @@ class Fields:
         """Nothing but these members: what is outside a signature must not look as if inside."""
         unknown = self.members.keys() - names
         if unknown:
-            raise _refuse(self.where, f"only {', '.join(sorted(names))}", min(unknown))
+            raise _refuse(self.where, f"only {', '.join(sorted(names))}", min(unknown)[:60])
 
     def text(self, name: str) -> str:
         value: str = self._typed(name, str)

@@ -178,7 +178,12 @@ def _for_people(
         lines.append(f"  {_verdict(exit_status)} [{refusal.code}] {refusal}")
         if refusal.fix:
             lines.append(f"  to do: {refusal.fix}")
-    return "\n".join(lines)
+    return "\n".join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    # Whoever makes a quote chooses some of the text; it must not forge a line or move the cursor.
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def explain_tcb(tcb: TcbVerdict) -> list[str]:

@@ -6,14 +6,20 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.flight as flight
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
 from ratls.address import Address
 from ratls.cli import build
 from ratls.probe import probe
+from ratls.stream import Kind, write_message
 from simulation.folder import write
 from tests.support.enclave import EnclaveWorld, LiveEnclave
 from tests.support.refusal import count_refusal
@@ -48,10 +54,9 @@ def arguments(folder: Path, **changed: str | None) -> list[str]:
     return line
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, Exit.YES), (signal.SIGINT, Exit.INTERRUPTED)]
-)
-def test_serves_until_told_to_stop(folder: Path, number: signal.Signals, status: Exit) -> None:
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Address]]:
+    """A process of its own that has said `ready`."""
     with subprocess.Popen(
         [Path(sys.executable).with_name("ratls"), *arguments(folder)],
         stdout=subprocess.PIPE,
@@ -59,15 +64,48 @@ def test_serves_until_told_to_stop(folder: Path, number: signal.Signals, status:
         text=True,
     ) as child:
         assert child.stdout is not None
-        assert child.stderr is not None
-        line = child.stdout.readline()
-        word, address = line.split()
+        word, address = child.stdout.readline().split()
         assert word == "ready"
-        assert probe(Address.parse(address), timeout=10)
+        try:
+            yield child, Address.parse(address)
+        finally:
+            child.kill()
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, Exit.YES), (signal.SIGINT, Exit.INTERRUPTED)]
+)
+def test_serves_until_told_to_stop(folder: Path, number: signal.Signals, status: Exit) -> None:
+    with serving(folder) as (child, address):
+        assert probe(address, timeout=10)
         child.send_signal(number)
-        assert child.wait(timeout=20) == status
-        assert child.stdout.read() == "", "one line and nothing else"
-        assert "SIMULATION" in child.stderr.read()
+        output, log = child.communicate(timeout=20)
+        assert child.returncode == status
+        assert output == "", "one line and nothing else"
+        assert "SIMULATION" in log
+
+
+def test_ends_although_a_client_stays_silent(folder: Path, world: EnclaveWorld) -> None:
+    """F10: whoever keeps a stream open and says nothing would hold the process for ever."""
+    count_refusal()
+    alice = world.consortium.alice
+    hello = write_message("hello", nonce=bytes(32), task=world.task(), dataset="train_party_1")
+    with serving(folder) as (child, address):
+        certificate = x509.load_der_x509_certificate(probe(address, timeout=10))
+        client = flight.FlightClient(
+            f"grpc+tls://{address}",
+            tls_root_certs=certificate.public_bytes(Encoding.PEM),
+            override_hostname="enclave.ratls.invalid",
+            cert_chain=alice.channel_certificate_pem,
+            private_key=alice.channel_key_pem,
+        )
+        descriptor = flight.FlightDescriptor.for_command(Kind.RELEASE.value)
+        writer, reader = client.do_exchange(descriptor, flight.FlightCallOptions(timeout=60))
+        writer.write_metadata(hello)
+        assert reader.read_chunk().app_metadata, "the evidence; now silence"
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=20) == Exit.YES
+        reader.cancel()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from policy.errors import (
     OwnSignatureMissing,
     PartyNotListed,
     PolicyInvalid,
+    PolicyKeysShared,
     PolicyTooLarge,
     PredecessorNotConsenting,
     SignatureInvalid,
@@ -171,7 +172,7 @@ def test_next_version_follows() -> None:
     second = WORLD.complete(next_version(), before=COMPLETE)
     again = parse(second.agreement.encode()).require_complete()
     assert again.policy.version == 2
-    assert again.first_digest == COMPLETE.digest
+    assert again.agreement.versions[0].policy.digest == COMPLETE.digest
 
 
 def test_next_version_that_only_its_own_signers_want() -> None:
@@ -207,6 +208,21 @@ def test_new_signing_key_without_a_signature_of_the_old_one() -> None:
     assert {c.party_id for c in changes if c.status == "changed"} == {"carol-lab"}
     assert {c.status for c in changes if c.party_id == "bob-hospital"} == {"unchanged"}
     assert {c.status for c in key_changes(first.policy, None)} == {"new"}
+
+
+def test_key_changes_hands_between_versions() -> None:
+    """P03 over versions: Alice's old key as Dora's would let one signature vote for both."""
+    alice, dora = local_party("alice-clinic", copy=1), local_party("dora-clinic")
+    parties = {"alice-clinic": alice, "bob-hospital": WORLD.bob, "carol-lab": WORLD.carol}
+    world = Consortium(
+        parties | {"dora-clinic": dora}, WORLD.at, WORLD.root, WORLD.mr_enclave, WORLD.machines
+    )
+    old = WORLD.alice.public.signing_key.pem
+    text = next_version(world)
+    Agreement.draft(text.encode(), ROOTS, COMPLETE)
+    with refused(PolicyKeysShared):
+        moved = text.replace(dora.public.signing_key.pem, old)
+        Agreement.draft(moved.encode(), ROOTS, COMPLETE)
 
 
 def version(number: int, **overrides: Any) -> str:

@@ -222,7 +222,7 @@ def test_attacker_writes_what_people_cannot_see(raw: bytes) -> None:
         read(raw)
 
 
-@pytest.mark.parametrize("escape", [r"\u202e", r"\u200b", r"\u0000", r"\u001b", r"\r"])
+@pytest.mark.parametrize("escape", [r"\u202e", r"\u200b", r"\u0000", r"\u001b", r"\r", r"\n"])
 def test_attacker_hides_a_character_behind_an_escape(escape: str) -> None:
     """The file shows the escape; what is rendered from the document would not."""
     with refused(PolicyInvalid):

@@ -28,7 +28,7 @@ from policy.errors import (
     SignatureRepeated,
     SignerUnknown,
 )
-from policy.keys import KeySigner, PublicKey
+from policy.keys import KeySigner, PublicKey, pre_authentication_encoding
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
 
@@ -125,7 +125,7 @@ def test_malleated_copy_is_not_a_second_signature() -> None:
     r, s = decode_dss_signature(base64.b64decode(entry["sig"]))
     n = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
     twin = encode_dss_signature(r, n - s)
-    assert P256.public.holds(dsse.pre_authentication_encoding(dsse.POLICY, PAYLOAD), twin)
+    assert P256.public.holds(pre_authentication_encoding(dsse.POLICY, PAYLOAD), twin)
     copied = json.loads(one)
     copied["signatures"].append(entry | {"sig": base64.b64encode(twin).decode()})
     with refused(SignatureRepeated):

@@ -26,6 +26,7 @@ from simulation.pck_extension import OID, PckExtensionForm, element
 from simulation.quote import QuoteForm
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import World, not_random, processor_world, world
+from verifier.certificate import ECDSA_SHA256, split_pem
 from verifier.errors import (
     CertChainError,
     CertificateMalformed,
@@ -172,6 +173,19 @@ def test_a_certificate_stands_where_its_role_forbids_it(world_of: dict[str, Any]
         World.create(**world_of).verify()
 
 
+@pytest.mark.parametrize("place", ["root", "platform_ca"])
+def test_key_identifiers_that_are_both_empty_do_not_match(place: str) -> None:
+    """N070: elsewhere "" equalled "" and the signature of that link was never looked at."""
+
+    def nameless(form: CertificateForm) -> CertificateForm:
+        form = form.extended(x509.SubjectKeyIdentifier(b""))
+        return form.extended(authority_id(b"")) if place == "root" else form
+
+    with refused(CertificateNotIssued, check=PCK_CHAIN):
+        hooks: dict[str, Any] = {place: nameless}
+        World.create(**hooks).verify()
+
+
 @pytest.mark.parametrize("length", [0, 1])
 def test_either_edition_of_the_root_is_believed(length: int) -> None:
     """Genuine quotes carry roots of both path lengths, with the one key that counts."""
@@ -230,6 +244,38 @@ def test_signature_that_is_no_whole_number_of_bytes() -> None:
     leaf = ssl.DER_cert_to_PEM_cert(bent)
     with refused(CertificateMalformed, check=PCK_CHAIN):
         world().verify(quote=chain(leaf + CA + ROOT))
+
+
+def test_base64_with_stray_bits_is_no_second_spelling() -> None:
+    """Two texts of one certificate would have two digests."""
+    assert split_pem(f"{BEGIN}MAA={END}", "chain") == [b"\x30\x00"]
+    with refused(CertificateMalformed):
+        split_pem(f"{BEGIN}MAB={END}", "chain")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(
+            world().platform.pck.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1),
+            id="version-2",
+        ),
+        pytest.param(
+            der.sequence(
+                der.sequence(bytes.fromhex("a003020102")), ECDSA_SHA256, der.bit_string(b"")
+            ),
+            id="hardly-anything",
+        ),
+    ],
+)
+def test_certificate_of_another_version_or_without_content(raw: bytes) -> None:
+    """N069: what follows the version is not read as if it were the usual form."""
+    with refused(CertificateRoleWrong, check=PCK_CHAIN):
+        world().verify(quote=chain(ssl.DER_cert_to_PEM_cert(raw) + CA + ROOT))
+
+
+def test_unknown_extension_that_is_not_critical_is_tolerated() -> None:
+    World.create(platform={"pck": lambda c: c.extended(Extension("1.2.3.4", b"\x05\x00"))}).verify()
 
 
 def swapped(pem: str) -> str:

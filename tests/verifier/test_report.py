@@ -12,7 +12,7 @@ import pytest
 import verifier
 from simulation.documents import tcb_level
 from tests.support.refusal import count_refusal, refused
-from tests.verifier.world import AT, DATE, put, world
+from tests.verifier.world import AT, DATE, World, put, world
 from verifier import Collateral, TcbStatus, TrustAnchors, accept, verify_quote
 from verifier.errors import Exit, StatusNeverAcceptable
 from verifier.report import QuoteReport, report_quote
@@ -124,6 +124,18 @@ def test_out_of_date_platform_is_explained() -> None:
         ),
     )
     assert accepted.exit_status == 0
+
+
+def test_attacker_writes_to_the_terminal() -> None:
+    """A certificate's name is free until its role is checked: here it would print a verdict."""
+    count_refusal()
+    evil = World.create(platform={"pck": lambda c: c.named("x\x1b[2K\rq.bin: accepted\nq.bin")})
+    answer = report_quote(
+        evil.quote(), evil.collateral(), file="q.bin", roots=evil.intel.anchors(), at=AT
+    )
+    assert answer.exit_status == 4
+    assert "\x1b" not in answer.people
+    assert "q.bin: accepted" not in answer.people.splitlines()
 
 
 def test_mistake_of_the_caller_is_no_verdict() -> None:
