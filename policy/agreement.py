@@ -319,7 +319,7 @@ def _signing_keys(policy: Policy, before: Policy) -> tuple[PublicKey, ...]:
 
 
 def _require_chain(policies: list[Policy]) -> None:
-    """Version 1 first, contiguous, one study, each naming the digest of the one before."""
+    """Version 1 first, contiguous, one study, each naming the one before; no key changes hands."""
     for i, policy in enumerate(policies):
         if policy.version != i + 1:
             raise ChainBroken(

@@ -41,7 +41,8 @@ def _plain(value: Value) -> object:
 
 
 def decode(raw: bytes) -> Value:
-    """Read exactly one item: unsigned, bytes, text, array, map with text keys, or tag.
+    """Read exactly one item: unsigned, bytes, text, array, map with text keys; a tag only
+    around the whole.
 
     Raises:
         NotStrict: Another type, another form, deeper than MAX_DEPTH, or bytes left over.
@@ -88,7 +89,7 @@ def _item(raw: bytes, at: int, depth: int) -> tuple[Value, int]:
         return items, at
     if major == 5:
         return _map(raw, at, argument, depth)
-    if major == 6:
+    if major == 6 and depth == MAX_DEPTH:  # a tag says what the whole is; nothing in it has one
         content, at = _item(raw, at, depth - 1)
         return Tagged(argument, content), at
     raise NotStrict(f"type {major} is not used here")

@@ -22,15 +22,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ratls.errors import (
-    CertificateIsAuthority,
-    CertificateKeyUnsuitable,
-    CertificateLongLived,
-    CertificateMalformed,
-    CertificateNameWrong,
-    CertificateNotCurrent,
-    CertificateNotSelfSigned,
-    CertificateOversized,
-    CertificateUsageWrong,
+    EnclaveCertificateIsAuthority,
+    EnclaveCertificateKeyUnsuitable,
+    EnclaveCertificateLongLived,
+    EnclaveCertificateMalformed,
+    EnclaveCertificateNameWrong,
+    EnclaveCertificateNotCurrent,
+    EnclaveCertificateNotSelfSigned,
+    EnclaveCertificateOversized,
+    EnclaveCertificateUsageWrong,
     EvidenceAmbiguous,
     EvidenceCritical,
     EvidenceMissing,
@@ -94,7 +94,7 @@ def check_certificate(der: bytes, at: datetime) -> EnclaveCertificate:
 
 def _load(der: bytes) -> x509.Certificate:
     if len(der) > MAX_CERTIFICATE:
-        raise CertificateOversized(
+        raise EnclaveCertificateOversized(
             "certificate", expected=f"at most {MAX_CERTIFICATE} bytes", found=f"{len(der)}"
         )
     try:
@@ -130,7 +130,7 @@ def as_der(content: bytes) -> bytes:
     """The DER of a certificate file, which may be PEM with one certificate in it.
 
     Raises:
-        CertificateMalformed: PEM with none, several, or an unreadable one.
+        EnclaveCertificateMalformed: PEM with none, several, or an unreadable one.
     """
     # Only at the start: inside, the quote of a DER certificate carries Intel's chain as PEM.
     if not content.lstrip().startswith(b"-----BEGIN"):
@@ -144,8 +144,8 @@ def as_der(content: bytes) -> bytes:
     return found[0].public_bytes(Encoding.DER)
 
 
-def _malformed(found: str) -> CertificateMalformed:
-    return CertificateMalformed("certificate", expected="one X.509 certificate", found=found)
+def _malformed(found: str) -> EnclaveCertificateMalformed:
+    return EnclaveCertificateMalformed("certificate", expected="one X.509 certificate", found=found)
 
 
 def _evidence(certificate: x509.Certificate) -> bytes:
@@ -189,8 +189,10 @@ def _key(certificate: x509.Certificate) -> bytes:
     return spki
 
 
-def _unsuitable(found: str) -> CertificateKeyUnsuitable:
-    return CertificateKeyUnsuitable("certificate key", expected="EC P-256 or P-384", found=found)
+def _unsuitable(found: str) -> EnclaveCertificateKeyUnsuitable:
+    return EnclaveCertificateKeyUnsuitable(
+        "certificate key", expected="EC P-256 or P-384", found=found
+    )
 
 
 def carried_spki(tbs: bytes) -> bytes:
@@ -210,28 +212,30 @@ def _require_self_signed(certificate: x509.Certificate) -> None:
         raise _issued("a signature that does not hold") from error
 
 
-def _issued(found: str) -> CertificateNotSelfSigned:
-    return CertificateNotSelfSigned("certificate", expected="its own signature", found=found)
+def _issued(found: str) -> EnclaveCertificateNotSelfSigned:
+    return EnclaveCertificateNotSelfSigned("certificate", expected="its own signature", found=found)
 
 
 def _require_end_entity(certificate: x509.Certificate) -> None:
     constraints = _extension(certificate, x509.BasicConstraints)
     # Absent counts as CA: grpcio accepts a leaf signed by a pinned certificate without it.
     if constraints is None or constraints.ca:
-        raise CertificateIsAuthority(
+        raise EnclaveCertificateIsAuthority(
             "basic constraints",
             expected="CA:FALSE",
             found="none" if constraints is None else "CA:TRUE",
         )
     usage = _extension(certificate, x509.KeyUsage)
     if usage is None or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
-        raise CertificateUsageWrong("key usage", expected="digitalSignature", found="another")
+        raise EnclaveCertificateUsageWrong(
+            "key usage", expected="digitalSignature", found="another"
+        )
     purposes = _extension(certificate, x509.ExtendedKeyUsage)
     if purposes is None or set(purposes) != {
         ExtendedKeyUsageOID.SERVER_AUTH,
         ExtendedKeyUsageOID.CLIENT_AUTH,
     }:
-        raise CertificateUsageWrong(
+        raise EnclaveCertificateUsageWrong(
             "extended key usage", expected="serverAuth and clientAuth", found="another"
         )
 
@@ -239,7 +243,7 @@ def _require_end_entity(certificate: x509.Certificate) -> None:
 def _require_name(certificate: x509.Certificate) -> None:
     names = _extension(certificate, x509.SubjectAlternativeName)
     if names is None or list(names) != [x509.DNSName(ENCLAVE_NAME)]:
-        raise CertificateNameWrong(
+        raise EnclaveCertificateNameWrong(
             "subject alternative name",
             expected=f"only {ENCLAVE_NAME}",
             found="none" if names is None else "another",
@@ -249,11 +253,11 @@ def _require_name(certificate: x509.Certificate) -> None:
 def _require_current(certificate: x509.Certificate, at: datetime) -> None:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if end - start > MAX_VALIDITY:
-        raise CertificateLongLived(
+        raise EnclaveCertificateLongLived(
             "certificate", expected=f"at most {MAX_VALIDITY.days} days", found=str(end - start)
         )
     if not start <= at <= end:
-        raise CertificateNotCurrent(
+        raise EnclaveCertificateNotCurrent(
             "certificate", expected=f"validity at {at:%FT%TZ}", found=f"{start:%FT%TZ}/{end:%FT%TZ}"
         )
 

@@ -69,17 +69,17 @@ class StreamIntegrityError(RatlsError):
 # Can it be read?
 
 
-class CertificateMalformed(EvidenceFormatError):
+class EnclaveCertificateMalformed(EvidenceFormatError):
     """The bytes are not one X.509 certificate in DER."""
 
-    code = "certificate-malformed"
+    code = "enclave-certificate-malformed"
     default_fix = "the peer must present one plain DER certificate; rebuild the enclave's software"
 
 
-class CertificateOversized(EvidenceFormatError):
+class EnclaveCertificateOversized(EvidenceFormatError):
     """The certificate is larger than any that carries one piece of evidence."""
 
-    code = "certificate-oversized"
+    code = "enclave-certificate-oversized"
     default_fix = "the peer is not an enclave of this project"
 
 
@@ -121,45 +121,45 @@ class EvidenceCritical(CertificateProfileError):
     default_fix = "the enclave must mark its evidence non-critical"
 
 
-class CertificateIsAuthority(CertificateProfileError):
+class EnclaveCertificateIsAuthority(CertificateProfileError):
     """The certificate is not marked CA:FALSE, so its key could admit other certificates."""
 
-    code = "certificate-is-authority"
+    code = "enclave-certificate-is-authority"
     default_fix = "the enclave's certificate must say CA:FALSE"
 
 
-class CertificateKeyUnsuitable(CertificateProfileError):
+class EnclaveCertificateKeyUnsuitable(CertificateProfileError):
     """The key is not an EC key on P-256 or P-384 in its plain encoding."""
 
-    code = "certificate-key-unsuitable"
+    code = "enclave-certificate-key-unsuitable"
     default_fix = "the enclave's key must be P-256 or P-384, named curve, uncompressed"
 
 
-class CertificateNotSelfSigned(CertificateProfileError):
+class EnclaveCertificateNotSelfSigned(CertificateProfileError):
     """The certificate is not signed by its own key, or was issued by someone else."""
 
-    code = "certificate-not-self-signed"
+    code = "enclave-certificate-not-self-signed"
     default_fix = "an enclave signs its own certificate; check the address"
 
 
-class CertificateNameWrong(CertificateProfileError):
+class EnclaveCertificateNameWrong(CertificateProfileError):
     """The certificate does not carry exactly the one name that clients ask for."""
 
-    code = "certificate-name-wrong"
+    code = "enclave-certificate-name-wrong"
     default_fix = "the enclave's certificate must have the single SAN enclave.ratls.invalid"
 
 
-class CertificateUsageWrong(CertificateProfileError):
+class EnclaveCertificateUsageWrong(CertificateProfileError):
     """Key usage or extended key usage are not those of a TLS end entity."""
 
-    code = "certificate-usage-wrong"
+    code = "enclave-certificate-usage-wrong"
     default_fix = "the certificate needs digitalSignature, serverAuth and clientAuth"
 
 
-class CertificateChainPresented(BindingError):
+class EnclaveCertificateChainPresented(BindingError):
     """The peer sent more than its own certificate, so evidence could sit where no key is used."""
 
-    code = "certificate-chain-presented"
+    code = "enclave-certificate-chain-presented"
     default_fix = "the enclave must send one certificate"
 
 
@@ -271,18 +271,18 @@ class NonceMismatch(FreshnessError):
     default_fix = "do not connect: old evidence is being replayed"
 
 
-class CertificateLongLived(FreshnessError):
+class EnclaveCertificateLongLived(FreshnessError):
     """The certificate is valid for longer than an enclave's start should last."""
 
-    code = "certificate-long-lived"
+    code = "enclave-certificate-long-lived"
     exit_status = Exit.NOT_GENUINE
     default_fix = "the enclave must make its certificate at start, for seven days at most"
 
 
-class CertificateNotCurrent(FreshnessError):
+class EnclaveCertificateNotCurrent(FreshnessError):
     """The certificate does not cover the instant of judgement."""
 
-    code = "certificate-not-current"
+    code = "enclave-certificate-not-current"
     default_fix = "check this machine's clock; restart the enclave if its certificate has expired"
 
 

@@ -17,8 +17,8 @@ from OpenSSL import SSL, crypto
 
 from ratls.address import Address
 from ratls.errors import (
-    CertificateChainPresented,
     DeadlineExceeded,
+    EnclaveCertificateChainPresented,
     HandshakeFailed,
     PeerUnreachable,
 )
@@ -37,7 +37,7 @@ def probe(address: Address, timeout: float) -> bytes:
         PeerUnreachable: Nobody listens there.
         HandshakeFailed: No TLS 1.3, or no certificate was shown.
         DeadlineExceeded: The peer took longer than `timeout`.
-        CertificateChainPresented: More than one certificate was shown.
+        EnclaveCertificateChainPresented: More than one certificate was shown.
     """
     deadline = time.monotonic() + timeout
     shown: list[bytes] = []
@@ -58,7 +58,7 @@ def probe(address: Address, timeout: float) -> bytes:
     if not shown or tls.get_protocol_version_name() != "TLSv1.3":
         raise HandshakeFailed(str(address), expected="TLS 1.3 and a certificate", found="neither")
     if len(chain) != 1 or set(shown) != {crypto.dump_certificate(crypto.FILETYPE_ASN1, chain[0])}:
-        raise CertificateChainPresented(
+        raise EnclaveCertificateChainPresented(
             str(address), expected="one certificate", found=f"{len(chain)}"
         )
     return shown[0]

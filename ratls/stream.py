@@ -129,12 +129,12 @@ def read_message(raw: bytes, *due: str) -> tuple[str, dict[str, Any]]:
         raise _unexpected(due, f"{name} with other members")
     for member, kind in shape.items():
         value = members[member]
-        if type(value) is not kind or len_of(value) != _SIZES.get(member, len_of(value)):
+        if type(value) is not kind or _size_of(value) != _SIZES.get(member, _size_of(value)):
             raise _unexpected(due, f"{name} with a wrong {member}")
     return name, members
 
 
-def len_of(value: object) -> int:
+def _size_of(value: object) -> int:
     """Length of a string of bytes; 0 for what has none that matters."""
     return len(value) if isinstance(value, bytes) else 0
 

@@ -108,6 +108,23 @@ def test_a_release_for_people(at_alice: Terminal) -> None:
     assert "released: 60 rows of train_party_1 to joint-training-1.0" in done.stdout
 
 
+def test_rows_leaving_are_shown_in_a_terminal(
+    at_alice: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "rows leaving" in at_alice.push().stderr
+
+
+def test_ctrl_c(at_alice: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("provider.release._stream", interrupted)
+    assert at_alice.push().exit_code == 130
+    monkeypatch.undo()
+    assert at_alice.push().exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("changed", "status", "refusal"),
     [

@@ -123,6 +123,28 @@ def test_somebody_edits_the_lines(
 
 
 @pytest.mark.parametrize(
+    "respell",
+    [
+        lambda line: line,
+        lambda line: line.replace(b":", b": ", 1),
+        lambda line: line.replace(b'{"at"', b'{"at":"2027-01-01T00:00:00Z","at"', 1),
+        lambda line: line.replace(b"a-study", b"\\u0061-study"),
+        lambda line: line.replace(b'"seq":0', b'"seq":0.0'),
+        lambda line: line.replace(b'"seq":0', b'"extra":1,"seq":0'),
+        lambda line: line.replace(b"2026-11-25", b"2026-13-25"),
+    ],
+)
+def test_a_record_has_one_spelling(tmp_path: Path, respell: Callable[[bytes], bytes]) -> None:
+    """With chain and head made to fit: a key there twice shows one thing and means another."""
+    line = (written(tmp_path, 1) / "journal.jsonl").read_bytes()
+    if respell(line) == line:
+        assert len(parse_lines(line)[0]) == 1
+        return
+    with refused(JournalAltered):
+        parse_lines(respell(line))
+
+
+@pytest.mark.parametrize(
     ("name", "content", "leaf"),
     [
         ("journal.head", None, JournalHeadLost),

@@ -647,6 +647,7 @@ def test_a_genuine_acknowledgement_is_believed(genuine: Genuine) -> None:
         ("nonce", bytes(32)),
         ("evidence", b"other"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_enclave_acknowledges_something_else(
     genuine: Genuine, field: str, value: object

@@ -129,51 +129,63 @@ def test_resigning_alone_changes_nothing() -> None:
 WRONG: dict[str, tuple[Form, type[RatlsError]]] = {
     "ordinary server, B05": (Form(evidences=()), errors.EvidenceMissing),
     "critical evidence": (Form(evidences=(evidence(critical=True),)), errors.EvidenceCritical),
-    "CA:TRUE": (Form(basic=x509.BasicConstraints(True, 0)), errors.CertificateIsAuthority),
-    "no basic constraints": (Form(basic=None), errors.CertificateIsAuthority),
-    "P-521": (Form(key=ec.generate_private_key(ec.SECP521R1())), errors.CertificateKeyUnsuitable),
+    "CA:TRUE": (Form(basic=x509.BasicConstraints(True, 0)), errors.EnclaveCertificateIsAuthority),
+    "no basic constraints": (Form(basic=None), errors.EnclaveCertificateIsAuthority),
+    "P-521": (
+        Form(key=ec.generate_private_key(ec.SECP521R1())),
+        errors.EnclaveCertificateKeyUnsuitable,
+    ),
     "secp256k1": (
         Form(key=ec.generate_private_key(ec.SECP256K1())),
-        errors.CertificateKeyUnsuitable,
+        errors.EnclaveCertificateKeyUnsuitable,
     ),
-    "RSA": (Form(key=rsa.generate_private_key(65537, 2048)), errors.CertificateKeyUnsuitable),
-    "Ed25519": (Form(key=ed25519.Ed25519PrivateKey.generate()), errors.CertificateKeyUnsuitable),
-    "signed by another key, B13": (Form(signer=P384), errors.CertificateNotSelfSigned),
-    "another issuer": (Form(issuer="a CA"), errors.CertificateNotSelfSigned),
-    "no name": (Form(names=None), errors.CertificateNameWrong),
+    "RSA": (
+        Form(key=rsa.generate_private_key(65537, 2048)),
+        errors.EnclaveCertificateKeyUnsuitable,
+    ),
+    "Ed25519": (
+        Form(key=ed25519.Ed25519PrivateKey.generate()),
+        errors.EnclaveCertificateKeyUnsuitable,
+    ),
+    "signed by another key, B13": (Form(signer=P384), errors.EnclaveCertificateNotSelfSigned),
+    "another issuer": (Form(issuer="a CA"), errors.EnclaveCertificateNotSelfSigned),
+    "no name": (Form(names=None), errors.EnclaveCertificateNameWrong),
     "another name": (
         Form(names=x509.SubjectAlternativeName([x509.DNSName("localhost")])),
-        errors.CertificateNameWrong,
+        errors.EnclaveCertificateNameWrong,
     ),
     "a second name": (
         Form(names=x509.SubjectAlternativeName([x509.DNSName(ENCLAVE_NAME), x509.DNSName("x")])),
-        errors.CertificateNameWrong,
+        errors.EnclaveCertificateNameWrong,
     ),
     "the name as URI": (
         Form(names=x509.SubjectAlternativeName([x509.UniformResourceIdentifier(ENCLAVE_NAME)])),
-        errors.CertificateNameWrong,
+        errors.EnclaveCertificateNameWrong,
     ),
-    "no key usage": (Form(usage=None), errors.CertificateUsageWrong),
-    "may sign certificates": (Form(usage=usage(key_cert_sign=True)), errors.CertificateUsageWrong),
+    "no key usage": (Form(usage=None), errors.EnclaveCertificateUsageWrong),
+    "may sign certificates": (
+        Form(usage=usage(key_cert_sign=True)),
+        errors.EnclaveCertificateUsageWrong,
+    ),
     "may not sign": (
         Form(usage=usage(digital_signature=False, key_agreement=True)),
-        errors.CertificateUsageWrong,
+        errors.EnclaveCertificateUsageWrong,
     ),
     "client only": (
         Form(purposes=x509.ExtendedKeyUsage([Eku.CLIENT_AUTH])),
-        errors.CertificateUsageWrong,
+        errors.EnclaveCertificateUsageWrong,
     ),
     "any purpose": (
         Form(purposes=x509.ExtendedKeyUsage([Eku.ANY_EXTENDED_KEY_USAGE])),
-        errors.CertificateUsageWrong,
+        errors.EnclaveCertificateUsageWrong,
     ),
-    "expired": (Form(starts=timedelta(days=-4)), errors.CertificateNotCurrent),
-    "not yet valid": (Form(starts=timedelta(hours=1)), errors.CertificateNotCurrent),
-    "decades, B22": (Form(days=9000), errors.CertificateLongLived),
-    "a second too long": (Form(days=7 + 1 / 86400), errors.CertificateLongLived),
+    "expired": (Form(starts=timedelta(days=-4)), errors.EnclaveCertificateNotCurrent),
+    "not yet valid": (Form(starts=timedelta(hours=1)), errors.EnclaveCertificateNotCurrent),
+    "decades, B22": (Form(days=9000), errors.EnclaveCertificateLongLived),
+    "a second too long": (Form(days=7 + 1 / 86400), errors.EnclaveCertificateLongLived),
     "over 64 KiB": (
         Form(evidences=((x509.UnrecognizedExtension(EVIDENCE_OID, bytes(65536)), False),)),
-        errors.CertificateOversized,
+        errors.EnclaveCertificateOversized,
     ),
 }
 
@@ -219,7 +231,7 @@ def test_another_extension_twice_is_malformed() -> None:
         extensions = _extensions(parts)
         parts[-1] = write.tlv(0xA3, write.sequence(*extensions, extensions[0]))
 
-    with refused(errors.CertificateMalformed):
+    with refused(errors.EnclaveCertificateMalformed):
         check_certificate(resigned(edit), AT)
 
 
@@ -231,7 +243,7 @@ def test_the_key_as_a_compressed_point() -> None:
         algorithm = read.only(parts[6]).children()[0].raw
         parts[6] = write.sequence(algorithm, write.bit_string(point))
 
-    with refused(errors.CertificateKeyUnsuitable):
+    with refused(errors.EnclaveCertificateKeyUnsuitable):
         check_certificate(resigned(edit), AT)
 
 
@@ -244,27 +256,27 @@ def test_ecdsa_algorithm_with_a_null_as_old_mbedtls_writes_it() -> None:
     body = write.sequence(*(e.raw.replace(plain, padded) for e in tbs.children()))
     assert len(body) == len(tbs.raw) + 2
     signature = write.bit_string(KEY.sign(body, ec.ECDSA(hashes.SHA256())))
-    with refused(errors.CertificateMalformed):
+    with refused(errors.EnclaveCertificateMalformed):
         check_certificate(write.sequence(body, padded, signature), AT)
 
 
 def test_signature_of_its_own_key_over_something_else() -> None:
     genuine = bytearray(Form().issue())
     genuine[-1] ^= 1
-    with refused(errors.CertificateNotSelfSigned):
+    with refused(errors.EnclaveCertificateNotSelfSigned):
         check_certificate(bytes(genuine), AT)
 
 
 @pytest.mark.parametrize("raw", [b"", b"\0", Form().issue() + b"\0", b"0" * 100])
 def test_something_else_than_one_certificate(raw: bytes) -> None:
-    with refused(errors.CertificateMalformed):
+    with refused(errors.EnclaveCertificateMalformed):
         check_certificate(raw, AT)
 
 
 def test_no_prefix_of_a_certificate_is_read() -> None:
     genuine = Form().issue()
     for end in range(0, len(genuine), 7):
-        with refused(errors.CertificateMalformed):
+        with refused(errors.EnclaveCertificateMalformed):
             check_certificate(genuine[:end], AT)
 
 

@@ -206,7 +206,7 @@ def test_certificate_file_in_both_forms(desk: Desk) -> None:
 )
 def test_certificate_file_that_is_none(desk: Desk, content: bytes) -> None:
     told = desk.json("cert", desk.file("c", content), *desk.common, exit_status=3)
-    assert told["error"]["code"] == "certificate-malformed"
+    assert told["error"]["code"] == "enclave-certificate-malformed"
 
 
 def test_certificate_of_a_party_is_no_enclaves(desk: Desk) -> None:
@@ -219,14 +219,14 @@ def test_two_certificates_in_one_file(desk: Desk) -> None:
     """Which of two is judged must not be a matter of chance."""
     pem = desk.server.script.identity.certificate_pem
     told = desk.json("cert", desk.file("c.pem", pem * 2), *desk.common, exit_status=3)
-    assert told["error"]["code"] == "certificate-malformed"
+    assert told["error"]["code"] == "enclave-certificate-malformed"
 
 
 def test_certificate_that_had_expired_by_then(desk: Desk) -> None:
     file = desk.file("c.pem", desk.server.script.identity.certificate_pem)
     at = f"{int(NOW.timestamp()) + 5 * 86400}"
     told = desk.json("cert", file, *desk.common, "--at", at, exit_status=5)
-    assert told["error"]["code"] == "certificate-not-current"
+    assert told["error"]["code"] == "enclave-certificate-not-current"
 
 
 # ratls verify receipt

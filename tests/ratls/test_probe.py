@@ -12,8 +12,8 @@ from ratls.address import Address
 from ratls.certificate import build_certificate
 from ratls.errors import (
     AddressMalformed,
-    CertificateChainPresented,
     DeadlineExceeded,
+    EnclaveCertificateChainPresented,
     HandshakeFailed,
     PeerUnreachable,
 )
@@ -82,7 +82,7 @@ def test_leaf_that_hides_behind_a_certificate_with_evidence() -> None:
     leaf = build_certificate(other, bytes(200), b"l" * 16, 3, AT)
     with (
         tls_server([leaf, certificate()], other) as server,
-        refused(CertificateChainPresented),
+        refused(EnclaveCertificateChainPresented),
     ):
         probe(server.address, 5)
 

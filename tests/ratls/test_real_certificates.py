@@ -12,9 +12,9 @@ import pytest
 from ratls.certificate import EVIDENCE_OID, check_certificate
 from ratls.claims import CertificateClaims, parse_claim_map, require_key
 from ratls.errors import (
-    CertificateMalformed,
-    CertificateUsageWrong,
     ClaimMissing,
+    EnclaveCertificateMalformed,
+    EnclaveCertificateUsageWrong,
     EvidenceMissing,
 )
 from ratls.evidence import Evidence
@@ -28,13 +28,13 @@ INTEROPERABLE = ("03dbbf0f64", "8bb1fda02e")
 REFUSALS: dict[str, type[RatlsError]] = {
     "39aab7e083": EvidenceMissing,
     "4173fc6aa5": EvidenceMissing,
-    "8c25c6f1cc": CertificateMalformed,
-    "03dbbf0f64": CertificateMalformed,
-    "8bb1fda02e": CertificateUsageWrong,
+    "8c25c6f1cc": EnclaveCertificateMalformed,
+    "03dbbf0f64": EnclaveCertificateMalformed,
+    "8bb1fda02e": EnclaveCertificateUsageWrong,
     "1b0b918dc8": EvidenceMissing,
     "e2ceeb3181": EvidenceMissing,
-    "f6c2bee138": CertificateMalformed,
-    "f7c1d45cae": CertificateMalformed,
+    "f6c2bee138": EnclaveCertificateMalformed,
+    "f7c1d45cae": EnclaveCertificateMalformed,
     "7359c788aa": EvidenceMissing,
 }
 

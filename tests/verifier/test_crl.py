@@ -70,6 +70,22 @@ def test_the_revocation_of_others_is_no_obstacle() -> None:
     W.verify(collateral=W.collateral(pck_crl=others))
 
 
+def test_identity_has_a_signer_of_its_own_that_is_revoked() -> None:
+    """N105, N143: the two documents may name different editions of the signer; both are judged."""
+    forms: list[CertificateForm] = []
+
+    def keep(form: CertificateForm) -> CertificateForm:
+        forms.append(form)
+        return form
+
+    w = World.create(tcb_signer=keep)
+    other = replace(forms[0], serial=4711).issue()
+    bundle = put(qe_identity_issuer_chain=other.pem + w.intel.root.pem)
+    w.verify(collateral=w.collateral(bundle=bundle))
+    with refused(CertificateRevoked, check="qe-identity"):
+        w.verify(collateral=w.collateral(bundle=bundle, root_crl=listing(other)))
+
+
 def issued_by(ca: Issued) -> CrlHook:
     """The whole list as another authority would publish it: genuine, of somebody else."""
 

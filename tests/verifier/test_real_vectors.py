@@ -56,7 +56,7 @@ def test_genuine_quote_gets_the_verdict_of_both_reference_verifiers(
     else:
         error = report.machine["error"]
         assert error["code"] in CODES["vectors"][expected["error_class"]]  # type: ignore[index]
-        assert report.exit_status == CODES["exit"][error["code"]]  # type: ignore[index]
+        assert error["code"] in CODES["exit"][str(int(report.exit_status))]  # type: ignore[index]
     if report.machine["authentic"]:
         assert report.machine["tcb_status"] == expected["tcb_status"]
         assert set(report.machine["advisory_ids"]) == set(expected["advisory_ids"])  # type: ignore[call-overload]

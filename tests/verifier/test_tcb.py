@@ -152,6 +152,7 @@ def test_status_of_the_quoting_enclave_is_merged_into_the_verdict(status: str, m
     """N152, N153, T18: an up-to-date platform with another quoting enclave."""
     verified = W.verify(collateral=W.collateral(qe_identity=qe_status(status)))
     assert (verified.tcb.platform_status, verified.tcb.status) == ("UpToDate", merged)
+    assert verified.tcb.qe_status == merged  # an enclave has no configuration to be needed
 
 
 def test_up_to_date_platform_is_accepted() -> None:
