@@ -1,6 +1,7 @@
 """A recipient fetches its result: the enclave proves itself again, then answers, then signs.
 
     done = collect(errand, outputs, wait=30)
+    done.receipt.inputs  # whose commits the result rests on
 
 Nothing is written unless the receipt vouches for exactly this result, for this recipient, and
 the result opens with the recipient's key. Existing files are never overwritten.
@@ -75,7 +76,7 @@ def collect(
     Raises:
         ResultPending: Still no result when the waiting ended.
         ResultDenied: There will be none.
-        RatlsError: Exactly one leaf; a record of it stands in the journal.
+        RatlsError: One leaf; a record of it stands in the journal, as for `release`.
     """
     trail = Trail(errand.state, "collect", errand.clock)
     with trail.refusals_recorded():

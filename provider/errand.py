@@ -1,7 +1,10 @@
 """What releases and collections have in common: a task believed, an enclave that proves itself.
 
-with errand.attested(job, Kind.RELEASE, dataset="…", before_task=…) as exchange:
-    exchange.fresh  # evidence made inside this very stream, for this task and this party
+    job = errand.believe()
+    with errand.attested(job, Kind.RELEASE, dataset="train_party_1") as exchange:
+        exchange.fresh  # evidence made inside this very stream, for this task and this party
+
+`believe` talks to nobody. `attested` is the only way in which this package reaches an enclave.
 """
 
 from __future__ import annotations
@@ -105,13 +108,16 @@ class Errand:
             before_task: May refuse what the certificate shows before the task itself is shown.
 
         Raises:
-            RatlsError: What the appraisals say; TransportError for a peer that is not there.
+            RatlsError: What the appraisals say; TaskExpired for a task that expired meanwhile;
+                TransportError for a peer that is not there.
         """
         address = self.address.resolve()
         admitted = appraise_certificate(
             probe(address, min(self.timeout, PROBE_SECONDS)), job.expectation, at=self.clock()
         )
         before_task(admitted)
+        # Checking millions of rows takes time: a task that expired meanwhile is shown to nobody.
+        Task.open(self.task, job.policy, self.clock())
         with open_exchange(
             kind,
             address,

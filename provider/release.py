@@ -1,7 +1,7 @@
 """Rows leave a provider here, in one function, and only to an enclave that has just proved itself.
 
-    done = release(order, clock=now)
-    done.acknowledgement  # where the enclave's signed word about these rows was stored
+    done = release(errand, "train_party_1", Path("rows.parquet"))
+    done.kept.acknowledgement  # where the enclave's signed word about these rows was stored
 
 Nothing connects anywhere before the local checks have passed, and no row leaves before the
 enclave answered a challenge inside the very stream that will carry the rows.
@@ -78,7 +78,8 @@ def release(
         progress: Told rows sent and rows in all, after each batch.
 
     Raises:
-        RatlsError: Exactly one leaf; a record of it stands in the journal.
+        RatlsError: One leaf; a record of it stands in the journal, unless the journal itself is
+            what is refused (AuditError).
     """
     trail = Trail(errand.state, "release", errand.clock, dataset)
     with trail.refusals_recorded():

@@ -503,7 +503,7 @@ class ServerExchange:
             if members["seq"] != seq:
                 raise SequenceBroken("batch", expected=f"number {seq}", found=str(members["seq"]))
             _require_batch(chunk.data, caps)
-            rows, size = rows + chunk.data.num_rows, size + chunk.data.nbytes
+            rows, size = rows + chunk.data.num_rows, size + chunk.data.get_total_buffer_size()
             if rows > caps.rows or size > caps.bytes:
                 raise StreamOversized(
                     "stream", expected=f"at most {caps.rows} rows, {caps.bytes} bytes", found="more"
@@ -586,12 +586,14 @@ def _metadata(chunk: Any) -> bytes:
 
 
 def _require_batch(batch: pa.RecordBatch, caps: Caps) -> None:
-    # Rows too: a batch of nulls counts 2^28 rows in no bytes (flight.md 0.27).
-    if batch.num_rows > caps.batch_rows or batch.nbytes > caps.batch_bytes:
+    # Rows too: a batch of nulls counts 2^28 rows in no bytes (flight.md 0.27). The size is that of
+    # the buffers: `nbytes` follows offsets that nobody has validated yet, and past their end.
+    size = batch.get_total_buffer_size()
+    if batch.num_rows > caps.batch_rows or size > caps.batch_bytes:
         raise MessageOversized(
             "batch",
             expected=f"at most {caps.batch_rows} rows, {caps.batch_bytes} bytes",
-            found=f"{batch.num_rows} rows, {batch.nbytes} bytes",
+            found=f"{batch.num_rows} rows, {size} bytes",
         )
 
 

@@ -264,6 +264,20 @@ def test_the_task_is_not_to_be_believed(
     assert relay.connections == []
 
 
+def test_the_task_expires_while_the_rows_are_checked(
+    world: EnclaveWorld, alice: Desk, relay: Relay
+) -> None:
+    """The enclave's host has a clock too, and may have stopped it: the provider looks again."""
+
+    def clock() -> Any:
+        return NOW + timedelta(hours=1 if relay.connections else 0)
+
+    with alice.refuses(TaskExpired):
+        alice.push(world.task(), clock=clock)
+    assert len(relay.connections) == 1
+    assert [type(entry) for entry in alice.journal] == [Refused]
+
+
 def test_the_policy_ran_out(world: EnclaveWorld, alice: Desk, relay: Relay) -> None:
     with alice.refuses(PolicyExpired):
         alice.push(world.task(), clock=lambda: NOW + timedelta(days=31))
