@@ -27,6 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.flight as flight
 
+from policy.text import IDENTIFIER
 from ratls import cbor
 from ratls.address import Address
 from ratls.appraise import (
@@ -305,7 +306,7 @@ class ClientExchange:
             return Result(answer["receipt"], answer["ciphertext"])
         if name == "denied":
             return Denied(_slug(answer["code"]))
-        return Pending(tuple(_slug(item) for item in answer["missing"]))
+        return Pending(tuple(_dataset_id(item) for item in answer["missing"]))
 
 
 class _ClientWire:
@@ -401,6 +402,10 @@ _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 def _slug(text: object) -> str:
     """A name that the peer chose, harmless to print."""
     return text if isinstance(text, str) and _SLUG.fullmatch(text) else "unreadable"
+
+
+def _dataset_id(text: object) -> str:
+    return text if isinstance(text, str) and IDENTIFIER.fullmatch(text) else "unreadable"
 
 
 def _raise_peer_refusal(error: Any) -> None:
