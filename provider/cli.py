@@ -72,7 +72,7 @@ def push(
     """
     from verifier.shell import refusals_as_exit_status
 
-    with refusals_as_exit_status(json_output) as shell, _appraisal_of_refusals(shell):
+    with refusals_as_exit_status(json_output) as shell:
         from provider.release import release
 
         errand = _errand(
@@ -200,7 +200,7 @@ def result(
     """
     from verifier.shell import refusals_as_exit_status
 
-    with refusals_as_exit_status(json_output) as shell, _appraisal_of_refusals(shell):
+    with refusals_as_exit_status(json_output) as shell:
         from provider.collect import Outputs, collect
 
         outputs = Outputs(
@@ -306,19 +306,6 @@ def _paths(outputs: Outputs) -> str:
         f"  receipt       {outputs.receipt}\n"
         f"  signed record {outputs.record}"
     )
-
-
-@contextmanager
-def _appraisal_of_refusals(shell: Shell) -> Iterator[None]:
-    """People see how far the appraisal came before it refused."""
-    from verifier.errors import RatlsError
-
-    try:
-        yield
-    except RatlsError as refusal:
-        if refusal.appraisal is not None and not shell.json_output:
-            shell.show_appraisal(refusal.appraisal)
-        raise
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -177,7 +175,7 @@ def cert(
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
-    with refusals_as_exit_status(json_output) as shell, _appraisal_of_refusals(shell):
+    with refusals_as_exit_status(json_output) as shell:
         from ratls.appraise import appraise_certificate
         from ratls.certificate import as_der
         from verifier.files import read_file
@@ -223,7 +221,7 @@ def server(
 
     if party is not None and certificate_only:
         raise typer.BadParameter("a party gets a fresh proof", param_hint="--certificate-only")
-    with refusals_as_exit_status(json_output) as shell, _appraisal_of_refusals(shell):
+    with refusals_as_exit_status(json_output) as shell:
         from ratls.address import Address
         from ratls.appraise import appraise_certificate
         from ratls.environment import prepare_process
@@ -320,7 +318,7 @@ def receipt(
         raise typer.BadParameter("give --record or --collateral", param_hint="--record")
     if record is not None and at is not None:
         raise typer.BadParameter("the record names the instant", param_hint="--at")
-    with refusals_as_exit_status(json_output) as shell, _appraisal_of_refusals(shell):
+    with refusals_as_exit_status(json_output) as shell:
         from ratls.appraise import Expectation
         from ratls.offline import policy_named_by, verify_document, verify_with_record
         from verifier.collateral import Collateral
@@ -466,19 +464,6 @@ def _show(
         if not shell.json_output:
             shell.show_refusal(refusal)
         raise typer.Exit(int(refusal.exit_status))
-
-
-@contextmanager
-def _appraisal_of_refusals(shell: Shell) -> Iterator[None]:
-    """People see how far an appraisal came before it refused."""
-    from verifier.errors import RatlsError
-
-    try:
-        yield
-    except RatlsError as refusal:
-        if refusal.appraisal is not None and not shell.json_output:
-            shell.show_appraisal(refusal.appraisal)
-        raise
 
 
 for command in (quote, cert, server, receipt):

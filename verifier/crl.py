@@ -22,7 +22,6 @@ from verifier.errors import (
     CrlSignatureInvalid,
 )
 
-MAX_SIZE = 1 << 20
 _PEM_HEAD, _PEM_FOOT = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
 _HEX = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
 _WHITE = b" \t\r\n\0"
@@ -61,8 +60,6 @@ def crl_der(stored: bytes, title: str) -> bytes:
     text = stored.strip(_WHITE)
     if not text:
         raise CrlMissing(title, expected="a revocation list", found="nothing")
-    if len(stored) > MAX_SIZE:
-        raise CrlMalformed(title, expected=f"at most {MAX_SIZE} bytes", found=str(len(stored)))
     if _HEX.fullmatch(text):
         return bytes.fromhex(text.decode("ascii"))
     if text.startswith(_PEM_HEAD) and text.endswith(_PEM_FOOT):

@@ -67,10 +67,14 @@ class Shell:
             self.out.print(f"  {mark[record.outcome]} {escape(record.check)}{detail}")
 
     def show_refusal(self, refusal: RatlsError) -> None:
-        """One line that names thing, expected, found; then the fix."""
+        """How far an appraisal came, one line that names thing, expected, found; then the fix."""
         if self.json_output:
-            self.out.print(json.dumps({"error": refusal_as_json(refusal)}), markup=False)
+            checks = refusal.appraisal.as_json() if refusal.appraisal else []
+            answer = {"error": refusal_as_json(refusal), "checks": checks}
+            self.out.print(json.dumps(answer), markup=False)
             return
+        if refusal.appraisal is not None:
+            self.show_appraisal(refusal.appraisal)
         self.err.print(
             f"[bold red]refused[/] {escape(f'[{refusal.code}]')} {escape(_printable(str(refusal)))}"
         )

@@ -14,10 +14,12 @@ from cryptography.hazmat.primitives import hashes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulation import der
 from simulation.certificates import CertificateForm, CrlForm, Extension, Issued, new_key
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import AT, World, drop, not_random, processor_world, put, world
 from verifier import Collateral
+from verifier.certificate import ECDSA_SHA256
 from verifier.errors import (
     CertificateMalformed,
     CertificateRevoked,
@@ -269,6 +271,18 @@ def test_reissued_authority_with_the_same_key_is_the_same_authority() -> None:
     w.verify(collateral=w.collateral(bundle=bundle))
     with refused(CertificateRevoked, check="pck-crl"):
         w.verify(collateral=w.collateral(bundle=bundle, root_crl=listing(reissued)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [[], [der.integer(1)], [der.integer(1), ECDSA_SHA256], [der.integer(0), ECDSA_SHA256] * 2],
+    ids=len,
+)
+def test_list_with_hardly_anything_inside(fields: list[bytes]) -> None:
+    """What is missing must not be looked for behind the end."""
+    raw = der.sequence(der.sequence(*fields), ECDSA_SHA256, der.bit_string(b"\x30\x00"))
+    with refused(CrlMalformed, check="root-crl"):
+        W.verify(collateral=replace(W.collateral(), root_ca_crl=raw))
 
 
 @given(st.binary(max_size=300))
