@@ -270,7 +270,5 @@ def strip_file_padding(raw: bytes) -> bytes:
     Where the length field cannot be read, or another byte than zero follows, nothing is
     dropped and `Quote.parse` says what is wrong.
     """
-    if len(raw) < SIGNED_SIZE + 4:
-        return raw
     end = SIGNED_SIZE + 4 + int.from_bytes(raw[SIGNED_SIZE : SIGNED_SIZE + 4], "little")
     return raw if any(raw[end:]) else raw[:end]

@@ -63,7 +63,7 @@ class Shell:
             Outcome.NOT_REACHED: "[dim]not reached[/]",
         }
         for record in appraisal.records:
-            detail = f"  {escape(record.detail)}" if record.detail else ""
+            detail = f"  {escape(_printable(record.detail))}" if record.detail else ""
             self.out.print(f"  {mark[record.outcome]} {escape(record.check)}{detail}")
 
     def show_refusal(self, refusal: RatlsError) -> None:

@@ -166,6 +166,15 @@ def test_collateral_older_than_agreed() -> None:
     admit(policy(), evidence(), at=later)
 
 
+def test_only_the_qe_identity_is_older_than_agreed() -> None:
+    """Mix and match (T10): fresh TCB info beside an old identity of the quoting enclave."""
+    day = timedelta(days=1)
+    genuine = evidence()
+    window = replace(genuine.window, qe_identity_issue=AT - 31 * day)
+    with refused(CollateralTooOld, check="collateral-age"):
+        admit(policy(), Doctored(genuine, genuine.tcb, window), at=AT)  # type: ignore[arg-type]
+
+
 def test_enclave_of_another_name_in_the_same_policy() -> None:
     """A task for one release must not run in the other, though both are agreed on."""
     second = (
@@ -184,6 +193,7 @@ class Doctored:
 
     of: VerifiedQuote
     tcb: Any
+    window: Any
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.of, name)
@@ -191,7 +201,7 @@ class Doctored:
 
 def with_tcb(**fields: Any) -> Any:
     genuine = evidence()
-    return Doctored(genuine, replace(genuine.tcb, **fields))
+    return Doctored(genuine, replace(genuine.tcb, **fields), genuine.window)
 
 
 def _statuses() -> Mapping[str, Any]:

@@ -103,6 +103,14 @@ def test_attacker_flips_a_byte_of_the_payload() -> None:
         signed(with_field("payload", base64.b64encode(b"Two parties agree").decode()))
 
 
+@pytest.mark.parametrize("raw", [b"[NaN]", b"[-Infinity]", b"[1e999]", b'{"a":1,"a":1}'])
+def test_json_that_has_no_one_meaning(raw: bytes) -> None:
+    """P08: what one reader calls infinite, another calls null, and a third the last of two."""
+    with refused(EnvelopeMalformed):
+        dsse.strict_json(raw, "test")
+    assert dsse.strict_json(b'[1e9, {"a": 1}]', "test") == [1e9, {"a": 1}]
+
+
 def test_unknown_signer_is_not_ignored() -> None:
     """An envelope carries nothing that was not checked."""
     both = Envelope.parse(SEALED).signed_by(P256).encode()

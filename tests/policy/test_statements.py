@@ -123,6 +123,20 @@ def test_submitter_asks_for_more_than_was_agreed(
         Task.open(TASKS.signed(**fields), POLICY, AT)
 
 
+def test_submitter_of_another_computation() -> None:
+    """Dora may submit, but not this: the list of the computation counts, not the role."""
+    parties = WORLD.parties | {"dora-clinic": local_party("dora-clinic")}
+    world = Consortium(parties, AT, WORLD.root, WORLD.mr_enclave, WORLD.machines)
+    dora = world.sections()["dora-clinic"]
+    policy = world.policy(
+        **{"dora-clinic": dora.replace('roles = ["provider"]', 'roles = ["submitter"]')}
+    )
+    tasks = TaskWorld(world, policy)
+    with refused(TaskSubmitterDenied):
+        Task.open(tasks.signed(by=parties["dora-clinic"], submitter="dora-clinic"), policy, AT)
+    Task.open(tasks.signed(), policy, AT)
+
+
 @pytest.mark.parametrize(
     ("chosen", "allowed"),
     [(100, True), (150, False), (100.0, False), (True, False), ([100], False)],

@@ -22,6 +22,7 @@ from verifier import Collateral
 from verifier.certificate import ECDSA_SHA256
 from verifier.errors import (
     CertificateMalformed,
+    CertificateNotIssued,
     CertificateRevoked,
     CertificateRoleWrong,
     CrlMalformed,
@@ -271,6 +272,10 @@ def test_reissued_authority_with_the_same_key_is_the_same_authority() -> None:
     w.verify(collateral=w.collateral(bundle=bundle))
     with refused(CertificateRevoked, check="pck-crl"):
         w.verify(collateral=w.collateral(bundle=bundle, root_crl=listing(reissued)))
+    forged = replace(forms[0], serial=4711, signer=STRANGER).issue()
+    with refused(CertificateNotIssued, check="pck-crl"):
+        bundle = put(pck_crl_issuer_chain=forged.pem + w.intel.root.pem)
+        w.verify(collateral=w.collateral(bundle=bundle))
 
 
 @pytest.mark.parametrize(

@@ -418,6 +418,7 @@ EXTENSIONS: dict[str, Sgx] = {
         top=lambda t: [der.sequence(der.integer(1), der.octet_string(e.ppid)), *t[1:]]
     ),
     "N076-doubled": lambda e: e.encode(top=lambda t: [*t[:6], t[3]]),
+    "N076-doubled-besides": lambda e: e.encode(top=lambda t: [*t, t[3]]),
     "N076-no-value": lambda e: e.encode(top=lambda t: [der.sequence(der.oid(f"{OID}.1")), *t[1:]]),
     "N077-17": lambda e: e.encode(tcb=lambda t: t[:15] + t[16:]),
     "N077-19": lambda e: e.encode(tcb=lambda t: [*t, element("2.19", der.integer(1))]),
