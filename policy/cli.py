@@ -321,10 +321,19 @@ def _state(folder: Path | None) -> StudyState:
 
 def _read_agreement(file: Path) -> Agreement:
     from policy.agreement import FILE_CAP, Agreement
+    from policy.errors import EnvelopeMalformed
     from verifier.files import read_file
     from verifier.modes import known_roots
 
-    return Agreement.parse(read_file(file, cap=FILE_CAP), known_roots())
+    raw = read_file(file, cap=FILE_CAP)
+    if not raw.startswith(b"{"):  # most often the policy.toml beside it
+        raise EnvelopeMalformed(
+            str(file),
+            expected="an agreement file",
+            found="another text",
+            fix="name the .agreement.json that `ratls policy sign` makes",
+        )
+    return Agreement.parse(raw, known_roots())
 
 
 def _read_policy(file: Path) -> Policy:

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.refusal import count_refusal
+
 ROOT = Path(__file__).parent.parent
 LIST = ROOT / "tests" / "vectors" / "wheels.txt"
 SOURCES = ["verifier", "policy", "ratls", "provider", "enclave_app", "simulation"]
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """Both wheels, built from a copy so that no build folder is left in the tree."""
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of both wheels, built from a copy so that no build folder is left in the tree."""
     tree = tmp_path_factory.mktemp("tree")
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
     for name in SOURCES:
@@ -31,11 +33,17 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             check=True,
             capture_output=True,
         )  # fmt: skip
+    return tree / "wheels"
+
+
+@pytest.fixture(scope="module")
+def shipped(wheels: Path) -> dict[str, set[str]]:
+    """The names in each wheel, by distribution."""
     return {
         wheel.name.split("-")[0]: {
             name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name
         }
-        for wheel in (tree / "wheels").glob("*.whl")
+        for wheel in wheels.glob("*.whl")
     }
 
 
@@ -54,7 +62,22 @@ def test_a_wheel_holds_exactly_what_is_listed(
     assert shipped[distribution] == listed(distribution)
 
 
-def test_the_production_wheel_cannot_simulate(shipped: dict[str, set[str]]) -> None:
-    """X04: what is absent cannot be switched on."""
+def test_the_production_wheel_cannot_simulate(
+    shipped: dict[str, set[str]], tmp_path: Path, wheels: Path
+) -> None:
+    """X03, X04: what is absent cannot be switched on, whatever the host does."""
+    count_refusal()
     assert not [name for name in shipped["ratls"] if "simulation" in name]
     assert not [n for names in shipped.values() for n in names if n.endswith((".pth", ".so"))]
+    (wheel,) = wheels.glob("ratls-*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = "import verifier.modes as m; print(sorted(m.known_roots())); import simulation"
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code],  # -S: nothing of this environment's packages
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout == "['intel']\n"
+    assert "No module named 'simulation'" in run.stderr

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
-import tomllib
-import zipfile
 from importlib.metadata import EntryPoints
 from pathlib import Path
 
@@ -162,58 +158,3 @@ def test_the_option_does_not_exist_in_production() -> None:
     runner = CliRunner()
     assert runner.invoke(command(), []).output == "allowed: False\n"
     assert runner.invoke(command(), ["--allow-simulation"]).exit_code == errors.Exit.USAGE
-
-
-def build_wheel(project: Path, out: Path) -> zipfile.ZipFile:
-    """Build as an installer would."""
-    code = f"from setuptools.build_meta import build_wheel; build_wheel({str(out)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)
-    (wheel,) = out.glob("*.whl")
-    return zipfile.ZipFile(wheel)
-
-
-def packages_in(wheel: zipfile.ZipFile) -> set[str]:
-    return {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name}
-
-
-def copy_project(source: Path, target: Path, folders: list[str]) -> Path:
-    """What a wheel is built from, without caches and without touching the working tree."""
-    for folder in folders:
-        for path in (source / folder).glob("**/*"):
-            inside = path.relative_to(source)
-            if path.is_file() and "__pycache__" not in path.parts and "build" not in inside.parts:
-                (target / inside).parent.mkdir(parents=True, exist_ok=True)
-                (target / inside).write_bytes(path.read_bytes())
-    (target / "pyproject.toml").write_bytes((source / "pyproject.toml").read_bytes())
-    (target / "README.md").write_text("ratls", "utf-8")
-    (target / "LICENSE").write_text("Apache-2.0", "utf-8")
-    return target
-
-
-def test_the_production_wheel_contains_no_simulation(tmp_path: Path) -> None:
-    """X04: what is not in the artefact cannot be switched on, whatever the host does."""
-    count_refusal()
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    packages = project["tool"]["setuptools"]["packages"]
-    # The stray folder is there to be picked up by any kind of discovery.
-    copied = copy_project(ROOT, tmp_path / "project", [*packages, "simulation"])
-    wheel = build_wheel(copied, tmp_path)
-    assert packages_in(wheel) == set(packages)
-    assert not [name for name in wheel.namelist() if "simulation" in name]
-    wheel.extractall(tmp_path / "installed")
-    code = "import verifier.modes as m; print(sorted(m.known_roots())); import simulation"
-    run = subprocess.run(
-        [sys.executable, "-S", "-c", code],  # -S: nothing of this environment's packages
-        cwd=tmp_path / "installed",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.stdout == "['intel']\n"
-    assert "No module named 'simulation'" in run.stderr
-
-
-def test_the_simulation_wheel_contains_only_the_simulation(tmp_path: Path) -> None:
-    """Installing it adds a package and never replaces a file of the production wheel."""
-    copied = copy_project(ROOT / "simulation", tmp_path / "project", ["."])
-    assert packages_in(build_wheel(copied, tmp_path)) == {"simulation"}
