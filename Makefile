@@ -16,13 +16,13 @@ demo: venv
 	$(BIN)/ratls demo
 
 test: venv
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto
 
 check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto
 
 format: venv
 	$(BIN)/ruff format .

@@ -41,6 +41,8 @@ def serve(
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
+        from functools import partial
+
         from ratls.environment import prepare_process
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
@@ -50,10 +52,11 @@ def serve(
         from policy.agreement import Agreement
         from ratls.attester import resolve_attester
         from verifier.anchors import Mode
-        from verifier.files import read_file
+        from verifier.files import parse_file
         from verifier.modes import known_roots
 
-        complete = Agreement.parse(read_file(agreement), known_roots()).require_complete()
+        read = parse_file(agreement, partial(Agreement.parse, known_roots=known_roots()))
+        complete = read.require_complete()
         address = listen_address(listen)
         source = resolve_attester(attester, allow_simulation=allow_simulation)
         log = open_log()

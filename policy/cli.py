@@ -129,13 +129,11 @@ def policy_lint(
     from verifier.shell import refusal_as_json, refusals_as_exit_status
 
     with refusals_as_exit_status(json) as shell:
-        from policy.document import Policy, digest_text
+        from policy.document import digest_text
         from policy.errors import PolicyInvalid
-        from verifier.files import read_file
-        from verifier.modes import known_roots
 
         try:
-            read = Policy.parse(read_file(file), known_roots=known_roots())
+            read = _read_policy(file)
         except PolicyInvalid as refusal:
             problems = [
                 {"path": p.path, "line": p.line, "expected": p.expected, "found": p.found}
@@ -322,49 +320,51 @@ def _state(folder: Path | None) -> StudyState:
 def _read_agreement(file: Path) -> Agreement:
     from policy.agreement import FILE_CAP, Agreement
     from policy.errors import EnvelopeMalformed
-    from verifier.files import read_file
+    from verifier.files import parse_file
     from verifier.modes import known_roots
 
-    raw = read_file(file, cap=FILE_CAP)
-    if not raw.startswith(b"{"):  # most often the policy.toml beside it
-        raise EnvelopeMalformed(
-            str(file),
-            expected="an agreement file",
-            found="another text",
-            fix="name the .agreement.json that `ratls policy sign` makes",
-        )
-    return Agreement.parse(raw, known_roots())
+    def parse(raw: bytes) -> Agreement:
+        if not raw.startswith(b"{"):  # most often the policy.toml beside it
+            raise EnvelopeMalformed(
+                "agreement",
+                expected="an agreement file",
+                found="another text",
+                fix="name the .agreement.json that `ratls policy sign` makes",
+            )
+        return Agreement.parse(raw, known_roots())
+
+    return parse_file(file, parse, cap=FILE_CAP)
 
 
 def _read_policy(file: Path) -> Policy:
+    from functools import partial
+
     from policy.document import Policy
-    from verifier.files import read_file
+    from verifier.files import parse_file
     from verifier.modes import known_roots
 
     if file.suffix == ".json":
         return _read_agreement(file).policy
-    return Policy.parse(read_file(file), known_roots=known_roots())
+    return parse_file(file, partial(Policy.parse, known_roots=known_roots()))
 
 
 def _agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
     """The agreement that is to be signed and where it stands: as it is, or begun on a policy."""
     from policy.agreement import Agreement
-    from policy.document import Policy, digest_text
+    from policy.document import digest_text
     from policy.errors import PolicyConflict
-    from verifier.files import read_file
     from verifier.modes import known_roots
 
     if file.suffix == ".json":
         return file, _read_agreement(file)
-    raw = read_file(file)
     beside = file.with_name(f"{file.stem}.agreement.json")
-    read = Policy.parse(raw, known_roots=known_roots())
+    read = _read_policy(file)
     if not beside.exists():
         before = store.stored(read.study) if read.version > 1 else None
-        return beside, Agreement.draft(raw, known_roots(), before)
+        return beside, Agreement.draft(read.raw, known_roots(), before)
     agreement = _read_agreement(beside)
     # Whoever edits after the first signature made another policy.
-    if agreement.policy.raw != raw:
+    if agreement.policy.raw != read.raw:
         raise PolicyConflict(
             f"{beside}",
             expected=f"signatures on {file}, {digest_text(read.digest)}",

@@ -4,13 +4,14 @@
     check_schema(batch.schema, dataset)   # names, order, types, nullability, no metadata
     check_batch(batch, dataset)           # the schema, the arrays themselves, every value
 
-Nothing is cast. Messages name columns and row counts, never a value. This is the only module of
-`policy` that imports pyarrow.
+Nothing is cast. Messages name columns and the first wrong row, never a value. This is the only
+module of `policy` that imports pyarrow.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from policy.errors import (
     ColumnOrderDiffers,
     ColumnTypeDiffers,
     ColumnUnexpected,
+    InvalidDataError,
     RowsMalformed,
     ValueNotFinite,
     ValueNull,
@@ -100,8 +102,11 @@ def check_schema(schema: pa.Schema, dataset: Dataset) -> None:
         )
 
 
-def check_batch(batch: pa.RecordBatch, dataset: Dataset) -> None:
+def check_batch(batch: pa.RecordBatch, dataset: Dataset, *, rows_before: int = 0) -> None:
     """The schema, the arrays themselves, and every value of this batch.
+
+    Args:
+        rows_before: Rows of earlier batches, so that a refusal can name the row (from 1 on).
 
     Raises: as `check_schema`; RowsMalformed, ValueNull, ValueNotFinite, ValueOutsideDomain.
     """
@@ -115,26 +120,30 @@ def check_batch(batch: pa.RecordBatch, dataset: Dataset) -> None:
             f"{dataset.id}: batch", expected="arrays that are sound", found="others"
         ) from error
     for name, column in dataset.columns.items():
-        _check_values(f"{dataset.id}: column {name!r}", batch.column(name), column)
+        for leaf, expected, wrong in _faults(batch.column(name), column):
+            place = pc.index(wrong, True).as_py()
+            if place >= 0:
+                # Which row, and never what stands in it.
+                raise leaf(
+                    f"{dataset.id}: column {name!r}",
+                    expected=expected,
+                    found=f"another value in row {rows_before + place + 1}",
+                )
 
 
-def _check_values(thing: str, values: pa.Array, column: Column) -> None:
+def _faults(
+    values: pa.Array, column: Column
+) -> Iterator[tuple[type[InvalidDataError], str, pa.Array]]:
+    """For each rule of a column: its refusal, what it asks for, and where it is broken."""
     if not column.nullable:
-        if values.null_count:
-            raise ValueNull(thing, expected="no null", found=f"{values.null_count} in a batch")
+        if values.null_count:  # for a column without nulls there is nothing to search
+            yield ValueNull, "no null", pc.is_null(values)
         if column.type in ("float32", "float64"):
-            wrong = len(values) - (pc.sum(pc.is_finite(values)).as_py() or 0)
-            if wrong:
-                raise ValueNotFinite(thing, expected="finite numbers", found=f"{wrong} others")
+            yield ValueNotFinite, "a finite number", pc.invert(pc.is_finite(values))
     for bound, outside in ((column.min, pc.less), (column.max, pc.greater)):
-        if bound is None:
-            continue
-        # Null and NaN compare as not outside: where a column allows them, they mean "missing".
-        wrong = pc.sum(outside(values, _bound(bound, column))).as_py() or 0
-        if wrong:
-            raise ValueOutsideDomain(
-                thing, expected=_domain(column), found=f"{wrong} values outside it in a batch"
-            )
+        if bound is not None:
+            # Null and NaN compare as not outside: where a column allows them, they mean "missing".
+            yield ValueOutsideDomain, _domain(column), outside(values, _bound(bound, column))
 
 
 def _bound(bound: Any, column: Column) -> pa.Scalar:

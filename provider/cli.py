@@ -258,7 +258,7 @@ def _errand(
     from ratls.address import Address
     from verifier.anchors import Mode
     from verifier.collateral import Collateral
-    from verifier.files import read_file
+    from verifier.files import parse_file, read_file
     from verifier.shell import parse_instant
 
     def announce(mode: Mode) -> None:
@@ -268,7 +268,7 @@ def _errand(
     return Errand(
         task=read_file(task_file),
         address=Address.parse(enclave),
-        collateral=Collateral.parse(read_file(collateral)),
+        collateral=parse_file(collateral, Collateral.parse),
         party=LocalParty.load(party, passphrase_source(passphrase_file)),
         state=_state(state),
         allow_simulation=allow_simulation,

@@ -32,7 +32,7 @@ from ratls.probe import probe
 from ratls.stream import ClientExchange, Kind, open_exchange
 from verifier.anchors import Mode
 from verifier.collateral import Collateral
-from verifier.errors import RatlsError
+from verifier.errors import RatlsError, placed
 from verifier.modes import anchors_for
 
 PROBE_SECONDS = 15.0
@@ -82,7 +82,8 @@ class Errand:
             SimulationNotAllowed: The policy's root is simulated, and nobody allowed that.
         """
         at = self.clock()
-        named, _ = Task.read(self.task)  # believed only as to which policy to look for
+        with placed("task"):
+            named, _ = Task.read(self.task)  # believed only as to which policy to look for
         agreement = StudyState(self.state).find_by_policy_digest(named.policy_digest, at)
         agreement.require_anchor(self.party)
         policy = agreement.policy

@@ -9,7 +9,8 @@ enclave answered a challenge inside the very stream that will carry the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from provider.once import (
 from provider.sources import ParquetSource
 from provider.trail import Trail
 from ratls.appraise import AdmittedCertificate, FreshEvidence
+from ratls.errors import AnswerMissing, CallFailed, DeadlineExceeded
 from ratls.stream import SALT_SIZE, ClientExchange, Kind, RowDigest
 from verifier.anchors import Mode
 
@@ -95,9 +97,12 @@ def release(
                 with trail.journal() as journal:
                     require_instance(journal.records, *job.names, admitted.claims.instance)
 
-            with errand.attested(
-                job.believed, Kind.RELEASE, dataset=dataset, before_task=require_same_instance
-            ) as exchange:
+            with (
+                errand.attested(
+                    job.believed, Kind.RELEASE, dataset=dataset, before_task=require_same_instance
+                ) as exchange,
+                _retry_explained(),
+            ):
                 _reserve(job, exchange.fresh, trail)
                 document = None if attempt is None else exchange.resume(attempt.commit)
                 resumed = document is not None
@@ -107,6 +112,19 @@ def release(
                     document = exchange.commit(attempt.commit, attempt.salt)
             commit = _conclude(job, document, attempt, exchange.fresh, folder, trail)
             return Release(commit, sent, resumed, exchange.fresh, job.believed.mode, folder)
+
+
+@contextmanager
+def _retry_explained() -> Iterator[None]:
+    """A stream that breaks is no mystery: nothing counts, and a second try is safe."""
+    try:
+        yield
+    except (CallFailed, AnswerMissing, DeadlineExceeded) as broken:
+        broken.fix = (
+            "without an acknowledgement nothing counts: push again; if the enclave has "
+            "restarted meanwhile, a newly signed task is needed"
+        )
+        raise
 
 
 @dataclass(frozen=True, slots=True)

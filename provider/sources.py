@@ -30,6 +30,7 @@ from provider.errors import (
     SourceTooLong,
     SourceUnreadable,
 )
+from verifier.errors import placed
 
 if TYPE_CHECKING:
     from policy.document import Dataset
@@ -62,7 +63,8 @@ class ParquetSource:
             ColumnTypeDiffers: A declared column has another type.
         """
         if not path.is_file():  # a pipe or device would block, and cannot be read twice
-            raise SourceUnreadable(str(path), expected="a Parquet file", found="no such file")
+            found = "something else" if path.exists() else "no such file"
+            raise SourceUnreadable(str(path), expected="a Parquet file", found=found)
         with _reading(path):
             handle = pa.OSFile(str(path))
         with handle:
@@ -138,9 +140,12 @@ class ParquetSource:
 
     def _checked(self) -> Iterator[pa.RecordBatch]:
         """Every row of the file, checked against the policy, in batches fit to be sent."""
+        rows = 0
         for batch in _resize(self._declared(), self._path):
-            check_batch(batch, self._dataset)
+            with placed(str(self._path)):
+                check_batch(batch, self._dataset, rows_before=rows)
             yield batch
+            rows += batch.num_rows
 
     def _declared(self) -> Iterator[pa.RecordBatch]:
         """The declared columns as the file gives them, strings in one spelling, metadata gone."""

@@ -79,10 +79,10 @@ def quote(
 
         from verifier.acceptance import accept
         from verifier.collateral import Collateral
-        from verifier.files import read_file
+        from verifier.files import parse_file
 
         instant = parse_instant(at)
-        bundle = Collateral.parse(read_file(collateral))
+        bundle = parse_file(collateral, Collateral.parse)
         acceptance: Callable[[VerifiedQuote], Appraisal]
         if policy is None:
             advisories = frozenset(accept_advisory) if accept_advisory else None
@@ -145,15 +145,16 @@ def _admission(agreed: Policy, at: datetime, verified: VerifiedQuote) -> Apprais
 
 def _any_policy(path: Path, at: datetime, shell: Shell) -> Policy:
     """The policy of an agreement in force at this instant, or an unsigned draft."""
+    from functools import partial
+
     from policy.document import Policy
-    from verifier.files import read_file
+    from verifier.files import parse_file, read_file
     from verifier.modes import known_roots
 
-    raw = read_file(path)
-    if raw.lstrip().startswith(b"{"):
-        return _agreement(raw).in_force(at).policy
+    if read_file(path).lstrip().startswith(b"{"):
+        return _agreement(path).in_force(at).policy
     shell.say(f"{path}: a draft that nobody's signature was checked on")
-    return Policy.parse(raw, known_roots=known_roots())
+    return parse_file(path, partial(Policy.parse, known_roots=known_roots()))
 
 
 # Certificates and servers
@@ -182,7 +183,7 @@ def cert(
 
         instant = parse_instant(at)
         der = as_der(read_file(file))
-        agreed = _agreement(read_file(agreement)).in_force(instant)
+        agreed = _agreement(agreement).in_force(instant)
         expectation = _expectation(agreed, collateral, allow_simulation, shell)
         admitted = appraise_certificate(der, expectation, at=instant)
         _show(shell, admitted, expectation, {"file": str(file), "fresh": False}, str(file))
@@ -226,11 +227,10 @@ def server(
         from ratls.appraise import appraise_certificate
         from ratls.environment import prepare_process
         from ratls.probe import probe
-        from verifier.files import read_file
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)
-        agreed = _agreement(read_file(agreement)).in_force(parse_instant(None))
+        agreed = _agreement(agreement).in_force(parse_instant(None))
         identity = None if party is None else _channel(agreed, party, passphrase_file)
         expectation = _expectation(agreed, collateral, allow_simulation, shell)
         place = place.resolve()
@@ -322,10 +322,10 @@ def receipt(
         from ratls.appraise import Expectation
         from ratls.offline import policy_named_by, verify_document, verify_with_record
         from verifier.collateral import Collateral
-        from verifier.files import read_file
+        from verifier.files import parse_file, read_file
 
         raw = read_file(file)
-        agreed = policy_named_by(raw, _agreement(read_file(agreement)))
+        agreed = policy_named_by(raw, _agreement(agreement))
         roots = _roots(agreed.platform.root, allow_simulation, shell)
         if record is not None:
             verified, seen = verify_with_record(raw, read_file(record), agreed, roots)
@@ -334,7 +334,7 @@ def receipt(
             assert collateral is not None
             instant = parse_instant(at)
             clock = "--at" if at is not None else "this machine's clock"
-            bundle = Collateral.parse(read_file(collateral))
+            bundle = parse_file(collateral, Collateral.parse)
             verified = verify_document(raw, Expectation(agreed, bundle, roots), at=instant)
         _show_document(shell, str(file), verified, instant, clock, roots)
 
@@ -394,11 +394,15 @@ def _show_document(
 # Shared
 
 
-def _agreement(raw: bytes) -> CompleteAgreement:
-    from policy.agreement import Agreement
+def _agreement(path: Path) -> CompleteAgreement:
+    from functools import partial
+
+    from policy.agreement import FILE_CAP, Agreement
+    from verifier.files import parse_file
     from verifier.modes import known_roots
 
-    return Agreement.parse(raw, known_roots()).require_complete()
+    parse = partial(Agreement.parse, known_roots=known_roots())
+    return parse_file(path, parse, cap=FILE_CAP).require_complete()
 
 
 def _roots(root: str, allow_simulation: bool, shell: Shell) -> TrustAnchors:
@@ -423,10 +427,10 @@ def _expectation(
 ) -> Expectation:
     from ratls.appraise import Expectation
     from verifier.collateral import Collateral
-    from verifier.files import read_file
+    from verifier.files import parse_file
 
     roots = _roots(agreed.policy.platform.root, allow_simulation, shell)
-    return Expectation(agreed.policy, Collateral.parse(read_file(collateral)), roots)
+    return Expectation(agreed.policy, parse_file(collateral, Collateral.parse), roots)
 
 
 def _show(

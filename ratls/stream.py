@@ -252,7 +252,9 @@ def open_exchange(
                 answer["evidence"], admitted, challenge, expectation, at=clock()
             )
             yield ClientExchange(wire, fresh)
-            wire.finish()
+            # Every answer that was due has been heard: what breaks now, breaks nothing.
+            with suppress(CallFailed, DeadlineExceeded):
+                wire.finish()
         finally:
             wire.close()
 
@@ -388,12 +390,20 @@ def _flight_errors_translated() -> Iterator[None]:
     try:
         yield
     except flight.FlightTimedOutError as error:
-        raise DeadlineExceeded("call", expected="an end in time", found="none") from error
+        raise DeadlineExceeded(
+            "the enclave's answer", expected="one in time", found="none"
+        ) from error
     except flight.FlightError as error:
         _raise_peer_refusal(error)
-        raise CallFailed("call", expected="an answer", found=type(error).__name__) from error
+        raise _call_failed(error) from error
     except (pa.ArrowException, OSError) as error:
-        raise CallFailed("call", expected="an answer", found=type(error).__name__) from error
+        raise _call_failed(error) from error
+
+
+def _call_failed(error: Exception) -> CallFailed:
+    broken = isinstance(error, flight.FlightUnavailableError)
+    found = "a connection that broke" if broken else type(error).__name__
+    return CallFailed("the enclave's answer", expected="one", found=found)
 
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)

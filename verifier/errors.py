@@ -8,6 +8,8 @@ leaves are raised. The leaves of a package stand in that package's own `errors` 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
 
@@ -47,6 +49,21 @@ class RatlsError(Exception):
         self.fix = self.default_fix if fix is None else fix
         self.check: str | None = None  #            the check that refused, where there was one
         self.appraisal: Appraisal | None = None  #  what passed, failed and was not reached
+
+    def place(self, name: str) -> None:
+        """Say in which file, or which input, the thing is."""
+        self.thing = f"{name}: {self.thing}"
+        self.args = (f"{self.thing}: expected {self.expected}, found {self.found}",)
+
+
+@contextmanager
+def placed(name: str) -> Iterator[None]:
+    """A refusal inside names this file or input, for a reader who gave several."""
+    try:
+        yield
+    except RatlsError as refusal:
+        refusal.place(name)
+        raise
 
 
 # The branches that belong to evidence and endorsements. Names: threats.md section 3.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from verifier.errors import FileNotWritten, FileUnreadable
+from verifier.errors import FileNotWritten, FileUnreadable, placed
 
 MEBIBYTE = 1 << 20
+T = TypeVar("T")
 
 
 def read_file(path: Path, *, cap: int = 16 * MEBIBYTE) -> bytes:
@@ -27,6 +30,18 @@ def read_file(path: Path, *, cap: int = 16 * MEBIBYTE) -> bytes:
     if len(content) > cap:
         raise FileUnreadable(str(path), expected=f"at most {cap} bytes", found="more")
     return content
+
+
+def parse_file(path: Path, parse: Callable[[bytes], T], *, cap: int = 16 * MEBIBYTE) -> T:
+    """What `parse` makes of a file's bytes; its refusals then name the file.
+
+    Raises:
+        FileUnreadable: As `read_file`.
+        RatlsError: What `parse` raises.
+    """
+    content = read_file(path, cap=cap)
+    with placed(str(path)):
+        return parse(content)
 
 
 def sync_folder(folder: Path) -> None:

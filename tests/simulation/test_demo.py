@@ -1,0 +1,79 @@
+"""`ratls demo`, as a newcomer runs it: real processes, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.refusal import count_refusal
+from verifier.errors import Exit
+
+RATLS = str(Path(sys.executable).with_name("ratls"))
+# The simulated measurement follows PYTHONPATH, so the demo must not inherit one.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+
+def demo(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """The demo with its temporary files in `folder`, where a test can see what is left."""
+    return subprocess.Popen(
+        [RATLS, "demo", *options],
+        env=ENVIRONMENT | {"TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_the_whole_job_runs_and_leaves_what_was_asked_for(tmp_path: Path) -> None:
+    run = demo(tmp_path, "--keep", str(tmp_path / "kept"))
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == Exit.YES, output[-3000:]
+    kept = tmp_path / "kept"
+    model = json.loads((kept / "carol" / "model.json").read_text("utf-8"))["model_weights"]
+    assert len(model["coefficients"]) == len(model["features"]) == 30
+    assert "ratls provider push" in (kept / "commands.sh").read_text("utf-8")
+    lines = (kept / "alice" / "state" / "journal.jsonl").read_text("utf-8").splitlines()
+    journal = [json.loads(line) for line in lines]
+    # The refusal of the altered enclave, then the release.
+    assert [line["entry"]["kind"] for line in journal] == [
+        "refused",
+        "reserved",
+        "committed",
+        "released",
+    ]
+    assert journal[0]["entry"]["check"] == "measurement"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_ends_its_processes_and_removes_its_files(
+    tmp_path: Path, stop: signal.Signals
+) -> None:
+    """Stopped while an enclave listens: a demo that left a server and keys behind would be a
+    newcomer's first impression."""
+    count_refusal()
+    run = demo(tmp_path)
+    assert run.stdout is not None
+    line = next(line for line in run.stdout if "(process " in line)
+    enclave = int(line.split("(process ")[1].split(")")[0])
+    os.kill(enclave, 0)  # it is there
+    run.send_signal(stop)
+    run.communicate(timeout=30)
+    assert run.returncode == Exit.INTERRUPTED
+    with pytest.raises(ProcessLookupError):
+        os.kill(enclave, 0)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("ratls-demo-")] == []
+
+
+def test_an_existing_folder_is_not_written_into(tmp_path: Path) -> None:
+    count_refusal()
+    run = demo(tmp_path, "--keep", tempfile.mkdtemp(dir=tmp_path))
+    run.communicate(timeout=30)
+    assert run.returncode == Exit.UNUSABLE
