@@ -87,6 +87,7 @@ class EvidenceMalformed(EvidenceFormatError):
     """The evidence is not tag 60000 with quote and claims, in the strict form."""
 
     code = "evidence-malformed"
+    exit_status = Exit.NOT_GENUINE  # unreadable evidence is none
     default_fix = "the peer must produce interoperable RA-TLS evidence (CBOR tag 60000)"
 
 
@@ -94,6 +95,7 @@ class ClaimsMalformed(EvidenceFormatError):
     """The claims are not a strict CBOR map of text to byte strings of the right sizes."""
 
     code = "claims-malformed"
+    exit_status = Exit.NOT_GENUINE  # unreadable evidence is none
     default_fix = "the peer must write its claims as ratls/1 does"
 
 

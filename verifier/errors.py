@@ -266,6 +266,7 @@ class CrlMissing(RevocationError):
     """There is no revocation list where one is needed. Absence never means `not revoked`."""
 
     code = "crl-missing"
+    exit_status = Exit.UNDECIDED  # nobody said that anything is forged: nobody could look
     default_fix = "fetch the collateral again, with both revocation lists"
 
 
