@@ -172,7 +172,7 @@ def _for_people(
             f"  MRSIGNER   {report.mr_signer}",
             f"  product {report.isv_prod_id}, version {report.isv_svn}",
             f"  platform   FMSPC {platform.fmspc.hex()}, PPID {platform.ppid.hex()}",
-            *(f"  {line}" for line in explain_tcb(verified.tcb)),
+            *(f"  {line}" for line in explain_tcb(verified.tcb, accepted=refusal is None)),
         ]
     if refusal is not None:
         lines.append(f"  {_verdict(exit_status)} [{refusal.code}] {refusal}")
@@ -186,7 +186,7 @@ def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
-def explain_tcb(tcb: TcbVerdict) -> list[str]:
+def explain_tcb(tcb: TcbVerdict, *, accepted: bool) -> list[str]:
     """The TCB status in words: what is behind, since when, and what accepting it would take."""
     lines = [
         f"TCB        {tcb.status} as of {rfc3339(tcb.date)}: platform {tcb.platform_status}, "
@@ -200,6 +200,8 @@ def explain_tcb(tcb: TcbVerdict) -> list[str]:
             "a quote never changes, Intel's levels do: what was current when it was made falls "
             "behind with each security update; a new quote from an updated platform does not"
         )
+    if accepted:
+        return lines
     if tcb.status is TcbStatus.REVOKED:
         lines.append("a revoked level is never accepted")
     elif tcb.status is not TcbStatus.UP_TO_DATE:
