@@ -27,7 +27,9 @@ PassphraseFile = Annotated[
     Path | None,
     typer.Option(help="File with the passphrase of the keys. Default: ask at the terminal."),
 ]
-AgreementFile = Annotated[Path, typer.Argument(help="An agreement: <name>.agreement.json.")]
+AgreementFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="An agreement: <name>.agreement.json.")
+]
 
 
 @party.callback()
@@ -120,7 +122,7 @@ def policy_new(
 
 @policy.command("lint")
 def policy_lint(
-    file: Annotated[Path, typer.Argument(help="A policy.toml.")], json: Json = False
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml.")], json: Json = False
 ) -> None:
     """Name every problem of a policy at once, each with its path and line.
 
@@ -153,7 +155,7 @@ def policy_lint(
 
 @policy.command("show")
 def policy_show(
-    file: Annotated[Path, typer.Argument(help="A policy.toml or an agreement.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml or an agreement.")],
     json: Json = False,
 ) -> None:
     """Show what a policy says, as it was understood and not as it was written.
@@ -176,7 +178,9 @@ def policy_show(
 
 @policy.command("sign")
 def policy_sign(
-    file: Annotated[Path, typer.Argument(help="A policy.toml, or an agreement to add to.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A policy.toml, or an agreement to add to.")
+    ],
     party: PartyDir,
     passphrase_file: PassphraseFile = None,
     state: StateDir = None,

@@ -41,7 +41,9 @@ Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout."
 
 
 def quote(
-    files: Annotated[list[Path], typer.Argument(help="Files with one quote each.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Files with one quote each.")
+    ],
     collateral: CollateralFile,
     at: At = None,
     accept_status: Annotated[
@@ -161,7 +163,7 @@ def _any_policy(path: Path, at: datetime, shell: Shell) -> Policy:
 
 
 def cert(
-    file: Annotated[Path, typer.Argument(help="A certificate, DER or PEM.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate, DER or PEM.")],
     agreement: AgreementFile,
     collateral: CollateralFile,
     at: At = None,
@@ -292,7 +294,7 @@ def _no_fresh_proof(address: str) -> RatlsError:
 
 
 def receipt(
-    file: Annotated[Path, typer.Argument(help="A receipt or an acknowledgement.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A receipt or an acknowledgement.")],
     agreement: AgreementFile,
     record: Annotated[
         Path | None, typer.Option(help="The holder's signed record of how it was judged.")
