@@ -30,7 +30,7 @@ class World:
 
     intel: Intel
     platform: Platform
-    at: datetime
+    at: datetime = AT
 
     @classmethod
     def create(cls, at: datetime = AT, **altered: Any) -> World:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from simulation.certificates import CertificateForm, new_key
 from tests.support.refusal import count_refusal, refused
-from tests.verifier.world import World, drop, not_random, put, world
+from tests.verifier.world import World, drop, put, world
 from verifier import Collateral
 from verifier.errors import (
     CertificateMalformed,
@@ -34,7 +35,7 @@ from verifier.errors import (
 
 W = world()
 INTEL = W.intel
-STRANGER = new_key(not_random)
+STRANGER = new_key(os.urandom)
 Hook = Callable[[Any], Any]
 # Each document: its slot in the bundle, its check, its signature's leaf.
 DOCUMENTS = [
@@ -228,7 +229,7 @@ def test_tcb_info_of_another_pce() -> None:
 @pytest.mark.parametrize("case", [str.lower, str.upper])
 def test_case_of_identifiers_does_not_matter(case: Callable[[str], str]) -> None:
     """N111, N112: bytes are compared, and another verifier compared text."""
-    w = World.create(platform={"fmspc": bytes.fromhex("abcdef123456"), "pce_id": b"\xab\xcd"})
+    w = World.create(fmspc=bytes.fromhex("abcdef123456"), pce_id=b"\xab\xcd")
 
     def write(document: dict[str, Any]) -> dict[str, Any]:
         return {**document, "fmspc": case(document["fmspc"]), "pceId": case(document["pceId"])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from simulation import der
 from simulation.certificates import CertificateForm, CrlForm, Extension, Issued, new_key
 from tests.support.refusal import count_refusal, refused
-from tests.verifier.world import AT, World, drop, not_random, processor_world, put, world
+from tests.verifier.world import AT, World, drop, processor_world, put, world
 from verifier import Collateral
 from verifier.certificate import ECDSA_SHA256
 from verifier.errors import (
@@ -35,7 +36,7 @@ from verifier.errors import (
 )
 
 SECOND = timedelta(seconds=1)
-STRANGER = new_key(not_random)
+STRANGER = new_key(os.urandom)
 W = world()
 INTEL = W.intel
 CrlHook = Callable[[CrlForm], CrlForm]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +26,7 @@ from simulation.certificates import (
 from simulation.pck_extension import OID, PckExtensionForm, element
 from simulation.quote import QuoteForm
 from tests.support.refusal import count_refusal, refused
-from tests.verifier.world import World, not_random, processor_world, world
+from tests.verifier.world import World, processor_world, world
 from verifier.certificate import ECDSA_SHA256, split_pem
 from verifier.errors import (
     CertChainError,
@@ -39,7 +40,7 @@ from verifier.errors import (
 from verifier.pck import PckExtension
 
 PCK_CHAIN = "pck-chain"
-STRANGER = new_key(not_random)
+STRANGER = new_key(os.urandom)
 CertificateHook = Callable[[CertificateForm], CertificateForm]
 
 
@@ -135,9 +136,7 @@ ANY_ROLE: dict[str, tuple[CertificateHook, type[RatlsError]]] = {
 def test_attacker_bends_one_property_of_a_certificate(case: str, place: str) -> None:
     """Everything else is valid and signed again, so the one property must be looked at."""
     hook, leaf = ANY_ROLE[case]
-    bent = (
-        World.create(platform={"pck": hook}) if place == "leaf" else World.create(platform_ca=hook)
-    )
+    bent = World.create(pck=hook) if place == "leaf" else World.create(platform_ca=hook)
     with refused(leaf, check=PCK_CHAIN):
         bent.verify()
 
@@ -153,10 +152,10 @@ def usage(signs_certificates: bool, *, critical: bool = True) -> CertificateHook
 @pytest.mark.parametrize(
     "world_of",
     [
-        pytest.param({"platform": {"pck": basic(True, 0)}}, id="N067-leaf-CA"),
-        pytest.param({"platform": {"pck": usage(True)}}, id="N067-leaf-signs-certificates"),
-        pytest.param({"platform": {"pck": basic(False, None, critical=False)}}, id="leaf-BC"),
-        pytest.param({"platform": {"pck": usage(False, critical=False)}}, id="leaf-KU"),
+        pytest.param({"pck": basic(True, 0)}, id="N067-leaf-CA"),
+        pytest.param({"pck": usage(True)}, id="N067-leaf-signs-certificates"),
+        pytest.param({"pck": basic(False, None, critical=False)}, id="leaf-BC"),
+        pytest.param({"pck": usage(False, critical=False)}, id="leaf-KU"),
         pytest.param({"platform_ca": basic(False, None)}, id="N067-authority-no-CA"),
         pytest.param({"platform_ca": usage(False)}, id="N067-authority-signs-data"),
         pytest.param({"platform_ca": basic(True, 1)}, id="N067-path-length-1"),
@@ -208,7 +207,7 @@ def test_attacker_makes_a_root_certificate_for_intels_key() -> None:
 )
 def test_leaf_has_a_key_of_another_kind(key: Any) -> None:
     """N069, Q15: only the named curve P-256 is read."""
-    other = World.create(platform={"pck": lambda c: replace(c, key=key)})
+    other = World.create(pck=lambda c: replace(c, key=key))
     with refused(CertificateRoleWrong, check=PCK_CHAIN):
         other.verify(quote=other.quote(qe_key=STRANGER))
 
@@ -275,7 +274,7 @@ def test_certificate_of_another_version_or_without_content(raw: bytes) -> None:
 
 
 def test_unknown_extension_that_is_not_critical_is_tolerated() -> None:
-    World.create(platform={"pck": lambda c: c.extended(Extension("1.2.3.4", b"\x05\x00"))}).verify()
+    World.create(pck=lambda c: c.extended(Extension("1.2.3.4", b"\x05\x00"))).verify()
 
 
 def swapped(pem: str) -> str:
@@ -463,7 +462,7 @@ EXTENSIONS: dict[str, Sgx] = {
 @pytest.mark.parametrize("case", EXTENSIONS)
 def test_attacker_bends_the_sgx_extension(case: str) -> None:
     """Q16: another reader truncated 256 to 0, or recursed until it fell over."""
-    bent = World.create(platform={"sgx": EXTENSIONS[case]})
+    bent = World.create(sgx=EXTENSIONS[case])
     with refused(PckExtensionMalformed, check=PCK_CHAIN):
         bent.verify()
 
@@ -475,7 +474,7 @@ def test_leaf_has_no_sgx_extension() -> None:
         return replace(c, extensions=tuple(e for e in c.extensions if e.oid != OID))
 
     with refused(PckExtensionMalformed, check=PCK_CHAIN):
-        World.create(platform={"pck": without}).verify()
+        World.create(pck=without).verify()
 
 
 def test_processor_leaf_claims_a_platform_of_its_own() -> None:
@@ -485,11 +484,11 @@ def test_processor_leaf_claims_a_platform_of_its_own() -> None:
         return replace(e, piid=bytes(16), configuration=(True, True, True)).encode()
 
     with refused(PckExtensionMalformed, check=PCK_CHAIN):
-        World.create(platform={"processor": True, "sgx": seven}).verify()
+        World.create(processor=True, sgx=seven).verify()
 
 
 def test_order_of_the_elements_does_not_matter() -> None:
-    World.create(platform={"sgx": lambda e: e.encode(top=lambda t: t[::-1])}).verify()
+    World.create(sgx=lambda e: e.encode(top=lambda t: t[::-1])).verify()
 
 
 @given(st.binary(max_size=600))

@@ -50,8 +50,8 @@ def test_accepted_quote_is_reported_with_all_fields() -> None:
     assert line["measurement"]["flags"] == "0500000000000000"
     assert line["platform"]["ppid"] == W.platform.tcb.ppid.hex()
     assert line["collateral"] == {
-        "earliest_issue": "2030-06-15T12:00:00Z",
-        "earliest_expiration": "2030-07-15T12:00:00Z",
+        "earliest_issue": "2026-11-25T12:00:00Z",
+        "earliest_expiration": "2026-12-25T12:00:00Z",
     }
     assert set(outcomes(answer).values()) == {"passed"}
     assert answer.exit_status is Exit.YES
@@ -129,7 +129,7 @@ def test_out_of_date_platform_is_explained() -> None:
 def test_attacker_writes_to_the_terminal() -> None:
     """A certificate's name is free until its role is checked: here it would print a verdict."""
     count_refusal()
-    evil = World.create(platform={"pck": lambda c: c.named("x\x1b[2K\rq.bin: accepted\nq.bin")})
+    evil = World.create(pck=lambda c: c.named("x\x1b[2K\rq.bin: accepted\nq.bin"))
     answer = report_quote(
         evil.quote(), evil.collateral(), file="q.bin", roots=evil.intel.anchors(), at=AT
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from simulation.certificates import new_key, public_point, sign_raw
 from simulation.quote import QuoteForm, ReportForm, qe_binding
 from tests.support.refusal import count_refusal, refused
-from tests.verifier.world import not_random, world
+from tests.verifier.world import world
 from verifier.ecdsa import ORDER
 from verifier.errors import (
     AttestationKeyUnbound,
@@ -23,7 +24,7 @@ from verifier.errors import (
 )
 
 ATTESTATION = world().platform.attestation_key
-STRANGER = new_key(not_random)
+STRANGER = new_key(os.urandom)
 Alter = Callable[[QuoteForm], QuoteForm]
 
 

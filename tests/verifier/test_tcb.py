@@ -196,7 +196,7 @@ def test_advisories_of_platform_and_qe_are_united() -> None:
         tcbLevels=[
             qe_level(
                 1,
-                date=datetime(2029, 1, 1, tzinfo=UTC),
+                date=datetime(2025, 1, 1, tzinfo=UTC),
                 status="OutOfDate",
                 advisories=["A-1", "A-3"],
             )
@@ -205,4 +205,4 @@ def test_advisories_of_platform_and_qe_are_united() -> None:
     collateral = W.collateral(tcb_info=put(tcbLevels=[level]), qe_identity=identity)
     tcb_verdict = W.verify(collateral=collateral).tcb
     assert tcb_verdict.advisory_ids == ("A-2", "A-1", "A-3")
-    assert tcb_verdict.date == datetime(2029, 1, 1, tzinfo=UTC)
+    assert tcb_verdict.date == datetime(2025, 1, 1, tzinfo=UTC)

@@ -25,7 +25,7 @@ W = world()
 CERTIFICATES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "root": lambda hook: {"root": hook},
     "authority": lambda hook: {"platform_ca": hook},
-    "leaf": lambda hook: {"platform": {"pck": hook}},
+    "leaf": lambda hook: {"pck": hook},
     "tcb-signer": lambda hook: {"tcb_signer": hook},
 }
 
@@ -82,7 +82,7 @@ def test_window_is_the_narrowest_of_all_parts() -> None:
     window = W.verify(collateral=collateral).window
     assert (window.earliest_expiration, window.earliest_issue) == (ends, issued)
     assert (window.tcb_info_issue, window.qe_identity_issue) == (issued, AT)
-    leaf = World.create(platform={"pck": lambda c: replace(c, not_after=AT + SECOND)})
+    leaf = World.create(pck=lambda c: replace(c, not_after=AT + SECOND))
     assert leaf.verify().window.earliest_expiration == AT + SECOND
 
 
@@ -97,7 +97,7 @@ def test_what_is_forged_is_refused_even_outside_the_window() -> None:
 @pytest.mark.parametrize(
     "at",
     [
-        datetime(2030, 6, 15, 12),  # noqa: DTZ001
+        datetime(2026, 11, 25, 12),  # noqa: DTZ001
         datetime.fromisoformat("1970-01-01T00:00:00+00:00"),
         datetime.fromisoformat("1969-12-31T23:59:59+00:00"),
     ],
@@ -110,6 +110,6 @@ def test_caller_gives_no_real_instant(at: datetime) -> None:
 
 
 def test_instant_in_another_time_zone_is_the_same_instant() -> None:
-    there = datetime.fromisoformat("2030-06-15T20:00:00+08:00")
+    there = datetime.fromisoformat("2026-11-25T20:00:00+08:00")
     assert there == AT
     assert W.verify(at=there).appraisal == W.verify(at=AT).appraisal
