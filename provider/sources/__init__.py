@@ -1,0 +1,32 @@
+"""The rows that a policy declares, from a file or a database: checked, in batches, streamed.
+
+    spec = parse_source({"kind": "csv", "path": "rows.csv"}, base=Path("/srv/ratls"))
+    with spec.open(dataset) as source:
+        rows = source.scan()            # everything is checked before any connection is made
+        for batch in source.batches():  # and once more while it leaves
+            …
+
+Parquet, CSV, Arrow IPC (file and stream) and the answer to a SQL query; the rules are those of
+`base`, the same for all. Only declared columns leave, in the declared order. Nothing is cast
+but what a format cannot spell otherwise, and each module says what that is.
+"""
+
+from __future__ import annotations
+
+from provider.sources.arrow import ArrowSource
+from provider.sources.base import LARGEST, SMALLEST, Source
+from provider.sources.csv import CsvSource
+from provider.sources.parquet import ParquetSource
+from provider.sources.spec import SourceSpec, parse_source, source_at
+
+__all__ = [
+    "LARGEST",
+    "SMALLEST",
+    "ArrowSource",
+    "CsvSource",
+    "ParquetSource",
+    "Source",
+    "SourceSpec",
+    "parse_source",
+    "source_at",
+]

@@ -1,0 +1,171 @@
+"""What every source promises, wherever its rows come from.
+
+`scan` checks every row against the dataset before anybody is connected to; `batches` gives the
+same rows again, in batches fit to be sent, checked again as they leave, and refuses to end well
+if they are not as many as the scan found. Memory stays constant: a few batches.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import pyarrow as pa
+
+from policy.errors import ColumnMissing, ColumnTypeDiffers
+from policy.rows import arrow_schema, check_batch
+from provider.errors import SourceChanged, SourceEmpty, SourceRowTooLarge, SourceTooLong
+from verifier.errors import placed
+
+if TYPE_CHECKING:
+    from policy.document import Dataset
+
+MEBIBYTE = 1 << 20
+SMALLEST, AIM, LARGEST = MEBIBYTE, 2 * MEBIBYTE, 4 * MEBIBYTE  # bytes of a batch (flight.md 0.16)
+_MOST_ROWS_READ = 131_072
+_MOST_ROWS_READ_WITH_STRINGS = 8_192  # their lengths are unknown before they are read
+_GUESSED_STRING = 32  # bytes
+
+
+class Source(ABC):
+    """One opened source, held against one dataset of the policy."""
+
+    names_can_be_told: ClassVar[bool] = True  # names of columns are schema, and no row
+
+    def __init__(self, name: str, dataset: Dataset) -> None:
+        self._name, self._dataset = name, dataset
+        self._schema = arrow_schema(dataset)
+        self._scanned: int | None = None
+
+    def scan(self) -> int:
+        """Check every row; the number of rows.
+
+        Raises:
+            SourceError: It is not what the policy declares; the leaf says in which way.
+            SourceUnavailable: The database is away.
+            SchemaError: A column is missing, there twice, or of another type.
+            InvalidDataError: A null, a NaN, an infinity or a value outside its domain.
+        """
+        rows = 0
+        for batch in self._checked():
+            rows += batch.num_rows
+            if rows > self._dataset.max_rows:
+                raise SourceTooLong(
+                    self._name, expected=f"at most {self._dataset.max_rows} rows", found="more"
+                )
+        if rows == 0:
+            raise SourceEmpty(self._name, expected="at least one row", found="none")
+        self._require_unchanged()
+        self._scanned = rows
+        return rows
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows again, in batches of 1 to 4 MiB (the last may be smaller), checked again.
+
+        Raises:
+            SourceChanged: Not the number of rows that `scan` found, or somebody wrote meanwhile.
+            RatlsError: As in `scan`; somebody wrote into the source meanwhile.
+        """
+        if self._scanned is None:
+            raise AssertionError("batches before scan: nothing was checked")
+        rows = 0
+        for batch in self._checked():
+            rows += batch.num_rows
+            if rows > self._scanned:
+                break
+            yield batch
+        if rows != self._scanned:
+            raise SourceChanged(self._name, expected=f"{self._scanned} rows", found=str(rows))
+        self._require_unchanged()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """What the batches have: the declared columns, no metadata."""
+        return self._schema
+
+    @abstractmethod
+    def _declared(self) -> Iterator[pa.RecordBatch]:
+        """The declared columns, in the declared order and types; values are not yet checked."""
+
+    @abstractmethod
+    def _require_unchanged(self) -> None:
+        """Nobody wrote since the source was opened, as far as this kind can tell."""
+
+    def _places(self, found: Sequence[str]) -> list[int]:
+        """Where each declared column stands; what else is there stays unread."""
+        places = []
+        for name in self._schema.names:
+            count = found.count(name)
+            if count != 1:
+                others = f"{len(found)} names"
+                if self.names_can_be_told:
+                    others = ", ".join(ascii(other)[:80] for other in found[:40])
+                raise ColumnMissing(
+                    f"{self._name}, column {name!r}",
+                    expected="one such column",
+                    found=f"{count} among {others}",
+                )
+            places.append(found.index(name))
+        return places
+
+    def _column(
+        self, name: str, rows_before: int, length: int, build: Callable[[slice], pa.Array | None]
+    ) -> pa.Array:
+        """What `build` makes of all values; where it gives None, a refusal names the first row."""
+        array = build(slice(0, length))
+        if array is not None:
+            return array
+        low, high = 0, length  # the first value that does not fit stands in here
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if build(slice(low, middle)) is None else (middle, high)
+        # Which row, and never what stands in it.
+        raise ColumnTypeDiffers(
+            f"{self._name}, column {name!r}",
+            expected=self._dataset.columns[name].type,
+            found=f"something else in row {rows_before + low + 1}",
+        )
+
+    def _checked(self) -> Iterator[pa.RecordBatch]:
+        """Every row, checked against the policy, in batches fit to be sent."""
+        rows = 0
+        for batch in _resize(self._declared(), self._name):
+            with placed(self._name):
+                check_batch(batch, self._dataset, rows_before=rows)
+            yield batch
+            rows += batch.num_rows
+
+
+def rows_per_read(schema: pa.Schema) -> int:
+    """How many rows make about one batch, by the widths of their columns."""
+    widths = [_GUESSED_STRING if pa.types.is_string(t) else t.bit_width / 8 for t in schema.types]
+    has_strings = any(pa.types.is_string(t) for t in schema.types)
+    most = _MOST_ROWS_READ_WITH_STRINGS if has_strings else _MOST_ROWS_READ
+    return max(1, min(most, int(AIM / sum(widths))))
+
+
+def _resize(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
+    """Join small batches and cut large ones."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(b.nbytes for b in waiting) >= SMALLEST:
+            yield from _cut(pa.concat_batches(waiting), name)
+            waiting = []
+    if waiting:
+        yield from _cut(pa.concat_batches(waiting), name)
+
+
+def _cut(batch: pa.RecordBatch, name: str) -> Iterator[pa.RecordBatch]:
+    if batch.num_rows == 0:
+        return
+    if batch.nbytes <= LARGEST:
+        yield batch
+        return
+    if batch.num_rows == 1:
+        raise SourceRowTooLarge(name, expected=f"rows of at most {LARGEST} bytes", found="more")
+    parts = -(-batch.nbytes // AIM)
+    step = max(1, min(batch.num_rows - 1, batch.num_rows // parts))
+    for start in range(0, batch.num_rows, step):
+        yield from _cut(batch.slice(start, step), name)

@@ -1,0 +1,69 @@
+"""A Parquet file. Its metadata, where tools keep queries, paths and statistics, never leaves.
+
+The file may have other columns: they are never decoded. One read-ahead buffer per column.
+Nothing is cast but the two other spellings of a string, `large_string` and dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from provider.sources.base import MEBIBYTE, rows_per_read
+from provider.sources.files import FileSource, OpenFile
+
+if TYPE_CHECKING:
+    from policy.document import Dataset
+
+_READ_AHEAD = MEBIBYTE  # bytes per column; without it a whole row group would sit in memory
+
+
+class ParquetSource(FileSource):
+    """One opened Parquet file."""
+
+    kind = "a Parquet file"
+
+    def __init__(self, file: OpenFile, parquet: pq.ParquetFile, dataset: Dataset) -> None:
+        super().__init__(file, dataset)
+        self._parquet = parquet
+        with file.reading():
+            found = parquet.schema_arrow
+        self._check_types(found)
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, dataset: Dataset) -> Iterator[Self]:
+        """Open the file once, for both passes: a file renamed over it later is not read.
+
+        Raises:
+            SourceUnreadable: Missing, or not Parquet.
+            ColumnMissing: A declared column is absent, or there twice.
+            ColumnTypeDiffers: A declared column has another type.
+        """
+        with cls._opened(path) as file:
+            with file.reading():
+                parquet = pq.ParquetFile(
+                    file.reader(),
+                    pre_buffer=False,
+                    buffer_size=_READ_AHEAD,
+                    page_checksum_verification=True,  # where the file has them
+                )
+            yield cls(file, parquet, dataset)
+
+    def _declared(self) -> Iterator[pa.RecordBatch]:
+        names = self._schema.names
+        read = self._parquet.iter_batches(
+            batch_size=rows_per_read(self._schema), columns=names, use_threads=False
+        )
+        while True:
+            with self._file.reading():
+                batch = next(read, None)
+                if batch is None:
+                    return
+                declared = self._batch([batch.column(name) for name in names])
+            yield declared

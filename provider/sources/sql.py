@@ -1,0 +1,244 @@
+"""The answer to a query, read through a cursor at the server, both times in one transaction.
+
+The transaction only reads, and at the strongest of the levels at which a second reading sees the
+rows of the first. The URL, which holds a password, comes from a file that its owner alone can
+read and is in no message; neither is a text of the database, which may quote rows.
+
+Values must come as the declared type; `CAST` in the query where they do not. SQLite alone has no
+type for some: there a bool is 0 or 1, a date or an instant is a text as in `text`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import URL, Connection, CursorResult, Engine, NullPool, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+
+from provider.errors import (
+    SourceQueryRefused,
+    SourceUnreachable,
+    SourceUnreadable,
+    SourceUrlExposed,
+    SourceUrlUnfit,
+)
+from provider.sources.base import Source, rows_per_read
+from provider.sources.text import parse_text
+from verifier.files import read_file
+
+if TYPE_CHECKING:
+    from policy.document import Dataset
+
+_PATIENCE = 20  # seconds for a connection
+_MOST_URL = 4096  # bytes
+# At each of these, what was read once is read again.
+_STEADY = ("SNAPSHOT", "REPEATABLE READ", "SERIALIZABLE")
+_PYTHON: dict[str, type] = {
+    "bool": bool,
+    "int32": int,
+    "int64": int,
+    "float": float,
+    "double": float,
+    "string": str,
+    "date32[day]": date,
+    "timestamp[us, tz=UTC]": datetime,
+}
+
+
+class SqlSource(Source):
+    """One query in one open transaction."""
+
+    def __init__(self, name: str, connection: Connection, query: str, dataset: Dataset) -> None:
+        super().__init__(name, dataset)
+        self._connection, self._query = connection, query
+
+    @classmethod
+    @contextmanager
+    def open(cls, url_file: Path, query: str, dataset: Dataset) -> Iterator[Self]:
+        """Connect, and begin the transaction that both passes share.
+
+        Raises:
+            SourceUnreadable: The file with the URL, or the SQLite file, is missing.
+            SourceUrlExposed: Others can read the file with the URL.
+            SourceUrlUnfit: It holds no URL, or one whose driver is not installed.
+            SourceUnreachable: The database does not take the connection.
+        """
+        engine, name = _engine(url_file), str(url_file)
+        try:
+            with _connected(engine, name) as connection:
+                yield cls(name, connection, query, dataset)
+        finally:
+            engine.dispose()
+
+    def _declared(self) -> Iterator[pa.RecordBatch]:
+        step, rows = rows_per_read(self._schema), 0
+        with _answered(self._name):
+            result = self._execute(step)
+        with result:
+            places = self._places(list(result.keys()))
+            parts = result.partitions(step)
+            while True:
+                with _answered(self._name):
+                    part = next(parts, None)
+                if part is None:
+                    return
+                columns = list(zip(*part, strict=True))
+                arrays = [
+                    self._values(columns[place], name, rows)
+                    for name, place in zip(self._schema.names, places, strict=True)
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+                rows += len(part)
+
+    def _execute(self, step: int) -> CursorResult[Any]:
+        # yield_per: through a cursor at the server, where there are such.
+        # no_parameters: what looks like a placeholder in the query is text of the query.
+        options = {"yield_per": step, "no_parameters": True}
+        result = self._connection.exec_driver_sql(self._query, execution_options=options)
+        if not result.returns_rows:
+            raise SourceQueryRefused(
+                self._name, expected="a query that answers with rows", found="another statement"
+            )
+        return result
+
+    def _values(self, values: Sequence[Any], name: str, rows: int) -> pa.Array:
+        type_ = self._schema.field(name).type
+        sqlite = self._connection.dialect.name == "sqlite"
+        build = _of_sqlite if sqlite else _exactly
+        return self._column(name, rows, len(values), lambda part: build(values[part], type_))
+
+    def _require_unchanged(self) -> None:
+        """Both passes see one state of the database; the number of rows is compared."""
+
+
+def _exactly(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
+    """Values of the one Python type that stands for the declared one; None where one is not."""
+    wanted = _PYTHON[str(type_)]
+    # Exact: a bool is an int to Python, and a datetime a date.
+    if any(type(value) is not wanted for value in values if value is not None):
+        return None
+    if wanted is datetime and any(v.tzinfo is None for v in values if v is not None):
+        return None  # in nobody's zone
+    try:
+        array = pa.array(values, type_)
+    except (ValueError, OverflowError):  # more than the type holds; Arrow's errors are ValueErrors
+        return None
+    if pa.types.is_float32(type_):
+        wide = pc.is_inf(pa.array(values, pa.float64()))
+        return array if pc.is_inf(array).equals(wide) else None  # 1e300 became infinite
+    return array
+
+
+def _of_sqlite(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
+    """SQLite has numbers and texts only: the rest is spelled in these."""
+    if pa.types.is_boolean(type_):
+        whole = _exactly(values, pa.int64())
+        if whole is None or not set(pc.unique(whole).to_pylist()) <= {0, 1, None}:
+            return None
+        return pc.cast(whole, type_)
+    if pa.types.is_date(type_) or pa.types.is_timestamp(type_):
+        texts = _exactly(values, pa.string())
+        return None if texts is None else parse_text(texts, type_)
+    return _exactly(values, type_)
+
+
+def _engine(url_file: Path) -> Engine:
+    url, name = _read_url(url_file), str(url_file)
+    arguments: dict[str, Any] = {}
+    if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
+        arguments["connect_timeout"] = _PATIENCE
+    try:
+        return create_engine(url, hide_parameters=True, poolclass=NullPool, connect_args=arguments)
+    except (ArgumentError, ImportError) as error:
+        # The error's text may hold the URL.
+        raise SourceUrlUnfit(
+            name, expected="a database whose driver is installed", found=type(error).__name__
+        ) from None
+
+
+def _read_url(url_file: Path) -> URL:
+    name = str(url_file)
+    content = read_file(url_file, cap=_MOST_URL)
+    mode = stat.S_IMODE(url_file.stat().st_mode)
+    if mode & 0o077:
+        raise SourceUrlExposed(name, expected="mode 0600 or stricter", found=f"{mode:04o}")
+    try:
+        url = make_url(content.decode("utf-8").strip())
+    except (ArgumentError, ValueError):  # its text may hold the URL
+        raise SourceUrlUnfit(name, expected="one URL", found="another text") from None
+    return _sqlite(url, url_file) if url.get_backend_name() == "sqlite" else url
+
+
+def _sqlite(url: URL, url_file: Path) -> URL:
+    """The file of a SQLite database: an existing one, opened to be read."""
+    path = url_file.parent / (url.database or ":memory:")
+    if not path.is_file():  # SQLite would make an empty one
+        raise SourceUnreadable(
+            f"{url_file}: {path}", expected="a SQLite file", found="no such file"
+        )
+    return url.set(database=path.absolute().as_uri(), query={"mode": "ro", "uri": "true"})
+
+
+@contextmanager
+def _connected(engine: Engine, name: str) -> Iterator[Connection]:
+    """A connection inside its transaction; whatever happens, it is rolled back."""
+    try:
+        connection = engine.connect()
+    except (OperationalError, OSError) as error:  # their texts may hold parts of the URL
+        raise _unreachable(name, error) from None
+    except (SQLAlchemyError, TypeError, ValueError) as error:
+        # Drivers refuse odd options with any of these; asking again would not help.
+        raise SourceUrlUnfit(name, expected="what its driver knows", found=_kind(error)) from None
+    with connection:
+        with _answered(name):
+            _begin(connection)
+        yield connection
+
+
+def _begin(connection: Connection) -> None:
+    dialect, driver = connection.dialect, connection.connection.dbapi_connection
+    assert driver is not None  # the connection has just been opened
+    options: dict[str, Any] = {"postgresql_readonly": True}  # other databases pass over it
+    with contextlib.suppress(NotImplementedError):  # a dialect may know no levels
+        level = steadiest(dialect.get_isolation_level_values(driver))
+        options |= {"isolation_level": level} if level else {}
+    connection.execution_options(**options)
+    if dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN")  # its driver does so before a write only
+
+
+def steadiest(levels: Sequence[str]) -> str | None:
+    """Of a database's isolation levels, one at which what was read once is read again."""
+    return next((level for level in _STEADY if level in levels), None)
+
+
+@contextmanager
+def _answered(name: str) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise _unreachable(name, error) from None
+        # The database's own text may quote a value of a row: neither message nor cause has it.
+        raise SourceQueryRefused(name, expected="rows", found=_kind(error)) from None
+    except (SQLAlchemyError, ValueError, OverflowError) as error:
+        raise SourceQueryRefused(name, expected="rows", found=_kind(error)) from None
+
+
+def _unreachable(name: str, error: Exception) -> SourceUnreachable:
+    return SourceUnreachable(name, expected="a database that answers", found=_kind(error))
+
+
+def _kind(error: Exception) -> str:
+    """SQLSTATE where there is one, or the class: never a text of the database."""
+    cause = getattr(error, "orig", None) or error
+    state = getattr(cause, "sqlstate", None)
+    return f"SQLSTATE {state}" if state else type(cause).__name__
