@@ -1,0 +1,179 @@
+"""The scheduler's own key and certificate: made once, kept, pinned by its clients.
+
+    own = own_certificate(folder, at)        # scheduler.key 0600, scheduler.crt
+    check_pin(pem)                           # what a client may pin
+
+No authority stands behind it. Clients get the file from whoever runs the scheduler, and if they
+get a wrong one, they talk to another mailbox that they do not trust either.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from policy.errors import KeyPermissions
+from scheduler.errors import (
+    SchedulerCertificateNotCurrent,
+    SchedulerCertificateUnusable,
+    SchedulerKeyDiffers,
+)
+from verifier.errors import FileNotWritten
+from verifier.files import parse_file, read_file, write_new
+
+SCHEDULER_NAME = "scheduler.ratls.invalid"  # .invalid never resolves: a name to pin
+LIFETIME = timedelta(days=730)
+KEY_FILE, CERTIFICATE_FILE = "scheduler.key", "scheduler.crt"
+_FILE_CAP = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCertificate:
+    """What the server shows, and what proves that it is its own."""
+
+    cert_pem: bytes
+    key_pem: bytes = field(repr=False)
+
+
+def own_certificate(folder: Path, at: datetime) -> OwnCertificate:
+    """The key and certificate in this folder; made now where there are none.
+
+    Raises:
+        SchedulerCertificateUnusable, SchedulerCertificateNotCurrent: The stored one cannot serve.
+        SchedulerKeyDiffers: The key is missing, unreadable or another one's.
+        KeyPermissions: Others may read the key.
+        FileUnreadable, FileNotWritten: The folder does not give or take them.
+    """
+    key_file, certificate_file = folder / KEY_FILE, folder / CERTIFICATE_FILE
+    with _locked(folder):
+        if not key_file.exists() and not certificate_file.exists():
+            key = ec.generate_private_key(ec.SECP256R1())
+            pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            write_new(key_file, pem, mode=0o600)
+        key_pem, key = _read_key(key_file)
+        if not certificate_file.exists():  # also after a crash between the two files
+            write_new(certificate_file, _make(key, at), mode=0o644)
+    certificate = parse_file(certificate_file, check_pin, cap=_FILE_CAP)
+    if _spki(certificate.public_key()) != _spki(key.public_key()):
+        raise SchedulerKeyDiffers(
+            str(key_file), expected="the key of scheduler.crt", found="another key"
+        )
+    if not certificate.not_valid_before_utc <= at < certificate.not_valid_after_utc:
+        raise SchedulerCertificateNotCurrent(
+            str(certificate_file),
+            expected=f"{certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}",
+            found=str(at),
+        )
+    return OwnCertificate(certificate.public_bytes(Encoding.PEM), key_pem)
+
+
+def check_pin(pem: bytes) -> x509.Certificate:
+    """Exactly one certificate in the profile that `own_certificate` makes.
+
+    Raises:
+        SchedulerCertificateUnusable: It is not. As an anchor, an authority's certificate would
+            admit whatever its key signs, and no certificate at all means the system's roots.
+    """
+    try:
+        listed = x509.load_pem_x509_certificates(pem)
+        if len(listed) != 1:
+            raise _unusable("exactly one certificate", str(len(listed)))
+        certificate = listed[0]
+        certificate.verify_directly_issued_by(certificate)
+        extensions = certificate.extensions
+        if extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            raise _unusable("CA:FALSE", "CA:TRUE")
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, TypeError, x509.ExtensionNotFound, UnsupportedAlgorithm) as error:
+        raise _unusable("one PEM certificate with basic constraints and name", "other") from error
+    except InvalidSignature as error:
+        raise _unusable("a self-signed certificate", "another issuer") from error
+    if list(names) != [x509.DNSName(SCHEDULER_NAME)]:
+        raise _unusable(f"exactly one name, DNS:{SCHEDULER_NAME}", "other names")
+    # The one cipher that `ratls.environment` leaves to TLS 1.2 is for RSA: with an EC key, TLS 1.3.
+    if not isinstance(certificate.public_key(), ec.EllipticCurvePublicKey):
+        raise _unusable("an EC key", "another")
+    return certificate
+
+
+def _unusable(expected: str, found: str) -> SchedulerCertificateUnusable:
+    return SchedulerCertificateUnusable(
+        "the scheduler's certificate", expected=expected, found=found
+    )
+
+
+def _make(key: ec.EllipticCurvePrivateKey, at: datetime) -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ratls scheduler")])
+    usage = x509.KeyUsage(True, *[False] * 8)  # digitalSignature alone
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(at - timedelta(hours=1))  # clocks differ a little
+        .not_valid_after(at + LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(SCHEDULER_NAME)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def _read_key(path: Path) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
+    if not path.exists():
+        raise SchedulerKeyDiffers(str(path), expected="the key of scheduler.crt", found="no file")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise KeyPermissions(str(path), expected="mode 0600 or stricter", found=f"{mode:04o}")
+    pem = read_file(path, cap=_FILE_CAP)
+    try:
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SchedulerKeyDiffers(str(path), expected="a PEM key", found="another file") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise SchedulerKeyDiffers(str(path), expected="an EC key", found="another kind")
+    return pem, key
+
+
+def _spki(key: object) -> bytes:
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two that start at once must not both make a key."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise FileNotWritten(
+            str(folder), expected="a writable folder", found=error.strerror or "an error"
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,94 @@
+"""`ratls scheduler`: run the mailbox through which tasks travel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from policy.agreement import CompleteAgreement
+
+app = typer.Typer(help="The mailbox for tasks, which nobody has to trust.", no_args_is_help=True)
+
+
+@app.callback()
+def scheduler() -> None:
+    """The mailbox for tasks, which nobody has to trust."""
+
+
+@app.command("serve")
+def serve(
+    agreement: Annotated[
+        list[Path],
+        typer.Option("--agreement", help="An agreement file; once for each study it serves."),
+    ],
+    state: Annotated[
+        Path, typer.Option("--state", help="Folder for its key, scheduler.crt, and the queue.")
+    ],
+    listen: Annotated[
+        str, typer.Option("--listen", help="HOST:PORT; port 0 takes a free one.")
+    ] = "127.0.0.1:0",
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database", help="SQLAlchemy URL, without a password. Default: a file in --state."
+        ),
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the address as one JSON object.")
+    ] = False,
+) -> None:
+    """Keep signed tasks and offer them to the parties of the agreements; prints `ready HOST:PORT`.
+
+    The parties pin the certificate that stands in the --state folder, scheduler.crt.
+
+    Example: ratls scheduler serve --agreement policy.agreement.json --listen 0.0.0.0:7444
+    --state /var/lib/ratls-scheduler
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        from datetime import UTC, datetime
+
+        from ratls.environment import prepare_process
+
+        prepare_process()  # before anything loads gRPC
+        from ratls.log import open_log
+        from ratls.serving import leave, listen_address, stop_signals
+        from scheduler.certificate import CERTIFICATE_FILE, own_certificate
+        from scheduler.server import start_server
+        from scheduler.service import Roster
+        from scheduler.store import Store, database_url, queue_file
+
+        roster = Roster([_complete(path) for path in agreement])
+        address = listen_address(listen)
+        url = database_url(database) if database else queue_file(state / "queue.sqlite")
+        certificate = own_certificate(state, datetime.now(UTC))
+        store = Store.open(url)
+        stop = stop_signals()
+        server = start_server(roster, store, certificate, address, open_log())
+        ready, pin = str(server.address), str(state / CERTIFICATE_FILE)
+        shell.answer({"ready": ready, "certificate": pin}, f"ready {ready}")
+        status = stop()
+        finished = server.stop()
+        if finished:
+            store.close()
+        leave(status, finished=finished)
+
+
+def _complete(path: Path) -> CompleteAgreement:
+    from datetime import UTC, datetime
+    from functools import partial
+
+    from policy.agreement import Agreement, require_not_expired
+    from verifier.errors import placed
+    from verifier.files import parse_file
+    from verifier.modes import known_roots
+
+    read = parse_file(path, partial(Agreement.parse, known_roots=known_roots()))
+    with placed(str(path)):
+        complete = read.require_complete()
+        require_not_expired(complete.policy, datetime.now(UTC))
+    return complete

@@ -1,0 +1,262 @@
+"""Talk to one scheduler: pinned by its certificate, known by one's own, every call with an end.
+
+    with SchedulerClient(address, pinned_certificate_pem, channel) as scheduler:
+        digest = scheduler.submit(envelope)
+        for task in scheduler.list(): ...
+        for task in scheduler.watch(cursor): cursor = task.cursor
+        scheduler.report(digest, "train_party_1", State.RELEASED)
+
+Nothing that comes back is believed. The client never tries again by itself: `SchedulerUnreachable`,
+`SchedulerBusy` and `DeadlineExceeded` may be tried again, by whoever knows how long to wait.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+import grpc
+
+from ratls.address import Address
+from ratls.environment import prepare_process
+from ratls.errors import DeadlineExceeded
+from ratls.pin import ChannelIdentity
+from scheduler import task_service_pb2 as pb
+from scheduler.certificate import SCHEDULER_NAME, check_pin
+from scheduler.errors import (
+    SchedulerAnswerMalformed,
+    SchedulerBusy,
+    SchedulerRefused,
+    SchedulerUnreachable,
+    TaskOversized,
+)
+from scheduler.messages import (
+    ANSWER_CAP,
+    DIGEST_SIZE,
+    ENVELOPE_CAP,
+    is_code,
+    read_status,
+    read_task,
+)
+from scheduler.queued import DatasetStatus, QueuedTask, State
+from scheduler.task_service_pb2_grpc import TaskServiceStub
+
+CALL_SECONDS = 20.0
+WATCH_SECONDS = 600.0
+LISTED_CAP = 100_000
+_REFUSAL = re.compile(r"refused: ([a-z0-9-]{1,64}) \(([0-9a-f]{16})\)", re.ASCII)
+_WIRE_STATE = {
+    State.RELEASED: pb.DatasetState.RELEASED,
+    State.REFUSED: pb.DatasetState.REFUSED,
+}
+_OPTIONS = [
+    ("grpc.ssl_target_name_override", SCHEDULER_NAME),
+    # Else `https_proxy` and `grpc_proxy` would choose where the connection goes.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    # Else channels of one process to one address share a connection, and with it an identity.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", ANSWER_CAP),
+    # A link that is dead but open is noticed.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+
+
+class SchedulerClient:
+    """One channel to one scheduler. It connects with the first call; threads may share it."""
+
+    def __init__(
+        self,
+        address: Address,
+        certificate_pem: bytes,
+        channel: ChannelIdentity,
+        *,
+        timeout: float = CALL_SECONDS,
+    ) -> None:
+        """
+        Args:
+            certificate_pem: `scheduler.crt`, the only certificate that is believed.
+            timeout: Seconds for each call but `watch`; for a list, for all its pages.
+
+        Raises:
+            SchedulerCertificateUnusable: Not exactly one scheduler's certificate.
+            EnvironmentUnsafe: The environment would log keys or traffic.
+        """
+        prepare_process()  # gRPC reads its environment with the first TLS connection
+        check_pin(certificate_pem)
+        self._timeout = timeout
+        self._channel = grpc.secure_channel(
+            str(address),
+            grpc.ssl_channel_credentials(certificate_pem, channel.key_pem, channel.cert_pem),
+            options=_OPTIONS,
+        )
+        self._stub = TaskServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every call that runs, and the connection."""
+        self._channel.close()
+
+    def submit(self, envelope: bytes) -> bytes:
+        """Hand in a signed task. Once this returns, the scheduler keeps it until it expires.
+
+        Returns:
+            The digest under which it is kept, 32 bytes.
+
+        Raises:
+            TaskOversized: No scheduler takes it.
+            SchedulerRefused, SchedulerBusy, SchedulerUnreachable, DeadlineExceeded.
+        """
+        if len(envelope) > ENVELOPE_CAP:
+            raise TaskOversized(
+                "task", expected=f"at most {ENVELOPE_CAP} bytes", found=str(len(envelope))
+            )
+        with _errors_translated():
+            answer = self._stub.Submit(pb.SubmitRequest(envelope=envelope), timeout=self._timeout)
+        if len(answer.task_digest) != DIGEST_SIZE:
+            raise _malformed("a digest of 32 bytes", f"{len(answer.task_digest)}")
+        return answer.task_digest
+
+    def list(
+        self, *, policy_digest: bytes = b"", task_digest: bytes = b""
+    ) -> tuple[QueuedTask, ...]:
+        """Every unexpired task of the policies that list this party, the last changed last.
+
+        Args:
+            policy_digest, task_digest: 32 bytes each; empty leaves the condition out.
+
+        Raises:
+            SchedulerRefused, SchedulerBusy, SchedulerUnreachable, DeadlineExceeded,
+            SchedulerAnswerMalformed.
+        """
+        found: dict[bytes, QueuedTask] = {}
+        more, cursor, end = True, b"", time.monotonic() + self._timeout
+        while more:
+            request = pb.ListRequest(
+                policy_digest=policy_digest, task_digest=task_digest, cursor=cursor
+            )
+            with _errors_translated():
+                answer = self._stub.List(request, timeout=max(0, end - time.monotonic()))
+            tasks = [read_task(message) for message in answer.tasks]
+            for task in tasks:
+                found.pop(task.digest, None)  # it changed while we read: its new place counts
+                found[task.digest] = task
+            more = answer.more
+            if more and (not tasks or tasks[-1].cursor == cursor or len(found) > LISTED_CAP):
+                raise _malformed("pages that come to an end", "an endless list")
+            cursor = tasks[-1].cursor if tasks else b""
+        return tuple(found.values())
+
+    def watch(self, cursor: bytes = b"", *, seconds: float = WATCH_SECONDS) -> Watch:
+        """Tasks that changed after the cursor, then each as it comes or changes.
+
+        Args:
+            cursor: Of the last task seen; empty for everything that is queued.
+            seconds: Afterwards the iteration ends, without an error: watch again from the cursor.
+        """
+        return Watch(self._stub.Watch(pb.WatchRequest(cursor=cursor), timeout=seconds))
+
+    def report(
+        self, task_digest: bytes, dataset: str, state: State, code: str = ""
+    ) -> DatasetStatus:
+        """Say what became of an own dataset; the answer is what the scheduler now shows.
+
+        Args:
+            state: RELEASED, or REFUSED with the code of the refusal.
+
+        Raises:
+            SchedulerRefused, SchedulerBusy, SchedulerUnreachable, DeadlineExceeded,
+            SchedulerAnswerMalformed.
+        """
+        if state not in _WIRE_STATE or (is_code(code) != (state is State.REFUSED)):
+            raise ValueError("released without a code, or refused with one")
+        request = pb.ReportRequest(
+            task_digest=task_digest, dataset=dataset, state=_WIRE_STATE[state], code=code
+        )
+        with _errors_translated():
+            answer = self._stub.Report(request, timeout=self._timeout)
+        return read_status(answer.status)
+
+
+class _Call(Protocol):
+    """What a watch needs of gRPC's call."""
+
+    def cancel(self) -> bool: ...
+
+    def __iter__(self) -> Iterator[pb.QueuedTask]: ...
+
+
+class Watch:
+    """The tasks of one watch, as they come. Iterate in one thread; `cancel` from any."""
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End the iteration, also one that waits."""
+        self._cancelled = True
+        self._call.cancel()
+
+    def __iter__(self) -> Iterator[QueuedTask]:
+        """
+        Raises:
+            SchedulerRefused, SchedulerBusy, SchedulerUnreachable, SchedulerAnswerMalformed.
+        """
+        try:
+            with _errors_translated():
+                for message in self._call:
+                    yield read_task(message)
+        except DeadlineExceeded:
+            return  # the time that was asked for is over
+        except SchedulerUnreachable:
+            if not self._cancelled:
+                raise
+        finally:
+            self._call.cancel()  # whoever stops iterating must not hold the server's thread
+
+
+@contextmanager
+def _errors_translated() -> Iterator[None]:
+    """gRPC's errors become ours. Their text is not shown: part of it is the peer's."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        status = error.code() if isinstance(error, grpc.Call) else None
+        if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise DeadlineExceeded(
+                "the scheduler's answer", expected="one in time", found="none"
+            ) from error
+        text = (error.details() if isinstance(error, grpc.Call) else None) or ""
+        refusal = _REFUSAL.fullmatch(text)
+        if status is grpc.StatusCode.RESOURCE_EXHAUSTED or (
+            status is grpc.StatusCode.UNAVAILABLE and refusal
+        ):
+            found = f"refused: {refusal[1]} (id {refusal[2]})" if refusal else "too many calls"
+            raise SchedulerBusy(
+                "the scheduler's answer", expected="the call to be taken", found=found
+            ) from error
+        if refusal:
+            raise SchedulerRefused(peer_code=refusal[1], correlation_id=refusal[2]) from error
+        raise SchedulerUnreachable(
+            "the scheduler", expected="an answer", found=status.name if status else "none"
+        ) from error
+
+
+def _malformed(expected: str, found: str) -> SchedulerAnswerMalformed:
+    return SchedulerAnswerMalformed("the scheduler's answer", expected=expected, found=found)

@@ -1,0 +1,99 @@
+"""Between the wire's messages and our types: strict where they come in."""
+
+from __future__ import annotations
+
+import re
+
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from scheduler import task_service_pb2 as pb
+from scheduler.errors import RequestMalformed, SchedulerAnswerMalformed
+from scheduler.queued import DatasetStatus, QueuedTask, State
+
+DIGEST_SIZE = 32
+ENVELOPE_CAP = 64 * 1024  #        a task with 64 parameters has a few KiB
+REQUEST_CAP = ENVELOPE_CAP + 1024
+ANSWER_CAP = 4 << 20
+_CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*", re.ASCII)
+_CODE_CAP = 64
+_DATASETS_CAP = 256
+_NAME_CAP = 256
+_STATES = {
+    State.WAITING: pb.DatasetState.WAITING,
+    State.RELEASED: pb.DatasetState.RELEASED,
+    State.REFUSED: pb.DatasetState.REFUSED,
+}
+
+
+def require_known_fields(request: Message) -> None:
+    """A field that we do not know may narrow what is asked for: never answer as if it were absent.
+
+    Raises:
+        RequestMalformed: There is one.
+    """
+    if len(UnknownFieldSet(request)):
+        raise RequestMalformed("request", expected="known fields", found="another")
+
+
+def require_digest(digest: bytes) -> bytes:
+    """Raises: RequestMalformed."""
+    if len(digest) != DIGEST_SIZE:
+        raise RequestMalformed("digest", expected="32 bytes", found=f"{len(digest)}")
+    return digest
+
+
+def is_code(text: str) -> bool:
+    """Does it have the form of a code? Peers choose it, and other peers print it."""
+    return len(text) <= _CODE_CAP and _CODE.fullmatch(text) is not None
+
+
+def read_report(request: pb.ReportRequest) -> tuple[bytes, str, State, str]:
+    """Task digest, dataset, state, code. Raises: RequestMalformed."""
+    state = {v: k for k, v in _STATES.items()}.get(request.state)
+    if state not in (State.RELEASED, State.REFUSED):
+        raise RequestMalformed("state", expected="released or refused", found="another")
+    if not (is_code(request.code) if state is State.REFUSED else request.code == ""):
+        raise RequestMalformed("code", expected="one with a refusal, else none", found="other")
+    return require_digest(request.task_digest), request.dataset, state, request.code
+
+
+def write_status(status: DatasetStatus) -> pb.DatasetStatus:
+    """For the wire."""
+    return pb.DatasetStatus(
+        dataset=status.dataset, owner=status.owner, state=_STATES[status.state], code=status.code
+    )
+
+
+def write_task(task: QueuedTask) -> pb.QueuedTask:
+    """For the wire."""
+    return pb.QueuedTask(
+        task_digest=task.digest,
+        envelope=task.envelope,
+        datasets=[write_status(status) for status in task.datasets],
+        cursor=task.cursor,
+    )
+
+
+def read_status(message: pb.DatasetStatus) -> DatasetStatus:
+    """What a scheduler says of a dataset. Raises: SchedulerAnswerMalformed."""
+    state = {v: k for k, v in _STATES.items()}.get(message.state)
+    if state is None or not (is_code(message.code) if state is State.REFUSED else not message.code):
+        raise _malformed("the state of a dataset", "another")
+    if len(message.dataset) > _NAME_CAP or len(message.owner) > _NAME_CAP:
+        raise _malformed("names of at most 256 characters", "longer ones")
+    return DatasetStatus(message.dataset, message.owner, state, message.code)
+
+
+def read_task(message: pb.QueuedTask) -> QueuedTask:
+    """What a scheduler offers. Raises: SchedulerAnswerMalformed."""
+    if len(message.task_digest) != DIGEST_SIZE or len(message.envelope) > ENVELOPE_CAP:
+        raise _malformed("a digest of 32 bytes and a task of at most 64 KiB", "others")
+    if len(message.datasets) > _DATASETS_CAP or len(message.cursor) > _NAME_CAP:
+        raise _malformed("at most 256 datasets and a short cursor", "more")
+    datasets = tuple(read_status(status) for status in message.datasets)
+    return QueuedTask(message.task_digest, message.envelope, datasets, message.cursor)
+
+
+def _malformed(expected: str, found: str) -> SchedulerAnswerMalformed:
+    return SchedulerAnswerMalformed("the scheduler's answer", expected=expected, found=found)

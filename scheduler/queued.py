@@ -1,0 +1,56 @@
+"""A task as the queue holds it: exact bytes, what became of its inputs, a place to go on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+_STORE_SIZE, _CHANGE_SIZE = 16, 8
+
+
+class State(StrEnum):
+    """What the owner of a dataset says that it did. A hint: acknowledgements and receipts prove."""
+
+    WAITING = "waiting"
+    RELEASED = "released"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetStatus:
+    """One input of a task."""
+
+    dataset: str
+    owner: str
+    state: State = State.WAITING
+    code: str = ""  # of docs/errors.md, where the state is REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in one queue: everything that changed later has a higher number."""
+
+    store: bytes = bytes(_STORE_SIZE)  # 16 random bytes that name the queue; zero names none
+    change: int = 0
+
+    def encode(self) -> bytes:
+        """24 bytes; opaque to whoever keeps them."""
+        return self.store + self.change.to_bytes(_CHANGE_SIZE, "big")
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Self:
+        """Whatever is no cursor of ours is the beginning: rather seen twice than never."""
+        if len(raw) != _STORE_SIZE + _CHANGE_SIZE:
+            return cls()
+        return cls(raw[:_STORE_SIZE], int.from_bytes(raw[_STORE_SIZE:], "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedTask:
+    """Nothing in it is believed: `policy.task.Task.open` judges the envelope."""
+
+    digest: bytes  #    SHA-256 of the task's payload, 32 bytes, as the scheduler says
+    envelope: bytes  #  the signed task as it was submitted
+    datasets: tuple[DatasetStatus, ...]
+    cursor: bytes  #    opaque: `watch` from here shows what changed later

@@ -1,0 +1,309 @@
+"""The gRPC server: a thin shell that knows who calls and lets nothing escape.
+
+    server = start_server(roster, store, certificate, Address("127.0.0.1", 0), log)
+    server.address
+    server.stop()
+
+Every call passes one guard: who is it, has it a call left, and whatever goes wrong, the peer
+reads a code and an id. An exception that left a handler would send its text to the peer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from google.protobuf.message import Message
+
+from policy.channel import ChannelCertificate
+from policy.errors import ResourceLimitError
+from ratls.address import Address
+from ratls.environment import prepare_process
+from ratls.log import Log, place_of
+from scheduler import task_service_pb2 as pb
+from scheduler.certificate import OwnCertificate
+from scheduler.errors import (
+    PeerNotServed,
+    SchedulerAddressUnusable,
+    SchedulerFailed,
+    StoreUnavailable,
+)
+from scheduler.limits import Calls, Limits
+from scheduler.messages import (
+    ANSWER_CAP,
+    REQUEST_CAP,
+    read_report,
+    require_digest,
+    require_known_fields,
+    write_status,
+    write_task,
+)
+from scheduler.service import Roster, Service
+from scheduler.store import Store
+from scheduler.task_service_pb2_grpc import (
+    TaskServiceServicer,
+    add_TaskServiceServicer_to_server,
+)
+from verifier.errors import Exit, RatlsError
+
+STOP_SECONDS = 5.0
+POLL_SECONDS = 1.0  #    how soon a watch sees what another scheduler on this database took
+PURGE_SECONDS = 30.0
+_OPTIONS = [
+    ("grpc.so_reuseport", 0),  # else a second server would share the port in silence
+    ("grpc.max_receive_message_length", REQUEST_CAP),
+    ("grpc.max_send_message_length", ANSWER_CAP),
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.max_concurrent_streams", 16),  # of one connection
+    # A peer that is gone but whose link looks open would keep its thread.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # A call whose request never comes has no deadline but this.
+    ("grpc.max_connection_age_ms", 1_800_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+]
+Clock = Callable[[], datetime]
+
+
+class Pulse:
+    """Wakes the watches: at once for changes of this process, by polling for those of others."""
+
+    def __init__(self, store: Store, log: Log, clock: Clock) -> None:
+        self._store, self._log, self._clock = store, log, clock
+        self._news, self._newest = threading.Condition(), 0
+        self._asked = self.stopped = False
+        self._poller = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._poller.start()
+
+    def wait(self, after: int, seconds: float, alive: Callable[[], bool]) -> None:
+        """Until something changed after this number, or nobody waits, or the time is over."""
+        with self._news:
+            self._news.wait_for(
+                lambda: self.stopped or self._newest > after or not alive(), seconds
+            )
+
+    def ask(self) -> None:
+        """Something changed: let the poller look now."""
+        with self._news:
+            self._asked = True
+            self._news.notify_all()
+
+    def wake(self) -> None:
+        """Let every wait see whether it still has somebody to wait for."""
+        with self._news:
+            self._news.notify_all()
+
+    def stop(self) -> None:
+        """End every wait, and the poller."""
+        with self._news:
+            self.stopped = True
+            self._news.notify_all()
+        self._poller.join()
+
+    def _run(self) -> None:
+        purged = time.monotonic() - PURGE_SECONDS
+        while not self.stopped:
+            try:
+                if time.monotonic() - purged >= PURGE_SECONDS:
+                    purged = time.monotonic()
+                    if count := self._store.purge(self._clock()):
+                        self._log.info("purged", tasks=count)
+                self._look()
+            except StoreUnavailable as refusal:
+                # Nothing is lost: the calls say so to their peers, and the next look tries again.
+                self._log.warning("store", code=refusal.code)
+            except Exception as bug:  # noqa: BLE001 - without it every watch would go blind
+                self._log.error("internal", bug=place_of(bug))
+            with self._news:
+                self._news.wait_for(lambda: self.stopped or self._asked, POLL_SECONDS)
+                self._asked = False
+
+    def _look(self) -> None:
+        newest = self._store.newest()
+        with self._news:
+            self._newest = newest
+            self._news.notify_all()
+
+
+class TaskServer(TaskServiceServicer):
+    """The four calls. Their names are those of `task_service.proto`."""
+
+    def __init__(
+        self, service: Service, pulse: Pulse, limits: Limits, log: Log, clock: Clock
+    ) -> None:
+        self._service, self._pulse, self._limits = service, pulse, limits
+        self._log, self._clock, self._calls = log, clock, Calls(limits)
+
+    def Submit(  # noqa: N802
+        self, request: pb.SubmitRequest, context: grpc.ServicerContext
+    ) -> pb.SubmitAnswer:
+        """Keep a task."""
+        with self._guard("submit", request, context) as peer:
+            digest = self._service.submit(peer, request.envelope, self._clock())
+            self._pulse.ask()
+            return pb.SubmitAnswer(task_digest=digest)
+
+    def List(  # noqa: N802
+        self, request: pb.ListRequest, context: grpc.ServicerContext
+    ) -> pb.ListAnswer:
+        """Show a page of tasks."""
+        with self._guard("list", request, context) as peer:
+            offer = self._service.page(
+                peer,
+                request.cursor,
+                self._clock(),
+                policy_digest=_given(request.policy_digest),
+                task_digest=_given(request.task_digest),
+            )
+            return pb.ListAnswer(tasks=[write_task(t) for t in offer.tasks], more=offer.more)
+
+    def Watch(  # noqa: N802
+        self, request: pb.WatchRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.QueuedTask]:
+        """Show tasks as they come and change."""
+        with self._guard("watch", request, context, watch=True) as peer:
+            context.add_callback(
+                self._pulse.wake
+            )  # a peer that leaves gives its thread back at once
+            context.send_initial_metadata(())  # the peer learns that it is let in
+            cursor, end = request.cursor, time.monotonic() + self._limits.watch_seconds
+            while context.is_active() and not self._pulse.stopped and time.monotonic() < end:
+                offer = self._service.page(peer, cursor, self._clock())
+                for task in offer.tasks:
+                    yield write_task(task)
+                    cursor = task.cursor
+                if not offer.more:
+                    cursor = self._service.cursor(offer.change)
+                    self._pulse.wait(offer.change, end - time.monotonic(), context.is_active)
+
+    def Report(  # noqa: N802
+        self, request: pb.ReportRequest, context: grpc.ServicerContext
+    ) -> pb.ReportAnswer:
+        """Write down what became of a dataset."""
+        with self._guard("report", request, context) as peer:
+            digest, dataset, state, code = read_report(request)
+            status = self._service.report(peer, digest, dataset, state, code, self._clock())
+            self._pulse.ask()
+            return pb.ReportAnswer(status=write_status(status))
+
+    @contextmanager
+    def _guard(
+        self, call: str, request: Message, context: grpc.ServicerContext, *, watch: bool = False
+    ) -> Iterator[bytes]:
+        number = secrets.token_hex(8)
+        log = self._log.bind(id=number, call=call)
+        try:
+            peer = _peer(context)
+            log = log.bind(peer=peer.hex()[:16])
+            require_known_fields(request)
+            with self._calls.hold(peer, watch=watch):
+                yield peer
+            return
+        except RatlsError as refusal:
+            log.warning("refused", code=refusal.code)
+            status, code = _status(refusal), refusal.code
+        except Exception as bug:  # noqa: BLE001 - its text would be sent to the peer
+            log.error("internal", bug=place_of(bug))
+            status, code = grpc.StatusCode.INTERNAL, SchedulerFailed.code
+        context.abort(status, f"refused: {code} ({number})")
+
+
+class SchedulerServer:
+    """A server that listens, until it is stopped."""
+
+    def __init__(self, server: grpc.Server, pulse: Pulse, address: Address) -> None:
+        self._server, self._pulse, self.address = server, pulse, address
+
+    def stop(self, seconds: float = STOP_SECONDS) -> bool:
+        """Stop listening and wait for running calls, but not for ever; False if some still run."""
+        self._pulse.stop()
+        return self._server.stop(seconds / 2).wait(seconds)
+
+
+def start_server(
+    roster: Roster,
+    store: Store,
+    certificate: OwnCertificate,
+    address: Address,
+    log: Log,
+    *,
+    limits: Limits | None = None,
+    clock: Clock = lambda: datetime.now(UTC),
+) -> SchedulerServer:
+    """Listen. From now on the parties may call.
+
+    Raises:
+        SchedulerAddressUnusable: The port is in use, or the address is not this machine's.
+        EnvironmentUnsafe: The environment would log keys or traffic.
+    """
+    prepare_process()  # gRPC reads its environment with the first TLS connection
+    limits = limits or Limits()
+    server = grpc.server(
+        ThreadPoolExecutor(limits.calls, thread_name_prefix="call"),
+        options=_OPTIONS,
+        maximum_concurrent_rpcs=limits.calls,
+    )
+    # Exactly the parties' certificates, and nobody without one: no root of the system, no header.
+    credentials = grpc.ssl_server_credentials(
+        [(certificate.key_pem, certificate.cert_pem)],
+        root_certificates=_roots(roster.certificates),
+        require_client_auth=True,
+    )
+    try:
+        port = server.add_secure_port(str(address), credentials)
+    except RuntimeError as error:
+        raise SchedulerAddressUnusable(
+            str(address), expected="a free port of this machine", found="one in use, or another's"
+        ) from error
+    pulse = Pulse(store, log, clock)
+    service = Service(roster, store, limits)
+    add_TaskServiceServicer_to_server(TaskServer(service, pulse, limits, log, clock), server)
+    server.start()
+    return SchedulerServer(server, pulse, Address(address.host, port))
+
+
+def _roots(certificates: tuple[ChannelCertificate, ...]) -> bytes:
+    assert certificates, "a policy has voters"  # no roots at all would mean those of the system
+    return "".join(certificate.pem for certificate in certificates).encode("ascii")
+
+
+def _peer(context: grpc.ServicerContext) -> bytes:
+    """SHA-256 of the key of the certificate that TLS authenticated.
+
+    Raises:
+        PeerNotServed: There is not exactly one.
+    """
+    # Typed as one value, but a tuple of values.
+    shown: object = context.auth_context().get("x509_pem_cert")
+    if not isinstance(shown, list | tuple) or len(shown) != 1:
+        raise PeerNotServed("peer", expected="one certificate", found="another number")
+    key = x509.load_pem_x509_certificate(shown[0]).public_key()
+    return hashlib.sha256(
+        key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    ).digest()
+
+
+def _given(digest: bytes) -> bytes | None:
+    return require_digest(digest) if digest else None
+
+
+def _status(refusal: RatlsError) -> grpc.StatusCode:
+    """The status that tells a client whether to try again; the code tells it why."""
+    if isinstance(refusal, StoreUnavailable):
+        return grpc.StatusCode.UNAVAILABLE
+    if isinstance(refusal, ResourceLimitError):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    return {
+        Exit.NOT_GENUINE: grpc.StatusCode.UNAUTHENTICATED,
+        Exit.NOT_ADMITTED: grpc.StatusCode.PERMISSION_DENIED,
+    }.get(refusal.exit_status, grpc.StatusCode.INVALID_ARGUMENT)

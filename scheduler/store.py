@@ -1,0 +1,413 @@
+"""The durable queue: every answer that was given survives, nothing is kept twice.
+
+    store = Store.open(database_url("postgresql+psycopg://scheduler@host/ratls"))
+    store.add(task, at, admit)         # committed when it returns
+    store.tasks(policies, after, at)   # in the order of their last change
+    store.report(digest, dataset, state, code, at, cap=16)
+
+Each change takes the next number from one row, and thereby a lock that holds until the commit.
+So numbers are committed in their order, also by two schedulers on one database: who has seen
+number 7 will never be shown a 6 that was not there before, and may go on from 7.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sql
+from sqlalchemy import event, exc
+
+from scheduler.errors import (
+    DatabaseIncompatible,
+    DatabasePasswordShown,
+    DatabaseUrlUnusable,
+    ReportsExhausted,
+    StoreUnavailable,
+    TaskNotQueued,
+)
+from scheduler.limits import RATE_WINDOW, Usage
+from scheduler.queued import Cursor, DatasetStatus, QueuedTask, State
+
+VERSION = 1
+BUSY_SECONDS = 5
+PAGE_TASKS, PAGE_BYTES = 256, 2 << 20
+
+# Digests are written in hex: keys that every database can index, and people can read.
+_tables = sql.MetaData()
+_queue = sql.Table(
+    "ratls_queue",
+    _tables,
+    sql.Column("id", sql.Integer, primary_key=True, autoincrement=False),  # one row, number 1
+    sql.Column("version", sql.Integer, nullable=False),
+    sql.Column("store", sql.String(32), nullable=False),
+    sql.Column("change", sql.BigInteger, nullable=False),
+)
+_task = sql.Table(
+    "ratls_task",
+    _tables,
+    sql.Column("digest", sql.String(64), primary_key=True),
+    sql.Column("envelope", sql.LargeBinary, nullable=False),
+    sql.Column("policy", sql.String(64), nullable=False),
+    sql.Column("submitter", sql.String(64), nullable=False),  # digest of the channel key
+    sql.Column("received", sql.BigInteger, nullable=False),  #  seconds since 1970
+    sql.Column("expires", sql.BigInteger, nullable=False, index=True),
+    sql.Column("change", sql.BigInteger, nullable=False, unique=True),
+    sql.Index("ratls_task_usage", "submitter", "received"),
+)
+_status = sql.Table(
+    "ratls_status",
+    _tables,
+    sql.Column("digest", sql.ForeignKey("ratls_task.digest", ondelete="CASCADE"), primary_key=True),
+    sql.Column("dataset", sql.String(255), primary_key=True),
+    sql.Column("position", sql.Integer, nullable=False),
+    sql.Column("owner", sql.String(255), nullable=False),
+    sql.Column("state", sql.String(16), nullable=False),
+    sql.Column("code", sql.String(64), nullable=False),
+    sql.Column("changes", sql.Integer, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task whose signature and scope were checked, to be kept until it expires."""
+
+    digest: bytes
+    envelope: bytes
+    policy_digest: bytes
+    submitter: bytes  #               SHA-256 of its channel key, 32 bytes
+    expires: datetime
+    inputs: tuple[tuple[str, str], ...]  # dataset and owner, in the policy's order
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A task in the queue."""
+
+    policy_digest: bytes
+    change: int  # number of its last change
+    task: QueuedTask
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some tasks; `more` says that others follow."""
+
+    held: tuple[Held, ...]
+    more: bool
+
+
+class Store:
+    """One queue in one database. Threads and processes may share it."""
+
+    def __init__(self, engine: sql.Engine) -> None:
+        self.engine, self.id = engine, bytes(16)
+
+    @classmethod
+    def open(cls, url: sql.URL) -> Self:
+        """The queue in this database, made now where there is none.
+
+        Raises:
+            DatabaseUrlUnusable: No such kind of database, or one that forgets.
+            DatabaseIncompatible: Other tables stand under our names.
+            StoreUnavailable: It does not answer.
+        """
+        store = cls(_engine(url))
+        try:
+            store.id = store._begin_queue()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+    def newest(self) -> int:
+        """The number of the last change of all. Raises: StoreUnavailable."""
+        with self._reading() as connection:
+            return int(connection.execute(sql.select(_queue.c.change)).scalar_one())
+
+    def add(self, task: NewTask, at: datetime, admit: Callable[[Usage], None]) -> bool:
+        """Keep a task; False where it was kept before, whatever its envelope was then.
+
+        Args:
+            admit: Refuses what exceeds a quota, knowing all that the submitter has in the queue.
+
+        Raises:
+            StoreUnavailable: Nothing was kept, or it cannot be told whether it was.
+            RatlsError: What `admit` raises; nothing was kept.
+        """
+        digest = task.digest.hex()
+        known = sql.select(_task.c.digest).where(_task.c.digest == digest)
+        with self._reading() as connection:
+            if connection.execute(known).first():
+                return False
+            # D11: a flood is refused without taking the lock that honest tasks wait for.
+            admit(_usage(connection, task.submitter.hex(), at))
+        with self._changing() as (connection, change):
+            # Both again, under the lock: another scheduler may have kept a task a moment ago.
+            if connection.execute(known).first():
+                return False
+            admit(_usage(connection, task.submitter.hex(), at))
+            connection.execute(
+                _task.insert().values(
+                    digest=digest,
+                    envelope=task.envelope,
+                    policy=task.policy_digest.hex(),
+                    submitter=task.submitter.hex(),
+                    received=_seconds(at),
+                    expires=_seconds(task.expires),
+                    change=change,
+                )
+            )
+            rows = [
+                {
+                    "digest": digest,
+                    "dataset": dataset,
+                    "position": position,
+                    "owner": owner,
+                    "state": State.WAITING.value,
+                    "code": "",
+                    "changes": 0,
+                }
+                for position, (dataset, owner) in enumerate(task.inputs)
+            ]
+            connection.execute(_status.insert(), rows)
+        return True
+
+    def tasks(
+        self,
+        policies: Collection[bytes],
+        after: int,
+        at: datetime,
+        *,
+        digest: bytes | None = None,
+        limit: int = PAGE_TASKS,
+    ) -> Page:
+        """Unexpired tasks of these policies with a change after number `after`, in that order.
+
+        Raises: StoreUnavailable.
+        """
+        wanted = sql.select(_task).where(
+            _task.c.policy.in_([p.hex() for p in policies]),
+            _task.c.change > after,
+            _task.c.expires > _seconds(at),
+        )
+        if digest is not None:
+            wanted = wanted.where(_task.c.digest == digest.hex())
+        page = wanted.order_by(_task.c.change).limit(limit + 1).subquery()
+        # One statement, one snapshot: a task never appears with half of its inputs.
+        both = (
+            sql.select(page, _status.c.dataset, _status.c.owner, _status.c.state, _status.c.code)
+            .join(_status, _status.c.digest == page.c.digest)
+            .order_by(page.c.change, _status.c.position)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(both).all()
+        return self._page(rows, limit)
+
+    def report(
+        self, digest: bytes, dataset: str, state: State, code: str, at: datetime, *, cap: int
+    ) -> DatasetStatus:
+        """Write down what became of a dataset; what stands afterwards.
+
+        A release is the end: a refusal that comes later, of a second attempt, does not undo it.
+
+        Raises:
+            TaskNotQueued: No such unexpired task or dataset.
+            ReportsExhausted: It changed `cap` times already.
+            StoreUnavailable.
+        """
+        here = (_status.c.digest == digest.hex()) & (_status.c.dataset == dataset)
+        alive = sql.select(_task.c.digest).where(_task.c.expires > _seconds(at))
+        with self._changing() as (connection, change):
+            row = connection.execute(
+                sql.select(_status).where(here, _status.c.digest.in_(alive))
+            ).first()
+            if row is None:
+                raise TaskNotQueued("task", expected="an unexpired one", found="none")
+            if row.state == State.RELEASED.value or (row.state, row.code) == (state.value, code):
+                return DatasetStatus(dataset, row.owner, State(row.state), row.code)
+            if row.changes >= cap:
+                raise ReportsExhausted("reports", expected=f"at most {cap}", found="one more")
+            connection.execute(
+                _status.update()
+                .where(here)
+                .values(state=state.value, code=code, changes=row.changes + 1)
+            )
+            connection.execute(
+                _task.update().where(_task.c.digest == digest.hex()).values(change=change)
+            )
+        return DatasetStatus(dataset, row.owner, state, code)
+
+    def purge(self, at: datetime) -> int:
+        """Forget expired tasks; how many there were. Raises: StoreUnavailable."""
+        # Those of the last minute still count for the rate: short-lived tasks are tasks too.
+        gone = (_task.c.expires <= _seconds(at)) & (_task.c.received <= _seconds(at - RATE_WINDOW))
+        with _translated(self.engine), self.engine.begin() as connection:
+            return connection.execute(_task.delete().where(gone)).rowcount
+
+    def _page(self, rows: Collection[Any], limit: int) -> Page:
+        held: list[Held] = []
+        size = 0
+        for _, group in groupby(rows, key=lambda row: row.digest):
+            inputs = list(group)
+            row = inputs[0]
+            size += len(row.envelope)
+            if len(held) == limit or (held and size > PAGE_BYTES):
+                return Page(tuple(held), more=True)
+            task = QueuedTask(
+                digest=bytes.fromhex(row.digest),
+                envelope=bytes(row.envelope),
+                datasets=tuple(
+                    DatasetStatus(r.dataset, r.owner, State(r.state), r.code) for r in inputs
+                ),
+                cursor=Cursor(self.id, row.change).encode(),
+            )
+            held.append(Held(bytes.fromhex(row.policy), row.change, task))
+        return Page(tuple(held), more=False)
+
+    def _begin_queue(self) -> bytes:
+        with _translated(self.engine):
+            try:
+                return self._made()
+            except (exc.IntegrityError, exc.ProgrammingError, exc.OperationalError):
+                # Another scheduler makes the same tables at this moment; then they are there now.
+                return self._made()
+
+    def _made(self) -> bytes:
+        # In SQLite, who reads first and writes then is refused if another wrote in between.
+        engine = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+        with engine.begin() as connection:
+            _tables.create_all(connection)
+            self._require_columns(connection)
+            row = connection.execute(sql.select(_queue)).first()
+            if row is None:
+                store = secrets.token_hex(16)
+                connection.execute(
+                    _queue.insert().values(id=1, version=VERSION, store=store, change=0)
+                )
+                return bytes.fromhex(store)
+            if row.version != VERSION:
+                raise _incompatible(self.engine, f"version {row.version}")
+            return bytes.fromhex(row.store)
+
+    def _require_columns(self, connection: sql.Connection) -> None:
+        inspector = sql.inspect(connection)
+        for name, table in _tables.tables.items():
+            there = {column["name"] for column in inspector.get_columns(name)}
+            if there != set(table.columns.keys()):
+                raise _incompatible(self.engine, f"another table {name}")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sql.Connection]:
+        with _translated(self.engine), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _changing(self) -> Iterator[tuple[sql.Connection, int]]:
+        """A transaction that holds the queue's lock, and the number of its change."""
+        with _translated(self.engine), self.engine.begin() as connection:
+            connection.execute(_queue.update().values(change=_queue.c.change + 1))
+            yield connection, int(connection.execute(sql.select(_queue.c.change)).scalar_one())
+
+
+def database_url(text: str) -> sql.URL:
+    """A database as the command line names it.
+
+    Raises:
+        DatabaseUrlUnusable: Not a SQLAlchemy URL.
+        DatabasePasswordShown: With a password: arguments are seen by every user of the machine.
+    """
+    try:
+        url = sql.make_url(text)
+    except (exc.ArgumentError, ValueError) as error:
+        # The text is not shown: whatever it is, there may be a password in it.
+        raise DatabaseUrlUnusable("--database", expected="a URL", found="another text") from error
+    if url.password is not None or "password" in url.query:
+        raise DatabasePasswordShown("--database", expected="no password", found="one")
+    return url
+
+
+def queue_file(path: Path) -> sql.URL:
+    """The queue in a file of this machine."""
+    return sql.URL.create("sqlite", database=str(path))
+
+
+def _usage(connection: sql.Connection, submitter: str, at: datetime) -> Usage:
+    mine = sql.select(sql.func.count()).where(_task.c.submitter == submitter)
+    unexpired = mine.where(_task.c.expires > _seconds(at)).scalar_subquery()
+    recent = mine.where(_task.c.received > _seconds(at - RATE_WINDOW)).scalar_subquery()
+    return Usage(*connection.execute(sql.select(unexpired, recent)).one())
+
+
+def _seconds(at: datetime) -> int:
+    return int(at.timestamp())
+
+
+def _engine(url: sql.URL) -> sql.Engine:
+    sqlite = url.get_backend_name() == "sqlite"
+    if sqlite and url.database in (None, "", ":memory:"):
+        raise DatabaseUrlUnusable(_name(url), expected="a database that lasts", found="memory")
+    try:
+        engine = sql.create_engine(
+            url,
+            hide_parameters=True,  # what is stored does not belong into messages
+            pool_timeout=BUSY_SECONDS,
+            pool_pre_ping=not sqlite,  # a database server may have been restarted
+        )
+    except (exc.ArgumentError, ImportError) as error:
+        raise DatabaseUrlUnusable(
+            _name(url), expected="a database with an installed driver", found="another"
+        ) from error
+    if sqlite:
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _begin_sqlite(connection: sql.Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver would begin transactions by rules of its own
+    for pragma in (
+        f"busy_timeout = {BUSY_SECONDS * 1000}",
+        "journal_mode = WAL",
+        "synchronous = FULL",  # a commit is on the disk when it returns
+        "foreign_keys = ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+@contextmanager
+def _translated(engine: sql.Engine) -> Iterator[None]:
+    try:
+        yield
+    except (exc.IntegrityError, exc.ProgrammingError, exc.DataError):
+        raise  # ours: the statements are wrong, not the database
+    except (exc.DBAPIError, exc.TimeoutError, sqlite3.Error) as error:  # the last: on connecting
+        cause = getattr(error, "orig", None) or error
+        raise StoreUnavailable(
+            _name(engine.url), expected="a database that works", found=type(cause).__name__
+        ) from error
+
+
+def _incompatible(engine: sql.Engine, found: str) -> DatabaseIncompatible:
+    return DatabaseIncompatible(
+        _name(engine.url), expected=f"a queue of version {VERSION}, or nothing", found=found
+    )
+
+
+def _name(url: sql.URL) -> str:
+    return url.render_as_string(hide_password=True)
