@@ -9,6 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from provider.agent_cli import agent, journal
+from provider.mailbox_cli import show, submit, watch
+from provider.options import (
+    CollateralFile,
+    EnclaveAt,
+    Json,
+    PartyDir,
+    PassphraseFile,
+    StateDir,
+    TaskFile,
+    Timeout,
+    state_folder,
+)
 from verifier.modes import with_simulation_option
 
 if TYPE_CHECKING:
@@ -23,35 +36,17 @@ provider = typer.Typer(
 )
 task = typer.Typer(no_args_is_help=True, help="Ask for an agreed computation; fetch its result.")
 
-TaskFile = Annotated[Path, typer.Option("--task", help="The signed task.")]
-EnclaveAt = Annotated[str, typer.Option("--enclave", help="HOST:PORT of the enclave.")]
-CollateralFile = Annotated[
-    Path, typer.Option("--collateral", help="Collateral bundle of the enclave's platform.")
-]
-PartyDir = Annotated[Path, typer.Option("--party", help="Folder made by `ratls party new`.")]
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(help="File with the passphrase of the keys. Default: ask at the terminal."),
-]
-StateDir = Annotated[
-    Path | None,
-    typer.Option("--state", help="Accepted agreements, journal, receipts. Default: per user."),
-]
-Timeout = Annotated[
-    float, typer.Option(min=1, max=86_400, help="Seconds for one exchange with the enclave.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
-
-
-@provider.callback()
-def _provider() -> None:
-    """A group with one command stays a group."""
-
 
 def push(
     task_file: TaskFile,
     dataset: Annotated[str, typer.Option(help="Id of your dataset in the policy.")],
-    source: Annotated[Path, typer.Option(help="Parquet file with its rows.")],
+    source: Annotated[
+        Path,
+        typer.Option(
+            help="Its rows: .parquet, .csv, .arrow, .arrows or .ipc; "
+            "or a .toml that says where they are."
+        ),
+    ],
     enclave: EnclaveAt,
     collateral: CollateralFile,
     party: PartyDir,
@@ -107,6 +102,8 @@ def push(
 
 
 provider.command("push")(with_simulation_option(push))
+provider.command("agent")(agent)
+provider.add_typer(journal, name="journal")
 
 
 def sign(
@@ -143,7 +140,7 @@ def sign(
         parameters, lifetime = parse_parameters(setting or []), parse_duration(valid_for)
         local = LocalParty.load(party, passphrase_source(passphrase_file))
         at = parse_instant(None)
-        policy = policy_in_force(local, _state(state), study, at=at)
+        policy = policy_in_force(local, state_folder(state), study, at=at)
         mode = anchors_for(policy.platform.root, allow_simulation=allow_simulation).mode
         if mode is Mode.SIMULATION:
             shell.warn_simulation()
@@ -167,6 +164,9 @@ def sign(
 
 
 task.command("sign")(with_simulation_option(sign))
+task.command("submit")(submit)
+task.command("list")(show)
+task.command("watch")(watch)
 
 
 def result(
@@ -270,18 +270,12 @@ def _errand(
         address=Address.parse(enclave),
         collateral=parse_file(collateral, Collateral.parse),
         party=LocalParty.load(party, passphrase_source(passphrase_file)),
-        state=_state(state),
+        state=state_folder(state),
         allow_simulation=allow_simulation,
         timeout=timeout,
         clock=lambda: parse_instant(None),
         announce=announce,
     )
-
-
-def _state(folder: Path | None) -> Path:
-    from platformdirs import user_state_path
-
-    return user_state_path("ratls") if folder is None else folder
 
 
 def _enclave(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Errand:
     timeout: float  #       seconds for the whole exchange
     clock: Callable[[], datetime]  # now, aware, UTC
     random: Callable[[int], bytes] = os.urandom
+    enclave: str | None = None  # its name in the policy; None means any that the policy lists
     announce: Callable[[Mode], None] = lambda mode: None  # told as soon as the mode is known
 
     def believe(self) -> Believed:
@@ -92,7 +93,7 @@ class Errand:
         self.announce(roots.mode)
         # Read now: a wrong passphrase should not be found out when everything else is done.
         _ = self.party.operation, self.party.channel_key_pem
-        return Believed(task, policy, Expectation(policy, self.collateral, roots))
+        return Believed(task, policy, Expectation(policy, self.collateral, roots, self.enclave))
 
     @contextmanager
     def attested(

@@ -43,28 +43,93 @@ class JournalNotWritten(AuditError):
     default_fix = "make room and check that the state folder is writable by this user alone"
 
 
+class JournalMissing(ConfigError):
+    """There is no journal in this folder."""
+
+    code = "journal-missing"
+    default_fix = "check --state; a journal begins with the first release, refusal or collection"
+
+
 class SourceError(RatlsError):
-    """The provider's own file is not what the policy declares."""
+    """The provider's own rows are not what the policy declares."""
 
     exit_status = Exit.UNUSABLE
 
 
+class SourceTableMalformed(ConfigError):
+    """The table that says where rows are does not read."""
+
+    code = "source-table-malformed"
+    default_fix = 'write for example { kind = "csv", path = "rows.csv" }'
+
+
 class SourceUnreadable(SourceError):
-    """The source is missing, or not a readable Parquet file."""
+    """The source is missing, or not a readable file of its kind."""
 
     code = "source-unreadable"
     default_fix = "check the path, and that the file was completely written"
 
 
+class SourceLineMalformed(SourceError):
+    """A line has more or fewer fields than the header."""
+
+    code = "source-line-malformed"
+    default_fix = "put quotes around fields that hold a delimiter; check the delimiter itself"
+
+
+class SourceBatchTooLarge(SourceError):
+    """One batch or page of the file is larger than what is read at once."""
+
+    code = "source-batch-too-large"
+    default_fix = "write the file again in batches of at most 65,536 rows"
+
+
+class SourceUrlExposed(SourceError):
+    """Others can read the file that holds the database's URL, and so its password."""
+
+    code = "source-url-exposed"
+    default_fix = "chmod 600 the file, and change the password"
+
+
+class SourceUrlUnfit(SourceError):
+    """The file does not hold the URL of a database that can be opened here."""
+
+    code = "source-url-unfit"
+    default_fix = (
+        "write one line like postgresql+psycopg://user:password@host/name or sqlite:///rows.db, "
+        "and install the driver that it names"
+    )
+
+
+class SourceQueryRefused(SourceError):
+    """The database did not answer the query with rows."""
+
+    code = "source-query-refused"
+    default_fix = "run the query by hand, as the user of the URL, in a read-only transaction"
+
+
+class SourceUnavailable(RatlsError):
+    """The rows are out of reach for now; nothing is known about them."""
+
+    exit_status = Exit.UNDECIDED
+
+
+class SourceUnreachable(SourceUnavailable):
+    """The database does not take the connection, or dropped it."""
+
+    code = "source-unreachable"
+    default_fix = "check that the database runs and lets this user in, then try again"
+
+
 class SourceEmpty(SourceError):
-    """The file has no rows; a release of nothing would still use the task up."""
+    """The source has no rows; a release of nothing would still use the task up."""
 
     code = "source-empty"
     default_fix = "check that the export finished and that the right file is named"
 
 
 class SourceTooLong(SourceError):
-    """The file has more rows than the policy lets a release carry."""
+    """The source has more rows than the policy lets a release carry."""
 
     code = "source-too-long"
     default_fix = "release a smaller selection, or agree on a higher max_rows"
@@ -74,14 +139,14 @@ class SourceRowTooLarge(SourceError):
     """One row alone is larger than a message may be."""
 
     code = "source-row-too-large"
-    default_fix = "shorten the longest strings of the file"
+    default_fix = "shorten the longest strings of the source"
 
 
 class SourceChanged(SourceError):
-    """The file changed between its check and its release; the stream was not committed."""
+    """The source changed between its check and its release; the stream was not committed."""
 
     code = "source-changed"
-    default_fix = "release from a file that nobody writes to; the same task can be tried again"
+    default_fix = "release from a source that nobody writes to; the same task can be tried again"
 
 
 class DatasetNotOwned(TicketScopeError):
@@ -197,3 +262,44 @@ class DurationMalformed(ConfigError):
 
     code = "duration-malformed"
     default_fix = "write for example 30m, 1h or 7d"
+
+
+class AgentConfigMalformed(ConfigError):
+    """The agent's configuration does not read."""
+
+    code = "agent-config-malformed"
+    default_fix = "correct the file; `ratls provider agent --sample` shows a complete one"
+
+
+class AgentRunning(ConfigError):
+    """Another agent works for this study in this state folder."""
+
+    code = "agent-running"
+    default_fix = "one agent is enough: it takes every task of the study; stop the other one first"
+
+
+class EnclaveNotConfigured(ConfigError):
+    """The agent has no address for any enclave that the policy lists."""
+
+    code = "enclave-not-configured"
+    default_fix = "add the [[enclave]] with its address and collateral, then start the agent again"
+
+
+class DatasetNotConfigured(ConfigError):
+    """The agent has no source for a dataset that a task asks for."""
+
+    code = "dataset-not-configured"
+    default_fix = "add the [[dataset]] with its source, then start the agent again"
+
+
+class ProviderRefusedError(RatlsError):
+    """Another party does not release its rows."""
+
+    exit_status = Exit.PEER
+
+
+class ReleaseRefusedElsewhere(ProviderRefusedError):
+    """The scheduler says that a provider refused. A hint: only that provider knows."""
+
+    code = "release-refused-elsewhere"
+    default_fix = "look the code up in docs/errors.md, and ask that provider"

@@ -30,7 +30,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from provider.errors import JournalAltered, JournalCut, JournalHeadLost, JournalNotWritten
+from provider.errors import (
+    JournalAltered,
+    JournalCut,
+    JournalHeadLost,
+    JournalMissing,
+    JournalNotWritten,
+)
 from verifier.appraisal import Appraisal
 from verifier.files import sync_folder, write_atomically
 
@@ -229,6 +235,42 @@ def reconcile(records: tuple[Record, ...], torn: bool, head: Head | None) -> Hea
     return Head(len(records), records[-1].digest if records else GENESIS)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A journal that was verified and left as it was."""
+
+    records: tuple[Record, ...]
+    head: Head
+    raw: bytes  # its whole lines, byte for byte
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Read and verify without writing: for eyes, and for a copy on another machine.
+
+        Raises:
+            JournalMissing: The folder has none.
+            AuditError: One of its leaves; see `reconcile` and `parse_lines`.
+        """
+        if not _lines_path(folder).exists() and not _head_path(folder).exists():
+            raise JournalMissing(str(folder), expected="journal.jsonl and its head", found="none")
+        with _kept_still(folder / "journal.lock"):
+            raw, head = _read(_lines_path(folder)) or b"", _read(_head_path(folder))
+        records, whole = parse_lines(raw)
+        reconciled = reconcile(
+            records, whole < len(raw), None if head is None else Head.parse(head)
+        )
+        return cls(records, reconciled, raw[:whole])
+
+    def require_line(self, digest: str) -> None:
+        """Hold the journal against a digest that was noted elsewhere: an older head, or a commit's.
+
+        Whoever can write the folder can put back an older journal with its head; the chain alone
+        does not show that. Raises: JournalCut.
+        """
+        if digest not in {_text(GENESIS), *(_text(r.digest) for r in self.records)}:
+            raise JournalCut("journal", expected=f"a line with digest {digest}", found="none")
+
+
 class Journal:
     """The verified journal, held exclusively by this process."""
 
@@ -299,6 +341,21 @@ class Journal:
         write_atomically(_head_path(self._folder), self._head.encode(), mode=0o600)
         self._records.append(record)
         return record
+
+
+@contextmanager
+def _kept_still(lock: Path) -> Iterator[None]:
+    """No append runs meanwhile. A copy may come without its lock file: nobody appends to it."""
+    try:
+        handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _lines_path(folder: Path) -> Path:

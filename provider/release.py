@@ -29,7 +29,7 @@ from provider.once import (
     require_unreleased,
     require_uses_left,
 )
-from provider.sources import ParquetSource
+from provider.sources import Source, SourceSpec, source_at
 from provider.trail import Trail
 from ratls.appraise import AdmittedCertificate, FreshEvidence
 from ratls.errors import AnswerMissing, CallFailed, DeadlineExceeded
@@ -67,7 +67,7 @@ class Release:
 def release(
     errand: Errand,
     dataset: str,
-    path: Path,
+    source: SourceSpec | Path,
     *,
     progress: Callable[[int, int], None] = lambda rows, total: None,
 ) -> Release:
@@ -76,7 +76,7 @@ def release(
     Args:
         errand: Task, enclave and own keys.
         dataset: Its id in the policy.
-        path: The Parquet file that holds its rows.
+        source: Where its rows are; a path is read by the end of its name.
         progress: Told rows sent and rows in all, after each batch.
 
     Raises:
@@ -86,11 +86,12 @@ def release(
     trail = Trail(errand.state, "release", errand.clock, dataset)
     with trail.refusals_recorded():
         job = check_locally(errand, dataset, trail)
+        spec = source_at(source) if isinstance(source, Path) else source
         with (
             ReleaseFolder.open(errand.state, job.task.digest, dataset) as folder,
-            ParquetSource.open(path, job.dataset) as source,
+            spec.open(job.dataset) as opened,
         ):
-            attempt, total = folder.attempt(), source.scan()
+            attempt, total = folder.attempt(), opened.scan()
             sent = Sent(lambda rows: progress(rows, total))
 
             def require_same_instance(admitted: AdmittedCertificate) -> None:
@@ -107,7 +108,7 @@ def release(
                 document = None if attempt is None else exchange.resume(attempt.commit)
                 resumed = document is not None
                 if attempt is None or document is None:
-                    attempt = _stream(job, exchange, source, sent, trail)
+                    attempt = _stream(job, exchange, opened, sent, trail)
                     _keep(job, attempt, folder, trail)
                     document = exchange.commit(attempt.commit, attempt.salt)
             commit = _conclude(job, document, attempt, exchange.fresh, folder, trail)
@@ -207,7 +208,7 @@ def _reserve(job: Job, fresh: FreshEvidence, trail: Trail) -> None:
 def _stream(
     job: Job,
     exchange: ClientExchange,
-    source: ParquetSource,
+    source: Source,
     sent: Sent,
     trail: Trail,
 ) -> Attempt:

@@ -1,0 +1,354 @@
+"""An unattended provider: woken by a scheduler, decided by nobody but itself.
+
+    agent = Agent(station, client.report, say)
+    agent.offer(queued)   # a signed task, from whom it may be
+    agent.work()          # at most one release or report; `agent.due_in()` says when next
+
+For each task the agent asks the questions that `provider.release` asks, through that function,
+and says one line. What may be tried again is tried again, later and later; a refusal stands
+until the agent is started anew. Nothing about open tasks is kept on disk: the journal says what
+was released, and the scheduler offers everything else again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import random as randomness
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from policy.document import digest_text
+from policy.statement import instant_text
+from policy.task import Task
+from provider.errors import AuditError, ReleaseUnderWay, TaskAlreadyReleased
+from provider.journal import Journal, Released
+from provider.mailbox import PASSING, Backoff
+from provider.release import Release
+from provider.station import Ask, Station
+from ratls.errors import (
+    AnswerMissing,
+    CallFailed,
+    DeadlineExceeded,
+    HandshakeFailed,
+    PeerRefused,
+    PeerUnreachable,
+)
+from scheduler.queued import QueuedTask, State
+from verifier.anchors import Mode
+from verifier.errors import Exit, RatlsError
+from verifier.shell import printable, refusal_as_json
+
+# Of the statuses that several tasks had, the one that a command ends with: the worst first.
+WORST_FIRST = (
+    Exit.BUG,
+    Exit.NOT_GENUINE,
+    Exit.NOT_ADMITTED,
+    Exit.PEER,
+    Exit.UNDECIDED,
+    Exit.UNUSABLE,
+    Exit.YES,
+)
+_BROKEN = (PeerUnreachable, HandshakeFailed, CallFailed, DeadlineExceeded, AnswerMissing)
+# The enclave has no room just now; every other answer of it stands.
+_FULL = frozenset({"exchanges-exhausted", "tasks-exhausted", "memory-exhausted"})
+# Envelopes whose fate is remembered. Beyond these the oldest are judged anew, which is harmless.
+_REMEMBERED = 65_536
+
+
+def may_try_again(refusal: RatlsError) -> bool:
+    """Was nothing decided? Then another try may end otherwise: a broken link, a full enclave,
+    collateral that is out of date, another process at work. What was decided stands.
+    """
+    if isinstance(refusal, PeerRefused):
+        return refusal.peer_code in _FULL
+    undecided = refusal.exit_status is Exit.UNDECIDED
+    return undecided or isinstance(refusal, (*_BROKEN, ReleaseUnderWay))
+
+
+class Event(StrEnum):
+    """What a line of the agent is about."""
+
+    RELEASED = "released"
+    REFUSED = "refused"
+    LATER = "later"  #              not decided; tried again
+    NOT_REPORTED = "not-reported"  # the scheduler does not know the outcome
+    MAILBOX = "mailbox"  #          the scheduler is away
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One decision, or one thing that keeps the agent from deciding."""
+
+    event: Event
+    at: datetime
+    mode: Mode
+    task: str | None = None  #      digest as text
+    dataset: str | None = None
+    done: Release | None = None
+    refusal: RatlsError | None = None
+    again: float | None = None  #   seconds until the next try
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines; every line has the same fields."""
+        done = self.done
+        return {
+            "event": self.event.value,
+            "at": instant_text(self.at),
+            "mode": self.mode.value,
+            "task_digest": self.task,
+            "dataset": self.dataset,
+            "rows": done and done.commit.rows,
+            "resumed": done and done.resumed,
+            "enclave": done and done.fresh.admission.enclave.name,
+            "instance": done and done.commit.instance.hex(),
+            "acknowledgement": done and str(done.kept.acknowledgement),
+            "error": self.refusal and refusal_as_json(self.refusal),
+            "again_in": None if self.again is None else round(self.again, 1),
+        }
+
+    def text(self) -> str:
+        """For people; one line, whatever peers chose to be called."""
+        parts = [instant_text(self.at), f"{self.event.value:<12}"]
+        parts += [part for part in (self.dataset, self.task) if part is not None]
+        if self.done is not None:
+            before = " by an earlier run" if self.done.resumed else ""
+            enclave = self.done.fresh.admission.enclave.name
+            parts.append(f"{self.done.commit.rows:,} rows to {enclave}{before}")
+        if self.refusal is not None:
+            parts.append(f"[{self.refusal.code}] {self.refusal}")
+            if self.event is Event.REFUSED and self.refusal.fix:
+                parts.append(f"; to do: {self.refusal.fix}")
+        if self.again is not None:
+            parts.append(f"; again in {self.again:.0f} s")
+        return printable(" ".join(parts).replace(" ;", ";")) + f" ({self.mode.value})"
+
+
+Verdict = tuple[State, str]  # RELEASED and "", or REFUSED and the code
+Report = Callable[[bytes, str, State, str], object]
+
+
+@dataclass(slots=True)
+class Case:
+    """An envelope that was offered, and what became of it here."""
+
+    digest: bytes | None  #  of the task in it, by our own reckoning; None: there is none
+    ask: Ask | None = None
+    refused: str | None = None  # code, where it was refused before its datasets were known
+    verdicts: dict[str, Verdict] = field(default_factory=dict)  # by dataset, once decided
+    told: set[tuple[str, Verdict]] = field(default_factory=set)  # once each: reports wake us too
+
+    def verdict(self, dataset: str) -> Verdict | None:
+        if self.refused is not None:
+            return State.REFUSED, self.refused
+        return self.verdicts.get(dataset)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A release to make, or a verdict to report."""
+
+    case: Case
+    dataset: str
+    verdict: Verdict | None = None  # to report; None: to release
+
+    @property
+    def way(self) -> tuple[str, ...]:
+        """What jobs that fail for the same reason share: the scheduler; or enclave and source."""
+        ask = self.case.ask
+        return () if self.verdict or ask is None else (self.dataset, *ask.enclaves)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A way that failed. Were every waiting task tried, thousands would read all rows in vain."""
+
+    failures: int = 0  # in a row
+    until: float = 0.0
+
+
+class Agent:
+    """Decides about what is offered, one at a time, in the order in which it is due."""
+
+    def __init__(
+        self,
+        station: Station,
+        report: Report,
+        say: Callable[[Line], None],
+        *,
+        persistent: bool = True,
+        seconds: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = randomness.random,
+        backoff: Backoff = Backoff(),  # noqa: B008 - frozen
+    ) -> None:
+        """
+        Args:
+            report: Tells the scheduler, as `SchedulerClient.report`.
+            say: Takes each line.
+            persistent: Try again what may be tried again; otherwise each task gets one try.
+
+        Raises:
+            AuditError: The journal does not hold.
+        """
+        self._station, self._report, self._say = station, report, say
+        self._persistent, self._seconds = persistent, seconds
+        self._random, self._backoff = random, backoff
+        self._cases: OrderedDict[bytes, Case] = OrderedDict()  # by SHA-256 of the envelope
+        self._jobs: list[tuple[float, int, Job]] = []
+        self._order = itertools.count()
+        self._holds: dict[tuple[str, ...], Hold] = {}
+        self.worst = Exit.YES
+        with Journal.open(station.config.state) as journal:
+            self._released = {
+                (r.entry.task, r.entry.dataset)
+                for r in journal.records
+                if isinstance(r.entry, Released)
+            }
+
+    def due_in(self) -> float | None:
+        """Seconds until there is something to do; None: until something is offered."""
+        return max(0.0, self._jobs[0][0] - self._seconds()) if self._jobs else None
+
+    def offer(self, queued: QueuedTask) -> None:
+        """Take note of a task. Offered again, it is not judged again."""
+        key = hashlib.sha256(queued.envelope).digest()
+        case = self._cases.get(key)
+        if case is None:
+            self._cases[key] = case = self._meet(queued.envelope)
+            if len(self._cases) > _REMEMBERED:
+                self._cases.popitem(last=False)
+        # What the scheduler shows of our own datasets is put right, should it have lost a report.
+        for status in queued.datasets:
+            verdict = case.verdict(status.dataset)
+            known = status.state is State.RELEASED or (status.state, status.code) == verdict
+            if status.owner == self._station.party.party_id and verdict and not known:
+                self._tell(case, status.dataset, verdict)
+
+    def work(self) -> None:
+        """Do the one job that is due first, if any is. Raises: AuditError."""
+        if self.due_in() != 0.0:
+            return
+        job = heapq.heappop(self._jobs)[2]
+        held = self._holds.get(job.way, Hold()).until - self._seconds()
+        if held > 0:
+            self._add(job, held)
+        elif job.verdict is None:
+            self._release(job)
+        else:
+            self._deliver(job, job.verdict)
+
+    def _meet(self, raw: bytes) -> Case:
+        case = Case(None)
+        try:
+            case.digest = Task.read(raw)[0].digest
+            case.ask = self._station.sift(raw)
+        except RatlsError as refusal:
+            case.refused = refusal.code
+            self._line(Event.REFUSED, case, refusal=refusal)
+            return case
+        for dataset in case.ask.datasets if case.ask else ():
+            if (self._named(case), dataset) in self._released:
+                case.verdicts[dataset] = State.RELEASED, ""
+            else:
+                self._add(Job(case, dataset), 0.0)
+        return case
+
+    def _release(self, job: Job) -> None:
+        assert job.case.ask is not None  # `_meet` makes jobs only for tasks that were believed
+        try:
+            done = self._station.release(job.case.ask, job.dataset)
+        except TaskAlreadyReleased:
+            # By hand, or by a second envelope of the same task; the journal has it all.
+            self._settle(job, (State.RELEASED, ""))
+        except AuditError:
+            raise  # without a journal that holds nothing can be decided, for any task
+        except RatlsError as refusal:
+            if may_try_again(refusal):
+                again = self._again(job)
+                self._line(Event.LATER, job.case, job.dataset, refusal=refusal, again=again)
+            else:
+                self._line(Event.REFUSED, job.case, job.dataset, refusal=refusal)
+                self._settle(job, (State.REFUSED, refusal.code))
+        else:
+            self._holds.pop(job.way, None)
+            self._line(Event.RELEASED, job.case, job.dataset, done=done)
+            self._released.add((self._named(job.case) or "", job.dataset))
+            self._settle(job, (State.RELEASED, ""))
+
+    def _settle(self, job: Job, verdict: Verdict) -> None:
+        case = job.case
+        case.verdicts[job.dataset] = verdict
+        if case.ask is not None and len(case.verdicts) == len(case.ask.datasets):
+            case.ask = None  # thousands of settled tasks need not stay in memory
+        self._tell(case, job.dataset, verdict)
+
+    def _tell(self, case: Case, dataset: str, verdict: Verdict) -> None:
+        if case.digest is not None and (dataset, verdict) not in case.told:
+            case.told.add((dataset, verdict))
+            self._add(Job(case, dataset, verdict), 0.0)
+
+    def _deliver(self, job: Job, verdict: Verdict) -> None:
+        """A report that fails changes nothing: rows have left or not, whoever knows of it."""
+        assert job.case.digest is not None  # `_tell` has nothing to say of what is no task
+        try:
+            self._report(job.case.digest, job.dataset, *verdict)
+        except RatlsError as refusal:
+            again = self._again(job) if isinstance(refusal, PASSING) else None
+            self._line(Event.NOT_REPORTED, job.case, job.dataset, refusal=refusal, again=again)
+        else:
+            self._holds.pop(job.way, None)
+
+    def _again(self, job: Job) -> float | None:
+        """Hold the job's way for a while; the seconds. None: this agent does not wait."""
+        if not self._persistent:
+            return None
+        failures = self._holds.get(job.way, Hold()).failures
+        seconds = self._backoff.seconds(failures, self._random)
+        self._holds[job.way] = Hold(failures + 1, self._seconds() + seconds)
+        # Behind those that wait for the same: one task that always fails keeps no other from it.
+        self._add(job, seconds + 0.001)
+        return seconds
+
+    def _add(self, job: Job, seconds: float) -> None:
+        heapq.heappush(self._jobs, (self._seconds() + seconds, next(self._order), job))
+
+    def _line(
+        self,
+        event: Event,
+        case: Case,
+        dataset: str | None = None,
+        *,
+        done: Release | None = None,
+        refusal: RatlsError | None = None,
+        again: float | None = None,
+    ) -> None:
+        if refusal is not None:
+            self.worst = min(self.worst, refusal.exit_status, key=WORST_FIRST.index)
+        station = self._station
+        mode = station.mode if done is None else done.mode
+        at = station.clock()
+        self._say(Line(event, at, mode, self._named(case), dataset, done, refusal, again))
+
+    @staticmethod
+    def _named(case: Case) -> str | None:
+        return None if case.digest is None else digest_text(case.digest)
+
+
+def attend(agent: Agent, next_offer: Callable[[float | None], QueuedTask | None]) -> None:
+    """Work until something raises: a stop, or a scheduler that refuses for good.
+
+    Args:
+        next_offer: As `Inbox.next`. One offer and one job take turns, so that neither a flood of
+            offers nor a row of retries keeps the other waiting.
+    """
+    while True:
+        queued = next_offer(agent.due_in())
+        if queued is not None:
+            agent.offer(queued)
+        agent.work()

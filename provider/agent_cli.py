@@ -1,0 +1,258 @@
+"""`ratls provider agent` and `ratls provider journal`: work unattended; read what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from provider.options import Json, JsonLines, StateDir, Timeout, state_folder
+from verifier.modes import with_simulation_option
+
+if TYPE_CHECKING:
+    from provider.agent import Agent
+    from provider.journal import Reading, Record
+    from scheduler.client import SchedulerClient
+
+journal = typer.Typer(
+    no_args_is_help=True, help="What this party released, refused and collected; changes nothing."
+)
+
+
+def _show_sample(wanted: bool) -> None:
+    if wanted:
+        from provider.agent_config import SAMPLE
+
+        typer.echo(SAMPLE, nl=False)
+        raise typer.Exit
+
+
+def _agent(
+    config: Annotated[Path, typer.Option("--config", help="The agent's configuration, TOML.")],
+    once: Annotated[
+        bool, typer.Option("--once", help="Handle what is queued now, each task once, and end.")
+    ] = False,
+    timeout: Timeout = 600,
+    json_output: JsonLines = False,
+    sample: Annotated[
+        bool,
+        typer.Option(
+            "--sample", callback=_show_sample, is_eager=True, help="Show a configuration, and end."
+        ),
+    ] = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Wait for tasks; release what the policy and this party's configuration say, and no more.
+
+    Checks each task, the policy and the enclave by itself, as `ratls provider push` does; the
+    scheduler only wakes it up. Prints one line for each decision. What was not decided, as with
+    an enclave that is away, is tried again later; a refusal stands until the agent is started
+    anew. Ends with the worst status of all tasks with --once; otherwise at Ctrl-C or SIGTERM.
+
+    Example: ratls provider agent --config agent.toml
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        from ratls.environment import prepare_process
+
+        prepare_process()  # before anything loads gRPC, which reads the environment once
+        from provider.agent import Agent, Event, Line
+        from provider.agent_config import AgentConfig
+        from provider.mailbox import mailbox
+        from provider.station import Station
+        from verifier.anchors import Mode
+        from verifier.errors import RatlsError
+        from verifier.shell import parse_instant
+
+        settings = AgentConfig.read(config)
+        with (
+            _ending_at_sigterm(once),
+            Station.open(
+                settings,
+                allow_simulation=allow_simulation,
+                timeout=timeout,
+                clock=lambda: parse_instant(None),
+            ) as station,
+        ):
+            if station.mode is Mode.SIMULATION:
+                shell.warn_simulation()
+
+            def say(line: Line) -> None:
+                shell.answer(line.as_json(), line.text())
+
+            def lost(refusal: RatlsError, again: float) -> None:
+                say(
+                    Line(Event.MAILBOX, station.clock(), station.mode, refusal=refusal, again=again)
+                )
+
+            with mailbox(
+                settings.scheduler, settings.scheduler_certificate, station.party
+            ) as client:
+                agent = Agent(station, client.report, say, persistent=not once)
+                if once:
+                    _empty(agent, client)
+                else:
+                    shell.say(f"watching {settings.scheduler} as {station.party.party_id}")
+                    _watch(agent, client, lost)
+        if agent.worst:
+            raise typer.Exit(int(agent.worst))
+
+
+agent = with_simulation_option(_agent)
+
+
+def _empty(agent: Agent, client: SchedulerClient) -> None:
+    for queued in client.list():
+        agent.offer(queued)
+    while agent.due_in() is not None:
+        agent.work()
+
+
+def _watch(agent: Agent, client: SchedulerClient, lost: Any) -> None:
+    from provider.agent import attend
+    from provider.mailbox import Inbox
+
+    with Inbox(client, lost) as inbox:
+        attend(agent, inbox.next)
+
+
+@contextmanager
+def _ending_at_sigterm(once: bool) -> Iterator[None]:
+    """Unwind as at Ctrl-C: connections are closed, locks released. What runs was made to be cut."""
+    import signal
+    import sys
+
+    from verifier.errors import Exit
+
+    status = int(Exit.INTERRUPTED if once else Exit.YES)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(status))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@journal.command()
+def show(
+    state: StateDir = None,
+    task: Annotated[
+        str | None, typer.Option(help="Only this task: sha256: and 64 hex digits.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    json_output: JsonLines = False,
+) -> None:
+    """Verify the journal, then show its records, the oldest first.
+
+    Example: ratls provider journal show --dataset train_party_1
+    """
+    from verifier.shell import printable, refusals_as_exit_status
+
+    if task is not None:
+        _require_digest(task)
+    with refusals_as_exit_status(json_output) as shell:
+        reading = _reading(state)
+        for record in reading.records:
+            fields = record.entry.model_dump(mode="json")
+            if task not in (None, fields["task"]) or dataset not in (None, fields.get("dataset")):
+                continue
+            shell.answer(_place(record) | fields, printable(_told(record, fields)))
+
+
+@journal.command()
+def verify(
+    state: StateDir = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="A head noted earlier, sha256:…: the journal must still hold its line."),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Is the journal complete and unaltered? Prints how many lines it has, and its head.
+
+    Keep the head elsewhere: who can write the folder can put back an older journal as a whole,
+    and only a head from outside shows that.
+
+    Example: ratls provider journal verify --state state
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    if head is not None:
+        _require_digest(head)
+    with refusals_as_exit_status(json_output) as shell:
+        reading = _reading(state)
+        if head is not None:
+            reading.require_line(head)
+        shell.answer(_head(reading), f"the journal holds: {_head_text(reading)}")
+
+
+@journal.command()
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to make.")],
+    state: StateDir = None,
+    json_output: Json = False,
+) -> None:
+    """Verify the journal and write its lines, byte for byte, to a new file of JSON lines.
+
+    Example: ratls provider journal export -o journal-2026.jsonl
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        from verifier.files import write_new
+
+        reading = _reading(state)
+        write_new(output, reading.raw)
+        shell.answer({"output": str(output)} | _head(reading), f"{output}: {_head_text(reading)}")
+
+
+def _reading(state: Path | None) -> Reading:
+    from provider.journal import Reading
+
+    return Reading.of(state_folder(state))
+
+
+def _require_digest(text: str) -> None:
+    import re
+
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+        raise typer.BadParameter("write sha256: and 64 lower-case hex digits")
+
+
+def _head(reading: Reading) -> dict[str, Any]:
+    from policy.document import digest_text
+
+    return {"lines": reading.head.count, "head": digest_text(reading.head.digest)}
+
+
+def _head_text(reading: Reading) -> str:
+    head = _head(reading)
+    return f"{head['lines']} lines, head {head['head']}"
+
+
+def _place(record: Record) -> dict[str, Any]:
+    from policy.document import digest_text
+    from policy.statement import instant_text
+
+    return {
+        "seq": record.seq,
+        "at": instant_text(record.at),
+        "digest": digest_text(record.digest),
+    }
+
+
+def _told(record: Record, fields: dict[str, Any]) -> str:
+    """One record as a line for people."""
+    from policy.statement import instant_text
+
+    parts = [f"{record.seq + 1:>5}", instant_text(record.at), f"{fields['kind']:<9}"]
+    parts += [text for text in (fields.get("dataset"), fields["task"]) if text]
+    if "rows" in fields:
+        parts.append(f"{fields['rows']:,} rows")
+    if "code" in fields:
+        parts.append(f"[{fields['code']}]" + (f" at {fields['check']}" if fields["check"] else ""))
+    return " ".join(parts) + f" ({fields['mode'] or 'no root chosen'})"

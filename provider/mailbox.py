@@ -1,0 +1,272 @@
+"""The scheduler, as this party uses it: a mailbox whose word wakes somebody up, and nothing more.
+
+    with mailbox(address, certificate, party) as client:
+        for queued in follow(client, pause=Event().wait, lost=say): ...
+
+`follow` outlives restarts of the scheduler: it watches again from where it was. `Inbox` does so
+in a thread of its own, for somebody who has other things to do until a task comes.
+"""
+
+from __future__ import annotations
+
+import queue
+import random as randomness
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from policy.errors import TaskExpired
+from policy.party import LocalParty
+from policy.statement import instant_text
+from policy.task import Task
+from provider.errors import ReleaseRefusedElsewhere
+from ratls.address import Address
+from ratls.errors import DeadlineExceeded
+from ratls.pin import ChannelIdentity
+from scheduler.client import WATCH_SECONDS, SchedulerClient
+from scheduler.errors import SchedulerBusy, SchedulerUnreachable
+from scheduler.queued import QueuedTask, State
+from verifier.errors import RatlsError
+from verifier.files import read_file
+
+# Silence and "not now" may be followed by another answer; every other answer stands.
+PASSING = (SchedulerUnreachable, SchedulerBusy, DeadlineExceeded)
+# Offers that wait for the agent; beyond these the scheduler has to wait, not our memory.
+_WAITING_OFFERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before another try: doubling, capped, and never in step with others."""
+
+    first: float = 1.0  # seconds
+    most: float = 300.0
+
+    def seconds(self, failures: int, random: Callable[[], float]) -> float:
+        """
+        Args:
+            failures: Tries that failed before, from 0.
+            random: Gives numbers from 0 up to 1.
+        """
+        # The exponent is capped too: a float has no 2 to the power of 2000.
+        return min(self.most, self.first * 2.0 ** min(failures, 32)) * (1 + random()) / 2
+
+
+def mailbox(address: Address, certificate: Path, party: LocalParty) -> SchedulerClient:
+    """A client that believes only this certificate, and shows this party's own.
+
+    Raises: FileUnreadable, SchedulerCertificateUnusable, EnvironmentUnsafe, and what reading the
+        party's keys raises.
+    """
+    return SchedulerClient(
+        address,
+        read_file(certificate),
+        ChannelIdentity(
+            party.channel_certificate_pem, party.channel_key_pem, party.channel_spki_sha256
+        ),
+    )
+
+
+def follow(
+    client: SchedulerClient,
+    *,
+    pause: Callable[[float], bool],
+    lost: Callable[[RatlsError, float], None],
+    random: Callable[[], float] = randomness.random,
+    backoff: Backoff = Backoff(),
+    lasting: Callable[[], float] = lambda: WATCH_SECONDS,
+) -> Iterator[QueuedTask]:
+    """Every queued task, then each as it comes or changes, across restarts of the scheduler.
+
+    Args:
+        pause: Waits so many seconds; True ends the iteration.
+        lost: Told the refusal and the seconds until the next try.
+        lasting: Seconds that the next watch may last; from zero down ends the iteration.
+
+    Raises:
+        SchedulerRefused, SchedulerAnswerMalformed: Another try would bring the same.
+    """
+    cursor, failures = b"", 0
+    while (seconds := lasting()) > 0:
+        try:
+            for queued in client.watch(cursor, seconds=seconds):
+                cursor, failures = queued.cursor, 0
+                yield queued
+            # A scheduler that ends each watch at once is asked once a second, and no faster.
+            again = backoff.seconds(0, random)
+        except PASSING as refusal:
+            again = backoff.seconds(failures, random)
+            failures += 1
+            lost(refusal, again)
+        if pause(again):
+            return
+
+
+class Inbox:
+    """What `follow` brings, waited for in a thread of its own.
+
+    with Inbox(client, lost) as inbox:
+        inbox.next(10.0)   # a task, or None when nothing came within 10 seconds
+    """
+
+    def __init__(
+        self, client: SchedulerClient, lost: Callable[[RatlsError, float], None], **options: Any
+    ) -> None:
+        """
+        Args:
+            client: Closed with the inbox, which ends the watch that runs.
+            lost: As in `follow`; called from the thread.
+            options: Of `follow`.
+        """
+        self._client, self._lost, self._options = client, lost, options
+        self._came: queue.Queue[QueuedTask | Exception] = queue.Queue(_WAITING_OFFERS)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="mailbox", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._client.close()
+        self._thread.join(timeout=10)
+
+    def next(self, seconds: float | None) -> QueuedTask | None:
+        """The next offer; None if there is none within so many seconds (None: wait for one).
+
+        Raises:
+            RatlsError: The scheduler refused for good; whatever ended the thread.
+        """
+        try:
+            came = self._came.get(block=seconds != 0, timeout=seconds or None)
+        except queue.Empty:
+            return None
+        if isinstance(came, Exception):
+            raise came
+        return came
+
+    def _follow(self) -> None:
+        try:
+            for queued in follow(
+                self._client, pause=self._stop.wait, lost=self._told, **self._options
+            ):
+                self._put(queued)
+                if self._stop.is_set():
+                    return
+        except Exception as error:  # noqa: BLE001 - `next` raises it: a dead thread would be silent
+            self._put(error)
+
+    def _told(self, refusal: RatlsError, seconds: float) -> None:
+        if not self._stop.is_set():
+            self._lost(refusal, seconds)
+
+    def _put(self, item: QueuedTask | Exception) -> None:
+        while not self._stop.is_set():
+            try:
+                self._came.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A queued task, as it can be shown: what it says of itself, what the scheduler says of it.
+
+    Nothing of it is verified. `task` is None where the envelope holds none.
+    """
+
+    queued: QueuedTask
+    task: Task | None
+
+    @classmethod
+    def of(cls, queued: QueuedTask) -> Self:
+        """Never raises: a list that one bad entry hides is no list."""
+        try:
+            return cls(queued, Task.read(queued.envelope)[0])
+        except RatlsError:
+            return cls(queued, None)
+
+    @property
+    def digest(self) -> bytes:
+        """By our own reckoning, where there is a task."""
+        return self.queued.digest if self.task is None else self.task.digest
+
+    def as_json(self) -> dict[str, Any]:
+        task = self.task
+        return {
+            "task_digest": f"sha256:{self.digest.hex()}",
+            "study": task and task.study,
+            "computation": task and task.computation,
+            "submitter": task and task.submitter,
+            "expires": task and instant_text(task.expires),
+            "datasets": [
+                {
+                    "dataset": d.dataset,
+                    "owner": d.owner,
+                    "state": d.state.value,
+                    "code": d.code or None,
+                }
+                for d in self.queued.datasets
+            ],
+        }
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """Digest, what, until, and the states, as texts; part of them is the peers'."""
+        task = self.task
+        what = "unreadable" if task is None else f"{task.computation} of {task.study}"
+        states = ", ".join(
+            f"{d.dataset} {d.state.value}{f' ({d.code})' if d.code else ''}"
+            for d in self.queued.datasets
+        )
+        return (
+            f"sha256:{self.digest.hex()}",
+            what if task is None else f"{what}, asked by {task.submitter}",
+            "" if task is None else instant_text(task.expires),
+            states,
+        )
+
+
+def seconds_left(task: Task | None, at: datetime) -> float:
+    """How long the next watch for this task may last; without a task as long as any.
+
+    Raises:
+        TaskExpired: Nobody releases to it any more, and the scheduler has forgotten it.
+    """
+    if task is None:
+        return WATCH_SECONDS
+    left = (task.expires - at).total_seconds()
+    if left <= 0:
+        raise TaskExpired(
+            "task",
+            expected="every dataset released",
+            found=f"its end, {instant_text(task.expires)}",
+        )
+    return min(left, WATCH_SECONDS)
+
+
+def outcome(notice: Notice) -> bool:
+    """Has every provider released, if the scheduler is right?
+
+    Raises:
+        ReleaseRefusedElsewhere: One has refused.
+    """
+    for status in notice.queued.datasets:
+        if status.state is State.REFUSED:
+            raise ReleaseRefusedElsewhere(
+                f"dataset {ascii(status.dataset)[1:-1]}",
+                expected="released",
+                found=f"refused: {status.code}",
+            )
+    datasets = notice.queued.datasets
+    return bool(datasets) and all(status.state is State.RELEASED for status in datasets)

@@ -1,0 +1,261 @@
+"""`ratls task submit`, `list`, `watch`: hand a task in, and see who has released to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provider.options import (
+    Json,
+    JsonLines,
+    PartyDir,
+    PassphraseFile,
+    SchedulerAt,
+    SchedulerCertificate,
+    StateDir,
+    TaskFile,
+    state_folder,
+)
+from verifier.modes import with_simulation_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.table import Table
+
+    from policy.task import Task
+    from provider.mailbox import Notice
+    from scheduler.client import SchedulerClient
+    from verifier.shell import Shell
+
+OnlyTask = Annotated[
+    Path | None, typer.Option("--task", help="Only this signed task. Default: every task.")
+]
+
+
+def _submit(
+    task_file: TaskFile,
+    scheduler: SchedulerAt,
+    scheduler_certificate: SchedulerCertificate,
+    party: PartyDir,
+    passphrase_file: PassphraseFile = None,
+    state: StateDir = None,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Hand a signed task to the scheduler, which offers it to the providers' agents.
+
+    The task is first held against the policy that this party accepted. Submitted again, the same
+    task is queued once.
+
+    Example: ratls task submit --task task.json --scheduler scheduler.example:7444
+    --scheduler-certificate scheduler.crt --party carol
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        from policy.document import digest_text
+        from policy.statement import instant_text
+        from verifier.files import read_file
+
+        raw = read_file(task_file)
+        task = _believed(shell, raw, state_folder(state), allow_simulation)
+        with _mailbox(scheduler, scheduler_certificate, party, passphrase_file) as client:
+            client.submit(raw)
+        until = instant_text(task.expires)
+        shell.answer(
+            {
+                "task_digest": digest_text(task.digest),
+                "study": task.study,
+                "computation": task.computation,
+                "expires": until,
+                "scheduler": scheduler,
+            },
+            f"queued at {scheduler}: {task.computation} of {task.study}, until {until}\n"
+            f"  {digest_text(task.digest)}",
+        )
+
+
+submit = with_simulation_option(_submit)
+
+
+def show(
+    scheduler: SchedulerAt,
+    scheduler_certificate: SchedulerCertificate,
+    party: PartyDir,
+    task_file: OnlyTask = None,
+    passphrase_file: PassphraseFile = None,
+    json_output: JsonLines = False,
+) -> None:
+    """Show the queued tasks of this party's policies: who has released to them, who has not.
+
+    What the scheduler says is a hint; acknowledgements and receipts prove.
+
+    Example: ratls task list --scheduler scheduler.example:7444
+    --scheduler-certificate scheduler.crt --party carol
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        from provider.mailbox import Notice
+
+        only = _digest(task_file)
+        with _mailbox(scheduler, scheduler_certificate, party, passphrase_file) as client:
+            notices = [Notice.of(queued) for queued in client.list(task_digest=only)]
+        if shell.out.is_terminal and not json_output:
+            shell.out.print(_table(notices))
+            return
+        for notice in notices:
+            _tell(shell, notice)
+
+
+def watch(
+    scheduler: SchedulerAt,
+    scheduler_certificate: SchedulerCertificate,
+    party: PartyDir,
+    task_file: OnlyTask = None,
+    passphrase_file: PassphraseFile = None,
+    json_output: JsonLines = False,
+) -> None:
+    """Show queued tasks as they come and change, until Ctrl-C.
+
+    With --task: until every provider has released to it (0), one has refused (7), or it has
+    expired (6). What the scheduler says is a hint; acknowledgements and receipts prove.
+
+    Example: ratls task watch --task task.json --scheduler scheduler.example:7444
+    --scheduler-certificate scheduler.crt --party carol
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        client = _mailbox(scheduler, scheduler_certificate, party, passphrase_file)
+        task = _task(task_file)
+        with client:
+            _follow(shell, client, task)
+
+
+def _follow(shell: Shell, client: SchedulerClient, task: Task | None) -> None:
+    from threading import Event
+
+    from provider.mailbox import Notice, follow, outcome, seconds_left
+    from verifier.errors import RatlsError
+    from verifier.shell import parse_instant
+
+    def lost(refusal: RatlsError, again: float) -> None:
+        shell.say(f"[{refusal.code}] {refusal}; again in {again:.0f} s")
+
+    notices = (
+        Notice.of(queued)
+        for queued in follow(
+            client,
+            pause=Event().wait,
+            lost=lost,
+            lasting=lambda: seconds_left(task, parse_instant(None)),
+        )
+    )
+    with _Display(shell) as display:
+        for notice in notices:
+            if task is not None and notice.digest != task.digest:
+                continue
+            display.show(notice)
+            if task is not None and outcome(notice):
+                return
+
+
+class _Display:
+    """A table that lives, on a terminal; a line for each change, elsewhere."""
+
+    def __init__(self, shell: Shell) -> None:
+        from rich.live import Live
+
+        self._shell = shell
+        self._seen: dict[bytes, Notice] = {}
+        alive = shell.out.is_terminal and not shell.json_output
+        self._live = Live(console=shell.out, auto_refresh=False) if alive else None
+
+    def __enter__(self) -> _Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, notice: Notice) -> None:
+        before = self._seen.get(notice.digest)
+        if before is not None and before.queued.datasets == notice.queued.datasets:
+            return
+        self._seen[notice.digest] = notice
+        if self._live is None:
+            _tell(self._shell, notice)
+        else:
+            self._live.update(_table(self._seen.values()), refresh=True)
+
+
+def _table(notices: Iterable[Notice]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from verifier.shell import printable
+
+    table = Table("task", "what", "until", "datasets, as the scheduler says")
+    for notice in notices:
+        digest, *rest = notice.cells()
+        table.add_row(f"{digest[:19]}…", *(escape(printable(cell)) for cell in rest))
+    return table
+
+
+def _tell(shell: Shell, notice: Notice) -> None:
+    from verifier.shell import printable
+
+    shell.answer(notice.as_json(), printable("  ".join(notice.cells())))
+
+
+def _mailbox(
+    scheduler: str, certificate: Path, party: Path, passphrase_file: Path | None
+) -> SchedulerClient:
+    from ratls.environment import prepare_process
+
+    prepare_process()  # before anything loads gRPC, which reads the environment once
+    from policy.party import LocalParty
+    from policy.passphrase import passphrase_source
+    from provider.mailbox import mailbox
+    from ratls.address import Address
+
+    local = LocalParty.load(party, passphrase_source(passphrase_file))
+    return mailbox(Address.parse(scheduler), certificate, local)
+
+
+def _believed(shell: Shell, raw: bytes, state: Path, allow_simulation: bool) -> Task:
+    """The task, which this party's own copy of the policy allows now."""
+    from policy.state import StudyState
+    from policy.task import Task
+    from verifier.anchors import Mode
+    from verifier.errors import placed
+    from verifier.modes import anchors_for
+    from verifier.shell import parse_instant
+
+    at = parse_instant(None)
+    with placed("task"):
+        named, _ = Task.read(raw)
+    policy = StudyState(state).find_by_policy_digest(named.policy_digest, at).policy
+    mode = anchors_for(policy.platform.root, allow_simulation=allow_simulation).mode
+    if mode is Mode.SIMULATION:
+        shell.warn_simulation()
+    return Task.open(raw, policy, at)
+
+
+def _task(file: Path | None) -> Task | None:
+    from policy.task import Task
+    from verifier.files import parse_file
+
+    return None if file is None else parse_file(file, Task.read)[0]
+
+
+def _digest(file: Path | None) -> bytes:
+    task = _task(file)
+    return b"" if task is None else task.digest

@@ -1,0 +1,177 @@
+"""An agent's own configuration at work: is this task for us, and may its rows leave?
+
+    with Station.open(config, allow_simulation=False, timeout=600, clock=now) as station:
+        ask = station.sift(envelope)              # talks to nobody, writes nothing
+        station.release(ask, ask.datasets[0])     # through `provider.release`, journalled
+
+Both questions are answered without the scheduler that brought the task.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from policy.errors import StateMissing
+from policy.party import LocalParty
+from policy.passphrase import passphrase_source
+from policy.state import StudyState
+from policy.task import Task
+from provider.agent_config import AgentConfig, EnclavePlace
+from provider.errand import Errand
+from provider.errors import AgentRunning, DatasetNotConfigured, EnclaveNotConfigured
+from provider.release import Release, release
+from provider.trail import Trail
+from verifier.anchors import Mode
+from verifier.collateral import Collateral
+from verifier.errors import FileNotWritten
+from verifier.files import parse_file
+from verifier.modes import anchors_for
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A task that somebody whom the policy lets ask has signed, and what it asks of this party."""
+
+    raw: bytes
+    digest: bytes  #             of the task, 32
+    datasets: tuple[str, ...]  # own inputs of the computation; may be none
+    enclaves: tuple[str, ...]  # that the policy lists, in its order
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """What the party's own configuration says, checked once when the agent starts."""
+
+    config: AgentConfig
+    party: LocalParty
+    mode: Mode  #            of the roots that the accepted policy names
+    allow_simulation: bool
+    timeout: float  #        seconds for one exchange
+    clock: Callable[[], datetime]
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        config: AgentConfig,
+        *,
+        allow_simulation: bool,
+        timeout: float,
+        clock: Callable[[], datetime],
+    ) -> Iterator[Self]:
+        """Be the one agent of this study and state folder, until the block ends.
+
+        Raises:
+            AgentRunning: There is another.
+            StateMissing, AnchorDiffers, PartyNotListed, SimulationNotAllowed: No policy of this
+                study is accepted here, or not one to work under.
+            RatlsError: What reading the party's keys raises.
+        """
+        party = LocalParty.load(config.party, passphrase_source(config.passphrase_file))
+        stored = StudyState(config.state).stored(config.study)
+        if stored is None:
+            raise StateMissing(
+                f"study {config.study}", expected="an accepted agreement", found="none"
+            )
+        stored.require_anchor(party)
+        roots = anchors_for(stored.policy.platform.root, allow_simulation=allow_simulation)
+        # Read now: nobody is there to hear of a wrong passphrase when the first task comes.
+        _ = party.operation, party.channel_key_pem
+        with _only_one(config):
+            yield cls(config, party, roots.mode, allow_simulation, timeout, clock)
+
+    def sift(self, raw: bytes) -> Ask | None:
+        """Is this a task for us at all? None for another study, whoever signed it.
+
+        Cheap, and nothing of it is journalled: whoever runs the scheduler could fill the disk
+        with tasks of its own making. The task's window is judged when it is released to.
+
+        Raises:
+            RatlsError: It cannot be read, its policy is not in force here, or nobody whom that
+                policy lets ask has signed it.
+        """
+        named, _ = Task.read(raw)
+        if named.study != self.config.study:
+            return None
+        agreement = StudyState(self.config.state).find_by_policy_digest(
+            named.policy_digest, self.clock()
+        )
+        policy = agreement.policy
+        task = Task.open(raw, policy, named.issued_at)
+        computation = policy.computation_by_id(task.computation)
+        assert computation is not None  # `Task.open` refuses what the policy does not have
+        datasets = [policy.dataset_by_id(name) for name in computation.inputs]
+        own = (d.id for d in datasets if d is not None and d.owner == self.party.party_id)
+        return Ask(raw, task.digest, tuple(own), tuple(e.name for e in policy.enclave))
+
+    def release(self, ask: Ask, dataset: str) -> Release:
+        """Release one own dataset for this task, by `provider.release`.
+
+        Raises:
+            DatasetNotConfigured, EnclaveNotConfigured: The configuration does not say how.
+            RatlsError: What reading the collateral, and `release`, raise. All stand in the journal.
+        """
+        trail = Trail(self.config.state, "release", self.clock, dataset)
+        trail.task = ask.digest
+        with trail.refusals_recorded():
+            source = self.config.sources.get(dataset)
+            if source is None:
+                raise DatasetNotConfigured(
+                    f"dataset {dataset}",
+                    expected=f"a source for it, as for {', '.join(self.config.sources)}",
+                    found="none",
+                )
+            name, place = self._enclave(ask.enclaves)
+            collateral = parse_file(place.collateral, Collateral.parse)
+        errand = Errand(
+            task=ask.raw,
+            address=place.address,
+            collateral=collateral,
+            party=self.party,
+            state=self.config.state,
+            allow_simulation=self.allow_simulation,
+            timeout=self.timeout,
+            clock=self.clock,
+            enclave=name,
+        )
+        return release(errand, dataset, source)
+
+    def _enclave(self, listed: tuple[str, ...]) -> tuple[str, EnclavePlace]:
+        """The first that the policy lists and the configuration knows: the same for all parties
+        that know the same. Another one for a second try would split the inputs of one task.
+        """
+        for name in listed:
+            if name in self.config.enclaves:
+                return name, self.config.enclaves[name]
+        raise EnclaveNotConfigured(
+            f"study {self.config.study}",
+            expected=f"an address of {' or '.join(listed)}",
+            found=", ".join(self.config.enclaves),
+        )
+
+
+@contextmanager
+def _only_one(config: AgentConfig) -> Iterator[None]:
+    path = config.state / f"agent-{config.study}.lock"
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise FileNotWritten(
+            str(path), expected="a writable folder", found=error.strerror or "an error"
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AgentRunning(
+                str(path), expected="no other agent", found="one that holds this file"
+            ) from error
+        yield
+    finally:
+        os.close(handle)  # releases the lock too, as does the death of the process
