@@ -84,6 +84,38 @@ def measure(json_output: JsonOption = False) -> None:
         )
 
 
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `new` made.")],
+    listen: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="A loopback address; port 0 means any free one."),
+    ] = "127.0.0.1:0",
+    json_output: JsonOption = False,
+) -> None:
+    """Hand out the simulation's collateral as Intel's service does, until stopped.
+
+    Its TLS certificate, new at each start, is DIR/pcs.crt: ratls collateral fetch --ca DIR/pcs.crt
+
+    Example: ratls simulation serve intel --listen 127.0.0.1:8081
+    """
+    from ratls.serving import listen_address, stop_signals
+    from simulation.serve import serving
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        shell.warn_simulation()
+        with serving(folder, listen_address(listen)) as ready:
+            stop = stop_signals()
+            certificate = str(folder / "pcs.crt")
+            shell.answer(
+                {"ready": ready, "mode": "simulation", "certificate": certificate},
+                f"ready {ready}",
+            )
+            status = stop()
+        raise typer.Exit(status)
+
+
 def demo(
     keep: Annotated[
         Path | None,

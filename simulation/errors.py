@@ -24,3 +24,10 @@ class MeasuredPackageMissing(ConfigError):
 
     code = "measured-package-missing"
     default_fix = "install the whole ratls distribution, at the same version as ratls-simulation"
+
+
+class SimulationNotLoopback(ConfigError):
+    """The simulated collateral service is asked to listen where other machines reach it."""
+
+    code = "simulation-not-loopback"
+    default_fix = "listen on 127.0.0.1 or [::1]"

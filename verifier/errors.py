@@ -123,6 +123,18 @@ class CollateralStaleError(RatlsError):
     exit_status = Exit.UNDECIDED
 
 
+class CollateralFetchError(RatlsError):
+    """The service that hands out collateral did not give any: nothing was decided."""
+
+    exit_status = Exit.UNDECIDED
+
+
+class CollateralRollbackError(RatlsError):
+    """Genuine collateral, but older than what is at hand already."""
+
+    exit_status = Exit.UNDECIDED
+
+
 class TcbStatusError(RatlsError):
     """The platform's patch level is not one that is accepted."""
 
@@ -417,3 +429,85 @@ class StatusNeverAcceptable(ConfigError):
 
     code = "status-never-acceptable"
     default_fix = "list at least one status other than Revoked"
+
+
+# The leaves of `pcs`, in the order in which a fetch reaches them.
+
+
+class PcsAddressMalformed(ConfigError):
+    """The address of the collateral service is not `https://HOST[:PORT]`."""
+
+    code = "pcs-address-malformed"
+    default_fix = "give scheme, host and port alone; paths are fixed, and plain HTTP is not spoken"
+
+
+class CaFileUnusable(ConfigError):
+    """The file of `--ca` holds no certificates."""
+
+    code = "ca-file-unusable"
+    default_fix = (
+        "give a PEM file with the certificate, or the authority, of the collateral service"
+    )
+
+
+class QuotesOfDifferentPlatforms(ConfigError):
+    """One bundle serves one kind of platform, and the quotes given are of more than one."""
+
+    code = "quotes-of-different-platforms"
+    default_fix = "fetch once for each kind of platform, into a bundle of its own"
+
+
+class PcsUnreachable(CollateralFetchError):
+    """The collateral service cannot be reached, or broke off."""
+
+    code = "pcs-unreachable"
+    default_fix = "check the address, and that the service runs and speaks HTTPS"
+
+
+class PcsCertificateUntrusted(CollateralFetchError):
+    """Whoever listens there does not show a certificate that is believed for that name."""
+
+    code = "pcs-certificate-untrusted"
+    default_fix = "name the certificate or authority of your own service with --ca"
+
+
+class PcsTooSlow(CollateralFetchError):
+    """The collateral service did not finish in time, however much it sent."""
+
+    code = "pcs-too-slow"
+    default_fix = "try again later, or give it longer with --timeout"
+
+
+class PcsRedirects(CollateralFetchError):
+    """The collateral service points elsewhere, which is never followed."""
+
+    code = "pcs-redirects"
+    default_fix = "give the address of the service itself"
+
+
+class PcsRefused(CollateralFetchError):
+    """The collateral service does not have, or does not give, what was asked for."""
+
+    code = "pcs-refused"
+    default_fix = "404: it does not know this platform; otherwise see the service's own log"
+
+
+class PcsAnswerTooLarge(CollateralFetchError):
+    """The collateral service sent more than any collateral takes."""
+
+    code = "pcs-answer-too-large"
+    default_fix = "do not use this service"
+
+
+class PcsAnswerMalformed(CollateralFetchError):
+    """An answer of the collateral service lacks a part, or has one twice."""
+
+    code = "pcs-answer-malformed"
+    default_fix = "give the address of a service that speaks version 4 of Intel's interface"
+
+
+class CollateralRolledBack(CollateralRollbackError):
+    """The service handed out something older than the bundle that it would replace."""
+
+    code = "collateral-rolled-back"
+    default_fix = "keep the bundle that you have; to start over, move it away first"

@@ -63,7 +63,7 @@ class Shell:
             Outcome.NOT_REACHED: "[dim]not reached[/]",
         }
         for record in appraisal.records:
-            detail = f"  {escape(_printable(record.detail))}" if record.detail else ""
+            detail = f"  {escape(printable(record.detail))}" if record.detail else ""
             self.out.print(f"  {mark[record.outcome]} {escape(record.check)}{detail}")
 
     def show_refusal(self, refusal: RatlsError) -> None:
@@ -76,13 +76,13 @@ class Shell:
         if refusal.appraisal is not None:
             self.show_appraisal(refusal.appraisal)
         self.err.print(
-            f"[bold red]refused[/] {escape(f'[{refusal.code}]')} {escape(_printable(str(refusal)))}"
+            f"[bold red]refused[/] {escape(f'[{refusal.code}]')} {escape(printable(str(refusal)))}"
         )
         if refusal.fix:
             self.err.print(f"  [bold]to do:[/] {escape(refusal.fix)}")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Escape what could forge a line or colour in a terminal: peers choose some of the text."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 

@@ -1,0 +1,108 @@
+"""What a bundle says, once every signature in it was followed to the root; no quote is needed.
+
+contents = Contents.authenticate(collateral, roots)
+contents.tcb_info.levels, contents.window(at).earliest_expiration
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from verifier.anchors import TrustAnchors
+from verifier.certificate import (
+    PCK_CA,
+    Certificate,
+    read_chain,
+    require_anchor,
+    require_issued_by,
+    require_role,
+)
+from verifier.collateral import Collateral, authenticate_qe_identity, authenticate_tcb_info
+from verifier.crl import RevocationList, authenticate_crl
+from verifier.errors import CollateralRolledBack
+from verifier.qe import QeIdentity
+from verifier.tcb import TcbInfo
+from verifier.validity import CollateralWindow, Period, require_instant, rfc3339
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The parts of one authentic bundle. Whether they cover an instant is asked of `window`."""
+
+    authority: Certificate  # of the platforms that this bundle is for
+    tcb_info: TcbInfo
+    qe_identity: QeIdentity
+    root_crl: RevocationList
+    pck_crl: RevocationList
+    certificates: tuple[Certificate, ...]  # every one used
+
+    @classmethod
+    def authenticate(cls, collateral: Collateral, roots: TrustAnchors) -> Self:
+        """Read a bundle and check that all of it descends from the root.
+
+        Raises:
+            CertChainError, CollateralSignatureError, RevocationError: Something does not (4).
+            CollateralFormatError, CollateralMismatchError: Not the collateral of SGX quotes.
+            TcbInfoVersionOutdated: TCB info of version 2 (5).
+        """
+        tcb_info, tcb_chain = authenticate_tcb_info(collateral, roots)
+        qe_identity, qe_chain = authenticate_qe_identity(collateral, roots)
+        authority, root = read_chain(collateral.pck_crl_issuer_chain, 2, "PCK CRL issuer chain")
+        require_anchor(root, roots)
+        require_role(authority, PCK_CA)
+        require_issued_by(authority, root)
+        root_crl = authenticate_crl(collateral.root_ca_crl, root, "root CRL")
+        pck_crl = authenticate_crl(collateral.pck_crl, authority, "PCK CRL")
+        for signer in (authority, tcb_chain.signer, qe_chain.signer):
+            root_crl.require_not_revoked(signer)
+        used = (root, authority, *(c for s in (tcb_chain, qe_chain) for c in (s.root, s.signer)))
+        return cls(authority, tcb_info, qe_identity, root_crl, pck_crl, used)
+
+    def periods(self) -> dict[str, Period]:
+        """From when to when each dated part holds, by its name; certificates apart."""
+        info, identity = self.tcb_info, self.qe_identity
+        parts = (
+            Period.of_document("TCB info", info.issued, info.next_update),
+            Period.of_document("QE identity", identity.issued, identity.next_update),
+            Period.of_crl(self.root_crl),
+            Period.of_crl(self.pck_crl),
+        )
+        return {part.thing: part for part in parts}
+
+    def window(self, at: datetime) -> CollateralWindow:
+        """The common window, if all of it covers `at`.
+
+        Raises:
+            CollateralStaleError: The first part that does not (5).
+        """
+        tcb_info, qe_identity, *crls = self.periods().values()
+        return CollateralWindow.covering(
+            require_instant(at),
+            tcb_info=tcb_info,
+            qe_identity=qe_identity,
+            crls=crls,
+            certificates=[Period.of_certificate(c) for c in self.certificates],
+        )
+
+    def require_not_older_than(self, kept: Contents) -> None:
+        """Nothing here was issued before its counterpart in the bundle that is at hand.
+
+        Bundles of different kinds of platforms have no order.
+
+        Raises:
+            CollateralRolledBack: Something was (5).
+        """
+        # A cache cannot forge, but it can replay: an unexpired bundle of last month hides a
+        # level, or a certificate, that was revoked since (T09).
+        if (self.tcb_info.fmspc, self.authority.spki) != (kept.tcb_info.fmspc, kept.authority.spki):
+            return
+        for name, period in self.periods().items():
+            before = kept.periods()[name].starts
+            if period.starts < before:
+                raise CollateralRolledBack(
+                    name,
+                    expected=f"none issued before {rfc3339(before)}",
+                    found=f"one of {rfc3339(period.starts)}",
+                )
