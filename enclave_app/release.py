@@ -1,7 +1,8 @@
 """The gate: the only way in which anything computed becomes bytes that may leave.
 
-    require_subjects(tables, subjects, minimum)       # before anything is computed
-    plaintext = released(outputs, rule, …)            # canonical JSON, or a refusal
+    require_subjects(inputs, rule)                    # before anything is computed
+    require_group(thing, persons, rule)               # for each group that an output is about
+    plaintext = padded(released(outputs, rule, …))    # canonical JSON, or a refusal
 
 The bytes have one written form for one result: members sorted, numbers rounded to the agreed
 digits, nothing that the policy does not name. A computation that wanted to smuggle rows out
@@ -13,14 +14,29 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enclave_app.errors import OutputNotAgreed, OutputNotCanonical, TooFewSubjects
+from enclave_app.errors import (
+    OutputNotAgreed,
+    OutputNotCanonical,
+    ReleaseDeniedError,
+    ResultTooLarge,
+    TooFewSubjects,
+)
 
 SCHEMA = "ratls-result/1"
+# Both powers of two, in bytes; sealed and with its receipt, the largest is still one message.
+SMALLEST_RESULT, LARGEST_RESULT = 4 << 10, 32 << 20
+
+
+class Input(NamedTuple):
+    """The rows of one dataset, and the column that names a person."""
+
+    table: pa.Table
+    subject: str
 
 
 class ReleaseRule(Protocol):
@@ -44,13 +60,30 @@ def require_subjects(inputs: Mapping[str, tuple[pa.Table, str]], rule: ReleaseRu
         TooFewSubjects: Naming the dataset, not the count: that is the provider's alone.
     """
     for dataset, (table, subject) in inputs.items():
-        distinct = pc.count_distinct(table.column(subject), mode="only_valid").as_py()
-        if distinct < rule.min_subjects_per_input:
-            raise TooFewSubjects(
-                f"dataset {dataset!r}",
-                expected=f"at least {rule.min_subjects_per_input} subjects",
-                found="fewer",
-            )
+        require_group(f"dataset {dataset!r}", persons(table.column(subject)), rule)
+
+
+def persons(subjects: pa.ChunkedArray) -> int:
+    """How many different persons these rows are about; a null is nobody."""
+    distinct: int = pc.count_distinct(subjects, mode="only_valid").as_py()
+    return distinct
+
+
+def require_group(
+    thing: str,
+    size: int,
+    rule: ReleaseRule,
+    leaf: type[ReleaseDeniedError] = TooFewSubjects,
+) -> None:
+    """A group of `size` different persons of one input must be large enough to speak about.
+
+    Raises:
+        ReleaseDeniedError: The leaf given. It names the group, never its size.
+    """
+    if size < rule.min_subjects_per_input:
+        raise leaf(
+            thing, expected=f"at least {rule.min_subjects_per_input} subjects", found="fewer"
+        )
 
 
 def released(outputs: Mapping[str, Any], rule: ReleaseRule, *, computation: str, run: str) -> bytes:
@@ -74,6 +107,18 @@ def released(outputs: Mapping[str, Any], rule: ReleaseRule, *, computation: str,
         allow_nan=False,
     )
     return text.encode("utf-8")
+
+
+def padded(document: bytes) -> bytes:
+    """`document` and spaces, which JSON ignores, up to a power of two of at least 4096 bytes.
+
+    Raises:
+        ResultTooLarge: More than 32 MiB.
+    """
+    if len(document) > LARGEST_RESULT:
+        raise ResultTooLarge("result", expected=f"at most {LARGEST_RESULT} bytes", found="more")
+    # R15: the host sees how long the ciphertext is, and a list of ids would tell it their number.
+    return document.ljust(max(SMALLEST_RESULT, 1 << (len(document) - 1).bit_length()))
 
 
 def _rounded(value: Any, digits: int) -> Any:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import pyarrow as pa
-
-from enclave_app.computations import logistic_regression
+from enclave_app.computations import (
+    logistic_regression,
+    private_set_intersection,
+    summary_statistics,
+)
 from enclave_app.errors import ComputationUnknown
+from enclave_app.release import Input, ReleaseRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +25,37 @@ class BuiltIn:
     """One measured computation."""
 
     outputs: frozenset[str]
-    # (parameters, for each input its column names and types): refuses what `run` cannot take
+    # (parameters, for each input its column names and types): refuses what `run` cannot take.
+    # A type ends in `?` where it may be null, and in `!` where the column names a person: who
+    # does not ask for persons gets none.
     check: Callable[[Mapping[str, Any], Sequence[Mapping[str, str]]], None]
-    # (inputs in the policy's order, parameters) -> output name -> JSON value
-    run: Callable[[Sequence[pa.Table], Mapping[str, Any]], dict[str, Any]]
+    # (inputs by dataset id in the policy's order, parameters, what may leave)
+    # -> output name -> JSON value
+    run: Callable[[Mapping[str, Input], Mapping[str, Any], ReleaseRule], dict[str, Any]]
+    fixed: frozenset[str] = frozenset()  # parameters that no policy may leave to a task
+    most_digits: int = 17  #               a release rule may allow no more
+    fewest_subjects: int = 1  #            and demand no fewer
 
 
 COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
     {
         "logistic_regression": BuiltIn(
             logistic_regression.OUTPUTS, logistic_regression.check, logistic_regression.run
-        )
+        ),
+        "private_set_intersection": BuiltIn(
+            private_set_intersection.OUTPUTS,
+            private_set_intersection.check,
+            private_set_intersection.run,
+            fixed=private_set_intersection.FIXED,
+        ),
+        "summary_statistics": BuiltIn(
+            summary_statistics.OUTPUTS,
+            summary_statistics.check,
+            summary_statistics.run,
+            fixed=summary_statistics.FIXED,
+            most_digits=summary_statistics.MOST_DIGITS,
+            fewest_subjects=summary_statistics.FEWEST_SUBJECTS,
+        ),
     }
 )
 

@@ -31,6 +31,7 @@ from enclave_app.errors import (
     NumbersOutOfRange,
     SolverNotConverged,
 )
+from enclave_app.release import Input, ReleaseRule
 
 OUTPUTS = frozenset({"model_weights"})
 # What makes two fits comparable is measured, not negotiable.
@@ -111,9 +112,11 @@ def _solve(matrix: Matrix, target: npt.NDArray[Any], max_iter: int) -> tuple[Mat
     return model.coef_[0], float(model.intercept_[0])
 
 
-def run(tables: Sequence[pa.Table], parameters: Mapping[str, Any]) -> dict[str, Any]:
+def run(
+    inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
+) -> dict[str, Any]:
     """The computation as the registry knows it: `fit` with the task's parameters."""
-    return {"model_weights": fit(tables, **parameters)}
+    return {"model_weights": fit([i.table for i in inputs.values()], **parameters)}
 
 
 def check(parameters: Mapping[str, Any], inputs: Sequence[Mapping[str, str]]) -> None:

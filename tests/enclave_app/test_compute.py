@@ -16,10 +16,10 @@ from enclave_app.errors import (
     ComputationUnknown,
     OutputNotAgreed,
 )
-from enclave_app.log import open_log
 from enclave_app.session import Denied, Released
 from policy.errors import AgreementIncomplete, PolicyExpired, PolicyNotYetValid
 from policy.task import Task
+from ratls.log import open_log
 from tests.support.enclave import NOW, EnclaveWorld, rows
 from tests.support.parties import Consortium
 from tests.support.refusal import count_refusal, refused

@@ -158,5 +158,5 @@ def test_computation_that_is_not_in_the_measured_list(name: str) -> None:
         built_in(name)
 
 
-def test_the_one_computation_there_is() -> None:
+def test_the_outputs_of_the_model() -> None:
     assert built_in("logistic_regression").outputs == {"model_weights"}

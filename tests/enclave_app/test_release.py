@@ -11,8 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclave_app.errors import OutputNotAgreed, OutputNotCanonical, TooFewSubjects
-from enclave_app.release import released, require_subjects
+from enclave_app.errors import (
+    IntersectionTooSmall,
+    OutputNotAgreed,
+    OutputNotCanonical,
+    ResultTooLarge,
+    TooFewSubjects,
+)
+from enclave_app.release import (
+    LARGEST_RESULT,
+    padded,
+    released,
+    require_group,
+    require_subjects,
+)
 from tests.support.refusal import refused
 
 
@@ -93,3 +105,28 @@ def test_each_input_needs_its_own_subjects() -> None:
     with refused(TooFewSubjects):
         require_subjects(large | subjects("a", "b"), Rule())
     require_subjects(large | subjects("a", "b"), replace(Rule(), min_subjects_per_input=2))
+
+
+def test_group_of_exactly_the_minimum() -> None:
+    """R05: k - 1 and k."""
+    require_group("group", 3, Rule(), IntersectionTooSmall)
+    for size in (0, 2):
+        with refused(IntersectionTooSmall):
+            require_group("group", size, Rule(), IntersectionTooSmall)
+
+
+@given(st.integers(1, 100_000))
+def test_padding_changes_the_length_and_nothing_else(size: int) -> None:
+    """R15: lengths are few, and any JSON reader passes over the spaces."""
+    document = json.dumps("x" * size).encode()
+    result = padded(document)
+    assert json.loads(result) == "x" * size
+    assert len(result) in {4096 << i for i in range(6)}
+    assert len(result) < max(2 * len(document), 4097)
+
+
+def test_result_longer_than_a_message() -> None:
+    """Signed, sealed and kept, and then no recipient could ever fetch it."""
+    assert len(padded(b"x" * LARGEST_RESULT)) == LARGEST_RESULT
+    with refused(ResultTooLarge):
+        padded(b"x" * (LARGEST_RESULT + 1))

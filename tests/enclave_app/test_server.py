@@ -22,10 +22,11 @@ from enclave_app.errors import (
     TasksExhausted,
 )
 from enclave_app.limits import Limits
-from enclave_app.server import listen_address, start_server
+from enclave_app.server import start_server
 from ratls.address import Address
 from ratls.errors import AddressMalformed, CallFailed, EnvironmentUnsafe
 from ratls.pin import pinned_client
+from ratls.serving import listen_address
 from ratls.stream import Kind, write_message
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.parties import local_party
