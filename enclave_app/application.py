@@ -21,7 +21,6 @@ from enclave_app.compute import agreed, compute, require_computable, require_par
 from enclave_app.errors import AttesterModeMismatch, ComputationFailed
 from enclave_app.intake import Intake
 from enclave_app.limits import Limits, MemoryBudget
-from enclave_app.log import Log, place_of
 from enclave_app.receive import Receiving
 from enclave_app.session import Denied, Outcome, Pending, Sessions, Ticket
 from enclave_app.worker import Worker
@@ -32,6 +31,7 @@ from policy.task import Task
 from ratls.attester import Attester
 from ratls.claims import NO_TASK
 from ratls.identity import EnclaveIdentity
+from ratls.log import Log, place_of
 from ratls.stream import Hello, Kind, ServerExchange
 from verifier.anchors import Mode
 

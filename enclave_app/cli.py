@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -43,74 +42,17 @@ def serve(
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
-        from ratls.environment import prepare_process
-
-        prepare_process()  # before anything loads gRPC, which reads the environment once
-        from enclave_app.application import Enclave
-        from enclave_app.log import open_log
-        from enclave_app.server import listen_address, start_server
-        from policy.agreement import Agreement
+        from enclave_app.serving import serve as serve_until_stopped
         from ratls.attester import resolve_attester
-        from verifier.anchors import Mode
-        from verifier.files import parse_file
         from verifier.modes import known_roots
 
-        read = parse_file(agreement, partial(Agreement.parse, known_roots=known_roots()))
-        complete = read.require_complete()
-        address = listen_address(listen)
-        source = resolve_attester(attester, allow_simulation=allow_simulation)
-        log = open_log()
-        running = Enclave.start(complete, source, log=log)
-        if running.mode is Mode.SIMULATION:
-            shell.warn_simulation()
-        stop = _stop_signals()
-        server = start_server(running, address, log)
-        ready = server.address
-        shell.answer(
-            {
-                "ready": ready,
-                "mode": running.mode.value,
-                "study": running.policy.study,
-                "policy_digest": f"sha256:{running.policy.digest.hex()}",
-            },
-            f"ready {ready}",
+        serve_until_stopped(
+            shell,
+            agreement=agreement,
+            listen=listen,
+            attester=partial(resolve_attester, attester, allow_simulation=allow_simulation),
+            roots=known_roots(),
         )
-        status = stop()
-        finished = server.stop()
-    _leave(status, finished)
 
 
 app.command("serve")(with_simulation_option(serve))
-
-
-def _stop_signals() -> Callable[[], int]:
-    """From now on SIGINT and SIGTERM are awaited; the function returned waits for either.
-
-    Its value is the exit status: 130 for Ctrl-C, 0 for an orderly stop.
-    """
-    import queue
-    import signal
-    from types import FrameType
-
-    from verifier.errors import Exit
-
-    came: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        came.put(number)
-
-    signal.signal(signal.SIGINT, note)
-    signal.signal(signal.SIGTERM, note)
-    return lambda: int(Exit.INTERRUPTED if came.get() == signal.SIGINT else Exit.YES)
-
-
-def _leave(status: int, finished: bool) -> None:
-    import os
-    import sys
-
-    if not finished:
-        # A client that is silent holds its call, and with it an orderly end, for hours.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    raise typer.Exit(status)

@@ -7,22 +7,10 @@ terminal at start, or nowhere.
 from __future__ import annotations
 
 from policy.errors import ResourceLimitError
-from ratls.errors import StreamIntegrityError
+from ratls.errors import AuthorizationError, PeerIdentityError, StreamIntegrityError
 from verifier.errors import ConfigError, Exit, ModeMismatchError, RatlsError
 
 # Branches. Names: threats.md section 3.
-
-
-class PeerIdentityError(RatlsError):
-    """The authenticated peer is nobody that the policy knows."""
-
-    exit_status = Exit.NOT_GENUINE
-
-
-class AuthorizationError(RatlsError):
-    """A known peer asks for what is not its to ask."""
-
-    exit_status = Exit.NOT_ADMITTED
 
 
 class InputCommittedError(RatlsError):
@@ -51,6 +39,14 @@ class ListenAddressUnusable(ConfigError):
 
     code = "listen-address-unusable"
     default_fix = "another process may use the port: choose another, or 0 for a free one"
+
+
+class ArgumentsUnexpected(ConfigError):
+    """The production entry point was given arguments, and takes none."""
+
+    code = "arguments-unexpected"
+    exit_status = Exit.USAGE
+    default_fix = "start it bare: a measured manifest fixes how; `ratls enclave serve` has options"
 
 
 class ServerWouldNotAuthenticate(ConfigError):
@@ -253,6 +249,55 @@ class TooFewSubjects(ReleaseDeniedError):
 
     code = "too-few-subjects"
     default_fix = "the policy's min_subjects_per_input protects the persons in small inputs"
+
+
+class ColumnConstant(ReleaseDeniedError):
+    """In one input a column has one value: its mean would be everybody's."""
+
+    code = "column-constant"
+    default_fix = "agree on the statistics without this column"
+
+
+class ValueTooRare(ReleaseDeniedError):
+    """A column has two or three values in one input, and too few subjects have one of them."""
+
+    code = "value-too-rare"
+    default_fix = "agree on the statistics without this column, or on a coarser one"
+
+
+class SubjectDominates(ReleaseDeniedError):
+    """Most of a column's rows or of its variation in one input is one subject's."""
+
+    code = "subject-dominates"
+    default_fix = "give the column a domain (min, max), or release fewer rows of one subject"
+
+
+class QuantileExposes(ReleaseDeniedError):
+    """Below, above or between the agreed quantiles lie too few subjects of one input."""
+
+    code = "quantile-exposes"
+    default_fix = "agree on fewer quantiles, further apart and further from 0 and 1"
+
+
+class IntersectionTooSmall(ReleaseDeniedError):
+    """Too few subjects of one input are in the intersection, or none."""
+
+    code = "intersection-too-small"
+    default_fix = "check that the inputs write the key alike; a small intersection is not released"
+
+
+class ReleaseRuleTooOpen(ReleaseDeniedError):
+    """The policy's release rule lets out more than this computation ever gives."""
+
+    code = "release-rule-too-open"
+    default_fix = "agree on fewer significant_digits and more min_subjects_per_input"
+
+
+class ResultTooLarge(ReleaseDeniedError):
+    """The result is longer than one message to a recipient may be."""
+
+    code = "result-too-large"
+    default_fix = "agree on a smaller output, or on inputs with fewer rows"
 
 
 class OutputNotAgreed(ReleaseDeniedError):

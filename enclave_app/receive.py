@@ -20,12 +20,12 @@ from enclave_app.errors import (
     ExchangeTooLong,
 )
 from enclave_app.intake import Intake
-from enclave_app.log import Log
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.document import Party
 from policy.rows import schema_digest
 from policy.task import Task
+from ratls.log import Log
 from ratls.stream import Caps, CommitMessage, Hello, RowDigest, ServerExchange
 
 if TYPE_CHECKING:

@@ -25,10 +25,10 @@ from enclave_app.access import client_roots, identify
 from enclave_app.application import Enclave
 from enclave_app.errors import ListenAddressUnusable, MethodNotOffered, ServerFailed
 from enclave_app.limits import Slots
-from enclave_app.log import Log, place_of
 from policy.document import Party
 from ratls.address import Address
 from ratls.environment import prepare_process
+from ratls.log import Log, place_of
 from ratls.stream import Kind, ServerExchange, flight_refusal
 from verifier.errors import RatlsError
 
@@ -113,17 +113,6 @@ class EnclaveServer(flight.FlightServerBase):
         waiting.start()
         waiting.join(seconds)
         return not waiting.is_alive()
-
-
-def listen_address(text: str) -> Address:
-    """`HOST:PORT`, as other addresses but for port 0, which means any free one.
-
-    Raises:
-        AddressMalformed: Another form.
-    """
-    if text.endswith(":0"):
-        return Address(Address.parse(f"{text[:-1]}1").host, 0)
-    return Address.parse(text)
 
 
 def start_server(enclave: Enclave, address: Address, log: Log) -> EnclaveServer:

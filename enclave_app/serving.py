@@ -1,0 +1,72 @@
+"""From an agreement file to a server that stops when it is told to: what every entry point shares.
+
+    serve(shell, agreement=path, listen="0.0.0.0:7443", attester=GramineAttester, roots={"intel"})
+
+The entry points differ in where their arguments come from: `enclave_app.cli` has options,
+`enclave_app.gramine_main` has constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from ratls.attester import Attester
+    from verifier.shell import Shell
+
+
+def serve(
+    shell: Shell,
+    *,
+    agreement: Path,
+    listen: str,
+    attester: Callable[[], Attester],
+    roots: frozenset[str],
+) -> NoReturn:
+    """Serve until SIGINT or SIGTERM; prints `ready HOST:PORT` once the parties may connect.
+
+    Args:
+        agreement: Read once, into memory: its owner is the host, who may change it meanwhile.
+        listen: `HOST:PORT`; port 0 takes a free one.
+        attester: Called first: where nothing can vouch for this process, nothing is read.
+        roots: The schemes that the policy's root may use.
+
+    Raises:
+        typer.Exit: Told to stop: 0 for SIGTERM, 130 for SIGINT.
+        RatlsError: This process cannot serve.
+    """
+    from ratls.environment import prepare_process
+
+    prepare_process()  # before anything loads gRPC, which reads the environment once
+    from enclave_app.application import Enclave
+    from enclave_app.server import start_server
+    from policy.agreement import Agreement
+    from ratls.log import open_log
+    from ratls.serving import leave, listen_address, stop_signals
+    from verifier.anchors import Mode
+    from verifier.files import parse_file
+
+    source = attester()
+    read = parse_file(agreement, partial(Agreement.parse, known_roots=roots))
+    complete = read.require_complete()
+    address = listen_address(listen)
+    log = open_log()
+    running = Enclave.start(complete, source, log=log)
+    if running.mode is Mode.SIMULATION:
+        shell.warn_simulation()
+    stop = stop_signals()
+    server = start_server(running, address, log)
+    shell.answer(
+        {
+            "ready": server.address,
+            "mode": running.mode.value,
+            "study": running.policy.study,
+            "policy_digest": f"sha256:{running.policy.digest.hex()}",
+        },
+        f"ready {server.address}",
+    )
+    status = stop()
+    leave(status, finished=server.stop())
