@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := verifier policy ratls provider enclave_app simulation
 VECTORS := ../shared/vectors
 
 # Tests on genuine quotes run where the folder exists, and say aloud where it does not.
@@ -10,7 +9,7 @@ ifneq ($(wildcard $(VECTORS)/index.json),)
 export RATLS_VECTORS ?= $(abspath $(VECTORS))
 endif
 
-.PHONY: demo test check format lint types errors venv lock clean
+.PHONY: demo test check format lint types errors proto bench venv lock clean
 
 demo: venv
 	$(BIN)/ratls demo
@@ -48,6 +47,13 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml simulation/pyproject.tom
 
 errors: venv
 	$(BIN)/python -m tests.support.error_page
+
+proto: venv
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
+	  scheduler/task_service.proto
+
+bench: venv
+	@for script in benchmarks/*.py; do $(BIN)/python $$script --json || exit 1; done
 
 # Needs `uv` on the PATH. The locks name no index: any mirror with the same bytes will do.
 lock:

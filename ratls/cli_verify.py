@@ -41,9 +41,7 @@ Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout."
 
 
 def quote(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Files with one quote each.")
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files with one quote each.")],
     collateral: CollateralFile,
     at: At = None,
     accept_status: Annotated[

@@ -18,6 +18,18 @@ class EvidenceFormatError(RatlsError):
     exit_status = Exit.UNUSABLE
 
 
+class PeerIdentityError(RatlsError):
+    """The authenticated peer is nobody that the policy knows."""
+
+    exit_status = Exit.NOT_GENUINE
+
+
+class AuthorizationError(RatlsError):
+    """A known peer asks for what is not its to ask."""
+
+    exit_status = Exit.NOT_ADMITTED
+
+
 class EvidenceMissingError(RatlsError):
     """The peer shows no evidence at all."""
 
@@ -310,6 +322,43 @@ class AttesterMixedUp(AttesterError):
 
     code = "attester-mixed-up"
     default_fix = "let only one program at a time ask this machine's attester"
+
+
+class SgxAbsent(EvidenceMissingError):
+    """This process does not run inside an SGX enclave under Gramine."""
+
+    code = "sgx-absent"
+    exit_status = Exit.UNUSABLE  # nobody was judged: it is this machine that shows no evidence
+    default_fix = "start the enclave with gramine-sgx; gramine-direct protects nothing"
+
+
+class RemoteAttestationOff(EvidenceMissingError):
+    """The enclave's manifest does not ask for DCAP quotes."""
+
+    code = "remote-attestation-off"
+    exit_status = Exit.UNUSABLE
+    default_fix = 'the manifest must say sgx.remote_attestation = "dcap"; sign it again'
+
+
+class QuoteNotMade(AttesterError):
+    """The platform or its quoting service could not make a report or a quote."""
+
+    code = "quote-not-made"
+    default_fix = "the cause stands in Gramine's log on the host: look for the AESM error there"
+
+
+class AttestationDeviceUnusable(AttesterError):
+    """A file of the attestation device does not behave as Gramine's does."""
+
+    code = "attestation-device-unusable"
+    default_fix = "run the enclave under the Gramine version that its manifest was made for"
+
+
+class QuoteOfAnotherEnclave(AttesterError):
+    """The host's quoting service answered with a quote of another enclave."""
+
+    code = "quote-of-another-enclave"
+    default_fix = "the host hands out foreign quotes: restart its quoting service, or do not use it"
 
 
 class EnvironmentUnsafe(ConfigError):

@@ -1,4 +1,4 @@
-"""`ratls demo`: the core of the job on one machine, with real processes, ports, files and data.
+"""`ratls demo`: the whole job on one machine, with real processes, ports, files and data.
 
 Alice's clinic and Bob's hospital hold rows, Carol's lab wants one model. Every step is the
 command that a person would type, run as a process of its own; what stands in for Intel is
@@ -9,179 +9,26 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
-from rich.text import Text
 
 from simulation.measure import MEASURED_PACKAGES
 from simulation.relay import RecordingRelay
+from simulation.stage import DemoFailed, Server, Stage
 from verifier.errors import Exit
 
 PARTIES = {"alice": "alice-clinic", "bob": "bob-hospital", "carol": "carol-lab"}
 STUDY = "breast-cancer-joint-training"
-COMMAND_SECONDS = 60
-
-
-class DemoFailed(Exception):
-    """A step did not end as it must; the message holds the child's last lines."""
-
-
-class Stage:
-    """The folder, the terminal and the child processes of one demonstration."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.console = Console(highlight=False)
-        self.commands: list[str] = []
-        self._children: list[subprocess.Popen[str]] = []
-        self._step = 0
-
-    def title(self, text: str) -> None:
-        """Open the next step."""
-        self._step += 1
-        self.console.print()
-        self.console.rule(
-            f"[bold]{self._step}. {escape(text)}[/]  [black on yellow] SIMULATION [/]"
-        )
-
-    def tell(self, text: str) -> None:
-        """A sentence of the story."""
-        self.console.print(text, soft_wrap=True)
-
-    def run(
-        self, who: str, *arguments: str, expect: Exit = Exit.YES, quiet: bool = False
-    ) -> subprocess.CompletedProcess[str]:
-        """Type one `ratls` command as `who`, show what it prints, insist on its exit status."""
-        self._show_command(who, arguments)
-        child = self._start(arguments)
-        try:
-            output, _ = child.communicate(timeout=COMMAND_SECONDS)
-        except subprocess.TimeoutExpired as late:
-            child.kill()
-            output, _ = child.communicate()
-            raise DemoFailed(f"no answer in {COMMAND_SECONDS} s:\n{_last_lines(output)}") from late
-        if child.returncode == expect and not quiet:
-            self._show_output(output)
-        if child.returncode != expect:
-            raise DemoFailed(
-                f"`ratls {' '.join(arguments[:2])}` ended with exit status {child.returncode}, "
-                f"expected {int(expect)}:\n{_last_lines(output)}"
-            )
-        if expect is not Exit.YES:
-            self.console.print(f"  [green]refused, as it must be[/] (exit status {int(expect)})")
-        return subprocess.CompletedProcess(child.args, child.returncode, output)
-
-    @contextmanager
-    def serve(self, *arguments: str, code: Path | None = None) -> Iterator[tuple[str, int]]:
-        """Run an enclave until the block ends; its address, once it says `ready`."""
-        self._show_command("operator", arguments, running_in=code)
-        child = self._start(arguments, code=code, split=True)
-        log: list[str] = []
-        assert child.stdout is not None
-        assert child.stderr is not None
-        threading.Thread(target=_drain, args=(child.stderr, log), daemon=True).start()
-        line = child.stdout.readline()  # ends at once if the child dies
-        if not line.startswith("ready "):
-            child.wait(timeout=COMMAND_SECONDS)
-            raise DemoFailed(f"the enclave did not start:\n{_last_lines(line + ''.join(log))}")
-        self.console.print(f"  {escape(line.strip())}   (process {child.pid})")
-        host, _, port = line.split()[1].rpartition(":")
-        try:
-            yield host, int(port)
-        except DemoFailed as failure:
-            raise DemoFailed(
-                f"{failure}\nthe enclave's last lines:\n{_last_lines(''.join(log))}"
-            ) from failure
-        finally:
-            _end(child)
-
-    def close(self) -> None:
-        """End every child that is still there, by its own process id."""
-        for child in self._children:
-            _end(child)
-
-    def _start(
-        self, arguments: tuple[str, ...], *, code: Path | None = None, split: bool = False
-    ) -> subprocess.Popen[str]:
-        environment = dict(os.environ)
-        if self.console.is_terminal and not self.console.no_color:
-            environment["FORCE_COLOR"] = "1"
-        if code is not None:
-            environment["PYTHONPATH"] = str(code)
-        # A session of its own: Ctrl-C reaches this process alone, which then ends its children.
-        child = subprocess.Popen(  # noqa: S603 - the program beside this interpreter, no shell
-            [str(Path(sys.executable).with_name("ratls")), *arguments],
-            cwd=self.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if split else subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self._children.append(child)
-        return child
-
-    def _show_command(
-        self, who: str, arguments: tuple[str, ...], *, running_in: Path | None = None
-    ) -> None:
-        line = shlex.join(("ratls", *arguments))
-        if running_in is not None:
-            line = f"PYTHONPATH={shlex.quote(running_in.name)} {line}"
-        self.commands.append(f"# {who}\n{line}")
-        self.console.print(f"[bold cyan]{escape(who)}[/] [bold]$[/] {escape(line)}", soft_wrap=True)
-
-    def _show_output(self, output: str) -> None:
-        passed: list[str] = []
-        for line in output.rstrip().splitlines():
-            text = Text.from_ansi("  " + line)
-            words = text.plain.split()
-            # Thirty checks that passed are one line here; typed by hand, each has its own.
-            if words[:1] == ["passed"]:
-                passed.append(words[1])
-                continue
-            if passed:
-                self.console.print(
-                    f"    [green]{len(passed)} checks passed[/], {passed[0]} to {passed[-1]}"
-                )
-                passed = []
-            self.console.print(text, soft_wrap=True)
-
-
-def _drain(stream: IO[str], into: list[str]) -> None:
-    for line in stream:
-        into.append(line)
-
-
-def _last_lines(output: str, count: int = 12) -> str:
-    return "\n".join("  | " + line for line in output.rstrip().splitlines()[-count:])
-
-
-def _end(child: subprocess.Popen[str]) -> None:
-    if child.poll() is not None:
-        return
-    child.terminate()
-    try:
-        child.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
 
 
 def run(keep: Path | None) -> int:
@@ -241,9 +88,12 @@ def _tell_story(stage: Stage) -> None:
     _make_parties(stage)
     _agree(stage, root, ppid)
     _ask(stage)
-    with stage.serve(*_serve_arguments()) as enclave:
+    with ExitStack() as servers:
+        stage.title("An operator starts the enclave")
+        serving = servers.enter_context(stage.serve("operator", *_serve_arguments()))
+        enclave = stage.ready(serving)
         refused = _refuse_an_altered_enclave(stage)
-        _release(stage, enclave, refused)
+        _release(stage, servers, enclave, refused)
         _collect(stage, enclave)
     _compare(stage)
 
@@ -408,19 +258,10 @@ def _serve_arguments() -> tuple[str, ...]:
 
 
 def _ask(stage: Stage) -> None:
-    stage.title("A signed task, a running enclave")
+    stage.title("Carol signs a task")
     stage.run(
         "carol", "task", "sign", *_as("carol"), *_state("carol"), "--study", STUDY,
         "--computation", "train", "--valid-for", "1h", "-o", "task.json",
-    )  # fmt: skip
-
-
-def _push(stage: Stage, who: str, relay: RecordingRelay, expect: Exit = Exit.YES) -> None:
-    number = {"alice": 1, "bob": 2}[who]
-    stage.run(
-        who, "provider", "push", "--task", "task.json", "--dataset", f"train_party_{number}",
-        "--source", f"{who}/rows.parquet", "--enclave", relay.address,
-        "--collateral", "intel/collateral.json", *_as(who), *_state(who), expect=expect,
     )  # fmt: skip
 
 
@@ -445,21 +286,88 @@ def _refuse_an_altered_enclave(stage: Stage) -> RecordingRelay:
     stage.title("Refusal: an enclave with one line more")
     stage.tell("  Same platform, same policy, other MRENCLAVE. A relay records what leaves Alice.")
     altered = _altered_code(stage.folder)
-    with stage.serve(*_serve_arguments(), code=altered) as spy, RecordingRelay(spy) as relay:
-        _push(stage, "alice", relay, expect=Exit.NOT_ADMITTED)
+    with (
+        stage.serve("operator", *_serve_arguments(), code=altered) as spy,
+        RecordingRelay(stage.ready(spy)) as relay,
+    ):
+        stage.run(
+            "alice", "provider", "push", "--task", "task.json", "--dataset", "train_party_1",
+            "--source", "alice/rows.parquet", "--enclave", relay.address,
+            "--collateral", "intel/collateral.json", *_as("alice"), *_state("alice"),
+            expect=Exit.NOT_ADMITTED,
+        )  # fmt: skip
         if len(relay.connections) != 1:
             raise DemoFailed("the refused enclave saw more than the probe")
         return relay
 
 
-def _release(stage: Stage, enclave: tuple[str, int], refused: RecordingRelay) -> None:
-    stage.title("Bob and Alice release to the agreed enclave")
-    with RecordingRelay(enclave) as to_bob, RecordingRelay(enclave) as to_alice:
-        _push(stage, "bob", to_bob)
-        _push(stage, "alice", to_alice)
-        _show_connections(
-            stage, {"alice, refused": refused, "bob, accepted": to_bob, "alice, accepted": to_alice}
-        )
+def _release(
+    stage: Stage, servers: ExitStack, enclave: tuple[str, int], refused: RecordingRelay
+) -> None:
+    """Two agents, woken by a mailbox that dies in the middle."""
+    stage.title("Bob's agent releases, and the mailbox dies")
+    mailbox = servers.enter_context(stage.serve("operator", *_mailbox_arguments("127.0.0.1:0")))
+    address = "{}:{}".format(*stage.ready(mailbox))
+    stage.run(
+        "carol", "task", "submit", "--task", "task.json", *_mailbox(address), *_as("carol"),
+        *_state("carol"),
+    )  # fmt: skip
+    to_bob = servers.enter_context(RecordingRelay(enclave))
+    _start_agent(stage, servers, "bob", address, to_bob)
+    stage.tell(f"  the mailbox is killed: kill -9 {mailbox.pid}")
+    mailbox.kill()
+    again = servers.enter_context(stage.serve("operator", *_mailbox_arguments(address)))
+    stage.ready(again)
+    stage.tell("  The task is still there:")
+    stage.run("carol", "task", "list", *_mailbox(address), *_as("carol"))
+    stage.title("Alice's agent was away, and gets its task too")
+    to_alice = servers.enter_context(RecordingRelay(enclave))
+    _start_agent(stage, servers, "alice", address, to_alice)
+    _show_connections(
+        stage, {"alice, refused": refused, "bob, accepted": to_bob, "alice, accepted": to_alice}
+    )
+
+
+def _mailbox_arguments(listen: str) -> tuple[str, ...]:
+    return (
+        "scheduler", "serve", "--agreement", "policy.agreement.json", "--listen", listen,
+        "--state", "mailbox",
+    )  # fmt: skip
+
+
+def _mailbox(address: str) -> tuple[str, ...]:
+    return ("--scheduler", address, "--scheduler-certificate", "mailbox/scheduler.crt")
+
+
+def _start_agent(
+    stage: Stage, servers: ExitStack, who: str, mailbox: str, relay: RecordingRelay
+) -> Server:
+    """An agent, once it has released."""
+    number = {"alice": 1, "bob": 2}[who]
+    config = f"""study = "{STUDY}"
+party = "keys"
+passphrase_file = "passphrase"
+state = "state"
+
+[scheduler]
+address = "{mailbox}"
+certificate = "../mailbox/scheduler.crt"
+
+[[enclave]]
+name = "joint-training"
+address = "{relay.address}"
+collateral = "../intel/collateral.json"
+
+[[dataset]]
+id = "train_party_{number}"
+source = {{ kind = "parquet", path = "rows.parquet" }}
+"""
+    (stage.folder / who / "agent.toml").write_text(config, "utf-8")
+    agent = servers.enter_context(
+        stage.serve(who, "provider", "agent", "--config", f"{who}/agent.toml", "--allow-simulation")
+    )
+    stage.tell(f"  {escape(agent.wait_for('released'))}")
+    return agent
 
 
 def _show_connections(stage: Stage, relays: dict[str, RecordingRelay]) -> None:

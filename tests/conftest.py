@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import refusal
+from tests.support import postgresql, refusal
 
 
 @pytest.hookimpl(wrapper=True)
@@ -30,6 +30,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     passed = [r for r in terminalreporter.stats.get("passed", []) if r.when == "call"]
     refusing = sum(1 for r in passed if ("refuses", True) in r.user_properties)
     terminalreporter.write_line(f"refusing tests: {refusing} of {len(passed)} passed")
+    if postgresql.binaries() is None:
+        terminalreporter.write_line("POSTGRESQL ABSENT: tests on a real server did not run")
     folder = vectors_folder()
     if folder is None:
         terminalreporter.write_line("REAL VECTORS ABSENT: tests on genuine quotes did not run")

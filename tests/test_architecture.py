@@ -19,12 +19,13 @@ MAY_IMPORT = {
     "policy": {"verifier"},
     "ratls": {"verifier", "policy"},
     "enclave_app": {"verifier", "policy", "ratls"},
-    "provider": {"verifier", "policy", "ratls"},
-    "simulation": {"verifier", "policy", "ratls", "enclave_app", "provider"},
+    "scheduler": {"verifier", "policy", "ratls"},
+    "provider": {"verifier", "policy", "ratls", "scheduler"},
+    "simulation": {"verifier", "policy", "ratls", "scheduler", "enclave_app", "provider"},
 }
 OURS = set(MAY_IMPORT)
 # What decides is pure: these modules hold the network, the clock, the environment or a terminal.
-SHELLS = {"cli", "shell", "files", "modes"}
+SHELLS = {"cli", "shell", "files", "modes", "pcs"}
 
 
 def modules(package: str) -> Iterator[tuple[Path, ast.Module]]:

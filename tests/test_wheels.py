@@ -14,7 +14,7 @@ from tests.support.refusal import count_refusal
 
 ROOT = Path(__file__).parent.parent
 LIST = ROOT / "tests" / "vectors" / "wheels.txt"
-SOURCES = ["verifier", "policy", "ratls", "provider", "enclave_app", "simulation"]
+SOURCES = ["verifier", "policy", "ratls", "scheduler", "provider", "enclave_app", "simulation"]
 
 
 @pytest.fixture(scope="module")

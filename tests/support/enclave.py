@@ -29,7 +29,6 @@ import pyarrow as pa  # noqa: E402
 
 from enclave_app.application import Enclave  # noqa: E402
 from enclave_app.limits import Limits  # noqa: E402
-from enclave_app.log import open_log  # noqa: E402
 from enclave_app.server import EnclaveServer, start_server  # noqa: E402
 from policy.agreement import CompleteAgreement  # noqa: E402
 from policy.commit import Commit  # noqa: E402
@@ -41,6 +40,7 @@ from ratls.address import Address  # noqa: E402
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate  # noqa: E402
 from ratls.claims import NO_TASK  # noqa: E402
 from ratls.errors import PeerRefused  # noqa: E402
+from ratls.log import open_log  # noqa: E402
 from ratls.pin import ChannelIdentity  # noqa: E402
 from ratls.stream import (  # noqa: E402
     ClientExchange,

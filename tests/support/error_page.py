@@ -10,7 +10,7 @@ from pathlib import Path
 from verifier.errors import RatlsError
 
 ROOT = Path(__file__).parent.parent.parent
-PACKAGES = ("verifier", "policy", "ratls", "provider", "enclave_app", "simulation")
+PACKAGES = ("verifier", "policy", "ratls", "scheduler", "provider", "enclave_app", "simulation")
 
 
 def leaves() -> list[type[RatlsError]]:

@@ -1,0 +1,108 @@
+"""The walk of the README runs as it stands: what a newcomer copies must work."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+
+from verifier.errors import Exit
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"<!-- walk: (.*?) -->\n```\n(.*?)```\n", re.DOTALL)
+SECONDS = 60
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Each block of the walk with the words of its mark, in the README's order."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    return BLOCK.findall(text[text.index("## By hand") : text.index("## Is this quote")])
+
+
+def free_ports() -> tuple[int, int]:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+@contextmanager
+def staying(script: list[str], folder: Path, env: dict[str, str], word: str) -> Iterator[None]:
+    """A terminal whose command goes on; entered once it has said the word."""
+    child = subprocess.Popen(
+        script, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    lines: SimpleQueue[str | None] = SimpleQueue()
+
+    def read() -> None:
+        assert child.stdout is not None
+        with child.stdout:
+            for line in child.stdout:
+                lines.put(line)
+        lines.put(None)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        said: list[str] = []
+        while not said or word not in said[-1].split():
+            line = lines.get(timeout=SECONDS)
+            assert line is not None, "".join(said)
+            said.append(line)
+        yield
+    finally:
+        child.terminate()
+        assert child.wait(timeout=SECONDS) == Exit.YES
+        reader.join(timeout=SECONDS)
+
+
+def test_the_walk_by_hand(tmp_path: Path) -> None:
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    enclave, scheduler = free_ports()
+    with ExitStack() as terminals:
+        for mark, text in blocks():
+            # Ports of the README may be taken on this machine; nothing else is changed.
+            text = text.replace("7443", str(enclave)).replace("7444", str(scheduler))
+            where, *stays = mark.split(", ")
+            if stays:
+                # `exec`: the last command is the process that is stopped in the end.
+                *before, last = re.split(r"\n(?=ratls )", "\n" + text)
+                script = ["bash", "-ec", "\n".join([*before, f"exec {last}"])]
+                word = stays[-1].removeprefix("says ")
+                terminals.enter_context(staying(script, tmp_path, env, word))
+            else:
+                done = subprocess.run(
+                    ["bash", "-ec", text],
+                    cwd=tmp_path,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    timeout=SECONDS,
+                    check=False,
+                )
+                assert done.returncode == Exit.YES, f"{where}:\n{text}\n{done.stdout}{done.stderr}"
+    model = json.loads((tmp_path / "model.json").read_text("utf-8"))["model_weights"]
+    assert model["features"] == ["age", "marker"]
+
+
+def test_the_walk_has_everybody_in_it() -> None:
+    """A block whose mark was lost would silently not run."""
+    assert [mark.split(",")[0] for mark, _ in blocks()] == [
+        *["anyone"] * 4,
+        "enclave",
+        "scheduler",
+        "carol",
+        "alice",
+        "bob",
+        "carol",
+    ]
