@@ -212,7 +212,8 @@ def result(
             shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
             allow_simulation,
         )  # fmt: skip
-        done = collect(errand, outputs, wait=wait)
+        with _waiting(shell) as waiting:
+            done = collect(errand, outputs, wait=wait, waiting=waiting)
         if not json_output:
             shell.show_appraisal(done.fresh.appraisal)
         inputs = [i.dataset for i in done.receipt.inputs]
@@ -312,3 +313,15 @@ def _progress(shell: Shell) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=shell.err, disable=hidden, transient=True) as bar:
         row = bar.add_task("rows", total=None)
         yield lambda sent, total: bar.update(row, completed=sent, total=total)
+
+
+@contextmanager
+def _waiting(shell: Shell) -> Iterator[Callable[[str], None]]:
+    """What a result still waits for, on stderr; nothing without a terminal."""
+    from rich.markup import escape
+
+    if shell.json_output or not shell.err.is_terminal:
+        yield lambda missing: None
+        return
+    with shell.err.status("asking the enclave") as status:
+        yield lambda missing: status.update(f"no result yet: {escape(missing)}")

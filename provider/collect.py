@@ -63,6 +63,7 @@ def collect(
     outputs: Outputs,
     *,
     wait: float = 0,
+    waiting: Callable[[str], None] = lambda missing: None,
     seconds: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Collection:
@@ -72,6 +73,7 @@ def collect(
         errand: Task, enclave and own keys.
         outputs: The three files that are written.
         wait: Seconds to ask again while inputs are missing.
+        waiting: Told what is missing, each time.
 
     Raises:
         ResultPending: Still no result when the waiting ended.
@@ -87,10 +89,10 @@ def collect(
         key = errand.party.encryption
         end = seconds() + wait
         while isinstance(answer := _ask(errand, job), Pending):
+            missing = _missing(answer)
             if seconds() + POLL_SECONDS > end:
-                raise ResultPending(
-                    "result", expected="every input committed", found=_missing(answer)
-                )
+                raise ResultPending("result", expected="every input committed", found=missing)
+            waiting(missing)
             sleep(POLL_SECONDS)
         result, fresh = answer
         receipt = check_receipt(result, job, computation, fresh, errand.party.party_id)

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -190,6 +191,9 @@ def parse_lines(raw: bytes) -> tuple[tuple[Record, ...], int]:
     return tuple(records), whole
 
 
+# Pure: the same bytes at the same place after the same line are the same record. An agent reads
+# its journal anew for each decision, and almost all of it is what it was.
+@lru_cache(maxsize=65_536)
 def _parse_line(line: bytes, seq: int, previous: bytes) -> Record:
     where = f"journal line {seq + 1}"
     try:
