@@ -221,13 +221,21 @@ class TaskServer(TaskServiceServicer):
 class SchedulerServer:
     """A server that listens, until it is stopped."""
 
-    def __init__(self, server: grpc.Server, pulse: Pulse, address: Address) -> None:
-        self._server, self._pulse, self.address = server, pulse, address
+    def __init__(
+        self, server: grpc.Server, threads: ThreadPoolExecutor, pulse: Pulse, address: Address
+    ) -> None:
+        self._server, self._threads, self._pulse = server, threads, pulse
+        self.address = address
 
     def stop(self, seconds: float = STOP_SECONDS) -> bool:
         """Stop listening and wait for running calls, but not for ever; False if some still run."""
         self._pulse.stop()
-        return self._server.stop(seconds / 2).wait(seconds)
+        ended = self._server.stop(seconds / 2).wait(seconds)
+        # A call has ended for its peer before its handler has given back the store's connection.
+        handlers = threading.Thread(target=self._threads.shutdown, daemon=True)
+        handlers.start()
+        handlers.join(seconds)
+        return ended and not handlers.is_alive()
 
 
 def start_server(
@@ -248,8 +256,9 @@ def start_server(
     """
     prepare_process()  # gRPC reads its environment with the first TLS connection
     limits = limits or Limits()
+    threads = ThreadPoolExecutor(limits.calls, thread_name_prefix="call")
     server = grpc.server(
-        ThreadPoolExecutor(limits.calls, thread_name_prefix="call"),
+        threads,
         options=_OPTIONS,
         maximum_concurrent_rpcs=limits.calls,
     )
@@ -269,7 +278,7 @@ def start_server(
     service = Service(roster, store, limits)
     add_TaskServiceServicer_to_server(TaskServer(service, pulse, limits, log, clock), server)
     server.start()
-    return SchedulerServer(server, pulse, Address(address.host, port))
+    return SchedulerServer(server, threads, pulse, Address(address.host, port))
 
 
 def _roots(certificates: tuple[ChannelCertificate, ...]) -> bytes:
