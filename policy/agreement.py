@@ -35,6 +35,7 @@ from policy.errors import (
 from policy.keys import KeySigner, PublicKey
 from policy.meaning import require_keys_stay
 from policy.party import LocalParty
+from policy.statement import instant_text
 
 SCHEMA = "ratls-agreement/0"
 VERSIONS_CAP = 64
@@ -237,9 +238,13 @@ def require_window(policy: Policy, at: datetime) -> None:
     """P13. Raises: PolicyNotYetValid, PolicyExpired."""
     thing = f"policy {policy.study} version {policy.version}"
     if at < policy.not_before:
-        raise PolicyNotYetValid(thing, expected=f"{policy.not_before} or later", found=str(at))
+        raise PolicyNotYetValid(
+            thing, expected=f"{instant_text(policy.not_before)} or later", found=instant_text(at)
+        )
     if at >= policy.expires:
-        raise PolicyExpired(thing, expected=f"before {policy.expires}", found=str(at))
+        raise PolicyExpired(
+            thing, expected=f"before {instant_text(policy.expires)}", found=instant_text(at)
+        )
 
 
 def require_listed(policy: Policy, party: LocalParty) -> None:

@@ -157,5 +157,10 @@ def _domain(column: Column) -> str:
     return f"{low}value{high}"
 
 
+def type_name(type_: pa.DataType) -> str:
+    """A type in the policy's words, where it has one; Arrow calls float64 `double`."""
+    return next((name for name, known in _TYPES.items() if known == type_), str(type_)[:120])
+
+
 def _described(field: pa.Field) -> str:
-    return f"{field.type}{'' if field.nullable else ' not null'}"[:120]
+    return type_name(field.type) + ("?" if field.nullable else "")

@@ -32,6 +32,7 @@ from policy.statement import (
     Moment,
     SlugText,
     Statement,
+    instant_text,
     require_policy,
     require_study,
 )
@@ -170,8 +171,10 @@ class Task(Statement):
 
     def _require_window(self, at: datetime) -> None:
         if at >= self.expires:
-            raise TaskExpired("task", expected=f"an instant before {self.expires}", found=str(at))
+            raise TaskExpired(
+                "task", expected=f"before {instant_text(self.expires)}", found=instant_text(at)
+            )
         if at < self.issued_at - CLOCK_SKEW:
             raise TaskNotYetValid(
-                "task", expected=f"an instant from {self.issued_at} on", found=str(at)
+                "task", expected=f"{instant_text(self.issued_at)} or later", found=instant_text(at)
             )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from policy.errors import ColumnTypeDiffers
+from policy.rows import type_name
 from provider.errors import SourceBatchTooLarge, SourceChanged, SourceUnreadable
 from provider.sources.base import MEBIBYTE, Source
 
@@ -156,8 +157,8 @@ class FileSource(Source):
             if _as_declared(type_) != field.type:
                 raise ColumnTypeDiffers(
                     f"{self._name}, column {field.name!r}",
-                    expected=f"{field.type}",
-                    found=f"{type_}"[:120],
+                    expected=type_name(field.type),
+                    found=type_name(type_),
                 )
         return places
 
