@@ -48,7 +48,9 @@ def run(keep: Path | None) -> int:
             ) from error
     folder = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="ratls-demo-"))
     stage = Stage(folder)
-    restore = signal.signal(signal.SIGTERM, _interrupt)
+    # Ctrl-C too: a shell that starts a job in the background has it ignored.
+    stops = (signal.SIGTERM, signal.SIGINT)
+    restore = [signal.signal(stop, _interrupt) for stop in stops]
     try:
         _tell_story(stage)
     except KeyboardInterrupt:
@@ -59,7 +61,8 @@ def run(keep: Path | None) -> int:
         return Exit.PEER
     finally:
         stage.close()
-        signal.signal(signal.SIGTERM, restore)
+        for stop, before in zip(stops, restore, strict=True):
+            signal.signal(stop, before)
         if keep is None:
             shutil.rmtree(folder)
         else:
