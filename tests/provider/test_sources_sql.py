@@ -286,7 +286,8 @@ def test_postgresql_shows_both_passes_one_state(server: Server, tmp_path: Path) 
         server.run("delete from measured where age > 50")
         assert sum(b.num_rows for b in source.batches()) == 100
     assert scan(sql(tmp_path, server.url, ALL), dataset()) == 50
-    assert server.others() == []  # and the session has ended
+    # And the session ends; the server takes a moment to notice that its client has left.
+    assert any(server.others() == [] for _ in range(2000))
 
 
 def test_postgresql_sends_rows_as_they_are_wanted(server: Server, tmp_path: Path) -> None:
@@ -296,7 +297,7 @@ def test_postgresql_sends_rows_as_they_are_wanted(server: Server, tmp_path: Path
         assert source.scan() == 200_000
         leaving = source.batches()
         next(leaving)
-        assert [query[:13] for query in server.others()] == ["FETCH FORWARD"]
+        assert "FETCH FORWARD" in {query[:13] for query in server.others()}
         leaving.close()  # type: ignore[attr-defined]
 
 
