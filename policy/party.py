@@ -54,10 +54,6 @@ class LocalParty:
         return self.public.id
 
     @property
-    def channel_certificate_der(self) -> bytes:
-        return self.public.channel_certificate.der
-
-    @property
     def channel_certificate_pem(self) -> bytes:
         return self.public.channel_certificate.pem.encode("ascii")
 

@@ -43,7 +43,8 @@ from ratls.errors import (
 from scheduler.queued import QueuedTask, State
 from verifier.anchors import Mode
 from verifier.errors import Exit, RatlsError
-from verifier.shell import printable, refusal_as_json
+from verifier.shell import refusal_as_json
+from verifier.text import printable
 
 # Of the statuses that several tasks had, the one that a command ends with: the worst first.
 WORST_FIRST = (

@@ -150,7 +150,8 @@ def show(
 
     Example: ratls provider journal show --dataset train_party_1
     """
-    from verifier.shell import printable, refusals_as_exit_status
+    from verifier.shell import refusals_as_exit_status
+    from verifier.text import printable
 
     if task is not None:
         _require_digest(task)

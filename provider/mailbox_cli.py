@@ -200,7 +200,7 @@ def _table(notices: Iterable[Notice]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from verifier.shell import printable
+    from verifier.text import printable
 
     table = Table("task", "what", "until", "datasets, as the scheduler says")
     for notice in notices:
@@ -210,7 +210,7 @@ def _table(notices: Iterable[Notice]) -> Table:
 
 
 def _tell(shell: Shell, notice: Notice) -> None:
-    from verifier.shell import printable
+    from verifier.text import printable
 
     shell.answer(notice.as_json(), printable("  ".join(notice.cells())))
 

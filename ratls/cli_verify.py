@@ -87,11 +87,11 @@ def quote(
         if policy is None:
             advisories = frozenset(accept_advisory) if accept_advisory else None
             acceptance = partial(accept, statuses=statuses, advisories=advisories)
-            roots = _roots(root or "intel", allow_simulation, shell)
+            roots = shell.anchors(root or "intel", allow_simulation=allow_simulation)
         else:
             agreed = _any_policy(policy, instant, shell)
             acceptance = partial(_admission, agreed, instant)
-            roots = _roots(agreed.platform.root, allow_simulation, shell)
+            roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)
         results = []
         for file in files:
             machine, people, status = _judge(file, bundle, roots, instant, acceptance)
@@ -326,7 +326,7 @@ def receipt(
 
         raw = read_file(file)
         agreed = policy_named_by(raw, _agreement(agreement))
-        roots = _roots(agreed.platform.root, allow_simulation, shell)
+        roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)
         if record is not None:
             verified, seen = verify_with_record(raw, read_file(record), agreed, roots)
             instant, clock = seen.at, f"the clock of {seen.holder}, which signed the record"
@@ -405,23 +405,6 @@ def _agreement(path: Path) -> CompleteAgreement:
     return parse_file(path, parse, cap=FILE_CAP).require_complete()
 
 
-def _roots(root: str, allow_simulation: bool, shell: Shell) -> TrustAnchors:
-    from ratls.errors import RootMalformed
-    from verifier.anchors import Mode
-    from verifier.modes import anchors_for
-
-    digest = root.removeprefix("simulation:sha256:")
-    if root != "intel" and (digest == root or len(digest) != 64 or set(digest) - set(_HEX)):
-        raise RootMalformed("--root", expected="intel or simulation:sha256:<64 hex>", found=root)
-    roots = anchors_for(root, allow_simulation=allow_simulation)
-    if roots.mode is Mode.SIMULATION:
-        shell.warn_simulation()
-    return roots
-
-
-_HEX = "0123456789abcdef"
-
-
 def _expectation(
     agreed: CompleteAgreement, collateral: Path, allow_simulation: bool, shell: Shell
 ) -> Expectation:
@@ -429,7 +412,7 @@ def _expectation(
     from verifier.collateral import Collateral
     from verifier.files import parse_file
 
-    roots = _roots(agreed.policy.platform.root, allow_simulation, shell)
+    roots = shell.anchors(agreed.policy.platform.root, allow_simulation=allow_simulation)
     return Expectation(agreed.policy, parse_file(collateral, Collateral.parse), roots)
 
 

@@ -375,13 +375,6 @@ class AddressMalformed(ConfigError):
     default_fix = "write HOST:PORT, for example 127.0.0.1:7443 or [::1]:7443"
 
 
-class RootMalformed(ConfigError):
-    """A root of trust is named in no known form."""
-
-    code = "root-malformed"
-    default_fix = "use intel, or what `ratls simulation new` printed"
-
-
 class PinUnusable(ConfigError):
     """There is not exactly one verified certificate to pin, or the address is not numeric."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from verifier.anchors import TrustAnchors
     from verifier.contents import Contents
     from verifier.qe import QeLevel
-    from verifier.shell import Shell
     from verifier.tcb import TcbLevel
 
 collateral = typer.Typer(
@@ -67,13 +65,12 @@ def fetch(
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
-    _require_root(root)
     with refusals_as_exit_status(json_output) as shell:
         from verifier.files import read_file
         from verifier.pcs import Service, fetch_collateral, kept_bundle, store, tls_trust
         from verifier.quote import strip_file_padding
 
-        roots = _roots(root, allow_simulation, shell)
+        roots = shell.anchors(root, allow_simulation=allow_simulation)
         service, trust, kept = Service.parse(source), tls_trust(ca), kept_bundle(output)
         fetched = fetch_collateral(
             {str(file): strip_file_padding(read_file(file)) for file in quotes},
@@ -117,7 +114,6 @@ def show(
     """
     from verifier.shell import parse_instant, refusal_as_json, refusals_as_exit_status
 
-    _require_root(root)
     with refusals_as_exit_status(json_output) as shell:
         from verifier.collateral import Collateral
         from verifier.contents import Contents
@@ -126,7 +122,7 @@ def show(
 
         instant = parse_instant(at)
         bundle = parse_file(file, Collateral.parse)
-        roots = _roots(root, allow_simulation, shell)
+        roots = shell.anchors(root, allow_simulation=allow_simulation)
         with placed(str(file)):
             contents = Contents.authenticate(bundle, roots)
         refusal = _refusal_at(contents, instant)
@@ -141,21 +137,6 @@ def show(
             if not shell.json_output:
                 shell.show_refusal(refusal)
             raise typer.Exit(int(refusal.exit_status))
-
-
-def _require_root(root: str) -> None:
-    if not re.fullmatch(r"intel|simulation:sha256:[0-9a-f]{64}", root, re.ASCII):
-        raise typer.BadParameter("intel, or simulation:sha256:<64 hex>", param_hint="--root")
-
-
-def _roots(root: str, allow_simulation: bool, shell: Shell) -> TrustAnchors:
-    from verifier.anchors import Mode
-    from verifier.modes import anchors_for
-
-    roots = anchors_for(root, allow_simulation=allow_simulation)
-    if roots.mode is Mode.SIMULATION:
-        shell.warn_simulation()
-    return roots
 
 
 def _refusal_at(contents: Contents, at: datetime) -> Any:

@@ -180,6 +180,13 @@ class InstantMalformed(ConfigError):
     default_fix = "write it as 2026-11-25T12:00:00Z or as seconds since 1970"
 
 
+class RootMalformed(ConfigError):
+    """A root of trust is named in no known form."""
+
+    code = "root-malformed"
+    default_fix = "use intel, or what `ratls simulation new` printed"
+
+
 class SimulationNotAllowed(ModeMismatchError):
     """A simulated root is asked for, and the command was not told to allow it."""
 

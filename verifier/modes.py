@@ -8,6 +8,7 @@ This module asks for the first and the third. Nothing here reads the environment
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from verifier.anchors import TrustAnchors
 
 _GROUP = "ratls.simulation"
+_SIMULATED = re.compile(r"simulation:sha256:[0-9a-f]{64}", re.ASCII)
 
 
 class SimulationLock(Protocol):
@@ -59,14 +61,19 @@ def anchors_for(root: str, *, allow_simulation: bool) -> TrustAnchors:
     """The anchors that a policy's `root` names: `intel` or `simulation:sha256:<64 hex>`.
 
     Raises:
+        RootMalformed: Neither form.
         SimulationNotAllowed: The third lock is closed.
         SimulationNotInstalled: The first lock is closed.
     """
     from verifier.anchors import TrustAnchors
-    from verifier.errors import SimulationNotAllowed
+    from verifier.errors import RootMalformed, SimulationNotAllowed
 
     if root == "intel":
         return TrustAnchors.intel()
+    if not _SIMULATED.fullmatch(root):
+        raise RootMalformed(
+            "root of trust", expected="intel or simulation:sha256:<64 hex>", found=ascii(root)[:120]
+        )
     if not allow_simulation:
         raise SimulationNotAllowed("root of trust", expected="intel", found=root)
     return simulation_lock().anchors(bytes.fromhex(root.removeprefix("simulation:sha256:")))

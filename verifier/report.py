@@ -17,6 +17,7 @@ from verifier.collateral import Collateral
 from verifier.errors import ConfigError, Exit, RatlsError
 from verifier.quote import EnclaveReport, strip_file_padding
 from verifier.tcb import TcbStatus, TcbVerdict
+from verifier.text import printable
 from verifier.validity import rfc3339
 from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
 
@@ -178,12 +179,7 @@ def _for_people(
         lines.append(f"  {_verdict(exit_status)} [{refusal.code}] {refusal}")
         if refusal.fix:
             lines.append(f"  to do: {refusal.fix}")
-    return "\n".join(map(_printable, lines))
-
-
-def _printable(line: str) -> str:
-    # Whoever makes a quote chooses some of the text; it must not forge a line or move the cursor.
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return "\n".join(map(printable, lines))
 
 
 def explain_tcb(tcb: TcbVerdict, *, accepted: bool) -> list[str]:

@@ -20,8 +20,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
 from verifier.errors import Exit, InstantMalformed, RatlsError
+from verifier.modes import anchors_for
+from verifier.text import printable
 
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([Zz]|[+-][0-9]{2}:[0-9]{2})",
@@ -47,6 +50,16 @@ class Shell:
     def warn_simulation(self) -> None:
         """Every command that believes a simulated root says so, in colour."""
         self.err.print("[bold black on yellow] SIMULATION [/] no hardware protects anything here")
+
+    def anchors(self, root: str, *, allow_simulation: bool) -> TrustAnchors:
+        """The anchors of a root, which this command believes; says so where it is simulated.
+
+        Raises: as `verifier.modes.anchors_for`.
+        """
+        anchors = anchors_for(root, allow_simulation=allow_simulation)
+        if anchors.mode is Mode.SIMULATION:
+            self.warn_simulation()
+        return anchors
 
     def answer(self, machine: Mapping[str, Any], people: str) -> None:
         """The answer, on stdout: one JSON line with `--json`, the text otherwise."""
@@ -80,11 +93,6 @@ class Shell:
         )
         if refusal.fix:
             self.err.print(f"  [bold]to do:[/] {escape(refusal.fix)}")
-
-
-def printable(text: str) -> str:
-    """Escape what could forge a line or colour in a terminal: peers choose some of the text."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def refusal_as_json(refusal: RatlsError) -> dict[str, str | None]:

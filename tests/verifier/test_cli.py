@@ -112,9 +112,6 @@ def test_fetch_leaves_another_file_alone(today: World, tmp_path: Path) -> None:
         pytest.param([], Exit.USAGE, id="nothing"),
         pytest.param(["q.bin", "--from", "https://x"], Exit.USAGE, id="no-output"),
         pytest.param(["q.bin", "-o", "b"], Exit.USAGE, id="no-address"),
-        pytest.param(
-            ["q.bin", "-o", "b", "--from", "https://x", "--root", "mine"], Exit.USAGE, id="root"
-        ),
         pytest.param(["q.bin", "-o", "b", "--from", "http://x"], Exit.UNUSABLE, id="plain"),
         pytest.param(["q.bin", "-o", "b", "--from", "https://x"], Exit.UNUSABLE, id="no-quote"),
         pytest.param(
@@ -177,7 +174,7 @@ def test_show_of_a_bundle_that_ended(bundle: Path, options: list[str]) -> None:
         pytest.param(None, SIMULATION, Exit.UNUSABLE, id="missing"),
         pytest.param(PUBLISHED.raw, [], Exit.NOT_GENUINE, id="X01-production"),
         pytest.param(PUBLISHED.raw, SIMULATION[:2], Exit.NOT_ADMITTED, id="not-allowed"),
-        pytest.param(PUBLISHED.raw, ["--root", "simulation:sha256:00"], Exit.USAGE, id="root"),
+        pytest.param(PUBLISHED.raw, ["--root", "simulation:sha256:00"], Exit.UNUSABLE, id="root"),
         pytest.param(
             PUBLISHED.raw.replace(b"OutOfDate", b"UpToDate"),
             SIMULATION,
