@@ -31,8 +31,9 @@ from policy.errors import (
 from verifier.acceptance import require_advisories, require_attributes, require_status
 from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, AppraisalLog
-from verifier.quote import EnclaveReport, MrEnclave
+from verifier.quote import EnclaveReport
 from verifier.tcb import TcbStatus
+from verifier.td import TdReport
 from verifier.verify import VerifiedQuote
 
 
@@ -77,7 +78,7 @@ def admit(
             MeasurementError, EnclaveAttributeError: Not as agreed (exit status 6).
         CollateralTooOld: Nothing was decided (5).
     """
-    report, platform = verified.quote.report, policy.platform
+    platform = policy.platform
     log = AppraisalLog(AdmissionCheck, before=verified.appraisal)
     with log.check(AdmissionCheck.POLICY_WINDOW) as note:
         require_window(policy, at)
@@ -105,7 +106,7 @@ def admit(
         _require_fmspc(platform, verified)
         note(verified.platform.fmspc.hex())
     with log.check(AdmissionCheck.MEASUREMENT) as note:
-        enclave = _require_measurement(policy, report.mr_enclave, enclave_name)
+        enclave, report = _require_measurement(policy, verified.quote.report, enclave_name)
         note(f"{enclave.name}, MRENCLAVE {report.mr_enclave}")
     with log.check(AdmissionCheck.PRODUCT):
         _require_product(enclave, report)
@@ -176,15 +177,21 @@ def _require_fmspc(platform: Platform, verified: VerifiedQuote) -> None:
         raise FmspcNotListed("FMSPC", expected=" or ".join(platform.fmspcs), found=found)
 
 
-def _require_measurement(policy: Policy, found: MrEnclave, name: str | None) -> Enclave:
+def _require_measurement(
+    policy: Policy, report: EnclaveReport | TdReport, name: str | None
+) -> tuple[Enclave, EnclaveReport]:
+    """The enclave that the policy lists with this measurement; it lists no trust domains yet."""
     candidates = [e for e in policy.enclave if name in (None, e.name)]
-    for enclave in candidates:
-        if bytes.fromhex(enclave.mr_enclave) == found.value:
-            return enclave
+    found = "a trust domain"
+    if isinstance(report, EnclaveReport):
+        for enclave in candidates:
+            if bytes.fromhex(enclave.mr_enclave) == report.mr_enclave.value:
+                return enclave, report
+        found = str(report.mr_enclave)
     raise MeasurementNotListed(
         "MRENCLAVE",
         expected=" or ".join(f"{e.mr_enclave} ({e.name})" for e in candidates) or f"that of {name}",
-        found=str(found),
+        found=found,
     )
 
 

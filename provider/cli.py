@@ -286,7 +286,7 @@ def _enclave(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, Any]:
         "mode": mode.value,
         "address": address,
         "enclave": fresh.admission.enclave.name,
-        "mr_enclave": str(verified.quote.report.mr_enclave),
+        "mr_enclave": str(verified.quote.enclave.mr_enclave),
         "instance": fresh.claims.instance.hex(),
         "policy_digest": f"sha256:{fresh.claims.policy_hash.hex()}",
         "tcb_status": verified.tcb.status.value,

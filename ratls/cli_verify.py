@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ratls.cli_forecast import forecast
 from verifier.modes import with_simulation_option
 
 if TYPE_CHECKING:
@@ -427,7 +428,7 @@ def _show(
     """What is known of an enclave; with `refusal`, that this was not enough."""
     from verifier.shell import refusal_as_json
 
-    report, fresh = proof.verified.quote.report, facts["fresh"]
+    report, fresh = proof.verified.quote.enclave, facts["fresh"]
     if not shell.json_output:
         shell.show_appraisal(proof.appraisal)
     shell.answer(
@@ -455,3 +456,4 @@ def _show(
 
 for command in (quote, cert, server, receipt):
     app.command(command.__name__)(with_simulation_option(command))
+app.command("forecast")(with_simulation_option(forecast))

@@ -150,7 +150,7 @@ class GramineAttester:
         # Producers pad; a quote inside evidence has its exact length.
         raw = strip_file_padding(raw)
         with placed("quote from this machine"):
-            report = Quote.parse(raw).report
+            report = Quote.parse(raw).enclave
         if report.report_data != report_data:
             raise AttesterMixedUp(
                 "attester", expected="a quote over what was asked", found="a quote over other bytes"

@@ -1,4 +1,4 @@
-"""Verify Intel SGX quotes: is this evidence genuine, and how current is the platform?
+"""Verify Intel SGX and TDX quotes: is this evidence genuine, and how current is the platform?
 
     verified = verify_quote(raw, collateral, roots=TrustAnchors.intel(), at=now)
     verified.quote.report.mr_enclave    # believed from here on
@@ -20,8 +20,16 @@ if TYPE_CHECKING:
     from verifier.appraisal import Appraisal
     from verifier.collateral import Collateral
     from verifier.pck import PlatformIdentity
-    from verifier.quote import EnclaveReport, MrEnclave, MrSigner, Quote, strip_file_padding
+    from verifier.quote import (
+        EnclaveReport,
+        MrEnclave,
+        MrSigner,
+        Quote,
+        Tee,
+        strip_file_padding,
+    )
     from verifier.tcb import TcbStatus, TcbVerdict
+    from verifier.td import TdReport
     from verifier.validity import CollateralWindow
     from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
 
@@ -39,6 +47,8 @@ __all__ = [
     "QuoteCheck",
     "TcbStatus",
     "TcbVerdict",
+    "TdReport",
+    "Tee",
     "TrustAnchors",
     "VerifiedQuote",
     "accept",
@@ -54,6 +64,7 @@ _HOMES = (
     "pck",
     "quote",
     "tcb",
+    "td",
     "validity",
     "verify",
 )

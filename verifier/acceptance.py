@@ -13,12 +13,16 @@ from verifier.errors import (
     AdvisoryUnaccepted,
     EnclaveAttributesUnaccepted,
     EnclaveDebuggable,
+    ServiceTdUnaccepted,
     StatusNeverAcceptable,
     TcbRevoked,
     TcbStatusUnaccepted,
+    TdAttributesUnaccepted,
+    TdDebuggable,
 )
 from verifier.quote import EnclaveReport
 from verifier.tcb import TcbStatus, TcbVerdict
+from verifier.td import TdReport
 from verifier.verify import VerifiedQuote
 
 INIT, DEBUG, MODE64BIT, PROVISION_KEY, EINITTOKEN_KEY = 0x1, 0x2, 0x4, 0x10, 0x20
@@ -26,6 +30,12 @@ CET, KSS, AEX_NOTIFY = 0x40, 0x80, 0x400
 # Either value protects alike; every other bit, reserved ones included, has one right value.
 _FREE_FLAGS = CET | KSS | AEX_NOTIFY
 _DEFAULT_FLAGS, _DEFAULT_MASK = INIT | MODE64BIT, (2**64 - 1) & ~_FREE_FLAGS
+
+# Of a trust domain: bits 0 to 7 each end its protection (DEBUG, profiling, reserved ones).
+TD_UNPROTECTED = 0xFF
+SEPT_VE_DISABLE, PKS, PERFMON = 1 << 28, 1 << 30, 1 << 63
+TD_ALLOWED = SEPT_VE_DISABLE | PKS | PERFMON
+XFAM_NEEDED, XFAM_ALLOWED = 0x3, 0x6DBE7  # x87 and SSE; what a guest may have besides
 UP_TO_DATE_ONLY = frozenset({TcbStatus.UP_TO_DATE})
 
 
@@ -55,7 +65,8 @@ def accept(
         The appraisal of the quote, followed by these checks.
 
     Raises:
-        EnclaveDebuggable, EnclaveAttributesUnaccepted: Attributes.
+        EnclaveDebuggable, EnclaveAttributesUnaccepted: Attributes of an enclave.
+        TdDebuggable, TdAttributesUnaccepted, ServiceTdUnaccepted: Those of a trust domain.
         TcbRevoked, TcbStatusUnaccepted, AdvisoryUnaccepted: Patch level.
         StatusNeverAcceptable: `statuses` is empty or holds `Revoked`.
     """
@@ -67,8 +78,7 @@ def accept(
         )
     log = AppraisalLog(AcceptanceCheck, before=verified.appraisal)
     with log.check(AcceptanceCheck.ATTRIBUTES) as note:
-        require_attributes(verified.quote.report)
-        note("no debug, no provisioning or launch key")
+        note(_require_default_attributes(verified.quote.report))
     with log.check(AcceptanceCheck.TCB_STATUS) as note:
         require_status(verified.tcb, statuses)
         note(str(verified.tcb.status))
@@ -76,6 +86,58 @@ def accept(
         require_advisories(verified.tcb, advisories)
         note(", ".join(verified.tcb.advisory_ids) or "none")
     return log.close()
+
+
+def _require_default_attributes(report: EnclaveReport | TdReport) -> str:
+    if isinstance(report, EnclaveReport):
+        require_attributes(report)
+        return "no debug, no provisioning or launch key"
+    require_td_attributes(report)
+    return "no debug, no profiling, no service domain"
+
+
+def require_td_attributes(
+    report: TdReport,
+    *,
+    allowed: int = TD_ALLOWED,
+    xfam_allowed: int = XFAM_ALLOWED,
+    service_td: bool = False,
+) -> None:
+    """Hold a trust domain's attributes to the defaults, or to what the caller allows instead.
+
+    Always: no bit under which a domain is unprotected, SEPT_VE_DISABLE on, x87 and SSE on.
+
+    Args:
+        report: The trust domain's report.
+        allowed: TDATTRIBUTES, 64 bits, that may be on.
+        xfam_allowed: XFAM, 64 bits, likewise.
+        service_td: Whether a service domain may be bound to it.
+
+    Raises:
+        TdDebuggable: Debug or profiling, whatever is allowed.
+        TdAttributesUnaccepted: Another bit is not as it should be.
+        ServiceTdUnaccepted: There is one, which could move the domain to another machine.
+    """
+    attributes, xfam = report.td_attributes, report.xfam
+    if attributes & TD_UNPROTECTED:
+        raise TdDebuggable(
+            "TD attributes, bits 0 to 7", expected="all off", found=f"{attributes & 0xFF:#04x}"
+        )
+    # Without it the host may take a page away and have the guest run on with another.
+    if not attributes & SEPT_VE_DISABLE:
+        raise TdAttributesUnaccepted("TD attribute SEPT_VE_DISABLE", expected="on", found="off")
+    for field, needed, may, found in (
+        ("TD attributes", SEPT_VE_DISABLE, allowed, attributes),
+        ("TD XFAM", XFAM_NEEDED, xfam_allowed, xfam),
+    ):
+        if found & needed != needed or found & ~(may | needed):
+            raise TdAttributesUnaccepted(
+                field, expected=f"{needed:#x}, and at most {may | needed:#x}", found=f"{found:#x}"
+            )
+    if report.mr_service_td is not None and any(report.mr_service_td) and not service_td:
+        raise ServiceTdUnaccepted(
+            "service domain of the trust domain", expected="none", found=report.mr_service_td.hex()
+        )
 
 
 def require_attributes(

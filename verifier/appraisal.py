@@ -11,12 +11,15 @@ stray `return` becomes a crash and never an acceptance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from types import TracebackType
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 from verifier.errors import RatlsError
+
+P = ParamSpec("P")
 
 
 class Outcome(StrEnum):
@@ -27,8 +30,7 @@ class Outcome(StrEnum):
     NOT_REACHED = "not_reached"
 
 
-@dataclass(frozen=True, slots=True)
-class CheckRecord:
+class CheckRecord(NamedTuple):
     """One line of an appraisal."""
 
     check: str
@@ -57,40 +59,87 @@ class Appraisal:
         ]
 
 
-class AppraisalLog:
-    """Collects the outcome of each member of one enumeration of checks, in its order."""
+class Appraised(Protocol):
+    """A decision with its own appraisal."""
 
-    def __init__(self, checks: type[StrEnum], before: Appraisal | None = None) -> None:
+    @property
+    def appraisal(self) -> Appraisal: ...
+
+
+A = TypeVar("A", bound=Appraised)
+
+
+class AppraisalLog:
+    """Collects the outcome of each of these checks, in their order."""
+
+    __slots__ = ("_before", "_detail", "_done", "_expected", "_note", "_running")
+
+    def __init__(self, checks: Iterable[StrEnum], before: Appraisal | None = None) -> None:
         self._expected: tuple[StrEnum, ...] = tuple(checks)
         self._done: list[CheckRecord] = []
         self._before = before or Appraisal()
+        self._running: StrEnum | None = None
+        self._detail = ""
+        self._note: Callable[[str], None] = self._add_detail
 
-    @contextmanager
-    def check(self, check: StrEnum) -> Iterator[Callable[[str], None]]:
-        """Run one check; the value is a function that notes a detail for the reader."""
-        due = self._expected[len(self._done)] if len(self._done) < len(self._expected) else None
-        if check is not due:
+    def _add_detail(self, text: str) -> None:
+        self._detail = f"{self._detail}; {text}" if self._detail else text
+
+    def check(self, check: StrEnum) -> AppraisalLog:
+        """Run one check: `with log.check(…) as note`; `note` takes a detail for the reader."""
+        done = len(self._done)
+        due = self._expected[done] if done < len(self._expected) else None
+        if check is not due or self._running is not None:
             raise AssertionError(f"check {check} ran where {due} was due")
-        details: list[str] = []
+        self._running, self._detail = check, ""
+        return self
+
+    def __enter__(self) -> Callable[[str], None]:
+        return self._note
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        refusal: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        check, self._running = self._running, None
+        if check is None:
+            raise AssertionError("no check was running")
+        if refusal is None:
+            self._done.append(CheckRecord(check._value_, Outcome.PASSED, self._detail))
+        # A refusal from a nested appraisal keeps its own, finer record.
+        elif isinstance(refusal, RatlsError) and refusal.appraisal is None:
+            self._done.append(CheckRecord(check.value, Outcome.FAILED, str(refusal)))
+            refusal.check = check.value
+            refusal.appraisal = self._record()
+
+    def include(self, decide: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> A:
+        """Run several checks of this log as one decision, which records them itself."""
         try:
-            yield details.append
+            decision = decide(*args, **kwargs)
         except RatlsError as refusal:
-            # A refusal from a nested appraisal keeps its own, finer record.
-            if refusal.appraisal is None:
-                self._done.append(CheckRecord(check.value, Outcome.FAILED, str(refusal)))
-                refusal.check = check.value
+            if refusal.appraisal is not None:
+                reached = refusal.appraisal.records
+                self._done += [r for r in reached if r.outcome is not _NOT_REACHED]
                 refusal.appraisal = self._record()
             raise
-        self._done.append(CheckRecord(check.value, Outcome.PASSED, "; ".join(details)))
+        start = len(self._done)
+        self._done += decision.appraisal.records
+        due = [c.value for c in self._expected[start : len(self._done)]]
+        if [record.check for record in decision.appraisal.records] != due:
+            raise AssertionError(f"a part of the appraisal ran where {due} were due")
+        return decision
 
     def _record(self) -> Appraisal:
-        rest = tuple(
-            CheckRecord(c.value, Outcome.NOT_REACHED) for c in self._expected[len(self._done) :]
-        )
-        return self._before + Appraisal(tuple(self._done) + rest)
+        rest = tuple(CheckRecord(c.value, _NOT_REACHED) for c in self._expected[len(self._done) :])
+        return Appraisal((*self._before.records, *self._done, *rest))
 
     def close(self) -> Appraisal:
         """The finished appraisal. AssertionError, a bug, when a check was left out."""
         if len(self._done) != len(self._expected):
             raise AssertionError(f"checks left out: {self._expected[len(self._done) :]}")
         return self._record()
+
+
+_NOT_REACHED = Outcome.NOT_REACHED

@@ -8,11 +8,11 @@ Profile: Intel's "PCK Certificate and Certificate Revocation List Profile", revi
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Self
 
@@ -24,6 +24,7 @@ from cryptography.x509.oid import ExtensionOID
 from verifier import der, ecdsa
 from verifier.anchors import TrustAnchors
 from verifier.errors import (
+    CertChainError,
     CertificateMalformed,
     CertificateNotIssued,
     CertificateRoleWrong,
@@ -114,27 +115,80 @@ class Extensions:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Certificate:
-    """A parsed certificate, in no role yet. Two are equal when their DER is."""
+    """A parsed certificate, in no role yet."""
 
     der: bytes
-    common_name: str = field(compare=False)  #   empty unless there is exactly one
-    organisation: tuple[bytes, ...] = field(compare=False)  # DER of the name's parts but for its CN
-    subject: bytes = field(compare=False)  #     DER of the name, compared byte for byte
-    issuer: bytes = field(compare=False)
-    serial: int = field(compare=False)
-    not_before: datetime = field(compare=False)  # both bounds are valid instants (RFC 5280)
-    not_after: datetime = field(compare=False)
-    key: ec.EllipticCurvePublicKey = field(compare=False)
-    spki: bytes = field(compare=False)
-    extensions: Extensions = field(compare=False)
-    tbs: bytes = field(compare=False)
-    signature: bytes = field(compare=False)
+    common_name: str  #                 empty unless there is exactly one
+    organisation: tuple[bytes, ...]  #  DER of the name's parts but for its CN
+    subject: bytes  #                   DER of the name, compared byte for byte
+    issuer: bytes
+    serial: int
+    not_before: datetime  #             both bounds are valid instants (RFC 5280)
+    not_after: datetime
+    key: ec.EllipticCurvePublicKey
+    spki: bytes
+    extensions: Extensions
+    tbs: bytes
+    signature: bytes
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Certificate:
+        """Read one certificate.
+
+        Raises:
+            CertificateMalformed: Unreadable DER.
+            CertificateRoleWrong: An algorithm or a kind of key that Intel does not use.
+        """
+        return _parse(raw)
 
     @property
     def serial_hex(self) -> str:
         return f"{self.serial:040x}"
+
+
+@lru_cache(maxsize=256)  # pure: every chain repeats the same authorities
+def _parse(raw: bytes) -> Certificate:
+    try:
+        tbs, signature = signed_parts(raw)
+        fields = tbs.children()
+        if len(fields) < 8 or fields[0].raw != bytes.fromhex("a003020102"):
+            raise CertificateRoleWrong(
+                "certificate", expected="X.509 version 3", found="another version"
+            )
+        if fields[2].raw != ECDSA_SHA256:
+            raise CertificateRoleWrong(
+                "certificate", expected="one algorithm, ecdsa-with-SHA256", found="two that differ"
+            )
+        spki = fields[6].raw
+        if not spki.startswith(_P256_SPKI):
+            raise CertificateRoleWrong(
+                "certificate", expected="a P-256 key", found="another kind of key"
+            )
+        # Read here: a negative serial number could be listed as revoked under another spelling.
+        serial = der.integer(fields[1], high=2**160 - 1)
+        parsed = x509.load_der_x509_certificate(raw)
+        common_name, organisation = read_name(fields[5].raw)
+        return Certificate(
+            der=raw,
+            common_name=common_name,
+            organisation=organisation,
+            subject=fields[5].raw,
+            issuer=fields[3].raw,
+            serial=serial,
+            not_before=parsed.not_valid_before_utc,
+            not_after=parsed.not_valid_after_utc,
+            key=ecdsa.public_key(spki[-64:]),
+            spki=spki,
+            extensions=Extensions.read(parsed),
+            tbs=tbs.raw,
+            signature=signature,
+        )
+    except UNREADABLE as error:
+        raise CertificateMalformed(
+            "certificate", expected="a certificate", found=str(error)
+        ) from error
 
 
 def signed_parts(raw: bytes) -> tuple[der.Element, bytes]:
@@ -163,7 +217,15 @@ def read_chain(text: bytes | str, count: int, thing: str) -> list[Certificate]:
         raise CertificateMalformed(
             thing, expected=f"exactly {count} certificates", found=str(len(blocks))
         )
-    return [_parse(raw, f"{thing}, certificate {n}") for n, raw in enumerate(blocks, start=1)]
+    return [_parsed(raw, f"{thing}, certificate {n}") for n, raw in enumerate(blocks, start=1)]
+
+
+def _parsed(raw: bytes, thing: str) -> Certificate:
+    try:
+        return Certificate.parse(raw)
+    except CertChainError as refusal:
+        refusal.place(thing)
+        raise
 
 
 _BLOCK = re.compile(
@@ -185,59 +247,24 @@ def split_pem(text: bytes | str, thing: str) -> list[bytes]:
             )
         body = block[1].translate(None, b" \t\r\n")
         try:
-            raw = base64.b64decode(body, validate=True)
+            raw = binascii.a2b_base64(body, strict_mode=True)
         except binascii.Error as error:
             raise CertificateMalformed(thing, expected="base64", found=str(error)) from error
-        if base64.b64encode(raw) != body:
+        if binascii.b2a_base64(raw, newline=False) != body:
             raise CertificateMalformed(thing, expected="canonical base64", found="stray bits")
         found.append(raw)
         at = block.end()
     return found
 
 
-def _parse(raw: bytes, thing: str) -> Certificate:
-    try:
-        tbs, signature = signed_parts(raw)
-        fields = tbs.children()
-        if len(fields) < 8 or fields[0].raw != bytes.fromhex("a003020102"):
-            raise CertificateRoleWrong(thing, expected="X.509 version 3", found="another version")
-        if fields[2].raw != ECDSA_SHA256:
-            raise CertificateRoleWrong(
-                thing, expected="one algorithm, ecdsa-with-SHA256", found="two that differ"
-            )
-        spki = fields[6].raw
-        if not spki.startswith(_P256_SPKI):
-            raise CertificateRoleWrong(thing, expected="a P-256 key", found="another kind of key")
-        # Read here: a negative serial number could be listed as revoked under another spelling.
-        serial = der.integer(fields[1], high=2**160 - 1)
-        parsed = x509.load_der_x509_certificate(raw)
-        common_name, organisation = read_name(fields[5])
-        return Certificate(
-            der=raw,
-            common_name=common_name,
-            organisation=organisation,
-            subject=fields[5].raw,
-            issuer=fields[3].raw,
-            serial=serial,
-            not_before=parsed.not_valid_before_utc,
-            not_after=parsed.not_valid_after_utc,
-            key=ecdsa.public_key(spki[-64:]),
-            spki=spki,
-            extensions=Extensions.read(parsed),
-            tbs=tbs.raw,
-            signature=signature,
-        )
-    except UNREADABLE as error:
-        raise CertificateMalformed(thing, expected="a certificate", found=str(error)) from error
-
-
-def read_name(name: der.Element) -> tuple[str, tuple[bytes, ...]]:
+@lru_cache(maxsize=64)  # pure: of a million certificates, all but a few names are the same
+def read_name(raw: bytes) -> tuple[str, tuple[bytes, ...]]:
     """The common name, empty unless there is exactly one, and the DER of every other part.
 
     Read here, byte for byte: a library that repairs or warns would compare what it made of it.
     """
     common, others = [], []
-    for part in name.children():
+    for part in der.only(raw).children():
         (attribute,) = part.children(der.SET)
         oid, value = attribute.children()
         if oid.expect(der.OID) != _COMMON_NAME:
@@ -280,6 +307,7 @@ def require_role(certificate: Certificate, role: Role) -> None:
         )
 
 
+@lru_cache(maxsize=64)
 def require_anchor(root: Certificate, roots: TrustAnchors) -> None:
     """The root is self-signed by the one key that is believed. Everything else hangs on this.
 
@@ -299,6 +327,7 @@ def require_anchor(root: Certificate, roots: TrustAnchors) -> None:
     require_issued_by(root, root)
 
 
+@lru_cache(maxsize=256)  # pure, and what is refused is not remembered
 def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
     """`issuer` issued `certificate`: names, key identifiers and signature, each one always.
 

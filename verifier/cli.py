@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from verifier.anchors import TrustAnchors
     from verifier.contents import Contents
-    from verifier.qe import QeLevel
+    from verifier.status import SvnLevel
     from verifier.tcb import TcbLevel
 
 collateral = typer.Typer(
@@ -188,7 +188,7 @@ def _details(contents: Contents) -> dict[str, Any]:
     }
 
 
-def _level(level: TcbLevel | QeLevel) -> dict[str, Any]:
+def _level(level: TcbLevel | SvnLevel) -> dict[str, Any]:
     from verifier.validity import rfc3339
 
     return {

@@ -31,7 +31,6 @@ from verifier.errors import (
     QeIdentitySignatureInvalid,
     TcbInfoSignatureInvalid,
 )
-from verifier.pck import PckChain
 from verifier.qe import QeIdentity
 from verifier.tcb import TcbInfo
 
@@ -55,10 +54,11 @@ class Collateral:
     qe_identity_issuer_chain: str
     qe_identity: str
     qe_identity_signature: bytes
+    fetched: str = field(default="", compare=False)  # a remark, which decides nothing
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
-        """Read a bundle: one JSON object of nine strings.
+        """Read a bundle: one JSON object of nine strings, and perhaps when it was fetched.
 
         Raises:
             CollateralMalformed: Not that. A member that is not known is refused: no signature
@@ -73,7 +73,7 @@ class Collateral:
                 "collateral", expected="UTF-8", found=f"byte {error.start} is not"
             ) from error
         fields = parse_object(text, "collateral")
-        fields.require_only(set(_MEMBERS.split()))
+        fields.require_only({*_MEMBERS.split(), "fetched"})
         return cls(
             raw=raw,
             pck_crl_issuer_chain=fields.text("pck_crl_issuer_chain"),
@@ -85,6 +85,7 @@ class Collateral:
             qe_identity_issuer_chain=fields.text("qe_identity_issuer_chain"),
             qe_identity=fields.text("qe_identity"),
             qe_identity_signature=fields.hex("qe_identity_signature", 64),
+            fetched=fields.optional_text("fetched"),
         )
 
 
@@ -111,7 +112,7 @@ def authenticate_tcb_info(
     Raises:
         CertChainError: The signer's chain does not hold.
         TcbInfoSignatureInvalid: Signed by somebody else, or altered.
-        CollateralMalformed, TcbInfoMismatch, TcbInfoVersionOutdated: See `TcbInfo.parse`.
+        CollateralMalformed, TcbInfoVersionOutdated: See `TcbInfo.parse`.
     """
     chain = _require_signed(
         collateral.tcb_info_issuer_chain,
@@ -168,9 +169,9 @@ def _require_signed(
 
 @lru_cache(maxsize=32)
 def authenticate_crl_issuer(
-    collateral: Collateral, pck: PckChain, roots: TrustAnchors
+    collateral: Collateral, issuer: Certificate, roots: TrustAnchors
 ) -> SignerChain:
-    """The issuer chain that came with the PCK CRL: the quote's own PCK authority.
+    """The issuer chain that came with the PCK CRL is that of `issuer`, the quote's PCK authority.
 
     Keys are compared, not certificates: Intel reissued both with the same keys.
 
@@ -183,8 +184,6 @@ def authenticate_crl_issuer(
     require_anchor(root, roots)
     require_role(authority, PCK_CA)
     require_issued_by(authority, root)
-    if (authority.subject, authority.spki) != (pck.authority.subject, pck.authority.spki):
-        raise CrlOfAnotherIssuer(
-            title, expected=pck.authority.common_name, found=authority.common_name
-        )
+    if (authority.subject, authority.spki) != (issuer.subject, issuer.spki):
+        raise CrlOfAnotherIssuer(title, expected=issuer.common_name, found=authority.common_name)
     return SignerChain(authority, root)

@@ -21,8 +21,9 @@ from verifier.certificate import (
 )
 from verifier.collateral import Collateral, authenticate_qe_identity, authenticate_tcb_info
 from verifier.crl import RevocationList, authenticate_crl
-from verifier.errors import CollateralRolledBack
+from verifier.errors import CollateralRolledBack, QeIdentityMismatch
 from verifier.qe import QeIdentity
+from verifier.quote import Tee
 from verifier.tcb import TcbInfo
 from verifier.validity import CollateralWindow, Period, require_instant, rfc3339
 
@@ -44,11 +45,15 @@ class Contents:
 
         Raises:
             CertChainError, CollateralSignatureError, RevocationError: Something does not (4).
-            CollateralFormatError, CollateralMismatchError: Not the collateral of SGX quotes.
+            CollateralFormatError, CollateralMismatchError: Not the collateral of one technology.
             TcbInfoVersionOutdated: TCB info of version 2 (5).
         """
         tcb_info, tcb_chain = authenticate_tcb_info(collateral, roots)
         qe_identity, qe_chain = authenticate_qe_identity(collateral, roots)
+        if qe_identity.tee is not tcb_info.tee:
+            raise QeIdentityMismatch(
+                "QE identity", expected=f"that for {tcb_info.tee}", found=f"for {qe_identity.tee}"
+            )
         authority, root = read_chain(collateral.pck_crl_issuer_chain, 2, "PCK CRL issuer chain")
         require_anchor(root, roots)
         require_role(authority, PCK_CA)
@@ -59,6 +64,11 @@ class Contents:
             root_crl.require_not_revoked(signer)
         used = (root, authority, *(c for s in (tcb_chain, qe_chain) for c in (s.root, s.signer)))
         return cls(authority, tcb_info, qe_identity, root_crl, pck_crl, used)
+
+    @property
+    def subject(self) -> tuple[Tee, bytes, bytes]:
+        """The technology, the FMSPC and the authority's key: what this bundle is about."""
+        return self.tcb_info.tee, self.tcb_info.fmspc, self.authority.spki
 
     def periods(self) -> dict[str, Period]:
         """From when to when each dated part holds, by its name; certificates apart."""
@@ -78,13 +88,14 @@ class Contents:
             CollateralStaleError: The first part that does not (5).
         """
         tcb_info, qe_identity, *crls = self.periods().values()
-        return CollateralWindow.covering(
-            require_instant(at),
+        window = CollateralWindow.of(
             tcb_info=tcb_info,
             qe_identity=qe_identity,
             crls=crls,
             certificates=[Period.of_certificate(c) for c in self.certificates],
         )
+        window.require(require_instant(at))
+        return window
 
     def require_not_older_than(self, kept: Contents) -> None:
         """Nothing here was issued before its counterpart in the bundle that is at hand.
@@ -96,7 +107,7 @@ class Contents:
         """
         # A cache cannot forge, but it can replay: an unexpired bundle of last month hides a
         # level, or a certificate, that was revoked since (T09).
-        if (self.tcb_info.fmspc, self.authority.spki) != (kept.tcb_info.fmspc, kept.authority.spki):
+        if self.subject != kept.subject:
             return
         for name, period in self.periods().items():
             before = kept.periods()[name].starts

@@ -90,7 +90,7 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
         authority_key_id = _require_profile(parsed, title)
         this_update, next_update = parsed.last_update_utc, parsed.next_update_utc
         serials = frozenset(_serial(entry, title) for entry in parsed)
-        named, _ = read_name(fields[2])
+        named, _ = read_name(fields[2].raw)
     except UNREADABLE as error:
         raise CrlMalformed(title, expected="a revocation list", found=str(error)) from error
     if next_update is None:

@@ -6,7 +6,7 @@ Callers translate `DerError` into the refusal of the thing that they read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, OID, ENUMERATED = 1, 2, 3, 4, 6, 10
 UTF8_STRING, PRINTABLE_STRING, SEQUENCE, SET = 12, 19, 0x30, 0x31
@@ -16,8 +16,7 @@ class DerError(ValueError):
     """Not DER, or not of the expected type."""
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """One element: tag, content, and the whole encoding."""
 
     tag: int

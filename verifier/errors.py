@@ -212,10 +212,13 @@ class QuoteMalformed(QuoteFormatError):
 
 
 class QuoteUnsupported(QuoteFormatError):
-    """A quote of a kind that is not supported: only SGX version 3 with its PCK chain inside is."""
+    """A quote of a kind that is not supported, or that does not carry its PCK chain."""
 
     code = "quote-unsupported"
-    default_fix = "ask for an SGX ECDSA quote of version 3 that carries its PCK certificate chain"
+    default_fix = (
+        "ask for an ECDSA quote that carries its PCK certificate chain: SGX version 3, or TDX "
+        "version 4 or 5; with --newer-sgx also SGX of those versions"
+    )
 
 
 class CertificateMalformed(CertChainError):
@@ -369,10 +372,10 @@ class TcbInfoMismatch(CollateralMismatchError):
 
 
 class QeIdentityMismatch(CollateralMismatchError):
-    """A genuine identity document, but not of the SGX quoting enclave."""
+    """A genuine identity document, but not of the quoting enclave that made the quote."""
 
     code = "qe-identity-mismatch"
-    default_fix = "fetch the SGX QE identity, not that of TDX or of the verification enclave"
+    default_fix = "fetch the collateral for this quote: SGX and TDX have different QE identities"
 
 
 class QeNotIntels(QeIdentityError):
@@ -396,6 +399,20 @@ class TcbLevelUnmatched(CollateralMismatchError):
     default_fix = "update BIOS, microcode and SGX software of the platform"
 
 
+class TdxModuleMismatch(CollateralMismatchError):
+    """The TDX module beneath a trust domain is not one that Intel lists."""
+
+    code = "tdx-module-mismatch"
+    default_fix = "do not use it: something other than Intel's TDX module may have answered"
+
+
+class TdxModuleLevelUnmatched(CollateralMismatchError):
+    """The TDX module is older than every level that Intel lists for its version."""
+
+    code = "tdx-module-level-unmatched"
+    default_fix = "update the TDX module of the platform"
+
+
 class EnclaveDebuggable(EnclaveAttributeError):
     """A debug enclave: its host reads and writes all of its memory."""
 
@@ -408,6 +425,27 @@ class EnclaveAttributesUnaccepted(EnclaveAttributeError):
 
     code = "enclave-attributes-unaccepted"
     default_fix = "compare the enclave's attributes with what was agreed on"
+
+
+class TdDebuggable(EnclaveAttributeError):
+    """A trust domain under debug, or with another attribute that leaves it without protection."""
+
+    code = "td-debuggable"
+    default_fix = "launch the trust domain without debug and without profiling"
+
+
+class TdAttributesUnaccepted(EnclaveAttributeError):
+    """The trust domain's attributes or extended features are not those that are accepted."""
+
+    code = "td-attributes-unaccepted"
+    default_fix = "launch the trust domain with SEPT_VE_DISABLE and without the bits named"
+
+
+class ServiceTdUnaccepted(EnclaveAttributeError):
+    """A service domain is bound to the trust domain, and may migrate it or act on it."""
+
+    code = "service-td-unaccepted"
+    default_fix = "launch the trust domain without a service domain"
 
 
 class TcbRevoked(TcbStatusError):
@@ -436,6 +474,13 @@ class StatusNeverAcceptable(ConfigError):
 
     code = "status-never-acceptable"
     default_fix = "list at least one status other than Revoked"
+
+
+class EarlyCollateralUnfit(ConfigError):
+    """Early collateral that cannot say what the standard collateral at hand will say one day."""
+
+    code = "early-collateral-unfit"
+    default_fix = "fetch both for the same platform, the early one with Intel's update `early`"
 
 
 # The leaves of `pcs`, in the order in which a fetch reaches them.

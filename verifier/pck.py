@@ -43,7 +43,7 @@ class PlatformIdentity:
     smt_enabled: bool | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PlatformTcb:
     """The patch level that the platform had when its PCK certificate was issued."""
 
@@ -119,7 +119,7 @@ def _by_number(sequence: der.Element, arc: bytes) -> dict[int, der.Element]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PckChain:
     """A PCK chain whose links hold up to the pinned root. Validity in time is judged later."""
 
@@ -127,9 +127,10 @@ class PckChain:
     authority: Certificate
     root: Certificate
     extension: PckExtension
+    summary: str  # for people
 
 
-@lru_cache(maxsize=64)  # pure: the same text under the same root gives the same chain
+@lru_cache(maxsize=1024)  # pure: the same text under the same root gives the same chain
 def authenticate_pck_chain(pem: bytes, roots: TrustAnchors) -> PckChain:
     """Follow the chain from the pinned root to the PCK leaf.
 
@@ -156,4 +157,5 @@ def authenticate_pck_chain(pem: bytes, roots: TrustAnchors) -> PckChain:
             expected=f"the form that {authority.common_name} issues",
             found="the other one",
         )
-    return PckChain(leaf, authority, root, extension)
+    summary = f"PCK {leaf.serial_hex}, {authority.common_name}, {roots.name}"
+    return PckChain(leaf, authority, root, extension, summary)

@@ -26,8 +26,9 @@ from verifier.errors import (
     QeTcbLevelUnmatched,
     QuoteSignatureInvalid,
 )
-from verifier.quote import EcdsaAuthData, EnclaveReport, Quote
-from verifier.tcb import TcbStatus, read_issue_dates
+from verifier.quote import EcdsaAuthData, EnclaveReport, Quote, Tee
+from verifier.status import SvnLevel
+from verifier.tcb import read_issue_dates
 
 DEBUG = 0x2
 
@@ -91,33 +92,17 @@ class EnclaveId(StrEnum):
     TD_QE = "TD_QE"
 
 
-@dataclass(frozen=True, slots=True)
-class QeLevel:
-    """One security version of the quoting enclave."""
-
-    isv_svn: int
-    status: TcbStatus
-    date: datetime
-    advisory_ids: tuple[str, ...]
-
-    @classmethod
-    def read(cls, fields: Fields) -> Self:
-        status = fields.member_of("tcbStatus", TcbStatus)
-        # For an enclave there is nothing between current and revoked but outdated.
-        if status not in (TcbStatus.UP_TO_DATE, TcbStatus.REVOKED):
-            status = TcbStatus.OUT_OF_DATE
-        return cls(
-            isv_svn=fields.object("tcb").integer("isvsvn", high=65535),
-            status=status,
-            date=fields.instant("tcbDate"),
-            advisory_ids=fields.optional_texts("advisoryIDs"),
-        )
+_DESCRIBED = {EnclaveId.QE: Tee.SGX, EnclaveId.TD_QE: Tee.TDX}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class QeIdentity:
-    """Intel's description of its SGX quoting enclave. Parse it only once its signature holds."""
+    """Intel's description of a quoting enclave of its own. Parse it only once its signature holds.
 
+    There is one for enclaves and one for trust domains.
+    """
+
+    tee: Tee  #              whose quotes the enclave described makes
     issued: datetime
     next_update: datetime
     evaluation_data_number: int
@@ -127,7 +112,7 @@ class QeIdentity:
     attributes_mask: int
     mr_signer: bytes  #      32
     isv_prod_id: int
-    levels: tuple[QeLevel, ...]  #  highest first, whatever the order on the wire
+    levels: tuple[SvnLevel, ...]  #  highest first, whatever the order on the wire
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -142,19 +127,15 @@ class QeIdentity:
         version = fields.integer("version", high=65535)
         if version != 2:
             raise CollateralMalformed("QE identity version", expected="2", found=str(version))
-        if enclave is not EnclaveId.QE:
-            raise QeIdentityMismatch("QE identity", expected="id QE", found=f"id {enclave}")
+        if enclave not in _DESCRIBED:
+            raise QeIdentityMismatch(
+                "QE identity", expected="id QE or TD_QE", found=f"id {enclave}"
+            )
         issued, next_update = read_issue_dates(fields)
         misc_select, misc_mask = _masked(fields, "miscselect", 4)
         attributes, attributes_mask = _masked(fields, "attributes", 16)
-        levels = sorted(
-            (QeLevel.read(level) for level in fields.objects("tcbLevels")),
-            key=lambda level: level.isv_svn,
-            reverse=True,
-        )
-        if len({level.isv_svn for level in levels}) != len(levels):
-            raise CollateralMalformed("QE identity", expected="distinct levels", found="equal ones")
         return cls(
+            tee=_DESCRIBED[enclave],
             issued=issued,
             next_update=next_update,
             evaluation_data_number=fields.integer("tcbEvaluationDataNumber", high=2**31),
@@ -164,30 +145,38 @@ class QeIdentity:
             attributes_mask=attributes_mask,
             mr_signer=fields.hex("mrsigner", 32),
             isv_prod_id=fields.integer("isvprodid", high=65535),
-            levels=tuple(levels),
+            levels=SvnLevel.read_all(fields),
         )
 
-    def require_described(self, report: EnclaveReport) -> None:
+    def require_described(self, report: EnclaveReport, tee: Tee) -> None:
         """This report is of the enclave described here, whose code (MRENCLAVE) may change.
 
+        Args:
+            report: The quoting enclave's.
+            tee: Whose quote it vouches for.
+
         Raises:
+            QeIdentityMismatch: The identity is of the other technology's quoting enclave.
             QeNotIntels: A field differs, or it is a debug enclave.
         """
-        attributes = report.flags | report.xfrm << 64
+        if self.tee is not tee:
+            raise QeIdentityMismatch(
+                "QE identity", expected=f"that for {tee}", found=f"that for {self.tee}"
+            )
         for field, expected, found in (
-            ("MRSIGNER", self.mr_signer.hex(), str(report.mr_signer)),
+            ("MRSIGNER", self.mr_signer, report.mr_signer.value),
             ("ISVPRODID", self.isv_prod_id, report.isv_prod_id),
             ("MISCSELECT", self.misc_select, report.misc_select & self.misc_select_mask),
-            ("ATTRIBUTES", self.attributes, attributes & self.attributes_mask),
+            ("ATTRIBUTES", self.attributes, report.attributes & self.attributes_mask),
             # Whatever the mask says: the host reads a debug enclave's keys.
             ("DEBUG", 0, report.flags & DEBUG),
         ):
             if expected != found:
                 raise QeNotIntels(
-                    f"quoting enclave's {field}", expected=str(expected), found=str(found)
+                    f"quoting enclave's {field}", expected=_shown(expected), found=_shown(found)
                 )
 
-    def level_of(self, report: EnclaveReport) -> QeLevel:
+    def level_of(self, report: EnclaveReport) -> SvnLevel:
         """The highest level that this quoting enclave reaches.
 
         Raises:
@@ -201,6 +190,10 @@ class QeIdentity:
             expected=f"at least {self.levels[-1].isv_svn}",
             found=str(report.isv_svn),
         )
+
+
+def _shown(value: bytes | int) -> str:
+    return value.hex() if isinstance(value, bytes) else f"{value:#x}"
 
 
 def _masked(fields: Fields, name: str, size: int) -> tuple[int, int]:

@@ -1,48 +1,65 @@
-"""An SGX quote, version 3: its bytes become a frozen value or a refusal. Nothing is believed here.
+"""A quote: its bytes become a frozen value or a refusal. Nothing is believed here.
 
     quote = Quote.parse(raw)
-    quote.report.mr_enclave  # a claim until `verifier.verify_quote` has passed
+    quote.report.mr_enclave  # of SGX; a claim until `verifier.verify_quote` has passed
 
-Layout: `sgx_quote3_t` and `sgx_report_body_t` in Intel's `sgx_quote_3.h` and `sgx_report.h`.
-Integers are little-endian, except inside signatures and keys, where each half is big-endian.
+SGX quotes of version 3; TDX quotes of version 4, and of version 5 for TDX 1.0 and 1.5. Layouts:
+Intel's `sgx_quote_3.h`, `sgx_quote_4.h`, `sgx_quote_5.h` and `sgx_report.h`. Integers are
+little-endian, except inside signatures and keys, where each half is big-endian.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from struct import Struct
 from typing import Self
 
 from verifier.errors import QuoteMalformed, QuoteUnsupported
+from verifier.layout import Integer, Octets, Typed
+from verifier.td import TD_1_0, TD_1_5, TdReport
 
 INTEL_QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 MIN_SIZE = 1020
 MAX_SIZE = 64 * 1024
-SIGNED_SIZE = 432  # header and report; what the attestation key signs
 MAX_QE_AUTH = 1024
 MAX_PCK_CHAIN = 16 * 1024
 PCK_CHAIN_PEM = 5  # the one kind of certification data that carries certificates to verify
+QE_REPORT_DATA = 6  # of versions 4 and 5: wraps the quoting enclave's report, and that kind
+HEADER_SIZE, ENCLAVE_REPORT_SIZE = 48, 384
 _HEADER = Struct("<HHIHH16s20s")
-_REPORT = Struct("<16s I 12x 16s Q Q 32s 32x 32s 32x 64s H H H 42x 16s 64s")  # 384 bytes
+_DESCRIPTOR = Struct("<HI")  # of version 5, before the body: its type and its size
 _PPID_DATA_SIZES = {1: 36, 2: 276, 3: 404}  # kinds that only name the platform
+
+
+class Tee(StrEnum):
+    """The technology that a quote, TCB info or identity is about."""
+
+    SGX = "sgx"
+    TDX = "tdx"
+
+
+_TEE_TYPES = {0: Tee.SGX, 0x81: Tee.TDX}
+_BODIES = {1: (Tee.SGX, ENCLAVE_REPORT_SIZE), 2: (Tee.TDX, TD_1_0), 3: (Tee.TDX, TD_1_5)}
 
 
 class Reader:
     """Walks over bytes and refuses to run past their end: a Python slice would shorten silently."""
 
+    __slots__ = ("_at", "_data", "_thing")
+
     def __init__(self, data: bytes, thing: str) -> None:
         self._data, self._thing, self._at = data, thing, 0
 
     def take(self, size: int, field: str) -> bytes:
-        left = len(self._data) - self._at
-        if size > left:
+        start, self._at = self._at, self._at + size
+        if self._at > len(self._data):
             raise QuoteMalformed(
-                f"{self._thing}, {field} at byte {self._at}",
+                f"{self._thing}, {field} at byte {start}",
                 expected=f"{size} bytes",
-                found=f"{left} bytes left",
+                found=f"{len(self._data) - start} bytes left",
             )
-        self._at += size
-        return self._data[self._at - size : self._at]
+        return self._data[start : self._at]
 
     def integer(self, size: int, field: str) -> int:
         return int.from_bytes(self.take(size, field), "little")
@@ -84,89 +101,82 @@ class MrSigner(_Measurement):
 class QuoteHeader:
     """Bytes 0..48. The SVNs in it are informational: the PCK certificate states the real ones."""
 
-    version: int  #      3
-    qe_svn: int
+    version: int  #      3, 4 or 5
+    tee: Tee
+    qe_svn: int  #       version 3; reserved later
     pce_svn: int
     user_data: bytes  #  20 bytes; the first 16 are an identifier that the quoting enclave chose
 
     @classmethod
-    def read(cls, reader: Reader) -> Self:
-        version, key_type, tee, qe_svn, pce_svn, vendor, user_data = _HEADER.unpack(
-            reader.take(_HEADER.size, "header")
+    def read(cls, reader: Reader, *, newer_sgx: bool) -> Self:
+        version, key_type, tee_type, qe_svn, pce_svn, vendor, user_data = _HEADER.unpack(
+            reader.take(HEADER_SIZE, "header")
         )
-        if version in (4, 5):
+        if version not in (3, 4, 5):
+            raise QuoteUnsupported("quote version", expected="3, 4 or 5", found=str(version))
+        if key_type != 2:
             raise QuoteUnsupported(
-                "quote version", expected="3 (SGX)", found=f"{version}, not supported yet"
+                "quote attestation_key_type", expected="2 (ECDSA P-256)", found=str(key_type)
             )
-        for field, expected, found in (
-            ("version", 3, version),
-            ("attestation_key_type", 2, key_type),
-            ("tee_type", 0, tee),
-        ):
-            if found != expected:
-                raise QuoteUnsupported(f"quote {field}", expected=str(expected), found=str(found))
+        tee = _TEE_TYPES.get(tee_type)
+        if tee is None or (version == 3 and tee is not Tee.SGX):
+            raise QuoteUnsupported(
+                f"tee_type of a quote of version {version}",
+                expected="0 (SGX)" if version == 3 else "0 (SGX) or 0x81 (TDX)",
+                found=hex(tee_type),
+            )
+        if version == 4 and tee is Tee.SGX and not newer_sgx:
+            raise _newer_sgx(version)
         if vendor != INTEL_QE_VENDOR:
             raise QuoteUnsupported(
                 "quote qe_vendor_id", expected=INTEL_QE_VENDOR.hex(), found=vendor.hex()
             )
-        return cls(version, qe_svn, pce_svn, user_data)
+        return cls(version, tee, qe_svn, pce_svn, user_data)
+
+
+def _newer_sgx(version: int) -> QuoteUnsupported:
+    # Well-formed and rare: nobody needs them, so nobody's parser is exposed to them unasked.
+    return QuoteUnsupported(
+        "SGX quote", expected="version 3", found=f"version {version}, which needs to be asked for"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class EnclaveReport:
-    """What the processor says about one enclave: 384 bytes. Names are Intel's."""
+    """What the processor says about one enclave: 384 bytes. Names are Intel's.
+
+    The fields of key separation and sharing (KSS) are zero in enclaves without it.
+    """
 
     raw: bytes
-    cpu_svn: bytes  #          16
-    misc_select: int  #        u32
-    isv_ext_prod_id: bytes  #  16; this and the other KSS fields are zero without KSS
-    flags: int  #              u64, ATTRIBUTES.FLAGS
-    xfrm: int  #               u64, ATTRIBUTES.XFRM
-    mr_enclave: MrEnclave
-    mr_signer: MrSigner
-    config_id: bytes  #        64
-    isv_prod_id: int  #        u16
-    isv_svn: int  #            u16
-    config_svn: int  #         u16
-    isv_family_id: bytes  #    16
-    report_data: bytes  #      64
+    cpu_svn = Octets(0, 16)
+    misc_select = Integer(16, 4)
+    isv_ext_prod_id = Octets(32, 16)  #  KSS
+    flags = Integer(48, 8)  #            ATTRIBUTES.FLAGS
+    xfrm = Integer(56, 8)  #             ATTRIBUTES.XFRM
+    attributes = Integer(48, 16)  #      both of them
+    mr_enclave = Typed(64, 32, MrEnclave)
+    mr_signer = Typed(128, 32, MrSigner)
+    config_id = Octets(192, 64)  #       KSS
+    isv_prod_id = Integer(256, 2)
+    isv_svn = Integer(258, 2)
+    config_svn = Integer(260, 2)  #      KSS
+    isv_family_id = Octets(304, 16)  #   KSS
+    report_data = Octets(320, 64)
+
+    @property
+    def svns(self) -> tuple[bytes, ...]:
+        """None: what a platform's PCK certificate says is all that TCB info asks of an enclave."""
+        return ()
 
     @classmethod
     def parse(cls, raw: bytes, thing: str) -> Self:
-        """Read exactly 384 bytes. Reserved bytes may be anything: later hardware uses them."""
-        if len(raw) != _REPORT.size:
-            raise QuoteMalformed(thing, expected=f"{_REPORT.size} bytes", found=str(len(raw)))
-        (
-            cpu_svn,
-            misc_select,
-            isv_ext_prod_id,
-            flags,
-            xfrm,
-            mr_enclave,
-            mr_signer,
-            config_id,
-            isv_prod_id,
-            isv_svn,
-            config_svn,
-            isv_family_id,
-            report_data,
-        ) = _REPORT.unpack(raw)
-        return cls(
-            raw=raw,
-            cpu_svn=cpu_svn,
-            misc_select=misc_select,
-            isv_ext_prod_id=isv_ext_prod_id,
-            flags=flags,
-            xfrm=xfrm,
-            mr_enclave=MrEnclave(mr_enclave),
-            mr_signer=MrSigner(mr_signer),
-            config_id=config_id,
-            isv_prod_id=isv_prod_id,
-            isv_svn=isv_svn,
-            config_svn=config_svn,
-            isv_family_id=isv_family_id,
-            report_data=report_data,
-        )
+        """Take exactly 384 bytes. Reserved bytes may be anything: later hardware uses them."""
+        if len(raw) != ENCLAVE_REPORT_SIZE:
+            raise QuoteMalformed(
+                thing, expected=f"{ENCLAVE_REPORT_SIZE} bytes", found=str(len(raw))
+            )
+        return cls(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +192,14 @@ class EcdsaAuthData:
     certification_data: bytes
 
     @classmethod
-    def parse(cls, raw: bytes) -> Self:
-        """Read signature data that must be used up exactly (584 bytes and two variable parts)."""
+    def parse(cls, raw: bytes, version: int) -> Self:
+        """Read signature data of a quote of this version; it must be used up exactly."""
         reader = Reader(raw, "quote signature data")
         signature = reader.take(64, "signature")
         attestation_key = reader.take(64, "attestation_key")
-        qe_report = EnclaveReport.parse(reader.take(384, "qe_report"), "QE report")
+        if version > 3:
+            reader = cls._unwrapped(reader)
+        qe_report = EnclaveReport.parse(reader.take(ENCLAVE_REPORT_SIZE, "qe_report"), "QE report")
         qe_report_signature = reader.take(64, "qe_report_signature")
         auth_size = reader.integer(2, "qe_auth_size")
         if auth_size > MAX_QE_AUTH:
@@ -209,6 +221,18 @@ class EcdsaAuthData:
         return cls(
             signature, attestation_key, qe_report, qe_report_signature, qe_auth_data, kind, data
         )
+
+    @staticmethod
+    def _unwrapped(reader: Reader) -> Reader:
+        """Versions 4 and 5 put all that follows the key into one block, which ends the quote."""
+        kind = reader.integer(2, "outer certification_type")
+        if kind != QE_REPORT_DATA:
+            raise QuoteMalformed(
+                "quote outer certification_type", expected=str(QE_REPORT_DATA), found=str(kind)
+            )
+        block = reader.take(reader.integer(4, "outer certification_size"), "QE report block")
+        reader.finish()
+        return Reader(block, "quote QE report block")
 
     def require_pck_chain(self) -> bytes:
         """The PEM text of the PCK chain, without the NUL bytes that producers append.
@@ -235,20 +259,40 @@ class EcdsaAuthData:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """An SGX ECDSA quote, version 3. Parsed, not yet believed."""
+    """An ECDSA quote. Parsed, not yet believed."""
 
-    header: QuoteHeader  #    bytes 0..48
-    report: EnclaveReport  #  bytes 48..432
-    auth: EcdsaAuthData  #    bytes 436..end
-    signed: bytes  #          bytes 0..432 as received, what `auth.signature` covers
+    header: QuoteHeader
+    report: EnclaveReport | TdReport  # of the enclave, or of the trust domain
+    auth: EcdsaAuthData
+    signed: bytes  # header, descriptor and report as received: what `auth.signature` covers
+
+    @property
+    def tee(self) -> Tee:
+        """SGX or TDX; `report` is of the matching type."""
+        return self.header.tee
+
+    @property
+    def enclave(self) -> EnclaveReport:
+        """The report of an SGX enclave.
+
+        Raises:
+            QuoteUnsupported: It is a trust domain's, and the caller can only judge enclaves.
+        """
+        if not isinstance(self.report, EnclaveReport):
+            raise QuoteUnsupported("quote", expected="an SGX enclave's", found="a TDX domain's")
+        return self.report
 
     @classmethod
-    def parse(cls, raw: bytes) -> Self:
+    def parse(cls, raw: bytes, *, newer_sgx: bool = False) -> Self:
         """Read exactly one quote, with nothing after it.
+
+        Args:
+            raw: The quote's bytes.
+            newer_sgx: Also read SGX quotes of versions 4 and 5.
 
         Raises:
             QuoteMalformed: A length lies, bytes are missing or left over.
-            QuoteUnsupported: Another version, technology or key type; TDX is not supported yet.
+            QuoteUnsupported: Another version, technology, body or key type.
         """
         if not MIN_SIZE <= len(raw) <= MAX_SIZE:
             raise QuoteMalformed(
@@ -256,12 +300,35 @@ class Quote:
             )
         raw = bytes(raw)  # a caller's bytearray may change under us
         reader = Reader(raw, "quote")
-        header = QuoteHeader.read(reader)
-        report = EnclaveReport.parse(reader.take(384, "report"), "quote report")
+        header = QuoteHeader.read(reader, newer_sgx=newer_sgx)
+        size = ENCLAVE_REPORT_SIZE if header.tee is Tee.SGX else TD_1_0
+        start = HEADER_SIZE
+        if header.version == 5:
+            size = _described_body(reader, header.tee, newer_sgx=newer_sgx)
+            start += _DESCRIPTOR.size
+        parse = EnclaveReport.parse if header.tee is Tee.SGX else TdReport.parse
+        report = parse(reader.take(size, "report"), "quote report")
         auth_size = reader.integer(4, "signature_data_size")
-        auth = EcdsaAuthData.parse(reader.take(auth_size, "signature_data"))
+        auth = EcdsaAuthData.parse(reader.take(auth_size, "signature_data"), header.version)
         reader.finish()
-        return cls(header, report, auth, signed=raw[:SIGNED_SIZE])
+        return cls(header, report, auth, signed=raw[: start + size])
+
+
+def _described_body(reader: Reader, tee: Tee, *, newer_sgx: bool) -> int:
+    """The body's size, as version 5 describes it and as its type has it."""
+    kind, size = _DESCRIPTOR.unpack(reader.take(_DESCRIPTOR.size, "body descriptor"))
+    if kind not in _BODIES:
+        raise QuoteUnsupported("quote body_type", expected="1, 2 or 3", found=str(kind))
+    described, exact = _BODIES[kind]
+    if described is not tee:
+        raise QuoteMalformed(
+            f"quote body_type {kind}", expected=f"a body of {tee}", found=f"one of {described}"
+        )
+    if size != exact:
+        raise QuoteMalformed("quote body_size", expected=str(exact), found=str(size))
+    if tee is Tee.SGX and not newer_sgx:
+        raise _newer_sgx(5)
+    return exact
 
 
 def strip_file_padding(raw: bytes) -> bytes:
@@ -270,5 +337,10 @@ def strip_file_padding(raw: bytes) -> bytes:
     Where the length field cannot be read, or another byte than zero follows, nothing is
     dropped and `Quote.parse` says what is wrong.
     """
-    end = SIGNED_SIZE + 4 + int.from_bytes(raw[SIGNED_SIZE : SIGNED_SIZE + 4], "little")
+    version, tee_type = int.from_bytes(raw[:2], "little"), int.from_bytes(raw[4:8], "little")
+    signed = HEADER_SIZE + (ENCLAVE_REPORT_SIZE if tee_type == 0 else TD_1_0)
+    if version == 5:
+        size = int.from_bytes(raw[50:54], "little")
+        signed = HEADER_SIZE + _DESCRIPTOR.size + size
+    end = signed + 4 + int.from_bytes(raw[signed : signed + 4], "little")
     return raw if any(raw[end:]) else raw[:end]

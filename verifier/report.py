@@ -15,8 +15,9 @@ from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
 from verifier.collateral import Collateral
 from verifier.errors import ConfigError, Exit, RatlsError
-from verifier.quote import EnclaveReport, strip_file_padding
+from verifier.quote import EnclaveReport, Quote, strip_file_padding
 from verifier.tcb import TcbStatus, TcbVerdict
+from verifier.td import TdReport
 from verifier.text import printable
 from verifier.validity import rfc3339
 from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
@@ -45,6 +46,7 @@ def report_quote(
     roots: TrustAnchors,
     at: datetime,
     acceptance: Callable[[VerifiedQuote], Appraisal] = accept,
+    newer_sgx: bool = False,
 ) -> QuoteReport:
     """Judge the quote in one file and say everything that is known about it.
 
@@ -56,14 +58,16 @@ def report_quote(
         at: Moment of judgement, timezone-aware.
         acceptance: Raises unless a genuine quote is good enough; its appraisal includes the
             quote's. `functools.partial(accept, statuses=…)`, or a policy's admission.
+        newer_sgx: Also read SGX quotes of versions 4 and 5.
 
     Raises:
         ConfigError: The caller's own input is unusable; that is no verdict about the quote.
     """
     verified, refusal = None, None
     appraisal = Appraisal()
+    raw = strip_file_padding(raw)
     try:
-        verified = verify_quote(strip_file_padding(raw), collateral, roots=roots, at=at)
+        verified = verify_quote(raw, collateral, roots=roots, at=at, newer_sgx=newer_sgx)
         appraisal = acceptance(verified)
     except ConfigError:
         raise
@@ -75,7 +79,12 @@ def report_quote(
         "verdict": _verdict(exit_status),
         "authentic": _authentic(verified, exit_status),
         "mode": roots.mode.value,
-        **_facts(verified, readable=appraisal.stopped_at != QuoteCheck.QUOTE_FORMAT),
+        **_kind(
+            None
+            if appraisal.stopped_at == QuoteCheck.QUOTE_FORMAT
+            else Quote.parse(raw, newer_sgx=newer_sgx)
+        ),
+        **_facts(verified),
         "checks": appraisal.as_json(),
         "error": None
         if refusal is None
@@ -101,13 +110,18 @@ def _authentic(verified: VerifiedQuote | None, exit_status: Exit) -> bool | None
     return False if exit_status is Exit.NOT_GENUINE else None
 
 
-def _facts(verified: VerifiedQuote | None, *, readable: bool) -> dict[str, object]:
+def _kind(quote: Quote | None) -> dict[str, object]:
+    """What any reader of the quote sees, believed or not."""
+    if quote is None:
+        return {"tee": None, "quote_version": None}
+    return {"tee": quote.tee.value, "quote_version": quote.header.version}
+
+
+def _facts(verified: VerifiedQuote | None) -> dict[str, object]:
     """What the quote says. Only a believed quote is quoted; what is not known is null."""
     if verified is None:
         unknown = ("tcb_status", "tcb_date", "tcb_evaluation_data_number")
         return {
-            "tee": "sgx" if readable else None,
-            "quote_version": 3 if readable else None,
             **dict.fromkeys(unknown),
             "advisory_ids": None,
             "collateral": None,
@@ -116,8 +130,6 @@ def _facts(verified: VerifiedQuote | None, *, readable: bool) -> dict[str, objec
         }
     platform = verified.platform
     return {
-        "tee": "sgx",
-        "quote_version": verified.quote.header.version,
         "tcb_status": verified.tcb.status.value,
         "tcb_date": rfc3339(verified.tcb.date),
         "tcb_evaluation_data_number": verified.tcb.evaluation_data_number,
@@ -136,8 +148,34 @@ def _facts(verified: VerifiedQuote | None, *, readable: bool) -> dict[str, objec
     }
 
 
-def measurement(report: EnclaveReport) -> dict[str, object]:
+_TD_OCTETS = (
+    "tee_tcb_svn",
+    "mr_seam",
+    "mr_signer_seam",
+    "seam_attributes",
+    "mr_td",
+    "mr_config_id",
+    "mr_owner",
+    "mr_owner_config",
+    "rtmr0",
+    "rtmr1",
+    "rtmr2",
+    "rtmr3",
+    "report_data",
+    "tee_tcb_svn_2",
+    "mr_service_td",
+)
+
+
+def measurement(report: EnclaveReport | TdReport) -> dict[str, object]:
     """The report's fields: byte fields in hex as on the wire, small numbers as numbers."""
+    if isinstance(report, TdReport):
+        octets = {name: getattr(report, name) for name in _TD_OCTETS}
+        return {
+            "td_attributes": report.td_attributes.to_bytes(8, "little").hex(),
+            "xfam": report.xfam.to_bytes(8, "little").hex(),
+            **{name: None if value is None else value.hex() for name, value in octets.items()},
+        }
     return {
         "mr_enclave": str(report.mr_enclave),
         "mr_signer": str(report.mr_signer),
@@ -167,11 +205,9 @@ def _for_people(
     for record in appraisal.records:
         lines.append(f"  {_WORDS[record.outcome]}  {record.check:<20}{record.detail}".rstrip())
     if verified is not None:
-        report, platform = verified.quote.report, verified.platform
+        platform = verified.platform
         lines += [
-            f"  MRENCLAVE  {report.mr_enclave}",
-            f"  MRSIGNER   {report.mr_signer}",
-            f"  product {report.isv_prod_id}, version {report.isv_svn}",
+            *(f"  {line}" for line in _measured(verified.quote.report)),
             f"  platform   FMSPC {platform.fmspc.hex()}, PPID {platform.ppid.hex()}",
             *(f"  {line}" for line in explain_tcb(verified.tcb, accepted=refusal is None)),
         ]
@@ -182,12 +218,29 @@ def _for_people(
     return "\n".join(map(printable, lines))
 
 
+def _measured(report: EnclaveReport | TdReport) -> list[str]:
+    if isinstance(report, TdReport):
+        return [f"MRTD       {report.mr_td.hex()}"] + [
+            f"RTMR{number}      {rtmr.hex()}"
+            for number, rtmr in enumerate((report.rtmr0, report.rtmr1, report.rtmr2, report.rtmr3))
+        ]
+    return [
+        f"MRENCLAVE  {report.mr_enclave}",
+        f"MRSIGNER   {report.mr_signer}",
+        f"product {report.isv_prod_id}, version {report.isv_svn}",
+    ]
+
+
 def explain_tcb(tcb: TcbVerdict, *, accepted: bool) -> list[str]:
     """The TCB status in words: what is behind, since when, and what accepting it would take."""
     lines = [
         f"TCB        {tcb.status} as of {rfc3339(tcb.date)}: platform {tcb.platform_status}, "
-        f"quoting enclave {tcb.qe_status}; evaluation {tcb.evaluation_data_number}"
+        f"quoting enclave {tcb.qe_status}"
+        + (f", TDX module {tcb.module_status}" if tcb.module_status else "")
+        + f"; evaluation {tcb.evaluation_data_number}"
     ]
+    if tcb.current_status:
+        lines.append(f"launched anew, the trust domain would be {tcb.current_status}")
     if tcb.advisory_ids:
         lines.append(f"advisories {', '.join(tcb.advisory_ids)}")
     if tcb.behind_newest:

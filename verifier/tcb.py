@@ -7,10 +7,10 @@ Source: Intel's "TCB Info" of the Provisioning Certification Service, version 4 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Self
 
 from verifier.document import Fields, parse_object
@@ -21,22 +21,23 @@ from verifier.errors import (
     TcbLevelUnmatched,
 )
 from verifier.pck import PlatformIdentity, PlatformTcb
+from verifier.quote import EnclaveReport, Tee
+from verifier.status import (
+    SvnLevel,
+    converge,
+    platform_status,
+    relaunch,
+    without_repeats,
+)
+from verifier.status import TcbStatus as TcbStatus
+from verifier.td import TdReport
+from verifier.tdx_module import TdxModule, TdxModuleIdentity, identity_for, read_identities
 
-
-class TcbStatus(StrEnum):
-    """Intel's words for a patch level, as written in TCB info. A closed list."""
-
-    UP_TO_DATE = "UpToDate"
-    SW_HARDENING_NEEDED = "SWHardeningNeeded"
-    CONFIGURATION_NEEDED = "ConfigurationNeeded"
-    CONFIGURATION_AND_SW_HARDENING_NEEDED = "ConfigurationAndSWHardeningNeeded"
-    OUT_OF_DATE = "OutOfDate"
-    OUT_OF_DATE_CONFIGURATION_NEEDED = "OutOfDateConfigurationNeeded"
-    REVOKED = "Revoked"
+COMPONENTS = 16
 
 
 class TcbInfoId(StrEnum):
-    """Which technology a TCB info is for."""
+    """Which technology a TCB info is for, as it says so."""
 
     SGX = "SGX"
     TDX = "TDX"
@@ -46,53 +47,80 @@ class TcbInfoId(StrEnum):
 class TcbLevel:
     """One patch level, and what Intel says about platforms that have it."""
 
-    components: tuple[int, ...]  #  16 SVNs
-    labels: tuple[str, ...]  #      16 words on what each component is; may be empty
+    components: tuple[int, ...]  #      16 SVNs
+    labels: tuple[str, ...]  #          16 words on what each component is; may be empty
     pce_svn: int
     status: TcbStatus
-    date: datetime  #               advisories published up to here were taken into account
+    date: datetime  #                   advisories published up to here were taken into account
     advisory_ids: tuple[str, ...]
+    tdx_components: tuple[int, ...] = ()  # 16 SVNs; none in TCB info for SGX
 
     @classmethod
-    def read(cls, fields: Fields) -> Self:
+    def read(cls, fields: Fields, tee: Tee) -> Self:
         tcb = fields.object("tcb")
         # Exactly 16: a shorter list once let every platform pass (GHSA-6q6c-vvf9-fj3w).
-        entries = tcb.objects("sgxtcbcomponents", count=16)
-        words = [(e.optional_text("category"), e.optional_text("type")) for e in entries]
+        components, labels = tcb.column("sgxtcbcomponents", "svn", count=COMPONENTS, high=255)
+        tdx_components: tuple[int, ...] = ()
+        if tee is Tee.TDX:
+            tdx_components, _ = tcb.column("tdxtcbcomponents", "svn", count=COMPONENTS, high=255)
         return cls(
-            components=tuple(entry.integer("svn", high=255) for entry in entries),
-            labels=tuple(", ".join(filter(None, pair)) for pair in words),
+            components=components,
+            labels=labels,
             pce_svn=tcb.integer("pcesvn", high=65535),
-            status=fields.member_of("tcbStatus", TcbStatus),
+            status=platform_status(fields),
             date=fields.instant("tcbDate"),
             advisory_ids=fields.optional_texts("advisoryIDs"),
+            tdx_components=tdx_components,
         )
 
-    def reached_by(self, tcb: PlatformTcb) -> bool:
-        """Every single component, and the PCE, is at least this level's."""
+    @property
+    def order(self) -> tuple[object, ...]:
+        """What levels are sorted by, and told apart by."""
+        return self.components, self.pce_svn, self.tdx_components
+
+    def reached_by(self, tcb: PlatformTcb, tee_tcb_svn: bytes | None = None) -> bool:
+        """Every single component, and the PCE, is at least this level's.
+
+        Args:
+            tcb: The platform's, from its PCK certificate.
+            tee_tcb_svn: 16 bytes, of a trust domain; None for an enclave.
+        """
         pairs = zip(tcb.components, self.components, strict=True)
-        return all(has >= needs for has, needs in pairs) and tcb.pce_svn >= self.pce_svn
+        if not all(has >= needs for has, needs in pairs) or tcb.pce_svn < self.pce_svn:
+            return False
+        if tee_tcb_svn is None:
+            return True
+        first = _first_compared(tee_tcb_svn)
+        pairs = zip(tee_tcb_svn[first:], self.tdx_components[first:], strict=True)
+        return all(has >= needs for has, needs in pairs)
 
 
-@dataclass(frozen=True, slots=True)
+def _first_compared(tee_tcb_svn: bytes) -> int:
+    # The first two name the TDX module, whose own identity judges it from version 1 on.
+    return 2 if tee_tcb_svn[1] else 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TcbInfo:
     """Intel's statement about one kind of platform. Parse it only once its signature holds."""
 
+    tee: Tee
     issued: datetime
     next_update: datetime
     fmspc: bytes  #   6
     pce_id: bytes  #  2
     evaluation_data_number: int
     levels: tuple[TcbLevel, ...]  #  highest first, whatever the order on the wire
+    module: TdxModule | None = None  #  of TDX alone, as the identities are
+    module_identities: tuple[TdxModuleIdentity, ...] = field(default=())
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read TCB info of version 3 for SGX.
+        """Read TCB info of version 3, for SGX or TDX.
 
         Raises:
             CollateralMalformed: Not that.
             TcbInfoVersionOutdated: Version 2, which Intel no longer serves.
-            TcbInfoMismatch: TCB info for TDX.
         """
         fields = parse_object(text, "TCB info")
         version = fields.integer("version", high=65535)
@@ -100,59 +128,72 @@ class TcbInfo:
             raise TcbInfoVersionOutdated("TCB info version", expected="3", found="2")
         if version != 3:
             raise CollateralMalformed("TCB info version", expected="3", found=str(version))
-        if fields.member_of("id", TcbInfoId) is not TcbInfoId.SGX:
-            raise TcbInfoMismatch("TCB info", expected="id SGX", found="id TDX")
-        if fields.members.keys() & {"tdxModule", "tdxModuleIdentities"}:
-            raise CollateralMalformed("TCB info", expected="no TDX module", found="one")
+        tee = Tee.SGX if fields.member_of("id", TcbInfoId) is TcbInfoId.SGX else Tee.TDX
+        if tee is Tee.SGX and fields.members.keys() & {"tdxModule", "tdxModuleIdentities"}:
+            raise CollateralMalformed("TCB info for SGX", expected="no TDX module", found="one")
         fields.integer("tcbType", high=0)
         issued, next_update = read_issue_dates(fields)
-        levels = sorted(
-            (TcbLevel.read(level) for level in fields.objects("tcbLevels")),
-            key=lambda level: (level.components, level.pce_svn),
-            reverse=True,
-        )
-        if len({(level.components, level.pce_svn) for level in levels}) != len(levels):
+        levels = [TcbLevel.read(level, tee) for level in fields.objects("tcbLevels")]
+        if len({level.order for level in levels}) != len(levels):
             # Which of two equal levels counts would depend on the order on the wire.
             raise CollateralMalformed("TCB info", expected="distinct levels", found="equal ones")
         return cls(
+            tee=tee,
             issued=issued,
             next_update=next_update,
             fmspc=fields.hex("fmspc", 6),
             pce_id=fields.hex("pceId", 2),
             evaluation_data_number=fields.integer("tcbEvaluationDataNumber", high=2**31),
-            levels=tuple(levels),
+            levels=tuple(sorted(levels, key=lambda level: level.order, reverse=True)),
+            module=TdxModule.read(fields.object("tdxModule")) if tee is Tee.TDX else None,
+            module_identities=read_identities(fields) if tee is Tee.TDX else (),
         )
 
-    def require_platform(self, platform: PlatformIdentity) -> None:
-        """This statement is about this kind of platform; both identifiers, decoded.
+    def require_platform(self, tee: Tee, platform: PlatformIdentity) -> None:
+        """This statement is about this technology on this kind of platform; decoded, not as text.
 
         Raises:
             TcbInfoMismatch: It is about another one.
         """
-        for field, expected, found in (
+        if self.tee is not tee:
+            raise TcbInfoMismatch("TCB info", expected=f"for {tee}", found=f"for {self.tee}")
+        for name, expected, found in (
             ("fmspc", platform.fmspc, self.fmspc),
             ("pceId", platform.pce_id, self.pce_id),
         ):
             if expected != found:
                 raise TcbInfoMismatch(
-                    f"TCB info {field}",
+                    f"TCB info {name}",
                     expected=f"{expected.hex()}, as in the PCK certificate",
                     found=found.hex(),
                 )
 
-    def level_of(self, tcb: PlatformTcb) -> TcbLevel:
-        """The highest level that the platform reaches in every component.
+    def require_module(self, report: EnclaveReport | TdReport) -> None:
+        """The TDX module beneath a trust domain is one described here; an enclave has none.
 
         Raises:
-            TcbLevelUnmatched: It reaches none.
+            TdxModuleMismatch: It is another one.
+        """
+        if isinstance(report, EnclaveReport):
+            return
+        identity = identity_for(self.module_identities, report.tee_tcb_svn)
+        module = identity.module if identity else self.module
+        assert module is not None, "TCB info for TDX describes a module"
+        module.require_described(report)
+
+    def level_of(self, tcb: PlatformTcb, tee_tcb_svn: bytes | None = None) -> TcbLevel:
+        """The highest level that is reached in every component; arguments of `reached_by`.
+
+        Raises:
+            TcbLevelUnmatched: None is.
         """
         for level in self.levels:
-            if level.reached_by(tcb):
+            if level.reached_by(tcb, tee_tcb_svn):
                 return level
         raise TcbLevelUnmatched(
             "TCB level of the platform",
             expected="at least the lowest listed level",
-            found="; ".join(shortfall(self.levels[-1], tcb)),
+            found="; ".join(shortfall(self.levels[-1], tcb, tee_tcb_svn)),
         )
 
 
@@ -166,7 +207,9 @@ def read_issue_dates(fields: Fields) -> tuple[datetime, datetime]:
     return issued, next_update
 
 
-def shortfall(level: TcbLevel, tcb: PlatformTcb) -> tuple[str, ...]:
+def shortfall(
+    level: TcbLevel, tcb: PlatformTcb, tee_tcb_svn: bytes | None = None
+) -> tuple[str, ...]:
     """What keeps the platform from this level, for people: one text per component."""
     triples = zip(tcb.components, level.components, level.labels, strict=True)
     behind = [
@@ -176,40 +219,91 @@ def shortfall(level: TcbLevel, tcb: PlatformTcb) -> tuple[str, ...]:
     ]
     if tcb.pce_svn < level.pce_svn:
         behind.append(f"PCE {tcb.pce_svn} < {level.pce_svn}")
+    if tee_tcb_svn is not None:
+        first = _first_compared(tee_tcb_svn)
+        pairs = zip(tee_tcb_svn[first:], level.tdx_components[first:], strict=True)
+        behind += [
+            f"TDX component {number} {has} < {needs}"
+            for number, (has, needs) in enumerate(pairs, start=first + 1)
+            if has < needs
+        ]
     return tuple(behind)
 
 
 @dataclass(frozen=True, slots=True)
 class TcbVerdict:
-    """How current platform and quoting enclave are. Authentic, but accepted by nobody yet."""
+    """How current all of it is. Authentic, but accepted by nobody yet."""
 
     status: TcbStatus
-    date: datetime  #                    the older of the two matched levels'
-    advisory_ids: tuple[str, ...]  #     platform's, then the quoting enclave's; no repeats
+    date: datetime  #                    the oldest of the matched levels'
+    advisory_ids: tuple[str, ...]  #     platform's, quoting enclave's, TDX module's; no repeats
     evaluation_data_number: int  #       the smaller of TCB info's and QE identity's
     platform_status: TcbStatus
     qe_status: TcbStatus
     behind_newest: tuple[str, ...]  #    what separates the platform from Intel's newest level
+    module_status: TcbStatus | None = None  #   of the TDX module; none for SGX and version 0
+    current_status: TcbStatus | None = None  #  TDX 1.5: of what runs now beneath the domain
+
+    @property
+    def summary(self) -> str:
+        return f"{self.status}, as of {self.date:%Y-%m-%d}"
 
 
-_WITH_OUTDATED_QE = {
-    TcbStatus.UP_TO_DATE: TcbStatus.OUT_OF_DATE,
-    TcbStatus.SW_HARDENING_NEEDED: TcbStatus.OUT_OF_DATE,
-    TcbStatus.CONFIGURATION_NEEDED: TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
-    TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED: TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
-    TcbStatus.OUT_OF_DATE: TcbStatus.OUT_OF_DATE,
-    TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED: TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
-    TcbStatus.REVOKED: TcbStatus.REVOKED,
-}
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """The levels that one set of SVNs reaches, merged."""
+
+    platform: TcbLevel
+    parts: tuple[TcbLevel | SvnLevel, ...]
+    module: SvnLevel | None
+    status: TcbStatus
 
 
-def converge(platform: TcbStatus, qe: TcbStatus) -> TcbStatus:
-    """One status for platform and quoting enclave. Not a maximum: a configuration need stays."""
-    if qe is TcbStatus.REVOKED:
-        return TcbStatus.REVOKED
-    return platform if qe is TcbStatus.UP_TO_DATE else _WITH_OUTDATED_QE[platform]
+def _evaluate(
+    info: TcbInfo, tcb: PlatformTcb, qe_level: SvnLevel, tee_tcb_svn: bytes | None
+) -> _Evaluation:
+    platform, module = info.level_of(tcb, tee_tcb_svn), None
+    if tee_tcb_svn is not None:
+        identity = identity_for(info.module_identities, tee_tcb_svn)
+        module = identity.level_of(tee_tcb_svn[0]) if identity else None
+    components = (qe_level, module) if module else (qe_level,)
+    status = converge(platform.status, *(level.status for level in components))
+    return _Evaluation(platform, (platform, *components), module, status)
 
 
-def without_repeats(*lists: Sequence[str]) -> tuple[str, ...]:
-    """The union, in the order of first appearance."""
-    return tuple(dict.fromkeys(item for items in lists for item in items))
+@lru_cache(maxsize=1024)  # pure; each statement, platform and level is remembered as an object
+def evaluate(
+    info: TcbInfo,
+    tcb: PlatformTcb,
+    qe_level: SvnLevel,
+    evaluation_data_number: int,
+    svns: tuple[bytes, ...],
+) -> TcbVerdict:
+    """One verdict on platform, quoting enclave and, for a trust domain, TDX module.
+
+    A domain of TDX 1.5 is judged twice: by what it was launched on, and by what runs now.
+
+    Args:
+        info: TCB info for this platform.
+        tcb: The platform's patch level.
+        qe_level: The quoting enclave's.
+        evaluation_data_number: The smaller one of TCB info's and the QE identity's.
+        svns: A trust domain's TEE_TCB_SVNs, of its launch and of now; empty for an enclave.
+
+    Raises:
+        TcbLevelUnmatched, TdxModuleLevelUnmatched, TdxModuleMismatch: Below everything listed.
+    """
+    launched = svns[0] if svns else None
+    launch = _evaluate(info, tcb, qe_level, launched)
+    current = _evaluate(info, tcb, qe_level, svns[1]).status if len(svns) > 1 else None
+    return TcbVerdict(
+        status=launch.status if current is None else relaunch(launch.status, current),
+        date=min(level.date for level in launch.parts),
+        advisory_ids=without_repeats(*(level.advisory_ids for level in launch.parts)),
+        evaluation_data_number=evaluation_data_number,
+        platform_status=launch.platform.status,
+        qe_status=qe_level.status,
+        behind_newest=shortfall(info.levels[0], tcb, launched),
+        module_status=launch.module.status if launch.module else None,
+        current_status=current,
+    )

@@ -22,6 +22,7 @@ from verifier.errors import (
 )
 
 SKEW = timedelta(seconds=300)  # how far the publisher's clock may be ahead of ours
+RESOLUTION = datetime.resolution  # of all instants here: a microsecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Period:
     def of_certificate(cls, certificate: Certificate) -> Self:
         """Both bounds are valid instants (RFC 5280), and there is no skew."""
         return cls(
-            certificate.common_name,
+            f"{certificate.common_name} {certificate.serial_hex}",
             certificate.not_before,
             certificate.not_after,
             True,
@@ -55,16 +56,24 @@ class Period:
         """TCB info or QE identity; current until, not at, its nextUpdate."""
         return cls(title, issued, next_update, False, CollateralNotCurrent)
 
+    @property
+    def opens(self) -> datetime:
+        """The first instant that is covered; a publisher's clock may be ahead, Intel's CA's not."""
+        return self.starts if self.refusal is CertificateNotCurrent else self.starts - SKEW
+
+    @property
+    def closes(self) -> datetime:
+        """The first instant after it that is not."""
+        return self.ends + RESOLUTION if self.includes_end else self.ends
+
     def require(self, at: datetime) -> None:
         """Refuse unless `at` lies inside.
 
         Raises:
             CollateralStaleError: The leaf of this kind of thing.
         """
-        skew = timedelta(0) if self.refusal is CertificateNotCurrent else SKEW
-        early = at < self.starts - skew
-        late = at > self.ends or (at == self.ends and not self.includes_end)
-        if early or late:
+        early = at < self.opens
+        if early or at >= self.closes:
             raise self.refusal(
                 self.thing,
                 expected=f"to cover {rfc3339(at)}",
@@ -79,34 +88,51 @@ class CollateralWindow:
 
     earliest_issue: datetime  #       of TCB info, QE identity and both revocation lists
     earliest_expiration: datetime  #  of those and of every certificate used
+    ends_first: str  #                name of the part that expires then
     tcb_info_issue: datetime
     qe_identity_issue: datetime
+    opens: datetime  #                the first instant that every part covers, skew included …
+    closes: datetime  #               … and the first after it that one of them does not
+    periods: tuple[Period, ...]  #    certificates, TCB info, QE identity, revocation lists
 
     @classmethod
-    def covering(
+    def of(
         cls,
-        at: datetime,
         *,
         tcb_info: Period,
         qe_identity: Period,
         crls: Iterable[Period],
         certificates: Iterable[Period],
     ) -> Self:
-        """The common window, once every part of it covers `at`.
+        """The common window; it may be empty."""
+        issued = (tcb_info, qe_identity, *crls)
+        everything = (*certificates, *issued)
+        ends_first = min(everything, key=lambda period: period.closes)
+        return cls(
+            earliest_issue=min(period.starts for period in issued),
+            earliest_expiration=min(period.ends for period in everything),
+            ends_first=ends_first.thing,
+            tcb_info_issue=tcb_info.starts,
+            qe_identity_issue=qe_identity.starts,
+            opens=max(period.opens for period in everything),
+            closes=ends_first.closes,
+            periods=everything,
+        )
+
+    @property
+    def summary(self) -> str:
+        return f"all cover the instant; {self.ends_first} ends {rfc3339(self.earliest_expiration)}"
+
+    def require(self, at: datetime) -> None:
+        """Every part covers `at`.
 
         Raises:
             CollateralStaleError: The first part that does not.
         """
-        issued = (tcb_info, qe_identity, *crls)
-        everything = (*certificates, *issued)
-        for period in everything:
-            period.require(at)
-        return cls(
-            earliest_issue=min(period.starts for period in issued),
-            earliest_expiration=min(period.ends for period in everything),
-            tcb_info_issue=tcb_info.starts,
-            qe_identity_issue=qe_identity.starts,
-        )
+        if not self.opens <= at < self.closes:
+            for period in self.periods:
+                period.require(at)
+            raise AssertionError("a window is closed, and none of its parts is")
 
 
 def require_instant(at: datetime) -> datetime:
@@ -124,4 +150,4 @@ def require_instant(at: datetime) -> datetime:
 
 def rfc3339(instant: datetime) -> str:
     """`2026-11-25T12:00:00Z`."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return instant.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"

@@ -245,11 +245,27 @@ def test_collateral_of_a_sister_platform_fits() -> None:
 
 def test_tcb_info_for_tdx() -> None:
     """N107, T05: signed by Intel, for another technology."""
-    with refused(TcbInfoMismatch, check="tcb-info"):
-        W.verify(collateral=W.collateral(tcb_info=put(id="TDX", tdxModule={})))
+    with refused(TcbInfoMismatch, check="platform-match"):
+        W.verify(collateral=W.collateral(tcb_info=for_tdx))
 
 
-@pytest.mark.parametrize("enclave", ["TD_QE", "QVE", "QAE"])
+def for_tdx(document: dict[str, Any]) -> dict[str, Any]:
+    """The same statement, made for TDX."""
+    module = {"mrsigner": "00" * 48, "attributes": "00" * 8, "attributesMask": "FF" * 8}
+    levels = [
+        {**level, "tcb": {**level["tcb"], "tdxtcbcomponents": level["tcb"]["sgxtcbcomponents"]}}
+        for level in document["tcbLevels"]
+    ]
+    return {**document, "id": "TDX", "tdxModule": module, "tcbLevels": levels}
+
+
+def test_identity_of_the_quoting_enclave_for_tdx() -> None:
+    """N144, T05: it describes an enclave that makes no quotes of enclaves."""
+    with refused(QeIdentityMismatch, check="qe-match"):
+        W.verify(collateral=W.collateral(qe_identity=put(id="TD_QE")))
+
+
+@pytest.mark.parametrize("enclave", ["QVE", "QAE"])
 def test_identity_of_another_enclave(enclave: str) -> None:
     """N144, T05: Intel has more enclaves than one."""
     with refused(QeIdentityMismatch, check="qe-identity"):

@@ -21,7 +21,7 @@ from verifier.qe import (
     verify_qe_report_signature,
     verify_quote_signature,
 )
-from verifier.quote import MrEnclave, MrSigner, Quote
+from verifier.quote import MrEnclave, MrSigner, Quote, Tee
 from verifier.tcb import TcbInfo, TcbLevel, TcbStatus
 
 COMPONENTS = bytes(range(1, 17))
@@ -137,7 +137,7 @@ def test_identity_text_is_signed_as_it_stands() -> None:
         (8, TcbStatus.UP_TO_DATE),
         (6, TcbStatus.OUT_OF_DATE),
     ]
-    identity.require_described(Quote.parse(quote_a()).auth.qe_report)
+    identity.require_described(Quote.parse(quote_a()).auth.qe_report, Tee.SGX)
 
 
 _REST = (2, 2, 255, 1)
@@ -162,7 +162,7 @@ def _tcb_info(order: list[int]) -> TcbInfo:
         TcbLevel((*c, *(0,) * 9), ("",) * 16, pce, TcbStatus.OUT_OF_DATE, _DATE, (f"L{n}",))
         for n, (c, pce) in enumerate(_LEVELS, start=1)
     ]
-    return TcbInfo(_DATE, _DATE, bytes(6), bytes(2), 17, tuple(levels[n] for n in order))
+    return TcbInfo(Tee.SGX, _DATE, _DATE, bytes(6), bytes(2), 17, tuple(levels[n] for n in order))
 
 
 @pytest.mark.parametrize(

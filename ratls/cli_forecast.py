@@ -1,0 +1,324 @@
+"""`ratls verify forecast`: what will stop passing, when, why, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from policy.document import Policy
+    from verifier.anchors import TrustAnchors
+    from verifier.collateral import Collateral
+    from verifier.forecast import Demand, Forecast, Reason
+    from verifier.shell import Shell
+    from verifier.verify import VerifiedQuote
+
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+_COLUMNS = ("STOPS", "LEFT", "EVEN IF RENEWED", "FMSPC", "PPID", "FILE", "REASON AND WHAT TO DO")
+
+
+def forecast(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="QUOTE", help="Files with one quote each.")
+    ],
+    collateral: Annotated[
+        Path, typer.Option("--collateral", help="Collateral bundle of the platforms.")
+    ],
+    early: Annotated[
+        Path | None,
+        typer.Option(help="A bundle of Intel's early update: what will be said one day."),
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Hold quotes against an agreement, or the draft of a policy."),
+    ] = None,
+    accept_status: Annotated[
+        list[str] | None,
+        typer.Option(help="Accept this TCB status besides UpToDate; may be repeated."),
+    ] = None,
+    accept_advisory: Annotated[
+        list[str] | None, typer.Option(help="Accept this advisory; may be repeated.")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Root of trust. Default: intel, or the policy's.")
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(help="Exit with status 6 if a quote stops within 14d, 36h or 90m."),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", help="Look ahead from here: RFC 3339 or unix. Default: now."),
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="One line of JSON for each quote, earliest first.")
+    ] = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """On which date does each quote stop passing, why, and what can be done?
+
+    STOPS is the date with this very bundle. EVEN IF RENEWED counts only what fetching collateral
+    does not renew: certificates, the policy, and a status that --early announces.
+
+    The exit status is 0, or 6 if one stops --within that time; or the worst of those that do
+    not pass today.
+
+    Example: ratls verify forecast quotes/*.bin --collateral collateral.json --within 14d
+    """
+    from verifier.shell import parse_instant, refusals_as_exit_status
+
+    if policy is not None and (accept_status or accept_advisory or root):
+        raise typer.BadParameter("a policy says itself what to accept", param_hint="--policy")
+    limit = None if within is None else parse_within(within)
+    statuses = _statuses(accept_status or [])
+    with refusals_as_exit_status(json_output) as shell:
+        from verifier.collateral import Collateral
+        from verifier.files import parse_file
+
+        instant = parse_instant(at)
+        bundle = parse_file(collateral, Collateral.parse)
+        preview = None if early is None else parse_file(early, Collateral.parse)
+        if policy is None:
+            demand = _usual_demand(statuses, accept_advisory)
+            believed = root or "intel"
+        else:
+            policies = _policies(policy, instant, shell)
+            demand = _demand_of(policies)
+            believed = _in_force(policies, instant).platform.root
+        roots = shell.anchors(believed, allow_simulation=allow_simulation)
+        answers = [(file, _one(file, bundle, roots, instant, demand, preview)) for file in files]
+        answers.sort(key=_earliest_first)
+        _show(shell, answers, roots, within)
+    worst = min(
+        (int(answer.status_within(limit)) for _, answer in answers), key=(1, 4, 6, 5, 3, 0).index
+    )
+    if worst:
+        raise typer.Exit(worst)
+
+
+def parse_within(text: str) -> timedelta:
+    """`14d`, `36h` or `90m`: a number from 1 to 99999 and its unit; BadParameter otherwise."""
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([dhm])", text, re.ASCII)
+    if found is None:
+        raise typer.BadParameter("write it as 14d, 36h or 90m", param_hint="--within")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _one(
+    file: Path,
+    bundle: Collateral,
+    roots: TrustAnchors,
+    at: datetime,
+    demand: Demand,
+    early: Collateral | None,
+) -> Forecast:
+    """The answer on one file; one that cannot be read does not keep the others from theirs."""
+    from verifier.errors import FileUnreadable
+    from verifier.files import read_file
+    from verifier.forecast import Forecast, forecast
+
+    try:
+        raw = read_file(file)
+    except FileUnreadable as refusal:
+        return Forecast.of_refused(refusal, at.replace(microsecond=0))
+    return forecast(raw, bundle, roots=roots, at=at, demand=demand, early=early)
+
+
+def _earliest_first(entry: tuple[Path, Forecast]) -> tuple[Any, ...]:
+    file, answer = entry
+    renewed = answer.stops_even_if_renewed
+    return answer.stops, renewed is None, renewed or answer.stops, str(file)
+
+
+# What is asked of a quote
+
+
+def _statuses(names: list[str]) -> frozenset[Any]:
+    from verifier.tcb import TcbStatus
+
+    known = {status.value: status for status in TcbStatus}
+    if wrong := [name for name in names if name not in known]:
+        raise typer.BadParameter(
+            f"no such status: {wrong[0]}; there are {', '.join(known)}",
+            param_hint="--accept-status",
+        )
+    return frozenset({TcbStatus.UP_TO_DATE, *(known[name] for name in names)})
+
+
+def _usual_demand(statuses: frozenset[Any], advisories: list[str] | None) -> Demand:
+    from verifier.acceptance import accept
+    from verifier.forecast import Demand
+
+    listed = frozenset(advisories) if advisories else None
+    return Demand(lambda verified, at: accept(verified, statuses=statuses, advisories=listed))
+
+
+def _policies(path: Path, at: datetime, shell: Shell) -> tuple[Policy, ...]:
+    """Every version of an agreement in force at this instant, or one unsigned draft."""
+    from functools import partial
+
+    from policy.agreement import FILE_CAP, Agreement
+    from policy.document import Policy
+    from verifier.files import parse_file, read_file
+    from verifier.modes import known_roots
+
+    roots = known_roots()
+    if read_file(path, cap=FILE_CAP).lstrip().startswith(b"{"):
+        agreement = parse_file(path, partial(Agreement.parse, known_roots=roots), cap=FILE_CAP)
+        agreed = agreement.require_complete()
+        agreed.in_force(at)
+        return tuple(version.policy for version in agreed.agreement.versions)
+    shell.say(f"{path}: a draft that nobody's signature was checked on")
+    return (parse_file(path, partial(Policy.parse, known_roots=roots)),)
+
+
+def _in_force(policies: Sequence[Policy], at: datetime) -> Policy:
+    """The newest version that has begun; `admit` says whether it has ended."""
+    begun = [policy for policy in policies if policy.not_before <= at]
+    return begun[-1] if begun else policies[0]
+
+
+def _demand_of(policies: Sequence[Policy]) -> Demand:
+    from policy.admission import admit
+    from verifier.forecast import Demand
+
+    return Demand(
+        accept=lambda verified, at: admit(_in_force(policies, at), verified, at=at),
+        limits=lambda verified, at: policy_limits(policies, verified, at),
+    )
+
+
+def policy_limits(
+    policies: Sequence[Policy], verified: VerifiedQuote, at: datetime
+) -> Iterator[Reason]:
+    """Dates that an agreement adds to those of the evidence; `at` is one at which it admits.
+
+    Each version holds until the next begins. The next may ask for more, or end on another day, and
+    whoever only looks at the one in force today learns of it when the enclave is refused.
+    """
+    from verifier.forecast import later
+
+    starts = {later(p.not_before, timedelta(0)) for p in policies if p.not_before > at}
+    begins = [at, *sorted(start for start in starts if start is not None)]
+    for begin, until in zip(begins, [*begins[1:], None], strict=True):
+        policy = _in_force(policies, begin)
+        for reason in (*_change(policy, verified, begin, at), *_own_ends(policy, verified)):
+            if begin <= reason.date and (until is None or reason.date < until):
+                yield reason
+
+
+def _change(
+    policy: Policy, verified: VerifiedQuote, begin: datetime, at: datetime
+) -> Iterator[Reason]:
+    """What a version that begins later has against this quote, at its first instant."""
+    from policy.admission import admit
+    from verifier.errors import Exit, RatlsError
+    from verifier.forecast import Reason
+
+    if begin == at:
+        return
+    try:
+        admit(policy, verified, at=begin)
+    except RatlsError as refusal:
+        text = f"policy {policy.study} version {policy.version} begins: {refusal}"
+        renewable = refusal.exit_status is Exit.UNDECIDED
+        yield Reason("policy-changes", begin, text, refusal.fix, renewable)
+
+
+def _own_ends(policy: Policy, verified: VerifiedQuote) -> Iterator[Reason]:
+    """The policy's own end, and when its patience with this collateral ends."""
+    from verifier.forecast import FETCH, Reason, later
+
+    window, days = verified.window, policy.platform.max_collateral_age_days
+    for thing, issued in (
+        ("TCB info", window.tcb_info_issue),
+        ("QE identity", window.qe_identity_issue),
+    ):
+        date = later(issued, timedelta(days=days, seconds=1))  # an age of `days` still passes
+        if date is not None:
+            text = f"{thing} is older than the policy's {days} days"
+            yield Reason("collateral-age", date, text, FETCH, renewable=True)
+    date = later(policy.expires, timedelta(0))
+    if date is not None:
+        text = f"policy {policy.study} version {policy.version} ends"
+        fix = "agree on a next version of the policy"
+        yield Reason("policy-ends", date, text, fix, renewable=False)
+
+
+# For people
+
+
+def _show(
+    shell: Shell,
+    answers: list[tuple[Path, Forecast]],
+    roots: TrustAnchors,
+    within: str | None,
+) -> None:
+    if shell.json_output:
+        for file, answer in answers:
+            shell.answer(answer.as_json(file=str(file), mode=roots.mode), "")
+        return
+    rows = [_COLUMNS, *_rows(answers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    shell.answer({}, "\n".join([*lines, _summary(answers, roots, within)]))
+
+
+def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]:
+    """One for each answer on each platform: many quotes of a machine have one fate."""
+    from verifier.text import printable
+    from verifier.validity import rfc3339
+
+    alike: dict[tuple[Any, ...], list[tuple[Path, Forecast]]] = {}
+    for file, answer in answers:
+        pck = answer.pck
+        # Quotes of which nothing is believed have no platform, and so nothing in common.
+        platform = str(file) if pck is None else pck.leaf
+        alike.setdefault((platform, answer.reasons), []).append((file, answer))
+    for entries in alike.values():
+        file, answer = entries[0]
+        first, renewed = answer.reasons[0], answer.stops_even_if_renewed
+        identity = None if answer.pck is None else answer.pck.extension.platform
+        more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+        yield (
+            rfc3339(answer.stops),
+            _left(answer),
+            "-" if renewed is None else rfc3339(renewed),
+            "-" if identity is None else identity.fmspc.hex(),
+            "-" if identity is None else identity.ppid.hex()[:8],
+            printable(str(file)) + more,
+            printable(f"{first.text}; to do: {first.fix}"),
+        )
+
+
+def _left(answer: Forecast) -> str:
+    if answer.verdict != "accepted":
+        return answer.verdict
+    seconds = int((answer.stops - answer.at).total_seconds())
+    if seconds >= 2 * 86400:
+        return f"{seconds // 86400}d"
+    return f"{seconds // 3600}h" if seconds >= 2 * 3600 else f"{seconds // 60}m"
+
+
+def _summary(answers: list[tuple[Path, Forecast]], roots: TrustAnchors, within: str | None) -> str:
+    from verifier.errors import Exit
+    from verifier.validity import rfc3339
+
+    found = [answer for _, answer in answers]
+    platforms = {answer.pck.leaf for answer in found if answer.pck is not None}
+    failing = sum(answer.exit_status is not Exit.YES for answer in found)
+    parts = [f"quotes: {len(found)} of {len(platforms)} platforms", f"fail today: {failing}"]
+    if within is not None:
+        limit = parse_within(within)
+        ending = sum(answer.status_within(limit) is not Exit.YES for answer in found) - failing
+        parts.append(f"stop within {within}: {ending}")
+    return f"{'; '.join(parts)}; seen from {rfc3339(found[0].at)}; mode={roots.mode}"

@@ -1,0 +1,135 @@
+"""The TDX module, which stands between processor and trust domain: is it Intel's, how current?
+
+Its major version is byte 1 of a domain's TEE_TCB_SVN. From version 1 on, an identity of its own
+describes it; before that, one entry of TCB info does. Source: Intel's "TCB Info" of the
+Provisioning Certification Service, version 4, `tdxModule` and `tdxModuleIdentities`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from verifier.document import Fields
+from verifier.errors import CollateralMalformed, TdxModuleLevelUnmatched, TdxModuleMismatch
+from verifier.status import SvnLevel, TcbStatus
+from verifier.td import TdReport
+
+_ID = re.compile(r"TDX_([0-9A-Fa-f]{2})", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class TdxModule:
+    """How a TDX module identifies itself."""
+
+    mr_signer: bytes  #        48
+    attributes: int  #         64 bits
+    attributes_mask: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Self:
+        return cls(
+            mr_signer=fields.hex("mrsigner", 48),
+            attributes=int.from_bytes(fields.hex("attributes", 8), "little"),
+            attributes_mask=int.from_bytes(fields.hex("attributesMask", 8), "little"),
+        )
+
+    def require_described(self, report: TdReport) -> None:
+        """The module beneath this trust domain is the one described.
+
+        Raises:
+            TdxModuleMismatch: Another signer; an attribute that differs, or any at all.
+        """
+        found = int.from_bytes(report.seam_attributes, "little")
+        if report.mr_signer_seam != self.mr_signer:
+            raise TdxModuleMismatch(
+                "TDX module's MRSIGNERSEAM",
+                expected=self.mr_signer.hex(),
+                found=report.mr_signer_seam.hex(),
+            )
+        # Intel's verifier wants zero, another compares under the mask: both must hold.
+        if found or self.attributes & self.attributes_mask:
+            raise TdxModuleMismatch(
+                "TDX module's SEAMATTRIBUTES",
+                expected="zero, in the quote and in TCB info",
+                found=f"{found:#x} and {self.attributes:#x}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TdxModuleIdentity:
+    """One major version of the module, with the levels of its SVN."""
+
+    version: int  #  1 to 255, byte 1 of TEE_TCB_SVN
+    module: TdxModule
+    levels: tuple[SvnLevel, ...]  # highest first
+
+    @classmethod
+    def read(cls, fields: Fields) -> Self:
+        match = _ID.fullmatch(fields.text("id"))
+        if match is None:
+            raise CollateralMalformed(
+                f"{fields.where}.id", expected="TDX_ and two hexadecimal digits", found="another"
+            )
+        for level in fields.objects("tcbLevels"):
+            if level.member_of("tcbStatus", TcbStatus) not in _COMPONENT:
+                raise CollateralMalformed(
+                    f"{level.where}.tcbStatus",
+                    expected=" or ".join(_COMPONENT),
+                    found=level.text("tcbStatus"),
+                )
+        return cls(int(match[1], 16), TdxModule.read(fields), SvnLevel.read_all(fields))
+
+    def level_of(self, svn: int) -> SvnLevel:
+        """The highest level that a module of this SVN reaches.
+
+        Raises:
+            TdxModuleLevelUnmatched: It is below all of them.
+        """
+        for level in self.levels:
+            if svn >= level.isv_svn:
+                return level
+        raise TdxModuleLevelUnmatched(
+            f"SVN of the TDX module, version {self.version}",
+            expected=f"at least {self.levels[-1].isv_svn}",
+            found=str(svn),
+        )
+
+
+_COMPONENT = (TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED)
+
+
+def read_identities(fields: Fields) -> tuple[TdxModuleIdentity, ...]:
+    """The optional `tdxModuleIdentities` of TCB info; there, it must not be empty."""
+    if "tdxModuleIdentities" not in fields.members:
+        return ()
+    found = tuple(TdxModuleIdentity.read(f) for f in fields.objects("tdxModuleIdentities"))
+    if len({identity.version for identity in found}) != len(found):
+        raise CollateralMalformed(
+            f"{fields.where}.tdxModuleIdentities", expected="distinct ids", found="equal ones"
+        )
+    return found
+
+
+def identity_for(
+    identities: Sequence[TdxModuleIdentity], tee_tcb_svn: bytes
+) -> TdxModuleIdentity | None:
+    """The identity of the module that this TEE_TCB_SVN names; None for version 0, which has none.
+
+    Raises:
+        TdxModuleMismatch: Intel lists no module of that version.
+    """
+    version = tee_tcb_svn[1]
+    if version == 0:
+        return None
+    for identity in identities:
+        if identity.version == version:
+            return identity
+    # Falling back to `tdxModule` would skip the levels, and with them a revoked module.
+    raise TdxModuleMismatch(
+        "TDX module",
+        expected=f"an identity TDX_{version:02X} in TCB info",
+        found=", ".join(f"TDX_{i.version:02X}" for i in identities) or "none",
+    )
