@@ -14,11 +14,16 @@ from simulation.certificates import sign_raw
 Document: TypeAlias = dict[str, Any]
 EVALUATION_DATA_NUMBER = 21
 # What the first components stand for on servers; informational, signed all the same.
-_ANNOTATIONS = (
+_SGX_ANNOTATIONS = (
     {"category": "BIOS", "type": "Early Microcode Update"},
     {"category": "OS/VMM", "type": "SGX Late Microcode Update"},
     {"category": "OS/VMM", "type": "TXT SINIT"},
     {"category": "BIOS"},
+)
+_TDX_ANNOTATIONS = (
+    {"category": "OS/VMM", "type": "TDX Module"},
+    {"category": "OS/VMM", "type": "TDX Module"},
+    {"category": "OS/VMM", "type": "TDX Late Microcode Update"},
 )
 
 
@@ -34,18 +39,28 @@ def tcb_level(
     date: datetime,
     status: str = "UpToDate",
     advisories: Sequence[str] = (),
+    tdx: Sequence[int] | None = None,
 ) -> Document:
-    """One level of a TCB info: 16 component SVNs and the PCE's, and what they are worth."""
-    annotations = (*_ANNOTATIONS, *({},) * (16 - len(_ANNOTATIONS)))
-    entries = [{"svn": s, **a} for s, a in zip(components, annotations, strict=False)]
-    tcb = {"sgxtcbcomponents": entries, "pcesvn": pce_svn}
+    """One level of a TCB info: 16 component SVNs and the PCE's, and what they are worth.
+
+    Args:
+        tdx: 16 further SVNs, which a trust domain's TEE_TCB_SVN has to reach.
+    """
+    tcb = {"sgxtcbcomponents": _components(components, _SGX_ANNOTATIONS), "pcesvn": pce_svn}
+    if tdx is not None:
+        tcb["tdxtcbcomponents"] = _components(tdx, _TDX_ANNOTATIONS)
     return _level(tcb, date, status, advisories)
+
+
+def _components(svns: Sequence[int], annotations: Sequence[Document]) -> list[Document]:
+    padded = (*annotations, *({},) * (16 - len(annotations)))
+    return [{"svn": s, **a} for s, a in zip(svns, padded, strict=False)]
 
 
 def qe_level(
     isv_svn: int, *, date: datetime, status: str = "UpToDate", advisories: Sequence[str] = ()
 ) -> Document:
-    """One level of a QE identity."""
+    """One level of a QE identity, or of a TDX module's."""
     return _level({"isvsvn": isv_svn}, date, status, advisories)
 
 
@@ -61,10 +76,18 @@ def tcb_info(
     issue: datetime,
     next_update: datetime,
     levels: Sequence[Document],
+    module: Document | None = None,
+    identities: Sequence[Document] | None = None,
 ) -> Document:
-    """TCB info of an SGX platform, version 3."""
-    return {
-        "id": "SGX",
+    """TCB info of a platform, version 3: for SGX; with a module, for TDX.
+
+    Args:
+        module: What describes a TDX module of version 0, from `tdx_module`.
+        identities: The modules of later versions, from `tdx_module_identity`; None leaves the
+            member out.
+    """
+    members: Document = {
+        "id": "SGX" if module is None else "TDX",
         "version": 3,
         "issueDate": instant(issue),
         "nextUpdate": instant(next_update),
@@ -72,16 +95,46 @@ def tcb_info(
         "pceId": pce_id.hex().upper(),
         "tcbType": 0,
         "tcbEvaluationDataNumber": EVALUATION_DATA_NUMBER,
-        "tcbLevels": list(levels),
+    }
+    if module is not None:
+        members["tdxModule"] = module
+    if identities is not None:
+        members["tdxModuleIdentities"] = list(identities)
+    return {**members, "tcbLevels": list(levels)}
+
+
+def tdx_module(
+    *,
+    mr_signer: bytes = bytes(48),
+    attributes: bytes = bytes(8),
+    attributes_mask: bytes = b"\xff" * 8,
+) -> Document:
+    """How a TDX module identifies itself. The defaults are Intel's."""
+    return {
+        "mrsigner": mr_signer.hex().upper(),
+        "attributes": attributes.hex().upper(),
+        "attributesMask": attributes_mask.hex().upper(),
     }
 
 
-def qe_identity(
-    *, mr_signer: bytes, issue: datetime, next_update: datetime, levels: Sequence[Document]
+def tdx_module_identity(
+    version: int, levels: Sequence[Document], *, module: Document | None = None
 ) -> Document:
-    """Identity of the SGX quoting enclave, version 2."""
+    """The TDX module of one major version, with levels from `qe_level`."""
+    return {"id": f"TDX_{version:02X}", **(module or tdx_module()), "tcbLevels": list(levels)}
+
+
+def qe_identity(
+    *,
+    mr_signer: bytes,
+    issue: datetime,
+    next_update: datetime,
+    levels: Sequence[Document],
+    tdx: bool = False,
+) -> Document:
+    """Identity of a quoting enclave, version 2: of SGX, or of TDX."""
     return {
-        "id": "QE",
+        "id": "TD_QE" if tdx else "QE",
         "version": 2,
         "issueDate": instant(issue),
         "nextUpdate": instant(next_update),
@@ -91,7 +144,7 @@ def qe_identity(
         "attributes": "11000000000000000000000000000000",
         "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
         "mrsigner": mr_signer.hex().upper(),
-        "isvprodid": 1,
+        "isvprodid": 2 if tdx else 1,
         "tcbLevels": list(levels),
     }
 

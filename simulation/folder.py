@@ -1,9 +1,10 @@
 """A simulated Intel on disk.
 
-    root.txt          what a policy writes as `[platform] root`
-    collateral.json   what verifiers are given as `--collateral`
-    intel/            keys and certificates of the whole hierarchy; nobody but Intel has these
-    platform/         what an enclave's attester is given, and nothing from `intel/`
+    root.txt              what a policy writes as `[platform] root`
+    collateral.json       what verifiers are given as `--collateral`
+    collateral.tdx.json   the same for trust domains of the platform
+    intel/                keys and certificates of the whole hierarchy; nobody but Intel has these
+    platform/             what an enclave's attester is given, and nothing from `intel/`
 
 All keys are written 0600, and nothing that exists is overwritten.
 """
@@ -35,6 +36,9 @@ from simulation.quote import QuotingEnclave
 from verifier.errors import FileNotWritten, FileUnreadable, PckExtensionMalformed
 from verifier.files import read_file, write_atomically, write_new
 from verifier.pck import SGX_TYPES, PckExtension
+
+# Of the platform's enclaves, and of its trust domains.
+SGX_COLLATERAL, TDX_COLLATERAL = "collateral.json", "collateral.tdx.json"
 
 # In the order of `_hierarchy`; the names of the files in `intel/`.
 _HIERARCHY = ("root", "processor-ca", "platform-ca", "tcb-signer", "pck")
@@ -72,17 +76,19 @@ def write(intel: Intel, platform: Platform, folder: Path) -> None:
         write_new(folder / "intel" / f"{name}.crt", issued.pem.encode(), mode=0o644)
     _write_quoting_enclave(platform.quoting_enclave(), folder / "platform")
     write_new(folder / "root.txt", f"{root_name(intel.root)}\n".encode(), mode=0o644)
-    write_new(folder / "collateral.json", intel.collateral(platform), mode=0o644)
+    for name, bundle in _bundles(intel, platform).items():
+        write_new(folder / name, bundle, mode=0o644)
 
 
 def renew_collateral(folder: Path, at: datetime) -> Platform:
-    """Replace the bundle by one that is issued at `at`; root, platform and keys stay.
+    """Replace the bundles by some that are issued at `at`; root, platform and keys stay.
 
     Raises:
         SimulationFolderUnusable: No simulation was written here, or it was altered.
     """
     intel, platform = read(folder, at)
-    write_atomically(folder / "collateral.json", intel.collateral(platform))
+    for name, bundle in _bundles(intel, platform).items():
+        write_atomically(folder / name, bundle)
     return platform
 
 
@@ -122,8 +128,20 @@ def read_quoting_enclave(folder: Path) -> QuotingEnclave:
             raise ValueError("a part has another size")
         chain = document["pck_chain"].encode()
     return QuotingEnclave(
-        attestation_key=_read_key(folder / "attestation.key"), pck_chain=chain, **parts
+        attestation_key=_read_key(folder / "attestation.key"),
+        qe_report=parts["qe_report"],
+        qe_report_signature=parts["qe_report_signature"],
+        qe_auth_data=parts["qe_auth_data"],
+        pck_chain=chain,
+        header=parts["header"],
     )
+
+
+def _bundles(intel: Intel, platform: Platform) -> dict[str, bytes]:
+    return {
+        SGX_COLLATERAL: intel.collateral(platform),
+        TDX_COLLATERAL: intel.collateral(platform, tdx=True),
+    }
 
 
 def _hierarchy(intel: Intel, platform: Platform) -> dict[str, Issued]:

@@ -5,17 +5,22 @@
     raw = platform.quote(bytes(64))
     verify_quote(raw, Collateral.parse(intel.collateral(platform)), roots=intel.anchors(), at=at)
 
+    raw = platform.td_quote(bytes(64))  # of a trust domain; its collateral is TDX's
+    intel.collateral(platform, tdx=True)
+
 Everything can be altered where it is made, by a hook that receives the form before it is
 signed and returns another; what stands below is signed again, so that exactly one thing is wrong:
 
     Intel.create(at, platform_ca=lambda c: replace(c, not_after=at - SECOND))
     intel.platform(sgx=lambda e: replace(e, ppid=bytes(15)).encode())
     platform.quote(bytes(64), qe_report=lambda r: replace(r, isv_prod_id=2))
+    platform.td_quote(bytes(64), version=5, descriptor=lambda d: replace(d, body_type=3))
     intel.collateral(platform, pck_crl=lambda c: replace(c, revoked=(platform.pck.serial,)))
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -49,10 +54,14 @@ from simulation.quote import (
     INIT,
     MODE64BIT,
     PROVISION_KEY,
+    SGX,
+    TDX,
+    DescriptorForm,
     HeaderForm,
     QuoteForm,
     QuotingEnclave,
     ReportForm,
+    TdReportForm,
     qe_binding,
 )
 from verifier.anchors import Mode, TrustAnchors
@@ -74,10 +83,16 @@ COLLATERAL_VALIDITY = 30 * DAY
 QE_MR_SIGNER = bytes.fromhex("8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff")
 QE_AUTH_DATA = bytes(range(32))
 QE_ISV_SVN = 8
+TD_QE_MR_SIGNER = bytes.fromhex("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5")
+TD_QE_ISV_SVN = 4
 # A server of the third Xeon generation, as patched as its TCB info asks for.
 FMSPC = bytes.fromhex("00606a000000")
 COMPONENTS = (15, 16, 3, 3, 255, 255, 1, *(0,) * 9)
 PCE_SVN = 13
+# Its TDX module: SVN 5 of version 1, over microcode of SVN 2. The version is judged through the
+# module's identity, so that levels ask for none.
+TEE_TCB_SVN = bytes((5, 1, 2, *(0,) * 13))
+TDX_COMPONENTS = (5, 0, 2, *(0,) * 13)
 # Where real certificates name Intel's servers; `.invalid` is never resolved (RFC 6761).
 _CRL_ADDRESS = "https://simulation.invalid/sgx/certification/v4/"
 
@@ -205,6 +220,7 @@ class Intel:
         self,
         platform: Platform,
         *,
+        tdx: bool = False,
         at: datetime | None = None,
         root_crl: Hook[CrlForm] = unaltered,
         pck_crl: Hook[CrlForm] = unaltered,
@@ -219,13 +235,16 @@ class Intel:
         """What Intel publishes about this platform: one JSON bundle, issued at `at`.
 
         Args:
+            tdx: For its trust domains, instead of its enclaves.
             tcb_info: Alters the document; `tcb_info_text` its JSON, both before it is signed.
             tcb_info_key: Signs in the place of the TCB signer. The same three for the QE.
             bundle: Alters the members of the bundle after everything was signed.
         """
         at = (at or self.at).astimezone(UTC).replace(microsecond=0)
-        info = tcb_info_text(documents.compact(tcb_info(_default_tcb_info(platform, at))))
-        identity = qe_identity_text(documents.compact(qe_identity(_default_qe_identity(at))))
+        default_info = _default_td_tcb_info if tdx else _default_tcb_info
+        default_identity = _default_td_qe_identity if tdx else _default_qe_identity
+        info = tcb_info_text(documents.compact(tcb_info(default_info(platform, at))))
+        identity = qe_identity_text(documents.compact(qe_identity(default_identity(at))))
         signer, signer_chain = self.tcb_signer, self.tcb_signer.pem + self.root.pem
         members = {
             "pck_crl_issuer_chain": platform.ca.pem + self.root.pem,
@@ -245,7 +264,7 @@ class Intel:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """A machine: its PCK certificate and key, and a quoting enclave with an attestation key."""
+    """A machine: its PCK certificate and key, and two quoting enclaves with attestation keys."""
 
     pck: Issued
     ca: Issued
@@ -259,9 +278,19 @@ class Platform:
         """PEM: leaf, intermediate, root; one NUL at the end, as in genuine quotes."""
         return (self.pck.pem + self.ca.pem + self.root.pem).encode() + b"\x00"
 
+    @property
+    def td_attestation_key(self) -> ec.EllipticCurvePrivateKey:
+        """The TD quoting enclave's own key. It follows from the other; nothing else is stored."""
+        secret = self.attestation_key.private_numbers().private_value.to_bytes(32, "big")
+        digest = hashlib.sha256(b"attestation key for trust domains" + secret).digest()
+        # Below 2**255, so below the order of the group too.
+        return ec.derive_private_key(int.from_bytes(digest, "big") >> 1, ec.SECP256R1())
+
     def quoting_enclave(
         self,
         *,
+        version: int = 3,
+        tdx: bool = False,
         attestation_key: ec.EllipticCurvePrivateKey | None = None,
         qe_auth_data: bytes = QE_AUTH_DATA,
         qe_report: Hook[ReportForm] = unaltered,
@@ -271,18 +300,29 @@ class Platform:
         """The quoting enclave with its certified attestation key.
 
         Args:
+            version: Of its quotes: 3 (not for TDX), 4 or 5.
+            tdx: The one that quotes trust domains.
             attestation_key: Another key, which the QE's report vouches for.
             qe_report: Alters the QE's report, its report_data included, before it is signed.
             qe_key: Signs the QE's report in the place of the PCK key.
         """
-        key = attestation_key or self.attestation_key
+        key = attestation_key or (self.td_attestation_key if tdx else self.attestation_key)
+        isv_svn = TD_QE_ISV_SVN if tdx else QE_ISV_SVN
         report = ReportForm(
             cpu_svn=self.tcb.cpu_svn,
             flags=INIT | MODE64BIT | PROVISION_KEY,
-            mr_enclave=b"\x51" * 32,
-            mr_signer=QE_MR_SIGNER,
-            isv_svn=QE_ISV_SVN,
+            mr_enclave=(b"\x53" if tdx else b"\x51") * 32,
+            mr_signer=TD_QE_MR_SIGNER if tdx else QE_MR_SIGNER,
+            isv_prod_id=2 if tdx else 1,
+            isv_svn=isv_svn,
             report_data=qe_binding(public_point(key), qe_auth_data),
+        )
+        form = HeaderForm(
+            version=version,
+            tee_type=TDX if tdx else SGX,
+            qe_svn=isv_svn if version == 3 else 0,
+            pce_svn=self.tcb.pce_svn if version == 3 else 0,
+            user_data=self.qe_id + bytes(4),
         )
         raw = qe_report(report).encode()
         return QuotingEnclave(
@@ -291,32 +331,34 @@ class Platform:
             qe_report_signature=sign_raw(qe_key or self.pck.ec_key, raw),
             qe_auth_data=qe_auth_data,
             pck_chain=self.pck_chain,
-            header=header(
-                HeaderForm(
-                    qe_svn=QE_ISV_SVN, pce_svn=self.tcb.pce_svn, user_data=self.qe_id + bytes(4)
-                )
-            ).encode(),
+            header=header(form).encode(),
+            version=version,
         )
 
     def quote(
         self,
         report_data: bytes = bytes(64),
         *,
+        version: int = 3,
         attestation_key: ec.EllipticCurvePrivateKey | None = None,
         qe_auth_data: bytes = QE_AUTH_DATA,
         qe_report: Hook[ReportForm] = unaltered,
         qe_key: ec.EllipticCurvePrivateKey | None = None,
         header: Hook[HeaderForm] = unaltered,
+        descriptor: Hook[DescriptorForm] = unaltered,
         form: Hook[QuoteForm] = unaltered,
         **report: Any,
     ) -> bytes:
-        """A quote, version 3, over an enclave's report with this report_data (64 bytes).
+        """A quote over an enclave's report with this report_data (64 bytes).
 
         Args:
+            version: 3, or 4 or 5, which almost nobody makes of enclaves.
+            descriptor: Alters what version 5 says about the body, before it is signed.
             form: Alters the finished form: signatures, lengths, certification data, trailing bytes.
             report: Further fields of `ReportForm`: mr_enclave, flags, xfrm, isv_svn, …
         """
         enclave = self.quoting_enclave(
+            version=version,
             attestation_key=attestation_key,
             qe_auth_data=qe_auth_data,
             qe_report=qe_report,
@@ -324,7 +366,44 @@ class Platform:
             header=header,
         )
         fields = {"cpu_svn": self.tcb.cpu_svn, "report_data": report_data, **report}
-        return form(enclave.quote(ReportForm(**fields))).encode()
+        return form(enclave.quote(ReportForm(**fields), descriptor=descriptor)).encode()
+
+    def td_quote(
+        self,
+        report_data: bytes = bytes(64),
+        *,
+        version: int = 4,
+        attestation_key: ec.EllipticCurvePrivateKey | None = None,
+        qe_auth_data: bytes = QE_AUTH_DATA,
+        qe_report: Hook[ReportForm] = unaltered,
+        qe_key: ec.EllipticCurvePrivateKey | None = None,
+        header: Hook[HeaderForm] = unaltered,
+        descriptor: Hook[DescriptorForm] = unaltered,
+        form: Hook[QuoteForm] = unaltered,
+        **report: Any,
+    ) -> bytes:
+        """A quote over a trust domain's report with this report_data (64 bytes).
+
+        Args:
+            version: 4 or 5.
+            report: Further fields of `TdReportForm`: mr_td, td_attributes, tee_tcb_svn, …
+                `tee_tcb_svn_2` or `mr_service_td` make it a domain of TDX 1.5, which goes with
+                version 5; the other one is then the module at launch, or zero.
+        """
+        enclave = self.quoting_enclave(
+            version=version,
+            tdx=True,
+            attestation_key=attestation_key,
+            qe_auth_data=qe_auth_data,
+            qe_report=qe_report,
+            qe_key=qe_key,
+            header=header,
+        )
+        fields = {"tee_tcb_svn": TEE_TCB_SVN, "report_data": report_data, **report}
+        if fields.keys() & {"tee_tcb_svn_2", "mr_service_td"}:
+            fields.setdefault("tee_tcb_svn_2", fields["tee_tcb_svn"])
+            fields.setdefault("mr_service_td", bytes(48))
+        return form(enclave.quote(TdReportForm(**fields), descriptor=descriptor)).encode()
 
 
 def root_name(root: Issued) -> str:
@@ -393,24 +472,52 @@ def _crl(ca: Issued, at: datetime, *, validity: timedelta = COLLATERAL_VALIDITY)
 
 def _default_tcb_info(platform: Platform, at: datetime) -> Document:
     """Two levels: what this platform has, UpToDate; anything older, OutOfDate."""
-    tcb = platform.tcb
-    older = [c if c == 255 else c // 2 for c in tcb.components]
     return documents.tcb_info(
-        fmspc=tcb.fmspc,
-        pce_id=tcb.pce_id,
+        fmspc=platform.tcb.fmspc,
+        pce_id=platform.tcb.pce_id,
         issue=at,
         next_update=at + COLLATERAL_VALIDITY,
-        levels=[
-            documents.tcb_level(tcb.components, tcb.pce_svn, date=_midnight(at - 30 * DAY)),
-            documents.tcb_level(
-                older,
-                tcb.pce_svn // 2,
-                date=_midnight(at - YEAR),
-                status="OutOfDate",
-                advisories=["INTEL-SA-99998"],
-            ),
-        ],
+        levels=_default_levels(platform, at),
     )
+
+
+def _default_td_tcb_info(platform: Platform, at: datetime) -> Document:
+    """The same two levels for its trust domains, and the TDX modules of versions 1 and 3."""
+    new, old = _midnight(at - 30 * DAY), _midnight(at - YEAR)
+    version_1 = [
+        documents.qe_level(TEE_TCB_SVN[0], date=new),
+        documents.qe_level(2, date=old, status="OutOfDate", advisories=["INTEL-SA-99996"]),
+    ]
+    return documents.tcb_info(
+        fmspc=platform.tcb.fmspc,
+        pce_id=platform.tcb.pce_id,
+        issue=at,
+        next_update=at + COLLATERAL_VALIDITY,
+        module=documents.tdx_module(),
+        identities=[
+            documents.tdx_module_identity(3, [documents.qe_level(3, date=new)]),
+            documents.tdx_module_identity(1, version_1),
+        ],
+        levels=_default_levels(platform, at, TDX_COMPONENTS),
+    )
+
+
+def _default_levels(
+    platform: Platform, at: datetime, tdx: Sequence[int] | None = None
+) -> list[Document]:
+    tcb = platform.tcb
+    older = [c if c == 255 else c // 2 for c in tcb.components]
+    return [
+        documents.tcb_level(tcb.components, tcb.pce_svn, date=_midnight(at - 30 * DAY), tdx=tdx),
+        documents.tcb_level(
+            older,
+            tcb.pce_svn // 2,
+            date=_midnight(at - YEAR),
+            status="OutOfDate",
+            advisories=["INTEL-SA-99998"],
+            tdx=tdx and [c // 2 for c in tdx],
+        ),
+    ]
 
 
 def _default_qe_identity(at: datetime) -> Document:
@@ -418,13 +525,30 @@ def _default_qe_identity(at: datetime) -> Document:
         mr_signer=QE_MR_SIGNER,
         issue=at,
         next_update=at + COLLATERAL_VALIDITY,
-        levels=[
-            documents.qe_level(QE_ISV_SVN, date=_midnight(at - 30 * DAY)),
-            documents.qe_level(
-                6, date=_midnight(at - YEAR), status="OutOfDate", advisories=["INTEL-SA-99999"]
-            ),
-        ],
+        levels=_default_qe_levels(QE_ISV_SVN, at),
     )
+
+
+def _default_td_qe_identity(at: datetime) -> Document:
+    return documents.qe_identity(
+        mr_signer=TD_QE_MR_SIGNER,
+        issue=at,
+        next_update=at + COLLATERAL_VALIDITY,
+        levels=_default_qe_levels(TD_QE_ISV_SVN, at),
+        tdx=True,
+    )
+
+
+def _default_qe_levels(isv_svn: int, at: datetime) -> list[Document]:
+    return [
+        documents.qe_level(isv_svn, date=_midnight(at - 30 * DAY)),
+        documents.qe_level(
+            isv_svn - 2,
+            date=_midnight(at - YEAR),
+            status="OutOfDate",
+            advisories=["INTEL-SA-99999"],
+        ),
+    ]
 
 
 def _midnight(at: datetime) -> datetime:

@@ -4,7 +4,7 @@
         ...  # `ratls collateral fetch --from ORIGIN --ca FOLDER/pcs.crt`
 
 Paths, parameters, headers and statuses are those of version 4 (dcap.md 3.2), and a PCCS's
-`rootcacrl` (3.3). What a verifier of SGX quotes does not ask for is not known here: 404.
+`rootcacrl` (3.3). What a verifier of quotes does not ask for is not known here: 404.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from cryptography.x509.oid import NameOID
 from enclave_app.errors import ListenAddressUnusable
 from ratls.address import Address
 from simulation.errors import SimulationNotLoopback
+from simulation.folder import SGX_COLLATERAL, TDX_COLLATERAL
 from verifier.certificate import PLATFORM_CA, read_chain
 from verifier.collateral import Collateral
 from verifier.crl import crl_der
@@ -43,7 +44,7 @@ from verifier.files import parse_file, write_atomically, write_new
 from verifier.qe import QeIdentity
 from verifier.tcb import TcbInfo
 
-_BASE = "/sgx/certification/v4"
+_SGX, _TDX = "/sgx/certification/v4", "/tdx/certification/v4"
 _IDLE_SECONDS = 10.0
 _VALIDITY = dt.timedelta(days=365)
 
@@ -52,7 +53,7 @@ _VALIDITY = dt.timedelta(days=365)
 def serving(folder: Path, listen: Address) -> Iterator[str]:
     """Listen for the length of the block; the value is `https://HOST:PORT`.
 
-    The bundle is read anew for each request, so `ratls simulation renew` is seen at once.
+    The bundles are read anew for each request, so `ratls simulation renew` is seen at once.
 
     Raises:
         SimulationNotLoopback: Other machines could reach that address.
@@ -64,10 +65,9 @@ def serving(folder: Path, listen: Address) -> Iterator[str]:
     if not ipaddress.ip_address(place.host).is_loopback:
         # Whoever found it in a network might take it for the real one.
         raise SimulationNotLoopback(str(listen), expected="a loopback address", found=place.host)
-    bundle = folder / "collateral.json"
-    parse_file(bundle, Collateral.parse)
+    _read_bundles(folder)
     try:
-        server = _Server(place, bundle)
+        server = _Server(place, folder)
     except OSError as error:
         raise ListenAddressUnusable(
             str(listen), expected="a free port of this machine", found="one in use, or another's"
@@ -81,6 +81,15 @@ def serving(folder: Path, listen: Address) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def _read_bundles(folder: Path) -> tuple[Collateral, Collateral | None]:
+    """For SGX and TDX. A folder that an earlier version wrote has the first alone."""
+    tdx = folder / TDX_COLLATERAL
+    return (
+        parse_file(folder / SGX_COLLATERAL, Collateral.parse),
+        parse_file(tdx, Collateral.parse) if tdx.exists() else None,
+    )
 
 
 # What is answered
@@ -102,11 +111,16 @@ class _Refusal(Exception):
         self.reply = Reply(status, b"", "text/plain", headers)
 
 
-def reply_to(target: str, published: Collateral) -> Reply:
-    """What the service says to GET `target` (path and query)."""
+def reply_to(target: str, published: Collateral, tdx: Collateral | None = None) -> Reply:
+    """What the service says to GET `target` (path and query).
+
+    Args:
+        published: For enclaves of the platform; its CRLs are those of both technologies.
+        tdx: For trust domains; None: the service knows the platform for SGX alone.
+    """
     try:
         parts = _split(target)
-        return _route(parts.path, _parameters(parts.query), published)
+        return _route(parts.path, _parameters(parts.query), published, tdx)
     except _Refusal as refusal:
         return refusal.reply
 
@@ -130,15 +144,18 @@ def _parameters(query: str) -> dict[str, str]:
     return dict(pairs)
 
 
-def _route(path: str, given: dict[str, str], published: Collateral) -> Reply:
-    if path == f"{_BASE}/pckcrl":
+def _route(
+    path: str, given: dict[str, str], published: Collateral, tdx: Collateral | None
+) -> Reply:
+    if path == f"{_SGX}/pckcrl":
         return _pck_crl(given, published)
-    if path == f"{_BASE}/tcb":
-        return _tcb(given, published)
-    if path == f"{_BASE}/qe/identity":
-        return _qe_identity(given, published)
+    for base, signed in ((_SGX, published), (_TDX, tdx)):
+        if path == f"{base}/tcb":
+            return _tcb(given, signed)
+        if path == f"{base}/qe/identity":
+            return _qe_identity(given, signed)
     root_crl = crl_der(published.root_ca_crl, "root CRL")
-    if path == f"{_BASE}/rootcacrl":
+    if path == f"{_SGX}/rootcacrl":
         _only(given)
         return Reply(200, root_crl.hex().encode(), "text/plain")
     if path == "/IntelSGXRootCA.der":
@@ -163,12 +180,14 @@ def _pck_crl(given: dict[str, str], published: Collateral) -> Reply:
     return Reply(200, pem, "application/x-pem-file", headers)
 
 
-def _tcb(given: dict[str, str], published: Collateral) -> Reply:
+def _tcb(given: dict[str, str], published: Collateral | None) -> Reply:
     _only(given, "fmspc", "update", "tcbEvaluationDataNumber")
-    info = TcbInfo.parse(published.tcb_info)
     wanted = given.get("fmspc", "")
     if not re.fullmatch(r"[0-9A-Fa-f]{12}", wanted, re.ASCII):
         raise _bad("fmspc")
+    if published is None:
+        raise _not_found("unknown FMSPC")
+    info = TcbInfo.parse(published.tcb_info)
     if bytes.fromhex(wanted) != info.fmspc:
         raise _not_found("unknown FMSPC")
     _require_edition(given, info.evaluation_data_number)
@@ -177,8 +196,10 @@ def _tcb(given: dict[str, str], published: Collateral) -> Reply:
     return Reply(200, body, headers=headers)
 
 
-def _qe_identity(given: dict[str, str], published: Collateral) -> Reply:
+def _qe_identity(given: dict[str, str], published: Collateral | None) -> Reply:
     _only(given, "update", "tcbEvaluationDataNumber")
+    if published is None:
+        raise _not_found("no identity")
     _require_edition(given, QeIdentity.parse(published.qe_identity).evaluation_data_number)
     headers = _chain("SGX-Enclave-Identity-Issuer-Chain", published.qe_identity_issuer_chain)
     body = _signed("enclaveIdentity", published.qe_identity, published.qe_identity_signature)
@@ -231,9 +252,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     tls: ssl.SSLContext
 
-    def __init__(self, place: Address, bundle: Path) -> None:
+    def __init__(self, place: Address, folder: Path) -> None:
         self.address_family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-        self.bundle = bundle
+        self.folder = folder
         super().__init__((place.host, place.port), _Handler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
@@ -256,8 +277,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         try:
-            reply = reply_to(self.path, parse_file(self.server.bundle, Collateral.parse))
-        except RatlsError:  # the bundle was damaged since the start
+            reply = reply_to(self.path, *_read_bundles(self.server.folder))
+        except RatlsError:  # a bundle was damaged since the start
             headers = {"Error-Code": "InternalServerError", "Error-Message": "no collateral"}
             reply = Reply(500, b"", "text/plain", headers)
         self.send_response(reply.status)

@@ -60,11 +60,21 @@ def judge(folder: Path, at: datetime = AT) -> VerifiedQuote:
 def test_attester_and_files_convince_the_verifier(world: World, folder: Path) -> None:
     verified = judge(folder)
     accept(verified)
-    report = verified.quote.report
+    report = verified.quote.enclave
     assert (report.mr_enclave.value, report.mr_signer.value) == (MR_ENCLAVE, MR_SIGNER)
     assert report.report_data == REPORT_DATA
     assert verified.mode is SimulatedAttester.mode is Mode.SIMULATION
     assert verified.root.name == root_name(world.intel.root)
+
+
+def test_trust_domains_of_the_platform_convince_it_too(folder: Path) -> None:
+    """From the files alone, and after a renewal, which replaces both bundles."""
+    intel, platform = read(folder, AT)
+    for at in (AT, AT + 40 * DAY):
+        renew_collateral(folder, at)
+        bundle = Collateral.parse((folder / "collateral.tdx.json").read_bytes())
+        quote = platform.td_quote(REPORT_DATA)
+        accept(verify_quote(quote, bundle, roots=intel.anchors(), at=at))
 
 
 def test_the_same_files_do_not_convince_a_production_verifier(folder: Path) -> None:

@@ -15,12 +15,22 @@ from simulation import documents, pck_extension
 from simulation.certificates import CrlForm, intel_name
 from simulation.intel import PCK_CN, PLATFORM_CA_CN, ROOT_CN, TCB_SIGNER_CN
 from simulation.pck_extension import PckExtensionForm
-from simulation.quote import HeaderForm, QuoteForm, ReportForm
+from simulation.quote import (
+    QE_REPORT,
+    TDX,
+    DescriptorForm,
+    HeaderForm,
+    QuoteForm,
+    ReportForm,
+    TdReportForm,
+)
 from tests.support.intel import World
 from verifier.pck import SGX_TYPES, PckExtension
 from verifier.quote import EnclaveReport, Quote, strip_file_padding
+from verifier.td import TdReport
 
 GENUINE = "sgx-00606a000000-platform-20260730-eval21.json"
+GENUINE_TDX = "tdx-00806f050000-platform-20260612-eval21.json"
 UNUSABLE = {"synthetic", "cert-type-1", "cert-type-3", "damaged-pck-chain"}
 SGX_EXTENSION = x509.ObjectIdentifier(pck_extension.OID)
 Bundle = dict[str, str]
@@ -29,6 +39,17 @@ Bundle = dict[str, str]
 @pytest.fixture(scope="module")
 def genuine(vectors: Path) -> Bundle:
     return dict(json.loads((vectors / "collateral" / GENUINE).read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def genuine_tdx(vectors: Path) -> Bundle:
+    return dict(json.loads((vectors / "collateral" / GENUINE_TDX).read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def ours_tdx() -> Bundle:
+    world = World.create()
+    return dict(json.loads(world.intel.collateral(world.platform, tdx=True)))
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +65,22 @@ def _revoke_somebody(form: CrlForm) -> CrlForm:
 
 @pytest.fixture(scope="module")
 def genuine_quotes(vectors: Path) -> list[bytes]:
-    index = json.loads((vectors / "index.json").read_bytes())
-    names = [q["file"] for q in index["quotes"] if not UNUSABLE & set(q["tags"])]
-    quotes = [
-        strip_file_padding((vectors / name).read_bytes()) for name in names if "/sgx-v3" in name
-    ]
+    quotes = _recorded(vectors, "/sgx-v3")
     assert len(quotes) > 40
     return quotes
+
+
+@pytest.fixture(scope="module")
+def genuine_td_quotes(vectors: Path) -> list[bytes]:
+    quotes = _recorded(vectors, "/tdx-v")
+    assert {Quote.parse(raw).header.version for raw in quotes} == {4, 5}
+    return quotes
+
+
+def _recorded(vectors: Path, kind: str) -> list[bytes]:
+    index = json.loads((vectors / "index.json").read_bytes())
+    names = [q["file"] for q in index["quotes"] if not UNUSABLE & set(q["tags"])]
+    return [strip_file_padding((vectors / name).read_bytes()) for name in names if kind in name]
 
 
 def shape(value: Any) -> Any:
@@ -82,6 +112,21 @@ def test_documents_have_intels_member_order(genuine: Bundle, ours: Bundle, name:
     for document in (theirs, mine):  # advisories come with some levels only
         document["tcbLevels"][0].pop("advisoryIDs", None)
     assert shape(mine) == shape(theirs)
+
+
+@pytest.mark.parametrize("name", ["tcb_info", "qe_identity"])
+def test_documents_for_trust_domains_have_intels_member_order(
+    genuine_tdx: Bundle, ours_tdx: Bundle, name: str
+) -> None:
+    """The module and its identities between number and levels; the same components' labels."""
+    theirs, mine = (json.loads(bundle[name]) for bundle in (genuine_tdx, ours_tdx))
+    for document in (theirs, mine):
+        document["tcbLevels"][0].pop("advisoryIDs", None)
+    assert shape(mine) == shape(theirs)
+    constant = {"id", "version", "tcbType", "tdxModule", "mrsigner", "isvprodid", "attributes"}
+    assert {n: mine[n] for n in constant & mine.keys()} == {
+        n: theirs[n] for n in constant & theirs.keys()
+    }
 
 
 @pytest.mark.parametrize("name", ["tcb_info", "qe_identity"])
@@ -166,8 +211,40 @@ def test_genuine_sgx_extensions_are_rebuilt_byte_for_byte(genuine_quotes: list[b
         assert form.encode() == raw
 
 
+def test_genuine_quotes_of_trust_domains_are_rebuilt_byte_for_byte(
+    genuine_td_quotes: list[bytes],
+) -> None:
+    """Both bodies, the descriptor of version 5, and the lengths of both wrappers."""
+    for raw in genuine_td_quotes:
+        quote = Quote.parse(raw)
+        assert isinstance(quote.report, TdReport)
+        values = {name: getattr(quote.report, name) for name in TdReportForm.__slots__}
+        body = TdReportForm(**values).encode()
+        header = HeaderForm(
+            version=quote.header.version,
+            tee_type=TDX,
+            qe_svn=quote.header.qe_svn,
+            pce_svn=quote.header.pce_svn,
+            user_data=quote.header.user_data,
+        )
+        form = QuoteForm(
+            header=header.encode(),
+            descriptor=DescriptorForm.of(body).encode() if quote.header.version == 5 else b"",
+            report=body,
+            signature=quote.auth.signature,
+            attestation_key=quote.auth.attestation_key,
+            outer_type=QE_REPORT,
+            qe_report=report_form(quote.auth.qe_report).encode(),
+            qe_report_signature=quote.auth.qe_report_signature,
+            qe_auth_data=quote.auth.qe_auth_data,
+            certification_data=quote.auth.certification_data,
+        )
+        assert form.encode() == raw
+
+
 def report_form(report: EnclaveReport) -> ReportForm:
-    values = {name: getattr(report, name) for name in EnclaveReport.__slots__ if name != "raw"}
+    names = [name for name in ReportForm.__slots__ if not name.startswith("reserved")]
+    values = {name: getattr(report, name) for name in names}
     values |= {name: values[name].value for name in ("mr_enclave", "mr_signer")}
     return ReportForm(**values)
 
@@ -183,7 +260,7 @@ def test_genuine_quotes_are_rebuilt_byte_for_byte(genuine_quotes: list[bytes]) -
         )
         form = QuoteForm(
             header=header.encode(),
-            report=report_form(quote.report).encode(),
+            report=report_form(quote.enclave).encode(),
             signature=quote.auth.signature,
             attestation_key=quote.auth.attestation_key,
             qe_report=report_form(quote.auth.qe_report).encode(),

@@ -11,8 +11,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from simulation import documents
 from simulation.certificates import public_point, sign_raw
 from simulation.pck_extension import PckExtensionForm
-from simulation.quote import INIT, MODE64BIT, PROVISION_KEY, HeaderForm, QuoteForm, ReportForm
+from simulation.quote import (
+    INIT,
+    MODE64BIT,
+    PROVISION_KEY,
+    QE_REPORT,
+    TDX,
+    DescriptorForm,
+    HeaderForm,
+    QuoteForm,
+    ReportForm,
+    TdReportForm,
+)
 from simulation.quote import qe_binding as binding
+from verifier.quote import Quote
+from verifier.td import TdReport
 
 KSS = 0x80
 CPU_SVN = bytes(range(1, 17))
@@ -121,6 +134,109 @@ def test_quote_of_case_a_is_byte_exact() -> None:
     )
     assert (len(quote.signed), len(raw)) == (432, 1088)
     assert sha256(raw) == "9036f88ac7c81436313b481c32477e13f52c620a24639fed2122173be7824666"
+
+
+TD_REPORT = TdReportForm(
+    tee_tcb_svn=b"\x05\x01\x02" + bytes(13),
+    mr_seam=b"\x31" * 48,
+    mr_td=b"\x32" * 48,
+    mr_config_id=b"\x33" * 48,
+    mr_owner=b"\x34" * 48,
+    mr_owner_config=b"\x35" * 48,
+    rtmr0=b"\x36" * 48,
+    rtmr1=b"\x37" * 48,
+    rtmr2=b"\x38" * 48,
+    rtmr3=b"\x39" * 48,
+    report_data=bytes(range(64)),
+)
+TD_REPORT_1_5 = replace(
+    TD_REPORT, tee_tcb_svn_2=b"\x06\x01\x02" + bytes(13), mr_service_td=bytes(48)
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "report", "sizes", "signed", "whole"),
+    [
+        pytest.param(
+            4,
+            TD_REPORT,
+            (632, 1294),
+            "1ae12e36bc86ffb8bb7b08958c95184f0153fd956b8827ce3e11aeff9d6eead4",
+            "29ce83539b2815e15d930402e3f7232d39bd84bea40fd93340002db9f6e958c1",
+            id="B, TDX 1.0 of version 4",
+        ),
+        pytest.param(
+            5,
+            TD_REPORT_1_5,
+            (702, 1364),
+            "548c7865202813563ade9ed932c7089051c1028451c322665f3946f23df4b103",
+            "5590acd1d872619627cdb17e60665b7c34fa209ada93c001630d89a00cab070a",
+            id="C, TDX 1.5 of version 5",
+        ),
+        pytest.param(
+            5,
+            TD_REPORT,
+            (638, 1300),
+            "6427efa36594e2252533e30ff7a2339b503d7d4e828dcaea521a4261664e4b0d",
+            "51f938a339f1d073c7455705a665b9045d7fd7665ec5cd5d9efdaa1564f3280c",
+            id="D, TDX 1.0 of version 5",
+        ),
+    ],
+)
+def test_quotes_of_trust_domains_are_byte_exact(
+    version: int, report: TdReportForm, sizes: tuple[int, int], signed: str, whole: str
+) -> None:
+    """8.2 B to D: the descriptor of version 5 is signed, and the QE's report is wrapped."""
+    pck, attestation = key_of(0x11), key_of(0x22)
+    qe_auth_data = bytes(range(32))
+    qe_report = ReportForm(
+        cpu_svn=CPU_SVN,
+        flags=INIT | MODE64BIT | PROVISION_KEY,
+        mr_enclave=b"\x51" * 32,
+        mr_signer=b"\x52" * 32,
+        isv_prod_id=2,
+        isv_svn=8,
+        report_data=binding(public_point(attestation), qe_auth_data),
+    ).encode()
+    header = HeaderForm(version=version, tee_type=TDX, user_data=bytes(range(16)) + bytes(4))
+    body = report.encode()
+    quote = QuoteForm(
+        header=header.encode(),
+        descriptor=DescriptorForm.of(body).encode() if version == 5 else b"",
+        report=body,
+        signature=b"",
+        attestation_key=b"",
+        outer_type=QE_REPORT,
+        qe_report=qe_report,
+        qe_report_signature=sign_raw(pck, qe_report),
+        qe_auth_data=qe_auth_data,
+        certification_data=bytes(range(16)) + CPU_SVN + b"\x0b\x00" + b"\x00\x00",
+        certification_data_type=1,
+    ).signed_by(attestation)
+    raw = quote.encode()
+    assert sha256(qe_report) == "6ba3195d2adfd4588a2006b08d84d614ec853d91375d2caec2d85f7324be31bb"
+    assert (len(quote.signed), len(raw)) == sizes
+    assert sha256(quote.signed) == signed
+    assert sha256(raw) == whole
+    assert Quote.parse(raw).signed == quote.signed
+
+
+@pytest.mark.parametrize("form", [TD_REPORT, TD_REPORT_1_5], ids=["TDX 1.0", "TDX 1.5"])
+def test_every_field_of_a_trust_domain_stands_where_the_verifier_reads_it(
+    form: TdReportForm,
+) -> None:
+    """1.4: in the known answers some fields are zero, and could change places unseen."""
+    distinct = replace(
+        form,
+        mr_signer_seam=b"\x41" * 48,
+        seam_attributes=bytes(range(8)),
+        td_attributes=0x0102030405060708,
+        xfam=0x1112131415161718,
+        mr_service_td=form.mr_service_td and b"\x42" * 48,
+    )
+    read = TdReport.parse(distinct.encode(), "report")
+    names = TdReportForm.__slots__
+    assert {n: getattr(read, n) for n in names} == {n: getattr(distinct, n) for n in names}
 
 
 def test_signed_json_is_byte_exact() -> None:

@@ -36,12 +36,15 @@ from verifier.pcs import Service, fetch_collateral, tls_trust
 
 WORLD = World.create()
 PUBLISHED = WORLD.collateral()
-BASE = "/sgx/certification/v4"
+PUBLISHED_TDX = WORLD.collateral(tdx=True)
+BASE, TDX_BASE = "/sgx/certification/v4", "/tdx/certification/v4"
 FREE = Address("127.0.0.1", 0)
 
 
-def get(target: str, published: Collateral = PUBLISHED) -> Reply:
-    return reply_to(target, published)
+def get(
+    target: str, published: Collateral = PUBLISHED, tdx: Collateral | None = PUBLISHED_TDX
+) -> Reply:
+    return reply_to(target, published, tdx)
 
 
 # What Intel's service says to the same question
@@ -82,6 +85,32 @@ def test_signed_documents(target: str, chain: str, member: str) -> None:
     assert list(json.loads(reply.body)) == [member, "signature"]
 
 
+@pytest.mark.parametrize(
+    ("target", "member", "kind"),
+    [
+        (f"{TDX_BASE}/tcb?fmspc=00606A000000", "tcbInfo", "TDX"),
+        (f"{TDX_BASE}/tcb?fmspc=00606a000000&update=early", "tcbInfo", "TDX"),
+        (f"{TDX_BASE}/qe/identity", "enclaveIdentity", "TD_QE"),
+        (f"{TDX_BASE}/qe/identity?tcbEvaluationDataNumber=21", "enclaveIdentity", "TD_QE"),
+    ],
+)
+def test_signed_documents_for_trust_domains(target: str, member: str, kind: str) -> None:
+    """Under a path of their own; the chain's header is the same for both technologies."""
+    reply = get(target)
+    text = PUBLISHED_TDX.tcb_info if member == "tcbInfo" else PUBLISHED_TDX.qe_identity
+    assert reply.status == 200
+    assert reply.body.startswith(f'{{"{member}":{text},"signature":"'.encode())
+    assert json.loads(reply.body)[member]["id"] == kind
+    assert list(reply.headers) == list(get(target.replace(TDX_BASE, BASE)).headers)
+
+
+@pytest.mark.parametrize("path", ["tcb?fmspc=00606a000000", "qe/identity"])
+def test_a_service_that_knows_the_platform_for_enclaves_alone(path: str) -> None:
+    count_refusal()
+    assert get(f"{TDX_BASE}/{path}", tdx=None).status == 404
+    assert get(f"{BASE}/{path}", tdx=None).status == 200
+
+
 @pytest.mark.parametrize("ca", ["platform", "processor"])
 def test_revocation_list_of_the_pck_authority(ca: str) -> None:
     world = World.create(processor=ca == "processor")
@@ -108,7 +137,13 @@ def test_revocation_list_of_the_root_in_both_forms() -> None:
         (f"{BASE}/", 404),
         (f"{BASE}/tcb/", 404),
         ("/sgx/certification/v3/tcb?fmspc=00606a000000", 404),
-        ("/tdx/certification/v4/tcb?fmspc=00606a000000", 404),
+        ("/tdx/certification/v3/tcb?fmspc=00606a000000", 404),
+        (f"{TDX_BASE}/tcb", 400),
+        (f"{TDX_BASE}/tcb?fmspc=00906ed50000", 404),
+        (f"{TDX_BASE}/tcb?fmspc=00606a000000&tcbEvaluationDataNumber=20", 410),
+        (f"{TDX_BASE}/qe/identity?update=late", 400),
+        (f"{TDX_BASE}/pckcrl?ca=platform", 404),
+        (f"{TDX_BASE}/rootcacrl", 404),
         (f"{BASE}/../v4/qe/identity", 404),
         (f"{BASE}/qve/identity", 404),
         (f"{BASE}/pckcert", 404),
@@ -214,11 +249,29 @@ def test_renewed_collateral_is_served_at_once(tmp_path: Path) -> None:
         assert asking.get(f"{origin}{BASE}/qe/identity").content != before
 
 
-def test_a_bundle_that_is_damaged_meanwhile(tmp_path: Path) -> None:
+def test_trust_domains_are_served_from_the_folder(folder: Path, origin: str) -> None:
+    with client(folder) as asking:
+        reply = asking.get(f"{origin}{TDX_BASE}/tcb", params={"fmspc": "00606a000000"})
+    assert reply.content == get(f"{TDX_BASE}/tcb?fmspc=00606a000000").body
+
+
+def test_a_folder_without_collateral_for_trust_domains(tmp_path: Path) -> None:
+    """One of an earlier version has none until it is renewed."""
+    count_refusal()
+    write(WORLD.intel, WORLD.platform, tmp_path)
+    (tmp_path / "collateral.tdx.json").unlink()
+    with serving(tmp_path, FREE) as origin, client(tmp_path) as asking:
+        assert asking.get(f"{origin}{TDX_BASE}/qe/identity").status_code == 404
+        renew_collateral(tmp_path, AT)
+        assert asking.get(f"{origin}{TDX_BASE}/qe/identity").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["collateral.json", "collateral.tdx.json"])
+def test_a_bundle_that_is_damaged_meanwhile(tmp_path: Path, name: str) -> None:
     count_refusal()
     write(WORLD.intel, WORLD.platform, tmp_path)
     with serving(tmp_path, FREE) as origin, client(tmp_path) as asking:
-        (tmp_path / "collateral.json").write_text("{}", "utf-8")
+        (tmp_path / name).write_text("{}", "utf-8")
         assert asking.get(f"{origin}{BASE}/qe/identity").status_code == 500
 
 
