@@ -1,19 +1,27 @@
-"""Values computed by independent code (dcap.md section 8): parsing, signatures, level choice."""
+"""Values computed by independent code (dcap.md section 8): parsing, signatures, level choice.
+
+They stand in `tests/vectors/known_answers.json`, for other implementations too. That the builders
+of the simulation give the same bytes is the question of `tests/simulation/test_known_answers.py`.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from datetime import UTC, datetime
 from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from simulation.certificates import public_point, sign_raw
-from simulation.pck_extension import PckExtensionForm
-from simulation.quote import HeaderForm, QuoteForm, ReportForm, qe_binding
+from simulation import documents
+from simulation.certificates import public_point
 from tests.support.refusal import refused
 from verifier import ecdsa
-from verifier.errors import QuoteUnsupported, TcbLevelUnmatched
+from verifier.errors import QuoteSignatureInvalid, QuoteUnsupported, TcbLevelUnmatched
 from verifier.pck import PckExtension, PlatformTcb
 from verifier.qe import (
     QeIdentity,
@@ -22,211 +30,167 @@ from verifier.qe import (
     verify_quote_signature,
 )
 from verifier.quote import MrEnclave, MrSigner, Quote, Tee
-from verifier.tcb import TcbInfo, TcbLevel, TcbStatus
+from verifier.tcb import TcbInfo
+from verifier.td import TdReport
 
-COMPONENTS = bytes(range(1, 17))
-PCK, ATTESTATION, TCB_SIGNER = (
-    ec.derive_private_key(int.from_bytes(bytes([b]) * 32, "big"), ec.SECP256R1())
-    for b in (0x11, 0x22, 0x33)
+ANSWERS = json.loads(
+    (Path(__file__).parent.parent / "vectors" / "known_answers.json").read_text("utf-8")
 )
+QUOTES = {quote["case"]: quote for quote in ANSWERS["quotes"]}
+KEYS = {
+    name: ec.derive_private_key(int(known["private"], 16), ec.SECP256R1())
+    for name, known in ANSWERS["keys"].items()
+}
+DATE = datetime(2025, 6, 1, tzinfo=UTC)
 
 
-def quote_a() -> bytes:
-    """Case A: version 3, SGX; certification data of type 1."""
-    report = ReportForm(
-        cpu_svn=COMPONENTS,
-        flags=0x85,
-        xfrm=0xE7,
-        isv_ext_prod_id=b"\xd4" * 16,
-        mr_enclave=b"\xa1" * 32,
-        mr_signer=b"\xb2" * 32,
-        config_id=b"\xc3" * 64,
-        isv_prod_id=0x0102,
-        isv_svn=0x0304,
-        config_svn=0x0506,
-        isv_family_id=b"\xe5" * 16,
-        report_data=bytes(range(64)),
-    )
-    qe_auth_data = bytes(range(32))
-    qe_report = ReportForm(
-        cpu_svn=COMPONENTS,
-        flags=0x15,
-        xfrm=0xE7,
-        mr_enclave=b"\x51" * 32,
-        mr_signer=b"\x52" * 32,
-        isv_prod_id=1,
-        isv_svn=8,
-        report_data=qe_binding(public_point(ATTESTATION), qe_auth_data),
-    ).encode()
-    ppid_data = bytes(range(16)) + COMPONENTS + (11).to_bytes(2, "little") + bytes(2)
-    form = QuoteForm(
-        header=HeaderForm(user_data=bytes(range(16)) + bytes(4)).encode(),
-        report=report.encode(),
-        signature=b"",
-        attestation_key=b"",
-        qe_report=qe_report,
-        qe_report_signature=sign_raw(PCK, qe_report),
-        qe_auth_data=qe_auth_data,
-        certification_data=ppid_data,
-        certification_data_type=1,
-    )
-    return form.signed_by(ATTESTATION).encode()
+@pytest.mark.parametrize("name", KEYS)
+def test_key_is_read_as_quotes_write_it(name: str) -> None:
+    """8.1: x || y, big-endian, without a prefix."""
+    raw = bytes.fromhex(ANSWERS["keys"][name]["public"])
+    assert public_point(KEYS[name]) == raw
+    assert ecdsa.public_key(raw).public_numbers() == KEYS[name].public_key().public_numbers()
 
 
-def test_quote_a_is_the_known_one_and_its_signatures_hold() -> None:
-    raw = quote_a()
-    digest = "9036f88ac7c81436313b481c32477e13f52c620a24639fed2122173be7824666"
-    assert sha256(raw).hexdigest() == digest
+@pytest.mark.parametrize("case", QUOTES)
+def test_quote_is_measured_out_as_known(case: str) -> None:
+    """8.2: sizes and digests, of the whole and of what is signed."""
+    known = QUOTES[case]
+    raw = bytes.fromhex(known["raw"])
     quote = Quote.parse(raw)
-    assert (len(quote.signed), len(raw)) == (432, 1088)
-    assert sha256(quote.signed).hexdigest() == (
-        "245ef4c74f7c3e9ae01bdfc1aecf61b642ab4a26f69288df8553cc336298c2a8"
-    )
-    report = quote.report
-    assert (report.flags, report.xfrm, report.isv_prod_id, report.isv_svn) == (0x85, 0xE7, 258, 772)
-    assert (report.mr_enclave, report.mr_signer) == (
-        MrEnclave(b"\xa1" * 32),
-        MrSigner(b"\xb2" * 32),
-    )
-    assert (report.config_svn, report.isv_family_id) == (0x0506, b"\xe5" * 16)
-    assert (report.isv_ext_prod_id, report.config_id) == (b"\xd4" * 16, b"\xc3" * 64)
-    assert report.report_data == bytes(range(64))
+    assert sha256(raw).hexdigest() == known["sha256"]
+    assert sha256(quote.signed).hexdigest() == known["signed_sha256"]
+    assert sha256(quote.auth.qe_report.raw).hexdigest() == known["qe_report_sha256"]
+    sizes = (len(quote.signed), len(raw) - len(quote.signed) - 4, len(raw))
+    assert sizes == (known["signed_size"], known["signature_data_size"], known["size"])
+    assert (quote.header.version, quote.tee) == (known["version"], Tee(known["tee"]))
+
+
+@pytest.mark.parametrize("case", QUOTES)
+def test_every_field_of_the_body_is_read_from_its_place(case: str) -> None:
+    """8.2: each field has a value of its own, so that no two can change places."""
+    report = Quote.parse(bytes.fromhex(QUOTES[case]["raw"])).report
+    for name, expected in QUOTES[case]["report"].items():
+        found = getattr(report, name)
+        if isinstance(found, MrEnclave | MrSigner):
+            found = found.value
+        assert (found.hex() if isinstance(found, bytes) else found) == expected, name
+    if isinstance(report, TdReport) and case != "C":
+        assert (report.tee_tcb_svn_2, report.mr_service_td) == (None, None)
+
+
+@pytest.mark.parametrize("case", QUOTES)
+def test_signatures_of_a_quote_hold(case: str) -> None:
+    """8.2: both of them, the binding between them, and of no other bytes."""
+    known = QUOTES[case]
+    raw = bytes.fromhex(known["raw"])
+    quote = Quote.parse(raw)
+    assert quote.auth.signature.hex() == known["signature"]
+    assert quote.auth.qe_report_signature.hex() == known["qe_report_signature"]
+    assert quote.auth.attestation_key.hex() == ANSWERS["keys"]["attestation"]["public"]
     verify_quote_signature(quote)
     verify_attestation_key_binding(quote.auth)
-    verify_qe_report_signature(quote.auth, PCK.public_key())
-    assert quote.auth.signature.hex().startswith("b263d769209449680339cd2abc1fba85")
-    assert quote.auth.qe_report_signature.hex().startswith("3929b3ade9c6abd14abaef65fb7c253a")
-    assert sha256(quote.auth.qe_report.raw).hexdigest() == (
-        "25c94597633c30bd79177d8e4d137069852f7a8a69a33cd94e456815a31df8e7"
-    )
+    verify_qe_report_signature(quote.auth, KEYS["pck"].public_key())
+    last = quote.signed[-1] ^ 1  # of the body
+    end = len(quote.signed)
+    with refused(QuoteSignatureInvalid):
+        verify_quote_signature(Quote.parse(raw[: end - 1] + bytes([last]) + raw[end:]))
 
 
-def test_quote_a_has_no_chain_to_verify() -> None:
+@pytest.mark.parametrize("case", QUOTES)
+def test_quote_of_type_1_has_no_chain_to_verify(case: str) -> None:
     """N030: it names its platform; certificates would have to come from elsewhere."""
     with refused(QuoteUnsupported):
-        Quote.parse(quote_a()).auth.require_pck_chain()
-
-
-IDENTITY = (
-    '{"id":"QE","version":2,"issueDate":"2030-01-01T00:00:00Z","nextUpdate":"2030-01-31T00:00:00Z",'
-    '"tcbEvaluationDataNumber":99,"miscselect":"00000000","miscselectMask":"FFFFFFFF",'
-    '"attributes":"11000000000000000000000000000000",'
-    '"attributesMask":"FBFFFFFFFFFFFFFF0000000000000000",'
-    '"mrsigner":"5252525252525252525252525252525252525252525252525252525252525252",'
-    '"isvprodid":1,"tcbLevels":[{"tcb":{"isvsvn":8},"tcbDate":"2029-12-01T00:00:00Z",'
-    '"tcbStatus":"UpToDate"},{"tcb":{"isvsvn":6},"tcbDate":"2028-12-01T00:00:00Z",'
-    '"tcbStatus":"OutOfDate","advisoryIDs":["INTEL-SA-99999"]}]}'
-)
-IDENTITY_SIGNATURE = bytes.fromhex(
-    "57f8487efeb447a80802fd9f7c6e75a78b549b4011c60146a8423ce225da2e14"
-    "7e9174a9916a2c0a6aba703cb2cc5ef5502d9b91d1319d7bda83e9a6b812eb0e"
-)
+        Quote.parse(bytes.fromhex(QUOTES[case]["raw"])).auth.require_pck_chain()
 
 
 def test_identity_text_is_signed_as_it_stands() -> None:
-    text = IDENTITY.encode()
-    assert sha256(text).hexdigest() == (
-        "1722cc6d06bcc652260dcef4e153cbb51f50069b7515dae5d92651c9f0a4abf9"
+    """8.3: one more space, and it is another text."""
+    known = ANSWERS["qe_identity"]
+    text, signature = known["text"].encode(), bytes.fromhex(known["signature"])
+    assert (len(text), sha256(text).hexdigest()) == (known["size"], known["sha256"])
+    key = KEYS["tcb_signer"].public_key()
+    assert ecdsa.signed_raw(key, signature, text)
+    assert not ecdsa.signed_raw(key, signature, text.replace(b'":', b'": '))
+    identity = QeIdentity.parse(known["text"])
+    assert identity.evaluation_data_number == known["evaluation_data_number"]
+    levels = [[level.isv_svn, str(level.status)] for level in identity.levels]
+    assert levels == known["levels"]
+    identity.require_described(
+        Quote.parse(bytes.fromhex(QUOTES["A"]["raw"])).auth.qe_report, Tee.SGX
     )
-    key = TCB_SIGNER.public_key()
-    assert ecdsa.signed_raw(key, IDENTITY_SIGNATURE, text)
-    assert not ecdsa.signed_raw(key, IDENTITY_SIGNATURE, text.replace(b'":', b'": '))
-    identity = QeIdentity.parse(IDENTITY)
-    assert (identity.evaluation_data_number, identity.isv_prod_id) == (99, 1)
-    assert [(level.isv_svn, level.status) for level in identity.levels] == [
-        (8, TcbStatus.UP_TO_DATE),
-        (6, TcbStatus.OUT_OF_DATE),
-    ]
-    identity.require_described(Quote.parse(quote_a()).auth.qe_report, Tee.SGX)
 
 
-_REST = (2, 2, 255, 1)
-_LEVELS = [  # (components 1..7, PCESVN) of FMSPC 00A067110000, L1 to L11
-    ((11, 11, *_REST, 12), 13),
-    ((11, 11, *_REST, 0), 13),
-    ((10, 10, *_REST, 12), 13),
-    ((10, 10, *_REST, 0), 13),
-    ((9, 9, *_REST, 12), 13),
-    ((9, 9, *_REST, 0), 13),
-    ((5, 5, *_REST, 4), 11),
-    ((5, 5, *_REST, 4), 10),
-    ((5, 5, *_REST, 0), 11),
-    ((5, 5, *_REST, 0), 10),
-    ((5, 5, *_REST, 0), 5),
-]
-_DATE = datetime(2025, 6, 1, tzinfo=UTC)
+SELECTION = ANSWERS["tcb_selection"]
 
 
-def _tcb_info(order: list[int]) -> TcbInfo:
+def filled(components: list[int]) -> list[int]:
+    return components + [0] * (16 - len(components))
+
+
+def listed(*, backwards: bool) -> TcbInfo:
+    """The real list of this FMSPC, each level with its name for an advisory."""
     levels = [
-        TcbLevel((*c, *(0,) * 9), ("",) * 16, pce, TcbStatus.OUT_OF_DATE, _DATE, (f"L{n}",))
-        for n, (c, pce) in enumerate(_LEVELS, start=1)
+        documents.tcb_level(
+            filled(level["components"]),
+            level["pcesvn"],
+            date=DATE,
+            status=level["status"],
+            advisories=[level["name"]],
+        )
+        for level in SELECTION["levels"]
     ]
-    return TcbInfo(Tee.SGX, _DATE, _DATE, bytes(6), bytes(2), 17, tuple(levels[n] for n in order))
+    document = documents.tcb_info(
+        fmspc=bytes.fromhex(SELECTION["fmspc"]),
+        pce_id=bytes(2),
+        issue=DATE,
+        next_update=datetime(2025, 7, 1, tzinfo=UTC),
+        levels=levels[::-1] if backwards else levels,
+    )
+    return TcbInfo.parse(documents.compact(document))
 
 
-@pytest.mark.parametrize(
-    ("components", "pce_svn", "level"),
-    [
-        ((11, 11, *_REST, 12), 13, "L1"),
-        ((11, 11, *_REST, 11), 13, "L2"),
-        ((12, 10, *_REST, 12), 14, "L3"),  # N187: as a number it would be above L1
-        ((11, 11, *_REST, 12), 12, "L7"),
-        ((11, 11, *_REST, 3), 12, "L9"),
-        ((9, 11, *_REST, 12), 13, "L5"),
-        ((5, 5, *_REST, 0), 9, "L11"),
-        ((255,) * 7, 65535, "L1"),
-        ((5, 5, *_REST, 0), 4, None),
-        ((11, 11, 2, 2, 254, 1, 12), 13, None),
-    ],
-)
-def test_level_is_matched_component_by_component(
-    components: tuple[int, ...], pce_svn: int, level: str | None
-) -> None:
-    """8.4: a real list of levels; comparing vectors as numbers picks a level too high."""
-    tcb = PlatformTcb((*components, *(255 if components[0] == 255 else 0,) * 9), pce_svn, bytes(16))
-    info = _tcb_info(list(range(11)))
-    if level is None:
+@pytest.mark.parametrize("backwards", [False, True], ids=["as-served", "backwards"])
+@pytest.mark.parametrize("platform", SELECTION["platforms"], ids=lambda p: str(p["level"]))
+def test_level_is_matched_component_by_component(platform: dict[str, Any], backwards: bool) -> None:
+    """8.4, N187: comparing vectors as numbers picks a level too high."""
+    tcb = PlatformTcb(tuple(filled(platform["components"])), platform["pcesvn"], bytes(16))
+    info = listed(backwards=backwards)
+    if platform["level"] is None:
         with refused(TcbLevelUnmatched):
             info.level_of(tcb)
-    else:
-        assert info.level_of(tcb).advisory_ids == (level,)
+        return
+    level = info.level_of(tcb)
+    (expected,) = (k for k in SELECTION["levels"] if k["name"] == platform["level"])
+    assert (level.advisory_ids, level.status) == ((expected["name"],), expected["status"])
 
 
-def _extension(*, platform: bool) -> PckExtensionForm:
-    return PckExtensionForm(
-        ppid=bytes(range(16)),
-        components=(1, 2, 3, 4, 255, *range(6, 16), 128),
-        pce_svn=300,
-        cpu_svn=bytes((1, 2, 3, 4, 255, *range(6, 16), 128)),
-        pce_id=bytes(2),
-        fmspc=bytes.fromhex("0123456789ab"),
-        sgx_type=int(platform),
-        piid=bytes(range(0xA0, 0xB0)) if platform else None,
-        configuration=(True, False, True) if platform else None,
-    )
-
-
-@pytest.mark.parametrize(
-    ("platform", "size", "digest"),
-    [
-        (False, 455, "c0f4544f835c8247e9822cc71110fbba3287a48667ad827b7002833dfd16c596"),
-        (True, 557, "7972ff29ab878db8049564154ff97e017ba241d7b477db8ed4c3a1df4cca2ce7"),
-    ],
-)
-def test_extension_of_either_authority_is_read(platform: bool, size: int, digest: str) -> None:
-    raw = _extension(platform=platform).encode()
-    assert (len(raw), sha256(raw).hexdigest()) == (size, digest)
+@pytest.mark.parametrize("known", ANSWERS["sgx_extensions"], ids=lambda k: str(k["form"]))
+def test_extension_of_either_authority_is_read(known: dict[str, Any]) -> None:
+    """8.5: every value from its own element."""
+    raw = bytes.fromhex(known["der"])
+    assert (len(raw), sha256(raw).hexdigest()) == (known["size"], known["sha256"])
     read = PckExtension.parse(raw)
-    assert read.platform.fmspc.hex() == "0123456789ab"
-    assert read.platform.ppid == bytes(range(16))
-    assert read.tcb.components == (1, 2, 3, 4, 255, *range(6, 16), 128)
-    assert read.tcb.pce_svn == 300
-    assert read.platform.sgx_type == ("Scalable" if platform else "Standard")
-    assert read.platform.piid == (bytes(range(0xA0, 0xB0)) if platform else None)
-    flags = (
-        read.platform.dynamic_platform,
-        read.platform.cached_keys,
-        read.platform.smt_enabled,
-    )
-    assert flags == ((True, False, True) if platform else (None, None, None))
+    for name, expected in known["values"].items():
+        part = read.tcb if hasattr(read.tcb, name) else read.platform
+        found = getattr(part, name)
+        if isinstance(found, bytes):
+            found = found.hex()
+        assert (list(found) if isinstance(found, tuple) else found) == expected, name
+
+
+def test_answers_are_those_of_the_reference() -> None:
+    """Every digest, key and signature here stands there."""
+    folder = os.environ.get("RATLS_VECTORS")
+    reference = Path(folder).parent / "reference" / "dcap.md" if folder else None
+    if reference is None or not reference.is_file():
+        pytest.skip("REFERENCE ABSENT: the known answers were not compared with it")
+    there = reference.read_text("utf-8")
+    numbers = [known["public"] for known in ANSWERS["keys"].values()]
+    for known in (*QUOTES.values(), ANSWERS["qe_identity"], *ANSWERS["sgx_extensions"]):
+        numbers += [v for k, v in known.items() if k.endswith(("sha256", "signature"))]
+    assert [number for number in numbers if number not in there] == []
+    assert ANSWERS["qe_identity"]["text"] in there
+    assert ANSWERS["sgx_extensions"][0]["der"] in there
+    count = len(re.findall(r"^\| [A-D] v[345] ", there, re.MULTILINE))
+    assert count == len(QUOTES)
