@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,6 @@ import typer
 if TYPE_CHECKING:
     from policy.document import Policy
     from verifier.anchors import TrustAnchors
-    from verifier.collateral import Collateral
     from verifier.forecast import Demand, Forecast, Reason
     from verifier.shell import Shell
     from verifier.verify import VerifiedQuote
@@ -47,9 +46,12 @@ def forecast(
     root: Annotated[
         str | None, typer.Option(help="Root of trust. Default: intel, or the policy's.")
     ] = None,
+    newer_sgx: Annotated[
+        bool, typer.Option("--newer-sgx", help="Also read SGX quotes of versions 4 and 5.")
+    ] = False,
     within: Annotated[
         str | None,
-        typer.Option(help="Exit with status 6 if a quote stops within 14d, 36h or 90m."),
+        typer.Option(help="Exit with status 6 if a quote may stop within 14d, 36h or 90m."),
     ] = None,
     at: Annotated[
         str | None,
@@ -64,9 +66,10 @@ def forecast(
     """On which date does each quote stop passing, why, and what can be done?
 
     STOPS is the date with this very bundle. EVEN IF RENEWED counts only what fetching collateral
-    does not renew: certificates, the policy, and a status that --early announces.
+    does not renew: certificates, the policy, and a status that --early announces. Any fetch may
+    bring that status, so it has the date on which this bundle ends and is within every limit.
 
-    The exit status is 0, or 6 if one stops --within that time; or the worst of those that do
+    The exit status is 0, or 6 if one may stop --within that time; or the worst of those that do
     not pass today.
 
     Example: ratls verify forecast quotes/*.bin --collateral collateral.json --within 14d
@@ -78,8 +81,11 @@ def forecast(
     limit = None if within is None else parse_within(within)
     statuses = _statuses(accept_status or [])
     with refusals_as_exit_status(json_output) as shell:
+        from functools import partial
+
         from verifier.collateral import Collateral
         from verifier.files import parse_file
+        from verifier.forecast import forecast as look_ahead
 
         instant = parse_instant(at)
         bundle = parse_file(collateral, Collateral.parse)
@@ -88,11 +94,20 @@ def forecast(
             demand = _usual_demand(statuses, accept_advisory)
             believed = root or "intel"
         else:
-            policies = _policies(policy, instant, shell)
+            policies = _policies(policy, shell)
             demand = _demand_of(policies)
             believed = _in_force(policies, instant).platform.root
         roots = shell.anchors(believed, allow_simulation=allow_simulation)
-        answers = [(file, _one(file, bundle, roots, instant, demand, preview)) for file in files]
+        ask = partial(
+            look_ahead,
+            collateral=bundle,
+            roots=roots,
+            at=instant,
+            demand=demand,
+            early=preview,
+            newer_sgx=newer_sgx,
+        )
+        answers = [(file, _one(file, instant, ask)) for file in files]
         answers.sort(key=_earliest_first)
         _show(shell, answers, roots, within)
     worst = min(
@@ -110,24 +125,17 @@ def parse_within(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-def _one(
-    file: Path,
-    bundle: Collateral,
-    roots: TrustAnchors,
-    at: datetime,
-    demand: Demand,
-    early: Collateral | None,
-) -> Forecast:
+def _one(file: Path, at: datetime, ask: Callable[[bytes], Forecast]) -> Forecast:
     """The answer on one file; one that cannot be read does not keep the others from theirs."""
     from verifier.errors import FileUnreadable
     from verifier.files import read_file
-    from verifier.forecast import Forecast, forecast
+    from verifier.forecast import Forecast
 
     try:
         raw = read_file(file)
     except FileUnreadable as refusal:
         return Forecast.of_refused(refusal, at.replace(microsecond=0))
-    return forecast(raw, bundle, roots=roots, at=at, demand=demand, early=early)
+    return ask(raw)
 
 
 def _earliest_first(entry: tuple[Path, Forecast]) -> tuple[Any, ...]:
@@ -159,8 +167,8 @@ def _usual_demand(statuses: frozenset[Any], advisories: list[str] | None) -> Dem
     return Demand(lambda verified, at: accept(verified, statuses=statuses, advisories=listed))
 
 
-def _policies(path: Path, at: datetime, shell: Shell) -> tuple[Policy, ...]:
-    """Every version of an agreement in force at this instant, or one unsigned draft."""
+def _policies(path: Path, shell: Shell) -> tuple[Policy, ...]:
+    """Every version of a complete agreement, or one unsigned draft."""
     from functools import partial
 
     from policy.agreement import FILE_CAP, Agreement
@@ -171,15 +179,13 @@ def _policies(path: Path, at: datetime, shell: Shell) -> tuple[Policy, ...]:
     roots = known_roots()
     if read_file(path, cap=FILE_CAP).lstrip().startswith(b"{"):
         agreement = parse_file(path, partial(Agreement.parse, known_roots=roots), cap=FILE_CAP)
-        agreed = agreement.require_complete()
-        agreed.in_force(at)
-        return tuple(version.policy for version in agreed.agreement.versions)
+        return tuple(v.policy for v in agreement.require_complete().agreement.versions)
     shell.say(f"{path}: a draft that nobody's signature was checked on")
     return (parse_file(path, partial(Policy.parse, known_roots=roots)),)
 
 
 def _in_force(policies: Sequence[Policy], at: datetime) -> Policy:
-    """The newest version that has begun; `admit` says whether it has ended."""
+    """The newest version that has begun; `admit` says whether it has ended, or none has begun."""
     begun = [policy for policy in policies if policy.not_before <= at]
     return begun[-1] if begun else policies[0]
 
@@ -320,5 +326,5 @@ def _summary(answers: list[tuple[Path, Forecast]], roots: TrustAnchors, within: 
     if within is not None:
         limit = parse_within(within)
         ending = sum(answer.status_within(limit) is not Exit.YES for answer in found) - failing
-        parts.append(f"stop within {within}: {ending}")
+        parts.append(f"may stop within {within}: {ending}")
     return f"{'; '.join(parts)}; seen from {rfc3339(found[0].at)}; mode={roots.mode}"

@@ -128,6 +128,32 @@ def test_unaltered_bundle_ends_with_its_documents_and_the_platform_years_later()
     assert sum(r.kind == Kind.CERTIFICATE_ENDS for r in answer.reasons) == 4
 
 
+def test_every_date_that_the_verdict_rests_on_is_there() -> None:
+    """Certificates that several chains carry stand once; nothing of the verifier's is missing."""
+    periods = W.verify().window.periods
+    assert [r.date for r in ask().reasons] == sorted(later(p.closes, 0 * DAY) for p in periods)  # type: ignore[type-var]
+
+
+def test_trust_domain_stops_like_an_enclave() -> None:
+    count_refusal()
+    quote = W.platform.td_quote(bytes(64))
+    collateral = Collateral.parse(W.intel.collateral(W.platform, tdx=True))
+    answer = ask(quote=quote, collateral=collateral)
+    assert (answer.verdict, answer.stops) == ("accepted", END)
+    W.verify(quote=quote, collateral=collateral, at=END - SECOND)
+    with pytest.raises(e.CollateralStaleError):
+        W.verify(quote=quote, collateral=collateral, at=END)
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_newer_quotes_of_enclaves_are_read_where_that_is_asked_for(version: int) -> None:
+    quote = W.quote(version=version)
+    with_them = ask(quote=quote, newer_sgx=True)
+    assert with_them.reasons == ask().reasons
+    count_refusal()
+    assert isinstance(ask(quote=quote).refusal, e.QuoteUnsupported)
+
+
 THINGS = ("tcb_info", "qe_identity", "root_crl", "pck_crl")
 LASTING = ("root", "platform_ca", "pck", "tcb_signer")
 Seconds = st.integers(1, 10**6)
@@ -225,12 +251,38 @@ def test_status_that_early_collateral_announces_counts_from_the_next_fetch_on() 
     assert not passes(W, early(), AT)
 
 
+def test_early_status_is_within_every_limit() -> None:
+    """Whoever fetches daily always has a month left, until the day on which a fetch brings it."""
+    count_refusal()
+    assert ask(early=early()).status_within(SECOND) is Exit.NOT_ADMITTED
+    assert ask(early=early()).status_within(None) is Exit.YES
+    assert ask(early=early("UpToDate")).status_within(SECOND) is Exit.YES
+
+
 def test_early_status_counts_from_the_first_part_that_must_be_fetched() -> None:
     """A fetch replaces all parts at once, so the list that ends first brings the new status."""
     count_refusal()
     answer = ask(collateral=W.collateral(pck_crl=crl_ends(SOON)), early=early())
     assert [r.kind for r in answer.reasons[:2]] == [Kind.EARLY_STATUS, Kind.PCK_CRL_ENDS]
     assert answer.stops_even_if_renewed == SOON
+
+
+def test_early_status_does_not_hide_what_no_fetch_renews() -> None:
+    """A certificate that ends before the bundle is replaced comes first, and keeps its date."""
+    count_refusal()
+    w = World(W.intel, W.intel.platform(pck=ends(SOON)))
+    answer = ask(w, early=early())
+    assert (answer.reasons[0].kind, answer.stops) == (Kind.CERTIFICATE_ENDS, SOON + SECOND)
+    assert (answer.reasons[1].kind, answer.reasons[1].date) == (Kind.EARLY_STATUS, END)
+
+
+def test_each_certificate_is_renewed_by_somebody_else() -> None:
+    """The operator has to act for the platform's own, a fetch brings that of Intel's signer."""
+    leaf, signer, authority, root = (
+        r.fix for r in ask().reasons if r.kind == Kind.CERTIFICATE_ENDS
+    )
+    assert authority == root
+    assert len({leaf, signer, authority}) == 3
 
 
 def test_early_status_that_is_accepted_is_no_reason() -> None:
@@ -262,6 +314,9 @@ UNFIT: list[Any] = [
     pytest.param(
         lambda: Collateral.parse(W.intel.collateral(W.intel.platform(processor=True))),
         id="another-authority",
+    ),
+    pytest.param(
+        lambda: Collateral.parse(W.intel.collateral(W.platform, tdx=True)), id="of-trust-domains"
     ),
 ]
 
