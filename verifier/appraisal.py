@@ -33,7 +33,7 @@ class Outcome(StrEnum):
 class CheckRecord(NamedTuple):
     """One line of an appraisal."""
 
-    check: str
+    check: str  # a member of the enumeration of checks that it belongs to
     outcome: Outcome
     detail: str = ""
 
@@ -55,7 +55,8 @@ class Appraisal:
     def as_json(self) -> list[dict[str, str]]:
         """The `checks` member of the commands' JSON."""
         return [
-            {"check": r.check, "outcome": r.outcome.value, "detail": r.detail} for r in self.records
+            {"check": str(r.check), "outcome": r.outcome.value, "detail": r.detail}
+            for r in self.records
         ]
 
 
@@ -69,33 +70,34 @@ class Appraised(Protocol):
 A = TypeVar("A", bound=Appraised)
 
 
+_PASSED, _NOT_REACHED = Outcome.PASSED, Outcome.NOT_REACHED
+
+
 class AppraisalLog:
     """Collects the outcome of each of these checks, in their order."""
 
-    __slots__ = ("_before", "_detail", "_done", "_expected", "_note", "_running")
+    __slots__ = ("_before", "_detail", "_done", "_due", "_expected", "note")
 
     def __init__(self, checks: Iterable[StrEnum], before: Appraisal | None = None) -> None:
         self._expected: tuple[StrEnum, ...] = tuple(checks)
+        self._due = (*self._expected, None)  # by how many are done
         self._done: list[CheckRecord] = []
-        self._before = before or Appraisal()
-        self._running: StrEnum | None = None
+        self._before = before.records if before else ()
         self._detail = ""
-        self._note: Callable[[str], None] = self._add_detail
+        self.note: Callable[[str], None] = self._note
 
-    def _add_detail(self, text: str) -> None:
+    def _note(self, text: str) -> None:
         self._detail = f"{self._detail}; {text}" if self._detail else text
 
     def check(self, check: StrEnum) -> AppraisalLog:
         """Run one check: `with log.check(…) as note`; `note` takes a detail for the reader."""
-        done = len(self._done)
-        due = self._expected[done] if done < len(self._expected) else None
-        if check is not due or self._running is not None:
-            raise AssertionError(f"check {check} ran where {due} was due")
-        self._running, self._detail = check, ""
+        if check is not self._due[len(self._done)]:
+            raise AssertionError(f"check {check} ran out of turn: {self._expected}")
+        self._detail = ""
         return self
 
     def __enter__(self) -> Callable[[str], None]:
-        return self._note
+        return self.note
 
     def __exit__(
         self,
@@ -103,14 +105,12 @@ class AppraisalLog:
         refusal: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        check, self._running = self._running, None
-        if check is None:
-            raise AssertionError("no check was running")
+        check = self._expected[len(self._done)]
         if refusal is None:
-            self._done.append(CheckRecord(check._value_, Outcome.PASSED, self._detail))
+            self._done.append(CheckRecord(check, _PASSED, self._detail))
         # A refusal from a nested appraisal keeps its own, finer record.
         elif isinstance(refusal, RatlsError) and refusal.appraisal is None:
-            self._done.append(CheckRecord(check.value, Outcome.FAILED, str(refusal)))
+            self._done.append(CheckRecord(check, Outcome.FAILED, str(refusal)))
             refusal.check = check.value
             refusal.appraisal = self._record()
 
@@ -124,22 +124,16 @@ class AppraisalLog:
                 self._done += [r for r in reached if r.outcome is not _NOT_REACHED]
                 refusal.appraisal = self._record()
             raise
-        start = len(self._done)
         self._done += decision.appraisal.records
-        due = [c.value for c in self._expected[start : len(self._done)]]
-        if [record.check for record in decision.appraisal.records] != due:
-            raise AssertionError(f"a part of the appraisal ran where {due} were due")
         return decision
 
     def _record(self) -> Appraisal:
-        rest = tuple(CheckRecord(c.value, _NOT_REACHED) for c in self._expected[len(self._done) :])
-        return Appraisal((*self._before.records, *self._done, *rest))
+        rest = [CheckRecord(c, _NOT_REACHED) for c in self._expected[len(self._done) :]]
+        return Appraisal((*self._before, *self._done, *rest))
 
     def close(self) -> Appraisal:
-        """The finished appraisal. AssertionError, a bug, when a check was left out."""
-        if len(self._done) != len(self._expected):
-            raise AssertionError(f"checks left out: {self._expected[len(self._done) :]}")
+        """The finished appraisal. AssertionError, a bug, unless exactly these checks ran."""
+        done = tuple(record.check for record in self._done)
+        if done != self._expected:
+            raise AssertionError(f"checks ran: {done}; due were {self._expected}")
         return self._record()
-
-
-_NOT_REACHED = Outcome.NOT_REACHED

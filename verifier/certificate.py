@@ -9,7 +9,6 @@ Profile: Intel's "PCK Certificate and Certificate Revocation List Profile", revi
 from __future__ import annotations
 
 import binascii
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -32,7 +31,7 @@ from verifier.errors import (
 )
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
-_COMMON_NAME = bytes.fromhex("550403")  # OID 2.5.4.3
+_COMMON_NAME = bytes.fromhex("0603550403")  # OID 2.5.4.3, with tag and length
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")  # AlgorithmIdentifier, no parameters
 # SubjectPublicKeyInfo of a point on the named curve P-256, up to x || y; its first length fixes
 # the size of the whole. Comparing the bytes also
@@ -228,32 +227,35 @@ def _parsed(raw: bytes, thing: str) -> Certificate:
         raise
 
 
-_BLOCK = re.compile(
-    rb"[ \t\r\n]*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/= \t\r\n]*)-----END CERTIFICATE-----"
-    rb"[ \t\r\n]*"
-)
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+_WHITE = b" \t\r\n"
 
 
 def split_pem(text: bytes | str, thing: str) -> list[bytes]:
-    """The DER of each certificate. Only white space may stand between and around the blocks."""
-    if isinstance(text, str):
-        text = text.encode("utf-8", "replace")
-    found, at = [], 0
-    while at < len(text):
-        block = _BLOCK.match(text, at)
-        if block is None:
+    """The DER of each certificate in PEM that holds nothing else.
+
+    Raises:
+        CertificateMalformed: Something else is in it.
+    """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    before, *blocks = raw.split(_BEGIN)
+    found = []
+    for block in blocks:
+        body, end, after = block.partition(_END)
+        if not end or after.strip(_WHITE):
             raise CertificateMalformed(
-                f"{thing}, byte {at}", expected="a PEM certificate", found="other text"
+                thing, expected="PEM certificates and nothing else", found="other text"
             )
-        body = block[1].translate(None, b" \t\r\n")
+        body = body.translate(None, _WHITE)
         try:
-            raw = binascii.a2b_base64(body, strict_mode=True)
+            found.append(binascii.a2b_base64(body))
         except binascii.Error as error:
             raise CertificateMalformed(thing, expected="base64", found=str(error)) from error
-        if binascii.b2a_base64(raw, newline=False) != body:
-            raise CertificateMalformed(thing, expected="canonical base64", found="stray bits")
-        found.append(raw)
-        at = block.end()
+        # Decoding skips what is no base64; encoding again shows whether there was any.
+        if binascii.b2a_base64(found[-1], newline=False) != body:
+            raise CertificateMalformed(thing, expected="canonical base64", found="another form")
+    if before.strip(_WHITE) or not found:
+        raise CertificateMalformed(thing, expected="PEM certificates", found="other text")
     return found
 
 
@@ -266,10 +268,12 @@ def read_name(raw: bytes) -> tuple[str, tuple[bytes, ...]]:
     common, others = [], []
     for part in der.only(raw).children():
         (attribute,) = part.children(der.SET)
-        oid, value = attribute.children()
-        if oid.expect(der.OID) != _COMMON_NAME:
+        pair = attribute.expect(der.SEQUENCE)
+        if not pair.startswith(_COMMON_NAME):
             others.append(part.raw)
-        elif value.tag in (der.UTF8_STRING, der.PRINTABLE_STRING):
+            continue
+        value = der.only(pair[len(_COMMON_NAME) :])
+        if value.tag in (der.UTF8_STRING, der.PRINTABLE_STRING):
             common.append(value.content.decode("utf-8"))
     return common[0] if len(common) == 1 else "", tuple(others)
 

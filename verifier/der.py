@@ -36,40 +36,41 @@ class Element(NamedTuple):
 
 def elements(data: bytes) -> list[Element]:
     """All elements that follow each other in `data`, which they must fill."""
-    found, at = [], 0
-    while at < len(data):
-        element = _element(data, at)
-        found.append(element)
-        at += len(element.raw)
+    found, at, end = [], 0, len(data)
+    while at < end:
+        start, at = at, at + 2
+        if at > end:
+            raise DerError("element is cut off")
+        tag, size = data[start], data[start + 1]
+        if tag & 0x1F == 0x1F:
+            raise DerError("tag of more than one byte")
+        if size >= 0x80:
+            size, at = _long_size(data, size & 0x7F, at)
+        stop = at + size
+        if stop > end:
+            raise DerError("content is cut off")
+        found.append(Element(tag, data[at:stop], data[start:stop]))
+        at = stop
     return found
 
 
 def only(data: bytes) -> Element:
     """The one element that fills `data`."""
-    element = _element(data, 0)
-    if len(element.raw) != len(data):
-        raise DerError(f"{len(data) - len(element.raw)} bytes follow the element")
-    return element
+    found = elements(data)
+    if len(found) != 1:
+        raise DerError(f"{len(found)} elements where one was expected")
+    return found[0]
 
 
-def _element(data: bytes, start: int) -> Element:
-    header = data[start : start + 2]
-    if len(header) < 2:
-        raise DerError("element is cut off")
-    tag, size, at = header[0], header[1], start + 2
-    if tag & 0x1F == 0x1F:
-        raise DerError("tag of more than one byte")
-    if size >= 0x80:
-        width = size & 0x7F
-        if not 1 <= width <= 3:  # 0x80 is the indefinite form; no certificate needs 16 MiB
-            raise DerError("length is indefinite or too long")
-        octets = data[at : at + width]
-        size, at = int.from_bytes(octets, "big"), at + width
-        if len(octets) < width or size < 0x80 or octets[0] == 0:
-            raise DerError("length is cut off or not minimal")
-    if at + size > len(data):
-        raise DerError("content is cut off")
-    return Element(tag, data[at : at + size], data[start : at + size])
+def _long_size(data: bytes, width: int, at: int) -> tuple[int, int]:
+    """A length of `width` bytes at offset `at`, and the offset after it."""
+    if not 1 <= width <= 3:  # none is the indefinite form; no certificate needs 16 MiB
+        raise DerError("length is indefinite or too long")
+    octets = data[at : at + width]
+    size = int.from_bytes(octets, "big")
+    if len(octets) < width or size < 0x80 or octets[0] == 0:
+        raise DerError("length is cut off or not minimal")
+    return size, at + width
 
 
 def integer(element: Element, *, high: int, tag: int = INTEGER) -> int:

@@ -10,7 +10,8 @@ import json
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Never, Self, TypeVar
+from functools import lru_cache
+from typing import Any, Never, Self, TypeAlias, TypeVar
 
 from verifier.errors import CollateralMalformed
 
@@ -19,6 +20,7 @@ MAX_DEPTH = 32
 _HEX = re.compile(r"[0-9A-Fa-f]*", re.ASCII)
 _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 _E = TypeVar("_E", bound=StrEnum)
+Entry: TypeAlias = dict[str, Any]  # one object, as it was parsed
 
 
 def parse_object(text: str, where: str) -> Fields:
@@ -78,6 +80,34 @@ def _refuse(where: str, expected: str, found: str) -> CollateralMalformed:
     return CollateralMalformed(where, expected=expected, found=found)
 
 
+def column(entries: list[Entry], member: str, where: str, *, high: int) -> list[int]:
+    """One integer from 0 to `high` of each of these objects.
+
+    Taken at once: TCB info has hundreds of them, in which nothing else decides anything.
+    """
+    numbers: list[Any] = [entry.get(member) for entry in entries]
+    # Exact types: True is an integer too.
+    if set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) > high:
+        raise _refuse(f"{where}[].{member}", f"integers from 0 to {high}", "others")
+    return numbers
+
+
+def words(entries: list[Entry], member: str, where: str) -> list[str]:
+    """One string of each of these objects, empty where there is none."""
+    found: list[Any] = [entry.get(member, "") for entry in entries]
+    if set(map(type, found)) != {str}:
+        raise _refuse(f"{where}[].{member}", "strings", "others")
+    return found
+
+
+@lru_cache(maxsize=256)
+def _instant(text: str) -> datetime:
+    """ValueError unless it is `YYYY-MM-DDTHH:MM:SSZ` and exists."""
+    if not _INSTANT.fullmatch(text):
+        raise ValueError("not YYYY-MM-DDTHH:MM:SSZ")
+    return datetime.fromisoformat(text)
+
+
 class Fields:
     """The members of one object, each taken with its exact type; the path is in every refusal."""
 
@@ -123,11 +153,11 @@ class Fields:
         """`YYYY-MM-DDTHH:MM:SSZ`, a date that exists."""
         value = self._typed(name, str)
         try:
-            if _INSTANT.fullmatch(value):
-                return datetime.fromisoformat(value)
+            return _instant(value)
         except ValueError as error:
-            raise _refuse(f"{self.where}.{name}", "a date that exists", value) from error
-        raise _refuse(f"{self.where}.{name}", "YYYY-MM-DDTHH:MM:SSZ", value[:40])
+            raise _refuse(
+                f"{self.where}.{name}", "YYYY-MM-DDTHH:MM:SSZ, a date that exists", value[:40]
+            ) from error
 
     def member_of(self, name: str, closed: type[_E]) -> _E:
         """One of a closed list of strings, exactly as written."""
@@ -149,28 +179,12 @@ class Fields:
             raise _refuse(f"{self.where}.{name}", f"{count or 'some'} entries", str(len(values)))
         return [Fields.of(v, f"{self.where}.{name}[{i}]") for i, v in enumerate(values)]
 
-    def column(
-        self, name: str, member: str, *, count: int, high: int
-    ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Of a list of exactly `count` objects: an integer of each, and what it is in words.
-
-        Read in one loop: TCB info has hundreds of these entries. The words are the optional
-        members `category` and `type`.
-        """
-        values = self._typed(name, list)
-        if len(values) != count:
-            raise _refuse(f"{self.where}.{name}", f"{count} entries", str(len(values)))
-        numbers, labels = [], []
-        for place, entry in enumerate(values):
-            number = entry.get(member) if type(entry) is dict else None
-            if type(number) is not int or not 0 <= number <= high:  # exact: True is an int too
-                raise _refuse(f"{self.where}.{name}[{place}].{member}", f"0 to {high}", "another")
-            category, kind = entry.get("category", ""), entry.get("type", "")
-            if type(category) is not str or type(kind) is not str:
-                raise _refuse(f"{self.where}.{name}[{place}]", "words in strings", "another type")
-            numbers.append(number)
-            labels.append(f"{category}, {kind}" if category and kind else category or kind)
-        return tuple(numbers), tuple(labels)
+    def entries(self, name: str, *, count: int) -> list[Entry]:
+        """A list of exactly `count` objects, for `column`."""
+        values: list[Entry] = self._typed(name, list)
+        if len(values) != count or set(map(type, values)) != {dict}:
+            raise _refuse(f"{self.where}.{name}", f"{count} objects", f"{len(values)} entries")
+        return values
 
     def optional_texts(self, name: str) -> tuple[str, ...]:
         """A list of strings that may be absent."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,6 +14,7 @@ _ALGORITHM = ec.ECDSA(hashes.SHA256())
 _CURVE = ec.SECP256R1()
 
 
+@lru_cache(maxsize=1024)  # pure: a platform signs all its quotes with one attestation key
 def public_key(point: bytes) -> ec.EllipticCurvePublicKey:
     """The key whose point is x || y, 64 bytes. ValueError when it is not on the curve."""
     return ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, b"\x04" + point)

@@ -558,8 +558,53 @@ class PcsAnswerMalformed(CollateralFetchError):
     default_fix = "give the address of a service that speaks version 4 of Intel's interface"
 
 
+class CollateralSourcesExhausted(CollateralFetchError):
+    """Of several collateral services, none gave what could be used."""
+
+    code = "collateral-sources-exhausted"
+    default_fix = "see what is said of each service"
+
+
+class CollateralNotCached(CollateralFetchError):
+    """No service was asked, and nothing in the cache serves these quotes at this instant."""
+
+    code = "collateral-not-cached"
+    default_fix = "fetch once without --offline, with the same --cache and --root"
+
+
 class CollateralRolledBack(CollateralRollbackError):
     """The service handed out something older than the bundle that it would replace."""
 
     code = "collateral-rolled-back"
     default_fix = "keep the bundle that you have; to start over, move it away first"
+
+
+class CollateralMarksCorrupt(ConfigError):
+    """What was noted about the newest collateral ever seen cannot be read."""
+
+    code = "collateral-marks-corrupt"
+    default_fix = "restore the file; to start over deliberately, remove it"
+
+
+# The leaves of `responses`: a folder of a service's answers.
+
+
+class ResponseFileUnexpected(CollateralFormatError):
+    """A folder of answers holds a file that is no known part, or a part twice."""
+
+    code = "response-file-unexpected"
+    default_fix = "leave one file for each part in the folder, by the names in the help"
+
+
+class ResponseFileMissing(CollateralFormatError):
+    """A folder of answers lacks a part."""
+
+    code = "response-file-missing"
+    default_fix = "ask the service for this part too: curl -D PART.headers -o PART ADDRESS"
+
+
+class ResponseHeadersMalformed(CollateralFormatError):
+    """The headers that were kept of an answer are none, or lack the issuer chain."""
+
+    code = "response-headers-malformed"
+    default_fix = "ask the service again: curl -D PART.headers -o PART ADDRESS"

@@ -108,14 +108,13 @@ class PckExtension:
 def _by_number(sequence: der.Element, arc: bytes) -> dict[int, der.Element]:
     """SEQUENCE OF {OID arc.n, value} as {n: value}; no n twice, no other OID."""
     found: dict[int, der.Element] = {}
+    start = bytes((der.OID, len(arc) + 1)) + arc  # of each entry, but for the number
     for entry in sequence.children():
-        pair = entry.children()
-        if len(pair) != 2:
-            raise der.DerError("entry is not a pair of OID and value")
-        oid = pair[0].expect(der.OID)
-        if oid[:-1] != arc or oid[-1] in found:
-            raise der.DerError(f"unknown or repeated element {oid.hex()}")
-        found[oid[-1]] = pair[1]
+        pair = entry.expect(der.SEQUENCE)
+        number = pair[len(start)] if len(pair) > len(start) else 0
+        if not pair.startswith(start) or number in found:
+            raise der.DerError(f"unknown or repeated element {pair[: len(start) + 1].hex()}")
+        found[number] = der.only(pair[len(start) + 1 :])
     return found
 
 

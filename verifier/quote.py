@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from struct import Struct
-from typing import Self
+from typing import Any, Self
 
 from verifier.errors import QuoteMalformed, QuoteUnsupported
 from verifier.layout import Integer, Octets, Typed
@@ -29,6 +29,10 @@ QE_REPORT_DATA = 6  # of versions 4 and 5: wraps the quoting enclave's report, a
 HEADER_SIZE, ENCLAVE_REPORT_SIZE = 48, 384
 _HEADER = Struct("<HHIHH16s20s")
 _DESCRIPTOR = Struct("<HI")  # of version 5, before the body: its type and its size
+_SIZE = Struct("<I")
+_SIGNATURE = Struct("<64s64s")  #    quote signature, attestation key
+_QE = Struct("<384s64sH")  #         QE report, its signature, size of the QE's auth data
+_CERTIFICATION = Struct("<HI")  #    type and size of certification data
 _PPID_DATA_SIZES = {1: 36, 2: 276, 3: 404}  # kinds that only name the platform
 
 
@@ -43,34 +47,22 @@ _TEE_TYPES = {0: Tee.SGX, 0x81: Tee.TDX}
 _BODIES = {1: (Tee.SGX, ENCLAVE_REPORT_SIZE), 2: (Tee.TDX, TD_1_0), 3: (Tee.TDX, TD_1_5)}
 
 
-class Reader:
-    """Walks over bytes and refuses to run past their end: a Python slice would shorten silently."""
+def _unpack(form: Struct, raw: bytes, at: int, thing: str) -> tuple[Any, ...]:
+    """The fields of `form` at offset `at`, all of which must be there."""
+    if at + form.size > len(raw):
+        raise QuoteMalformed(
+            f"{thing} at byte {at}",
+            expected=f"{form.size} bytes",
+            found=f"{max(len(raw) - at, 0)} bytes left",
+        )
+    return form.unpack_from(raw, at)
 
-    __slots__ = ("_at", "_data", "_thing")
 
-    def __init__(self, data: bytes, thing: str) -> None:
-        self._data, self._thing, self._at = data, thing, 0
-
-    def take(self, size: int, field: str) -> bytes:
-        start, self._at = self._at, self._at + size
-        if self._at > len(self._data):
-            raise QuoteMalformed(
-                f"{self._thing}, {field} at byte {start}",
-                expected=f"{size} bytes",
-                found=f"{len(self._data) - start} bytes left",
-            )
-        return self._data[start : self._at]
-
-    def integer(self, size: int, field: str) -> int:
-        return int.from_bytes(self.take(size, field), "little")
-
-    def finish(self) -> None:
-        if self._at != len(self._data):
-            raise QuoteMalformed(
-                f"{self._thing}, end at byte {self._at}",
-                expected="no further bytes",
-                found=f"{len(self._data) - self._at} bytes",
-            )
+def _require_end(raw: bytes, at: int, thing: str) -> None:
+    """`thing` ends at offset `at`, and with it the bytes: none is missing, none is left over."""
+    # A slice past the end would be shortened silently.
+    if at != len(raw):
+        raise QuoteMalformed(f"end of {thing}", expected=f"byte {at}", found=f"byte {len(raw)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +100,10 @@ class QuoteHeader:
     user_data: bytes  #  20 bytes; the first 16 are an identifier that the quoting enclave chose
 
     @classmethod
-    def read(cls, reader: Reader, *, newer_sgx: bool) -> Self:
-        version, key_type, tee_type, qe_svn, pce_svn, vendor, user_data = _HEADER.unpack(
-            reader.take(HEADER_SIZE, "header")
+    def parse(cls, raw: bytes, *, newer_sgx: bool) -> Self:
+        """Read the header that `raw` starts with."""
+        version, key_type, tee_type, qe_svn, pce_svn, vendor, user_data = _unpack(
+            _HEADER, raw, 0, "quote header"
         )
         if version not in (3, 4, 5):
             raise QuoteUnsupported("quote version", expected="3, 4 or 5", found=str(version))
@@ -194,45 +187,45 @@ class EcdsaAuthData:
     @classmethod
     def parse(cls, raw: bytes, version: int) -> Self:
         """Read signature data of a quote of this version; it must be used up exactly."""
-        reader = Reader(raw, "quote signature data")
-        signature = reader.take(64, "signature")
-        attestation_key = reader.take(64, "attestation_key")
+        signature, attestation_key = _unpack(_SIGNATURE, raw, 0, "quote signature data")
+        at = _SIGNATURE.size
         if version > 3:
-            reader = cls._unwrapped(reader)
-        qe_report = EnclaveReport.parse(reader.take(ENCLAVE_REPORT_SIZE, "qe_report"), "QE report")
-        qe_report_signature = reader.take(64, "qe_report_signature")
-        auth_size = reader.integer(2, "qe_auth_size")
+            # All that follows stands in a block, which ends the quote; it cannot hold another.
+            kind, size = _unpack(_CERTIFICATION, raw, at, "outer certification data")
+            at += _CERTIFICATION.size
+            if kind != QE_REPORT_DATA:
+                raise QuoteMalformed(
+                    "quote outer certification_type", expected=str(QE_REPORT_DATA), found=str(kind)
+                )
+            _require_end(raw, at + size, "outer certification data")
+        qe_report, qe_report_signature, auth_size = _unpack(_QE, raw, at, "QE report")
+        at += _QE.size
         if auth_size > MAX_QE_AUTH:
             raise QuoteMalformed(
                 "quote qe_auth_size", expected=f"at most {MAX_QE_AUTH}", found=str(auth_size)
             )
-        qe_auth_data = reader.take(auth_size, "qe_auth_data")
-        kind = reader.integer(2, "certification_type")
-        data = reader.take(reader.integer(4, "certification_size"), "certification_data")
-        reader.finish()
+        qe_auth_data, at = raw[at : at + auth_size], at + auth_size
+        kind, size = _unpack(_CERTIFICATION, raw, at, "certification data")
+        at += _CERTIFICATION.size
+        _require_end(raw, at + size, "certification data")
+        data = raw[at:]
         if not 1 <= kind <= PCK_CHAIN_PEM:
             raise QuoteMalformed("quote certification_type", expected="1 to 5", found=str(kind))
-        if len(data) != _PPID_DATA_SIZES.get(kind, len(data)):
+        if size != _PPID_DATA_SIZES.get(kind, size):
             raise QuoteMalformed(
                 f"quote certification data of type {kind}",
                 expected=f"{_PPID_DATA_SIZES[kind]} bytes",
-                found=str(len(data)),
+                found=str(size),
             )
         return cls(
-            signature, attestation_key, qe_report, qe_report_signature, qe_auth_data, kind, data
+            signature,
+            attestation_key,
+            EnclaveReport(qe_report),
+            qe_report_signature,
+            qe_auth_data,
+            kind,
+            data,
         )
-
-    @staticmethod
-    def _unwrapped(reader: Reader) -> Reader:
-        """Versions 4 and 5 put all that follows the key into one block, which ends the quote."""
-        kind = reader.integer(2, "outer certification_type")
-        if kind != QE_REPORT_DATA:
-            raise QuoteMalformed(
-                "quote outer certification_type", expected=str(QE_REPORT_DATA), found=str(kind)
-            )
-        block = reader.take(reader.integer(4, "outer certification_size"), "QE report block")
-        reader.finish()
-        return Reader(block, "quote QE report block")
 
     def require_pck_chain(self) -> bytes:
         """The PEM text of the PCK chain, without the NUL bytes that producers append.
@@ -299,24 +292,25 @@ class Quote:
                 "quote", expected=f"{MIN_SIZE} to {MAX_SIZE} bytes", found=f"{len(raw)} bytes"
             )
         raw = bytes(raw)  # a caller's bytearray may change under us
-        reader = Reader(raw, "quote")
-        header = QuoteHeader.read(reader, newer_sgx=newer_sgx)
-        size = ENCLAVE_REPORT_SIZE if header.tee is Tee.SGX else TD_1_0
-        start = HEADER_SIZE
+        header = QuoteHeader.parse(raw, newer_sgx=newer_sgx)
+        start, size = HEADER_SIZE, ENCLAVE_REPORT_SIZE if header.tee is Tee.SGX else TD_1_0
         if header.version == 5:
-            size = _described_body(reader, header.tee, newer_sgx=newer_sgx)
-            start += _DESCRIPTOR.size
-        parse = EnclaveReport.parse if header.tee is Tee.SGX else TdReport.parse
-        report = parse(reader.take(size, "report"), "quote report")
-        auth_size = reader.integer(4, "signature_data_size")
-        auth = EcdsaAuthData.parse(reader.take(auth_size, "signature_data"), header.version)
-        reader.finish()
-        return cls(header, report, auth, signed=raw[: start + size])
+            start, size = _described_body(raw, header.tee, newer_sgx=newer_sgx)
+        end = start + size
+        (auth_size,) = _unpack(_SIZE, raw, end, "quote signature_data_size")
+        _require_end(raw, end + _SIZE.size + auth_size, "quote")
+        kind = EnclaveReport if header.tee is Tee.SGX else TdReport
+        return cls(
+            header,
+            kind(raw[start:end]),
+            EcdsaAuthData.parse(raw[end + _SIZE.size :], header.version),
+            signed=raw[:end],
+        )
 
 
-def _described_body(reader: Reader, tee: Tee, *, newer_sgx: bool) -> int:
-    """The body's size, as version 5 describes it and as its type has it."""
-    kind, size = _DESCRIPTOR.unpack(reader.take(_DESCRIPTOR.size, "body descriptor"))
+def _described_body(raw: bytes, tee: Tee, *, newer_sgx: bool) -> tuple[int, int]:
+    """Where the body starts, and its size as version 5 describes it and as its type has it."""
+    kind, size = _unpack(_DESCRIPTOR, raw, HEADER_SIZE, "quote body descriptor")
     if kind not in _BODIES:
         raise QuoteUnsupported("quote body_type", expected="1, 2 or 3", found=str(kind))
     described, exact = _BODIES[kind]
@@ -328,7 +322,7 @@ def _described_body(reader: Reader, tee: Tee, *, newer_sgx: bool) -> int:
         raise QuoteMalformed("quote body_size", expected=str(exact), found=str(size))
     if tee is Tee.SGX and not newer_sgx:
         raise _newer_sgx(5)
-    return exact
+    return HEADER_SIZE + _DESCRIPTOR.size, exact
 
 
 def strip_file_padding(raw: bytes) -> bytes:

@@ -96,6 +96,10 @@ class SvnLevel:
     date: datetime
     advisory_ids: tuple[str, ...]
 
+    @property
+    def summary(self) -> str:
+        return f"{self.status!s}, from ISVSVN {self.isv_svn} on"
+
     @classmethod
     def read(cls, fields: Fields) -> Self:
         status = platform_status(fields)

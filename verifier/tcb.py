@@ -7,13 +7,14 @@ Source: Intel's "TCB Info" of the Provisioning Certification Service, version 4 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Self
 
-from verifier.document import Fields, parse_object
+from verifier.document import Fields, column, parse_object, words
 from verifier.errors import (
     CollateralMalformed,
     TcbInfoMismatch,
@@ -48,30 +49,12 @@ class TcbLevel:
     """One patch level, and what Intel says about platforms that have it."""
 
     components: tuple[int, ...]  #      16 SVNs
-    labels: tuple[str, ...]  #          16 words on what each component is; may be empty
+    words: tuple[tuple[str, ...], tuple[str, ...]]  # category and type of each; may be empty
     pce_svn: int
     status: TcbStatus
     date: datetime  #                   advisories published up to here were taken into account
     advisory_ids: tuple[str, ...]
     tdx_components: tuple[int, ...] = ()  # 16 SVNs; none in TCB info for SGX
-
-    @classmethod
-    def read(cls, fields: Fields, tee: Tee) -> Self:
-        tcb = fields.object("tcb")
-        # Exactly 16: a shorter list once let every platform pass (GHSA-6q6c-vvf9-fj3w).
-        components, labels = tcb.column("sgxtcbcomponents", "svn", count=COMPONENTS, high=255)
-        tdx_components: tuple[int, ...] = ()
-        if tee is Tee.TDX:
-            tdx_components, _ = tcb.column("tdxtcbcomponents", "svn", count=COMPONENTS, high=255)
-        return cls(
-            components=components,
-            labels=labels,
-            pce_svn=tcb.integer("pcesvn", high=65535),
-            status=platform_status(fields),
-            date=fields.instant("tcbDate"),
-            advisory_ids=fields.optional_texts("advisoryIDs"),
-            tdx_components=tdx_components,
-        )
 
     @property
     def order(self) -> tuple[object, ...]:
@@ -93,6 +76,43 @@ class TcbLevel:
         first = _first_compared(tee_tcb_svn)
         pairs = zip(tee_tcb_svn[first:], self.tdx_components[first:], strict=True)
         return all(has >= needs for has, needs in pairs)
+
+
+def _read_levels(levels: Sequence[Fields], tee: Tee) -> list[TcbLevel]:
+    """The levels in the order of the wire."""
+    tcbs = [level.object("tcb") for level in levels]
+    components, *labels = _read_components(tcbs, "sgxtcbcomponents")
+    tdx_components: list[tuple[int, ...]] = [()] * len(levels)
+    if tee is Tee.TDX:
+        tdx_components, *_ = _read_components(tcbs, "tdxtcbcomponents")
+    return [
+        TcbLevel(
+            components=components[place],
+            words=(labels[0][place], labels[1][place]),
+            pce_svn=tcbs[place].integer("pcesvn", high=65535),
+            status=platform_status(level),
+            date=level.instant("tcbDate"),
+            advisory_ids=level.optional_texts("advisoryIDs"),
+            tdx_components=tdx_components[place],
+        )
+        for place, level in enumerate(levels)
+    ]
+
+
+def _read_components(
+    tcbs: Sequence[Fields], name: str
+) -> tuple[list[tuple[int, ...]], list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Of all levels at once: 16 SVNs each, and the category and type of each component."""
+    # Exactly 16: a shorter list once let every platform pass (GHSA-6q6c-vvf9-fj3w).
+    entries = [entry for tcb in tcbs for entry in tcb.entries(name, count=COMPONENTS)]
+    svns = column(entries, "svn", name, high=255)
+    categories, types = (words(entries, member, name) for member in ("category", "type"))
+    starts = range(0, len(entries), COMPONENTS)
+    return (
+        [tuple(svns[at : at + COMPONENTS]) for at in starts],
+        [tuple(categories[at : at + COMPONENTS]) for at in starts],
+        [tuple(types[at : at + COMPONENTS]) for at in starts],
+    )
 
 
 def _first_compared(tee_tcb_svn: bytes) -> int:
@@ -133,7 +153,7 @@ class TcbInfo:
             raise CollateralMalformed("TCB info for SGX", expected="no TDX module", found="one")
         fields.integer("tcbType", high=0)
         issued, next_update = read_issue_dates(fields)
-        levels = [TcbLevel.read(level, tee) for level in fields.objects("tcbLevels")]
+        levels = _read_levels(fields.objects("tcbLevels"), tee)
         if len({level.order for level in levels}) != len(levels):
             # Which of two equal levels counts would depend on the order on the wire.
             raise CollateralMalformed("TCB info", expected="distinct levels", found="equal ones")
@@ -211,10 +231,10 @@ def shortfall(
     level: TcbLevel, tcb: PlatformTcb, tee_tcb_svn: bytes | None = None
 ) -> tuple[str, ...]:
     """What keeps the platform from this level, for people: one text per component."""
-    triples = zip(tcb.components, level.components, level.labels, strict=True)
+    parts = zip(tcb.components, level.components, *level.words, strict=True)
     behind = [
-        f"component {number}{f' ({label})' if label else ''} {has} < {needs}"
-        for number, (has, needs, label) in enumerate(triples, start=1)
+        f"component {number}{_label(category, kind)} {has} < {needs}"
+        for number, (has, needs, category, kind) in enumerate(parts, start=1)
         if has < needs
     ]
     if tcb.pce_svn < level.pce_svn:
@@ -228,6 +248,11 @@ def shortfall(
             if has < needs
         ]
     return tuple(behind)
+
+
+def _label(category: str, kind: str) -> str:
+    words = ", ".join(filter(None, (category, kind)))
+    return f" ({words})" if words else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +271,7 @@ class TcbVerdict:
 
     @property
     def summary(self) -> str:
-        return f"{self.status}, as of {self.date:%Y-%m-%d}"
+        return f"{self.status!s}, as of {self.date.date().isoformat()}"
 
 
 @dataclass(frozen=True, slots=True)

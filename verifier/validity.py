@@ -22,6 +22,7 @@ from verifier.errors import (
 )
 
 SKEW = timedelta(seconds=300)  # how far the publisher's clock may be ahead of ours
+_EPOCH = datetime.fromtimestamp(0, UTC)
 RESOLUTION = datetime.resolution  # of all instants here: a microsecond
 
 
@@ -32,39 +33,27 @@ class Period:
     thing: str
     starts: datetime
     ends: datetime
-    includes_end: bool
+    opens: datetime  #   the first instant that is covered: skew included …
+    closes: datetime  #  … and the first after it that is not: `ends` itself belongs or does not
     refusal: type[CollateralStaleError]
 
     @classmethod
     def of_certificate(cls, certificate: Certificate) -> Self:
         """Both bounds are valid instants (RFC 5280), and there is no skew."""
-        return cls(
-            f"{certificate.common_name} {certificate.serial_hex}",
-            certificate.not_before,
-            certificate.not_after,
-            True,
-            CertificateNotCurrent,
-        )
+        starts, ends = certificate.not_before, certificate.not_after
+        thing = f"{certificate.common_name} {certificate.serial_hex}"
+        return cls(thing, starts, ends, starts, ends + RESOLUTION, CertificateNotCurrent)
 
     @classmethod
     def of_crl(cls, crl: RevocationList) -> Self:
         """Current until, not at, its nextUpdate."""
-        return cls(crl.title, crl.this_update, crl.next_update, False, CrlNotCurrent)
+        starts, ends = crl.this_update, crl.next_update
+        return cls(crl.title, starts, ends, starts - SKEW, ends, CrlNotCurrent)
 
     @classmethod
     def of_document(cls, title: str, issued: datetime, next_update: datetime) -> Self:
         """TCB info or QE identity; current until, not at, its nextUpdate."""
-        return cls(title, issued, next_update, False, CollateralNotCurrent)
-
-    @property
-    def opens(self) -> datetime:
-        """The first instant that is covered; a publisher's clock may be ahead, Intel's CA's not."""
-        return self.starts if self.refusal is CertificateNotCurrent else self.starts - SKEW
-
-    @property
-    def closes(self) -> datetime:
-        """The first instant after it that is not."""
-        return self.ends + RESOLUTION if self.includes_end else self.ends
+        return cls(title, issued, next_update, issued - SKEW, next_update, CollateralNotCurrent)
 
     def require(self, at: datetime) -> None:
         """Refuse unless `at` lies inside.
@@ -94,6 +83,7 @@ class CollateralWindow:
     opens: datetime  #                the first instant that every part covers, skew included …
     closes: datetime  #               … and the first after it that one of them does not
     periods: tuple[Period, ...]  #    certificates, TCB info, QE identity, revocation lists
+    summary: str  #                   for people
 
     @classmethod
     def of(
@@ -117,11 +107,8 @@ class CollateralWindow:
             opens=max(period.opens for period in everything),
             closes=ends_first.closes,
             periods=everything,
+            summary=f"all cover the instant; {ends_first.thing} ends {rfc3339(ends_first.ends)}",
         )
-
-    @property
-    def summary(self) -> str:
-        return f"all cover the instant; {self.ends_first} ends {rfc3339(self.earliest_expiration)}"
 
     def require(self, at: datetime) -> None:
         """Every part covers `at`.
@@ -143,7 +130,7 @@ def require_instant(at: datetime) -> datetime:
     """
     if at.utcoffset() is None:
         raise InstantMalformed("instant of judgement", expected="a time zone", found="none")
-    if at.timestamp() <= 0:
+    if at <= _EPOCH:
         raise InstantMalformed("instant of judgement", expected="after 1970", found=str(at))
     return at.astimezone(UTC)
 

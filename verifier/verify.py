@@ -81,7 +81,7 @@ def verify_quote(
         endorsed.qe_identity.require_described(quote.auth.qe_report, quote.tee)
     with log.check(QuoteCheck.QE_LEVEL) as note:
         qe_level = endorsed.qe_identity.level_of(quote.auth.qe_report)
-        note(f"ISVSVN {quote.auth.qe_report.isv_svn}: {qe_level.status}")
+        note(qe_level.summary)
     with log.check(QuoteCheck.TCB_LEVEL) as note:
         number = endorsed.evaluation_data_number
         tcb = evaluate(endorsed.tcb_info, pck.extension.tcb, qe_level, number, quote.report.svns)
