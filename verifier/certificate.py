@@ -31,6 +31,7 @@ from verifier.errors import (
 )
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+_PAIR = bytes([der.SEQUENCE])
 _COMMON_NAME = bytes.fromhex("0603550403")  # OID 2.5.4.3, with tag and length
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")  # AlgorithmIdentifier, no parameters
 # SubjectPublicKeyInfo of a point on the named curve P-256, up to x || y; its first length fixes
@@ -45,7 +46,8 @@ _REQUIRED = {
     ExtensionOID.KEY_USAGE,
     ExtensionOID.BASIC_CONSTRAINTS,
 }
-_MUST_BE_CRITICAL = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
+_MUST_BE_CRITICAL = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
+_KNOWN = _REQUIRED | {SGX_EXTENSION}
 # What reading another's DER lazily may raise; anything else is a bug of ours.
 UNREADABLE = (
     der.DerError,
@@ -84,7 +86,8 @@ TCB_SIGNER = Role("TCB signing", ("Intel SGX TCB Signing",), False, (None,))
 class Extensions:
     """What the extensions of one certificate say; empty or None where one is absent."""
 
-    critical: dict[x509.ObjectIdentifier, bool]  # of each extension that is there
+    present: frozenset[x509.ObjectIdentifier]
+    critical: frozenset[x509.ObjectIdentifier]  # of those present
     constraints: tuple[bool, int | None] | None  # CA, path length
     usage: tuple[bool, bool, bool] | None  # for signatures, certificates, CRLs
     key_id: bytes  # subjectKeyIdentifier
@@ -99,7 +102,8 @@ class Extensions:
         own_id = found.get(ExtensionOID.SUBJECT_KEY_IDENTIFIER)
         issuer_id = found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
         return cls(
-            critical={extension.oid: extension.critical for extension in parsed.extensions},
+            present=frozenset(found),
+            critical=frozenset(e.oid for e in parsed.extensions if e.critical),
             constraints=(basic.ca, basic.path_length)
             if isinstance(basic, x509.BasicConstraints)
             else None,
@@ -216,12 +220,8 @@ def read_chain(text: bytes | str, count: int, thing: str) -> list[Certificate]:
         raise CertificateMalformed(
             thing, expected=f"exactly {count} certificates", found=str(len(blocks))
         )
-    return [_parsed(raw, f"{thing}, certificate {n}") for n, raw in enumerate(blocks, start=1)]
-
-
-def _parsed(raw: bytes, thing: str) -> Certificate:
     try:
-        return Certificate.parse(raw)
+        return [Certificate.parse(raw) for raw in blocks]
     except CertChainError as refusal:
         refusal.place(thing)
         raise
@@ -267,12 +267,14 @@ def read_name(raw: bytes) -> tuple[str, tuple[bytes, ...]]:
     """
     common, others = [], []
     for part in der.only(raw).children():
-        (attribute,) = part.children(der.SET)
-        pair = attribute.expect(der.SEQUENCE)
-        if not pair.startswith(_COMMON_NAME):
+        # A SET of one pair; of two, the first of which is no common name, the second may be one.
+        pair = part.expect(der.SET)
+        if pair[:1] != _PAIR or len(pair) < 2 or pair[1] != len(pair) - 2:
+            raise der.DerError("part of a name is not one pair")
+        if not pair.startswith(_COMMON_NAME, 2):
             others.append(part.raw)
             continue
-        value = der.only(pair[len(_COMMON_NAME) :])
+        value = der.only(pair[2 + len(_COMMON_NAME) :])
         if value.tag in (der.UTF8_STRING, der.PRINTABLE_STRING):
             common.append(value.content.decode("utf-8"))
     return common[0] if len(common) == 1 else "", tuple(others)
@@ -292,13 +294,13 @@ def require_role(certificate: Certificate, role: Role) -> None:
     if certificate.common_name not in role.common_names:
         raise refuse(f"the name {' or '.join(role.common_names)}", certificate.common_name[:80])
     extensions = certificate.extensions
-    missing = _REQUIRED - extensions.critical.keys()
-    if missing:
-        raise refuse("all extensions of the profile", f"no {min(o.dotted_string for o in missing)}")
-    for oid, critical in extensions.critical.items():
-        if critical and oid not in _REQUIRED | {SGX_EXTENSION}:
-            raise refuse("only known critical extensions", oid.dotted_string)
-    if not all(extensions.critical[oid] for oid in _MUST_BE_CRITICAL):
+    if not extensions.present >= _REQUIRED:
+        absent = min(oid.dotted_string for oid in _REQUIRED - extensions.present)
+        raise refuse("all extensions of the profile", f"no {absent}")
+    if not extensions.critical <= _KNOWN:
+        unknown = min(oid.dotted_string for oid in extensions.critical - _KNOWN)
+        raise refuse("only known critical extensions", unknown)
+    if not extensions.critical >= _MUST_BE_CRITICAL:
         raise refuse("critical basic constraints and key usage", "one that is not critical")
     if extensions.constraints not in [(role.is_ca, length) for length in role.path_lengths]:
         raise refuse(

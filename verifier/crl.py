@@ -89,7 +89,7 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
         parsed = x509.load_der_x509_crl(raw)
         authority_key_id = _require_profile(parsed, title)
         this_update, next_update = parsed.last_update_utc, parsed.next_update_utc
-        serials = frozenset(_serial(entry, title) for entry in parsed)
+        serials = frozenset(_serial(entry.expect(der.SEQUENCE)) for entry in _revoked(fields))
         named, _ = read_name(fields[2].raw)
     except UNREADABLE as error:
         raise CrlMalformed(title, expected="a revocation list", found=str(error)) from error
@@ -126,8 +126,35 @@ def _require_profile(parsed: x509.CertificateRevocationList, title: str) -> byte
     return authority.key_identifier or b""
 
 
-def _serial(entry: x509.RevokedCertificate, title: str) -> int:
-    # The one critical extension that standards define here hands the entry to another authority.
-    if any(extension.critical for extension in entry.extensions):
-        raise CrlMalformed(title, expected="no critical entry extension", found="one")
-    return entry.serial_number
+def _revoked(fields: list[der.Element]) -> list[der.Element]:
+    """The entries: version, algorithm, issuer and two times stand before them."""
+    if len(fields) > 5 and fields[5].tag == der.SEQUENCE:
+        return fields[5].children()
+    return []
+
+
+def _serial(entry: bytes) -> int:
+    """The serial number of one entry, cut from its bytes: lists have thousands of them."""
+    size, rest = entry[1:2], entry[2 + (entry[1] if len(entry) > 1 else 0) :]
+    serial = entry[2 : len(entry) - len(rest)]
+    if entry[:1] != _INTEGER or not serial or len(serial) != size[0]:
+        raise der.DerError("a revoked certificate without a serial number")
+    if rest[:2] not in _TIMES:
+        raise der.DerError("a revoked certificate without a date")
+    _require_harmless(rest[2 + rest[1] :])
+    return int.from_bytes(serial, "big", signed=True)
+
+
+_INTEGER = bytes([der.INTEGER])
+_TIMES = (b"\x17\x0d", b"\x18\x0f")  # UTCTime and GeneralizedTime, in the lengths of DER
+
+
+@lru_cache(maxsize=64)  # pure; nearly all entries give the same reason
+def _require_harmless(extensions: bytes) -> None:
+    """The extensions of an entry, if it has any: none of them is critical."""
+    if not extensions:
+        return
+    for extension in der.only(extensions).children():
+        # The one critical extension that standards define here hands the entry to another CA.
+        if len(extension.children()) != 2:
+            raise der.DerError("a revoked certificate with a critical extension")

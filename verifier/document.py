@@ -128,6 +128,8 @@ class Fields:
 
     def text(self, name: str) -> str:
         value: str = self._typed(name, str)
+        if value.isascii():
+            return value
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:

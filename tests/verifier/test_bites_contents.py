@@ -1,0 +1,110 @@
+"""A bundle judged without a quote: each link and each date by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from simulation.certificates import CertificateForm, CrlForm, Issued
+from tests.support.refusal import refused
+from tests.verifier.world import AT, World, put, world
+from verifier.contents import Contents
+from verifier.errors import (
+    CertificateNotCurrent,
+    CertificateRevoked,
+    InstantMalformed,
+    QeIdentityMismatch,
+    RootUntrusted,
+)
+
+W = world()
+ROOTS = W.intel.anchors()
+TWIN = W.intel.twin()
+
+
+def contents(w: World = W, **altered: Any) -> Contents:
+    return Contents.authenticate(w.collateral(**altered), w.intel.anchors())
+
+
+def test_lists_are_of_another_intel() -> None:
+    """Only the two documents descend from the root; lists of an evil twin revoke nothing."""
+    lists = World(TWIN, TWIN.platform()).collateral()
+    genuine = W.collateral()
+    Contents.authenticate(genuine, ROOTS)
+    members = ("pck_crl_issuer_chain", "root_ca_crl", "pck_crl")
+    mixed = replace(genuine, **{name: getattr(lists, name) for name in members})
+    with refused(RootUntrusted):
+        Contents.authenticate(mixed, ROOTS)
+
+
+def listing(certificate: Issued) -> Callable[[CrlForm], CrlForm]:
+    return lambda form: replace(form, revoked=(certificate.serial,))
+
+
+def keeping(kept: list[CertificateForm]) -> Callable[[CertificateForm], CertificateForm]:
+    def hook(form: CertificateForm) -> CertificateForm:
+        kept.append(form)
+        return form
+
+    return hook
+
+
+@pytest.mark.parametrize("revoked", ["platform_ca", "tcb_info", "qe_identity"])
+def test_one_of_the_signers_is_revoked(revoked: str) -> None:
+    """Each document may name an edition of the signer of its own; all of them are looked up."""
+    forms: list[CertificateForm] = []
+    w = World.create(tcb_signer=keeping(forms))
+    if revoked == "platform_ca":
+        culprit, bundle = w.intel.platform_ca, put()
+    else:
+        culprit = replace(forms[0], serial=4711).issue()
+        bundle = put(**{f"{revoked}_issuer_chain": culprit.pem + w.intel.root.pem})
+    contents(w, bundle=bundle)
+    with refused(CertificateRevoked):
+        contents(w, bundle=bundle, root_crl=listing(culprit))
+
+
+@pytest.mark.parametrize("place", ["pck_crl", "tcb_info", "qe_identity"])
+@pytest.mark.parametrize("which", ["root", "signer"])
+def test_one_certificate_in_the_bundle_has_ended(place: str, which: str) -> None:
+    """The others are current editions of the same names and keys."""
+    forms: list[CertificateForm] = []
+    signer = "platform_ca" if place == "pck_crl" else "tcb_signer"
+    hooks: dict[str, Any] = {"root" if which == "root" else signer: keeping(forms)}
+    w = World.create(**hooks)
+    current = w.intel.root if which == "root" else getattr(w.intel, signer)
+    genuine = w.collateral()
+
+    def ending(at: datetime) -> Contents:
+        edition = replace(forms[0], serial=4711, not_after=at).issue()
+        name = f"{place}_issuer_chain"
+        chain = getattr(genuine, name).replace(current.pem, edition.pem)
+        return Contents.authenticate(replace(genuine, **{name: chain}), w.intel.anchors())
+
+    ending(AT).window(AT)
+    with refused(CertificateNotCurrent):
+        ending(AT - timedelta(seconds=1)).window(AT)
+
+
+def test_window_is_asked_about_no_real_instant() -> None:
+    contents().window(AT)
+    with refused(InstantMalformed):
+        contents().window(datetime(2026, 11, 25, 12))  # noqa: DTZ001
+
+
+def test_bundle_of_both_technologies() -> None:
+    """Each half is genuine; together they describe no quote at all."""
+    enclaves, domains = W.collateral(), W.collateral(tdx=True)
+    Contents.authenticate(enclaves, ROOTS)
+    Contents.authenticate(domains, ROOTS)
+    mixed = replace(
+        enclaves,
+        qe_identity=domains.qe_identity,
+        qe_identity_signature=domains.qe_identity_signature,
+    )
+    with refused(QeIdentityMismatch):
+        Contents.authenticate(mixed, ROOTS)
