@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 OURS = set(MAY_IMPORT)
 # What decides is pure: these modules hold the network, the clock, the environment or a terminal.
-SHELLS = {"cli", "shell", "files", "modes", "pcs"}
+SHELLS = {"cache", "cli", "files", "many", "modes", "pcs", "shell"}
 
 
 def modules(package: str) -> Iterator[tuple[Path, ast.Module]]:

@@ -170,7 +170,7 @@ def _parse(raw: bytes) -> Certificate:
                 "certificate", expected="a P-256 key", found="another kind of key"
             )
         # Read here: a negative serial number could be listed as revoked under another spelling.
-        serial = der.integer(fields[1], high=2**160 - 1)
+        serial = der.integer(fields[1], low=1, high=2**160 - 1)
         parsed = x509.load_der_x509_certificate(raw)
         common_name, organisation = read_name(fields[5].raw)
         return Certificate(
@@ -242,7 +242,7 @@ def split_pem(text: bytes | str, thing: str) -> list[bytes]:
     found = []
     for block in blocks:
         body, end, after = block.partition(_END)
-        if not end or after.strip(_WHITE):
+        if not end or after.strip(_WHITE) or b"\n\n" in body or b"\n\r\n" in body:
             raise CertificateMalformed(
                 thing, expected="PEM certificates and nothing else", found="other text"
             )

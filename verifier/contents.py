@@ -60,7 +60,7 @@ class Contents:
         require_issued_by(authority, root)
         root_crl = authenticate_crl(collateral.root_ca_crl, root, "root CRL")
         pck_crl = authenticate_crl(collateral.pck_crl, authority, "PCK CRL")
-        for signer in (authority, tcb_chain.signer, qe_chain.signer):
+        for signer in (root, authority, tcb_chain.signer, qe_chain.signer):
             root_crl.require_not_revoked(signer)
         used = (root, authority, *(c for s in (tcb_chain, qe_chain) for c in (s.root, s.signer)))
         return cls(authority, tcb_info, qe_identity, root_crl, pck_crl, used)

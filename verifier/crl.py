@@ -142,7 +142,10 @@ def _serial(entry: bytes) -> int:
     if rest[:2] not in _TIMES:
         raise der.DerError("a revoked certificate without a date")
     _require_harmless(rest[2 + rest[1] :])
-    return int.from_bytes(serial, "big", signed=True)
+    number = int.from_bytes(serial, "big", signed=True)
+    if number <= 0:
+        raise der.DerError("a serial number that no certificate has")
+    return number
 
 
 _INTEGER = bytes([der.INTEGER])

@@ -73,14 +73,14 @@ def _long_size(data: bytes, width: int, at: int) -> tuple[int, int]:
     return size, at + width
 
 
-def integer(element: Element, *, high: int, tag: int = INTEGER) -> int:
-    """A minimal INTEGER (or ENUMERATED) from 0 to `high`."""
+def integer(element: Element, *, high: int, low: int = 0, tag: int = INTEGER) -> int:
+    """A minimal INTEGER (or ENUMERATED) from `low` to `high`."""
     content = element.expect(tag)
     if not content or (len(content) > 1 and content[0] == 0 and content[1] < 0x80):
         raise DerError("integer is empty or not minimal")
     value = int.from_bytes(content, "big", signed=True)
-    if not 0 <= value <= high:
-        raise DerError(f"integer from 0 to {high} expected")
+    if not low <= value <= high:
+        raise DerError(f"integer from {low} to {high} expected")
     return value
 
 

@@ -11,7 +11,7 @@ import re
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Never, Self, TypeAlias, TypeVar
+from typing import Any, Final, Never, Self, TypeAlias, TypeVar
 
 from verifier.errors import CollateralMalformed
 
@@ -32,7 +32,7 @@ def parse_object(text: str, where: str) -> Fields:
     if len(text) > MAX_SIZE:
         raise _refuse(where, f"at most {MAX_SIZE} characters", str(len(text)))
     try:
-        value = _DECODER.decode(text)
+        value = (_NEGATIVE if any(mark in text for mark in _MINUS) else _PLAIN).decode(text)
     # Unmeasured depth ends in RecursionError, an integer of thousands of digits in ValueError.
     except (ValueError, RecursionError) as error:
         raise _refuse(where, "JSON", str(error)) from error
@@ -53,9 +53,21 @@ def _no_number(text: str) -> Never:
     raise ValueError(f"{text[:20]} is not an integer")
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_without_duplicates, parse_float=_no_number, parse_constant=_no_number
-)
+def _negative(text: str) -> int:
+    if text == "-0":
+        raise ValueError("-0 is not an integer")
+    return int(text)
+
+
+_STRICT: Final[dict[str, Any]] = {
+    "object_pairs_hook": _without_duplicates,
+    "parse_float": _no_number,
+    "parse_constant": _no_number,
+}
+_PLAIN = json.JSONDecoder(**_STRICT)
+# Asked only where a number may have a sign: it would be asked for each of hundreds of numbers.
+_NEGATIVE = json.JSONDecoder(**_STRICT, parse_int=_negative)
+_MINUS = tuple(before + "-" for before in ":,[ \t\r\n")
 
 
 def _deeper_than(members: dict[str, object], limit: int) -> bool:

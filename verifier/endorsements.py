@@ -65,6 +65,7 @@ def endorse(pck: PckChain, collateral: Collateral, roots: TrustAnchors) -> Endor
     log = AppraisalLog(_CHECKS)
     with log.check(QuoteCheck.ROOT_CRL) as note:
         root_crl = authenticate_crl(collateral.root_ca_crl, pck.root, "root CRL")
+        root_crl.require_not_revoked(pck.root)
         root_crl.require_not_revoked(pck.authority)
         note(f"{len(root_crl.serials)} revoked")
     with log.check(QuoteCheck.PCK_CRL) as note:

@@ -371,6 +371,14 @@ class TcbInfoMismatch(CollateralMismatchError):
     default_fix = "fetch the collateral for this quote's own FMSPC and PCE"
 
 
+class CollateralOfOtherPlatforms(CollateralMismatchError):
+    """None of several collateral bundles is for the kind of platform that made the quote."""
+
+    code = "collateral-of-other-platforms"
+    exit_status = Exit.UNDECIDED  # nothing is wrong with the quote: nobody could look
+    default_fix = "fetch the collateral for this quote's own FMSPC and PCK authority"
+
+
 class QeIdentityMismatch(CollateralMismatchError):
     """A genuine identity document, but not of the quoting enclave that made the quote."""
 

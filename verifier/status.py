@@ -49,6 +49,17 @@ _WITH_OUTDATED_COMPONENT = {
 }
 
 
+# What a level of a component may say, and what it means: between current and revoked there is
+# nothing but outdated.
+_OF_COMPONENTS = {
+    TcbStatus.UP_TO_DATE: TcbStatus.UP_TO_DATE,
+    TcbStatus.OUT_OF_DATE: TcbStatus.OUT_OF_DATE,
+    TcbStatus.CONFIGURATION_NEEDED: TcbStatus.OUT_OF_DATE,
+    TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED: TcbStatus.OUT_OF_DATE,
+    TcbStatus.REVOKED: TcbStatus.REVOKED,
+}
+
+
 def platform_status(fields: Fields) -> TcbStatus:
     """The `tcbStatus` of a platform's level.
 
@@ -80,7 +91,10 @@ def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
 
     An update beneath a running domain helps only once the domain is launched anew.
     """
-    if launch not in _OUT_OF_DATE or current in _OUT_OF_DATE or current is TcbStatus.REVOKED:
+    if launch not in _OUT_OF_DATE:
+        # What was good at the launch does not outlive what runs now.
+        return TcbStatus.REVOKED if current is TcbStatus.REVOKED else launch
+    if current in _OUT_OF_DATE or current is TcbStatus.REVOKED:
         return launch
     if {launch, current} & _CONFIGURATION:
         return TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED
@@ -103,12 +117,15 @@ class SvnLevel:
     @classmethod
     def read(cls, fields: Fields) -> Self:
         status = platform_status(fields)
-        # For a component there is nothing between current and revoked but outdated.
-        if status not in (TcbStatus.UP_TO_DATE, TcbStatus.REVOKED):
-            status = TcbStatus.OUT_OF_DATE
+        if status not in _OF_COMPONENTS:
+            raise CollateralMalformed(
+                f"{fields.where}.tcbStatus",
+                expected=f"one of {', '.join(_OF_COMPONENTS)}",
+                found=status,
+            )
         return cls(
             isv_svn=fields.object("tcb").integer("isvsvn", high=65535),
-            status=status,
+            status=_OF_COMPONENTS[status],
             date=fields.instant("tcbDate"),
             advisory_ids=fields.optional_texts("advisoryIDs"),
         )

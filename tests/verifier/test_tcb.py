@@ -144,7 +144,7 @@ def test_platform_and_quoting_enclave_make_one_status(platform: TcbStatus) -> No
         ("UpToDate", "UpToDate"),
         ("OutOfDate", "OutOfDate"),
         ("ConfigurationNeeded", "OutOfDate"),
-        ("SWHardeningNeeded", "OutOfDate"),
+        ("OutOfDateConfigurationNeeded", "OutOfDate"),
         ("Revoked", "Revoked"),
     ],
 )

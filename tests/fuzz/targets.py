@@ -1,0 +1,357 @@
+"""What is fuzzed: each parser of other people's bytes, its seeds, and how its input is mutated.
+
+Nothing of the verifier is imported before `Target.load`, so that the harness can instrument it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+
+if TYPE_CHECKING:
+    from simulation.certificates import CrlForm
+
+Parse = Callable[[bytes], object]
+AT = datetime(2026, 11, 25, 12, tzinfo=UTC)
+_SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One parser.
+
+    `share` is its part of the executions of a run over all targets, in percent.
+    """
+
+    name: str
+    load: Callable[[], Parse]
+    seeds: Callable[[Path | None], list[bytes]]
+    mutate: Callable[[Random, bytes], bytes]
+    max_size: int
+    share: int
+
+
+# Parsers.
+
+
+def _quote() -> Parse:
+    from verifier.quote import Quote, strip_file_padding
+
+    def parse(data: bytes) -> object:
+        return Quote.parse(strip_file_padding(data), newer_sgx=True).auth.require_pck_chain()
+
+    return parse
+
+
+def _pck_extension() -> Parse:
+    from verifier.pck import PckExtension
+
+    return PckExtension.parse
+
+
+def _certificate() -> Parse:
+    from verifier.certificate import Certificate, split_pem
+
+    def parse(data: bytes) -> object:
+        if data.startswith(b"-"):
+            return [Certificate.parse(raw) for raw in split_pem(data, "chain")]
+        return Certificate.parse(data)
+
+    return parse
+
+
+def _text(data: bytes) -> str:
+    # In a bundle these are JSON strings, which hold no lone surrogate.
+    return data.decode("utf-8", "replace")
+
+
+def _tcb_info() -> Parse:
+    from verifier.tcb import TcbInfo
+
+    return lambda data: TcbInfo.parse(_text(data))
+
+
+def _qe_identity() -> Parse:
+    from verifier.qe import QeIdentity
+
+    return lambda data: QeIdentity.parse(_text(data))
+
+
+def _crl() -> Parse:
+    from verifier.certificate import Certificate
+    from verifier.crl import authenticate_crl
+
+    issuer = Certificate.parse(_world()["root"])
+    return lambda data: authenticate_crl(data, issuer, "root CRL")
+
+
+def _bundle() -> Parse:
+    from verifier.collateral import Collateral
+
+    return Collateral.parse
+
+
+# Seeds: one of each kind from the simulation, and the genuine ones where they exist.
+
+
+def _world() -> Mapping[str, Any]:
+    """A simulated Intel that is always the same: parts by name."""
+    from simulation.intel import Intel
+
+    random = Random("fuzz").randbytes  # noqa: S311 - repeatable, and no secret
+    intel = Intel.create(AT, random=random)
+    platform, processor = intel.platform(), intel.platform(processor=True)
+    return {
+        "root": intel.root.der,
+        "certificates": [intel.root.der, platform.ca.der, platform.pck.der, intel.tcb_signer.der],
+        "chain": platform.pck_chain.rstrip(b"\0"),
+        "extensions": [platform.tcb.encode(), processor.tcb.encode()],
+        "quotes": [
+            platform.quote(),
+            platform.quote(version=4),
+            platform.quote(version=5),
+            platform.td_quote(),
+            platform.td_quote(version=5),
+            platform.td_quote(version=5, tee_tcb_svn_2=bytes((6, 1, 2, *bytes(13)))),
+        ],
+        "bundles": [
+            json.loads(intel.collateral(platform)),
+            json.loads(intel.collateral(platform, tdx=True)),
+            json.loads(intel.collateral(platform, root_crl=_with_entries)),
+        ],
+    }
+
+
+def _with_entries(form: CrlForm) -> CrlForm:
+    return replace(form, revoked=(1, 2**150))
+
+
+def _bundles(vectors: Path | None) -> list[dict[str, str]]:
+    found = list(_world()["bundles"])
+    for path in sorted((vectors / "collateral").glob("*.json")) if vectors else ():
+        found.append(json.loads(path.read_bytes()))
+    return found
+
+
+def _quote_seeds(vectors: Path | None) -> list[bytes]:
+    files = sorted((vectors / "quotes").glob("*.bin")) if vectors else []
+    return [*_world()["quotes"], *(path.read_bytes() for path in files)]
+
+
+def _extension_seeds(vectors: Path | None) -> list[bytes]:
+    """The simulated ones, and that of each PCK certificate in a genuine quote."""
+    found = dict.fromkeys(_world()["extensions"])
+    for quote in _quote_seeds(vectors)[len(_world()["quotes"]) :]:
+        start = quote.find(b"-----BEGIN CERTIFICATE-----")
+        with suppress(ValueError, x509.ExtensionNotFound):  # some carry none, two a damaged one
+            leaf = x509.load_pem_x509_certificate(quote[max(start, 0) :])
+            extension = leaf.extensions.get_extension_for_oid(_SGX_EXTENSION)
+            found[extension.value.public_bytes()] = None
+    return list(found)
+
+
+def _certificate_seeds(vectors: Path | None) -> list[bytes]:
+    files = sorted((vectors / "pki").glob("intel-*.der")) if vectors else []
+    world = _world()
+    return [*world["certificates"], world["chain"], *(path.read_bytes() for path in files)]
+
+
+def _texts(name: str) -> Callable[[Path | None], list[bytes]]:
+    return lambda vectors: [bundle[name].encode() for bundle in _bundles(vectors)]
+
+
+def _crl_seeds(vectors: Path | None) -> list[bytes]:
+    raw = [bytes.fromhex(b[name]) for b in _bundles(vectors) for name in ("root_ca_crl", "pck_crl")]
+    return [*dict.fromkeys(raw), raw[0].hex().encode(), _pem(raw[0])]
+
+
+def _pem(raw: bytes) -> bytes:
+    body = base64.encodebytes(raw)
+    return b"-----BEGIN X509 CRL-----\n" + body + b"-----END X509 CRL-----\n"
+
+
+def _bundle_seeds(vectors: Path | None) -> list[bytes]:
+    return [json.dumps(bundle).encode() for bundle in _bundles(vectors)]
+
+
+# Mutations that keep the outer form, so that what lies inside is reached.
+
+_WORDS = (
+    *("UpToDate", "OutOfDate", "Revoked", "TDRelaunchAdvised", "Unknown", "SGX", "TDX", "TD_QE"),
+    *("QE", "TDX_01", "tdx_0a", "TDX_1", "2026-11-25T12:00:00Z", "0001-01-01T00:00:00Z"),
+    *(
+        "9999-12-31T23:59:60Z",
+        "2026-02-30T00:00:00Z",
+        "00",
+        "",
+        "\u0000",
+        "\ud83d\ude00",
+        "ff" * 48,
+    ),
+)
+_NUMBERS = (0, 1, -1, 2, 3, 255, 256, 65535, 65536, 2**31, 2**63, 2**64, 10**10)
+
+
+def mutate_json(rng: Random, data: bytes) -> bytes:
+    """One to three members, at any depth, replaced, removed, repeated, added or nested."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return mutate_bytes(rng, data)
+    for _ in range(rng.randint(1, 3)):
+        document = _edited(rng, document)
+    try:
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return data
+
+
+def _edited(rng: Random, document: Any) -> Any:
+    node, above, key = document, None, None
+    while isinstance(node, (dict, list)) and node and (above is None or rng.random() < 0.8):
+        above = node
+        key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        node = node[key]
+    if above is None or key is None:
+        return _value(rng, document)
+    roll = rng.random()
+    if roll < 0.1:
+        del above[key]
+    elif roll < 0.2 and isinstance(above, list):
+        above.insert(rng.randrange(len(above) + 1), node)
+    elif roll < 0.3 and isinstance(above, dict):
+        above[rng.choice([*above, "later", "id", "tcb"])] = node
+    else:
+        above[key] = _value(rng, node)
+    return document
+
+
+def _value(rng: Random, old: Any) -> Any:
+    if isinstance(old, str) and old and rng.random() < 0.5:
+        at = rng.randrange(len(old))
+        return old[:at] + rng.choice(["", "0", "f", "G", "-", old[at] * 2]) + old[at + 1 :]
+    if isinstance(old, int) and rng.random() < 0.5:
+        return old + rng.choice([-1, 1])
+    return rng.choice(
+        [*_WORDS, *_NUMBERS, True, None, 1.5, 1e300, [], {}, [old], {"svn": old}, [old] * 17]
+    )
+
+
+def mutate_bytes(rng: Random, data: bytes) -> bytes:
+    """A few bytes changed, removed, doubled or put in."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        if not changed:
+            return rng.randbytes(rng.randint(0, 64))
+        at = rng.randrange(len(changed))
+        match rng.randrange(5):
+            case 0:
+                changed[at] ^= 1 << rng.randrange(8)
+            case 1:
+                changed[at] = rng.choice([0, 1, 0x7F, 0x80, 0x81, 0x82, 0xFF, 0x30, 0x22, 0x5C])
+            case 2:
+                del changed[at : at + rng.randint(1, 32)]
+            case 3:
+                changed[at:at] = rng.randbytes(rng.randint(1, 16))
+            case _:
+                end = at + rng.randint(1, 64)
+                changed[at:at] = changed[at:end]
+    return bytes(changed)
+
+
+def mutate_der(rng: Random, data: bytes) -> bytes:
+    """One element, at any depth, replaced or resized with every length around it adjusted."""
+    if rng.random() < 0.3 or data[:1] != b"\x30":
+        return mutate_bytes(rng, data)
+    return _rewritten(rng, data, 12)
+
+
+def _rewritten(rng: Random, data: bytes, depth: int) -> bytes:
+    """The elements in `data`, one of them altered; as it is where that is no DER."""
+    parts = _split(data)
+    if not parts or depth == 0:
+        return mutate_bytes(rng, data)
+    at = rng.randrange(len(parts))
+    tag, content = parts[at]
+    inside = bool(tag & 0x20) or tag == 4  # OCTET STRING: extensions hold DER in one
+    if inside and content and rng.random() < 0.9:
+        parts[at] = (tag, _rewritten(rng, content, depth - 1))
+    else:
+        match rng.randrange(6):
+            case 0:
+                del parts[at]
+            case 1:
+                parts.insert(at, parts[at])
+            case 2:
+                parts[at] = (rng.choice([1, 2, 3, 4, 5, 6, 10, 12, 23, 24, 0x30, 0xA0]), content)
+            case 3:
+                parts[at] = (tag, mutate_bytes(rng, content))
+            case 4:
+                parts[at] = (tag, content[: rng.randrange(len(content) + 1)])
+            case _:
+                rng.shuffle(parts)
+    return b"".join(_element(tag, content) for tag, content in parts)
+
+
+def _split(data: bytes) -> list[tuple[int, bytes]]:
+    found, at = [], 0
+    while at + 2 <= len(data):
+        tag, size, at = data[at], data[at + 1], at + 2
+        if size > 0x80:
+            width = size & 0x7F
+            size, at = int.from_bytes(data[at : at + width], "big"), at + width
+        if at + size > len(data):
+            return []
+        found.append((tag, data[at : at + size]))
+        at += size
+    return found if at == len(data) else []
+
+
+def _element(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    if size < 0x80:
+        return bytes((tag, size)) + content
+    width = (size.bit_length() + 7) // 8
+    return bytes((tag, 0x80 | width)) + size.to_bytes(width, "big") + content
+
+
+def mutate_quote(rng: Random, data: bytes) -> bytes:
+    """Numbers in the places where a quote has them, and bytes anywhere."""
+    if len(data) < 1100 or rng.random() < 0.4:
+        return mutate_bytes(rng, data)
+    changed = bytearray(data)
+    tdx, version = data[4] == 0x81, data[0]
+    body = {3: 432, 4: 632 if tdx else 432}.get(version, 438)
+    at, size = rng.choice(
+        [
+            *((0, 2), (2, 2), (4, 4), (48, 2), (50, 4), (body, 4)),
+            *((body + 132, 2), (body + 134, 4), (body + 580, 2), (body + 586, 2)),
+            (len(data) - rng.randrange(1, 200), 4),
+        ]
+    )
+    old = int.from_bytes(data[at : at + size], "little")
+    new = rng.choice([old + rng.randint(-9, 9), 0, 2 ** (8 * size) - 1, rng.randrange(9), old * 2])
+    changed[at : at + size] = (new % 2 ** (8 * size)).to_bytes(size, "little")
+    return bytes(changed)
+
+
+_TARGETS = (
+    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 25),
+    Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 15),
+    Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 10),
+    Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 15),
+    Target("qe-identity", _qe_identity, _texts("qe_identity"), mutate_json, 8192, 10),
+    Target("crl", _crl, _crl_seeds, mutate_der, 4096, 15),
+    Target("bundle", _bundle, _bundle_seeds, mutate_json, 65536, 10),
+)
+TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target in _TARGETS})
