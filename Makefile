@@ -9,7 +9,7 @@ ifneq ($(wildcard $(VECTORS)/index.json),)
 export RATLS_VECTORS ?= $(abspath $(VECTORS))
 endif
 
-.PHONY: demo test check format lint types errors proto bench venv lock clean
+.PHONY: demo test check format lint types errors proto bench differential fuzz mutants cases venv lock clean
 
 demo: venv
 	$(BIN)/ratls demo
@@ -55,10 +55,27 @@ proto: venv
 bench: venv
 	@for script in benchmarks/*.py; do $(BIN)/python $$script --json || exit 1; done
 
+# The verifier against another one, on 200,000 mutants; about ten minutes on two cores.
+differential: venv
+	$(BIN)/python -m tests.differential --mutants 200000 --seed 1 --workers 2
+
+# Ten million executions in all; about a quarter of an hour on two cores.
+fuzz: venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	$(BIN)/python -m tests.fuzz --target all --runs 10000000 --workers 2
+
+# Every check of the verifier removed in turn; part of `make test` too.
+mutants: venv
+	$(BIN)/python -m tests.mutants
+
+cases: venv
+	$(BIN)/python -m tests.vectors.make_cases
+
 # Needs `uv` on the PATH. The locks name no index: any mirror with the same bytes will do.
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-header requirements/dev.in -o requirements/dev.txt
+	for set in dev fuzz; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-header requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -258,8 +258,7 @@ def _errand(
     from provider.errand import Errand
     from ratls.address import Address
     from verifier.anchors import Mode
-    from verifier.collateral import Collateral
-    from verifier.files import parse_file, read_file
+    from verifier.files import read_collateral, read_file
     from verifier.shell import parse_instant
 
     def announce(mode: Mode) -> None:
@@ -269,7 +268,7 @@ def _errand(
     return Errand(
         task=read_file(task_file),
         address=Address.parse(enclave),
-        collateral=parse_file(collateral, Collateral.parse),
+        collateral=read_collateral(collateral),
         party=LocalParty.load(party, passphrase_source(passphrase_file)),
         state=state_folder(state),
         allow_simulation=allow_simulation,

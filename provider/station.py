@@ -28,9 +28,8 @@ from provider.errors import AgentRunning, DatasetNotConfigured, EnclaveNotConfig
 from provider.release import Release, release
 from provider.trail import Trail
 from verifier.anchors import Mode
-from verifier.collateral import Collateral
 from verifier.errors import FileNotWritten
-from verifier.files import parse_file
+from verifier.files import read_collateral
 from verifier.modes import anchors_for
 
 
@@ -128,7 +127,7 @@ class Station:
                     found="none",
                 )
             name, place = self._enclave(ask.enclaves)
-            collateral = parse_file(place.collateral, Collateral.parse)
+            collateral = read_collateral(place.collateral)
         errand = Errand(
             task=ask.raw,
             address=place.address,

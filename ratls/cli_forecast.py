@@ -83,13 +83,12 @@ def forecast(
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
-        from verifier.collateral import Collateral
-        from verifier.files import parse_file
+        from verifier.files import read_collateral
         from verifier.forecast import forecast as look_ahead
 
         instant = parse_instant(at)
-        bundle = parse_file(collateral, Collateral.parse)
-        preview = None if early is None else parse_file(early, Collateral.parse)
+        bundle = read_collateral(collateral)
+        preview = None if early is None else read_collateral(early)
         if policy is None:
             demand = _usual_demand(statuses, accept_advisory)
             believed = root or "intel"

@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ratls.cli_forecast import forecast
+from ratls.cli_quote import quote
 from verifier.modes import with_simulation_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
     from policy.agreement import CompleteAgreement
-    from policy.document import Policy
     from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence
     from ratls.offline import VerifiedDocument
     from verifier.anchors import TrustAnchors
-    from verifier.appraisal import Appraisal
     from verifier.errors import RatlsError
     from verifier.shell import Shell
-    from verifier.verify import VerifiedQuote
 
 app = typer.Typer(no_args_is_help=True, help="Is it genuine, and is it what was agreed on?")
 
@@ -36,126 +33,6 @@ At = Annotated[
     str | None, typer.Option("--at", help="Moment of judgement: RFC 3339 or unix. Default: now.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
-
-
-# Quotes
-
-
-def quote(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files with one quote each.")],
-    collateral: CollateralFile,
-    at: At = None,
-    accept_status: Annotated[
-        list[str] | None,
-        typer.Option(help="Accept this TCB status besides UpToDate; may be repeated."),
-    ] = None,
-    accept_advisory: Annotated[
-        list[str] | None, typer.Option(help="Accept this advisory; may be repeated.")
-    ] = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(help="Hold quotes against an agreement, or the draft of a policy."),
-    ] = None,
-    root: Annotated[
-        str | None, typer.Option(help="Root of trust. Default: intel, or the policy's.")
-    ] = None,
-    json_output: Json = False,
-    *,
-    allow_simulation: bool = False,
-) -> None:
-    """Is each quote genuine, how current is its platform, and would it be accepted?
-
-    Without --policy a quote is accepted when its platform is up to date and the enclave runs
-    without debug. The worst answer of all files is the exit status.
-
-    Example: ratls verify quote quote.bin --collateral collateral.json
-    """
-    from verifier.shell import parse_instant, refusals_as_exit_status
-
-    if policy is not None and (accept_status or accept_advisory or root):
-        raise typer.BadParameter("a policy says itself what to accept", param_hint="--policy")
-    statuses = _statuses(accept_status or [])
-    with refusals_as_exit_status(json_output) as shell:
-        from functools import partial
-
-        from verifier.acceptance import accept
-        from verifier.collateral import Collateral
-        from verifier.files import parse_file
-
-        instant = parse_instant(at)
-        bundle = parse_file(collateral, Collateral.parse)
-        acceptance: Callable[[VerifiedQuote], Appraisal]
-        if policy is None:
-            advisories = frozenset(accept_advisory) if accept_advisory else None
-            acceptance = partial(accept, statuses=statuses, advisories=advisories)
-            roots = shell.anchors(root or "intel", allow_simulation=allow_simulation)
-        else:
-            agreed = _any_policy(policy, instant, shell)
-            acceptance = partial(_admission, agreed, instant)
-            roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)
-        results = []
-        for file in files:
-            machine, people, status = _judge(file, bundle, roots, instant, acceptance)
-            shell.answer(machine, people)
-            results.append(status)
-    worst = min(results, key=lambda status: (1, 4, 6, 5, 3, 0).index(status))
-    if worst:
-        raise typer.Exit(worst)
-
-
-def _judge(
-    file: Path,
-    bundle: Any,
-    roots: TrustAnchors,
-    at: datetime,
-    acceptance: Callable[[VerifiedQuote], Appraisal],
-) -> tuple[dict[str, Any], str, int]:
-    """The answer on one file; one that cannot be read does not keep the others from theirs."""
-    from verifier.errors import FileUnreadable
-    from verifier.files import read_file
-    from verifier.report import report_quote
-    from verifier.shell import refusal_as_json
-
-    try:
-        raw = read_file(file)
-    except FileUnreadable as refusal:
-        nothing = report_quote(b"", bundle, file=str(file), roots=roots, at=at).machine
-        machine = nothing | {"checks": [], "error": refusal_as_json(refusal)}
-        return machine, f"{refusal}\n  to do: {refusal.fix}", int(refusal.exit_status)
-    report = report_quote(raw, bundle, file=str(file), roots=roots, at=at, acceptance=acceptance)
-    return report.machine, report.people, int(report.exit_status)
-
-
-def _statuses(names: list[str]) -> frozenset[Any]:
-    from verifier.tcb import TcbStatus
-
-    known = {status.value: status for status in TcbStatus}
-    if wrong := [name for name in names if name not in known]:
-        raise typer.BadParameter(
-            f"no such status: {wrong[0]}; there are {', '.join(known)}",
-            param_hint="--accept-status",
-        )
-    return frozenset({TcbStatus.UP_TO_DATE, *(known[name] for name in names)})
-
-
-def _admission(agreed: Policy, at: datetime, verified: VerifiedQuote) -> Appraisal:
-    from policy.admission import admit
-
-    return admit(agreed, verified, at=at).appraisal
-
-
-def _any_policy(path: Path, at: datetime, shell: Shell) -> Policy:
-    """The policy of an agreement in force at this instant, or an unsigned draft."""
-    from functools import partial
-
-    from policy.document import Policy
-    from verifier.files import parse_file, read_file
-    from verifier.modes import known_roots
-
-    if read_file(path).lstrip().startswith(b"{"):
-        return _agreement(path).in_force(at).policy
-    shell.say(f"{path}: a draft that nobody's signature was checked on")
-    return parse_file(path, partial(Policy.parse, known_roots=known_roots()))
 
 
 # Certificates and servers
@@ -322,8 +199,7 @@ def receipt(
     with refusals_as_exit_status(json_output) as shell:
         from ratls.appraise import Expectation
         from ratls.offline import policy_named_by, verify_document, verify_with_record
-        from verifier.collateral import Collateral
-        from verifier.files import parse_file, read_file
+        from verifier.files import read_collateral, read_file
 
         raw = read_file(file)
         agreed = policy_named_by(raw, _agreement(agreement))
@@ -335,7 +211,7 @@ def receipt(
             assert collateral is not None
             instant = parse_instant(at)
             clock = "--at" if at is not None else "this machine's clock"
-            bundle = parse_file(collateral, Collateral.parse)
+            bundle = read_collateral(collateral)
             verified = verify_document(raw, Expectation(agreed, bundle, roots), at=instant)
         _show_document(shell, str(file), verified, instant, clock, roots)
 
@@ -410,11 +286,10 @@ def _expectation(
     agreed: CompleteAgreement, collateral: Path, allow_simulation: bool, shell: Shell
 ) -> Expectation:
     from ratls.appraise import Expectation
-    from verifier.collateral import Collateral
-    from verifier.files import parse_file
+    from verifier.files import read_collateral
 
     roots = shell.anchors(agreed.policy.platform.root, allow_simulation=allow_simulation)
-    return Expectation(agreed.policy, parse_file(collateral, Collateral.parse), roots)
+    return Expectation(agreed.policy, read_collateral(collateral), roots)
 
 
 def _show(
@@ -454,6 +329,5 @@ def _show(
         raise typer.Exit(int(refusal.exit_status))
 
 
-for command in (quote, cert, server, receipt):
+for command in (quote, cert, server, receipt, forecast):
     app.command(command.__name__)(with_simulation_option(command))
-app.command("forecast")(with_simulation_option(forecast))

@@ -123,9 +123,7 @@ def require_td_attributes(
         raise TdDebuggable(
             "TD attributes, bits 0 to 7", expected="all off", found=f"{attributes & 0xFF:#04x}"
         )
-    # Without it the host may take a page away and have the guest run on with another.
-    if not attributes & SEPT_VE_DISABLE:
-        raise TdAttributesUnaccepted("TD attribute SEPT_VE_DISABLE", expected="on", found="off")
+    # Without SEPT_VE_DISABLE the host may take a page away and have the guest run on with another.
     for field, needed, may, found in (
         ("TD attributes", SEPT_VE_DISABLE, allowed, attributes),
         ("TD XFAM", XFAM_NEEDED, xfam_allowed, xfam),

@@ -13,14 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
-from typing import Self
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtensionOID
 
-from verifier import der, ecdsa
+from verifier import der, ecdsa, extensions
 from verifier.anchors import TrustAnchors
 from verifier.errors import (
     CertChainError,
@@ -30,7 +26,7 @@ from verifier.errors import (
     RootUntrusted,
 )
 
-SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+_EXTENSIONS = 0xA3  # [3], the last field
 _PAIR = bytes([der.SEQUENCE])
 _COMMON_NAME = bytes.fromhex("0603550403")  # OID 2.5.4.3, with tag and length
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")  # AlgorithmIdentifier, no parameters
@@ -40,27 +36,14 @@ ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")  # AlgorithmIdentifier,
 _P256_SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 
 _REQUIRED = {
-    ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
-    ExtensionOID.CRL_DISTRIBUTION_POINTS,
-    ExtensionOID.SUBJECT_KEY_IDENTIFIER,
-    ExtensionOID.KEY_USAGE,
-    ExtensionOID.BASIC_CONSTRAINTS,
+    extensions.AUTHORITY_KEY_ID,
+    extensions.CRL_DISTRIBUTION_POINTS,
+    extensions.SUBJECT_KEY_ID,
+    extensions.KEY_USAGE,
+    extensions.BASIC_CONSTRAINTS,
 }
-_MUST_BE_CRITICAL = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
-_KNOWN = _REQUIRED | {SGX_EXTENSION}
-# What reading another's DER lazily may raise; anything else is a bug of ours.
-UNREADABLE = (
-    der.DerError,
-    ValueError,
-    TypeError,
-    OverflowError,
-    NotImplementedError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.ExtensionNotFound,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
+_MUST_BE_CRITICAL = {extensions.BASIC_CONSTRAINTS, extensions.KEY_USAGE}
+_KNOWN = _REQUIRED | {extensions.SGX}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,42 +65,6 @@ PCK_LEAF = Role("PCK", ("Intel SGX PCK Certificate",), False, (None,))
 TCB_SIGNER = Role("TCB signing", ("Intel SGX TCB Signing",), False, (None,))
 
 
-@dataclass(frozen=True, slots=True)
-class Extensions:
-    """What the extensions of one certificate say; empty or None where one is absent."""
-
-    present: frozenset[x509.ObjectIdentifier]
-    critical: frozenset[x509.ObjectIdentifier]  # of those present
-    constraints: tuple[bool, int | None] | None  # CA, path length
-    usage: tuple[bool, bool, bool] | None  # for signatures, certificates, CRLs
-    key_id: bytes  # subjectKeyIdentifier
-    issuer_key_id: bytes  # authorityKeyIdentifier
-    sgx: bytes | None  # the value of Intel's SGX extension, DER
-
-    @classmethod
-    def read(cls, parsed: x509.Certificate) -> Self:
-        found = {extension.oid: extension.value for extension in parsed.extensions}
-        basic = found.get(ExtensionOID.BASIC_CONSTRAINTS)
-        usage = found.get(ExtensionOID.KEY_USAGE)
-        own_id = found.get(ExtensionOID.SUBJECT_KEY_IDENTIFIER)
-        issuer_id = found.get(ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
-        return cls(
-            present=frozenset(found),
-            critical=frozenset(e.oid for e in parsed.extensions if e.critical),
-            constraints=(basic.ca, basic.path_length)
-            if isinstance(basic, x509.BasicConstraints)
-            else None,
-            usage=(usage.digital_signature, usage.key_cert_sign, usage.crl_sign)
-            if isinstance(usage, x509.KeyUsage)
-            else None,
-            key_id=own_id.digest if isinstance(own_id, x509.SubjectKeyIdentifier) else b"",
-            issuer_key_id=(issuer_id.key_identifier or b"")
-            if isinstance(issuer_id, x509.AuthorityKeyIdentifier)
-            else b"",
-            sgx=found[SGX_EXTENSION].public_bytes() if SGX_EXTENSION in found else None,
-        )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Certificate:
     """A parsed certificate, in no role yet."""
@@ -132,7 +79,13 @@ class Certificate:
     not_after: datetime
     key: ec.EllipticCurvePublicKey
     spki: bytes
-    extensions: Extensions
+    present: frozenset[bytes]  #        OIDs of its extensions
+    critical: frozenset[bytes]  #       of those present
+    constraints: tuple[bool, int | None] | None  # CA, path length
+    usage: tuple[bool, bool, bool] | None  #       for signatures, certificates, CRLs
+    key_id: bytes  #                    subjectKeyIdentifier; empty if absent, like the next
+    issuer_key_id: bytes
+    sgx: bytes | None  #                the value of Intel's SGX extension, DER
     tbs: bytes
     signature: bytes
 
@@ -156,7 +109,7 @@ def _parse(raw: bytes) -> Certificate:
     try:
         tbs, signature = signed_parts(raw)
         fields = tbs.children()
-        if len(fields) < 8 or fields[0].raw != bytes.fromhex("a003020102"):
+        if len(fields) != 8 or fields[0].raw != bytes.fromhex("a003020102"):
             raise CertificateRoleWrong(
                 "certificate", expected="X.509 version 3", found="another version"
             )
@@ -171,8 +124,10 @@ def _parse(raw: bytes) -> Certificate:
             )
         # Read here: a negative serial number could be listed as revoked under another spelling.
         serial = der.integer(fields[1], low=1, high=2**160 - 1)
-        parsed = x509.load_der_x509_certificate(raw)
+        not_before, not_after = map(der.time, fields[4].children())
         common_name, organisation = read_name(fields[5].raw)
+        (sequence,) = fields[7].children(_EXTENSIONS)
+        found = extensions.Extensions.read(sequence)
         return Certificate(
             der=raw,
             common_name=common_name,
@@ -180,15 +135,21 @@ def _parse(raw: bytes) -> Certificate:
             subject=fields[5].raw,
             issuer=fields[3].raw,
             serial=serial,
-            not_before=parsed.not_valid_before_utc,
-            not_after=parsed.not_valid_after_utc,
+            not_before=not_before,
+            not_after=not_after,
             key=ecdsa.public_key(spki[-64:]),
             spki=spki,
-            extensions=Extensions.read(parsed),
+            present=frozenset(found.values),
+            critical=found.critical,
+            constraints=found.constraints,
+            usage=found.usage,
+            key_id=found.key_id,
+            issuer_key_id=found.issuer_key_id,
+            sgx=found.values.get(extensions.SGX),
             tbs=tbs.raw,
             signature=signature,
         )
-    except UNREADABLE as error:
+    except ValueError as error:
         raise CertificateMalformed(
             "certificate", expected="a certificate", found=str(error)
         ) from error
@@ -293,20 +254,19 @@ def require_role(certificate: Certificate, role: Role) -> None:
     # Equal, not `contains`: a name can be made to contain another.
     if certificate.common_name not in role.common_names:
         raise refuse(f"the name {' or '.join(role.common_names)}", certificate.common_name[:80])
-    extensions = certificate.extensions
-    if not extensions.present >= _REQUIRED:
-        absent = min(oid.dotted_string for oid in _REQUIRED - extensions.present)
+    if not certificate.present >= _REQUIRED:
+        absent = min(_REQUIRED - certificate.present).hex()
         raise refuse("all extensions of the profile", f"no {absent}")
-    if not extensions.critical <= _KNOWN:
-        unknown = min(oid.dotted_string for oid in extensions.critical - _KNOWN)
+    if not certificate.critical <= _KNOWN:
+        unknown = min(certificate.critical - _KNOWN).hex()
         raise refuse("only known critical extensions", unknown)
-    if not extensions.critical >= _MUST_BE_CRITICAL:
+    if not certificate.critical >= _MUST_BE_CRITICAL:
         raise refuse("critical basic constraints and key usage", "one that is not critical")
-    if extensions.constraints not in [(role.is_ca, length) for length in role.path_lengths]:
+    if certificate.constraints not in [(role.is_ca, length) for length in role.path_lengths]:
         raise refuse(
-            f"CA:{role.is_ca} with path length {role.path_lengths}", str(extensions.constraints)
+            f"CA:{role.is_ca} with path length {role.path_lengths}", str(certificate.constraints)
         )
-    if extensions.usage != (not role.is_ca, role.is_ca, role.is_ca):
+    if certificate.usage != (not role.is_ca, role.is_ca, role.is_ca):
         raise refuse(
             "a key for " + ("certificates and CRLs" if role.is_ca else "signatures"),
             "another key usage",
@@ -347,7 +307,7 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
     if certificate.issuer != issuer.subject:
         raise refuse(f"{issuer.common_name} as issuer", "another name")
     # Empty identifiers once compared equal and skipped the signature of a link.
-    wanted, found = issuer.extensions.key_id, certificate.extensions.issuer_key_id
+    wanted, found = issuer.key_id, certificate.issuer_key_id
     if not found or found != wanted:
         raise refuse(f"issuer key identifier {wanted.hex()}", found.hex() or "none")
     if certificate.organisation != issuer.organisation:

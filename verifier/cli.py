@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
     from verifier.anchors import TrustAnchors
     from verifier.contents import Contents
+    from verifier.pcs import Fetched, Service
+    from verifier.shell import Shell
     from verifier.status import SvnLevel
     from verifier.tcb import TcbLevel
+    from verifier.tdx_module import TdxModule
 
 collateral = typer.Typer(
     no_args_is_help=True, help="What Intel publishes about a platform, in one bundle file."
@@ -32,17 +35,23 @@ def fetch(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The bundle to write.")
     ],
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str] | None,
         typer.Option(
             "--from",
             metavar="https://HOST[:PORT]",
-            help="Whom to ask: Intel's api.trustedservices.intel.com, or a caching service.",
+            help="Whom to ask: Intel's api.trustedservices.intel.com, or a caching service. "
+            "Repeated: the next one where one cannot give.",
         ),
-    ],
+    ] = None,
     ca: Annotated[
-        Path | None,
-        typer.Option("--ca", metavar="FILE", help="Believe this TLS certificate (PEM), no other."),
+        list[str] | None,
+        typer.Option(
+            "--ca",
+            metavar="FILE",
+            help="Believe this TLS certificate (PEM), no other. Repeated: one for each --from, "
+            "where `public` means the public authorities.",
+        ),
     ] = None,
     early: Annotated[
         bool,
@@ -51,6 +60,31 @@ def fetch(
     timeout: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Seconds for everything together.")
     ] = 30,
+    newer_sgx: Annotated[
+        bool, typer.Option("--newer-sgx", help="Also SGX quotes of versions 4 and 5.")
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="DIR",
+            help="Folder of verified bundles, for when no source gives. Default: per user.",
+        ),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor write a cache.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask nobody; the cache alone.")
+    ] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="DIR",
+            help="Folder that remembers the newest collateral. Default: per user.",
+        ),
+    ] = None,
     root: Root = "intel",
     json_output: Json = False,
     *,
@@ -58,46 +92,113 @@ def fetch(
 ) -> None:
     """Fetch the collateral of the quotes' platform; write it if all of it, and they, are genuine.
 
-    A bundle that is already there is replaced, but never by an older one.
+    A bundle that is already there is replaced, but never by an older one; what is older than
+    anything ever seen of the platform is refused. Where no source gives, a cached bundle that
+    still holds is used, and said so.
 
     Example: ratls collateral fetch quote.bin -o collateral.json
     --from https://api.trustedservices.intel.com
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
+    asked = _sources_asked(sources or [], ca or [], offline=offline, no_cache=no_cache)
     with refusals_as_exit_status(json_output) as shell:
+        from platformdirs import user_cache_path, user_state_path
+
+        from verifier.cache import Cache, Marks, obtain
         from verifier.files import read_file
-        from verifier.pcs import Service, fetch_collateral, kept_bundle, store, tls_trust
+        from verifier.pcs import kept_bundle, store, tls_trust
         from verifier.quote import strip_file_padding
 
         roots = shell.anchors(root, allow_simulation=allow_simulation)
-        service, trust, kept = Service.parse(source), tls_trust(ca), kept_bundle(output)
-        fetched = fetch_collateral(
+        services, kept = _services(asked, ca or []), kept_bundle(output)
+        fetched = obtain(
             {str(file): strip_file_padding(read_file(file)) for file in quotes},
-            service,
+            *services,
             roots=roots,
-            trust=trust,
+            trust=tls_trust(),
             clock=lambda: parse_instant(None),
-            seconds=timeout,
+            marks=Marks(state or user_state_path("ratls")),
+            cache=None
+            if no_cache
+            else Cache(cache or user_cache_path("ratls"), lambda line: _tell(shell, line)),
+            kept=kept,
             early=early,
+            newer_sgx=newer_sgx,
+            seconds=timeout,
         )
         store(fetched, output, kept=kept, roots=roots)
-        facts = {
-            "file": str(output),
-            "from": service.origin,
-            "update": "early" if early else "standard",
-            "quotes": len(fetched.verified),
-            **_summary(fetched.contents, roots),
-        }
-        shell.answer(
-            facts,
-            f"{output}: FMSPC {facts['fmspc']}, good until {facts['earliest_expiration']}; "
-            f"mode={facts['mode']}",
+        _show_fetched(shell, output, fetched, roots, early=early)
+
+
+def _sources_asked(
+    sources: list[str], ca: list[str], *, offline: bool, no_cache: bool
+) -> list[str]:
+    """Whom to ask; nobody when offline.
+
+    Raises:
+        typer.BadParameter: The options contradict each other, or say nothing (2).
+    """
+    if offline and no_cache:
+        raise typer.BadParameter(
+            "leaves nothing to look at with --no-cache", param_hint="--offline"
         )
+    if not sources and not offline:
+        raise typer.BadParameter("say whom to ask, or --offline", param_hint="--from")
+    if len(ca) > 1 and len(ca) != len(sources):
+        raise typer.BadParameter("give one for all, or one for each --from", param_hint="--ca")
+    return [] if offline else sources
+
+
+def _services(sources: list[str], ca: list[str]) -> list[Service]:
+    """Each source with the certificates that it may show."""
+    from verifier.pcs import Service, tls_trust
+
+    named = [None if file == "public" else Path(file) for file in ca] or [None]
+    trusts = [tls_trust(file) for file in named]
+    if len(trusts) == 1:
+        trusts *= len(sources)
+    return [Service.parse(text, trust) for text, trust in zip(sources, trusts, strict=True)]
+
+
+def _tell(shell: Shell, line: str) -> None:
+    """A remark that is no answer, and is made with `--json` too."""
+    from rich.markup import escape
+
+    from verifier.text import printable
+
+    shell.err.print(f"[yellow]note[/] {escape(printable(line))}")
+
+
+def _show_fetched(
+    shell: Shell, output: Path, fetched: Fetched, roots: TrustAnchors, *, early: bool
+) -> None:
+    facts = {
+        "file": str(output),
+        "from": fetched.source,
+        "fetched": fetched.collateral.fetched,
+        "passed_over": [
+            {"from": p.source, "code": p.refusal.code, "message": str(p.refusal)}
+            for p in fetched.passed_over
+        ],
+        "update": "early" if early else "standard",
+        "quotes": len(fetched.verified),
+        **_summary(fetched.contents, roots),
+    }
+    for passed in fetched.passed_over:
+        _tell(shell, f"{passed.source} gave nothing: [{passed.refusal.code}] {passed.refusal}")
+    if fetched.source == "cache":
+        why = "no service gave" if fetched.passed_over else "nobody was asked"
+        _tell(shell, f"from the cache, as it was fetched {facts['fetched']}: {why}")
+    shell.answer(
+        facts,
+        f"{output}: {facts['tee']}, FMSPC {facts['fmspc']}, good until "
+        f"{facts['earliest_expiration']}; from {fetched.source}; mode={facts['mode']}",
+    )
 
 
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, or a folder.")],
     at: Annotated[
         str | None, typer.Option("--at", help="Does it cover this instant? Default: now.")
     ] = None,
@@ -110,24 +211,27 @@ def show(
 
     Everything shown is authentic. A bundle that does not cover the instant ends with status 5.
 
+    A folder of the service's answers is read too: rootcacrl, pckcrl, tcb, identity, and of the
+    last three the headers as pckcrl.headers and so on, as curl -D tcb.headers -o tcb leaves them.
+
     Example: ratls collateral show collateral.json
     """
     from verifier.shell import parse_instant, refusal_as_json, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        from verifier.collateral import Collateral
         from verifier.contents import Contents
         from verifier.errors import placed
-        from verifier.files import parse_file
+        from verifier.files import read_collateral
 
         instant = parse_instant(at)
-        bundle = parse_file(file, Collateral.parse)
+        bundle = read_collateral(file)
         roots = shell.anchors(root, allow_simulation=allow_simulation)
         with placed(str(file)):
             contents = Contents.authenticate(bundle, roots)
         refusal = _refusal_at(contents, instant)
         facts = {
             "file": str(file),
+            "fetched": bundle.fetched or None,
             **_summary(contents, roots),
             **_details(contents),
             "error": refusal_as_json(refusal) if refusal else None,
@@ -159,6 +263,7 @@ def _summary(contents: Contents, roots: TrustAnchors) -> dict[str, Any]:
     return {
         "mode": roots.mode.value,
         "root": roots.name,
+        "tee": info.tee.value,
         "authority": contents.authority.common_name,
         "fmspc": info.fmspc.hex(),
         "pce_id": info.pce_id.hex(),
@@ -181,10 +286,32 @@ def _details(contents: Contents) -> dict[str, Any]:
         ],
         "revoked": {crl.title: len(crl.serials) for crl in (contents.root_crl, contents.pck_crl)},
         "tcb_levels": [
-            _level(level) | {"components": list(level.components), "pce_svn": level.pce_svn}
+            _level(level)
+            | {
+                "components": list(level.components),
+                "pce_svn": level.pce_svn,
+                "tdx_components": list(level.tdx_components),
+            }
             for level in info.levels
         ],
+        "tdx_module": _module(info.module) if info.module else None,
+        "tdx_module_identities": [
+            {
+                "id": f"TDX_{identity.version:02X}",
+                **_module(identity.module),
+                "levels": [_level(level) | {"isv_svn": level.isv_svn} for level in identity.levels],
+            }
+            for identity in info.module_identities
+        ],
         "qe_levels": [_level(level) | {"isv_svn": level.isv_svn} for level in identity.levels],
+    }
+
+
+def _module(module: TdxModule) -> dict[str, str]:
+    return {
+        "mr_signer": module.mr_signer.hex(),
+        "attributes": module.attributes.to_bytes(8, "little").hex(),
+        "attributes_mask": module.attributes_mask.to_bytes(8, "little").hex(),
     }
 
 
@@ -199,34 +326,48 @@ def _level(level: TcbLevel | SvnLevel) -> dict[str, Any]:
 
 
 def _for_people(facts: dict[str, Any]) -> str:
+    from verifier.text import printable
+
     numbers = {
         "TCB info": f"evaluation {facts['tcb_info_evaluation_data_number']}",
         "QE identity": f"evaluation {facts['qe_identity_evaluation_data_number']}",
         **{title: f"{count} revoked" for title, count in facts["revoked"].items()},
     }
+    made = f"; fetched {printable(facts['fetched'])[:40]}, it says" if facts["fetched"] else ""
     lines = [
-        f"{facts['file']}: FMSPC {facts['fmspc']}, PCE {facts['pce_id']}, "
+        f"{facts['file']}: {facts['tee']}, FMSPC {facts['fmspc']}, PCE {facts['pce_id']}, "
         f"{facts['authority']}; mode={facts['mode']}",
-        f"good until {facts['earliest_expiration']}",
+        f"good until {facts['earliest_expiration']}{made}",
         *(
             f"  {part['part']:<12} {part['issued']} to {part['until']}  {numbers[part['part']]}"
             for part in facts["parts"]
         ),
         "levels of the platform, the newest first",
-        *(
-            f"  {level['status']:<34} as of {level['date'][:10]}  "
-            f"{' '.join(map(str, level['components']))}  PCE {level['pce_svn']}  "
-            f"{', '.join(level['advisory_ids'])}".rstrip()
-            for level in facts["tcb_levels"]
-        ),
+        *(_platform_line(level) for level in facts["tcb_levels"]),
         "levels of the quoting enclave",
-        *(
-            f"  {level['status']:<34} as of {level['date'][:10]}  version {level['isv_svn']}  "
-            f"{', '.join(level['advisory_ids'])}".rstrip()
-            for level in facts["qe_levels"]
-        ),
+        *map(_svn_line, facts["qe_levels"]),
     ]
+    for identity in facts["tdx_module_identities"]:
+        lines.append(f"levels of the TDX module {identity['id']}")
+        lines.append(f"  MRSIGNER {identity['mr_signer']}")
+        lines += map(_svn_line, identity["levels"])
     return "\n".join(lines)
+
+
+def _platform_line(level: dict[str, Any]) -> str:
+    tdx = f"  TDX {' '.join(map(str, level['tdx_components']))}" if level["tdx_components"] else ""
+    return (
+        f"  {level['status']:<34} as of {level['date'][:10]}  "
+        f"{' '.join(map(str, level['components']))}  PCE {level['pce_svn']}{tdx}  "
+        f"{', '.join(level['advisory_ids'])}".rstrip()
+    )
+
+
+def _svn_line(level: dict[str, Any]) -> str:
+    return (
+        f"  {level['status']:<34} as of {level['date'][:10]}  version {level['isv_svn']}  "
+        f"{', '.join(level['advisory_ids'])}".rstrip()
+    )
 
 
 for command in (fetch, show):

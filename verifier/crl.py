@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
-from cryptography import x509
-from cryptography.x509.oid import ExtensionOID
-
 from verifier import der, ecdsa
-from verifier.certificate import ECDSA_SHA256, UNREADABLE, Certificate, read_name, signed_parts
+from verifier.certificate import ECDSA_SHA256, Certificate, read_name, signed_parts
 from verifier.errors import (
     CertificateRevoked,
     CrlMalformed,
     CrlMissing,
     CrlOfAnotherIssuer,
     CrlSignatureInvalid,
+)
+from verifier.extensions import (
+    AUTHORITY_KEY_ID,
+    CRL_NUMBER,
+    DELTA_CRL_INDICATOR,
+    ISSUING_DISTRIBUTION_POINT,
+    Extensions,
 )
 
 _PEM_HEAD, _PEM_FOOT = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
@@ -83,20 +87,26 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
     raw = crl_der(stored, title)
     try:
         tbs, signature = signed_parts(raw)
-        fields = tbs.children()
-        if len(fields) < 3 or fields[0].raw != b"\x02\x01\x01" or fields[1].raw != ECDSA_SHA256:
+        version, algorithm, name, this, *rest = tbs.children()
+        if version.raw != _VERSION_2 or algorithm.raw != ECDSA_SHA256:
             raise der.DerError("not a CRL of version 2 with ecdsa-with-SHA256")
-        parsed = x509.load_der_x509_crl(raw)
-        authority_key_id = _require_profile(parsed, title)
-        this_update, next_update = parsed.last_update_utc, parsed.next_update_utc
-        serials = frozenset(_serial(entry.expect(der.SEQUENCE)) for entry in _revoked(fields))
-        named, _ = read_name(fields[2].raw)
-    except UNREADABLE as error:
+        if not rest or rest[0].tag not in (der.UTC_TIME, der.GENERALIZED_TIME):
+            raise der.DerError("no nextUpdate")
+        this_update, next_update = der.time(this), der.time(rest[0])
+        # What is left: the entries, unless there are none, and the extensions.
+        *entries, last = rest[1:]
+        (sequence,) = last.children(_EXTENSIONS)
+        if len(entries) > 1:
+            raise der.DerError("a field that no CRL has")
+        serials = frozenset(
+            _serial(entry.expect(der.SEQUENCE)) for field in entries for entry in field.children()
+        )
+        authority_key_id = _require_profile(Extensions.read(sequence))
+        named, _ = read_name(name.raw)
+    except ValueError as error:
         raise CrlMalformed(title, expected="a revocation list", found=str(error)) from error
-    if next_update is None:
-        raise CrlMalformed(title, expected="a nextUpdate", found="none")
     # A genuine list of the sister authority would find nothing revoked.
-    if fields[2].raw != issuer.subject or authority_key_id != issuer.extensions.key_id:
+    if name.raw != issuer.subject or not authority_key_id or authority_key_id != issuer.key_id:
         raise CrlOfAnotherIssuer(
             title, expected=f"one of {issuer.common_name}", found=named or "an unnamed one"
         )
@@ -107,30 +117,21 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
     return RevocationList(title, this_update, next_update, serials)
 
 
-def _require_profile(parsed: x509.CertificateRevocationList, title: str) -> bytes:
+_VERSION_2 = bytes.fromhex("020101")
+_EXTENSIONS = 0xA0  # [0], the last field
+_NEEDED = {CRL_NUMBER, AUTHORITY_KEY_ID}
+# A delta list, or one for some distribution points only, is silent about the rest.
+_PARTIAL = {DELTA_CRL_INDICATOR, ISSUING_DISTRIBUTION_POINT}
+
+
+def _require_profile(found: Extensions) -> bytes:
     """A complete, direct list with number and authority key; the latter's identifier."""
-    known = {ExtensionOID.CRL_NUMBER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER}
-    present = {extension.oid for extension in parsed.extensions}
-    if not known <= present:
-        raise CrlMalformed(title, expected="cRLNumber and authorityKeyIdentifier", found="not both")
-    # A delta list, or one for some distribution points only, is silent about the rest.
-    partial = {ExtensionOID.DELTA_CRL_INDICATOR, ExtensionOID.ISSUING_DISTRIBUTION_POINT}
-    odd = {e.oid for e in parsed.extensions if e.critical and e.oid not in known}
-    if (present & partial) | odd:
-        raise CrlMalformed(
-            title,
-            expected="a complete list without unknown critical extensions",
-            found=min(oid.dotted_string for oid in (present & partial) | odd),
-        )
-    authority = parsed.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
-    return authority.key_identifier or b""
-
-
-def _revoked(fields: list[der.Element]) -> list[der.Element]:
-    """The entries: version, algorithm, issuer and two times stand before them."""
-    if len(fields) > 5 and fields[5].tag == der.SEQUENCE:
-        return fields[5].children()
-    return []
+    if not found.values.keys() >= _NEEDED:
+        raise der.DerError("not both, cRLNumber and authorityKeyIdentifier")
+    odd = (found.values.keys() & _PARTIAL) | (found.critical - _NEEDED)
+    if odd:
+        raise der.DerError(f"extension {min(odd).hex()}, critical or of a list that is incomplete")
+    return found.issuer_key_id
 
 
 def _serial(entry: bytes) -> int:

@@ -6,10 +6,18 @@ Callers translate `DerError` into the refusal of the thing that they read.
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, OID, ENUMERATED = 1, 2, 3, 4, 6, 10
 UTF8_STRING, PRINTABLE_STRING, SEQUENCE, SET = 12, 19, 0x30, 0x31
+UTC_TIME, GENERALIZED_TIME = 23, 24
+_TIME = {
+    UTC_TIME: re.compile(rb"([0-9]{2})[0-9]{10}Z"),
+    GENERALIZED_TIME: re.compile(rb"[0-9]{14}Z"),
+}
 
 
 class DerError(ValueError):
@@ -34,6 +42,11 @@ class Element(NamedTuple):
         return elements(self.expect(tag))
 
 
+# Directly: certificates have hundreds of elements, and the generated constructor costs as much
+# as reading one does.
+_element = tuple.__new__
+
+
 def elements(data: bytes) -> list[Element]:
     """All elements that follow each other in `data`, which they must fill."""
     found, at, end = [], 0, len(data)
@@ -49,7 +62,7 @@ def elements(data: bytes) -> list[Element]:
         stop = at + size
         if stop > end:
             raise DerError("content is cut off")
-        found.append(Element(tag, data[at:stop], data[start:stop]))
+        found.append(_element(Element, (tag, data[at:stop], data[start:stop])))
         at = stop
     return found
 
@@ -98,3 +111,40 @@ def octets(element: Element, size: int) -> bytes:
     if len(content) != size:
         raise DerError(f"{size} octets expected, {len(content)} found")
     return content
+
+
+def time(element: Element) -> datetime:
+    """A UTCTime or GeneralizedTime in the one form of DER: to the second, in UTC."""
+    return _instant(element.tag, element.content)
+
+
+@lru_cache(maxsize=256)  # pure: certificates of one hierarchy share their dates
+def _instant(tag: int, content: bytes) -> datetime:
+    form = _TIME.get(tag)
+    match = form.fullmatch(content) if form else None
+    if match is None:
+        raise DerError("not a time, or not in the form of DER")
+    text = content.decode("ascii")
+    if tag == UTC_TIME:  # two digits of the year, 1950 to 2049 (RFC 5280)
+        text = ("19" if text >= "50" else "20") + text
+    try:
+        return datetime.fromisoformat(f"{text[:8]}T{text[8:14]}+00:00")
+    except ValueError as error:
+        raise DerError("a time that does not exist") from error
+
+
+def bits(element: Element) -> bytes:
+    """The bytes of a BIT STRING, whose unused bits at the end are zero."""
+    content = element.expect(BIT_STRING)
+    if not content or content[0] > 7 or (content[0] and not content[1:]):
+        raise DerError("bit string is cut off")
+    if content[0] and content[-1] & ((1 << content[0]) - 1):
+        raise DerError("bit string with unused bits that are set")
+    return content[1:]
+
+
+def true(element: Element) -> bool:
+    """A BOOLEAN that DER would leave out if it were false."""
+    if not boolean(element):
+        raise DerError("false is written as absence")
+    return True

@@ -124,7 +124,7 @@ class CollateralStaleError(RatlsError):
 
 
 class CollateralFetchError(RatlsError):
-    """The service that hands out collateral did not give any: nothing was decided."""
+    """There is no collateral for what is asked, here or at the service: nothing was decided."""
 
     exit_status = Exit.UNDECIDED
 
@@ -371,7 +371,7 @@ class TcbInfoMismatch(CollateralMismatchError):
     default_fix = "fetch the collateral for this quote's own FMSPC and PCE"
 
 
-class CollateralOfOtherPlatforms(CollateralMismatchError):
+class CollateralOfOtherPlatforms(CollateralFetchError):
     """None of several collateral bundles is for the kind of platform that made the quote."""
 
     code = "collateral-of-other-platforms"
@@ -577,11 +577,11 @@ class CollateralNotCached(CollateralFetchError):
     """No service was asked, and nothing in the cache serves these quotes at this instant."""
 
     code = "collateral-not-cached"
-    default_fix = "fetch once without --offline, with the same --cache and --root"
+    default_fix = "fetch once without --offline, with the same --cache, --root and --early"
 
 
 class CollateralRolledBack(CollateralRollbackError):
-    """The service handed out something older than the bundle that it would replace."""
+    """The service handed out something older than what was seen before, or would be replaced."""
 
     code = "collateral-rolled-back"
     default_fix = "keep the bundle that you have; to start over, move it away first"
@@ -597,21 +597,21 @@ class CollateralMarksCorrupt(ConfigError):
 # The leaves of `responses`: a folder of a service's answers.
 
 
-class ResponseFileUnexpected(CollateralFormatError):
+class ResponseFileUnexpected(ConfigError):
     """A folder of answers holds a file that is no known part, or a part twice."""
 
     code = "response-file-unexpected"
     default_fix = "leave one file for each part in the folder, by the names in the help"
 
 
-class ResponseFileMissing(CollateralFormatError):
+class ResponseFileMissing(ConfigError):
     """A folder of answers lacks a part."""
 
     code = "response-file-missing"
     default_fix = "ask the service for this part too: curl -D PART.headers -o PART ADDRESS"
 
 
-class ResponseHeadersMalformed(CollateralFormatError):
+class ResponseHeadersMalformed(ConfigError):
     """The headers that were kept of an answer are none, or lack the issuer chain."""
 
     code = "response-headers-malformed"

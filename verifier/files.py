@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from verifier.collateral import Collateral
 from verifier.errors import FileNotWritten, FileUnreadable, placed
+from verifier.responses import MAX_ANSWER, MAX_FILES, read_folder
 
 MEBIBYTE = 1 << 20
 T = TypeVar("T")
@@ -42,6 +47,48 @@ def parse_file(path: Path, parse: Callable[[bytes], T], *, cap: int = 16 * MEBIB
     content = read_file(path, cap=cap)
     with placed(str(path)):
         return parse(content)
+
+
+def read_collateral(path: Path) -> Collateral:
+    """A bundle file, or a folder of a service's answers as `verifier.responses` names them.
+
+    Raises:
+        FileUnreadable: Missing, not permitted, too large or too many.
+        CollateralFormatError, CertChainError, RevocationError: Neither of the two.
+    """
+    if not path.is_dir():
+        return parse_file(path, Collateral.parse)
+    try:
+        names = [file.name for file in islice(path.iterdir(), MAX_FILES + 1)]
+    except OSError as error:
+        raise FileUnreadable(
+            str(path), expected="a readable folder", found=error.strerror or type(error).__name__
+        ) from error
+    if len(names) > MAX_FILES:
+        raise FileUnreadable(str(path), expected=f"at most {MAX_FILES} answers", found="more files")
+    with placed(str(path)):
+        return read_folder({name: read_file(path / name, cap=MAX_ANSWER) for name in names})
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder, for its owner alone, and be the only process in this block.
+
+    Raises:
+        FileNotWritten: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise FileNotWritten(
+            str(folder), expected="a writable folder", found=error.strerror or type(error).__name__
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:

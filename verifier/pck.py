@@ -24,8 +24,8 @@ from verifier.certificate import (
     require_role,
 )
 from verifier.errors import PckExtensionMalformed
+from verifier.extensions import SGX
 
-_ARC = bytes.fromhex("2a864886f84d010d01")  # 1.2.840.113741.1.13.1, without tag and length
 SGX_TYPES = ("Standard", "Scalable", "ScalableWithIntegrity")
 
 
@@ -76,16 +76,16 @@ class PckExtension:
 
     @classmethod
     def _parse(cls, raw: bytes) -> Self:
-        top = _by_number(der.only(raw), _ARC)
+        top = _by_number(der.only(raw), SGX)
         if set(top) not in (set(range(1, 6)), set(range(1, 8))):
             raise der.DerError(f"elements {sorted(top)}, not 1 to 5 or 1 to 7")
-        tcb = _by_number(top[2], _ARC + b"\x02")
+        tcb = _by_number(top[2], SGX + b"\x02")
         if set(tcb) != set(range(1, 19)):
             raise der.DerError("TCB does not have exactly 16 components, PCESVN and CPUSVN")
         sgx_type = der.integer(top[5], high=len(SGX_TYPES) - 1, tag=der.ENUMERATED)
         configuration: dict[int, bool] = {}
         if 7 in top:
-            flags = _by_number(top[7], _ARC + b"\x07")
+            flags = _by_number(top[7], SGX + b"\x07")
             if set(flags) != {1, 2, 3}:
                 raise der.DerError("configuration does not have exactly three flags")
             configuration = {number: der.boolean(flag) for number, flag in flags.items()}
@@ -146,9 +146,9 @@ def authenticate_pck_chain(pem: bytes, roots: TrustAnchors) -> PckChain:
     require_issued_by(authority, root)
     require_role(leaf, PCK_LEAF)
     require_issued_by(leaf, authority)
-    if leaf.extensions.sgx is None:
+    if leaf.sgx is None:
         raise PckExtensionMalformed("PCK certificate", expected="an SGX extension", found="none")
-    extension = PckExtension.parse(leaf.extensions.sgx)
+    extension = PckExtension.parse(leaf.sgx)
     from_platform_ca = authority.common_name == PLATFORM_CA
     if from_platform_ca != (extension.platform.piid is not None):
         raise PckExtensionMalformed(

@@ -162,15 +162,6 @@ class EnclaveReport:
         """None: what a platform's PCK certificate says is all that TCB info asks of an enclave."""
         return ()
 
-    @classmethod
-    def parse(cls, raw: bytes, thing: str) -> Self:
-        """Take exactly 384 bytes. Reserved bytes may be anything: later hardware uses them."""
-        if len(raw) != ENCLAVE_REPORT_SIZE:
-            raise QuoteMalformed(
-                thing, expected=f"{ENCLAVE_REPORT_SIZE} bytes", found=str(len(raw))
-            )
-        return cls(raw)
-
 
 @dataclass(frozen=True, slots=True)
 class EcdsaAuthData:

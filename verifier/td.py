@@ -7,9 +7,7 @@ TDX 1.0 has 584 bytes; 1.5 appends two fields. Layout: `sgx_report2_body_t` and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
-from verifier.errors import QuoteMalformed
 from verifier.layout import Integer, Octets
 
 TD_1_0, TD_1_5 = 584, 648  # bytes
@@ -36,13 +34,6 @@ class TdReport:
     rtmr2 = Octets(424, 48)
     rtmr3 = Octets(472, 48)
     report_data = Octets(520, 64)
-
-    @classmethod
-    def parse(cls, raw: bytes, thing: str) -> Self:
-        """Take exactly 584 or 648 bytes."""
-        if len(raw) not in (TD_1_0, TD_1_5):
-            raise QuoteMalformed(thing, expected=f"{TD_1_0} or {TD_1_5} bytes", found=str(len(raw)))
-        return cls(raw)
 
     @property
     def tee_tcb_svn_2(self) -> bytes | None:

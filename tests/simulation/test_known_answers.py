@@ -234,7 +234,7 @@ def test_every_field_of_a_trust_domain_stands_where_the_verifier_reads_it(
         xfam=0x1112131415161718,
         mr_service_td=form.mr_service_td and b"\x42" * 48,
     )
-    read = TdReport.parse(distinct.encode(), "report")
+    read = TdReport(distinct.encode())
     names = TdReportForm.__slots__
     assert {n: getattr(read, n) for n in names} == {n: getattr(distinct, n) for n in names}
 

@@ -372,6 +372,7 @@ def fetch(folder: Path, origin: str) -> Result:
     arguments = [
         "fetch", str(quoted), "-o", str(folder / "fetched.json"), "--from", origin,
         "--ca", str(folder / "pcs.crt"), "--allow-simulation",
+        "--cache", str(folder / "cache"), "--state", str(folder / "state"),
         "--root", (folder / "root.txt").read_text("utf-8").strip(),
     ]  # fmt: skip
     return CliRunner().invoke(collateral, arguments)

@@ -10,11 +10,13 @@ tasks = TaskWorld(world); tasks.signed(), tasks.task(), tasks.commit(...)
 
 from __future__ import annotations
 
+from atexit import register
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
@@ -49,7 +51,9 @@ def instant(value: datetime) -> str:
 @cache
 def _party_folder(party_id: str, at: datetime, copy: int) -> Path:
     """Keys are slow to make and never change: one folder per party and test run."""
-    folder = Path(mkdtemp(prefix="ratls-party-")) / party_id
+    top = mkdtemp(prefix="ratls-party-")
+    register(rmtree, top, ignore_errors=True)
+    folder = Path(top) / party_id
     create_party(folder, party_id, PASSPHRASE, at, ROLES.get(party_id, ("provider",)))
     return folder
 

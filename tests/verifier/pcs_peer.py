@@ -15,11 +15,12 @@ from typing import Any, TypeAlias
 from simulation.serve import Reply, reply_to, throwaway_tls
 from tests.verifier.world import AT, world
 from verifier import Collateral, TrustAnchors
-from verifier.pcs import Fetched, Service, fetch_collateral, tls_trust
+from verifier.pcs import Fetched, Retries, Service, fetch_collateral, tls_trust
 
 ROOT_CRL, PCK_CRL = "/sgx/certification/v4/rootcacrl", "/sgx/certification/v4/pckcrl"
 TCB, QE = "/sgx/certification/v4/tcb", "/sgx/certification/v4/qe/identity"
 PATHS = (ROOT_CRL, PCK_CRL, TCB, QE)
+TD_TCB, TD_QE = "/tdx/certification/v4/tcb", "/tdx/certification/v4/qe/identity"
 
 CHAINS = {
     PCK_CRL: "SGX-PCK-CRL-Issuer-Chain",
@@ -66,6 +67,7 @@ def peer(
     published: Collateral,
     altered: Mapping[str, Alter] | None = None,
     *,
+    tdx: Collateral | None = None,
     host: str = "127.0.0.1",
     plain: bool = False,
     silent: bool = False,
@@ -73,6 +75,7 @@ def peer(
     """Serve a bundle; `altered` maps a path to what becomes of the genuine reply.
 
     Args:
+        tdx: The bundle for trust domains.
         host: What the certificate is for; it always listens on 127.0.0.1.
         plain: Speak HTTP without TLS: complain about what the client says.
         silent: Accept, and never say a word, not even in the handshake.
@@ -96,7 +99,7 @@ def peer(
                 with tls.wrap_socket(connection, server_side=True) as stream:
                     while target := _target(stream):
                         found.seen.append(target)
-                        for piece in _pieces(target, published, altered or {}):
+                        for piece in _pieces(target, published, tdx, altered or {}):
                             if stop.is_set():
                                 return
                             stream.sendall(piece)
@@ -147,30 +150,38 @@ def _target(stream: socket.socket) -> str:
     return request.split(b" ")[1].decode("ascii")
 
 
-def _pieces(target: str, published: Collateral, altered: Mapping[str, Alter]) -> Iterable[bytes]:
-    reply = reply_to(target, published)
+def _pieces(
+    target: str,
+    published: Collateral,
+    tdx: Collateral | None,
+    altered: Mapping[str, Alter],
+) -> Iterable[bytes]:
+    reply = reply_to(target, published, tdx)
     path = target.partition("?")[0]
     said = altered[path](reply) if path in altered else reply
     return [wire(said)] if isinstance(said, Reply) else said
 
 
+ONCE = Retries(number=0)
+
+
 def fetch(
     place: Peer,
     quotes: dict[str, bytes] | None = None,
-    *,
-    seconds: float = 20,
-    early: bool = False,
+    *others: Peer,
     at: datetime = AT,
     roots: TrustAnchors = ROOTS,
+    **options: Any,
 ) -> Fetched:
+    """What these peers give, asked in turn; each is believed by its own certificate."""
+    services = [Service.parse(p.origin, tls_trust(p.certificate)) for p in (place, *others)]
     return fetch_collateral(
         {"q.bin": W.quote()} if quotes is None else quotes,
-        Service.parse(place.origin),
+        *services,
         roots=roots,
-        trust=tls_trust(place.certificate),
+        trust=tls_trust(),
         clock=lambda: at,
-        seconds=seconds,
-        early=early,
+        **{"seconds": 20, "retries": ONCE, **options},
     )
 
 

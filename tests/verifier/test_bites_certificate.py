@@ -10,10 +10,13 @@ from cryptography import x509
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
+from simulation import der
 from simulation.certificates import CertificateForm
 from tests.support.refusal import refused
-from tests.verifier.world import World
-from verifier.errors import CertificateRoleWrong
+from tests.verifier.world import World, world
+from verifier.certificate import read_name, split_pem
+from verifier.der import DerError
+from verifier.errors import CertificateMalformed, CertificateRoleWrong
 
 PCK_CHAIN = "pck-chain"
 CertificateHook = Callable[[CertificateForm], CertificateForm]
@@ -82,3 +85,71 @@ def test_known_extension_may_be_critical(kind: type[x509.ExtensionType]) -> None
         return replace(form, extensions=extensions)
 
     World.create(pck=insist).verify()
+
+
+CHAIN = world().platform.pck_chain.rstrip(b"\0")
+
+
+def with_chain(pem: bytes) -> bytes:
+    return world().quote(form=lambda form: replace(form, certification_data=pem))
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [
+        pytest.param(CHAIN.rstrip().removesuffix(b"-----END CERTIFICATE-----"), id="no-end"),
+        pytest.param(b"x\n" + CHAIN, id="text-before"),
+        pytest.param(CHAIN.replace(b"-----\n-----", b"-----\nx\n-----", 1), id="text-between"),
+        pytest.param(CHAIN + b"x", id="text-behind"),
+        pytest.param(CHAIN.replace(b"CERTIFICATE-----\nMI", b"CERTIFICATE-----\n\nMI"), id="blank"),
+        pytest.param(
+            CHAIN.replace(b"\n", b"\r\n").replace(b"-\r\nMI", b"-\r\n\r\nMI"), id="blank-CRLF"
+        ),
+    ],
+)
+def test_text_around_and_inside_certificates(pem: bytes) -> None:
+    """What one reader skips, another may take for headers or for a certificate of its own."""
+    world().verify(quote=with_chain(CHAIN))
+    world().verify(quote=with_chain(CHAIN.replace(b"\n", b"\r\n")))
+    with refused(CertificateMalformed, check=PCK_CHAIN):
+        world().verify(quote=with_chain(pem))
+
+
+def test_no_certificate_at_all() -> None:
+    with refused(CertificateMalformed):
+        split_pem(b" \n", "chain")
+
+
+def name_of(*parts: bytes) -> bytes:
+    return der.sequence(*parts)
+
+
+COMMON = der.sequence(der.oid("2.5.4.3"), der.tlv(12, b"Intel"))
+COUNTRY = der.sequence(der.oid("2.5.4.6"), der.tlv(19, b"US"))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(der.tlv(0x31), id="empty"),
+        pytest.param(der.tlv(0x31, b"\x30"), id="cut-off"),
+        pytest.param(der.tlv(0x31, COUNTRY, COMMON), id="two-pairs"),
+        pytest.param(der.tlv(0x31, COMMON, COUNTRY), id="two-pairs-the-other-way-round"),
+        pytest.param(der.tlv(0x31, b"\x31" + COUNTRY[1:]), id="a-set-for-a-pair"),
+        pytest.param(der.tlv(0x31, COUNTRY[:-1]), id="short"),
+        pytest.param(COUNTRY, id="a-pair-for-a-set"),
+    ],
+)
+def test_part_of_a_name_is_no_pair(part: bytes) -> None:
+    """Behind a first pair, a second one could name somebody else."""
+    assert read_name(name_of(der.tlv(0x31, COMMON), der.tlv(0x31, COUNTRY)))[0] == "Intel"
+    with pytest.raises(DerError):
+        read_name(name_of(der.tlv(0x31, COMMON), part))
+    with pytest.raises(DerError):
+        read_name(name_of(part))
+
+
+def test_pair_without_anything_in_it_is_another_part() -> None:
+    """Twin: what is no common name is compared as bytes, and not understood."""
+    empty = der.tlv(0x31, der.sequence())
+    assert read_name(name_of(empty)) == ("", (empty,))

@@ -53,13 +53,13 @@ def keeping(kept: list[CertificateForm]) -> Callable[[CertificateForm], Certific
     return hook
 
 
-@pytest.mark.parametrize("revoked", ["platform_ca", "tcb_info", "qe_identity"])
+@pytest.mark.parametrize("revoked", ["root", "platform_ca", "tcb_info", "qe_identity"])
 def test_one_of_the_signers_is_revoked(revoked: str) -> None:
     """Each document may name an edition of the signer of its own; all of them are looked up."""
     forms: list[CertificateForm] = []
     w = World.create(tcb_signer=keeping(forms))
-    if revoked == "platform_ca":
-        culprit, bundle = w.intel.platform_ca, put()
+    if revoked in ("root", "platform_ca"):
+        culprit, bundle = getattr(w.intel, revoked), put()
     else:
         culprit = replace(forms[0], serial=4711).issue()
         bundle = put(**{f"{revoked}_issuer_chain": culprit.pem + w.intel.root.pem})

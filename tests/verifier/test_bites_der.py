@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
+from simulation.der import tlv
 from verifier import der
 
 
@@ -44,3 +47,65 @@ def test_another_spelling_is_no_element(raw: bytes) -> None:
 def test_the_shortest_spelling_is_read(raw: bytes, size: int) -> None:
     """Twin: at each width of the length."""
     assert der.only(raw) == der.Element(4, bytes(size), raw)
+
+
+@pytest.mark.parametrize(
+    ("tag", "text", "instant"),
+    [
+        (der.UTC_TIME, b"500101000000Z", datetime(1950, 1, 1, tzinfo=UTC)),
+        (der.UTC_TIME, b"991231235959Z", datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        (der.UTC_TIME, b"491231235959Z", datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        (der.GENERALIZED_TIME, b"20500101000000Z", datetime(2050, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_time_is_read_with_its_century(tag: int, text: bytes, instant: datetime) -> None:
+    assert der.time(der.only(tlv(tag, text))) == instant
+
+
+@pytest.mark.parametrize(
+    ("tag", "text"),
+    [
+        pytest.param(der.OCTET_STRING, b"261125120000Z", id="another-type"),
+        pytest.param(der.UTC_TIME, b"2611251200Z", id="without-seconds"),
+        pytest.param(der.UTC_TIME, b"261125120000", id="without-zone"),
+        pytest.param(der.UTC_TIME, b"261125120000+0000", id="another-zone"),
+        pytest.param(der.UTC_TIME, b"20261125120000Z", id="four-digits-of-a-year"),
+        pytest.param(der.UTC_TIME, b"261325120000Z", id="month-13"),
+        pytest.param(der.UTC_TIME, b"260230120000Z", id="30-February"),
+        pytest.param(der.GENERALIZED_TIME, b"20261125120000.5Z", id="half-a-second"),
+        pytest.param(der.GENERALIZED_TIME, b"261125120000Z", id="two-digits-of-a-year"),
+        pytest.param(der.GENERALIZED_TIME, b"", id="nothing"),
+    ],
+)
+def test_another_spelling_is_no_time(tag: int, text: bytes) -> None:
+    with pytest.raises(der.DerError):
+        der.time(der.only(tlv(tag, text)))
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [(b"\0", b""), (b"\0\xff", b"\xff"), (b"\7\x80", b"\x80"), (b"\1\xfe", b"\xfe")],
+)
+def test_bits_whose_rest_is_zero_are_read(content: bytes, value: bytes) -> None:
+    assert der.bits(der.only(tlv(der.BIT_STRING, content))) == value
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\1", id="unused-bits-of-nothing"),
+        pytest.param(b"\x08\x00", id="eight-unused-bits"),
+        pytest.param(b"\1\xff", id="one-unused-bit-that-is-set"),
+        pytest.param(b"\7\xc0", id="seven-unused-bits-that-are-set"),
+    ],
+)
+def test_another_spelling_is_no_string_of_bits(content: bytes) -> None:
+    with pytest.raises(der.DerError):
+        der.bits(der.only(tlv(der.BIT_STRING, content)))
+
+
+def test_false_is_written_as_absence() -> None:
+    assert der.true(der.only(b"\1\1\xff"))
+    with pytest.raises(der.DerError):
+        der.true(der.only(b"\1\1\0"))

@@ -36,3 +36,22 @@ def test_deepest_document_is_read_and_a_deeper_one_is_not(kind: str) -> None:
     parse_object(nested(MAX_DEPTH, kind), "document")
     with refused(CollateralMalformed):
         parse_object(nested(MAX_DEPTH + 1, kind), "document")
+
+
+@pytest.mark.parametrize("text", ['{"a": 0}', '{"a": "-0"}', '{"a-0": 0}', '{"a": ["x", 1]}'])
+def test_zero_without_a_sign_is_read(text: str) -> None:
+    """Twin: a sign is looked for among numbers only."""
+    parse_object(text, "document")
+
+
+@pytest.mark.parametrize("text", ['{"a": -0}', '{"a":-0}', '{"a": [-0]}', '{"a":[1,-0]}'])
+def test_zero_with_a_sign_is_another_spelling(text: str) -> None:
+    with refused(CollateralMalformed):
+        parse_object(text, "document")
+
+
+def test_text_that_cannot_be_written_is_none() -> None:
+    """Half of a pair of surrogates: readers disagree about what it stands for."""
+    assert parse_object('{"a": "\\u00e9"}', "document").text("a") == "\u00e9"
+    with refused(CollateralMalformed):
+        parse_object('{"a": "\\ud800"}', "document").text("a")

@@ -1,4 +1,4 @@
-"""The kinds of platform that the SGX extension can name: these three, and no fourth."""
+"""The SGX extension: the kinds of platform that it can name, and entries that are cut short."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from simulation import der
+from simulation.pck_extension import OID
 from tests.support.refusal import refused
-from tests.verifier.world import world
+from tests.verifier.world import World, world
 from verifier.errors import PckExtensionMalformed
 
 KINDS = ["Standard", "Scalable", "ScalableWithIntegrity"]
@@ -24,3 +26,31 @@ def test_platform_is_of_no_kind_that_is_known(number: int) -> None:
     other = world().with_platform(sgx=lambda e: replace(e, sgx_type=number).encode())
     with refused(PckExtensionMalformed, check="pck-chain"):
         other.verify()
+
+
+def element_of(oid: str) -> bytes:
+    return der.sequence(der.oid(oid), der.octet_string(bytes(16)))
+
+
+def with_sixth(entry: bytes) -> World:
+    return world().with_platform(
+        sgx=lambda e: e.encode(top=lambda elements: [*elements[:5], entry, elements[6]])
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(der.sequence(), id="nothing"),
+        pytest.param(der.sequence(der.oid(OID)), id="no-number"),
+        pytest.param(der.sequence(der.oid(f"{OID}.6")), id="no-value"),
+        pytest.param(der.octet_string(bytes(16)), id="no-pair"),
+        pytest.param(element_of(f"{OID[:-1]}2.6"), id="of-another-arc"),
+        pytest.param(element_of("1.2.840.113741.1.14.1.6"), id="of-another-arc-further-up"),
+    ],
+)
+def test_entry_is_cut_short_or_of_something_else(entry: bytes) -> None:
+    """What is missing must not be looked for behind the end."""
+    with_sixth(element_of(f"{OID}.6")).verify()
+    with refused(PckExtensionMalformed, check="pck-chain"):
+        with_sixth(entry).verify()

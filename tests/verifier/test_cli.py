@@ -21,6 +21,7 @@ from tests.verifier.pcs_peer import (
     peer,
     says,
 )
+from tests.verifier.test_responses import FOLDER
 from tests.verifier.world import World
 from verifier.cli import collateral
 from verifier.errors import Exit
@@ -48,9 +49,14 @@ def run_fetch(
     with peer(folder, w.collateral(), altered) as place:
         return run(
             "fetch", quoted, "-o", folder / "b.json", "--from", place.origin,
-            "--ca", place.certificate, "--root", w.intel.anchors().name,
-            "--allow-simulation", *options,
+            "--ca", place.certificate, *of(w, folder), *options,
         )  # fmt: skip
+
+
+def of(w: World, folder: Path) -> list[object]:
+    """The root of a world, and folders of the test's own."""
+    root: list[object] = ["--root", w.intel.anchors().name, "--allow-simulation"]
+    return [*root, "--cache", folder / "cache", "--state", folder / "state"]
 
 
 def test_fetch_writes_a_bundle_and_says_what_it_is(today: World, tmp_path: Path) -> None:
@@ -58,6 +64,9 @@ def test_fetch_writes_a_bundle_and_says_what_it_is(today: World, tmp_path: Path)
     assert result.exit_code == Exit.YES, result.output
     facts = json.loads(result.stdout)
     assert (facts["mode"], facts["update"], facts["quotes"]) == ("simulation", "early", 1)
+    assert (facts["tee"], facts["passed_over"]) == ("sgx", [])
+    assert facts["from"].startswith("https://127.0.0.1:")
+    assert facts["fetched"] == json.loads((tmp_path / "b.json").read_text("utf-8"))["fetched"]
     assert facts["fmspc"] == today.platform.tcb.fmspc.hex()
     assert kept_bundle(tmp_path / "b.json") == today.collateral()
     assert "SIMULATION" in result.stderr
@@ -112,6 +121,22 @@ def test_fetch_leaves_another_file_alone(today: World, tmp_path: Path) -> None:
         pytest.param([], Exit.USAGE, id="nothing"),
         pytest.param(["q.bin", "--from", "https://x"], Exit.USAGE, id="no-output"),
         pytest.param(["q.bin", "-o", "b"], Exit.USAGE, id="no-address"),
+        pytest.param(["q.bin", "-o", "b", "--offline", "--no-cache"], Exit.USAGE, id="nowhere"),
+        pytest.param(
+            ["q.bin", "-o", "b", "--from", "https://x", "--ca", "a", "--ca", "b"],
+            Exit.USAGE,
+            id="two-authorities-of-one",
+        ),
+        pytest.param(
+            ["q.bin", "-o", "b", "--from", "https://x", "--ca", "none.pem"],
+            Exit.UNUSABLE,
+            id="no-authority",
+        ),
+        pytest.param(
+            ["q.bin", "-o", "b", "--from", "https://x", "--from", "http://y"],
+            Exit.UNUSABLE,
+            id="second-plain",
+        ),
         pytest.param(["q.bin", "-o", "b", "--from", "http://x"], Exit.UNUSABLE, id="plain"),
         pytest.param(["q.bin", "-o", "b", "--from", "https://x"], Exit.UNUSABLE, id="no-quote"),
         pytest.param(
@@ -128,6 +153,158 @@ def test_fetch_is_called_wrongly(
     monkeypatch.chdir(tmp_path)
     assert run("fetch", *options).exit_code == status
     assert list(tmp_path.iterdir()) == []
+
+
+# Several sources, and the cache
+
+
+def test_fetch_from_the_second_source(today: World, tmp_path: Path) -> None:
+    """What became of the first is said, to people and to machines."""
+    quoted, others = tmp_path / "q.bin", tmp_path / "second"
+    quoted.write_bytes(today.quote())
+    others.mkdir()
+    with (
+        peer(tmp_path, today.collateral(), {TCB: says(461)}) as one,
+        peer(others, today.collateral()) as other,
+    ):
+        result = run(
+            "fetch", quoted, "-o", tmp_path / "b.json", "--json",
+            "--from", one.origin, "--ca", one.certificate,
+            "--from", other.origin, "--ca", other.certificate,
+            *of(today, tmp_path),
+        )  # fmt: skip
+    assert result.exit_code == Exit.YES, result.output
+    facts = json.loads(result.stdout)
+    assert facts["from"] == other.origin
+    assert [(p["from"], p["code"]) for p in facts["passed_over"]] == [(one.origin, "pcs-refused")]
+    assert one.origin in result.stderr
+
+
+def test_fetch_with_the_public_authorities_for_one_of_two(today: World, tmp_path: Path) -> None:
+    """T21: the first is not believed by them, however its neighbour is believed."""
+    count_refusal()
+    quoted = tmp_path / "q.bin"
+    quoted.write_bytes(today.quote())
+    with peer(tmp_path, today.collateral()) as place:
+        result = run(
+            "fetch", quoted, "-o", tmp_path / "b.json", "--json",
+            "--from", place.origin, "--ca", "public",
+            "--from", place.origin, "--ca", place.certificate,
+            *of(today, tmp_path),
+        )  # fmt: skip
+    assert result.exit_code == Exit.YES, result.output
+    (passed_over,) = json.loads(result.stdout)["passed_over"]
+    assert passed_over["code"] == "pcs-certificate-untrusted"
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["people", "json"])
+def test_fetch_falls_back_on_the_cache_and_says_so(
+    today: World, tmp_path: Path, options: list[str]
+) -> None:
+    run_fetch(today, tmp_path)
+    before = kept_bundle(tmp_path / "b.json")
+    (tmp_path / "b.json").unlink()
+    result = run_fetch(today, tmp_path, {TCB: says(404)}, *options)
+    assert result.exit_code == Exit.YES, result.output
+    assert kept_bundle(tmp_path / "b.json") == before
+    assert "cache" in result.stderr
+    assert "pcs-refused" in result.stderr
+    if options:
+        assert json.loads(result.stdout)["from"] == "cache"
+
+
+def test_fetch_offline_asks_nobody(today: World, tmp_path: Path) -> None:
+    quoted = tmp_path / "q.bin"
+    run_fetch(today, tmp_path)
+    with peer(tmp_path, today.collateral()) as place:
+        result = run(
+            "fetch", quoted, "-o", tmp_path / "again.json", "--offline", "--json",
+            "--from", place.origin, *of(today, tmp_path),
+        )  # fmt: skip
+    assert result.exit_code == Exit.YES, result.output
+    assert json.loads(result.stdout)["from"] == "cache"
+    assert place.seen == []
+    assert kept_bundle(tmp_path / "again.json") == today.collateral()
+
+
+def test_fetch_offline_without_anything_cached(today: World, tmp_path: Path) -> None:
+    count_refusal()
+    (tmp_path / "q.bin").write_bytes(today.quote())
+    run_fetch(today, tmp_path, None, "--no-cache")
+    (tmp_path / "b.json").unlink()
+    result = run(
+        "fetch", tmp_path / "q.bin", "-o", tmp_path / "b.json", "--offline", "--json",
+        *of(today, tmp_path),
+    )  # fmt: skip
+    assert result.exit_code == Exit.UNDECIDED
+    assert json.loads(result.stdout)["error"]["code"] == "collateral-not-cached"
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_a_damaged_cache_is_said_aloud(today: World, tmp_path: Path) -> None:
+    count_refusal()
+    run_fetch(today, tmp_path)
+    (entry,) = (tmp_path / "cache").rglob("*.json")
+    entry.write_bytes(b"{}")
+    result = run_fetch(today, tmp_path, {TCB: says(404)}, "--json")
+    assert result.exit_code == Exit.UNDECIDED
+    assert json.loads(result.stdout)["error"]["code"] == "pcs-refused"
+    assert entry.name in result.stderr
+
+
+def test_fetch_of_what_is_older_than_was_seen(today: World, tmp_path: Path) -> None:
+    """T09: though neither bundle nor cache is left; and the file to remove is named."""
+    count_refusal()
+    run_fetch(today, tmp_path, None, "--no-cache")
+    (tmp_path / "b.json").unlink()
+    older = World(today.intel, today.platform, today.at)
+    quoted = tmp_path / "q.bin"
+    arguments = ["fetch", quoted, "-o", tmp_path / "b.json", "--no-cache", "--json"]
+    with peer(tmp_path, older.collateral(at=today.at - timedelta(days=1))) as place:
+        asked = ["--from", place.origin, "--ca", place.certificate, *of(today, tmp_path)]
+        result = run(*arguments, *asked)
+        assert result.exit_code == Exit.UNDECIDED
+        error = json.loads(result.stdout)["error"]
+        (note,) = (tmp_path / "state").rglob("*.json")
+        assert (error["code"], str(note) in error["fix"]) == ("collateral-rolled-back", True)
+        note.unlink()
+        assert run(*arguments, *asked).exit_code == Exit.YES
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_fetch_for_a_trust_domain_and_show_it(today: World, tmp_path: Path, version: int) -> None:
+    quoted, file = tmp_path / "td.bin", tmp_path / "td.json"
+    quoted.write_bytes(today.platform.td_quote(version=version) + bytes(100))
+    with peer(tmp_path, today.collateral(), tdx=today.collateral(tdx=True)) as place:
+        result = run(
+            "fetch", quoted, "-o", file, "--from", place.origin, "--ca", place.certificate,
+            "--json", *of(today, tmp_path),
+        )  # fmt: skip
+    assert result.exit_code == Exit.YES, result.output
+    assert json.loads(result.stdout)["tee"] == "tdx"
+    root = of(today, tmp_path)[:3]
+    facts = json.loads(run("show", file, "--json", *root).stdout)
+    assert [i["id"] for i in facts["tdx_module_identities"]] == ["TDX_03", "TDX_01"]
+    assert [i["levels"][0]["isv_svn"] for i in facts["tdx_module_identities"]] == [3, 5]
+    assert facts["tdx_module"]["mr_signer"] == "00" * 48
+    assert facts["tcb_levels"][0]["tdx_components"] == [5, 0, 2, *[0] * 13]
+    people = run("show", file, *root).stdout
+    assert "TDX_01" in people
+    assert "INTEL-SA-99996" in people
+    assert "5 0 2 0" in people
+
+
+def test_fetch_of_a_newer_quote_of_an_enclave(today: World, tmp_path: Path) -> None:
+    count_refusal()
+    quoted = tmp_path / "new.bin"
+    quoted.write_bytes(today.platform.quote(version=5))
+    with peer(tmp_path, today.collateral()) as place:
+        arguments = [
+            "fetch", quoted, "-o", tmp_path / "b.json", "--from", place.origin,
+            "--ca", place.certificate, *of(today, tmp_path),
+        ]  # fmt: skip
+        assert run(*arguments).exit_code == Exit.UNUSABLE
+        assert run(*arguments, "--newer-sgx").exit_code == Exit.YES
 
 
 @pytest.fixture
@@ -193,6 +370,44 @@ def test_show_refuses(
     result = run("show", file, *options)
     assert result.exit_code == status
     assert "UpToDate" not in result.stdout
+
+
+def test_show_of_a_folder_of_answers(tmp_path: Path) -> None:
+    folder = tmp_path / "pcs"
+    folder.mkdir()
+    for name, raw in FOLDER.items():
+        (folder / name).write_bytes(raw)
+    at = ["--at", "2026-12-01T00:00:00Z", "--json"]
+    result = run("show", folder, *at, *SIMULATION)
+    assert result.exit_code == Exit.YES, result.output
+    facts = json.loads(result.stdout)
+    assert (facts["tee"], facts["fmspc"], facts["fetched"]) == ("sgx", "00606a000000", None)
+    assert (facts["tdx_module"], facts["tdx_module_identities"]) == (None, [])
+
+
+@pytest.mark.parametrize("extra", ["notes.txt", "tcb.json"])
+def test_show_of_a_folder_that_is_none(tmp_path: Path, extra: str) -> None:
+    count_refusal()
+    folder = tmp_path / "pcs"
+    folder.mkdir()
+    for name, raw in {**FOLDER, extra: b"x"}.items():
+        if name != "rootcacrl.headers":
+            (folder / name).write_bytes(raw)
+    result = run("show", folder, "--json", *SIMULATION)
+    assert result.exit_code == Exit.UNUSABLE
+    error = json.loads(result.stdout)["error"]
+    assert (error["code"], extra in error["message"]) == ("response-file-unexpected", True)
+
+
+def test_show_does_not_let_a_remark_colour_the_terminal(tmp_path: Path) -> None:
+    """Nobody signed when a bundle was fetched: it is text of whoever wrote the file."""
+    members = json.loads(PUBLISHED.raw) | {"fetched": "\x1b[2J[red]never[/]"}
+    file = tmp_path / "b.json"
+    file.write_text(json.dumps(members), "utf-8")
+    result = run("show", file, "--at", "2026-12-01T00:00:00Z", *SIMULATION)
+    assert result.exit_code == Exit.YES, result.output
+    assert "\x1b[2J" not in result.stdout
+    assert "[red]never[/]" in result.stdout
 
 
 @pytest.mark.parametrize("command", ["fetch", "show"])

@@ -21,7 +21,6 @@ from verifier import VerifiedQuote
 from verifier.acceptance import XFAM_ALLOWED, accept, require_td_attributes
 from verifier.errors import (
     QuoteFormatError,
-    QuoteMalformed,
     QuoteUnsupported,
     RatlsError,
     ServiceTdUnaccepted,
@@ -255,12 +254,6 @@ def test_collateral_of_a_domain_does_not_cover_the_instant(days: int) -> None:
 
 
 # Garbage.
-
-
-@pytest.mark.parametrize("size", [0, 583, 585, 647, 649, 885])
-def test_body_of_another_size_is_none(size: int) -> None:
-    with refused(QuoteMalformed):
-        TdReport.parse(bytes(size), "report")
 
 
 @given(st.binary(max_size=2048), st.integers(0, 1300), st.sampled_from([4, 5]))

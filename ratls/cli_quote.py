@@ -1,0 +1,228 @@
+"""`ratls verify quote`: is it genuine, and would it be accepted? For one file, or very many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from policy.document import Policy
+    from verifier.appraisal import Appraisal
+    from verifier.many import Judge
+    from verifier.shell import Shell
+    from verifier.verify import VerifiedQuote
+
+FEW = 20  # files, for which nobody needs a progress bar
+WORST_FIRST = (1, 4, 6, 5, 3, 0)
+BROKEN_PIPE = 141  # 128 and SIGPIPE, as of a program that the signal ended
+
+
+def quote(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE", help="Files with one quote each; folders of them."),
+    ],
+    collateral: Annotated[
+        list[Path],
+        typer.Option(
+            "--collateral",
+            help="Collateral bundle of the platform, or a folder of a service's answers; may be "
+            "repeated, and each quote is judged with the one for its platform.",
+        ),
+    ],
+    at: Annotated[
+        str | None,
+        typer.Option("--at", help="Moment of judgement: RFC 3339 or unix. Default: now."),
+    ] = None,
+    accept_status: Annotated[
+        list[str] | None,
+        typer.Option(help="Accept this TCB status besides UpToDate; may be repeated."),
+    ] = None,
+    accept_advisory: Annotated[
+        list[str] | None, typer.Option(help="Accept this advisory; may be repeated.")
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Hold quotes against an agreement, or the draft of a policy."),
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Root of trust. Default: intel, or the policy's.")
+    ] = None,
+    newer_sgx: Annotated[
+        bool, typer.Option("--newer-sgx", help="Also read SGX quotes of versions 4 and 5.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Processes. Default: one for each core, if many files."),
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="One line of JSON on stdout for each file.")
+    ] = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Is each quote genuine, how current is its platform, and would it be accepted?
+
+    Without --policy a quote is accepted when its platform is up to date and the enclave runs
+    without debug. Answers come in the order given; a folder stands for the files in it, by name.
+    The worst answer of all is the exit status.
+
+    Example: ratls verify quote quote.bin --collateral collateral.json
+    """
+    from verifier.shell import parse_instant, refusals_as_exit_status
+
+    if policy is not None and (accept_status or accept_advisory or root):
+        raise typer.BadParameter("a policy says itself what to accept", param_hint="--policy")
+    statuses = _statuses(accept_status or [])
+    with refusals_as_exit_status(json_output) as shell:
+        from functools import partial
+
+        from verifier.acceptance import accept
+        from verifier.many import Judge, Shelf, expand
+
+        instant = parse_instant(at)
+        acceptance: Callable[[VerifiedQuote], Appraisal]
+        if policy is None:
+            advisories = frozenset(accept_advisory) if accept_advisory else None
+            acceptance = partial(accept, statuses=statuses, advisories=advisories)
+            believed = root or "intel"
+        else:
+            agreed = _any_policy(policy, instant, shell)
+            acceptance = partial(_admission, agreed, instant)
+            believed = agreed.platform.root
+        roots = shell.anchors(believed, allow_simulation=allow_simulation)
+        shelf = Shelf.read(collateral, roots, instant)
+        judge = Judge(shelf, acceptance, newer_sgx, json_output)
+        worst = _judge_all(list(expand(files)), judge, workers, shell)
+    if worst:
+        raise typer.Exit(worst)
+
+
+def _judge_all(files: Sequence[str], judge: Judge, workers: int | None, shell: Shell) -> int:
+    """Write every answer as it comes; the worst exit status."""
+    import os
+    import sys
+    import time
+
+    from verifier.many import WorkerLost, judging
+
+    if workers is None:
+        workers = _cores() if len(files) > FEW else 1
+    began, counts = time.monotonic(), dict.fromkeys(WORST_FIRST, 0)
+    try:
+        # The bar has a thread, and workers are forked before there is any.
+        with (
+            judging(files, judge, workers=workers) as answers,
+            _progress(len(files), shell) as advance,
+        ):
+            for text, statuses in answers:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+                for status in statuses:
+                    counts[status] += 1
+                advance(len(statuses))
+    except WorkerLost as lost:
+        shell.err.print(f"error: {lost}", markup=False, style="bold red")
+        return WORST_FIRST[0]
+    except BrokenPipeError:
+        # Whoever read the answers has enough; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    if len(files) > 1:
+        shell.say(_summary(counts, time.monotonic() - began))
+    return next(status for status in WORST_FIRST if counts[status])
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _progress(total: int, shell: Shell) -> Iterator[Callable[[int], object]]:
+    """A bar on stderr, unless it would stand among the answers."""
+    if total <= FEW or not shell.err.is_terminal or not _answers_go_to_a_file():
+        yield lambda done: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns,
+        console=shell.err,
+        transient=True,
+        redirect_stdout=False,  # what is written there meanwhile are the answers
+        redirect_stderr=False,
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _answers_go_to_a_file() -> bool:
+    """Not to a terminal; nor through a pipe, whose reader may write to the same terminal."""
+    import os
+    import stat
+    import sys
+
+    try:
+        mode = os.fstat(sys.stdout.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (sys.stdout.isatty() or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode))
+
+
+def _summary(counts: dict[int, int], seconds: float) -> str:
+    total, undecided = sum(counts.values()), counts[5]
+    words = {
+        "accepted": counts[0],
+        "refused": total - counts[0] - undecided,
+        "undecided": undecided,
+    }
+    told = ", ".join(f"{count:,} {word}" for word, count in words.items() if count)
+    return f"{total:,} quotes: {told} in {seconds:.1f} s"
+
+
+# What is asked of a quote
+
+
+def _statuses(names: list[str]) -> frozenset[Any]:
+    from verifier.tcb import TcbStatus
+
+    known = {status.value: status for status in TcbStatus}
+    if wrong := [name for name in names if name not in known]:
+        raise typer.BadParameter(
+            f"no such status: {wrong[0]}; there are {', '.join(known)}",
+            param_hint="--accept-status",
+        )
+    return frozenset({TcbStatus.UP_TO_DATE, *(known[name] for name in names)})
+
+
+def _admission(agreed: Policy, at: datetime, verified: VerifiedQuote) -> Appraisal:
+    from policy.admission import admit
+
+    return admit(agreed, verified, at=at).appraisal
+
+
+def _any_policy(path: Path, at: datetime, shell: Shell) -> Policy:
+    """The policy of an agreement in force at this instant, or an unsigned draft."""
+    from functools import partial
+
+    from policy.agreement import FILE_CAP, Agreement
+    from policy.document import Policy
+    from verifier.files import parse_file, read_file
+    from verifier.modes import known_roots
+
+    roots = known_roots()
+    if read_file(path, cap=FILE_CAP).lstrip().startswith(b"{"):
+        agreement = parse_file(path, partial(Agreement.parse, known_roots=roots), cap=FILE_CAP)
+        return agreement.require_complete().in_force(at).policy
+    shell.say(f"{path}: a draft that nobody's signature was checked on")
+    return parse_file(path, partial(Policy.parse, known_roots=roots))

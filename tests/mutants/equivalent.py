@@ -1,0 +1,101 @@
+"""Mutants that no test can tell from the original, each with the reason. Keep it short."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Equivalent:
+    """A mutant by its text, never by its line number."""
+
+    module: str
+    source: str
+    removed: str
+    because: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.module, self.source, self.removed
+
+
+EQUIVALENT: tuple[Equivalent, ...] = (
+    Equivalent(
+        "verifier.certificate",
+        "if not certificate.present >= _REQUIRED:",
+        "_REQUIRED without extensions.KEY_USAGE in: certificate.present >= _REQUIRED",
+        "what is absent is not critical, which is refused as the same wrong role further down",
+    ),
+    Equivalent(
+        "verifier.certificate",
+        "if not certificate.present >= _REQUIRED:",
+        "_REQUIRED without extensions.BASIC_CONSTRAINTS in: certificate.present >= _REQUIRED",
+        "as key usage",
+    ),
+    Equivalent(
+        "verifier.crl",
+        'if stored.startswith(b"\\x30"):',
+        "always taken: if stored.startswith(b'0')",
+        "what does not start like DER is refused as malformed while it is read",
+    ),
+    Equivalent(
+        "verifier.crl",
+        "if not rest or rest[0].tag not in (der.UTC_TIME, der.GENERALIZED_TIME):",
+        "without: rest[0].tag not in (der.UTC_TIME, der.GENERALIZED_TIME)",
+        "reading it as a time refuses every other tag with the same leaf",
+    ),
+    Equivalent(
+        "verifier.crl",
+        "if entry[:1] != _INTEGER or not serial or len(serial) != size[0]:",
+        "without: len(serial) != size[0]",
+        "behind a serial number that is cut off there is no date, which is refused next",
+    ),
+    Equivalent(
+        "verifier.der",
+        "if not 1 <= width <= 3:  # none is the indefinite form; no certificate needs 16 MiB",
+        "without: 1 <= width",
+        "a length of no bytes is 0, which is below 0x80 and refused three lines below",
+    ),
+    Equivalent(
+        "verifier.der",
+        "if len(octets) < width or size < 0x80 or octets[0] == 0:",
+        "without: len(octets) < width",
+        "where the length is cut off, the content is too, which the caller refuses",
+    ),
+    Equivalent(
+        "verifier.der",
+        'text = ("19" if text >= "50" else "20") + text',
+        "bound moved: text > '50'",
+        "the text is longer than two digits, so the two are never equal",
+    ),
+    Equivalent(
+        "verifier.der",
+        "if not content or content[0] > 7 or (content[0] and not content[1:]):",
+        "without: content[0] and (not content[1:])",
+        "the number of unused bits then takes the place of the last byte, and never fits itself",
+    ),
+    Equivalent(
+        "verifier.der",
+        "if content[0] and content[-1] & ((1 << content[0]) - 1):",
+        "without: content[0]",
+        "no unused bit is a mask of no bit",
+    ),
+    Equivalent(
+        "verifier.document",
+        "value = (_NEGATIVE if any(mark in text for mark in _MINUS) else _PLAIN).decode(text)",
+        "always: _NEGATIVE",
+        "the same answer, more slowly",
+    ),
+    Equivalent(
+        "verifier.document",
+        "if value.isascii():",
+        "never taken: if value.isascii()",
+        "the same answer, more slowly",
+    ),
+    Equivalent(
+        "verifier.tcb",
+        "module_identities=read_identities(fields) if tee is Tee.TDX else (),",
+        "always: read_identities(fields)",
+        "in TCB info for SGX the member was refused further up, and without it there are none",
+    ),
+)

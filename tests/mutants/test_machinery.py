@@ -1,0 +1,64 @@
+"""The mutation run itself: it finds the checks that a planted module's tests forgot, and no other.
+
+A run that called everything killed would be the quietest failure of all.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.mutants.command import mutation_run
+from tests.mutants.operators import Subject
+
+GATE = "tests.mutants.planted.gate"
+FORGOTTEN = {
+    "without: not ticket.isdecimal()",
+    "without: self.age < 120",
+    "bound moved: self.age <= 120",
+    "without: visitor.ticket < 1000",
+    "bound moved: 0 < visitor.ticket <= 1000",
+    "without the row: ('ticket', ticket, visitor.ticket)",
+}
+TESTED = {
+    "never taken: if not self.name",  # in a dataclass with slots
+    "without: not age.isdecimal()",  # in a class method
+    "bound moved: self.age > 18",  # in a property
+    "not raised",  # in a static method
+    "never taken: if not visitor.adult",  # behind `contextmanager`
+    "without: 0 < visitor.ticket",  # behind `lru_cache`
+    "bound moved: 0 <= visitor.ticket < 1000",
+    "without the row: ('name', name, visitor.name)",
+    "not called: require_listed(visitor, name, ticket)",
+}
+
+
+def test_what_nothing_tests_survives_and_the_rest_is_killed() -> None:
+    found = mutation_run([GATE], tests=["tests/mutants/planted/gate_checks.py"])
+    assert found["trouble"] == []
+    assert found["excluded"] == []
+    survivors = {o["removed"] for o in found["outcomes"] if not o["killed"]}
+    assert survivors == FORGOTTEN
+    assert {o["removed"] for o in found["outcomes"] if o["killed"]} >= TESTED
+
+
+def test_without_tests_everything_survives() -> None:
+    found = mutation_run([GATE], tests=["tests/mutants/planted/gate.py"])
+    assert found["tests"] == 0
+    assert {o["killed"] for o in found["outcomes"]} == {False}
+    assert len(found["outcomes"]) == len(Subject.read(GATE).mutants)
+
+
+@pytest.mark.parametrize("mutant", Subject.read(GATE).mutants, ids=lambda m: m.removed)
+def test_a_mutant_alters_one_function_and_leaves_the_others(mutant: object) -> None:
+    """`edit` is for good, so each is tried on a subject of its own."""
+    before, after = Subject.read(GATE), Subject.read(GATE)
+    functions = {m.function for m in before.mutants}
+    chosen = next(m for m in after.mutants if str(m) == str(mutant))
+    chosen.edit()
+    altered = {
+        function
+        for function in functions
+        if before.code(function).co_code != after.code(function).co_code
+        or before.code(function).co_consts != after.code(function).co_consts
+    }
+    assert altered == {chosen.function}

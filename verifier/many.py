@@ -1,0 +1,385 @@
+"""Many quote files, judged on several cores: one answer each, in the order given.
+
+    with judging(files, judge, workers=2) as answers:
+        for text, statuses in answers:   # of some files at a time, as they come
+            …
+
+Memory does not grow with the number of files: few batches are under way at any time, however far
+one worker is behind. A worker that ends early ends everything, so no answer is ever missing
+without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self, TypeAlias, TypeVar
+
+from verifier.anchors import TrustAnchors
+from verifier.appraisal import Appraisal
+from verifier.collateral import Collateral
+from verifier.contents import Contents
+from verifier.errors import (
+    CollateralOfOtherPlatforms,
+    CollateralStaleError,
+    Exit,
+    FileUnreadable,
+    RatlsError,
+)
+from verifier.files import read_collateral, read_file
+from verifier.pck import PckChain, authenticate_pck_chain
+from verifier.quote import Quote, Tee, strip_file_padding
+from verifier.report import report_quote
+from verifier.shell import refusal_as_json
+from verifier.text import printable
+from verifier.verify import VerifiedQuote
+
+MAX_BATCH = 32  #     files; some 20 ms of work, so that answers come steadily
+BATCHES_AHEAD = 4  #  for each worker, begun and not yet handed on
+
+
+class Answers(NamedTuple):
+    """The answers on some files, ready to be written."""
+
+    text: str  #       whole lines
+    statuses: bytes  # one exit status for each file
+
+    @classmethod
+    def of(cls, text: str, status: int) -> Self:
+        """The answer on one file."""
+        return cls(text + "\n", bytes((status,)))
+
+
+# Which collateral
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The bundles that were given; each quote is judged with the one for its platform."""
+
+    bundles: tuple[tuple[Collateral, Contents | None], ...]  # at least one; several: authentic
+    roots: TrustAnchors
+    at: datetime
+
+    @classmethod
+    def read(cls, paths: Sequence[Path], roots: TrustAnchors, at: datetime) -> Self:
+        """Bundle files, or folders of a service's answers.
+
+        Several must be authentic, since it is what Intel says that tells them apart. A single
+        one is for every quote, so what is wrong with it becomes the verdict on each.
+
+        Raises:
+            FileUnreadable, CollateralFormatError, CertChainError, RevocationError: As
+                `read_collateral`.
+            CollateralSignatureError, TcbInfoVersionOutdated: One of several is not authentic.
+        """
+        found = [read_collateral(path) for path in paths]
+        if len(found) == 1:
+            return cls(((found[0], None),), roots, at)
+        bundles = []
+        for path, collateral in zip(paths, found, strict=True):
+            try:
+                bundles.append((collateral, Contents.authenticate(collateral, roots)))
+            except RatlsError as refusal:
+                refusal.place(str(path))
+                raise
+        return cls(tuple(bundles), roots, at)
+
+    def collateral_for(self, raw: bytes, *, newer_sgx: bool) -> Collateral:
+        """The newest bundle for this kind of platform, of those that cover the instant if any does.
+
+        The quote is believed in nothing here: one that lies about its platform is judged with
+        the collateral of another, and then does not match it.
+
+        Raises:
+            CollateralOfOtherPlatforms: There is none.
+        """
+        first = self.bundles[0][0]
+        if len(self.bundles) == 1:
+            return first
+        try:
+            quote = Quote.parse(strip_file_padding(raw), newer_sgx=newer_sgx)
+            pck = authenticate_pck_chain(quote.auth.require_pck_chain(), self.roots)
+        except RatlsError:
+            return first  # whatever it is judged with, this is what `verify_quote` will refuse
+        kind = quote.tee, pck.extension.platform.fmspc, pck.authority.spki
+        fitting = [(c, said) for c, said in self.bundles if said and said.subject == kind]
+        if not fitting:
+            raise _nothing_for(quote.tee, pck, len(self.bundles))
+        # Of two that cover the instant, the older one may lack what was revoked since.
+        best = max(fitting, key=lambda one: (_covers(one[1], self.at), one[1].tcb_info.issued))
+        return best[0]
+
+
+def _covers(contents: Contents, at: datetime) -> bool:
+    try:
+        contents.window(at)
+    except CollateralStaleError:
+        return False
+    return True
+
+
+def _nothing_for(tee: Tee, pck: PckChain, given: int) -> RatlsError:
+    fmspc = pck.extension.platform.fmspc.hex()
+    return CollateralOfOtherPlatforms(
+        "collateral",
+        expected=f"a bundle for {tee.name}, FMSPC {fmspc}, {pck.authority.common_name}",
+        found=f"none among the {given} given",
+        fix=f"fetch it for FMSPC {fmspc} (`ratls collateral fetch`) and name it with --collateral",
+    )
+
+
+# The answer on one file
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """All that one answer depends on, but for the file."""
+
+    shelf: Shelf
+    acceptance: Callable[[VerifiedQuote], Appraisal]
+    newer_sgx: bool
+    json_output: bool
+
+    def __call__(self, file: str) -> Answers:
+        """The answer on one file; one that cannot be read does not keep the others from theirs.
+
+        Raises:
+            ConfigError: Something other than the file is unusable; that is no verdict.
+        """
+        try:
+            raw = _read(Path(file))
+        except FileUnreadable as refusal:
+            return self._unjudged(file, refusal, b"")
+        try:
+            collateral = self.shelf.collateral_for(raw, newer_sgx=self.newer_sgx)
+        except CollateralOfOtherPlatforms as refusal:
+            return self._unjudged(file, refusal, raw)
+        report = report_quote(
+            raw,
+            collateral,
+            file=file,
+            roots=self.shelf.roots,
+            at=self.shelf.at,
+            acceptance=self.acceptance,
+            newer_sgx=self.newer_sgx,
+        )
+        text = json.dumps(report.machine) if self.json_output else report.people
+        return Answers.of(text, int(report.exit_status))
+
+    def _unjudged(self, file: str, refusal: RatlsError, raw: bytes) -> Answers:
+        """No check was begun: all that a verdict would tell is unknown, but what anybody sees."""
+        status = int(refusal.exit_status)
+        word = "undecided" if refusal.exit_status is Exit.UNDECIDED else "refused"
+        if not self.json_output:
+            mode = self.shelf.roots.mode
+            lines = [
+                f"{file}: {word}  mode={mode}",
+                f"  {word} [{refusal.code}] {refusal}",
+                f"  to do: {refusal.fix}",
+            ]
+            return Answers.of("\n".join(map(printable, lines)), status)
+        shelf = self.shelf
+        collateral, roots, at = shelf.bundles[0][0], shelf.roots, shelf.at
+        machine = report_quote(b"", collateral, file=file, roots=roots, at=at).machine
+        machine |= {"verdict": word, "checks": [], "error": refusal_as_json(refusal)}
+        if raw:
+            quote = Quote.parse(strip_file_padding(raw), newer_sgx=self.newer_sgx)
+            machine |= {"tee": quote.tee.value, "quote_version": quote.header.version}
+        return Answers.of(json.dumps(machine), status)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except FileUnreadable:
+        if path.is_dir():  # otherwise its files would stand here
+            raise FileUnreadable(
+                str(path), expected="a folder with files that may be read", found="none"
+            ) from None
+        raise
+
+
+def expand(arguments: Iterable[Path]) -> Iterator[str]:
+    """The files that are meant: a folder stands for those right in it, in the order of names.
+
+    A folder without any stays, to be refused: an empty answer would look like a good one.
+    """
+    for path in arguments:
+        try:
+            with os.scandir(path) as entries:
+                inside = sorted(str(path / entry.name) for entry in entries if entry.is_file())
+        except OSError:
+            inside = []
+        yield from inside or [str(path)]
+
+
+# Several processes
+
+
+class WorkerLost(Exception):
+    """A worker ended before its answers came: killed, out of memory, or a bug of ours."""
+
+
+class Hand(Protocol):
+    """Who works on one batch at a time."""
+
+    def ask(self, number: int) -> None:
+        """Begin the batch with this number."""
+
+    def take(self) -> Answers:
+        """Its answers."""
+
+
+H = TypeVar("H", bound=Hand)
+
+
+def in_order(
+    total: int, hands: Sequence[H], ready: Callable[[Sequence[H]], Iterable[H]], *, ahead: int
+) -> Iterator[Answers]:
+    """The answers of batches 0 to `total` - 1, in this order, whoever finishes first.
+
+    Args:
+        total: How many batches there are.
+        hands: Who works on them, each on one at a time.
+        ready: Waits, and returns those of the hands given that have finished. At least one.
+        ahead: How many batches are begun and not yet handed on, at most.
+    """
+    idle, busy, finished = list(hands), dict[H, int](), dict[int, Answers]()
+    begun = handed_on = 0
+    while handed_on < total:
+        while idle and begun < min(total, handed_on + ahead):
+            hand = idle.pop()
+            hand.ask(begun)
+            busy[hand] = begun
+            begun += 1
+        for hand in ready(list(busy)):
+            finished[busy.pop(hand)] = hand.take()
+            idle.append(hand)
+        while handed_on in finished:
+            yield finished.pop(handed_on)
+            handed_on += 1
+
+
+@contextmanager
+def judging(
+    files: Sequence[str], judge: Callable[[str], Answers], *, workers: int
+) -> Iterator[Iterator[Answers]]:
+    """Judge these files with so many processes; a single one is this process itself.
+
+    Workers are forked here, before the block is entered, and inherit `judge` with what it holds.
+    Start threads, such as those of a progress bar, inside the block only.
+
+    Raises:
+        WorkerLost: From the iterator: an answer is missing.
+        RatlsError: From the iterator: what `judge` raises.
+    """
+    # Few files are spread too; wherever there is more, every worker has several batches.
+    size = max(1, min(MAX_BATCH, len(files) // (4 * workers)))
+    batches = [files[start : start + size] for start in range(0, len(files), size)]
+    if workers == 1 or len(batches) < 2:
+        yield map(judge, files)
+        return
+    hands: list[_Worker] = []
+    # Ctrl-C reaches the whole group: the workers never see it, and this process ends them.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        try:
+            for _ in range(min(workers, len(batches))):
+                hands.append(_Worker(batches, judge, hands))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield in_order(len(batches), hands, _ready, ahead=BATCHES_AHEAD * len(hands))
+    finally:
+        for hand in hands:
+            hand.end()
+
+
+Batches: TypeAlias = Sequence[Sequence[str]]
+
+
+class _Worker:
+    """A forked process, and the pipe to it. Numbers go in, answers come out."""
+
+    def __init__(
+        self, batches: Batches, judge: Callable[[str], Answers], older: Iterable[_Worker]
+    ) -> None:
+        # Wherever this project runs there is fork: its files are locked with `fcntl`.
+        context = get_context("fork")
+        self.batches, self.judge, self.number = batches, judge, 0
+        self.pipe, theirs = context.Pipe()
+        foreign = [self.pipe, *(worker.pipe for worker in older)]
+        self.process = context.Process(
+            target=_work, args=(theirs, foreign, batches, judge), daemon=True
+        )
+        self.process.start()
+        theirs.close()  # so that its end is noticed
+
+    def ask(self, number: int) -> None:
+        self.number = number
+        try:
+            self.pipe.send_bytes(number.to_bytes(8, "big"))
+        except OSError as error:
+            raise self._lost() from error
+
+    def take(self) -> Answers:
+        try:
+            statuses, text = self.pipe.recv_bytes(), self.pipe.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise self._lost() from error
+        if statuses:
+            return Answers(text.decode(), statuses)
+        # Something stopped the worker; it stops this process too, where the command can say so.
+        return _judge_batch(self.judge, self.batches[self.number])
+
+    def _lost(self) -> WorkerLost:
+        self.process.join(10)
+        return WorkerLost(
+            f"a worker process ended ({self.process.exitcode}): no answer on "
+            f"{self.batches[self.number][0]} and the files after it"
+        )
+
+    def end(self) -> None:
+        self.pipe.close()
+        self.process.kill()  # it writes nothing, so there is nothing to finish
+        self.process.join()
+
+
+def _ready(workers: Sequence[_Worker]) -> Iterable[_Worker]:
+    done = set(wait([worker.pipe for worker in workers]))
+    return [worker for worker in workers if worker.pipe in done]
+
+
+def _work(
+    pipe: Connection,
+    foreign: Iterable[Connection],
+    batches: Batches,
+    judge: Callable[[str], Answers],
+) -> None:
+    """A worker's life: it ends when the other end of its pipe does, however that came about."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for other in foreign:
+        other.close()  # a pipe that a sister holds open would never end
+    with suppress(EOFError, ConnectionError):
+        while True:
+            number = int.from_bytes(pipe.recv_bytes(8), "big")
+            try:
+                answers = _judge_batch(judge, batches[number])
+            except RatlsError:
+                answers = Answers("", b"")
+            pipe.send_bytes(answers.statuses)
+            pipe.send_bytes(answers.text.encode())
+
+
+def _judge_batch(judge: Callable[[str], Answers], files: Sequence[str]) -> Answers:
+    found = [judge(file) for file in files]
+    return Answers("".join(a.text for a in found), b"".join(a.statuses for a in found))
