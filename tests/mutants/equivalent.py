@@ -82,12 +82,6 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     ),
     Equivalent(
         "verifier.document",
-        "value = (_NEGATIVE if any(mark in text for mark in _MINUS) else _PLAIN).decode(text)",
-        "always: _NEGATIVE",
-        "the same answer, more slowly",
-    ),
-    Equivalent(
-        "verifier.document",
         "if value.isascii():",
         "never taken: if value.isascii()",
         "the same answer, more slowly",
