@@ -239,7 +239,7 @@ def explain_tcb(tcb: TcbVerdict, *, accepted: bool) -> list[str]:
         + (f", TDX module {tcb.module_status}" if tcb.module_status else "")
         + f"; evaluation {tcb.evaluation_data_number}"
     ]
-    if tcb.current_status:
+    if tcb.current_status not in (None, tcb.status):
         lines.append(f"launched anew, the trust domain would be {tcb.current_status}")
     if tcb.advisory_ids:
         lines.append(f"advisories {', '.join(tcb.advisory_ids)}")

@@ -20,6 +20,7 @@ from cryptography import x509
 from tests.differential.layout import regions
 from tests.differential.question import Answer, Question
 from verifier.pck import PckExtension
+from verifier.status import TcbStatus
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 _SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
@@ -155,6 +156,16 @@ def _qe_configuration(question: Question, ours: Answer, theirs: Answer) -> bool:
     )
 
 
+def _relaunch_onto_a_revoked_level(question: Question, ours: Answer, theirs: Answer) -> bool:
+    """N196: a launch that is out of date stays so, whatever runs beneath the domain now."""
+    return (
+        ours.verified is not None
+        and ours.verified.tcb.current_status is TcbStatus.REVOKED
+        and ours.reason in _OUTDATED
+        and _because(question, theirs, "TCB status is invalid: Revoked")
+    )
+
+
 ACCEPTED_HERE: tuple[Divergence, ...] = (
     Divergence("qe-auth-data-of-any-length", "6.1, qe_auth length", _qe_auth_size),
     Divergence("issued-within-the-skew", "6.1, issueDate in future", _issued_within_the_skew),
@@ -164,6 +175,9 @@ ACCEPTED_HERE: tuple[Divergence, ...] = (
     Divergence("extended-key-usage-is-no-role", "6.1, cert roles", _extended_key_usage),
     Divergence("pce-svn-of-sixteen-bits", "2.1, PCESVN 0..65535", _wide_pce_svn),
     Divergence("module-svn-of-sixteen-bits", "3.4, isvsvn 0..65535", _wide_module_svn),
+    Divergence(
+        "outdated-launch-stays-outdated", "6.1, TD relaunch", _relaunch_onto_a_revoked_level
+    ),
 )
 OTHER_VERDICT: tuple[Divergence, ...] = (
     Divergence("svns-of-the-components", "6.1, TCB comps source", _other_octets),

@@ -746,6 +746,9 @@ def td_relaunch(rng: Random) -> Base:
 
     def tcb_info(document: Document) -> Document:
         document["tcbLevels"][0]["tcbStatus"] = rng.choice(STATUSES)
+        module = next(i for i in document["tdxModuleIdentities"] if i["id"] == "TDX_01")
+        newest = max(module["tcbLevels"], key=lambda level: level["tcb"]["isvsvn"])
+        newest["tcbStatus"] = rng.choice(("UpToDate", "UpToDate", "OutOfDate", "Revoked"))
         return document
 
     launch, now = rng.choice([(old, new), (old, new), (old, old), (new, old)])
