@@ -130,3 +130,67 @@ def test_production_lists_its_packages_and_simulation_is_not_among_them() -> Non
         for path in (ROOT / package).rglob("*.py")
     }
     assert "ratls.simulation" not in project["project"]["entry-points"]
+
+
+# Besides the standard library. The design names where each of these may stand.
+LIBRARIES = {
+    "certificate": {"cryptography"},
+    "ecdsa": {"cryptography"},
+    "qe": {"cryptography"},
+    "cli": {"platformdirs", "rich", "typer"},
+    "modes": {"typer"},
+    "pcs": {"certifi", "httpx"},
+    "shell": {"rich", "typer"},
+}
+
+
+def test_the_verifier_needs_no_more_libraries_than_these() -> None:
+    """Whatever reads an attacker's bytes is read by the auditor too, so there is little of it."""
+    used: dict[str, set[str]] = {}
+    for path, tree in modules("verifier"):
+        roots = {name.split(".")[0] for name, _ in imported(tree)}
+        if foreign := roots - OURS - sys.stdlib_module_names:
+            used[path.stem] = foreign
+    assert used == LIBRARIES
+
+
+_CHANGERS = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
+
+
+def changed_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Names of a module that something inside a function changes."""
+    own = {
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Global):
+                yield from ((name, node.lineno) for name in node.names)
+            changed: ast.expr | None = None
+            if isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(
+                node.ctx, ast.Load
+            ):
+                changed = node.value
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                changed = node.func.value if node.func.attr in _CHANGERS else None
+            if isinstance(changed, ast.Name) and changed.id in own:
+                yield changed.id, node.lineno
+
+
+def test_what_decides_has_no_state_of_its_own() -> None:
+    """A verdict that depended on the one before could not be repeated; `lru_cache` is no state."""
+    wrong = [
+        f"{path.name}:{line} changes {name}"
+        for path, tree in modules("verifier")
+        if path.stem not in SHELLS
+        for name, line in changed_names(tree)
+    ]
+    assert wrong == []
+    planted = ast.parse("seen = set()\ndef decide(x):\n    seen.add(x)\n    return x in seen")
+    assert list(changed_names(planted)) == [("seen", 3)]

@@ -1,0 +1,88 @@
+"""What is remembered from one quote to the next is judged anew for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from tests.support.refusal import refused
+from tests.verifier.world import AT, World
+from verifier import Collateral
+from verifier.acceptance import accept
+from verifier.endorsements import endorse
+from verifier.errors import CertificateRevoked, CollateralNotCurrent, RootUntrusted, TcbRevoked
+from verifier.pck import authenticate_pck_chain
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def warm() -> tuple[World, Collateral]:
+    """A platform that was found genuine, and everything about it remembered."""
+    world = World.create()
+    collateral = world.collateral()
+    world.verify(collateral=collateral)
+    before = endorse.cache_info().hits
+    world.verify(collateral=collateral)
+    assert endorse.cache_info().hits == before + 1
+    return world, collateral
+
+
+def test_what_has_expired_meanwhile(warm: tuple[World, Collateral]) -> None:
+    """T08: the same bytes, a month later; and once more at the time when they held."""
+    world, collateral = warm
+    with refused(CollateralNotCurrent, check="validity"):
+        world.verify(collateral=collateral, at=AT + 31 * DAY)
+    world.verify(collateral=collateral, at=AT + 29 * DAY)
+
+
+SERIALS: dict[str, Callable[[World], tuple[str, int]]] = {
+    "leaf": lambda world: ("pck_crl", world.platform.pck.serial),
+    "authority": lambda world: ("root_crl", world.platform.ca.serial),
+    "tcb-signer": lambda world: ("root_crl", world.intel.tcb_signer.serial),
+    "root": lambda world: ("root_crl", world.intel.root.serial),
+}
+
+
+@pytest.mark.parametrize("which", SERIALS)
+def test_what_was_revoked_meanwhile(warm: tuple[World, Collateral], which: str) -> None:
+    """T12: the next list names what was believed a moment ago; the list before still does not."""
+    world, collateral = warm
+    crl, serial = SERIALS[which](world)
+    later = world.collateral(**{crl: lambda form: replace(form, revoked=(serial,))})
+    with refused(CertificateRevoked):
+        world.verify(collateral=later)
+    world.verify(collateral=collateral)
+    with refused(CertificateRevoked):
+        world.verify(collateral=later)
+
+
+def test_level_that_was_revoked_meanwhile(warm: tuple[World, Collateral]) -> None:
+    """T13: the next TCB info revokes the level that this platform has."""
+    world, collateral = warm
+
+    def revoke(document: dict[str, list[dict[str, object]]]) -> dict[str, object]:
+        newest, *older = document["tcbLevels"]
+        return {**document, "tcbLevels": [{**newest, "tcbStatus": "Revoked"}, *older]}
+
+    accept(world.verify(collateral=collateral))
+    with refused(TcbRevoked, check="tcb-status"):
+        accept(world.verify(collateral=world.collateral(tcb_info=revoke)))
+    accept(world.verify(collateral=collateral))
+
+
+def test_another_root_remembers_nothing(warm: tuple[World, Collateral]) -> None:
+    """X05: what holds under one root says nothing under another."""
+    world, collateral = warm
+    with refused(RootUntrusted, check="pck-chain"):
+        world.verify(collateral=collateral, roots=World.create().intel.anchors())
+    world.verify(collateral=collateral)
+
+
+def test_memory_is_bounded() -> None:
+    """A fleet, or whoever sends chains without end, fills no memory."""
+    for remembered in (endorse, authenticate_pck_chain):
+        assert remembered.cache_info().maxsize == 1024
