@@ -69,4 +69,5 @@ def serve(
         f"ready {server.address}",
     )
     status = stop()
-    leave(status, finished=server.stop())
+    server.stop()
+    leave(status)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-import typer
-
 from ratls.address import Address
 from verifier.errors import Exit
+
+WAKE_SECONDS = 0.5
 
 
 def listen_address(text: str) -> Address:
@@ -39,18 +39,25 @@ def stop_signals() -> Callable[[], int]:
 
     signal.signal(signal.SIGINT, note)
     signal.signal(signal.SIGTERM, note)
-    return lambda: int(Exit.INTERRUPTED if came.get() == signal.SIGINT else Exit.YES)
+
+    def wait() -> int:
+        while True:
+            try:
+                number = came.get(timeout=WAKE_SECONDS)
+            except queue.Empty:
+                # A signal that arrives at another thread is handled as this one wakes.
+                continue
+            return int(Exit.INTERRUPTED if number == signal.SIGINT else Exit.YES)
+
+    return wait
 
 
-def leave(status: int, *, finished: bool) -> NoReturn:
-    """End the command; at once, where a call still runs after the server was stopped.
+def leave(status: int) -> NoReturn:
+    """End the command with this status, at once: its server was stopped, and nothing is left.
 
-    Raises:
-        typer.Exit: With this status.
+    A client that is silent would hold its call, and with it an orderly end, for hours; and the
+    end of an interpreter waits for whatever threads the libraries still have.
     """
-    if not finished:
-        # A client that is silent holds its call, and with it an orderly end, for hours.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    raise typer.Exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

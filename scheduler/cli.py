@@ -72,10 +72,9 @@ def serve(
         ready, pin = str(server.address), str(state / CERTIFICATE_FILE)
         shell.answer({"ready": ready, "certificate": pin}, f"ready {ready}")
         status = stop()
-        finished = server.stop()
-        if finished:
+        if server.stop():
             store.close()
-        leave(status, finished=finished)
+        leave(status)
 
 
 def _complete(path: Path) -> CompleteAgreement:
