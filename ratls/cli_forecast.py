@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ratls.cli_quote import WORST_FIRST, accepted_statuses
+
 if TYPE_CHECKING:
     from policy.document import Policy
     from verifier.anchors import TrustAnchors
@@ -79,7 +81,7 @@ def forecast(
     if policy is not None and (accept_status or accept_advisory or root):
         raise typer.BadParameter("a policy says itself what to accept", param_hint="--policy")
     limit = None if within is None else parse_within(within)
-    statuses = _statuses(accept_status or [])
+    statuses = accepted_statuses(accept_status or [])
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
@@ -109,9 +111,7 @@ def forecast(
         answers = [(file, _one(file, instant, ask)) for file in files]
         answers.sort(key=_earliest_first)
         _show(shell, answers, roots, within)
-    worst = min(
-        (int(answer.status_within(limit)) for _, answer in answers), key=(1, 4, 6, 5, 3, 0).index
-    )
+    worst = min((int(answer.status_within(limit)) for _, answer in answers), key=WORST_FIRST.index)
     if worst:
         raise typer.Exit(worst)
 
@@ -144,18 +144,6 @@ def _earliest_first(entry: tuple[Path, Forecast]) -> tuple[Any, ...]:
 
 
 # What is asked of a quote
-
-
-def _statuses(names: list[str]) -> frozenset[Any]:
-    from verifier.tcb import TcbStatus
-
-    known = {status.value: status for status in TcbStatus}
-    if wrong := [name for name in names if name not in known]:
-        raise typer.BadParameter(
-            f"no such status: {wrong[0]}; there are {', '.join(known)}",
-            param_hint="--accept-status",
-        )
-    return frozenset({TcbStatus.UP_TO_DATE, *(known[name] for name in names)})
 
 
 def _usual_demand(statuses: frozenset[Any], advisories: list[str] | None) -> Demand:

@@ -79,7 +79,7 @@ def quote(
 
     if policy is not None and (accept_status or accept_advisory or root):
         raise typer.BadParameter("a policy says itself what to accept", param_hint="--policy")
-    statuses = _statuses(accept_status or [])
+    statuses = accepted_statuses(accept_status or [])
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
@@ -193,7 +193,8 @@ def _summary(counts: dict[int, int], seconds: float) -> str:
 # What is asked of a quote
 
 
-def _statuses(names: list[str]) -> frozenset[Any]:
+def accepted_statuses(names: list[str]) -> frozenset[Any]:
+    """`--accept-status`: these and UpToDate; BadParameter for a word that is none of Intel's."""
     from verifier.tcb import TcbStatus
 
     known = {status.value: status for status in TcbStatus}
