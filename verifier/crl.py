@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -27,7 +27,6 @@ from verifier.extensions import (
 )
 
 _PEM_HEAD, _PEM_FOOT = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
-_HEX = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
 _WHITE = b" \t\r\n\0"
 
 
@@ -64,8 +63,8 @@ def crl_der(stored: bytes, title: str) -> bytes:
     text = stored.strip(_WHITE)
     if not text:
         raise CrlMissing(title, expected="a revocation list", found="nothing")
-    if _HEX.fullmatch(text):
-        return bytes.fromhex(text.decode("ascii"))
+    with suppress(binascii.Error):
+        return binascii.unhexlify(text)
     if text.startswith(_PEM_HEAD) and text.endswith(_PEM_FOOT):
         body = text[len(_PEM_HEAD) : -len(_PEM_FOOT)].translate(None, b" \t\r\n")
         try:
@@ -136,13 +135,11 @@ def _require_profile(found: Extensions) -> bytes:
 
 def _serial(entry: bytes) -> int:
     """The serial number of one entry, cut from its bytes: lists have thousands of them."""
-    size, rest = entry[1:2], entry[2 + (entry[1] if len(entry) > 1 else 0) :]
-    serial = entry[2 : len(entry) - len(rest)]
-    if entry[:1] != _INTEGER or not serial or len(serial) != size[0]:
-        raise der.DerError("a revoked certificate without a serial number")
-    if rest[:2] not in _TIMES:
-        raise der.DerError("a revoked certificate without a date")
-    _require_harmless(rest[2 + rest[1] :])
+    end = 2 + entry[1] if entry[:1] == _INTEGER and len(entry) > 1 else 0
+    serial, date = entry[2:end], entry[end : end + 2]
+    if not serial or date not in _TIMES:
+        raise der.DerError("a revoked certificate without a serial number and a date")
+    _require_harmless(entry[end + 2 + date[1] :])
     number = int.from_bytes(serial, "big", signed=True)
     if number <= 0:
         raise der.DerError("a serial number that no certificate has")

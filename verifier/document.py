@@ -6,20 +6,24 @@ where a signature check and a parser see different things, the attacker writes i
 
 from __future__ import annotations
 
+import binascii
 import json
 import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Never, Self, TypeAlias, TypeVar
 
 from verifier.errors import CollateralMalformed
 
 MAX_SIZE = 1 << 20
 MAX_DEPTH = 32
-_HEX = re.compile(r"[0-9A-Fa-f]*", re.ASCII)
 _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 _E = TypeVar("_E", bound=StrEnum)
+T = TypeVar("T")
 Entry: TypeAlias = dict[str, Any]  # one object, as it was parsed
 
 
@@ -53,17 +57,20 @@ def _no_number(text: str) -> Never:
     raise ValueError(f"{text[:20]} is not an integer")
 
 
-def _integer(text: str) -> int:
-    if text == "-0":
-        raise ValueError("-0 is not an integer")
-    return int(text)
+class _Integers(dict[str, int]):
+    """The value of an integer's text; those of one byte are looked up, hundreds in a document."""
+
+    def __missing__(self, text: str) -> int:
+        if text == "-0":
+            raise ValueError("-0 is not an integer")
+        return int(text)
 
 
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_without_duplicates,
     parse_float=_no_number,
     parse_constant=_no_number,
-    parse_int=_integer,
+    parse_int=_Integers((str(number), number) for number in range(256)).__getitem__,
 )
 
 
@@ -87,26 +94,6 @@ _CONTAINERS = frozenset({dict, list})
 
 def _refuse(where: str, expected: str, found: str) -> CollateralMalformed:
     return CollateralMalformed(where, expected=expected, found=found)
-
-
-def column(entries: list[Entry], member: str, where: str, *, high: int) -> list[int]:
-    """One integer from 0 to `high` of each of these objects.
-
-    Taken at once: TCB info has hundreds of them, in which nothing else decides anything.
-    """
-    numbers: list[Any] = [entry.get(member) for entry in entries]
-    # Exact types: True is an integer too.
-    if set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) > high:
-        raise _refuse(f"{where}[].{member}", f"integers from 0 to {high}", "others")
-    return numbers
-
-
-def words(entries: list[Entry], member: str, where: str) -> list[str]:
-    """One string of each of these objects, empty where there is none."""
-    found: list[Any] = [entry.get(member, "") for entry in entries]
-    if set(map(type, found)) != {str}:
-        raise _refuse(f"{where}[].{member}", "strings", "others")
-    return found
 
 
 @lru_cache(maxsize=256)
@@ -155,10 +142,12 @@ class Fields:
     def hex(self, name: str, size: int) -> bytes:
         """Exactly `size` bytes as hexadecimal text of either case."""
         value = self._typed(name, str)
-        # bytes.fromhex alone would skip white space.
-        if len(value) != 2 * size or not _HEX.fullmatch(value):
-            raise _refuse(f"{self.where}.{name}", f"{2 * size} hexadecimal digits", value[:200])
-        return bytes.fromhex(value)
+        with suppress(ValueError):
+            # bytes.fromhex would skip white space.
+            octets = binascii.unhexlify(value)
+            if len(octets) == size:
+                return octets
+        raise _refuse(f"{self.where}.{name}", f"{2 * size} hexadecimal digits", value[:200])
 
     def instant(self, name: str) -> datetime:
         """`YYYY-MM-DDTHH:MM:SSZ`, a date that exists."""
@@ -185,26 +174,15 @@ class Fields:
 
     def objects(self, name: str) -> list[Fields]:
         """A list of objects, at least one."""
+        where = f"{self.where}.{name}"
+        return [Fields(row, f"{where}[{i}]") for i, row in enumerate(self.table(name).rows)]
+
+    def table(self, name: str) -> Table:
+        """A list of objects of one kind, at least one."""
         values = self._typed(name, list)
         if not values:
             raise _refuse(f"{self.where}.{name}", "some entries", "none")
-        return [Fields.of(v, f"{self.where}.{name}[{i}]") for i, v in enumerate(values)]
-
-    def entries(self, name: str, *, count: int) -> list[Entry]:
-        """A list of exactly `count` objects, for `column`."""
-        values: list[Entry] = self._typed(name, list)
-        if len(values) != count or set(map(type, values)) != {dict}:
-            raise _refuse(f"{self.where}.{name}", f"{count} objects", f"{len(values)} entries")
-        return values
-
-    def optional_texts(self, name: str) -> tuple[str, ...]:
-        """A list of strings that may be absent."""
-        if name not in self.members:
-            return ()
-        values = self._typed(name, list)
-        if not all(isinstance(value, str) for value in values):
-            raise _refuse(f"{self.where}.{name}", "strings only", "something else")
-        return tuple(values)
+        return Table.of(values, f"{self.where}.{name}")
 
     def optional_text(self, name: str) -> str:
         """A string that may be absent, and is then empty."""
@@ -217,3 +195,84 @@ class Fields:
         if type(value) is not kind:  # exact: isinstance(True, int) holds
             raise _refuse(f"{self.where}.{name}", f"a {kind.__name__}", type(value).__name__)
         return value
+
+
+class Table:
+    """Objects of one kind, read a member at a time: of TCB info's hundreds, one pass for each.
+
+    A refusal names the row.
+    """
+
+    def __init__(self, rows: list[Entry], where: str) -> None:
+        self.rows, self.where = rows, where
+
+    @classmethod
+    def of(cls, values: list[Any], where: str) -> Self:
+        _require_type(values, dict, where)
+        return cls(values, where)
+
+    def first(self) -> Table:
+        return Table(self.rows[:1], self.where)
+
+    def integers(self, name: str, *, high: int) -> list[int]:
+        """An integer from 0 to `high` of each; True is none."""
+        values: list[int] = self._typed(name, int)
+        if min(values) < 0 or max(values) > high:
+            place = next(i for i, value in enumerate(values) if not 0 <= value <= high)
+            raise _refuse(f"{self.where}[{place}].{name}", f"0 to {high}", str(values[place]))
+        return values
+
+    def instants(self, name: str) -> list[datetime]:
+        """As `Fields.instant`."""
+        return self._looked_up(name, _instant, "YYYY-MM-DDTHH:MM:SSZ, a date that exists")
+
+    def words(self, name: str, meanings: Mapping[str, T]) -> list[T]:
+        """What each word of a closed list means, exactly as written."""
+        return self._looked_up(name, meanings.__getitem__, f"one of {', '.join(meanings)}")
+
+    def optional_texts(self, name: str) -> list[str]:
+        """A string of each, which may be absent and is then empty."""
+        return self._typed(name, str, absent="")
+
+    def optional_lists(self, name: str) -> list[tuple[str, ...]]:
+        """A list of strings of each, which may be absent and is then empty."""
+        lists: list[list[str]] = self._typed(name, list, absent=[])
+        for place, texts in enumerate(lists):
+            _require_type(texts, str, f"{self.where}[{place}].{name}")
+        return [tuple(texts) for texts in lists]
+
+    def table(self, name: str) -> Table:
+        """One object of each."""
+        return Table(self._typed(name, dict), f"{self.where}[].{name}")
+
+    def joined(self, name: str, *, count: int) -> Table:
+        """A list of exactly `count` objects of each, one list behind the other."""
+        lists: list[list[Any]] = self._typed(name, list)
+        if set(map(len, lists)) != {count}:
+            place = next(i for i, values in enumerate(lists) if len(values) != count)
+            where = f"{self.where}[{place}].{name}"
+            raise _refuse(where, f"{count} objects", f"{len(lists[place])} entries")
+        return Table.of([*chain.from_iterable(lists)], f"{self.where}[].{name}")
+
+    def _typed(self, name: str, kind: type, absent: object = None) -> list[Any]:
+        values = [row.get(name, absent) for row in self.rows]
+        _require_type(values, kind, self.where, f".{name}")
+        return values
+
+    def _looked_up(self, name: str, find: Callable[[str], T], expected: str) -> list[T]:
+        found = []
+        for place, text in enumerate(self._typed(name, str)):
+            try:
+                found.append(find(text))
+            except (LookupError, ValueError) as error:
+                raise _refuse(f"{self.where}[{place}].{name}", expected, text[:60]) from error
+        return found
+
+
+def _require_type(values: list[Any], kind: type, where: str, member: str = "") -> None:
+    """All are exactly of this type: isinstance(True, int) holds."""
+    if set(map(type, values)) <= {kind}:
+        return
+    place, found = next((i, v) for i, v in enumerate(values) if type(v) is not kind)
+    found_type = "nothing" if found is None else type(found).__name__
+    raise _refuse(f"{where}[{place}]{member}", f"a {kind.__name__}", found_type)

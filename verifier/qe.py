@@ -145,7 +145,7 @@ class QeIdentity:
             attributes_mask=attributes_mask,
             mr_signer=fields.hex("mrsigner", 32),
             isv_prod_id=fields.integer("isvprodid", high=65535),
-            levels=SvnLevel.read_all(fields),
+            levels=SvnLevel.of_quoting_enclave(fields),
         )
 
     def require_described(self, report: EnclaveReport, tee: Tee) -> None:

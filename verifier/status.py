@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import starmap
 from typing import Self
 
 from verifier.document import Fields
@@ -27,17 +28,14 @@ class TcbStatus(StrEnum):
     TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED = "TDRelaunchAdvisedConfigurationNeeded"
 
 
-_RELAUNCH = {
-    TcbStatus.TD_RELAUNCH_ADVISED,
-    TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
-}
 _CONFIGURATION = {
     TcbStatus.CONFIGURATION_NEEDED,
     TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
     TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
 }
 _OUT_OF_DATE = {TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED}
-# A platform's status, and what it becomes beside a component that is out of date.
+# A platform's status, and what it becomes beside a component that is out of date. That a domain
+# should be launched anew is no document's word.
 _WITH_OUTDATED_COMPONENT = {
     TcbStatus.UP_TO_DATE: TcbStatus.OUT_OF_DATE,
     TcbStatus.SW_HARDENING_NEEDED: TcbStatus.OUT_OF_DATE,
@@ -49,29 +47,21 @@ _WITH_OUTDATED_COMPONENT = {
 }
 
 
+# What a platform's level may say.
+OF_PLATFORMS = {status.value: status for status in _WITH_OUTDATED_COMPONENT}
 # What a level of a component may say, and what it means: between current and revoked there is
 # nothing but outdated.
-_OF_COMPONENTS = {
-    TcbStatus.UP_TO_DATE: TcbStatus.UP_TO_DATE,
-    TcbStatus.OUT_OF_DATE: TcbStatus.OUT_OF_DATE,
-    TcbStatus.CONFIGURATION_NEEDED: TcbStatus.OUT_OF_DATE,
-    TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED: TcbStatus.OUT_OF_DATE,
-    TcbStatus.REVOKED: TcbStatus.REVOKED,
+_OF_QUOTING_ENCLAVES = {
+    TcbStatus.UP_TO_DATE.value: TcbStatus.UP_TO_DATE,
+    TcbStatus.OUT_OF_DATE.value: TcbStatus.OUT_OF_DATE,
+    TcbStatus.CONFIGURATION_NEEDED.value: TcbStatus.OUT_OF_DATE,
+    TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED.value: TcbStatus.OUT_OF_DATE,
+    TcbStatus.REVOKED.value: TcbStatus.REVOKED,
 }
-
-
-def platform_status(fields: Fields) -> TcbStatus:
-    """The `tcbStatus` of a platform's level.
-
-    Raises:
-        CollateralMalformed: Another word; a relaunch is advised by no document.
-    """
-    status = fields.member_of("tcbStatus", TcbStatus)
-    if status in _RELAUNCH:
-        raise CollateralMalformed(
-            f"{fields.where}.tcbStatus", expected="a platform's status", found=status
-        )
-    return status
+_OF_MODULES = {
+    status.value: status
+    for status in (TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED)
+}
 
 
 def converge(platform: TcbStatus, *components: TcbStatus) -> TcbStatus:
@@ -115,29 +105,31 @@ class SvnLevel:
         return f"{self.status!s}, from ISVSVN {self.isv_svn} on"
 
     @classmethod
-    def read(cls, fields: Fields) -> Self:
-        status = platform_status(fields)
-        if status not in _OF_COMPONENTS:
-            raise CollateralMalformed(
-                f"{fields.where}.tcbStatus",
-                expected=f"one of {', '.join(_OF_COMPONENTS)}",
-                found=status,
-            )
-        return cls(
-            isv_svn=fields.object("tcb").integer("isvsvn", high=65535),
-            status=_OF_COMPONENTS[status],
-            date=fields.instant("tcbDate"),
-            advisory_ids=fields.optional_texts("advisoryIDs"),
-        )
+    def of_quoting_enclave(cls, identity: Fields) -> tuple[Self, ...]:
+        """The levels of a QE identity, highest first."""
+        return cls._read(identity, _OF_QUOTING_ENCLAVES)
 
     @classmethod
-    def read_all(cls, fields: Fields) -> tuple[Self, ...]:
-        """The `tcbLevels` of a component, highest first, whatever the order on the wire."""
-        levels = [cls.read(level) for level in fields.objects("tcbLevels")]
-        if len({level.isv_svn for level in levels}) != len(levels):
+    def of_module(cls, identity: Fields) -> tuple[Self, ...]:
+        """The levels of a TDX module, highest first."""
+        return cls._read(identity, _OF_MODULES)
+
+    @classmethod
+    def _read(cls, identity: Fields, meanings: Mapping[str, TcbStatus]) -> tuple[Self, ...]:
+        """The `tcbLevels` of a component, whatever their order on the wire."""
+        table = identity.table("tcbLevels")
+        columns = zip(
+            table.table("tcb").integers("isvsvn", high=65535),
+            table.words("tcbStatus", meanings),
+            table.instants("tcbDate"),
+            table.optional_lists("advisoryIDs"),
+            strict=True,
+        )
+        levels = {level.isv_svn: level for level in starmap(cls, columns)}
+        if len(levels) != len(table.rows):
             # Which of two equal levels counts would depend on the order on the wire.
-            raise CollateralMalformed(fields.where, expected="distinct levels", found="equal ones")
-        return tuple(sorted(levels, key=lambda level: level.isv_svn, reverse=True))
+            raise CollateralMalformed(table.where, expected="distinct levels", found="equal ones")
+        return tuple(levels[svn] for svn in sorted(levels, reverse=True))
 
 
 def without_repeats(*lists: Sequence[str]) -> tuple[str, ...]:

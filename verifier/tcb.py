@@ -7,14 +7,15 @@ Source: Intel's "TCB Info" of the Provisioning Certification Service, version 4 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
+from itertools import starmap
+from operator import ge
 from typing import Self
 
-from verifier.document import Fields, column, parse_object, words
+from verifier.document import Fields, Table, parse_object
 from verifier.errors import (
     CollateralMalformed,
     TcbInfoMismatch,
@@ -24,9 +25,9 @@ from verifier.errors import (
 from verifier.pck import PlatformIdentity, PlatformTcb
 from verifier.quote import EnclaveReport, Tee
 from verifier.status import (
+    OF_PLATFORMS,
     SvnLevel,
     converge,
-    platform_status,
     relaunch,
     without_repeats,
 )
@@ -49,7 +50,6 @@ class TcbLevel:
     """One patch level, and what Intel says about platforms that have it."""
 
     components: tuple[int, ...]  #      16 SVNs
-    words: tuple[tuple[str, ...], tuple[str, ...]]  # category and type of each; may be empty
     pce_svn: int
     status: TcbStatus
     date: datetime  #                   advisories published up to here were taken into account
@@ -68,51 +68,47 @@ class TcbLevel:
             tcb: The platform's, from its PCK certificate.
             tee_tcb_svn: 16 bytes, of a trust domain; None for an enclave.
         """
-        pairs = zip(tcb.components, self.components, strict=True)
-        if not all(has >= needs for has, needs in pairs) or tcb.pce_svn < self.pce_svn:
+        # Both have 16: `map` would end with the shorter one.
+        if not all(map(ge, tcb.components, self.components)) or tcb.pce_svn < self.pce_svn:
             return False
         if tee_tcb_svn is None:
             return True
         first = _first_compared(tee_tcb_svn)
-        pairs = zip(tee_tcb_svn[first:], self.tdx_components[first:], strict=True)
-        return all(has >= needs for has, needs in pairs)
+        return all(map(ge, tee_tcb_svn[first:], self.tdx_components[first:]))
 
 
-def _read_levels(levels: Sequence[Fields], tee: Tee) -> list[TcbLevel]:
-    """The levels in the order of the wire."""
-    tcbs = [level.object("tcb") for level in levels]
-    components, *labels = _read_components(tcbs, "sgxtcbcomponents")
-    tdx_components: list[tuple[int, ...]] = [()] * len(levels)
-    if tee is Tee.TDX:
-        tdx_components, *_ = _read_components(tcbs, "tdxtcbcomponents")
-    return [
-        TcbLevel(
-            components=components[place],
-            words=(labels[0][place], labels[1][place]),
-            pce_svn=tcbs[place].integer("pcesvn", high=65535),
-            status=platform_status(level),
-            date=level.instant("tcbDate"),
-            advisory_ids=level.optional_texts("advisoryIDs"),
-            tdx_components=tdx_components[place],
-        )
-        for place, level in enumerate(levels)
-    ]
-
-
-def _read_components(
-    tcbs: Sequence[Fields], name: str
-) -> tuple[list[tuple[int, ...]], list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """Of all levels at once: 16 SVNs each, and the category and type of each component."""
-    # Exactly 16: a shorter list once let every platform pass (GHSA-6q6c-vvf9-fj3w).
-    entries = [entry for tcb in tcbs for entry in tcb.entries(name, count=COMPONENTS)]
-    svns = column(entries, "svn", name, high=255)
-    categories, types = (words(entries, member, name) for member in ("category", "type"))
-    starts = range(0, len(entries), COMPONENTS)
-    return (
-        [tuple(svns[at : at + COMPONENTS]) for at in starts],
-        [tuple(categories[at : at + COMPONENTS]) for at in starts],
-        [tuple(types[at : at + COMPONENTS]) for at in starts],
+def _read_levels(table: Table, tee: Tee) -> tuple[TcbLevel, ...]:
+    """The levels, highest first, whatever their order on the wire."""
+    tcbs = table.table("tcb")
+    none: list[tuple[int, ...]] = [()] * len(table.rows)
+    columns = zip(
+        _read_components(tcbs, "sgxtcbcomponents"),
+        tcbs.integers("pcesvn", high=65535),
+        table.words("tcbStatus", OF_PLATFORMS),
+        table.instants("tcbDate"),
+        table.optional_lists("advisoryIDs"),
+        _read_components(tcbs, "tdxtcbcomponents") if tee is Tee.TDX else none,
+        strict=True,
     )
+    levels = {level.order: level for level in starmap(TcbLevel, columns)}
+    if len(levels) != len(table.rows):
+        # Which of two equal levels counts would depend on the order on the wire.
+        raise CollateralMalformed(table.where, expected="distinct levels", found="equal ones")
+    return tuple(levels[order] for order in sorted(levels, reverse=True))
+
+
+def _read_components(tcbs: Table, name: str) -> list[tuple[int, ...]]:
+    """16 SVNs for each level."""
+    # Exactly 16: a shorter list once let every platform pass (GHSA-6q6c-vvf9-fj3w).
+    svns = iter(tcbs.joined(name, count=COMPONENTS).integers("svn", high=255))
+    return list(zip(*[svns] * COMPONENTS, strict=True))
+
+
+def _read_labels(tcbs: Table) -> tuple[tuple[str, str], ...]:
+    """Category and type of each component, where the first level of the wire says so."""
+    components = tcbs.first().joined("sgxtcbcomponents", count=COMPONENTS)
+    names = ("category", "type")
+    return tuple(zip(*(components.optional_texts(name) for name in names), strict=True))
 
 
 def _first_compared(tee_tcb_svn: bytes) -> int:
@@ -130,7 +126,8 @@ class TcbInfo:
     fmspc: bytes  #   6
     pce_id: bytes  #  2
     evaluation_data_number: int
-    levels: tuple[TcbLevel, ...]  #  highest first, whatever the order on the wire
+    levels: tuple[TcbLevel, ...]  #  highest first
+    labels: tuple[tuple[str, str], ...]  #  category and type of each component; may be empty
     module: TdxModule | None = None  #  of TDX alone, as the identities are
     module_identities: tuple[TdxModuleIdentity, ...] = field(default=())
 
@@ -153,10 +150,7 @@ class TcbInfo:
             raise CollateralMalformed("TCB info for SGX", expected="no TDX module", found="one")
         fields.integer("tcbType", high=0)
         issued, next_update = read_issue_dates(fields)
-        levels = _read_levels(fields.objects("tcbLevels"), tee)
-        if len({level.order for level in levels}) != len(levels):
-            # Which of two equal levels counts would depend on the order on the wire.
-            raise CollateralMalformed("TCB info", expected="distinct levels", found="equal ones")
+        levels = fields.table("tcbLevels")
         return cls(
             tee=tee,
             issued=issued,
@@ -164,7 +158,8 @@ class TcbInfo:
             fmspc=fields.hex("fmspc", 6),
             pce_id=fields.hex("pceId", 2),
             evaluation_data_number=fields.integer("tcbEvaluationDataNumber", high=2**31),
-            levels=tuple(sorted(levels, key=lambda level: level.order, reverse=True)),
+            levels=_read_levels(levels, tee),
+            labels=_read_labels(levels.table("tcb")),
             module=TdxModule.read(fields.object("tdxModule")) if tee is Tee.TDX else None,
             module_identities=read_identities(fields) if tee is Tee.TDX else (),
         )
@@ -213,8 +208,30 @@ class TcbInfo:
         raise TcbLevelUnmatched(
             "TCB level of the platform",
             expected="at least the lowest listed level",
-            found="; ".join(shortfall(self.levels[-1], tcb, tee_tcb_svn)),
+            found="; ".join(self.shortfall(self.levels[-1], tcb, tee_tcb_svn)),
         )
+
+    def shortfall(
+        self, level: TcbLevel, tcb: PlatformTcb, tee_tcb_svn: bytes | None = None
+    ) -> tuple[str, ...]:
+        """What keeps the platform from this level, for people: one text per component."""
+        pairs = zip(tcb.components, level.components, self.labels, strict=True)
+        behind = [
+            f"component {number}{_label(*label)} {has} < {needs}"
+            for number, (has, needs, label) in enumerate(pairs, start=1)
+            if has < needs
+        ]
+        if tcb.pce_svn < level.pce_svn:
+            behind.append(f"PCE {tcb.pce_svn} < {level.pce_svn}")
+        if tee_tcb_svn is not None:
+            first = _first_compared(tee_tcb_svn)
+            pairs_left = zip(tee_tcb_svn[first:], level.tdx_components[first:], strict=True)
+            behind += [
+                f"TDX component {number} {has} < {needs}"
+                for number, (has, needs) in enumerate(pairs_left, start=first + 1)
+                if has < needs
+            ]
+        return tuple(behind)
 
 
 def read_issue_dates(fields: Fields) -> tuple[datetime, datetime]:
@@ -225,29 +242,6 @@ def read_issue_dates(fields: Fields) -> tuple[datetime, datetime]:
             fields.where, expected="issueDate before nextUpdate", found="the reverse"
         )
     return issued, next_update
-
-
-def shortfall(
-    level: TcbLevel, tcb: PlatformTcb, tee_tcb_svn: bytes | None = None
-) -> tuple[str, ...]:
-    """What keeps the platform from this level, for people: one text per component."""
-    parts = zip(tcb.components, level.components, *level.words, strict=True)
-    behind = [
-        f"component {number}{_label(category, kind)} {has} < {needs}"
-        for number, (has, needs, category, kind) in enumerate(parts, start=1)
-        if has < needs
-    ]
-    if tcb.pce_svn < level.pce_svn:
-        behind.append(f"PCE {tcb.pce_svn} < {level.pce_svn}")
-    if tee_tcb_svn is not None:
-        first = _first_compared(tee_tcb_svn)
-        pairs = zip(tee_tcb_svn[first:], level.tdx_components[first:], strict=True)
-        behind += [
-            f"TDX component {number} {has} < {needs}"
-            for number, (has, needs) in enumerate(pairs, start=first + 1)
-            if has < needs
-        ]
-    return tuple(behind)
 
 
 def _label(category: str, kind: str) -> str:
@@ -328,7 +322,7 @@ def evaluate(
         evaluation_data_number=evaluation_data_number,
         platform_status=launch.platform.status,
         qe_status=qe_level.status,
-        behind_newest=shortfall(info.levels[0], tcb, launched),
+        behind_newest=info.shortfall(info.levels[0], tcb, launched),
         module_status=launch.module.status if launch.module else None,
         current_status=current,
     )

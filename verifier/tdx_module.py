@@ -14,7 +14,7 @@ from typing import Self
 
 from verifier.document import Fields
 from verifier.errors import CollateralMalformed, TdxModuleLevelUnmatched, TdxModuleMismatch
-from verifier.status import SvnLevel, TcbStatus
+from verifier.status import SvnLevel
 from verifier.td import TdReport
 
 _ID = re.compile(r"TDX_([0-9A-Fa-f]{2})", re.ASCII | re.IGNORECASE)
@@ -73,14 +73,7 @@ class TdxModuleIdentity:
             raise CollateralMalformed(
                 f"{fields.where}.id", expected="TDX_ and two hexadecimal digits", found="another"
             )
-        for level in fields.objects("tcbLevels"):
-            if level.member_of("tcbStatus", TcbStatus) not in _COMPONENT:
-                raise CollateralMalformed(
-                    f"{level.where}.tcbStatus",
-                    expected=" or ".join(_COMPONENT),
-                    found=level.text("tcbStatus"),
-                )
-        return cls(int(match[1], 16), TdxModule.read(fields), SvnLevel.read_all(fields))
+        return cls(int(match[1], 16), TdxModule.read(fields), SvnLevel.of_module(fields))
 
     def level_of(self, svn: int) -> SvnLevel:
         """The highest level that a module of this SVN reaches.
@@ -96,9 +89,6 @@ class TdxModuleIdentity:
             expected=f"at least {self.levels[-1].isv_svn}",
             found=str(svn),
         )
-
-
-_COMPONENT = (TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED)
 
 
 def read_identities(fields: Fields) -> tuple[TdxModuleIdentity, ...]:
