@@ -108,7 +108,7 @@ def _load(der: bytes) -> x509.Certificate:
             _ = certificate.signature_algorithm_oid, certificate.serial_number
             _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         # The library reads one signature in several encodings; one certificate has one DER.
-        if der_of.only(der).children()[2].content[:1] != b"\0":
+        if der_of.content(der_of.children(der)[2], der_of.BIT_STRING)[:1] != b"\0":
             raise ValueError("unused bits in the signature")
     except x509.DuplicateExtension as error:
         if error.oid == EVIDENCE_OID:
@@ -200,7 +200,7 @@ def carried_spki(tbs: bytes) -> bytes:
 
     It follows version, serial number, signature algorithm, issuer, validity and subject.
     """
-    return der_of.only(tbs).children()[6].raw
+    return der_of.children(tbs)[6]
 
 
 def _require_self_signed(certificate: x509.Certificate) -> None:

@@ -17,7 +17,7 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from verifier import der, ecdsa, extensions
-from verifier.anchors import TrustAnchors
+from verifier.anchors import INTEL_ROOT, TrustAnchors
 from verifier.errors import (
     CertChainError,
     CertificateMalformed,
@@ -27,7 +27,7 @@ from verifier.errors import (
 )
 
 _EXTENSIONS = 0xA3  # [3], the last field
-_PAIR = bytes([der.SEQUENCE])
+_VERSION_3 = bytes.fromhex("a003020102")
 _COMMON_NAME = bytes.fromhex("0603550403")  # OID 2.5.4.3, with tag and length
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")  # AlgorithmIdentifier, no parameters
 # SubjectPublicKeyInfo of a point on the named curve P-256, up to x || y; its first length fixes
@@ -97,7 +97,7 @@ class Certificate:
             CertificateMalformed: Unreadable DER.
             CertificateRoleWrong: An algorithm or a kind of key that Intel does not use.
         """
-        return _parse(raw)
+        return _INTEL_ROOT if raw == INTEL_ROOT else _parse(raw)
 
     @property
     def serial_hex(self) -> str:
@@ -108,33 +108,33 @@ class Certificate:
 def _parse(raw: bytes) -> Certificate:
     try:
         tbs, signature = signed_parts(raw)
-        fields = tbs.children()
-        if len(fields) != 8 or fields[0].raw != bytes.fromhex("a003020102"):
+        fields = der.children(tbs)
+        if len(fields) != 8 or fields[0] != _VERSION_3:
             raise CertificateRoleWrong(
                 "certificate", expected="X.509 version 3", found="another version"
             )
-        if fields[2].raw != ECDSA_SHA256:
+        _, serial, algorithm, issuer, validity, subject, spki, last = fields
+        if algorithm != ECDSA_SHA256:
             raise CertificateRoleWrong(
                 "certificate", expected="one algorithm, ecdsa-with-SHA256", found="two that differ"
             )
-        spki = fields[6].raw
         if not spki.startswith(_P256_SPKI):
             raise CertificateRoleWrong(
                 "certificate", expected="a P-256 key", found="another kind of key"
             )
         # Read here: a negative serial number could be listed as revoked under another spelling.
-        serial = der.integer(fields[1], low=1, high=2**160 - 1)
-        not_before, not_after = map(der.time, fields[4].children())
-        common_name, organisation = read_name(fields[5].raw)
-        (sequence,) = fields[7].children(_EXTENSIONS)
+        number = der.integer(serial, low=1, high=2**160 - 1)
+        not_before, not_after = map(der.time, der.children(validity))
+        common_name, organisation = read_name(subject)
+        (sequence,) = der.children(last, _EXTENSIONS)
         found = extensions.Extensions.read(sequence)
         return Certificate(
             der=raw,
             common_name=common_name,
             organisation=organisation,
-            subject=fields[5].raw,
-            issuer=fields[3].raw,
-            serial=serial,
+            subject=subject,
+            issuer=issuer,
+            serial=number,
             not_before=not_before,
             not_after=not_after,
             key=ecdsa.public_key(spki[-64:]),
@@ -146,7 +146,7 @@ def _parse(raw: bytes) -> Certificate:
             key_id=found.key_id,
             issuer_key_id=found.issuer_key_id,
             sgx=found.values.get(extensions.SGX),
-            tbs=tbs.raw,
+            tbs=tbs,
             signature=signature,
         )
     except ValueError as error:
@@ -155,15 +155,15 @@ def _parse(raw: bytes) -> Certificate:
         ) from error
 
 
-def signed_parts(raw: bytes) -> tuple[der.Element, bytes]:
+def signed_parts(raw: bytes) -> tuple[bytes, bytes]:
     """Split a certificate or CRL into what is signed and the signature (DER).
 
     DerError unless it is one SEQUENCE of exactly three whose outer algorithm is ecdsa-with-SHA256.
     """
-    tbs, algorithm, signature = der.only(raw).children()
-    if algorithm.raw != ECDSA_SHA256:
+    tbs, algorithm, signature = der.children(raw)
+    if algorithm != ECDSA_SHA256:
         raise der.DerError("signature algorithm is not ecdsa-with-SHA256")
-    bits = signature.expect(der.BIT_STRING)
+    bits = der.content(signature, der.BIT_STRING)
     if bits[:1] != b"\0":
         raise der.DerError("signature is not a whole number of bytes")
     return tbs, bits[1:]
@@ -200,24 +200,28 @@ def split_pem(text: bytes | str, thing: str) -> list[bytes]:
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     before, *blocks = raw.split(_BEGIN)
-    found = []
-    for block in blocks:
-        body, end, after = block.partition(_END)
-        if not end or after.strip(_WHITE) or b"\n\n" in body or b"\n\r\n" in body:
-            raise CertificateMalformed(
-                thing, expected="PEM certificates and nothing else", found="other text"
-            )
-        body = body.translate(None, _WHITE)
-        try:
-            found.append(binascii.a2b_base64(body))
-        except binascii.Error as error:
-            raise CertificateMalformed(thing, expected="base64", found=str(error)) from error
-        # Decoding skips what is no base64; encoding again shows whether there was any.
-        if binascii.b2a_base64(found[-1], newline=False) != body:
-            raise CertificateMalformed(thing, expected="canonical base64", found="another form")
-    if before.strip(_WHITE) or not found:
+    if before.strip(_WHITE) or not blocks:
         raise CertificateMalformed(thing, expected="PEM certificates", found="other text")
-    return found
+    try:
+        return [_decode(block) for block in blocks]
+    except ValueError as error:
+        raise CertificateMalformed(
+            thing, expected="PEM certificates and nothing else", found=str(error)
+        ) from error
+
+
+@lru_cache(maxsize=256)  # pure: every chain repeats the same authorities
+def _decode(block: bytes) -> bytes:
+    """The DER of one certificate, from what follows its first line. ValueError without it."""
+    body, end, after = block.partition(_END)
+    if not end or after.strip(_WHITE) or b"\n\n" in body or b"\n\r\n" in body:
+        raise ValueError("other text")
+    body = body.translate(None, _WHITE)
+    decoded = binascii.a2b_base64(body)
+    # Decoding skips what is no base64; encoding again shows whether there was any.
+    if binascii.b2a_base64(decoded, newline=False) != body:
+        raise ValueError("another form of base64")
+    return decoded
 
 
 @lru_cache(maxsize=64)  # pure: of a million certificates, all but a few names are the same
@@ -227,18 +231,19 @@ def read_name(raw: bytes) -> tuple[str, tuple[bytes, ...]]:
     Read here, byte for byte: a library that repairs or warns would compare what it made of it.
     """
     common, others = [], []
-    for part in der.only(raw).children():
+    for part in der.children(raw):
         # A SET of one pair; of two, the first of which is no common name, the second may be one.
-        pair = part.expect(der.SET)
-        if pair[:1] != _PAIR or len(pair) < 2 or pair[1] != len(pair) - 2:
-            raise der.DerError("part of a name is not one pair")
-        if not pair.startswith(_COMMON_NAME, 2):
-            others.append(part.raw)
+        pair = der.content(der.content(part, der.SET), der.SEQUENCE)
+        if not pair.startswith(_COMMON_NAME):
+            others.append(part)
             continue
-        value = der.only(pair[2 + len(_COMMON_NAME) :])
-        if value.tag in (der.UTF8_STRING, der.PRINTABLE_STRING):
-            common.append(value.content.decode("utf-8"))
+        (value,) = der.elements(pair[len(_COMMON_NAME) :])
+        if value[0] in (der.UTF8_STRING, der.PRINTABLE_STRING):
+            common.append(der.content(value, value[0]).decode("utf-8"))
     return common[0] if len(common) == 1 else "", tuple(others)
+
+
+_INTEL_ROOT = _parse(INTEL_ROOT)
 
 
 def require_role(certificate: Certificate, role: Role) -> None:
@@ -290,7 +295,8 @@ def require_anchor(root: Certificate, roots: TrustAnchors) -> None:
             expected=f"{roots.root_spki_sha256.hex()} ({roots.name})",
             found=found.hex(),
         )
-    require_issued_by(root, root)
+    if root is not _INTEL_ROOT:
+        require_issued_by(root, root)
 
 
 @lru_cache(maxsize=256)  # pure, and what is refused is not remembered

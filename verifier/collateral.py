@@ -32,6 +32,7 @@ from verifier.errors import (
     TcbInfoSignatureInvalid,
 )
 from verifier.qe import QeIdentity
+from verifier.strict_json import read_flat_object
 from verifier.tcb import TcbInfo
 
 _MEMBERS = (
@@ -72,7 +73,7 @@ class Collateral:
             raise CollateralMalformed(
                 "collateral", expected="UTF-8", found=f"byte {error.start} is not"
             ) from error
-        fields = parse_object(text, "collateral")
+        fields = parse_object(text, "collateral", read_flat_object)
         fields.require_only({*_MEMBERS.split(), "fetched"})
         return cls(
             raw=raw,

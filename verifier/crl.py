@@ -86,30 +86,32 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
     raw = crl_der(stored, title)
     try:
         tbs, signature = signed_parts(raw)
-        version, algorithm, name, this, *rest = tbs.children()
-        if version.raw != _VERSION_2 or algorithm.raw != ECDSA_SHA256:
+        version, algorithm, name, this, *rest = der.children(tbs)
+        if version != _VERSION_2 or algorithm != ECDSA_SHA256:
             raise der.DerError("not a CRL of version 2 with ecdsa-with-SHA256")
-        if not rest or rest[0].tag not in (der.UTC_TIME, der.GENERALIZED_TIME):
+        if not rest or rest[0][0] not in (der.UTC_TIME, der.GENERALIZED_TIME):
             raise der.DerError("no nextUpdate")
         this_update, next_update = der.time(this), der.time(rest[0])
         # What is left: the entries, unless there are none, and the extensions.
         *entries, last = rest[1:]
-        (sequence,) = last.children(_EXTENSIONS)
+        (sequence,) = der.children(last, _EXTENSIONS)
         if len(entries) > 1:
             raise der.DerError("a field that no CRL has")
         serials = frozenset(
-            _serial(entry.expect(der.SEQUENCE)) for field in entries for entry in field.children()
+            _serial(der.content(entry, der.SEQUENCE))
+            for field in entries
+            for entry in der.children(field)
         )
         authority_key_id = _require_profile(Extensions.read(sequence))
-        named, _ = read_name(name.raw)
+        named, _ = read_name(name)
     except ValueError as error:
         raise CrlMalformed(title, expected="a revocation list", found=str(error)) from error
     # A genuine list of the sister authority would find nothing revoked.
-    if name.raw != issuer.subject or not authority_key_id or authority_key_id != issuer.key_id:
+    if name != issuer.subject or not authority_key_id or authority_key_id != issuer.key_id:
         raise CrlOfAnotherIssuer(
             title, expected=f"one of {issuer.common_name}", found=named or "an unnamed one"
         )
-    if not ecdsa.signed_der(issuer.key, signature, tbs.raw):
+    if not ecdsa.signed_der(issuer.key, signature, tbs):
         raise CrlSignatureInvalid(
             title, expected=f"a signature by {issuer.common_name}", found="one that does not verify"
         )
@@ -155,7 +157,7 @@ def _require_harmless(extensions: bytes) -> None:
     """The extensions of an entry, if it has any: none of them is critical."""
     if not extensions:
         return
-    for extension in der.only(extensions).children():
+    for extension in der.children(extensions):
         # The one critical extension that standards define here hands the entry to another CA.
-        if len(extension.children()) != 2:
+        if len(der.children(extension)) != 2:
             raise der.DerError("a revoked certificate with a critical extension")

@@ -1,6 +1,8 @@
 """A strict DER reader for what is looked at byte by byte: definite, minimal, nothing left over.
 
-It goes exactly as deep as its caller asks and never recurses, so nesting cannot exhaust it.
+An element is its encoding: tag, length and content, as bytes. What is inside is read, and held to
+the rules, where it is asked for. The reader goes exactly as deep as its caller asks and never
+recurses, so nesting cannot exhaust it.
 Callers translate `DerError` into the refusal of the thing that they read.
 """
 
@@ -9,45 +11,18 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple
 
 BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, OID, ENUMERATED = 1, 2, 3, 4, 6, 10
 UTF8_STRING, PRINTABLE_STRING, SEQUENCE, SET = 12, 19, 0x30, 0x31
 UTC_TIME, GENERALIZED_TIME = 23, 24
-_TIME = {
-    UTC_TIME: re.compile(rb"([0-9]{2})[0-9]{10}Z"),
-    GENERALIZED_TIME: re.compile(rb"[0-9]{14}Z"),
-}
+_TIME = re.compile(rb"(\x17\x0d[0-9]{12}Z)|\x18\x0f[0-9]{14}Z")
 
 
 class DerError(ValueError):
     """Not DER, or not of the expected type."""
 
 
-class Element(NamedTuple):
-    """One element: tag, content, and the whole encoding."""
-
-    tag: int
-    content: bytes
-    raw: bytes
-
-    def expect(self, tag: int) -> bytes:
-        """The content, if the tag is this one."""
-        if self.tag != tag:
-            raise DerError(f"tag 0x{tag:02x} expected, 0x{self.tag:02x} found")
-        return self.content
-
-    def children(self, tag: int = SEQUENCE) -> list[Element]:
-        """The elements inside, if the tag is this one."""
-        return elements(self.expect(tag))
-
-
-# Directly: certificates have hundreds of elements, and the generated constructor costs as much
-# as reading one does.
-_element = tuple.__new__
-
-
-def elements(data: bytes) -> list[Element]:
+def elements(data: bytes) -> list[bytes]:
     """All elements that follow each other in `data`, which they must fill."""
     found, at, end = [], 0, len(data)
     while at < end:
@@ -59,20 +34,29 @@ def elements(data: bytes) -> list[Element]:
             raise DerError("tag of more than one byte")
         if size >= 0x80:
             size, at = _long_size(data, size & 0x7F, at)
-        stop = at + size
-        if stop > end:
+        at += size
+        if at > end:
             raise DerError("content is cut off")
-        found.append(_element(Element, (tag, data[at:stop], data[start:stop])))
-        at = stop
+        found.append(data[start:at])
     return found
 
 
-def only(data: bytes) -> Element:
-    """The one element that fills `data`."""
-    found = elements(data)
-    if len(found) != 1:
-        raise DerError(f"{len(found)} elements where one was expected")
-    return found[0]
+def content(element: bytes, tag: int) -> bytes:
+    """What is inside, if this is one element, with this tag, and nothing behind it."""
+    end, found = len(element), element[0] if element else 0
+    if end < 2 or found != tag:
+        raise DerError(f"tag 0x{tag:02x} expected, 0x{found:02x} found")
+    size, at = element[1], 2
+    if size >= 0x80:
+        size, at = _long_size(element, size & 0x7F, at)
+    if at + size != end:
+        raise DerError(f"{at + size} bytes expected, {end} found")
+    return element[at:]
+
+
+def children(element: bytes, tag: int = SEQUENCE) -> list[bytes]:
+    """The elements inside one that has this tag."""
+    return elements(content(element, tag))
 
 
 def _long_size(data: bytes, width: int, at: int) -> tuple[int, int]:
@@ -86,64 +70,59 @@ def _long_size(data: bytes, width: int, at: int) -> tuple[int, int]:
     return size, at + width
 
 
-def integer(element: Element, *, high: int, low: int = 0, tag: int = INTEGER) -> int:
+def integer(element: bytes, *, high: int, low: int = 0, tag: int = INTEGER) -> int:
     """A minimal INTEGER (or ENUMERATED) from `low` to `high`."""
-    content = element.expect(tag)
-    if not content or (len(content) > 1 and content[0] == 0 and content[1] < 0x80):
+    octets = content(element, tag)
+    if not octets or (len(octets) > 1 and octets[0] == 0 and octets[1] < 0x80):
         raise DerError("integer is empty or not minimal")
-    value = int.from_bytes(content, "big", signed=True)
+    value = int.from_bytes(octets, "big", signed=True)
     if not low <= value <= high:
         raise DerError(f"integer from {low} to {high} expected")
     return value
 
 
-def boolean(element: Element) -> bool:
+def boolean(element: bytes) -> bool:
     """A BOOLEAN: exactly 0x00 or 0xff."""
-    content = element.expect(BOOLEAN)
-    if content not in (b"\x00", b"\xff"):
+    octets = content(element, BOOLEAN)
+    if octets not in (b"\x00", b"\xff"):
         raise DerError("boolean is neither 00 nor ff")
-    return content == b"\xff"
+    return octets == b"\xff"
 
 
-def octets(element: Element, size: int) -> bytes:
+def octet_string(element: bytes, size: int) -> bytes:
     """An OCTET STRING of exactly `size` bytes."""
-    content = element.expect(OCTET_STRING)
-    if len(content) != size:
-        raise DerError(f"{size} octets expected, {len(content)} found")
-    return content
-
-
-def time(element: Element) -> datetime:
-    """A UTCTime or GeneralizedTime in the one form of DER: to the second, in UTC."""
-    return _instant(element.tag, element.content)
+    octets = content(element, OCTET_STRING)
+    if len(octets) != size:
+        raise DerError(f"{size} octets expected, {len(octets)} found")
+    return octets
 
 
 @lru_cache(maxsize=256)  # pure: certificates of one hierarchy share their dates
-def _instant(tag: int, content: bytes) -> datetime:
-    form = _TIME.get(tag)
-    match = form.fullmatch(content) if form else None
+def time(element: bytes) -> datetime:
+    """A UTCTime or GeneralizedTime in the one form of DER: to the second, in UTC."""
+    match = _TIME.fullmatch(element)
     if match is None:
         raise DerError("not a time, or not in the form of DER")
-    text = content.decode("ascii")
-    if tag == UTC_TIME:  # two digits of the year, 1950 to 2049 (RFC 5280)
+    text = element[2:].decode("ascii")
+    if match[1]:  # two digits of the year, 1950 to 2049 (RFC 5280)
         text = ("19" if text >= "50" else "20") + text
     try:
-        return datetime.fromisoformat(f"{text[:8]}T{text[8:14]}+00:00")
+        return datetime.fromisoformat(f"{text[:8]}T{text[8:]}")
     except ValueError as error:
         raise DerError("a time that does not exist") from error
 
 
-def bits(element: Element) -> bytes:
+def bit_string(element: bytes) -> bytes:
     """The bytes of a BIT STRING, whose unused bits at the end are zero."""
-    content = element.expect(BIT_STRING)
-    if not content or content[0] > 7 or (content[0] and not content[1:]):
+    octets = content(element, BIT_STRING)
+    if not octets or octets[0] > 7 or (octets[0] and not octets[1:]):
         raise DerError("bit string is cut off")
-    if content[0] and content[-1] & ((1 << content[0]) - 1):
+    if octets[0] and octets[-1] & ((1 << octets[0]) - 1):
         raise DerError("bit string with unused bits that are set")
-    return content[1:]
+    return octets[1:]
 
 
-def true(element: Element) -> bool:
+def true(element: bytes) -> bool:
     """A BOOLEAN that DER would leave out if it were false."""
     if not boolean(element):
         raise DerError("false is written as absence")

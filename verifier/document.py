@@ -1,13 +1,11 @@
 """Signed JSON, read strictly: one reading, of the very text that was signed.
 
-`json.loads` alone takes duplicate members, NaN, floats, huge integers, True for 1 and any depth;
-where a signature check and a parser see different things, the attacker writes in between.
+Each member is taken with its exact type; True is no 1, and nothing is converted.
 """
 
 from __future__ import annotations
 
 import binascii
-import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,81 +13,32 @@ from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from itertools import chain
-from typing import Any, Never, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from verifier.errors import CollateralMalformed
+from verifier.strict_json import JsonError, read_object
 
 MAX_SIZE = 1 << 20
-MAX_DEPTH = 32
 _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 _E = TypeVar("_E", bound=StrEnum)
 T = TypeVar("T")
 Entry: TypeAlias = dict[str, Any]  # one object, as it was parsed
 
 
-def parse_object(text: str, where: str) -> Fields:
+def parse_object(
+    text: str, where: str, read: Callable[[str], dict[str, Any]] = read_object
+) -> Fields:
     """Read one JSON object that fills `text`.
 
     Raises:
-        CollateralMalformed: Too large or deep, a float, a repeated member, something left over.
+        CollateralMalformed: Too large, or refused by `read`.
     """
     if len(text) > MAX_SIZE:
         raise _refuse(where, f"at most {MAX_SIZE} characters", str(len(text)))
     try:
-        value = _DECODER.decode(text)
-    # Unmeasured depth ends in RecursionError, an integer of thousands of digits in ValueError.
-    except (ValueError, RecursionError) as error:
-        raise _refuse(where, "JSON", str(error)) from error
-    fields = Fields.of(value, where)
-    if _deeper_than(fields.members, MAX_DEPTH):
-        raise _refuse(where, f"at most {MAX_DEPTH} levels", "more")
-    return fields
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member appears twice")
-    return members
-
-
-def _no_number(text: str) -> Never:
-    raise ValueError(f"{text[:20]} is not an integer")
-
-
-class _Integers(dict[str, int]):
-    """The value of an integer's text; those of one byte are looked up, hundreds in a document."""
-
-    def __missing__(self, text: str) -> int:
-        if text == "-0":
-            raise ValueError("-0 is not an integer")
-        return int(text)
-
-
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_without_duplicates,
-    parse_float=_no_number,
-    parse_constant=_no_number,
-    parse_int=_Integers((str(number), number) for number in range(256)).__getitem__,
-)
-
-
-def _deeper_than(members: dict[str, object], limit: int) -> bool:
-    """Layer by layer, so that nothing here recurses."""
-    layer: list[Any] = [members]
-    for _ in range(limit):
-        layer = [
-            inner
-            for outer in layer
-            for inner in (outer.values() if type(outer) is dict else outer)
-            if type(inner) in _CONTAINERS
-        ]
-        if not layer:
-            return False
-    return True
-
-
-_CONTAINERS = frozenset({dict, list})
+        return Fields(read(text), where)
+    except JsonError as error:
+        raise _refuse(where, "one JSON object", str(error)) from error
 
 
 def _refuse(where: str, expected: str, found: str) -> CollateralMalformed:
@@ -232,13 +181,12 @@ class Table:
 
     def optional_texts(self, name: str) -> list[str]:
         """A string of each, which may be absent and is then empty."""
-        return self._typed(name, str, absent="")
+        return self._optional(name, str, "")
 
     def optional_lists(self, name: str) -> list[tuple[str, ...]]:
         """A list of strings of each, which may be absent and is then empty."""
-        lists: list[list[str]] = self._typed(name, list, absent=[])
-        for place, texts in enumerate(lists):
-            _require_type(texts, str, f"{self.where}[{place}].{name}")
+        lists: list[list[str]] = self._optional(name, list, [])
+        _require_type([*chain.from_iterable(lists)], str, f"{self.where}[].{name}")
         return [tuple(texts) for texts in lists]
 
     def table(self, name: str) -> Table:
@@ -254,7 +202,10 @@ class Table:
             raise _refuse(where, f"{count} objects", f"{len(lists[place])} entries")
         return Table.of([*chain.from_iterable(lists)], f"{self.where}[].{name}")
 
-    def _typed(self, name: str, kind: type, absent: object = None) -> list[Any]:
+    def _typed(self, name: str, kind: type) -> list[Any]:
+        return self._optional(name, kind, None)
+
+    def _optional(self, name: str, kind: type, absent: object) -> list[Any]:
         values = [row.get(name, absent) for row in self.rows]
         _require_type(values, kind, self.where, f".{name}")
         return values

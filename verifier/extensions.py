@@ -11,35 +11,36 @@ from typing import Self
 
 from verifier import der
 
-AUTHORITY_KEY_ID, SUBJECT_KEY_ID = bytes.fromhex("551d23"), bytes.fromhex("551d0e")
-BASIC_CONSTRAINTS, KEY_USAGE = bytes.fromhex("551d13"), bytes.fromhex("551d0f")
-CRL_DISTRIBUTION_POINTS, CRL_NUMBER = bytes.fromhex("551d1f"), bytes.fromhex("551d14")
-DELTA_CRL_INDICATOR, ISSUING_DISTRIBUTION_POINT = bytes.fromhex("551d1b"), bytes.fromhex("551d1c")
-SGX = bytes.fromhex("2a864886f84d010d01")  # 1.2.840.113741.1.13.1, of Intel's PCK certificates
+# OIDs, with their tag and length.
+AUTHORITY_KEY_ID, SUBJECT_KEY_ID = bytes.fromhex("0603551d23"), bytes.fromhex("0603551d0e")
+BASIC_CONSTRAINTS, KEY_USAGE = bytes.fromhex("0603551d13"), bytes.fromhex("0603551d0f")
+CRL_DISTRIBUTION_POINTS, CRL_NUMBER = bytes.fromhex("0603551d1f"), bytes.fromhex("0603551d14")
+DELTA_CRL_INDICATOR = bytes.fromhex("0603551d1b")
+ISSUING_DISTRIBUTION_POINT = bytes.fromhex("0603551d1c")
+SGX = bytes.fromhex("06092a864886f84d010d01")  # 1.2.840.113741.1.13.1, of PCK certificates
 _KEY_IDENTIFIER = 0x80  # [0], inside an authority key identifier
 _DIGITAL_SIGNATURE, _KEY_CERT_SIGN, _CRL_SIGN = 0x80, 0x04, 0x02  # of the first byte
 
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """Values by OID (its content octets), and which of them are critical."""
+    """Values by OID (with tag and length), and which of them are critical."""
 
     values: dict[bytes, bytes]
     critical: frozenset[bytes]
 
     @classmethod
-    def read(cls, sequence: der.Element) -> Self:
+    def read(cls, sequence: bytes) -> Self:
         """Read `Extensions`; DerError for another form, or one that stands there twice."""
         values: dict[bytes, bytes] = {}
         critical = []
-        for extension in sequence.children():
-            oid, *flag, value = extension.children()
-            name = oid.expect(der.OID)
-            if name in values or len(flag) > 1:
-                raise der.DerError(f"extension {name.hex()} is repeated or malformed")
-            values[name] = value.expect(der.OCTET_STRING)
+        for extension in der.children(sequence):
+            oid, *flag, value = der.children(extension)
+            if oid[0] != der.OID or oid in values or len(flag) > 1:
+                raise der.DerError(f"extension {oid.hex()} is repeated or malformed")
+            values[oid] = der.content(value, der.OCTET_STRING)
             if flag and der.true(flag[0]):
-                critical.append(name)
+                critical.append(oid)
         return cls(values, frozenset(critical))
 
     @property
@@ -47,7 +48,7 @@ class Extensions:
         """Basic constraints: is it a CA, and how many may follow; None without them."""
         if BASIC_CONSTRAINTS not in self.values:
             return None
-        match der.only(self.values[BASIC_CONSTRAINTS]).children():
+        match der.children(self.values[BASIC_CONSTRAINTS]):
             case []:
                 return False, None
             case [ca]:
@@ -61,7 +62,7 @@ class Extensions:
         """Key usage: for signatures, certificates, CRLs; None without it."""
         if KEY_USAGE not in self.values:
             return None
-        bits = der.bits(der.only(self.values[KEY_USAGE]))
+        bits = der.bit_string(self.values[KEY_USAGE])
         first = bits[0] if bits else 0
         return (
             bool(first & _DIGITAL_SIGNATURE),
@@ -73,12 +74,12 @@ class Extensions:
     def key_id(self) -> bytes:
         """Subject key identifier, empty where there is none."""
         value = self.values.get(SUBJECT_KEY_ID)
-        return b"" if value is None else der.only(value).expect(der.OCTET_STRING)
+        return b"" if value is None else der.content(value, der.OCTET_STRING)
 
     @property
     def issuer_key_id(self) -> bytes:
         """The key identifier of the issuer, empty where there is none."""
         value = self.values.get(AUTHORITY_KEY_ID)
-        parts = [] if value is None else der.only(value).children()
-        found = [part.content for part in parts if part.tag == _KEY_IDENTIFIER]
-        return found[0] if len(found) == 1 else b""
+        parts = [] if value is None else der.children(value)
+        found = [part for part in parts if part[0] == _KEY_IDENTIFIER]
+        return der.content(found[0], _KEY_IDENTIFIER) if len(found) == 1 else b""

@@ -26,6 +26,8 @@ from verifier.certificate import (
 from verifier.errors import PckExtensionMalformed
 from verifier.extensions import SGX
 
+_FORMS = (set(range(1, 6)), set(range(1, 8)))  # of the Processor CA, of the Platform CA
+_TCB = set(range(1, 19))
 SGX_TYPES = ("Standard", "Scalable", "ScalableWithIntegrity")
 
 
@@ -76,45 +78,46 @@ class PckExtension:
 
     @classmethod
     def _parse(cls, raw: bytes) -> Self:
-        top = _by_number(der.only(raw), SGX)
-        if set(top) not in (set(range(1, 6)), set(range(1, 8))):
+        top = _by_number(raw)
+        if top.keys() not in _FORMS:
             raise der.DerError(f"elements {sorted(top)}, not 1 to 5 or 1 to 7")
-        tcb = _by_number(top[2], SGX + b"\x02")
-        if set(tcb) != set(range(1, 19)):
+        tcb = _by_number(top[2], 2)
+        if tcb.keys() != _TCB:
             raise der.DerError("TCB does not have exactly 16 components, PCESVN and CPUSVN")
         sgx_type = der.integer(top[5], high=len(SGX_TYPES) - 1, tag=der.ENUMERATED)
         configuration: dict[int, bool] = {}
         if 7 in top:
-            flags = _by_number(top[7], SGX + b"\x07")
+            flags = _by_number(top[7], 7)
             if set(flags) != {1, 2, 3}:
                 raise der.DerError("configuration does not have exactly three flags")
             configuration = {number: der.boolean(flag) for number, flag in flags.items()}
         platform = PlatformIdentity(
-            fmspc=der.octets(top[4], 6),
-            ppid=der.octets(top[1], 16),
-            pce_id=der.octets(top[3], 2),
+            fmspc=der.octet_string(top[4], 6),
+            ppid=der.octet_string(top[1], 16),
+            pce_id=der.octet_string(top[3], 2),
             sgx_type=SGX_TYPES[sgx_type],
-            piid=der.octets(top[6], 16) if 6 in top else None,
+            piid=der.octet_string(top[6], 16) if 6 in top else None,
             dynamic_platform=configuration.get(1),
             cached_keys=configuration.get(2),
             smt_enabled=configuration.get(3),
         )
         # Range, not truncation to a byte: Intel's own reader once made 256 into 0.
         components = tuple(der.integer(tcb[number], high=255) for number in range(1, 17))
-        pce_svn, cpu_svn = der.integer(tcb[17], high=65535), der.octets(tcb[18], 16)
+        pce_svn, cpu_svn = der.integer(tcb[17], high=65535), der.octet_string(tcb[18], 16)
         return cls(platform, PlatformTcb(components, pce_svn, cpu_svn))
 
 
-def _by_number(sequence: der.Element, arc: bytes) -> dict[int, der.Element]:
-    """SEQUENCE OF {OID arc.n, value} as {n: value}; no n twice, no other OID."""
-    found: dict[int, der.Element] = {}
-    start = bytes((der.OID, len(arc) + 1)) + arc  # of each entry, but for the number
-    for entry in sequence.children():
-        pair = entry.expect(der.SEQUENCE)
-        number = pair[len(start)] if len(pair) > len(start) else 0
-        if not pair.startswith(start) or number in found:
+def _by_number(sequence: bytes, *arc: int) -> dict[int, bytes]:
+    """SEQUENCE OF {OID SGX.arc.n, value} as {n: value}, not read yet; no n twice, no other OID."""
+    found: dict[int, bytes] = {}
+    oid = bytes((*SGX[2:], *arc))
+    start = bytes((der.OID, len(oid) + 1)) + oid  # of each entry, but for the number
+    for entry in der.children(sequence):
+        pair = der.content(entry, der.SEQUENCE)
+        number, value = pair[len(start) : len(start) + 1], pair[len(start) + 1 :]
+        if not number or not pair.startswith(start) or number[0] in found:
             raise der.DerError(f"unknown or repeated element {pair[: len(start) + 1].hex()}")
-        found[number] = der.only(pair[len(start) + 1 :])
+        found[number[0]] = value
     return found
 
 

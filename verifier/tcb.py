@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import starmap
 from operator import ge
-from typing import Self
+from typing import NamedTuple, Self
 
 from verifier.document import Fields, Table, parse_object
 from verifier.errors import (
@@ -45,8 +45,7 @@ class TcbInfoId(StrEnum):
     TDX = "TDX"
 
 
-@dataclass(frozen=True, slots=True)
-class TcbLevel:
+class TcbLevel(NamedTuple):
     """One patch level, and what Intel says about platforms that have it."""
 
     components: tuple[int, ...]  #      16 SVNs

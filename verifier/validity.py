@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from typing import NamedTuple, Self
 
 from verifier.certificate import Certificate
 from verifier.crl import RevocationList
@@ -26,8 +26,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 RESOLUTION = datetime.resolution  # of all instants here: a microsecond
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
+class Period(NamedTuple):
     """From when to when one thing holds."""
 
     thing: str

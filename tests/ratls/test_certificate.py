@@ -99,12 +99,12 @@ class Form:
 
 def resigned(edit: Callable[[list[bytes]], None]) -> bytes:
     """The genuine certificate with the parts of its TBSCertificate edited and signed again."""
-    tbs, algorithm, _ = read.only(Form().issue()).children()
-    parts = [element.raw for element in tbs.children()]
+    tbs, algorithm, _ = read.children(Form().issue())
+    parts = read.children(tbs)
     edit(parts)
     body = write.sequence(*parts)
     signature = KEY.sign(body, ec.ECDSA(hashes.SHA256()))
-    return write.sequence(body, algorithm.raw, write.bit_string(signature))
+    return write.sequence(body, algorithm, write.bit_string(signature))
 
 
 @pytest.mark.parametrize("form", [Form(), Form(key=P384), Form(days=7)])
@@ -212,7 +212,8 @@ def test_legacy_evidence_beside_ours_is_ambiguous(oid: str) -> None:
 
 
 def _extensions(parts: list[bytes]) -> list[bytes]:
-    return [e.raw for e in read.only(read.only(parts[-1]).content).children()]
+    (sequence,) = read.children(parts[-1], parts[-1][0])
+    return read.children(sequence)
 
 
 def test_evidence_twice_is_ambiguous() -> None:
@@ -240,7 +241,7 @@ def test_the_key_as_a_compressed_point() -> None:
 
     def edit(parts: list[bytes]) -> None:
         point = KEY.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
-        algorithm = read.only(parts[6]).children()[0].raw
+        algorithm = read.children(parts[6])[0]
         parts[6] = write.sequence(algorithm, write.bit_string(point))
 
     with refused(errors.EnclaveCertificateKeyUnsuitable):
@@ -251,10 +252,10 @@ def test_ecdsa_algorithm_with_a_null_as_old_mbedtls_writes_it() -> None:
     """Strict readers refuse it; that must be a refusal and never a skipped check."""
     genuine = Form().issue()
     plain = bytes.fromhex("300a06082a8648ce3d040302")
-    tbs, _, _ = read.only(genuine).children()
+    tbs, _, _ = read.children(genuine)
     padded = bytes.fromhex("300c06082a8648ce3d0403020500")
-    body = write.sequence(*(e.raw.replace(plain, padded) for e in tbs.children()))
-    assert len(body) == len(tbs.raw) + 2
+    body = write.sequence(*(e.replace(plain, padded) for e in read.children(tbs)))
+    assert len(body) == len(tbs) + 2
     signature = write.bit_string(KEY.sign(body, ec.ECDSA(hashes.SHA256())))
     with refused(errors.EnclaveCertificateMalformed):
         check_certificate(write.sequence(body, padded, signature), AT)

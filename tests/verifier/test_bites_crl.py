@@ -17,6 +17,7 @@ from simulation.certificates import CrlForm, Extension
 from tests.support.refusal import refused
 from tests.verifier.world import AT, World, world
 from verifier import Collateral
+from verifier import der as read
 from verifier.certificate import ECDSA_SHA256, signed_parts
 from verifier.contents import Contents
 from verifier.errors import CertificateRevoked, CrlMalformed, CrlOfAnotherIssuer
@@ -79,9 +80,9 @@ def test_signature_with_unused_bits_is_another_spelling() -> None:
         if signature[-1] & 1 == 0:
             break
     algorithm = raw[len(raw) - len(der.bit_string(signature)) - 12 :][:12]
-    assert der.sequence(tbs.raw, algorithm, der.tlv(3, b"\0", signature)) == raw
+    assert der.sequence(tbs, algorithm, der.tlv(3, b"\0", signature)) == raw
     W.verify(collateral=replace(W.collateral(), pck_crl=raw))
-    other = der.sequence(tbs.raw, algorithm, der.tlv(3, b"\1", signature))
+    other = der.sequence(tbs, algorithm, der.tlv(3, b"\1", signature))
     with refused(CrlMalformed, check="pck-crl"):
         W.verify(collateral=replace(W.collateral(), pck_crl=other))
 
@@ -101,7 +102,7 @@ def well_signed(
 
     genuine = W.collateral(**{slot: keep_form})
     tbs, _ = signed_parts(bytes.fromhex(getattr(genuine, slot).decode()))
-    body = der.sequence(*change([field.raw for field in tbs.children()]))
+    body = der.sequence(*change(read.children(tbs)))
     key = kept[0].signer
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     signature = key.sign(body, ec.ECDSA(hashes.SHA256()))

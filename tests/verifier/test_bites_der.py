@@ -13,8 +13,6 @@ from verifier import der
 @pytest.mark.parametrize(
     "raw",
     [
-        pytest.param(b"\x1f\x81\x01\x00", id="tag-of-two-bytes"),
-        pytest.param(b"\x3f\x00", id="constructed-tag-of-two-bytes"),
         pytest.param(b"\x04\x80" + bytes(128), id="indefinite"),
         pytest.param(b"\x04\x81\x01\xff", id="long-form-of-a-short-length"),
         pytest.param(b"\x04\x81\x7f" + bytes(127), id="long-form-of-127"),
@@ -24,13 +22,35 @@ from verifier import der
         pytest.param(b"\x04\x05\x00", id="content-cut-off"),
         pytest.param(b"\x04\x01", id="content-absent"),
         pytest.param(b"\x04", id="length-absent"),
-        pytest.param(b"", id="nothing"),
         pytest.param(b"\x04\x01\x00\x00", id="trailing"),
     ],
 )
 def test_another_spelling_is_no_element(raw: bytes) -> None:
+    """Neither one by itself, nor one of several."""
     with pytest.raises(der.DerError):
-        der.only(raw)
+        der.content(raw, der.OCTET_STRING)
+    with pytest.raises(der.DerError):
+        der.elements(b"\x05\x00" + raw)
+
+
+def test_nothing_is_no_element() -> None:
+    assert der.elements(b"") == []
+    with pytest.raises(der.DerError):
+        der.content(b"", der.OCTET_STRING)
+
+
+def test_another_element_behind_it_is_not_overlooked() -> None:
+    assert der.elements(b"\x04\x00\x04\x00") == [b"\x04\x00", b"\x04\x00"]
+    with pytest.raises(der.DerError):
+        der.content(b"\x04\x00\x04\x00", der.OCTET_STRING)
+
+
+@pytest.mark.parametrize("raw", [b"\x1f\x81\x01\x00", b"\x3f\x00"], ids=["plain", "constructed"])
+def test_tag_of_more_than_one_byte(raw: bytes) -> None:
+    """What follows would be read as a length, or the other way round."""
+    assert der.elements(b"\x1e\x00") == [b"\x1e\x00"]
+    with pytest.raises(der.DerError):
+        der.elements(raw)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +66,8 @@ def test_another_spelling_is_no_element(raw: bytes) -> None:
 )
 def test_the_shortest_spelling_is_read(raw: bytes, size: int) -> None:
     """Twin: at each width of the length."""
-    assert der.only(raw) == der.Element(4, bytes(size), raw)
+    assert der.content(raw, der.OCTET_STRING) == bytes(size)
+    assert der.elements(raw + raw) == [raw, raw]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +80,7 @@ def test_the_shortest_spelling_is_read(raw: bytes, size: int) -> None:
     ],
 )
 def test_time_is_read_with_its_century(tag: int, text: bytes, instant: datetime) -> None:
-    assert der.time(der.only(tlv(tag, text))) == instant
+    assert der.time(tlv(tag, text)) == instant
 
 
 @pytest.mark.parametrize(
@@ -79,7 +100,7 @@ def test_time_is_read_with_its_century(tag: int, text: bytes, instant: datetime)
 )
 def test_another_spelling_is_no_time(tag: int, text: bytes) -> None:
     with pytest.raises(der.DerError):
-        der.time(der.only(tlv(tag, text)))
+        der.time(tlv(tag, text))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +108,7 @@ def test_another_spelling_is_no_time(tag: int, text: bytes) -> None:
     [(b"\0", b""), (b"\0\xff", b"\xff"), (b"\7\x80", b"\x80"), (b"\1\xfe", b"\xfe")],
 )
 def test_bits_whose_rest_is_zero_are_read(content: bytes, value: bytes) -> None:
-    assert der.bits(der.only(tlv(der.BIT_STRING, content))) == value
+    assert der.bit_string(tlv(der.BIT_STRING, content)) == value
 
 
 @pytest.mark.parametrize(
@@ -102,10 +123,10 @@ def test_bits_whose_rest_is_zero_are_read(content: bytes, value: bytes) -> None:
 )
 def test_another_spelling_is_no_string_of_bits(content: bytes) -> None:
     with pytest.raises(der.DerError):
-        der.bits(der.only(tlv(der.BIT_STRING, content)))
+        der.bit_string(tlv(der.BIT_STRING, content))
 
 
 def test_false_is_written_as_absence() -> None:
-    assert der.true(der.only(b"\1\1\xff"))
+    assert der.true(b"\1\1\xff")
     with pytest.raises(der.DerError):
-        der.true(der.only(b"\1\1\0"))
+        der.true(b"\1\1\0")

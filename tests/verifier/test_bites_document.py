@@ -7,8 +7,9 @@ import json
 import pytest
 
 from tests.support.refusal import refused
-from verifier.document import MAX_DEPTH, MAX_SIZE, parse_object
+from verifier.document import MAX_SIZE, parse_object
 from verifier.errors import CollateralMalformed
+from verifier.strict_json import MAX_DEPTH
 
 
 def sized(size: int) -> str:

@@ -1,0 +1,114 @@
+"""JSON objects, read strictly: what `json.loads` lets pass in silence is refused.
+
+A repeated member, a float, -0 for 0, any depth: where a signature check and a parser see different
+things, the attacker writes in between. To look at each object as it is made costs more than to
+read it. But outside the strings of valid JSON, each colon is a member that was written, and the
+brackets show how deep it is: they are counted instead.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Never
+
+MAX_DEPTH = 32
+
+
+class JsonError(ValueError):
+    """Not JSON, or not in the one form that is read here."""
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """The one object that fills `text`.
+
+    Raises:
+        JsonError: None does; a member stands there twice; a number is no integer, or is -0; it
+            is nested deeper than `MAX_DEPTH`.
+    """
+    objects: list[dict[str, Any]] = []
+
+    def keep(made: dict[str, Any]) -> dict[str, Any]:
+        objects.append(made)
+        return made
+
+    value = _decode(json.JSONDecoder(object_hook=keep, **_INTEGERS), text)
+    marks = _marks(text)
+    if marks.count(b":") != sum(map(len, objects)):
+        raise JsonError("a member appears twice")
+    if _deeper_than(marks, MAX_DEPTH):
+        raise JsonError(f"more than {MAX_DEPTH} levels")
+    return value
+
+
+def read_flat_object(text: str) -> dict[str, Any]:
+    """The one object that fills `text`, of which the caller takes nothing but strings.
+
+    So nobody looks at what is nested in it, however deep. Faster where `text` is full of escapes.
+
+    Raises:
+        JsonError: None does; a member stands there twice; a number is no integer, or is -0.
+    """
+    return _decode(_FLAT, text)
+
+
+def _decode(decoder: json.JSONDecoder, text: str) -> dict[str, Any]:
+    try:
+        value = decoder.decode(text)
+    # A hundred thousand levels end in RecursionError, thousands of digits in ValueError.
+    except (ValueError, RecursionError) as error:
+        raise JsonError(str(error)) from error
+    if not isinstance(value, dict):
+        raise JsonError(f"no object, but {type(value).__name__}")
+    return value
+
+
+class _Integers(dict[str, int]):
+    """The value of an integer's text; those of one byte are looked up, hundreds in a document."""
+
+    def __missing__(self, text: str) -> int:
+        if text == "-0":
+            raise ValueError("-0 is not an integer")
+        return int(text)
+
+
+def _no_integer(text: str) -> Never:
+    raise ValueError(f"{text[:20]} is not an integer")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member appears twice")
+    return members
+
+
+_INTEGERS: dict[str, Any] = {
+    "parse_int": _Integers((str(number), number) for number in range(256)).__getitem__,
+    "parse_float": _no_integer,
+    "parse_constant": _no_integer,
+}
+_FLAT = json.JSONDecoder(object_pairs_hook=_without_repeats, **_INTEGERS)
+
+
+def _marks(text: str) -> bytes:
+    """The colons and brackets that stand outside the strings of valid JSON."""
+    if "\\" in text:
+        # Escaped backslashes first: the quote behind two of them is none that is escaped.
+        text = text.replace(r"\\", "").replace(r"\"", "")
+    marks = text.encode("utf-8", "surrogatepass").translate(None, _NO_MARKS)
+    # Two quotes side by side: whatever is outside stays so without them, and most strings go.
+    return b"".join(marks.replace(b'""', b"").split(b'"')[::2])
+
+
+def _deeper_than(marks: bytes, limit: int) -> bool:
+    """Take away the innermost pair of brackets, everywhere at once, as often as allowed."""
+    brackets = marks.translate(_ONE_KIND, b":")
+    for _ in range(limit):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"{}", b"")
+    return bool(brackets)
+
+
+_NO_MARKS = bytes(set(range(256)) - set(b'":[]{}'))
+_ONE_KIND = bytes.maketrans(b"[]", b"{}")
