@@ -97,13 +97,9 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
         (sequence,) = der.children(last, _EXTENSIONS)
         if len(entries) > 1:
             raise der.DerError("a field that no CRL has")
-        serials = frozenset(
-            _serial(der.content(entry, der.SEQUENCE))
-            for field in entries
-            for entry in der.children(field)
-        )
+        serials = frozenset(_serial(entry) for field in entries for entry in der.children(field))
         authority_key_id = _require_profile(Extensions.read(sequence))
-        named, _ = read_name(name)
+        named = issuer.common_name if name == issuer.subject else read_name(name)[0]
     except ValueError as error:
         raise CrlMalformed(title, expected="a revocation list", found=str(error)) from error
     # A genuine list of the sister authority would find nothing revoked.
@@ -137,18 +133,23 @@ def _require_profile(found: Extensions) -> bytes:
 
 def _serial(entry: bytes) -> int:
     """The serial number of one entry, cut from its bytes: lists have thousands of them."""
-    end = 2 + entry[1] if entry[:1] == _INTEGER and len(entry) > 1 else 0
-    serial, date = entry[2:end], entry[end : end + 2]
-    if not serial or date not in _TIMES:
+    if entry[1] >= 0x80:  # as if it were short, like all others
+        entry = entry[:1] + b"\0" + der.content(entry, entry[0])
+    sequence, _, integer, width = entry[:4]
+    end = 4 + width
+    date = entry[end : end + 2]
+    if sequence != der.SEQUENCE or integer != der.INTEGER or not width or date not in _TIMES:
         raise der.DerError("a revoked certificate without a serial number and a date")
-    _require_harmless(entry[end + 2 + date[1] :])
-    number = int.from_bytes(serial, "big", signed=True)
+    end_of_date = end + 2 + date[1]
+    if len(entry) < end_of_date:
+        raise der.DerError("a revoked certificate with half a date")
+    _require_harmless(entry[end_of_date:])
+    number = int.from_bytes(entry[4:end], "big", signed=True)
     if number <= 0:
         raise der.DerError("a serial number that no certificate has")
     return number
 
 
-_INTEGER = bytes([der.INTEGER])
 _TIMES = (b"\x17\x0d", b"\x18\x0f")  # UTCTime and GeneralizedTime, in the lengths of DER
 
 

@@ -25,30 +25,32 @@ class DerError(ValueError):
 def elements(data: bytes) -> list[bytes]:
     """All elements that follow each other in `data`, which they must fill."""
     found, at, end = [], 0, len(data)
-    while at < end:
-        start, at = at, at + 2
-        if at > end:
-            raise DerError("element is cut off")
-        tag, size = data[start], data[start + 1]
-        if tag & 0x1F == 0x1F:
-            raise DerError("tag of more than one byte")
-        if size >= 0x80:
-            size, at = _long_size(data, size & 0x7F, at)
-        at += size
-        if at > end:
-            raise DerError("content is cut off")
-        found.append(data[start:at])
+    try:
+        while at < end:
+            start, size = at, data[at + 1]
+            if data[at] & 0x1F == 0x1F:
+                raise DerError("tag of more than one byte")
+            at += 2
+            if size >= 0x80:
+                size, at = _long_size(data, size & 0x7F, at)
+            at += size
+            found.append(data[start:at])
+    except IndexError:
+        raise DerError("element is cut off") from None
+    if at != end:  # a slice past the end is shortened silently
+        raise DerError("content is cut off")
     return found
 
 
 def content(element: bytes, tag: int) -> bytes:
     """What is inside, if this is one element, with this tag, and nothing behind it."""
-    end, found = len(element), element[0] if element else 0
-    if end < 2 or found != tag:
-        raise DerError(f"tag 0x{tag:02x} expected, 0x{found:02x} found")
-    size, at = element[1], 2
-    if size >= 0x80:
-        size, at = _long_size(element, size & 0x7F, at)
+    end = len(element)
+    if end < 2 or element[0] != tag:
+        raise DerError(f"tag 0x{tag:02x} expected, 0x{element[:1].hex()} found")
+    size = element[1]
+    if size == end - 2 and size < 0x80:
+        return element[2:]
+    size, at = _long_size(element, size - 0x80, 2)
     if at + size != end:
         raise DerError(f"{at + size} bytes expected, {end} found")
     return element[at:]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -91,12 +90,13 @@ class Fields:
     def hex(self, name: str, size: int) -> bytes:
         """Exactly `size` bytes as hexadecimal text of either case."""
         value = self._typed(name, str)
-        with suppress(ValueError):
-            # bytes.fromhex would skip white space.
-            octets = binascii.unhexlify(value)
-            if len(octets) == size:
-                return octets
-        raise _refuse(f"{self.where}.{name}", f"{2 * size} hexadecimal digits", value[:200])
+        try:
+            octets = binascii.unhexlify(value)  # bytes.fromhex would skip white space
+        except ValueError:
+            octets = b""
+        if len(octets) != size:
+            raise _refuse(f"{self.where}.{name}", f"{2 * size} hexadecimal digits", value[:200])
+        return octets
 
     def instant(self, name: str) -> datetime:
         """`YYYY-MM-DDTHH:MM:SSZ`, a date that exists."""
@@ -160,8 +160,8 @@ class Table:
         _require_type(values, dict, where)
         return cls(values, where)
 
-    def first(self) -> Table:
-        return Table(self.rows[:1], self.where)
+    def head(self, count: int) -> Table:
+        return Table(self.rows[:count], self.where)
 
     def integers(self, name: str, *, high: int) -> list[int]:
         """An integer from 0 to `high` of each; True is none."""

@@ -26,8 +26,6 @@ from verifier.certificate import (
 from verifier.errors import PckExtensionMalformed
 from verifier.extensions import SGX
 
-_FORMS = (set(range(1, 6)), set(range(1, 8)))  # of the Processor CA, of the Platform CA
-_TCB = set(range(1, 19))
 SGX_TYPES = ("Standard", "Scalable", "ScalableWithIntegrity")
 
 
@@ -78,17 +76,17 @@ class PckExtension:
 
     @classmethod
     def _parse(cls, raw: bytes) -> Self:
-        top = _by_number(raw)
+        top = _by_number(raw, _TOP)
         if top.keys() not in _FORMS:
             raise der.DerError(f"elements {sorted(top)}, not 1 to 5 or 1 to 7")
-        tcb = _by_number(top[2], 2)
-        if tcb.keys() != _TCB:
+        tcb = _by_number(top[2], _TCB)
+        if len(tcb) != len(_TCB):
             raise der.DerError("TCB does not have exactly 16 components, PCESVN and CPUSVN")
         sgx_type = der.integer(top[5], high=len(SGX_TYPES) - 1, tag=der.ENUMERATED)
         configuration: dict[int, bool] = {}
         if 7 in top:
-            flags = _by_number(top[7], 7)
-            if set(flags) != {1, 2, 3}:
+            flags = _by_number(top[7], _CONFIGURATION)
+            if len(flags) != len(_CONFIGURATION):
                 raise der.DerError("configuration does not have exactly three flags")
             configuration = {number: der.boolean(flag) for number, flag in flags.items()}
         platform = PlatformIdentity(
@@ -107,18 +105,27 @@ class PckExtension:
         return cls(platform, PlatformTcb(components, pce_svn, cpu_svn))
 
 
-def _by_number(sequence: bytes, *arc: int) -> dict[int, bytes]:
-    """SEQUENCE OF {OID SGX.arc.n, value} as {n: value}, not read yet; no n twice, no other OID."""
+def _by_number(sequence: bytes, known: dict[bytes, int]) -> dict[int, bytes]:
+    """SEQUENCE OF {OID, value} as {n: value}, not read yet; no OID twice, none that is unknown."""
     found: dict[int, bytes] = {}
-    oid = bytes((*SGX[2:], *arc))
-    start = bytes((der.OID, len(oid) + 1)) + oid  # of each entry, but for the number
+    size = len(min(known))
     for entry in der.children(sequence):
         pair = der.content(entry, der.SEQUENCE)
-        number, value = pair[len(start) : len(start) + 1], pair[len(start) + 1 :]
-        if not number or not pair.startswith(start) or number[0] in found:
-            raise der.DerError(f"unknown or repeated element {pair[: len(start) + 1].hex()}")
-        found[number[0]] = value
+        number = known.get(pair[:size])
+        if number is None or number in found:
+            raise der.DerError(f"unknown or repeated element {pair[:size].hex()}")
+        found[number] = pair[size:]
     return found
+
+
+def _numbered(count: int, *arc: int) -> dict[bytes, int]:
+    """1 to `count`, by the OID SGX.arc.n, with tag and length."""
+    oid = bytes((*SGX[2:], *arc))
+    return {bytes((der.OID, len(oid) + 1, *oid, n)): n for n in range(1, count + 1)}
+
+
+_TOP, _TCB, _CONFIGURATION = _numbered(7), _numbered(18, 2), _numbered(3, 7)
+_FORMS = (set(range(1, 6)), set(range(1, 8)))  # of the Processor CA, of the Platform CA
 
 
 @dataclass(frozen=True, slots=True, eq=False)

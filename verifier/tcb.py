@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import starmap
 from operator import ge
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 from verifier.document import Fields, Table, parse_object
 from verifier.errors import (
@@ -76,38 +76,39 @@ class TcbLevel(NamedTuple):
         return all(map(ge, tee_tcb_svn[first:], self.tdx_components[first:]))
 
 
-def _read_levels(table: Table, tee: Tee) -> tuple[TcbLevel, ...]:
-    """The levels, highest first, whatever their order on the wire."""
+Label: TypeAlias = tuple[str, str]  # category and type of a component; either may be empty
+
+
+def _read_levels(table: Table, tee: Tee) -> tuple[tuple[TcbLevel, ...], tuple[Label, ...]]:
+    """The levels, highest first, whatever their order on the wire; what each component is."""
     tcbs = table.table("tcb")
-    none: list[tuple[int, ...]] = [()] * len(table.rows)
+    # Exactly 16: a shorter list once let every platform pass (GHSA-6q6c-vvf9-fj3w).
+    components = tcbs.joined("sgxtcbcomponents", count=COMPONENTS)
+    tdx: list[tuple[int, ...]] = [()] * len(table.rows)
+    if tee is Tee.TDX:
+        tdx = _svns(tcbs.joined("tdxtcbcomponents", count=COMPONENTS))
     columns = zip(
-        _read_components(tcbs, "sgxtcbcomponents"),
+        _svns(components),
         tcbs.integers("pcesvn", high=65535),
         table.words("tcbStatus", OF_PLATFORMS),
         table.instants("tcbDate"),
         table.optional_lists("advisoryIDs"),
-        _read_components(tcbs, "tdxtcbcomponents") if tee is Tee.TDX else none,
+        tdx,
         strict=True,
     )
     levels = {level.order: level for level in starmap(TcbLevel, columns)}
     if len(levels) != len(table.rows):
         # Which of two equal levels counts would depend on the order on the wire.
         raise CollateralMalformed(table.where, expected="distinct levels", found="equal ones")
-    return tuple(levels[order] for order in sorted(levels, reverse=True))
+    first = components.head(COMPONENTS)  # what one level says of them, all say
+    labels = zip(first.optional_texts("category"), first.optional_texts("type"), strict=True)
+    return tuple(levels[order] for order in sorted(levels, reverse=True)), tuple(labels)
 
 
-def _read_components(tcbs: Table, name: str) -> list[tuple[int, ...]]:
-    """16 SVNs for each level."""
-    # Exactly 16: a shorter list once let every platform pass (GHSA-6q6c-vvf9-fj3w).
-    svns = iter(tcbs.joined(name, count=COMPONENTS).integers("svn", high=255))
+def _svns(components: Table) -> list[tuple[int, ...]]:
+    """16 for each level."""
+    svns = iter(components.integers("svn", high=255))
     return list(zip(*[svns] * COMPONENTS, strict=True))
-
-
-def _read_labels(tcbs: Table) -> tuple[tuple[str, str], ...]:
-    """Category and type of each component, where the first level of the wire says so."""
-    components = tcbs.first().joined("sgxtcbcomponents", count=COMPONENTS)
-    names = ("category", "type")
-    return tuple(zip(*(components.optional_texts(name) for name in names), strict=True))
 
 
 def _first_compared(tee_tcb_svn: bytes) -> int:
@@ -126,7 +127,7 @@ class TcbInfo:
     pce_id: bytes  #  2
     evaluation_data_number: int
     levels: tuple[TcbLevel, ...]  #  highest first
-    labels: tuple[tuple[str, str], ...]  #  category and type of each component; may be empty
+    labels: tuple[Label, ...]  #     of the components
     module: TdxModule | None = None  #  of TDX alone, as the identities are
     module_identities: tuple[TdxModuleIdentity, ...] = field(default=())
 
@@ -149,7 +150,7 @@ class TcbInfo:
             raise CollateralMalformed("TCB info for SGX", expected="no TDX module", found="one")
         fields.integer("tcbType", high=0)
         issued, next_update = read_issue_dates(fields)
-        levels = fields.table("tcbLevels")
+        levels, labels = _read_levels(fields.table("tcbLevels"), tee)
         return cls(
             tee=tee,
             issued=issued,
@@ -157,8 +158,8 @@ class TcbInfo:
             fmspc=fields.hex("fmspc", 6),
             pce_id=fields.hex("pceId", 2),
             evaluation_data_number=fields.integer("tcbEvaluationDataNumber", high=2**31),
-            levels=_read_levels(levels, tee),
-            labels=_read_labels(levels.table("tcb")),
+            levels=levels,
+            labels=labels,
             module=TdxModule.read(fields.object("tdxModule")) if tee is Tee.TDX else None,
             module_identities=read_identities(fields) if tee is Tee.TDX else (),
         )
