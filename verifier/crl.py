@@ -99,13 +99,12 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
             raise der.DerError("a field that no CRL has")
         serials = frozenset(_serial(entry) for field in entries for entry in der.children(field))
         authority_key_id = _require_profile(Extensions.read(sequence))
-        named = issuer.common_name if name == issuer.subject else read_name(name)[0]
     except ValueError as error:
         raise CrlMalformed(title, expected="a revocation list", found=str(error)) from error
     # A genuine list of the sister authority would find nothing revoked.
     if name != issuer.subject or not authority_key_id or authority_key_id != issuer.key_id:
         raise CrlOfAnotherIssuer(
-            title, expected=f"one of {issuer.common_name}", found=named or "an unnamed one"
+            title, expected=f"one of {issuer.common_name}", found=_shown(name, authority_key_id)
         )
     if not ecdsa.signed_der(issuer.key, signature, tbs):
         raise CrlSignatureInvalid(
@@ -131,14 +130,21 @@ def _require_profile(found: Extensions) -> bytes:
     return found.issuer_key_id
 
 
+def _shown(name: bytes, authority_key_id: bytes) -> str:
+    """Whose list it is, for people, as far as that can be read."""
+    with suppress(ValueError):
+        return f"{read_name(name)[0][:80]}, key identifier {authority_key_id.hex()}"
+    return "one that is not named"
+
+
 def _serial(entry: bytes) -> int:
     """The serial number of one entry, cut from its bytes: lists have thousands of them."""
-    if entry[1] >= 0x80:  # as if it were short, like all others
+    if entry[1] & 0x80:  # as if it were short, like all others
         entry = entry[:1] + b"\0" + der.content(entry, entry[0])
     sequence, _, integer, width = entry[:4]
     end = 4 + width
     date = entry[end : end + 2]
-    if sequence != der.SEQUENCE or integer != der.INTEGER or not width or date not in _TIMES:
+    if sequence != der.SEQUENCE or integer != der.INTEGER or date not in _TIMES:
         raise der.DerError("a revoked certificate without a serial number and a date")
     end_of_date = end + 2 + date[1]
     if len(entry) < end_of_date:

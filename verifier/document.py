@@ -58,12 +58,6 @@ class Fields:
     def __init__(self, members: dict[str, object], where: str) -> None:
         self.members, self.where = members, where
 
-    @classmethod
-    def of(cls, value: object, where: str) -> Self:
-        if not isinstance(value, dict):
-            raise _refuse(where, "an object", type(value).__name__)
-        return cls(value, where)
-
     def require_only(self, names: set[str]) -> None:
         """Nothing but these members: what is outside a signature must not look as if inside."""
         unknown = self.members.keys() - names
@@ -119,7 +113,7 @@ class Fields:
             ) from error
 
     def object(self, name: str) -> Fields:
-        return Fields.of(self._typed(name, dict), f"{self.where}.{name}")
+        return Fields(self._typed(name, dict), f"{self.where}.{name}")
 
     def objects(self, name: str) -> list[Fields]:
         """A list of objects, at least one."""
@@ -138,19 +132,24 @@ class Fields:
         return self.text(name) if name in self.members else ""
 
     def _typed(self, name: str, kind: type) -> Any:
-        if name not in self.members:
-            raise _refuse(f"{self.where}.{name}", f"a {kind.__name__}", "nothing")
-        value = self.members[name]
+        value = self.members.get(name)  # null is nothing too
         if type(value) is not kind:  # exact: isinstance(True, int) holds
-            raise _refuse(f"{self.where}.{name}", f"a {kind.__name__}", type(value).__name__)
+            raise _refuse(f"{self.where}.{name}", _CALLED[kind], _CALLED[type(value)])
         return value
 
 
-class Table:
-    """Objects of one kind, read a member at a time: of TCB info's hundreds, one pass for each.
+_CALLED: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "an integer",
+    bool: "true or false",
+    type(None): "nothing",
+}
 
-    A refusal names the row.
-    """
+
+class Table:
+    """Objects of one kind, read a member at a time: TCB info has hundreds of them."""
 
     def __init__(self, rows: list[Entry], where: str) -> None:
         self.rows, self.where = rows, where
@@ -167,8 +166,8 @@ class Table:
         """An integer from 0 to `high` of each; True is none."""
         values: list[int] = self._typed(name, int)
         if min(values) < 0 or max(values) > high:
-            place = next(i for i, value in enumerate(values) if not 0 <= value <= high)
-            raise _refuse(f"{self.where}[{place}].{name}", f"0 to {high}", str(values[place]))
+            found = f"{min(values)} to {max(values)}"
+            raise _refuse(f"{self.where}[].{name}", f"0 to {high}", found)
         return values
 
     def instants(self, name: str) -> list[datetime]:
@@ -225,5 +224,4 @@ def _require_type(values: list[Any], kind: type, where: str, member: str = "") -
     if set(map(type, values)) <= {kind}:
         return
     place, found = next((i, v) for i, v in enumerate(values) if type(v) is not kind)
-    found_type = "nothing" if found is None else type(found).__name__
-    raise _refuse(f"{where}[{place}]{member}", f"a {kind.__name__}", found_type)
+    raise _refuse(f"{where}[{place}]{member}", _CALLED[kind], _CALLED[type(found)])

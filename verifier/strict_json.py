@@ -104,8 +104,6 @@ def _deeper_than(marks: bytes, limit: int) -> bool:
     """Take away the innermost pair of brackets, everywhere at once, as often as allowed."""
     brackets = marks.translate(_ONE_KIND, b":")
     for _ in range(limit):
-        if not brackets:
-            return False
         brackets = brackets.replace(b"{}", b"")
     return bool(brackets)
 

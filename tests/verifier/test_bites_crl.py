@@ -115,6 +115,12 @@ def listing(*entries: bytes) -> Collateral:
     return well_signed(lambda fields: [*fields[:-1], der.sequence(*entries), fields[-1]])
 
 
+def remark(size: int) -> bytes:
+    """Extensions of an entry, as many bytes: one that nobody knows and nobody has to."""
+    rest = size - len(der.sequence(der.sequence(der.oid("1.2.3.4"), der.octet_string(b""))))
+    return der.sequence(der.sequence(der.oid("1.2.3.4"), der.octet_string(bytes(rest))))
+
+
 ENTRIES = der.sequence(der.sequence(SERIAL, DATE))
 LATER = der.time(AT.replace(year=2050))
 
@@ -184,6 +190,8 @@ def test_key_identifiers_of_list_and_authority_that_are_both_empty_do_not_match(
         pytest.param(der.sequence(SERIAL, DATE), id="UTCTime"),
         pytest.param(der.sequence(SERIAL, der.time(AT.replace(year=2050))), id="GeneralizedTime"),
         pytest.param(der.sequence(der.integer(2**159 + 1), DATE), id="20-bytes"),
+        pytest.param(der.sequence(SERIAL, DATE, remark(109)), id="127-bytes"),
+        pytest.param(der.sequence(SERIAL, DATE, remark(110)), id="128-bytes"),
     ],
 )
 def test_entry_of_somebody_else_is_no_obstacle(entry: bytes) -> None:
@@ -203,6 +211,8 @@ def test_entry_of_somebody_else_is_no_obstacle(entry: bytes) -> None:
         pytest.param(der.sequence(SERIAL), id="no-date"),
         pytest.param(der.sequence(SERIAL, der.octet_string(bytes(13))), id="date-of-another-type"),
         pytest.param(der.sequence(SERIAL, der.tlv(0x17, b"2611251200Z")), id="date-of-a-minute"),
+        pytest.param(der.sequence(SERIAL, DATE[:-1]), id="date-cut-off"),
+        pytest.param(der.sequence(SERIAL, DATE, remark(110)[:-1]), id="extensions-cut-off"),
         pytest.param(der.sequence(der.integer(0), DATE), id="zero"),
         pytest.param(der.sequence(der.integer(-5), DATE), id="negative"),
         pytest.param(der.tlv(0x31, SERIAL, DATE), id="a-set"),

@@ -95,6 +95,21 @@ def test_critical_flag_has_one_spelling(flag: bytes, good: bool) -> None:
             world(pck=hook).verify()
 
 
+@dataclass(frozen=True, slots=True)
+class Unnamed(Extension):
+    """An extension whose name is another kind of value."""
+
+    def encode(self) -> bytes:
+        return der.sequence(der.octet_string(b"\x2a\3\4"), der.octet_string(self.value))
+
+
+def test_extension_is_named_by_an_object_identifier() -> None:
+    """What one reader takes for an unknown name, another takes for the end of the list."""
+    World.create(pck=lambda form: form.extended(Extension("1.2.3.4", b"\5\0"))).verify()
+    with refused(CertificateMalformed, check=PCK_CHAIN):
+        World.create(pck=lambda form: form.extended(Unnamed("1.2.3.4", b"\5\0"))).verify()
+
+
 def test_all_that_is_known_may_be_critical_at_once() -> None:
     def insist(form: CertificateForm) -> CertificateForm:
         return replace(form, extensions=tuple(replace(e, critical=True) for e in form.extensions))
