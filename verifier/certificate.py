@@ -9,6 +9,7 @@ Profile: Intel's "PCK Certificate and Certificate Revocation List Profile", revi
 from __future__ import annotations
 
 import binascii
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -53,16 +54,16 @@ class Role:
     title: str
     common_names: tuple[str, ...]
     is_ca: bool
-    path_lengths: tuple[int | None, ...]
+    constraints: tuple[tuple[bool, int | None], ...]  # CA, path length
 
 
 # Intel's root exists in editions of both path lengths, and quotes carry either. What is believed
 # is its key, so the length says nothing there; below the root it is exact.
-ROOT = Role("root", ("Intel SGX Root CA",), True, (0, 1))
+ROOT = Role("root", ("Intel SGX Root CA",), True, ((True, 0), (True, 1)))
 PROCESSOR_CA, PLATFORM_CA = "Intel SGX PCK Processor CA", "Intel SGX PCK Platform CA"
-PCK_CA = Role("PCK authority", (PROCESSOR_CA, PLATFORM_CA), True, (0,))
-PCK_LEAF = Role("PCK", ("Intel SGX PCK Certificate",), False, (None,))
-TCB_SIGNER = Role("TCB signing", ("Intel SGX TCB Signing",), False, (None,))
+PCK_CA = Role("PCK authority", (PROCESSOR_CA, PLATFORM_CA), True, ((True, 0),))
+PCK_LEAF = Role("PCK", ("Intel SGX PCK Certificate",), False, ((False, None),))
+TCB_SIGNER = Role("TCB signing", ("Intel SGX TCB Signing",), False, ((False, None),))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,6 +191,7 @@ def read_chain(text: bytes | str, count: int, thing: str) -> list[Certificate]:
 
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _WHITE = b" \t\r\n"
+_BLANK_LINE = re.compile(rb"\n\r?\n")
 
 
 def split_pem(text: bytes | str, thing: str) -> list[bytes]:
@@ -214,7 +216,7 @@ def split_pem(text: bytes | str, thing: str) -> list[bytes]:
 def _decode(block: bytes) -> bytes:
     """The DER of one certificate, from what follows its first line. ValueError without it."""
     body, end, after = block.partition(_END)
-    if not end or after.strip(_WHITE) or b"\n\n" in body or b"\n\r\n" in body:
+    if not end or after.strip(_WHITE) or _BLANK_LINE.search(body):
         raise ValueError("other text")
     body = body.translate(None, _WHITE)
     decoded = binascii.a2b_base64(body)
@@ -267,9 +269,9 @@ def require_role(certificate: Certificate, role: Role) -> None:
         raise refuse("only known critical extensions", unknown)
     if not certificate.critical >= _MUST_BE_CRITICAL:
         raise refuse("critical basic constraints and key usage", "one that is not critical")
-    if certificate.constraints not in [(role.is_ca, length) for length in role.path_lengths]:
+    if certificate.constraints not in role.constraints:
         raise refuse(
-            f"CA:{role.is_ca} with path length {role.path_lengths}", str(certificate.constraints)
+            f"(is a CA, path length) among {role.constraints}", str(certificate.constraints)
         )
     if certificate.usage != (not role.is_ca, role.is_ca, role.is_ca):
         raise refuse(
@@ -320,3 +322,25 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
         raise refuse("the same organisation as its issuer", "another one")
     if not ecdsa.signed_der(issuer.key, certificate.signature, certificate.tbs):
         raise refuse(f"a signature by {issuer.common_name}", "one that does not verify")
+
+
+@dataclass(frozen=True, slots=True)
+class SignerChain:
+    """A signer that the pinned root vouches for. Revocation and time are judged later."""
+
+    signer: Certificate
+    root: Certificate
+
+
+@lru_cache(maxsize=64)  # pure: TCB info and QE identity come with the same chain
+def authenticate_signer(pem: str, role: Role, roots: TrustAnchors) -> SignerChain:
+    """Follow a chain of [signer, root] from the pinned root to a signer of this role.
+
+    Raises:
+        CertChainError: The leaf that says which link does not hold.
+    """
+    signer, root = read_chain(pem, 2, f"{role.title} chain")
+    require_anchor(root, roots)
+    require_role(signer, role)
+    require_issued_by(signer, root)
+    return SignerChain(signer, root)

@@ -17,10 +17,8 @@ from verifier.certificate import (
     PCK_CA,
     TCB_SIGNER,
     Certificate,
-    read_chain,
-    require_anchor,
-    require_issued_by,
-    require_role,
+    SignerChain,
+    authenticate_signer,
 )
 from verifier.document import Fields, parse_object
 from verifier.errors import (
@@ -104,15 +102,7 @@ def _crl(fields: Fields, name: str) -> bytes:
     return fields.text(name).encode("utf-8")
 
 
-@dataclass(frozen=True, slots=True)
-class SignerChain:
-    """A signer that the pinned root vouches for. Revocation and time are judged later."""
-
-    signer: Certificate
-    root: Certificate
-
-
-@lru_cache(maxsize=32)  # pure, as are the two below: the same bundle gives the same answer
+@lru_cache(maxsize=32)  # pure, as is the next: the same bundle gives the same answer
 def authenticate_tcb_info(
     collateral: Collateral, roots: TrustAnchors
 ) -> tuple[TcbInfo, SignerChain]:
@@ -162,21 +152,17 @@ def _require_signed(
     what: tuple[str, type[CollateralSignatureError]],
 ) -> SignerChain:
     title, refusal = what
-    signer, root = read_chain(chain, 2, f"{title} issuer chain")
-    require_anchor(root, roots)
-    require_role(signer, TCB_SIGNER)
-    require_issued_by(signer, root)
+    found = authenticate_signer(chain, TCB_SIGNER, roots)
     # Before the text is parsed: whoever cannot sign must not reach the parser.
-    if not ecdsa.signed_raw(signer.key, signature, text.encode("utf-8")):
+    if not ecdsa.signed_raw(found.signer.key, signature, text.encode("utf-8")):
         raise refusal(
             f"{title} signature",
             expected="one by the TCB signing key over this very text",
             found="one that does not verify",
         )
-    return SignerChain(signer, root)
+    return found
 
 
-@lru_cache(maxsize=32)
 def authenticate_crl_issuer(
     collateral: Collateral, issuer: Certificate, roots: TrustAnchors
 ) -> SignerChain:
@@ -188,11 +174,10 @@ def authenticate_crl_issuer(
         CertChainError: The chain does not hold.
         CrlOfAnotherIssuer: It is of another authority than the one that issued the PCK leaf.
     """
-    title = "PCK CRL issuer chain"
-    authority, root = read_chain(collateral.pck_crl_issuer_chain, 2, title)
-    require_anchor(root, roots)
-    require_role(authority, PCK_CA)
-    require_issued_by(authority, root)
+    found = authenticate_signer(collateral.pck_crl_issuer_chain, PCK_CA, roots)
+    authority = found.signer
     if (authority.subject, authority.spki) != (issuer.subject, issuer.spki):
-        raise CrlOfAnotherIssuer(title, expected=issuer.common_name, found=authority.common_name)
-    return SignerChain(authority, root)
+        raise CrlOfAnotherIssuer(
+            "PCK CRL issuer chain", expected=issuer.common_name, found=authority.common_name
+        )
+    return found

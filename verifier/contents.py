@@ -11,14 +11,7 @@ from datetime import datetime
 from typing import Self
 
 from verifier.anchors import TrustAnchors
-from verifier.certificate import (
-    PCK_CA,
-    Certificate,
-    read_chain,
-    require_anchor,
-    require_issued_by,
-    require_role,
-)
+from verifier.certificate import PCK_CA, Certificate, authenticate_signer
 from verifier.collateral import Collateral, authenticate_qe_identity, authenticate_tcb_info
 from verifier.crl import RevocationList, authenticate_crl
 from verifier.errors import CollateralRolledBack, QeIdentityMismatch
@@ -54,10 +47,8 @@ class Contents:
             raise QeIdentityMismatch(
                 "QE identity", expected=f"that for {tcb_info.tee}", found=f"for {qe_identity.tee}"
             )
-        authority, root = read_chain(collateral.pck_crl_issuer_chain, 2, "PCK CRL issuer chain")
-        require_anchor(root, roots)
-        require_role(authority, PCK_CA)
-        require_issued_by(authority, root)
+        crl_chain = authenticate_signer(collateral.pck_crl_issuer_chain, PCK_CA, roots)
+        authority, root = crl_chain.signer, crl_chain.root
         root_crl = authenticate_crl(collateral.root_ca_crl, root, "root CRL")
         pck_crl = authenticate_crl(collateral.pck_crl, authority, "PCK CRL")
         for signer in (root, authority, tcb_chain.signer, qe_chain.signer):

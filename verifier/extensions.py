@@ -18,6 +18,7 @@ CRL_DISTRIBUTION_POINTS, CRL_NUMBER = bytes.fromhex("0603551d1f"), bytes.fromhex
 DELTA_CRL_INDICATOR = bytes.fromhex("0603551d1b")
 ISSUING_DISTRIBUTION_POINT = bytes.fromhex("0603551d1c")
 SGX = bytes.fromhex("06092a864886f84d010d01")  # 1.2.840.113741.1.13.1, of PCK certificates
+_TRUE = b"\1\1\xff"
 _KEY_IDENTIFIER = 0x80  # [0], inside an authority key identifier
 _DIGITAL_SIGNATURE, _KEY_CERT_SIGN, _CRL_SIGN = 0x80, 0x04, 0x02  # of the first byte
 
@@ -35,12 +36,18 @@ class Extensions:
         values: dict[bytes, bytes] = {}
         critical = []
         for extension in der.children(sequence):
-            oid, *flag, value = der.children(extension)
-            if oid[0] != der.OID or oid in values or len(flag) > 1:
+            inside = der.content(extension, der.SEQUENCE)
+            # The name is cut from the bytes: certificates have many of them, and all are short.
+            tag, size = inside[:2]
+            oid = inside[: 2 + size]
+            if tag != der.OID or oid in values:
                 raise der.DerError(f"extension {oid.hex()} is repeated or malformed")
-            values[oid] = der.content(value, der.OCTET_STRING)
-            if flag and der.true(flag[0]):
+            flag_or_value = inside[len(oid) :]
+            # False is the default, which DER leaves out.
+            if flag_or_value.startswith(_TRUE):
                 critical.append(oid)
+                flag_or_value = flag_or_value[len(_TRUE) :]
+            values[oid] = der.content(flag_or_value, der.OCTET_STRING)
         return cls(values, frozenset(critical))
 
     @property

@@ -99,10 +99,11 @@ class PckExtension:
             cached_keys=configuration.get(2),
             smt_enabled=configuration.get(3),
         )
-        # Range, not truncation to a byte: Intel's own reader once made 256 into 0.
-        components = tuple(der.integer(tcb[number], high=255) for number in range(1, 17))
+        components = [_SVNS.get(tcb[number], -1) for number in range(1, 17)]
+        if -1 in components:
+            raise der.DerError("an SVN that is no integer from 0 to 255")
         pce_svn, cpu_svn = der.integer(tcb[17], high=65535), der.octet_string(tcb[18], 16)
-        return cls(platform, PlatformTcb(components, pce_svn, cpu_svn))
+        return cls(platform, PlatformTcb(tuple(components), pce_svn, cpu_svn))
 
 
 def _by_number(sequence: bytes, known: dict[bytes, int]) -> dict[int, bytes]:
@@ -124,6 +125,9 @@ def _numbered(count: int, *arc: int) -> dict[bytes, int]:
     return {bytes((der.OID, len(oid) + 1, *oid, n)): n for n in range(1, count + 1)}
 
 
+# By the one encoding that each has. Nothing is cut down to a byte: Intel's own reader once made
+# 256 into 0.
+_SVNS = {bytes((der.INTEGER, 1, n) if n < 0x80 else (der.INTEGER, 2, 0, n)): n for n in range(256)}
 _TOP, _TCB, _CONFIGURATION = _numbered(7), _numbered(18, 2), _numbered(3, 7)
 _FORMS = (set(range(1, 6)), set(range(1, 8)))  # of the Processor CA, of the Platform CA
 

@@ -268,8 +268,7 @@ class TcbVerdict:
         return f"{self.status!s}, as of {self.date.date().isoformat()}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Evaluation:
+class _Evaluation(NamedTuple):
     """The levels that one set of SVNs reaches, merged."""
 
     platform: TcbLevel

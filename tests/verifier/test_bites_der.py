@@ -126,6 +126,29 @@ def test_another_spelling_is_no_string_of_bits(content: bytes) -> None:
         der.bit_string(tlv(der.BIT_STRING, content))
 
 
+@pytest.mark.parametrize(
+    ("octets", "value"),
+    [(b"\0", 0), (b"\x7f", 127), (b"\0\x80", 128), (b"\0\xff", 255), (b"\1\0", 256)],
+)
+def test_integer_in_its_shortest_form_is_read(octets: bytes, value: int) -> None:
+    assert der.integer(tlv(der.INTEGER, octets), high=256) == value
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\0\x7f", id="a-zero-too-many"),
+        pytest.param(b"\0\0", id="two-zeros"),
+        pytest.param(b"\xff", id="negative"),
+        pytest.param(b"\1\1", id="too-high"),
+    ],
+)
+def test_another_spelling_is_no_integer(octets: bytes) -> None:
+    with pytest.raises(der.DerError):
+        der.integer(tlv(der.INTEGER, octets), high=256)
+
+
 def test_false_is_written_as_absence() -> None:
     assert der.true(b"\1\1\xff")
     with pytest.raises(der.DerError):

@@ -110,6 +110,16 @@ def test_extension_is_named_by_an_object_identifier() -> None:
         World.create(pck=lambda form: form.extended(Unnamed("1.2.3.4", b"\5\0"))).verify()
 
 
+@pytest.mark.parametrize("inside", [b"", b"\6", b"\6\3\x2a", b"\6\3\x2a\3\4"])
+def test_extension_that_ends_too_early(inside: bytes) -> None:
+    class Cut(Extension):
+        def encode(self) -> bytes:
+            return der.sequence(inside)
+
+    with refused(CertificateMalformed, check=PCK_CHAIN):
+        World.create(pck=lambda form: form.extended(Cut("1.2.3.4", b""))).verify()
+
+
 def test_all_that_is_known_may_be_critical_at_once() -> None:
     def insist(form: CertificateForm) -> CertificateForm:
         return replace(form, extensions=tuple(replace(e, critical=True) for e in form.extensions))
