@@ -128,7 +128,7 @@ def policy_lint(
 
     Example: ratls policy lint policy.toml
     """
-    from verifier.shell import refusal_as_json, refusals_as_exit_status
+    from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json) as shell:
         from policy.document import digest_text
@@ -142,7 +142,7 @@ def policy_lint(
                 for p in refusal.problems
             ]
             shell.answer(
-                {"file": str(file), "problems": problems, "error": refusal_as_json(refusal)},
+                {"file": str(file), "problems": problems, "error": refusal.as_json()},
                 "\n".join(f"{file}: {problem}" for problem in refusal.problems),
             )
             raise typer.Exit(int(refusal.exit_status)) from refusal

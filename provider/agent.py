@@ -43,7 +43,6 @@ from ratls.errors import (
 from scheduler.queued import QueuedTask, State
 from verifier.anchors import Mode
 from verifier.errors import Exit, RatlsError
-from verifier.shell import refusal_as_json
 from verifier.text import printable
 
 # Of the statuses that several tasks had, the one that a command ends with: the worst first.
@@ -110,7 +109,7 @@ class Line:
             "enclave": done and done.fresh.admission.enclave.name,
             "instance": done and done.commit.instance.hex(),
             "acknowledgement": done and str(done.kept.acknowledgement),
-            "error": self.refusal and refusal_as_json(self.refusal),
+            "error": self.refusal and self.refusal.as_json(),
             "again_in": None if self.again is None else round(self.again, 1),
         }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ratls.cli_quote import WORST_FIRST, accepted_statuses
+from ratls.cli_quote import WORST_FIRST, accepted_statuses, agreed_or_draft
 
 if TYPE_CHECKING:
     from policy.document import Policy
@@ -156,19 +156,12 @@ def _usual_demand(statuses: frozenset[Any], advisories: list[str] | None) -> Dem
 
 def _policies(path: Path, shell: Shell) -> tuple[Policy, ...]:
     """Every version of a complete agreement, or one unsigned draft."""
-    from functools import partial
-
-    from policy.agreement import FILE_CAP, Agreement
     from policy.document import Policy
-    from verifier.files import parse_file, read_file
-    from verifier.modes import known_roots
 
-    roots = known_roots()
-    if read_file(path, cap=FILE_CAP).lstrip().startswith(b"{"):
-        agreement = parse_file(path, partial(Agreement.parse, known_roots=roots), cap=FILE_CAP)
-        return tuple(v.policy for v in agreement.require_complete().agreement.versions)
-    shell.say(f"{path}: a draft that nobody's signature was checked on")
-    return (parse_file(path, partial(Policy.parse, known_roots=roots)),)
+    found = agreed_or_draft(path, shell)
+    if isinstance(found, Policy):
+        return (found,)
+    return tuple(version.policy for version in found.agreement.versions)
 
 
 def _in_force(policies: Sequence[Policy], at: datetime) -> Policy:

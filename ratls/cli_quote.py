@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from policy.agreement import CompleteAgreement
     from policy.document import Policy
     from verifier.appraisal import Appraisal
     from verifier.many import Judge
@@ -93,7 +94,7 @@ def quote(
             acceptance = partial(accept, statuses=statuses, advisories=advisories)
             believed = root or "intel"
         else:
-            agreed = _any_policy(policy, instant, shell)
+            agreed = _in_force(agreed_or_draft(policy, shell), instant)
             acceptance = partial(_admission, agreed, instant)
             believed = agreed.platform.root
         roots = shell.anchors(believed, allow_simulation=allow_simulation)
@@ -212,8 +213,14 @@ def _admission(agreed: Policy, at: datetime, verified: VerifiedQuote) -> Apprais
     return admit(agreed, verified, at=at).appraisal
 
 
-def _any_policy(path: Path, at: datetime, shell: Shell) -> Policy:
-    """The policy of an agreement in force at this instant, or an unsigned draft."""
+def _in_force(found: CompleteAgreement | Policy, at: datetime) -> Policy:
+    from policy.document import Policy
+
+    return found if isinstance(found, Policy) else found.in_force(at).policy
+
+
+def agreed_or_draft(path: Path, shell: Shell) -> CompleteAgreement | Policy:
+    """`--policy`: what all have signed, or one policy that nobody has."""
     from functools import partial
 
     from policy.agreement import FILE_CAP, Agreement
@@ -224,6 +231,6 @@ def _any_policy(path: Path, at: datetime, shell: Shell) -> Policy:
     roots = known_roots()
     if read_file(path, cap=FILE_CAP).lstrip().startswith(b"{"):
         agreement = parse_file(path, partial(Agreement.parse, known_roots=roots), cap=FILE_CAP)
-        return agreement.require_complete().in_force(at).policy
+        return agreement.require_complete()
     shell.say(f"{path}: a draft that nobody's signature was checked on")
     return parse_file(path, partial(Policy.parse, known_roots=roots))

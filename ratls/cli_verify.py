@@ -301,7 +301,6 @@ def _show(
     refusal: RatlsError | None = None,
 ) -> None:
     """What is known of an enclave; with `refusal`, that this was not enough."""
-    from verifier.shell import refusal_as_json
 
     report, fresh = proof.verified.quote.enclave, facts["fresh"]
     if not shell.json_output:
@@ -317,7 +316,7 @@ def _show(
             "policy_digest": f"sha256:{proof.claims.policy_hash.hex()}",
             "tcb_status": proof.verified.tcb.status.value,
             "checks": proof.appraisal.as_json(),
-            "error": refusal_as_json(refusal) if refusal else None,
+            "error": refusal.as_json() if refusal else None,
         },
         f"{thing}: {proof.admission.enclave.name}, instance {proof.claims.instance.hex()}; "
         f"{'proved just now' if fresh else 'by its certificate alone'}; "

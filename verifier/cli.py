@@ -216,7 +216,7 @@ def show(
 
     Example: ratls collateral show collateral.json
     """
-    from verifier.shell import parse_instant, refusal_as_json, refusals_as_exit_status
+    from verifier.shell import parse_instant, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
         from verifier.contents import Contents
@@ -234,7 +234,7 @@ def show(
             "fetched": bundle.fetched or None,
             **_summary(contents, roots),
             **_details(contents),
-            "error": refusal_as_json(refusal) if refusal else None,
+            "error": refusal.as_json() if refusal else None,
         }
         shell.answer(facts, _for_people(facts))
         if refusal is not None:

@@ -50,6 +50,15 @@ class RatlsError(Exception):
         self.check: str | None = None  #            the check that refused, where there was one
         self.appraisal: Appraisal | None = None  #  what passed, failed and was not reached
 
+    def as_json(self) -> dict[str, str | None]:
+        """The `error` member of the commands' JSON."""
+        return {
+            "code": self.code,
+            "check": self.check,
+            "message": str(self),
+            "fix": self.fix,
+        }
+
     def place(self, name: str) -> None:
         """Say in which file, or which input, the thing is."""
         self.thing = f"{name}: {self.thing}"

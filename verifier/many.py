@@ -30,16 +30,13 @@ from verifier.contents import Contents
 from verifier.errors import (
     CollateralOfOtherPlatforms,
     CollateralStaleError,
-    Exit,
     FileUnreadable,
     RatlsError,
 )
 from verifier.files import read_collateral, read_file
 from verifier.pck import PckChain, authenticate_pck_chain
 from verifier.quote import Quote, Tee, strip_file_padding
-from verifier.report import report_quote
-from verifier.shell import refusal_as_json
-from verifier.text import printable
+from verifier.report import QuoteReport, report_quote
 from verifier.verify import VerifiedQuote
 
 MAX_BATCH = 32  #     files; some 20 ms of work, so that answers come steadily
@@ -158,11 +155,12 @@ class Judge:
         try:
             raw = _read(Path(file))
         except FileUnreadable as refusal:
-            return self._unjudged(file, refusal, b"")
+            return self._written(self._unjudged(file, None, refusal))
         try:
             collateral = self.shelf.collateral_for(raw, newer_sgx=self.newer_sgx)
         except CollateralOfOtherPlatforms as refusal:
-            return self._unjudged(file, refusal, raw)
+            quote = Quote.parse(strip_file_padding(raw), newer_sgx=self.newer_sgx)
+            return self._written(self._unjudged(file, quote, refusal))
         report = report_quote(
             raw,
             collateral,
@@ -172,29 +170,15 @@ class Judge:
             acceptance=self.acceptance,
             newer_sgx=self.newer_sgx,
         )
+        return self._written(report)
+
+    def _unjudged(self, file: str, quote: Quote | None, refusal: RatlsError) -> QuoteReport:
+        """No check was begun: all that a verdict would tell is unknown, but what anybody sees."""
+        return QuoteReport(file, self.shelf.roots.mode, quote, None, Appraisal(), refusal)
+
+    def _written(self, report: QuoteReport) -> Answers:
         text = json.dumps(report.machine) if self.json_output else report.people
         return Answers.of(text, int(report.exit_status))
-
-    def _unjudged(self, file: str, refusal: RatlsError, raw: bytes) -> Answers:
-        """No check was begun: all that a verdict would tell is unknown, but what anybody sees."""
-        status = int(refusal.exit_status)
-        word = "undecided" if refusal.exit_status is Exit.UNDECIDED else "refused"
-        if not self.json_output:
-            mode = self.shelf.roots.mode
-            lines = [
-                f"{file}: {word}  mode={mode}",
-                f"  {word} [{refusal.code}] {refusal}",
-                f"  to do: {refusal.fix}",
-            ]
-            return Answers.of("\n".join(map(printable, lines)), status)
-        shelf = self.shelf
-        collateral, roots, at = shelf.bundles[0][0], shelf.roots, shelf.at
-        machine = report_quote(b"", collateral, file=file, roots=roots, at=at).machine
-        machine |= {"verdict": word, "checks": [], "error": refusal_as_json(refusal)}
-        if raw:
-            quote = Quote.parse(strip_file_padding(raw), newer_sgx=self.newer_sgx)
-            machine |= {"tee": quote.tee.value, "quote_version": quote.header.version}
-        return Answers.of(json.dumps(machine), status)
 
 
 def _read(path: Path) -> bytes:

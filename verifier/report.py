@@ -1,4 +1,4 @@
-"""One quote judged, written down twice: for programs (a fixed JSON object) and for people.
+"""One quote judged, to be written down for programs (a fixed JSON object) or for people.
 
 report = report_quote(raw, collateral, file="q.bin", roots=TrustAnchors.intel(), at=now)
 report.machine["verdict"], report.exit_status
@@ -33,9 +33,60 @@ _WORDS = {
 class QuoteReport:
     """The answer on one file."""
 
-    machine: dict[str, object]  # the line of `ratls verify quote --json`; other programs rely on it
-    people: str
-    exit_status: Exit
+    file: str
+    mode: Mode
+    quote: Quote | None  #              as any reader sees it, believed or not
+    verified: VerifiedQuote | None  #   the same, believed
+    appraisal: Appraisal
+    refusal: RatlsError | None
+
+    @property
+    def exit_status(self) -> Exit:
+        return Exit.YES if self.refusal is None else self.refusal.exit_status
+
+    @property
+    def verdict(self) -> str:
+        """accepted, refused, or undecided."""
+        words = {Exit.YES: "accepted", Exit.UNDECIDED: "undecided"}
+        return words.get(self.exit_status, "refused")
+
+    @property
+    def authentic(self) -> bool | None:
+        """True or False only where it was decided: not for what is unreadable or out of date."""
+        if self.verified is not None:
+            return True
+        return False if self.exit_status is Exit.NOT_GENUINE else None
+
+    @property
+    def machine(self) -> dict[str, object]:
+        """The line of `ratls verify quote --json`; other programs rely on it."""
+        quote = self.quote
+        return {
+            "file": self.file,
+            "verdict": self.verdict,
+            "authentic": self.authentic,
+            "mode": self.mode.value,
+            "tee": quote and quote.tee.value,
+            "quote_version": quote and quote.header.version,
+            **_facts(self.verified),
+            "checks": self.appraisal.as_json(),
+            "error": self.refusal and self.refusal.as_json(),
+        }
+
+    @property
+    def people(self) -> str:
+        """Several lines."""
+        lines = [f"{self.file}: {self.verdict}  mode={self.mode}"]
+        for record in self.appraisal.records:
+            lines.append(f"  {_WORDS[record.outcome]}  {record.check:<20}{record.detail}".rstrip())
+        refusal = self.refusal
+        if self.verified is not None:
+            lines += [f"  {line}" for line in _believed(self.verified, accepted=refusal is None)]
+        if refusal is not None:
+            lines.append(f"  {self.verdict} [{refusal.code}] {refusal}")
+            if refusal.fix:
+                lines.append(f"  to do: {refusal.fix}")
+        return "\n".join(map(printable, lines))
 
 
 def report_quote(
@@ -73,48 +124,13 @@ def report_quote(
         raise
     except RatlsError as error:
         refusal, appraisal = error, error.appraisal or appraisal
-    exit_status = Exit.YES if refusal is None else refusal.exit_status
-    machine = {
-        "file": file,
-        "verdict": _verdict(exit_status),
-        "authentic": _authentic(verified, exit_status),
-        "mode": roots.mode.value,
-        **_kind(
-            None
-            if appraisal.stopped_at == QuoteCheck.QUOTE_FORMAT
-            else Quote.parse(raw, newer_sgx=newer_sgx)
-        ),
-        **_facts(verified),
-        "checks": appraisal.as_json(),
-        "error": None
-        if refusal is None
-        else {
-            "code": refusal.code,
-            "check": refusal.check,
-            "message": str(refusal),
-            "fix": refusal.fix,
-        },
-    }
-    people = _for_people(file, roots.mode, exit_status, verified, appraisal, refusal)
-    return QuoteReport(machine, people, exit_status)
-
-
-def _verdict(exit_status: Exit) -> str:
-    return {Exit.YES: "accepted", Exit.UNDECIDED: "undecided"}.get(exit_status, "refused")
-
-
-def _authentic(verified: VerifiedQuote | None, exit_status: Exit) -> bool | None:
-    """True or False only where it was decided: not for what cannot be read or is out of date."""
     if verified is not None:
-        return True
-    return False if exit_status is Exit.NOT_GENUINE else None
-
-
-def _kind(quote: Quote | None) -> dict[str, object]:
-    """What any reader of the quote sees, believed or not."""
-    if quote is None:
-        return {"tee": None, "quote_version": None}
-    return {"tee": quote.tee.value, "quote_version": quote.header.version}
+        quote: Quote | None = verified.quote
+    elif appraisal.stopped_at == QuoteCheck.QUOTE_FORMAT:
+        quote = None
+    else:
+        quote = Quote.parse(raw, newer_sgx=newer_sgx)
+    return QuoteReport(file, roots.mode, quote, verified, appraisal, refusal)
 
 
 def _facts(verified: VerifiedQuote | None) -> dict[str, object]:
@@ -193,29 +209,13 @@ def measurement(report: EnclaveReport | TdReport) -> dict[str, object]:
     }
 
 
-def _for_people(
-    file: str,
-    mode: Mode,
-    exit_status: Exit,
-    verified: VerifiedQuote | None,
-    appraisal: Appraisal,
-    refusal: RatlsError | None,
-) -> str:
-    lines = [f"{file}: {_verdict(exit_status)}  mode={mode}"]
-    for record in appraisal.records:
-        lines.append(f"  {_WORDS[record.outcome]}  {record.check:<20}{record.detail}".rstrip())
-    if verified is not None:
-        platform = verified.platform
-        lines += [
-            *(f"  {line}" for line in _measured(verified.quote.report)),
-            f"  platform   FMSPC {platform.fmspc.hex()}, PPID {platform.ppid.hex()}",
-            *(f"  {line}" for line in explain_tcb(verified.tcb, accepted=refusal is None)),
-        ]
-    if refusal is not None:
-        lines.append(f"  {_verdict(exit_status)} [{refusal.code}] {refusal}")
-        if refusal.fix:
-            lines.append(f"  to do: {refusal.fix}")
-    return "\n".join(map(printable, lines))
+def _believed(verified: VerifiedQuote, *, accepted: bool) -> list[str]:
+    platform = verified.platform
+    return [
+        *_measured(verified.quote.report),
+        f"platform   FMSPC {platform.fmspc.hex()}, PPID {platform.ppid.hex()}",
+        *explain_tcb(verified.tcb, accepted=accepted),
+    ]
 
 
 def _measured(report: EnclaveReport | TdReport) -> list[str]:

@@ -83,7 +83,7 @@ class Shell:
         """How far an appraisal came, one line that names thing, expected, found; then the fix."""
         if self.json_output:
             checks = refusal.appraisal.as_json() if refusal.appraisal else []
-            answer = {"error": refusal_as_json(refusal), "checks": checks}
+            answer = {"error": refusal.as_json(), "checks": checks}
             self.out.print(json.dumps(answer), markup=False)
             return
         if refusal.appraisal is not None:
@@ -93,16 +93,6 @@ class Shell:
         )
         if refusal.fix:
             self.err.print(f"  [bold]to do:[/] {escape(refusal.fix)}")
-
-
-def refusal_as_json(refusal: RatlsError) -> dict[str, str | None]:
-    """The `error` member of the commands' JSON."""
-    return {
-        "code": refusal.code,
-        "check": refusal.check,
-        "message": str(refusal),
-        "fix": refusal.fix,
-    }
 
 
 @contextmanager
