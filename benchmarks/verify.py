@@ -11,7 +11,8 @@ rounds' own ratios, so that a machine that slows down meanwhile hits all sides a
 `fleet`: another platform each time, collateral already verified. Genuine quotes of one FMSPC:
 before each pass everything that the verifier remembers is forgotten and one quote, which is not
 timed, is verified; then each of the others is new but for the collateral.
-`cold`: from raw bytes, with everything forgotten before each verdict.
+`cold`: from raw bytes, with everything forgotten before each verdict; but Intel's published root,
+which is built into both sides.
 `workers`: 10,000 quotes of 1,000 simulated platforms through `ratls verify quote`, quotes/s of two
 workers against one. `import`, `command`: a fresh interpreter, and one file by the whole command.
 
