@@ -133,7 +133,7 @@ class AppraisalLog:
 
     def close(self) -> Appraisal:
         """The finished appraisal. AssertionError, a bug, unless exactly these checks ran."""
-        done = tuple(record.check for record in self._done)
+        done = tuple([record.check for record in self._done])
         if done != self._expected:
             raise AssertionError(f"checks ran: {done}; due were {self._expected}")
         return self._record()

@@ -65,11 +65,15 @@ def _long_size(data: bytes, width: int, at: int) -> tuple[int, int]:
     """A length of `width` bytes at offset `at`, and the offset after it."""
     if not 1 <= width <= 3:  # none is the indefinite form; no certificate needs 16 MiB
         raise DerError("length is indefinite or too long")
-    octets = data[at : at + width]
-    size = int.from_bytes(octets, "big")
-    if len(octets) < width or size < 0x80 or octets[0] == 0:
+    end = at + width
+    size = int.from_bytes(data[at:end], "big")
+    # One that is cut off is too small as well.
+    if size < _LEAST[width]:
         raise DerError("length is cut off or not minimal")
-    return size, at + width
+    return size, end
+
+
+_LEAST = (0, 0x80, 0x100, 0x10000)  # what a length of so many bytes must say, to need them
 
 
 def integer(element: bytes, *, high: int, low: int = 0, tag: int = INTEGER) -> int:

@@ -115,11 +115,6 @@ class Fields:
     def object(self, name: str) -> Fields:
         return Fields(self._typed(name, dict), f"{self.where}.{name}")
 
-    def objects(self, name: str) -> list[Fields]:
-        """A list of objects, at least one."""
-        where = f"{self.where}.{name}"
-        return [Fields(row, f"{where}[{i}]") for i, row in enumerate(self.table(name).rows)]
-
     def table(self, name: str) -> Table:
         """A list of objects of one kind, at least one."""
         values = self._typed(name, list)
@@ -159,6 +154,10 @@ class Table:
         _require_type(values, dict, where)
         return cls(values, where)
 
+    def objects(self) -> list[Fields]:
+        """Each by itself."""
+        return [Fields(row, f"{self.where}[{i}]") for i, row in enumerate(self.rows)]
+
     def head(self, count: int) -> Table:
         return Table(self.rows[:count], self.where)
 
@@ -170,13 +169,22 @@ class Table:
             raise _refuse(f"{self.where}[].{name}", f"0 to {high}", found)
         return values
 
+    def each(self, name: str, find: Callable[[str], T], expected: str) -> list[T]:
+        """What `find` makes of a string of each; it raises LookupError or ValueError."""
+        texts = self._typed(name, str)
+        try:
+            return list(map(find, texts))
+        except (LookupError, ValueError) as error:
+            found = ", ".join(dict.fromkeys(texts))
+            raise _refuse(f"{self.where}[].{name}", expected, found[:200]) from error
+
     def instants(self, name: str) -> list[datetime]:
         """As `Fields.instant`."""
-        return self._looked_up(name, _instant, "YYYY-MM-DDTHH:MM:SSZ, a date that exists")
+        return self.each(name, _instant, "YYYY-MM-DDTHH:MM:SSZ, a date that exists")
 
     def words(self, name: str, meanings: Mapping[str, T]) -> list[T]:
         """What each word of a closed list means, exactly as written."""
-        return self._looked_up(name, meanings.__getitem__, f"one of {', '.join(meanings)}")
+        return self.each(name, meanings.__getitem__, f"one of {', '.join(meanings)}")
 
     def optional_texts(self, name: str) -> list[str]:
         """A string of each, which may be absent and is then empty."""
@@ -191,6 +199,14 @@ class Table:
     def table(self, name: str) -> Table:
         """One object of each."""
         return Table(self._typed(name, dict), f"{self.where}[].{name}")
+
+    def tables(self, name: str) -> tuple[list[int], Table]:
+        """A list of objects of each, at least one: how many, and all of them in one table."""
+        lists: list[list[Any]] = self._typed(name, list)
+        counts = list(map(len, lists))
+        if not min(counts):
+            raise _refuse(f"{self.where}[].{name}", "some entries", "none")
+        return counts, Table.of([*chain.from_iterable(lists)], f"{self.where}[].{name}")
 
     def joined(self, name: str, *, count: int) -> Table:
         """A list of exactly `count` objects of each, one list behind the other."""
@@ -208,15 +224,6 @@ class Table:
         values = [row.get(name, absent) for row in self.rows]
         _require_type(values, kind, self.where, f".{name}")
         return values
-
-    def _looked_up(self, name: str, find: Callable[[str], T], expected: str) -> list[T]:
-        found = []
-        for place, text in enumerate(self._typed(name, str)):
-            try:
-                found.append(find(text))
-            except (LookupError, ValueError) as error:
-                raise _refuse(f"{self.where}[{place}].{name}", expected, text[:60]) from error
-        return found
 
 
 def _require_type(values: list[Any], kind: type, where: str, member: str = "") -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from itertools import starmap
+from itertools import islice, starmap
 from typing import Self
 
-from verifier.document import Fields
+from verifier.document import Fields, Table
 from verifier.errors import CollateralMalformed
 
 
@@ -71,7 +71,7 @@ def converge(platform: TcbStatus, *components: TcbStatus) -> TcbStatus:
     """
     if TcbStatus.REVOKED in components:
         return TcbStatus.REVOKED
-    if all(component is TcbStatus.UP_TO_DATE for component in components):
+    if set(components) <= {TcbStatus.UP_TO_DATE}:
         return platform
     return _WITH_OUTDATED_COMPONENT[platform]
 
@@ -107,17 +107,18 @@ class SvnLevel:
     @classmethod
     def of_quoting_enclave(cls, identity: Fields) -> tuple[Self, ...]:
         """The levels of a QE identity, highest first."""
-        return cls._read(identity, _OF_QUOTING_ENCLAVES)
-
-    @classmethod
-    def of_module(cls, identity: Fields) -> tuple[Self, ...]:
-        """The levels of a TDX module, highest first."""
-        return cls._read(identity, _OF_MODULES)
-
-    @classmethod
-    def _read(cls, identity: Fields, meanings: Mapping[str, TcbStatus]) -> tuple[Self, ...]:
-        """The `tcbLevels` of a component, whatever their order on the wire."""
         table = identity.table("tcbLevels")
+        return cls._ranked(cls._read(table, _OF_QUOTING_ENCLAVES), table.where)
+
+    @classmethod
+    def of_modules(cls, identities: Table) -> list[tuple[Self, ...]]:
+        """The levels of each TDX module, highest first."""
+        counts, table = identities.tables("tcbLevels")
+        levels = iter(cls._read(table, _OF_MODULES))
+        return [cls._ranked([*islice(levels, count)], table.where) for count in counts]
+
+    @classmethod
+    def _read(cls, table: Table, meanings: Mapping[str, TcbStatus]) -> list[Self]:
         columns = zip(
             table.table("tcb").integers("isvsvn", high=65535),
             table.words("tcbStatus", meanings),
@@ -125,10 +126,15 @@ class SvnLevel:
             table.optional_lists("advisoryIDs"),
             strict=True,
         )
-        levels = {level.isv_svn: level for level in starmap(cls, columns)}
-        if len(levels) != len(table.rows):
+        return list(starmap(cls, columns))
+
+    @classmethod
+    def _ranked(cls, wire: list[Self], where: str) -> tuple[Self, ...]:
+        """Highest first, whatever the order on the wire."""
+        levels = {level.isv_svn: level for level in wire}
+        if len(levels) != len(wire):
             # Which of two equal levels counts would depend on the order on the wire.
-            raise CollateralMalformed(table.where, expected="distinct levels", found="equal ones")
+            raise CollateralMalformed(where, expected="distinct levels", found="equal ones")
         return tuple(levels[svn] for svn in sorted(levels, reverse=True))
 
 

@@ -102,9 +102,9 @@ def _marks(text: str) -> bytes:
 
 def _deeper_than(marks: bytes, limit: int) -> bool:
     """Take away the innermost pair of brackets, everywhere at once, as often as allowed."""
-    brackets = marks.translate(_ONE_KIND, b":")
-    for _ in range(limit):
-        brackets = brackets.replace(b"{}", b"")
+    brackets, taken = marks.translate(_ONE_KIND, b":"), 0
+    while brackets and taken < limit:
+        brackets, taken = brackets.replace(b"{}", b""), taken + 1
     return bool(brackets)
 
 

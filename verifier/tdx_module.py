@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Self
 
 from verifier.document import Fields
@@ -66,15 +67,6 @@ class TdxModuleIdentity:
     module: TdxModule
     levels: tuple[SvnLevel, ...]  # highest first
 
-    @classmethod
-    def read(cls, fields: Fields) -> Self:
-        match = _ID.fullmatch(fields.text("id"))
-        if match is None:
-            raise CollateralMalformed(
-                f"{fields.where}.id", expected="TDX_ and two hexadecimal digits", found="another"
-            )
-        return cls(int(match[1], 16), TdxModule.read(fields), SvnLevel.of_module(fields))
-
     def level_of(self, svn: int) -> SvnLevel:
         """The highest level that a module of this SVN reaches.
 
@@ -95,12 +87,24 @@ def read_identities(fields: Fields) -> tuple[TdxModuleIdentity, ...]:
     """The optional `tdxModuleIdentities` of TCB info; there, it must not be empty."""
     if "tdxModuleIdentities" not in fields.members:
         return ()
-    found = tuple(TdxModuleIdentity.read(f) for f in fields.objects("tdxModuleIdentities"))
+    table = fields.table("tdxModuleIdentities")
+    columns = zip(
+        table.each("id", _version, "TDX_ and two hexadecimal digits"),
+        map(TdxModule.read, table.objects()),
+        SvnLevel.of_modules(table),
+        strict=True,
+    )
+    found = tuple(starmap(TdxModuleIdentity, columns))
     if len({identity.version for identity in found}) != len(found):
-        raise CollateralMalformed(
-            f"{fields.where}.tdxModuleIdentities", expected="distinct ids", found="equal ones"
-        )
+        raise CollateralMalformed(table.where, expected="distinct ids", found="equal ones")
     return found
+
+
+def _version(text: str) -> int:
+    match = _ID.fullmatch(text)
+    if match is None:
+        raise ValueError("not a module's id")
+    return int(match[1], 16)
 
 
 def identity_for(
