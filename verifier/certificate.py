@@ -218,7 +218,8 @@ def _decode(block: bytes) -> bytes:
     body, end, after = block.partition(_END)
     if not end or after.strip(_WHITE) or _BLANK_LINE.search(body):
         raise ValueError("other text")
-    body = body.translate(None, _WHITE)
+    for white in (b"\n", b"\r", b" ", b"\t"):  # faster than translating a kilobyte
+        body = body.replace(white, b"")
     decoded = binascii.a2b_base64(body)
     # Decoding skips what is no base64; encoding again shows whether there was any.
     if binascii.b2a_base64(decoded, newline=False) != body:

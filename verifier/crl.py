@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,7 +98,7 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
         (sequence,) = der.children(last, _EXTENSIONS)
         if len(entries) > 1:
             raise der.DerError("a field that no CRL has")
-        serials = frozenset(_serial(entry) for field in entries for entry in der.children(field))
+        serials = _serials(der.content(entries[0], der.SEQUENCE)) if entries else frozenset()
         authority_key_id = _require_profile(Extensions.read(sequence))
     except ValueError as error:
         raise CrlMalformed(title, expected="a revocation list", found=str(error)) from error
@@ -137,8 +138,34 @@ def _shown(name: bytes, authority_key_id: bytes) -> str:
     return "one that is not named"
 
 
+def _serials(entries: bytes) -> frozenset[int]:
+    """What is revoked. Lists have thousands of entries, and Intel writes all in one form."""
+    if _USUAL_ENTRIES.fullmatch(entries):
+        found = _USUAL_ENTRY.findall(entries)
+        return frozenset([int.from_bytes(entry[4:-_BEHIND_SERIAL], "big") for entry in found])
+    return frozenset(map(_serial, der.elements(entries)))
+
+
+_BEHIND_SERIAL = 2 + 13 + 14  # a date, and a reason as the one extension
+
+
+def _usual_entry(size: int) -> bytes:
+    """A pattern for an entry of this form, whose serial number has `size` bytes."""
+    head = bytes((der.SEQUENCE, 2 + size + _BEHIND_SERIAL, der.INTEGER, size))
+    number = rb"(?:[\x01-\x7f].|\x00[\x80-\xff]).{%d}" % (
+        size - 2
+    )  # positive, in its shortest form
+    reason = bytes.fromhex("300c300a0603551d1504030a01")
+    return re.escape(head) + number + rb"\x17\x0d[0-9]{12}Z" + re.escape(reason) + rb"[\x00-\x0a]"
+
+
+_ANY_SIZE = b"|".join(map(_usual_entry, (20, 21, *range(19, 1, -1))))
+_USUAL_ENTRY = re.compile(_ANY_SIZE, re.DOTALL)
+_USUAL_ENTRIES = re.compile(b"(?:" + _ANY_SIZE + b")*+", re.DOTALL)  # and never backwards
+
+
 def _serial(entry: bytes) -> int:
-    """The serial number of one entry, cut from its bytes: lists have thousands of them."""
+    """The serial number of one entry of any form, cut from its bytes."""
     if entry[1] & 0x80:  # as if it were short, like all others
         entry = entry[:1] + b"\0" + der.content(entry, entry[0])
     sequence, _, integer, width = entry[:4]

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any, Self, TypeAlias, TypeVar
 
 from verifier.errors import CollateralMalformed
@@ -218,7 +219,12 @@ class Table:
         return Table.of([*chain.from_iterable(lists)], f"{self.where}[].{name}")
 
     def _typed(self, name: str, kind: type) -> list[Any]:
-        return self._optional(name, kind, None)
+        try:
+            values = list(map(itemgetter(name), self.rows))
+        except KeyError:
+            return self._optional(name, kind, None)  # to name the row
+        _require_type(values, kind, self.where, f".{name}")
+        return values
 
     def _optional(self, name: str, kind: type, absent: object) -> list[Any]:
         values = [row.get(name, absent) for row in self.rows]
