@@ -72,7 +72,7 @@ class Certificate:
 
     der: bytes
     common_name: str  #                 empty unless there is exactly one
-    organisation: tuple[bytes, ...]  #  DER of the name's parts but for its CN
+    organisation: tuple[bytes, ...]  #  DER of the name's pairs but for its CN
     subject: bytes  #                   DER of the name, compared byte for byte
     issuer: bytes
     serial: int
@@ -229,14 +229,14 @@ def _decode(block: bytes) -> bytes:
 
 @lru_cache(maxsize=64)  # pure: of a million certificates, all but a few names are the same
 def read_name(raw: bytes) -> tuple[str, tuple[bytes, ...]]:
-    """The common name, empty unless there is exactly one, and the DER of every other part.
+    """The common name, empty unless there is exactly one, and the DER of every other pair.
 
     Read here, byte for byte: a library that repairs or warns would compare what it made of it.
     """
     common, others = [], []
-    for part in der.children(raw):
-        # A SET of one pair; of two, the first of which is no common name, the second may be one.
-        pair = der.content(der.content(part, der.SET), der.SEQUENCE)
+    for part in der.contents(raw, der.SET):
+        # Of one pair; of two, the first of which is no common name, the second may be one.
+        pair = der.content(part, der.SEQUENCE)
         if not pair.startswith(_COMMON_NAME):
             others.append(part)
             continue

@@ -22,17 +22,24 @@ class DerError(ValueError):
     """Not DER, or not of the expected type."""
 
 
-def elements(data: bytes) -> list[bytes]:
-    """All elements that follow each other in `data`, which they must fill."""
+def elements(data: bytes, tag: int | None = None) -> list[bytes]:
+    """All elements that follow each other in `data`, which they must fill.
+
+    Given a tag, all must have it, and what is inside each is returned.
+    """
     found, at, end = [], 0, len(data)
     try:
         while at < end:
-            start, size = at, data[at + 1]
-            if data[at] & 0x1F == 0x1F:
-                raise DerError("tag of more than one byte")
+            start, found_tag, size = at, data[at], data[at + 1]
             at += 2
             if size >= 0x80:
                 size, at = _long_size(data, size & 0x7F, at)
+            if tag is not None:
+                start = at
+                if found_tag != tag:
+                    raise _another_tag(tag, found_tag)
+            elif found_tag & 0x1F == 0x1F:
+                raise DerError("tag of more than one byte")
             at += size
             found.append(data[start:at])
     except IndexError:
@@ -45,8 +52,10 @@ def elements(data: bytes) -> list[bytes]:
 def content(element: bytes, tag: int) -> bytes:
     """What is inside, if this is one element, with this tag, and nothing behind it."""
     end = len(element)
-    if end < 2 or element[0] != tag:
-        raise DerError(f"tag 0x{tag:02x} expected, 0x{element[:1].hex()} found")
+    if end < 2:
+        raise DerError("element is cut off")
+    if element[0] != tag:
+        raise _another_tag(tag, element[0])
     size = element[1]
     if size == end - 2 and size < 0x80:
         return element[2:]
@@ -56,9 +65,18 @@ def content(element: bytes, tag: int) -> bytes:
     return element[at:]
 
 
+def _another_tag(expected: int, found: int) -> DerError:
+    return DerError(f"tag 0x{expected:02x} expected, 0x{found:02x} found")
+
+
 def children(element: bytes, tag: int = SEQUENCE) -> list[bytes]:
     """The elements inside one that has this tag."""
     return elements(content(element, tag))
+
+
+def contents(element: bytes, tag: int) -> list[bytes]:
+    """What is inside each element of a SEQUENCE, all of which have this tag."""
+    return elements(content(element, SEQUENCE), tag)
 
 
 def _long_size(data: bytes, width: int, at: int) -> tuple[int, int]:

@@ -35,8 +35,7 @@ class Extensions:
         """Read `Extensions`; DerError for another form, or one that stands there twice."""
         values: dict[bytes, bytes] = {}
         critical = []
-        for extension in der.children(sequence):
-            inside = der.content(extension, der.SEQUENCE)
+        for inside in der.contents(sequence, der.SEQUENCE):
             # The name is cut from the bytes: certificates have many of them, and all are short.
             tag, size = inside[:2]
             oid = inside[: 2 + size]

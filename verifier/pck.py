@@ -110,8 +110,7 @@ def _by_number(sequence: bytes, known: dict[bytes, int]) -> dict[int, bytes]:
     """SEQUENCE OF {OID, value} as {n: value}, not read yet; no OID twice, none that is unknown."""
     found: dict[int, bytes] = {}
     size = len(min(known))
-    for entry in der.children(sequence):
-        pair = der.content(entry, der.SEQUENCE)
+    for pair in der.contents(sequence, der.SEQUENCE):
         number = known.get(pair[:size])
         if number is None or number in found:
             raise der.DerError(f"unknown or repeated element {pair[:size].hex()}")

@@ -11,6 +11,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simulation import der
 from simulation.certificates import CrlForm, Extension
@@ -20,6 +22,7 @@ from verifier import Collateral
 from verifier import der as read
 from verifier.certificate import ECDSA_SHA256, signed_parts
 from verifier.contents import Contents
+from verifier.crl import _USUAL_ENTRIES, _serial, _serials
 from verifier.errors import CertificateRevoked, CrlMalformed, CrlOfAnotherIssuer
 
 W = world()
@@ -227,3 +230,46 @@ def test_entry_that_could_be_read_in_two_ways(entry: bytes) -> None:
 def test_serial_is_read_to_its_last_byte() -> None:
     with refused(CertificateRevoked, check="pck-crl"):
         W.verify(collateral=listing(der.sequence(der.integer(W.platform.pck.serial), DATE)))
+
+
+def usual(serial: int, reason: int) -> bytes:
+    """An entry as Intel writes them: number, date, and a reason as its one extension."""
+    why = der.sequence(der.oid("2.5.29.21"), der.octet_string(der.enumerated(reason)))
+    return der.sequence(der.integer(serial), DATE, der.sequence(why))
+
+
+def one_by_one(entries: bytes) -> frozenset[int] | None:
+    try:
+        return frozenset(map(_serial, read.elements(entries)))
+    except ValueError:
+        return None
+
+
+def outcome(entries: bytes) -> frozenset[int] | None:
+    try:
+        return _serials(entries)
+    except ValueError:
+        return None
+
+
+ENTRY = st.builds(usual, st.integers(-1, 2**161), st.integers(0, 11))
+
+
+@given(st.lists(ENTRY, max_size=5), st.data())
+def test_entries_of_the_usual_form_are_read_like_all_others(
+    entries: list[bytes], data: st.DataObject
+) -> None:
+    """Many at once or one by one, whole or with a byte changed: the same numbers or a refusal."""
+    listed = bytearray(b"".join(entries))
+    assert outcome(bytes(listed)) == one_by_one(bytes(listed))
+    if listed:
+        listed[data.draw(st.integers(0, len(listed) - 1))] = data.draw(st.integers(0, 255))
+        assert outcome(bytes(listed)) == one_by_one(bytes(listed))
+
+
+def test_usual_entries_are_recognised() -> None:
+    """Otherwise nobody would notice that the pattern fits nothing."""
+    listed = b"".join(usual(serial, 1) for serial in (1 << 8, 1 << 159, (1 << 160) - 1))
+    assert _USUAL_ENTRIES.fullmatch(listed)
+    assert _serials(listed) == {1 << 8, 1 << 159, (1 << 160) - 1}
+    assert not _USUAL_ENTRIES.fullmatch(listed[:-1])

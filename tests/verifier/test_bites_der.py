@@ -45,6 +45,15 @@ def test_another_element_behind_it_is_not_overlooked() -> None:
         der.content(b"\x04\x00\x04\x00", der.OCTET_STRING)
 
 
+def test_elements_of_one_kind() -> None:
+    """What stands between them and is of another kind would be read as one of them."""
+    assert der.contents(b"\x30\x05\x04\x01\x07\x04\x00", der.OCTET_STRING) == [b"\7", b""]
+    with pytest.raises(der.DerError):
+        der.contents(b"\x30\x05\x04\x01\x07\x05\x00", der.OCTET_STRING)
+    with pytest.raises(der.DerError):
+        der.contents(b"\x31\x05\x04\x01\x07\x04\x00", der.OCTET_STRING)
+
+
 @pytest.mark.parametrize("raw", [b"\x1f\x81\x01\x00", b"\x3f\x00"], ids=["plain", "constructed"])
 def test_tag_of_more_than_one_byte(raw: bytes) -> None:
     """What follows would be read as a length, or the other way round."""
