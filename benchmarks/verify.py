@@ -47,7 +47,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from verifier import Collateral, TrustAnchors, strip_file_padding, verify_quote
 
 BLOCK_SECONDS = 0.06
-PLATFORMS, QUOTES_EACH, COMMAND_ROUNDS, IMPORT_ROUNDS = 1000, 10, 3, 11
+PLATFORMS, QUOTES_EACH, COMMAND_ROUNDS, IMPORT_ROUNDS = 1000, 10, 5, 11
 # The youngest collateral with the most genuine quotes of different platforms, of each technology.
 COLLATERAL = {
     "sgx": "collateral/sgx-00606a000000-platform-20260605-eval21-2.json",
