@@ -152,9 +152,8 @@ _BEHIND_SERIAL = 2 + 13 + 14  # a date, and a reason as the one extension
 def _usual_entry(size: int) -> bytes:
     """A pattern for an entry of this form, whose serial number has `size` bytes."""
     head = bytes((der.SEQUENCE, 2 + size + _BEHIND_SERIAL, der.INTEGER, size))
-    number = rb"(?:[\x01-\x7f].|\x00[\x80-\xff]).{%d}" % (
-        size - 2
-    )  # positive, in its shortest form
+    # Positive, and in its shortest form.
+    number = rb"(?:[\x01-\x7f].|\x00[\x80-\xff]).{%d}" % (size - 2)
     reason = bytes.fromhex("300c300a0603551d1504030a01")
     return re.escape(head) + number + rb"\x17\x0d[0-9]{12}Z" + re.escape(reason) + rb"[\x00-\x0a]"
 

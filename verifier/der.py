@@ -2,8 +2,8 @@
 
 An element is its encoding: tag, length and content, as bytes. What is inside is read, and held to
 the rules, where it is asked for. The reader goes exactly as deep as its caller asks and never
-recurses, so nesting cannot exhaust it.
-Callers translate `DerError` into the refusal of the thing that they read.
+recurses, so nesting cannot exhaust it. Callers translate `DerError` into the refusal of the thing
+that they read.
 """
 
 from __future__ import annotations
@@ -56,10 +56,9 @@ def content(element: bytes, tag: int) -> bytes:
         raise DerError("element is cut off")
     if element[0] != tag:
         raise _another_tag(tag, element[0])
-    size = element[1]
-    if size == end - 2 and size < 0x80:
-        return element[2:]
-    size, at = _long_size(element, size - 0x80, 2)
+    size, at = element[1], 2
+    if size >= 0x80:
+        size, at = _long_size(element, size & 0x7F, at)
     if at + size != end:
         raise DerError(f"{at + size} bytes expected, {end} found")
     return element[at:]
