@@ -158,9 +158,9 @@ def _usual_entry(size: int) -> bytes:
     return re.escape(head) + number + rb"\x17\x0d[0-9]{12}Z" + re.escape(reason) + rb"[\x00-\x0a]"
 
 
-_ANY_SIZE = b"|".join(map(_usual_entry, (20, 21, *range(19, 1, -1))))
-_USUAL_ENTRY = re.compile(_ANY_SIZE, re.DOTALL)
-_USUAL_ENTRIES = re.compile(b"(?:" + _ANY_SIZE + b")*+", re.DOTALL)  # and never backwards
+_OF_20_RANDOM_BYTES = b"|".join(map(_usual_entry, (20, 21, 19)))  # but one in 2**17
+_USUAL_ENTRY = re.compile(_OF_20_RANDOM_BYTES, re.DOTALL)
+_USUAL_ENTRIES = re.compile(b"(?:" + _OF_20_RANDOM_BYTES + b")*+", re.DOTALL)  # never backwards
 
 
 def _serial(entry: bytes) -> int:
