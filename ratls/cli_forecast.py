@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ratls.cli_quote import WORST_FIRST, accepted_statuses, agreed_or_draft
+from ratls.cli_quote import (
+    WORST_FIRST,
+    AcceptAdvisory,
+    AcceptStatus,
+    NewerSgx,
+    PolicyFile,
+    Root,
+    accepted_statuses,
+    agreed_or_draft,
+)
 
 if TYPE_CHECKING:
     from policy.document import Policy
@@ -34,23 +43,11 @@ def forecast(
         Path | None,
         typer.Option(help="A bundle of Intel's early update: what will be said one day."),
     ] = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(help="Hold quotes against an agreement, or the draft of a policy."),
-    ] = None,
-    accept_status: Annotated[
-        list[str] | None,
-        typer.Option(help="Accept this TCB status besides UpToDate; may be repeated."),
-    ] = None,
-    accept_advisory: Annotated[
-        list[str] | None, typer.Option(help="Accept this advisory; may be repeated.")
-    ] = None,
-    root: Annotated[
-        str | None, typer.Option(help="Root of trust. Default: intel, or the policy's.")
-    ] = None,
-    newer_sgx: Annotated[
-        bool, typer.Option("--newer-sgx", help="Also read SGX quotes of versions 4 and 5.")
-    ] = False,
+    policy: PolicyFile = None,
+    accept_status: AcceptStatus = None,
+    accept_advisory: AcceptAdvisory = None,
+    root: Root = None,
+    newer_sgx: NewerSgx = False,
     within: Annotated[
         str | None,
         typer.Option(help="Exit with status 6 if a quote may stop within 14d, 36h or 90m."),

@@ -23,6 +23,22 @@ FEW = 20  # files, for which nobody needs a progress bar
 WORST_FIRST = (1, 4, 6, 5, 3, 0)
 BROKEN_PIPE = 141  # 128 and SIGPIPE, as of a program that the signal ended
 
+# What both commands that judge quotes are told.
+AcceptStatus = Annotated[
+    list[str] | None,
+    typer.Option(help="Accept this TCB status besides UpToDate; may be repeated."),
+]
+AcceptAdvisory = Annotated[
+    list[str] | None, typer.Option(help="Accept this advisory; may be repeated.")
+]
+PolicyFile = Annotated[
+    Path | None, typer.Option(help="Hold quotes against an agreement, or the draft of a policy.")
+]
+Root = Annotated[str | None, typer.Option(help="Root of trust. Default: intel, or the policy's.")]
+NewerSgx = Annotated[
+    bool, typer.Option("--newer-sgx", help="Also read SGX quotes of versions 4 and 5.")
+]
+
 
 def quote(
     files: Annotated[
@@ -41,23 +57,11 @@ def quote(
         str | None,
         typer.Option("--at", help="Moment of judgement: RFC 3339 or unix. Default: now."),
     ] = None,
-    accept_status: Annotated[
-        list[str] | None,
-        typer.Option(help="Accept this TCB status besides UpToDate; may be repeated."),
-    ] = None,
-    accept_advisory: Annotated[
-        list[str] | None, typer.Option(help="Accept this advisory; may be repeated.")
-    ] = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(help="Hold quotes against an agreement, or the draft of a policy."),
-    ] = None,
-    root: Annotated[
-        str | None, typer.Option(help="Root of trust. Default: intel, or the policy's.")
-    ] = None,
-    newer_sgx: Annotated[
-        bool, typer.Option("--newer-sgx", help="Also read SGX quotes of versions 4 and 5.")
-    ] = False,
+    accept_status: AcceptStatus = None,
+    accept_advisory: AcceptAdvisory = None,
+    policy: PolicyFile = None,
+    root: Root = None,
+    newer_sgx: NewerSgx = False,
     workers: Annotated[
         int | None,
         typer.Option(min=1, max=1024, help="Processes. Default: one for each core, if many files."),

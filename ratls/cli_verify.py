@@ -301,7 +301,6 @@ def _show(
     refusal: RatlsError | None = None,
 ) -> None:
     """What is known of an enclave; with `refusal`, that this was not enough."""
-
     report, fresh = proof.verified.quote.enclave, facts["fresh"]
     if not shell.json_output:
         shell.show_appraisal(proof.appraisal)

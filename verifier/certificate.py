@@ -54,16 +54,16 @@ class Role:
     title: str
     common_names: tuple[str, ...]
     is_ca: bool
-    constraints: tuple[tuple[bool, int | None], ...]  # CA, path length
+    path_lengths: tuple[int | None, ...]
 
 
 # Intel's root exists in editions of both path lengths, and quotes carry either. What is believed
 # is its key, so the length says nothing there; below the root it is exact.
-ROOT = Role("root", ("Intel SGX Root CA",), True, ((True, 0), (True, 1)))
+ROOT = Role("root", ("Intel SGX Root CA",), True, (0, 1))
 PROCESSOR_CA, PLATFORM_CA = "Intel SGX PCK Processor CA", "Intel SGX PCK Platform CA"
-PCK_CA = Role("PCK authority", (PROCESSOR_CA, PLATFORM_CA), True, ((True, 0),))
-PCK_LEAF = Role("PCK", ("Intel SGX PCK Certificate",), False, ((False, None),))
-TCB_SIGNER = Role("TCB signing", ("Intel SGX TCB Signing",), False, ((False, None),))
+PCK_CA = Role("PCK authority", (PROCESSOR_CA, PLATFORM_CA), True, (0,))
+PCK_LEAF = Role("PCK", ("Intel SGX PCK Certificate",), False, (None,))
+TCB_SIGNER = Role("TCB signing", ("Intel SGX TCB Signing",), False, (None,))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -270,9 +270,9 @@ def require_role(certificate: Certificate, role: Role) -> None:
         raise refuse("only known critical extensions", unknown)
     if not certificate.critical >= _MUST_BE_CRITICAL:
         raise refuse("critical basic constraints and key usage", "one that is not critical")
-    if certificate.constraints not in role.constraints:
+    if certificate.constraints not in [(role.is_ca, length) for length in role.path_lengths]:
         raise refuse(
-            f"(is a CA, path length) among {role.constraints}", str(certificate.constraints)
+            f"CA:{role.is_ca} with path length {role.path_lengths}", str(certificate.constraints)
         )
     if certificate.usage != (not role.is_ca, role.is_ca, role.is_ca):
         raise refuse(

@@ -8,6 +8,7 @@ A bundle is believed in nothing until `verify_quote` has followed its signatures
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
 from functools import lru_cache
 from typing import Self
 
@@ -33,33 +34,20 @@ from verifier.qe import QeIdentity
 from verifier.strict_json import read_flat_object
 from verifier.tcb import TcbInfo
 
-_MEMBERS = {
-    "pck_crl_issuer_chain",
-    "root_ca_crl",
-    "pck_crl",
-    "tcb_info_issuer_chain",
-    "tcb_info",
-    "tcb_info_signature",
-    "qe_identity_issuer_chain",
-    "qe_identity",
-    "qe_identity_signature",
-    "fetched",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Collateral:
     """One bundle, in its parts. `raw` is what was read, for those who store it with a verdict."""
 
     raw: bytes = field(compare=False)
-    pck_crl_issuer_chain: str = field(hash=False)  # PEM, [PCK authority, root]
-    root_ca_crl: bytes = field(hash=False)  # hexadecimal text or PEM
-    pck_crl: bytes = field(hash=False)
-    tcb_info_issuer_chain: str = field(hash=False)  # PEM, [TCB signer, root]
-    tcb_info: str = field(hash=False)  # the exact text that was signed
+    pck_crl_issuer_chain: str  # PEM, [PCK authority, root]
+    root_ca_crl: bytes  # hexadecimal text or PEM
+    pck_crl: bytes
+    tcb_info_issuer_chain: str  # PEM, [TCB signer, root]
+    tcb_info: str  # the exact text that was signed
     tcb_info_signature: bytes  # 64, r || s
-    qe_identity_issuer_chain: str = field(hash=False)
-    qe_identity: str = field(hash=False)
+    qe_identity_issuer_chain: str
+    qe_identity: str
     qe_identity_signature: bytes
     fetched: str = field(default="", compare=False)  # a remark, which decides nothing
 
@@ -94,6 +82,9 @@ class Collateral:
             qe_identity_signature=fields.hex("qe_identity_signature", 64),
             fetched=fields.optional_text("fetched"),
         )
+
+
+_MEMBERS = {member.name for member in fields_of(Collateral)} - {"raw"}
 
 
 def _crl(fields: Fields, name: str) -> bytes:

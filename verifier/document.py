@@ -12,7 +12,6 @@ from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from itertools import chain
-from operator import itemgetter
 from typing import Any, Self, TypeAlias, TypeVar
 
 from verifier.errors import CollateralMalformed
@@ -211,20 +210,13 @@ class Table:
 
     def joined(self, name: str, *, count: int) -> Table:
         """A list of exactly `count` objects of each, one list behind the other."""
-        lists: list[list[Any]] = self._typed(name, list)
-        if set(map(len, lists)) != {count}:
-            place = next(i for i, values in enumerate(lists) if len(values) != count)
-            where = f"{self.where}[{place}].{name}"
-            raise _refuse(where, f"{count} objects", f"{len(lists[place])} entries")
-        return Table.of([*chain.from_iterable(lists)], f"{self.where}[].{name}")
+        counts, table = self.tables(name)
+        if set(counts) != {count}:
+            raise _refuse(table.where, f"{count} objects", f"{min(counts)} to {max(counts)}")
+        return table
 
     def _typed(self, name: str, kind: type) -> list[Any]:
-        try:
-            values = list(map(itemgetter(name), self.rows))
-        except KeyError:
-            return self._optional(name, kind, None)  # to name the row
-        _require_type(values, kind, self.where, f".{name}")
-        return values
+        return self._optional(name, kind, None)
 
     def _optional(self, name: str, kind: type, absent: object) -> list[Any]:
         values = [row.get(name, absent) for row in self.rows]

@@ -67,13 +67,15 @@ class TcbLevel(NamedTuple):
             tcb: The platform's, from its PCK certificate.
             tee_tcb_svn: 16 bytes, of a trust domain; None for an enclave.
         """
-        # Both have 16: `map` would end with the shorter one.
-        if not all(map(ge, tcb.components, self.components)) or tcb.pce_svn < self.pce_svn:
+        # Strict: where the shorter list ends the comparison, nothing is left that could refuse.
+        pairs = zip(tcb.components, self.components, strict=True)
+        if not all(starmap(ge, pairs)) or tcb.pce_svn < self.pce_svn:
             return False
         if tee_tcb_svn is None:
             return True
         first = _first_compared(tee_tcb_svn)
-        return all(map(ge, tee_tcb_svn[first:], self.tdx_components[first:]))
+        pairs = zip(tee_tcb_svn[first:], self.tdx_components[first:], strict=True)
+        return all(starmap(ge, pairs))
 
 
 Label: TypeAlias = tuple[str, str]  # category and type of a component; either may be empty

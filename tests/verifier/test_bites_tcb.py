@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from simulation.documents import tcb_level
-from tests.verifier.world import DATE, put, world
+from tests.support.refusal import count_refusal
+from tests.verifier.world import AT, DATE, put, world
+from verifier.pck import PlatformTcb
+from verifier.tcb import TcbLevel, TcbStatus
 
 W = world()
 HAS = W.platform.tcb
@@ -41,3 +44,20 @@ def test_only_the_pce_is_behind() -> None:
 
 def test_both_are_behind() -> None:
     assert len(behind(raised(2), HAS.pce_svn + 1)) == 2
+
+
+@pytest.mark.parametrize(("sgx", "tdx"), [(15, 16), (17, 16), (16, 0), (16, 15)])
+def test_lists_of_different_lengths_never_pass(sgx: int, tdx: int) -> None:
+    """The readers make all of them 16; where one were shorter, nothing must pass unseen."""
+    count_refusal()
+
+    def reached(components: int, tdx_components: int) -> bool:
+        lists = (5,) * components, (5,) * tdx_components
+        level = TcbLevel(lists[0], 5, TcbStatus.UP_TO_DATE, AT, (), lists[1])
+        try:
+            return level.reached_by(PlatformTcb((5,) * 16, 5, bytes(16)), bytes([5] * 16))
+        except ValueError:
+            return False
+
+    assert reached(16, 16)
+    assert not reached(sgx, tdx)
