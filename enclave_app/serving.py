@@ -57,17 +57,17 @@ def serve(
     running = Enclave.start(complete, source, log=log)
     if running.mode is Mode.SIMULATION:
         shell.warn_simulation()
-    stop = stop_signals()
-    server = start_server(running, address, log)
-    shell.answer(
-        {
-            "ready": server.address,
-            "mode": running.mode.value,
-            "study": running.policy.study,
-            "policy_digest": f"sha256:{running.policy.digest.hex()}",
-        },
-        f"ready {server.address}",
-    )
-    status = stop()
-    server.stop()
-    leave(status)
+    with stop_signals() as stop:
+        server = start_server(running, address, log)
+        shell.answer(
+            {
+                "ready": server.address,
+                "mode": running.mode.value,
+                "study": running.policy.study,
+                "policy_digest": f"sha256:{running.policy.digest.hex()}",
+            },
+            f"ready {server.address}",
+        )
+        status = stop()
+        server.stop()
+        leave(status)

@@ -6,7 +6,8 @@ import os
 import queue
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -27,8 +28,9 @@ def listen_address(text: str) -> Address:
     return Address.parse(text)
 
 
-def stop_signals() -> Callable[[], int]:
-    """From now on SIGINT and SIGTERM are awaited; the function returned waits for either.
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """In this block SIGINT and SIGTERM are awaited; the function yielded waits for either.
 
     Its value is the exit status: 130 for Ctrl-C, 0 for an orderly stop.
     """
@@ -36,9 +38,6 @@ def stop_signals() -> Callable[[], int]:
 
     def note(number: int, _frame: FrameType | None) -> None:
         came.put(number)
-
-    signal.signal(signal.SIGINT, note)
-    signal.signal(signal.SIGTERM, note)
 
     def wait() -> int:
         while True:
@@ -49,7 +48,13 @@ def stop_signals() -> Callable[[], int]:
                 continue
             return int(Exit.INTERRUPTED if number == signal.SIGINT else Exit.YES)
 
-    return wait
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield wait
+    finally:
+        # A server that could not start must leave Ctrl-C to whoever asked for it.
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def leave(status: int) -> NoReturn:

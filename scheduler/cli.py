@@ -67,14 +67,14 @@ def serve(
         url = database_url(database) if database else queue_file(state / "queue.sqlite")
         certificate = own_certificate(state, datetime.now(UTC))
         store = Store.open(url)
-        stop = stop_signals()
-        server = start_server(roster, store, certificate, address, open_log())
-        ready, pin = str(server.address), str(state / CERTIFICATE_FILE)
-        shell.answer({"ready": ready, "certificate": pin}, f"ready {ready}")
-        status = stop()
-        if server.stop():
-            store.close()
-        leave(status)
+        with stop_signals() as stop:
+            server = start_server(roster, store, certificate, address, open_log())
+            ready, pin = str(server.address), str(state / CERTIFICATE_FILE)
+            shell.answer({"ready": ready, "certificate": pin}, f"ready {ready}")
+            status = stop()
+            if server.stop():
+                store.close()
+            leave(status)
 
 
 def _complete(path: Path) -> CompleteAgreement:

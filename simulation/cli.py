@@ -105,8 +105,7 @@ def serve(
 
     with refusals_as_exit_status(json_output) as shell:
         shell.warn_simulation()
-        with serving(folder, listen_address(listen)) as ready:
-            stop = stop_signals()
+        with serving(folder, listen_address(listen)) as ready, stop_signals() as stop:
             certificate = str(folder / "pcs.crt")
             shell.answer(
                 {"ready": ready, "mode": "simulation", "certificate": certificate},
