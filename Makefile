@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Without --no-compile half of the time goes into modules that nothing imports.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 VECTORS := ../shared/vectors
 
 # Tests on genuine quotes run where the folder exists, and say aloud where it does not.
@@ -11,7 +13,7 @@ endif
 
 .PHONY: demo test check format lint types errors proto bench differential fuzz mutants cases venv lock clean
 
-demo: venv
+demo: $(VENV)/.runs
 	$(BIN)/ratls demo
 
 test: venv
@@ -36,13 +38,18 @@ types: venv
 
 venv: $(VENV)/.installed
 
-$(VENV)/.installed: requirements/dev.txt pyproject.toml simulation/pyproject.toml
+# What `make demo` needs; the test tools come with `make test`.
+$(VENV)/.runs: requirements/run.txt pyproject.toml simulation/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
 	  || { echo "ratls needs Python 3.11 to 3.13; say: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 3; }
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "no environment could be made; on Debian: apt-get install python3-venv"; exit 3; }
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e ./simulation
+	$(PIP) --require-hashes -r requirements/run.txt
+	$(PIP) --no-deps --no-build-isolation -e . -e ./simulation
+	@touch $@
+
+$(VENV)/.installed: requirements/dev.txt $(VENV)/.runs
+	$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
 errors: venv
@@ -61,7 +68,7 @@ differential: venv
 
 # Ten million executions in all; about a quarter of an hour on two cores.
 fuzz: venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	$(PIP) --require-hashes -r requirements/fuzz.txt
 	$(BIN)/python -m tests.fuzz --target all --runs 10000000 --workers 2
 
 # Every check of the verifier removed in turn; part of `make test` too.
@@ -73,7 +80,7 @@ cases: venv
 
 # Needs `uv` on the PATH. The locks name no index: any mirror with the same bytes will do.
 lock:
-	for set in dev fuzz; do \
+	for set in run dev fuzz; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 

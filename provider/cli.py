@@ -307,8 +307,10 @@ def _progress(shell: Shell) -> Iterator[Callable[[int, int], None]]:
     """Rows that have left, on stderr; nothing without a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from verifier.shell import can_redraw
+
     columns = (TextColumn("rows leaving"), BarColumn(), MofNCompleteColumn())
-    hidden = shell.json_output or not shell.err.is_terminal
+    hidden = shell.json_output or not can_redraw(shell.err)
     with Progress(*columns, console=shell.err, disable=hidden, transient=True) as bar:
         row = bar.add_task("rows", total=None)
         yield lambda sent, total: bar.update(row, completed=sent, total=total)
@@ -319,7 +321,9 @@ def _waiting(shell: Shell) -> Iterator[Callable[[str], None]]:
     """What a result still waits for, on stderr; nothing without a terminal."""
     from rich.markup import escape
 
-    if shell.json_output or not shell.err.is_terminal:
+    from verifier.shell import can_redraw
+
+    if shell.json_output or not can_redraw(shell.err):
         yield lambda missing: None
         return
     with shell.err.status("asking the enclave") as status:

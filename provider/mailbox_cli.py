@@ -171,9 +171,11 @@ class _Display:
     def __init__(self, shell: Shell) -> None:
         from rich.live import Live
 
+        from verifier.shell import can_redraw
+
         self._shell = shell
         self._seen: dict[bytes, Notice] = {}
-        alive = shell.out.is_terminal and not shell.json_output
+        alive = can_redraw(shell.out) and not shell.json_output
         self._live = Live(console=shell.out, auto_refresh=False) if alive else None
 
     def __enter__(self) -> _Display:

@@ -154,7 +154,9 @@ def _cores() -> int:
 @contextmanager
 def _progress(total: int, shell: Shell) -> Iterator[Callable[[int], object]]:
     """A bar on stderr, unless it would stand among the answers."""
-    if total <= FEW or not shell.err.is_terminal or not _answers_go_to_a_file():
+    from verifier.shell import can_redraw
+
+    if total <= FEW or not can_redraw(shell.err) or not _answers_go_to_a_file():
         yield lambda done: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

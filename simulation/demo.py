@@ -29,6 +29,7 @@ from verifier.errors import Exit
 
 PARTIES = {"alice": "alice-clinic", "bob": "bob-hospital", "carol": "carol-lab"}
 STUDY = "breast-cancer-joint-training"
+STEPS = 11
 
 
 def run(keep: Path | None) -> int:
@@ -47,7 +48,7 @@ def run(keep: Path | None) -> int:
                 str(keep), expected="a new folder", found=error.strerror or "an error"
             ) from error
     folder = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="ratls-demo-"))
-    stage = Stage(folder)
+    stage = Stage(folder, STEPS)
     # Ctrl-C too: a shell that starts a job in the background has it ignored.
     stops = (signal.SIGTERM, signal.SIGINT)
     restore = [signal.signal(stop, _interrupt) for stop in stops]

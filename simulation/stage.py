@@ -87,8 +87,8 @@ class Server:
 class Stage:
     """The folder, the terminal and the child processes of one demonstration."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, steps: int) -> None:
+        self.folder, self._steps = folder, steps
         self.console = Console(highlight=False)
         self.commands: list[str] = []
         self._children: list[subprocess.Popen[str]] = []
@@ -99,7 +99,7 @@ class Stage:
         self._step += 1
         self.console.print()
         self.console.rule(
-            f"[bold]{self._step}. {escape(text)}[/]  [black on yellow] SIMULATION [/]"
+            f"[bold]{self._step}/{self._steps} {escape(text)}[/]  [black on yellow] SIMULATION [/]"
         )
 
     def tell(self, text: str) -> None:
@@ -169,6 +169,8 @@ class Stage:
         environment = dict(os.environ)
         if self.console.is_terminal and not self.console.no_color:
             environment["FORCE_COLOR"] = "1"
+        # Tables of the children fit beside the two blanks that their lines are set off by.
+        environment["COLUMNS"] = str(self.console.width - 2)
         if code is not None:
             environment["PYTHONPATH"] = str(code)
         # A session of its own: Ctrl-C reaches this process alone, which then ends its children.

@@ -118,6 +118,23 @@ def test_locks_name_no_host_and_no_machine() -> None:
                 assert "--hash=sha256:" in block, block.split("\n")[0]
 
 
+def _names(lines: list[str]) -> set[str]:
+    return {re.split(r"[\[>=< ]", line)[0] for line in lines if re.match(r"[a-z]", line)}
+
+
+def test_the_demo_installs_what_runs_and_no_test_tool() -> None:
+    """Two lists of one thing: what the package asks for, and the lock that the demo installs."""
+    listed = (ROOT / "requirements" / "run.in").read_text("utf-8").splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert _names(listed) == _names(project["dependencies"]) | {"setuptools"}
+    run, dev = (
+        set(re.findall(r"^[a-z0-9].*==[^\\]+", (ROOT / "requirements" / name).read_text(), re.M))
+        for name in ("run.txt", "dev.txt")
+    )
+    assert run < dev  # tests run on the very versions that users install
+    assert not _names(sorted(run)) & {"pytest", "mypy", "ruff", "hypothesis", "dcap-qvl"}
+
+
 def test_production_lists_its_packages_and_simulation_is_not_among_them() -> None:
     """X04: what is not in the wheel cannot be switched on."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))

@@ -33,6 +33,11 @@ _RFC3339 = re.compile(
 _UNIX = re.compile(r"[0-9]{1,11}", re.ASCII)
 
 
+def can_redraw(console: Console) -> bool:
+    """May lines be drawn over? At a terminal alone: with FORCE_COLOR rich takes a pipe for one."""
+    return console.is_interactive and console.file.isatty()
+
+
 class Shell:
     """The two streams of one command."""
 

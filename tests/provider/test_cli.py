@@ -111,8 +111,19 @@ def test_a_release_for_people(at_alice: Terminal) -> None:
 def test_rows_leaving_are_shown_in_a_terminal(
     at_alice: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("verifier.shell.can_redraw", lambda console: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert "rows leaving" in at_alice.push().stderr
+
+
+def test_colour_alone_draws_no_bar_into_a_recording(
+    at_alice: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FORCE_COLOR is set where output is recorded; a bar would stand there once for each batch."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    done = at_alice.push()
+    assert "\x1b[" in done.stdout
+    assert "rows leaving" not in done.output
 
 
 def test_ctrl_c(at_alice: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -413,6 +413,7 @@ def test_a_terminal_shows_a_table(
     at_carol.type("submit")
     for desk in (alice, bob):
         work(desk, queue)
+    monkeypatch.setattr("verifier.shell.can_redraw", lambda console: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     for command in ("list", "watch"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from simulation.demo import STEPS
 from tests.support.refusal import count_refusal
 from verifier.errors import Exit
 
@@ -36,6 +38,9 @@ def test_the_whole_job_runs_and_leaves_what_was_asked_for(tmp_path: Path) -> Non
     run = demo(tmp_path, "--keep", str(tmp_path / "kept"))
     output, _ = run.communicate(timeout=120)
     assert run.returncode == Exit.YES, output[-3000:]
+    assert re.findall(r"(\d+)/(\d+) .* SIMULATION", output) == [
+        (str(step), str(STEPS)) for step in range(1, STEPS + 1)
+    ]
     kept = tmp_path / "kept"
     model = json.loads((kept / "carol" / "model.json").read_text("utf-8"))["model_weights"]
     assert len(model["coefficients"]) == len(model["features"]) == 30
