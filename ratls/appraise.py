@@ -19,7 +19,7 @@ from enum import StrEnum
 from policy.admission import Admission, AdmissionCheck, admit
 from policy.document import Policy
 from ratls.certificate import check_certificate
-from ratls.claims import ROLE_SERVER, CertificateClaims, ChallengeClaims, require_equal
+from ratls.claims import ROLE_SERVER, CertificateClaims, ChallengeClaims, require_equal, require_key
 from ratls.evidence import Evidence
 from verifier.anchors import TrustAnchors
 from verifier.appraisal import Appraisal, AppraisalLog, CheckRecord, Outcome
@@ -144,6 +144,21 @@ def appraise_certificate(
             _note_unknown(note, claims)
     verified, admission, appraisal = _appraise_quote(evidence.quote, expectation, at, log.close())
     return AdmittedCertificate(der, certificate.spki, claims, verified, admission, appraisal, _SEAL)
+
+
+def presented_quote(der: bytes, *, at: datetime) -> bytes:
+    """The quote in a certificate of the profile, which is about this certificate's key.
+
+    It is not verified: this serves to fetch the collateral with which it can be.
+
+    Raises:
+        RatlsError: The certificate is not of the profile, or its evidence is about something else.
+    """
+    certificate = check_certificate(der, at)
+    evidence = Evidence.parse(certificate.evidence)
+    evidence.require_bound()
+    require_key(CertificateClaims.parse(evidence.claims).pubkey_hash, certificate.spki)
+    return evidence.quote
 
 
 def appraise_challenge(

@@ -70,7 +70,9 @@ def cert(
 def server(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where it listens.")],
     agreement: AgreementFile,
-    collateral: CollateralFile,
+    collateral: Annotated[
+        Path | None, typer.Option("--collateral", help="Collateral bundle of the platform.")
+    ] = None,
     party: Annotated[
         Path | None,
         typer.Option("--party", help="Your folder: the enclave answers only to parties."),
@@ -79,6 +81,10 @@ def server(
         bool,
         typer.Option("--certificate-only", help="Do not ask for a fresh proof."),
     ] = False,
+    save_quote: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the quote of its certificate; not verified yet."),
+    ] = None,
     passphrase_file: Annotated[
         Path | None,
         typer.Option(help="File with the passphrase of the keys. Default: ask at the terminal."),
@@ -100,19 +106,32 @@ def server(
 
     if party is not None and certificate_only:
         raise typer.BadParameter("a party gets a fresh proof", param_hint="--certificate-only")
+    if collateral is None and save_quote is None:
+        raise typer.BadParameter(
+            f"name a bundle; ratls collateral fetch --enclave {address} makes one",
+            param_hint="--collateral",
+        )
     with refusals_as_exit_status(json_output) as shell:
         from ratls.address import Address
-        from ratls.appraise import appraise_certificate
+        from ratls.appraise import appraise_certificate, presented_quote
         from ratls.environment import prepare_process
+        from ratls.errors import CollateralNotNamed
         from ratls.probe import probe
+        from verifier.files import write_new
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)
         agreed = _agreement(agreement).in_force(parse_instant(None))
         identity = None if party is None else _channel(agreed, party, passphrase_file)
-        expectation = _expectation(agreed, collateral, allow_simulation, shell)
         place = place.resolve()
-        found = appraise_certificate(probe(place, timeout), expectation, at=parse_instant(None))
+        shown = probe(place, timeout)
+        if save_quote is not None:
+            write_new(save_quote, presented_quote(shown, at=parse_instant(None)), mode=0o644)
+            shell.say(f"the quote, not verified, is in {save_quote}")
+        if collateral is None:
+            raise CollateralNotNamed(address, expected="a bundle to judge with", found="none")
+        expectation = _expectation(agreed, collateral, allow_simulation, shell)
+        found = appraise_certificate(shown, expectation, at=parse_instant(None))
         proof: AdmittedCertificate | FreshEvidence = found
         if identity is not None:
             proof = _challenge(place, found, identity, expectation, timeout)

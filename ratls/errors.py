@@ -7,7 +7,13 @@ connection, is it fresh, did the peer keep to the protocol.
 from __future__ import annotations
 
 from policy.errors import PolicyConflictError, ResourceLimitError, ResultBindingError
-from verifier.errors import ConfigError, Exit, ModeMismatchError, RatlsError
+from verifier.errors import (
+    CollateralFetchError,
+    ConfigError,
+    Exit,
+    ModeMismatchError,
+    RatlsError,
+)
 
 # Branches. Names: threats.md section 3.
 
@@ -305,6 +311,13 @@ class NoFreshProof(FreshnessError):
 
     code = "no-fresh-proof"
     default_fix = "name your party with --party DIR, or say --certificate-only if that is enough"
+
+
+class CollateralNotNamed(CollateralFetchError):
+    """There is no collateral to judge a quote with."""
+
+    code = "collateral-not-named"
+    default_fix = "ratls collateral fetch --enclave HOST:PORT -o FILE; then name it: --collateral"
 
 
 # Does this machine do its part?

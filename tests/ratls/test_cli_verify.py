@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
 from policy.record import Record
+from ratls.appraise import presented_quote
+from ratls.certificate import build_certificate, check_certificate
+from ratls.cli_collateral import collateral
 from ratls.cli_verify import app
+from ratls.errors import KeyUnbound
+from ratls.evidence import Evidence
 from tests.support.flight_peers import (
     NOW,
     PlainEnclave,
@@ -22,8 +29,10 @@ from tests.support.flight_peers import (
     silent_server,
 )
 from tests.support.parties import PASSPHRASE
-from tests.support.refusal import count_refusal
+from tests.support.refusal import count_refusal, refused
+from tests.verifier.pcs_peer import peer
 from verifier.appraisal import Appraisal
+from verifier.collateral import Collateral
 
 
 @dataclass
@@ -111,6 +120,36 @@ def test_without_a_party_nothing_is_decided(desk: Desk) -> None:
     assert told["error"]["code"] == "no-fresh-proof"
     told = desk.json("server", desk.address, *desk.common, "--certificate-only")
     assert (told["verdict"], told["fresh"], told["error"]) == ("accepted", False, None)
+
+
+def test_a_new_operator_gets_from_an_address_to_collateral(desk: Desk, tmp_path: Path) -> None:
+    """On new hardware there is no quote at hand, and without one no collateral can be fetched."""
+    saved, bundle = desk.folder / "quote.bin", desk.folder / "fetched.json"
+    without = ["--agreement", desk.agreement, "--save-quote", str(saved)]
+    told = desk.json("server", desk.address, *without, exit_status=5)
+    assert told["error"]["code"] == "collateral-not-named"
+    expectation = desk.study.expectation
+    root = ["--root", expectation.roots.name, "--allow-simulation"]
+    options = ["--cache", str(tmp_path / "cache"), "--state", str(tmp_path / "state"), *root]
+    with peer(tmp_path, expectation.collateral) as place:
+        options += ["--from", place.origin, "--ca", str(place.certificate), "-o", str(bundle)]
+        for quote in (["--enclave", desk.address], [str(saved)]):
+            result = CliRunner().invoke(collateral, ["fetch", *quote, *options])
+            assert result.exit_code == 0, result.output
+    assert Collateral.parse(bundle.read_bytes()).tcb_info == expectation.collateral.tcb_info
+    again = ["--agreement", desk.agreement, "--collateral", str(bundle), "--certificate-only"]
+    assert desk.json("server", desk.address, *again)["verdict"] == "accepted"
+
+
+def test_quote_of_another_key_is_not_taken(study: Study) -> None:
+    """B01: a quote that is not about this certificate says nothing about who listens here."""
+    genuine = study.identity()
+    evidence = check_certificate(genuine.certificate_der, NOW).evidence
+    key = ec.generate_private_key(ec.SECP256R1())
+    forged = build_certificate(key, evidence, genuine.instance, 1, NOW).public_bytes(Encoding.DER)
+    with refused(KeyUnbound):
+        presented_quote(forged, at=NOW)
+    assert presented_quote(genuine.certificate_der, at=NOW) == Evidence.parse(evidence).quote
 
 
 def test_party_that_the_enclave_does_not_know(desk: Desk) -> None:

@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from enclave_app.errors import ListenAddressUnusable
 from ratls.address import Address
+from ratls.cli_collateral import collateral
 from simulation.attester import SimulatedAttester
 from simulation.cli import app
 from simulation.errors import SimulationNotLoopback
@@ -29,7 +30,6 @@ from simulation.serve import Reply, reply_to, serving
 from tests.support.intel import AT, World
 from tests.support.refusal import count_refusal, refused
 from verifier.anchors import Mode
-from verifier.cli import collateral
 from verifier.collateral import Collateral
 from verifier.errors import CollateralMalformed, Exit, FileNotWritten, FileUnreadable, RatlsError
 from verifier.pcs import Service, fetch_collateral, tls_trust

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from ratls.cli_collateral import collateral
 from simulation.intel import Intel
 from tests.support.refusal import count_refusal
 from tests.verifier.pcs_peer import (
@@ -23,7 +24,6 @@ from tests.verifier.pcs_peer import (
 )
 from tests.verifier.test_responses import FOLDER
 from tests.verifier.world import World
-from verifier.cli import collateral
 from verifier.errors import Exit
 from verifier.pcs import kept_bundle
 

@@ -29,12 +29,21 @@ Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout."
 
 
 def fetch(
-    quotes: Annotated[
-        list[Path], typer.Argument(metavar="QUOTE...", help="Quotes of one kind of platform.")
-    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The bundle to write.")
     ],
+    quotes: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="QUOTE...", help="Quotes of one kind of platform."),
+    ] = None,
+    enclaves: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--enclave",
+            metavar="HOST:PORT",
+            help="Take the quote that an enclave shows there. May be repeated.",
+        ),
+    ] = None,
     sources: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,11 +105,13 @@ def fetch(
     anything ever seen of the platform is refused. Where no source gives, a cached bundle that
     still holds is used, and said so.
 
-    Example: ratls collateral fetch quote.bin -o collateral.json
+    Example: ratls collateral fetch --enclave enclave.example:7443 -o collateral.json
     --from https://api.trustedservices.intel.com
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
+    if not quotes and not enclaves:
+        raise typer.BadParameter("name a quote's file, or --enclave", param_hint="QUOTE")
     asked = _sources_asked(sources or [], ca or [], offline=offline, no_cache=no_cache)
     with refusals_as_exit_status(json_output) as shell:
         from platformdirs import user_cache_path, user_state_path
@@ -112,8 +123,10 @@ def fetch(
 
         roots = shell.anchors(root, allow_simulation=allow_simulation)
         services, kept = _services(asked, ca or []), kept_bundle(output)
+        named = {str(file): strip_file_padding(read_file(file)) for file in quotes or []}
+        shown = {place: _shown_quote(place, timeout) for place in enclaves or []}
         fetched = obtain(
-            {str(file): strip_file_padding(read_file(file)) for file in quotes},
+            named | shown,
             *services,
             roots=roots,
             trust=tls_trust(),
@@ -129,6 +142,17 @@ def fetch(
         )
         store(fetched, output, kept=kept, roots=roots)
         _show_fetched(shell, output, fetched, roots, early=early)
+
+
+def _shown_quote(place: str, timeout: float) -> bytes:
+    """What the enclave there shows before anything is said. `obtain` finds out if it is genuine."""
+    from ratls.address import Address
+    from ratls.appraise import presented_quote
+    from ratls.probe import probe
+    from verifier.shell import parse_instant
+
+    der = probe(Address.parse(place).resolve(), timeout)
+    return presented_quote(der, at=parse_instant(None))
 
 
 def _sources_asked(
