@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from enclave_app.access import require_collect
-from enclave_app.compute import agreed, compute, require_computable, require_parameters
+from enclave_app.compute import agreed, compute
 from enclave_app.errors import AttesterModeMismatch, ComputationFailed
 from enclave_app.intake import Intake
 from enclave_app.limits import Limits, MemoryBudget
@@ -81,7 +81,6 @@ class Enclave:
 
         Raises:
             AttesterModeMismatch: A simulation for a policy that demands hardware, or the reverse.
-            ComputeDeniedError: The policy has a computation that is not built in.
             PolicyExpiredError: The policy does not hold now.
             AttesterError: No quote could be had.
         """
@@ -90,8 +89,6 @@ class Enclave:
         wanted = Mode.PRODUCTION if policy.platform.root == "intel" else Mode.SIMULATION
         if attester.mode is not wanted:
             raise AttesterModeMismatch("attester", expected=wanted.value, found=attester.mode.value)
-        for computation in policy.computation:
-            require_computable(policy, computation)
         identity = EnclaveIdentity.create(attester, policy.digest, at=at)
         return cls(
             policy,
@@ -124,9 +121,7 @@ class Enclave:
         """The task, believed: by its submitter's key, under this policy, at this instant."""
         at = self.clock()
         require_window(self.policy, at)
-        task = Task.open(hello.task, self.policy, at)
-        require_parameters(self.policy, task)
-        return task
+        return Task.open(hello.task, self.policy, at)
 
     def evidence(self, hello: Hello, party: Party, task_digest: bytes) -> bytes:
         """Fresh evidence for an authenticated party and a verified task."""

@@ -195,20 +195,6 @@ class AnotherCommitCounts(InputCommittedError):
 # Can it be computed, and may it leave?
 
 
-class ComputationUnknown(ComputeDeniedError):
-    """The policy names a computation that is not in the measured code."""
-
-    code = "computation-unknown"
-    default_fix = "agree on one of the computations of this enclave's version"
-
-
-class ComputationParameters(ComputeDeniedError):
-    """The parameters do not fit the computation or the datasets."""
-
-    code = "computation-parameters"
-    default_fix = "see the computation's docstring for its parameters"
-
-
 class ClassesNotTwo(ComputeDeniedError):
     """The label does not have exactly two values over all inputs."""
 
@@ -252,21 +238,28 @@ class TooFewSubjects(ReleaseDeniedError):
 
 
 class ColumnConstant(ReleaseDeniedError):
-    """In one input a column has one value: its mean would be everybody's."""
+    """In one input a column has one value: what is said of it would be said of everybody."""
 
     code = "column-constant"
-    default_fix = "agree on the statistics without this column"
+    default_fix = "agree on the result without this column"
 
 
 class ValueTooRare(ReleaseDeniedError):
-    """A column has two or three values in one input, and too few subjects have one of them."""
+    """Too few subjects of one input have a value, or several together, that few others have."""
 
     code = "value-too-rare"
-    default_fix = "agree on the statistics without this column, or on a coarser one"
+    default_fix = "agree on the result without this column, or on a coarser one"
+
+
+class ClassTooSmall(ReleaseDeniedError):
+    """Too few subjects of one input, or none, belong to one of the label's classes."""
+
+    code = "class-too-small"
+    default_fix = "each provider needs min_subjects_per_input persons of each class"
 
 
 class SubjectDominates(ReleaseDeniedError):
-    """Most of a column's rows or of its variation in one input is one subject's."""
+    """Most of the rows, or of what varies in one input, is one subject's."""
 
     code = "subject-dominates"
     default_fix = "give the column a domain (min, max), or release fewer rows of one subject"
@@ -284,13 +277,6 @@ class IntersectionTooSmall(ReleaseDeniedError):
 
     code = "intersection-too-small"
     default_fix = "check that the inputs write the key alike; a small intersection is not released"
-
-
-class ReleaseRuleTooOpen(ReleaseDeniedError):
-    """The policy's release rule lets out more than this computation ever gives."""
-
-    code = "release-rule-too-open"
-    default_fix = "agree on fewer significant_digits and more min_subjects_per_input"
 
 
 class ResultTooLarge(ReleaseDeniedError):

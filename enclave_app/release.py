@@ -1,8 +1,11 @@
 """The gate: the only way in which anything computed becomes bytes that may leave.
 
-    require_subjects(inputs, rule)                    # before anything is computed
-    require_group(thing, persons, rule)               # for each group that an output is about
+    people = numbered(subjects)                       # persons as numbers, the same for one person
+    require_groups(inputs, declared, rule)            # each group that an output is about, or none
     plaintext = padded(released(outputs, rule, …))    # canonical JSON, or a refusal
+
+There is one rule about persons: a computation declares every group that its outputs are about
+(`Group`), and how much of something one person holds (`Share`); here they are counted.
 
 The bytes have one written form for one result: members sorted, numbers rounded to the agreed
 digits, nothing that the policy does not name. A computation that wanted to smuggle rows out
@@ -11,11 +14,14 @@ has no order, spacing or mantissa to hide them in beyond those digits.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,8 +30,11 @@ from enclave_app.errors import (
     OutputNotCanonical,
     ReleaseDeniedError,
     ResultTooLarge,
+    SubjectDominates,
     TooFewSubjects,
 )
+
+People = npt.NDArray[np.int64]  # one number for each row; the same number is the same person
 
 SCHEMA = "ratls-result/1"
 # Both powers of two, in bytes; sealed and with its receipt, the largest is still one message.
@@ -50,40 +59,69 @@ class ReleaseRule(Protocol):
     def significant_digits(self) -> int: ...
 
 
-def require_subjects(inputs: Mapping[str, tuple[pa.Table, str]], rule: ReleaseRule) -> None:
-    """Each input must hold enough different persons; rows of one person count once.
+class Group(NamedTuple):
+    """Persons of one input that an output is about: k of them, or nothing leaves."""
+
+    thing: str  # names input and column, never a value
+    people: People  # of each row in question, numbered
+    leaf: type[ReleaseDeniedError] = TooFewSubjects
+
+
+class Share(NamedTuple):
+    """The largest part that one person of an input holds of something, and how much may be."""
+
+    thing: str
+    largest: float
+    most: float
+    leaf: type[ReleaseDeniedError] = SubjectDominates
+
+
+def numbered(subjects: pa.ChunkedArray) -> People:
+    """A number for each row, the same where the subject is the same; -1 where it is null."""
+    encoded = subjects.combine_chunks().dictionary_encode()
+    numbers: People = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+    return numbers.astype(np.int64)
+
+
+def persons(people: People) -> int:
+    """How many different persons these rows are about; a null is nobody."""
+    known = people[people >= 0]
+    seen = np.zeros(known.max(initial=-1) + 1, bool)
+    seen[known] = True
+    return int(seen.sum())
+
+
+def require_groups(
+    inputs: Mapping[str, Input], declared: Iterable[Group | Share], rule: ReleaseRule
+) -> None:
+    """Each input, and each group that a computation declares, holds enough different persons.
+
+    R05, R06: in each input, since who sends the other one can subtract it; and persons, not rows.
+    A group without anybody is refused like one of a single person: that nobody has some value is
+    a statement about everybody.
 
     Args:
         inputs: Dataset id to its rows and the name of the column that names a person.
+        declared: Asked for one by one, so that nothing is computed after a refusal.
 
     Raises:
-        TooFewSubjects: Naming the dataset, not the count: that is the provider's alone.
+        ReleaseDeniedError: The leaf of the first group that is too small, or share that is too
+            large. It names the group, never its size: that is the provider's alone.
     """
-    for dataset, (table, subject) in inputs.items():
-        require_group(f"dataset {dataset!r}", persons(table.column(subject)), rule)
-
-
-def persons(subjects: pa.ChunkedArray) -> int:
-    """How many different persons these rows are about; a null is nobody."""
-    distinct: int = pc.count_distinct(subjects, mode="only_valid").as_py()
-    return distinct
-
-
-def require_group(
-    thing: str,
-    size: int,
-    rule: ReleaseRule,
-    leaf: type[ReleaseDeniedError] = TooFewSubjects,
-) -> None:
-    """A group of `size` different persons of one input must be large enough to speak about.
-
-    Raises:
-        ReleaseDeniedError: The leaf given. It names the group, never its size.
-    """
-    if size < rule.min_subjects_per_input:
-        raise leaf(
-            thing, expected=f"at least {rule.min_subjects_per_input} subjects", found="fewer"
-        )
+    whole = (
+        Group(f"dataset {dataset!r}", numbered(table.column(subject)))
+        for dataset, (table, subject) in inputs.items()
+    )
+    for found in itertools.chain(whole, declared):
+        if isinstance(found, Share):
+            if not found.largest <= found.most * (1 + 1e-9):  # exact limits differ by rounding
+                raise found.leaf(found.thing, expected="less by any one subject", found="more")
+        elif persons(found.people) < rule.min_subjects_per_input:
+            raise found.leaf(
+                found.thing,
+                expected=f"at least {rule.min_subjects_per_input} subjects",
+                found="fewer",
+            )
 
 
 def released(outputs: Mapping[str, Any], rule: ReleaseRule, *, computation: str, run: str) -> bytes:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from policy.computations import Told, computation_problems
 from policy.errors import PolicyKeysShared, Problem
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from policy.syntax import LineIndex
 
 _SIMULATED_ROOT = re.compile(r"simulation:sha256:[0-9a-f]{64}", re.ASCII)
-Told = tuple[str, str, str]  # path, expected, found
 
 
 def cross_problems(
@@ -193,30 +193,4 @@ def _inputs(
         if name not in datasets and name not in unread:
             yield f"{path}.inputs[{i}]", "a dataset of this policy", ascii(name)
     inputs = [datasets[n] for n in computation.inputs if n in datasets]
-    features = _names(computation, "features")
-    label = _names(computation, "label")
-    for purpose, names in (("features", features), ("label", label)):
-        for name in names:
-            yield from _usable_column(f"{path}.parameters.{purpose}", name, inputs)
-    for name in sorted(set(features) & set(label)):
-        yield f"{path}.parameters.label", "a column that is no feature", ascii(name)
-
-
-def _names(computation: Computation, purpose: str) -> list[str]:
-    """Every column that a task could name for this purpose."""
-    parameter = computation.parameters.get(purpose)
-    named: list[str] = []
-    for value in parameter.values() if parameter is not None else ():
-        named += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
-    return list(dict.fromkeys(named))
-
-
-def _usable_column(path: str, name: str, inputs: list[Dataset]) -> Iterator[Told]:
-    for dataset in inputs:
-        column = dataset.columns.get(name)
-        if column is None:
-            yield path, f"columns of {dataset.id}", ascii(name)
-        elif column.nullable:
-            yield path, "columns whose type does not end in ?", f"{name!a} of {dataset.id}"
-        elif name == dataset.subject:
-            yield path, "columns other than the subject", ascii(name)
+    yield from computation_problems(path, computation, inputs)

@@ -118,8 +118,9 @@ def _prepare_data(stage: Stage) -> None:
     }
     table = pa.table(columns)
     pq.write_table(table, stage.folder / "unsplit.parquet")
-    cut = 300
-    for who, part in (("alice", table.slice(0, cut)), ("bob", table.slice(cut))):
+    # Every other patient: each part must hold a hundred ill ones and a hundred others.
+    for who, first in (("alice", 0), ("bob", 1)):
+        part = table.take(list(range(first, table.num_rows, 2)))
         (stage.folder / who).mkdir()
         pq.write_table(part, stage.folder / who / "rows.parquet")
         stage.tell(f"  {who}/rows.parquet: {part.num_rows} patients, {part.num_columns} columns")
@@ -250,7 +251,7 @@ parameters = {{ features = {json.dumps(features)}, label = "malignant", max_iter
 submitters = ["carol-lab"]
 recipients = ["carol-lab"]
 uses = 10
-release = {{ outputs = ["model_weights"], min_subjects_per_input = 100, significant_digits = 17 }}
+release = {{ outputs = ["model_weights"], min_subjects_per_input = 100, significant_digits = 6 }}
 """
 
 
@@ -407,21 +408,23 @@ def _compare(stage: Stage) -> None:
     import pyarrow.parquet as pq
 
     from enclave_app.computations.logistic_regression import fit
+    from enclave_app.release import Input
 
     stage.title("Is it the model that pooled rows would give?")
     whole = pq.read_table(stage.folder / "unsplit.parquet")
     features = [n for n in whole.column_names if n not in {"patient", "malignant"}]
-    central = fit([whole], features=features, label="malignant", max_iter=2000)
+    pooled = [Input(whole, "patient")]
+    central = fit(pooled, features=features, label="malignant", max_iter=2000, k=100)
     document = json.loads((stage.folder / "carol" / "model.json").read_text("utf-8"))
     joint = document["model_weights"]
-    apart = np.abs(np.array(joint["coefficients"]) - np.array(central["coefficients"]))
-    distance = float(max(apart.max(), abs(joint["intercept"] - central["intercept"])))
+    ours, theirs = (np.array([*m["coefficients"], m["intercept"]]) for m in (joint, central))
+    distance = float(np.max(np.abs(ours / theirs - 1)))
     matrix = np.column_stack([whole.column(n).to_numpy() for n in joint["features"]])
     scores = matrix @ np.array(joint["coefficients"]) + joint["intercept"]
     accuracy = float(np.mean((scores > 0) == whole.column("malignant").to_numpy()))
-    stage.tell(f"  largest difference of any coefficient: {distance:.1e} (at most 1e-9)")
+    stage.tell(f"  largest difference of any coefficient: {distance:.0e} of it, as it has six digits")
     stage.tell(f"  accuracy on all {whole.num_rows} rows: {accuracy:.1%}")
-    if not distance <= 1e-9:
+    if not distance <= 1e-5:
         raise DemoFailed(f"the joint model differs from the central one by {distance}")
 
 

@@ -6,7 +6,7 @@ never code, expressions or models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -16,59 +16,28 @@ from enclave_app.computations import (
     private_set_intersection,
     summary_statistics,
 )
-from enclave_app.errors import ComputationUnknown
-from enclave_app.release import Input, ReleaseRule
+from enclave_app.release import Group, Input, ReleaseRule, Share
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """One measured computation."""
+    """One measured computation. What a policy may ask of it: `policy.computations`.
 
-    outputs: frozenset[str]
-    # (parameters, for each input its column names and types): refuses what `run` cannot take.
-    # A type ends in `?` where it may be null, and in `!` where the column names a person: who
-    # does not ask for persons gets none.
-    check: Callable[[Mapping[str, Any], Sequence[Mapping[str, str]]], None]
-    # (inputs by dataset id in the policy's order, parameters, what may leave)
-    # -> output name -> JSON value
+    Both take the inputs by dataset id in the policy's order, the parameters, what may leave.
+    """
+
+    # Every group of persons that the outputs are about, for the gate to count.
+    groups: Callable[[Mapping[str, Input], Mapping[str, Any], ReleaseRule], Iterable[Group | Share]]
+    # Output name -> JSON value.
     run: Callable[[Mapping[str, Input], Mapping[str, Any], ReleaseRule], dict[str, Any]]
-    fixed: frozenset[str] = frozenset()  # parameters that no policy may leave to a task
-    most_digits: int = 17  #               a release rule may allow no more
-    fewest_subjects: int = 1  #            and demand no fewer
 
 
 COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
     {
-        "logistic_regression": BuiltIn(
-            logistic_regression.OUTPUTS, logistic_regression.check, logistic_regression.run
-        ),
+        "logistic_regression": BuiltIn(logistic_regression.groups, logistic_regression.run),
         "private_set_intersection": BuiltIn(
-            private_set_intersection.OUTPUTS,
-            private_set_intersection.check,
-            private_set_intersection.run,
-            fixed=private_set_intersection.FIXED,
+            private_set_intersection.groups, private_set_intersection.run
         ),
-        "summary_statistics": BuiltIn(
-            summary_statistics.OUTPUTS,
-            summary_statistics.check,
-            summary_statistics.run,
-            fixed=summary_statistics.FIXED,
-            most_digits=summary_statistics.MOST_DIGITS,
-            fewest_subjects=summary_statistics.FEWEST_SUBJECTS,
-        ),
+        "summary_statistics": BuiltIn(summary_statistics.groups, summary_statistics.run),
     }
 )
-
-
-def built_in(name: str) -> BuiltIn:
-    """The computation of exactly this name.
-
-    Raises:
-        ComputationUnknown: There is none.
-    """
-    found = COMPUTATIONS.get(name)
-    if found is None:
-        raise ComputationUnknown(
-            "computation", expected=" or ".join(sorted(COMPUTATIONS)), found=repr(name[:64])
-        )
-    return found

@@ -1,67 +1,76 @@
 """Binary logistic regression on the rows of all inputs together.
 
-    fit([alice, bob], features=["age", "bmi"], label="ill", max_iter=200)
+    fit([alice, bob], features=["age", "bmi"], label="ill", max_iter=200, k=100)
     # {"features": […], "coefficients": […], "intercept": …, "classes": [0, 1]}
 
 Inputs are concatenated in the order given, which is the policy's and never that of arrival:
-floating-point sums depend on it. Features are standardised over the joint rows, the solver is
-lbfgs with an L2 penalty of C = 1, and the coefficients are folded back to the raw scale, so
-that score = coefficients · features + intercept, positive for the second class.
+floating-point sums depend on it. The largest and smallest values of a feature are pulled in to
+where k persons or one in twenty are as far out; features are then standardised over the joint
+rows, the solver is lbfgs with an L2 penalty of C = 1, and the coefficients are folded back to the
+raw scale, so that score = coefficients · features + intercept, positive for the second class.
+
+A trained model is d + 1 exact equations about its rows, whatever the penalty: for each feature,
+the sum of (label - prediction) · value is its coefficient over C. `groups` declares whom these
+equations, and what can be made of them by adding and subtracting, are about.
 
 Parameters of a policy: `features`, a list of numeric columns; `label`, a bool or integer
-column with two values; `max_iter`, 1 to 100000.
+column with two values; both fixed; `max_iter`, 1 to 100000.
 """
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from enclave_app.computations.groups import Matrix, of_directions, of_pairs, of_values
 from enclave_app.errors import (
     ClassesNotTwo,
-    ComputationParameters,
+    ClassTooSmall,
     FeatureConstant,
     NumbersOutOfRange,
     SolverNotConverged,
+    ValueTooRare,
 )
-from enclave_app.release import Input, ReleaseRule
+from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered
 
-OUTPUTS = frozenset({"model_weights"})
 # What makes two fits comparable is measured, not negotiable.
-C, TOLERANCE, MOST_ITERATIONS = 1.0, 1e-10, 100_000
-_NUMERIC = {"bool", "int32", "int64", "float32", "float64"}
-_LABEL = {"bool", "int32", "int64"}
-
-Matrix = npt.NDArray[np.float64]
+C, TOLERANCE = 1.0, 1e-10
+# Categories that people recognise each other by; a column with more values is a measurement.
+FEW = 10
+# Of a combination of features that have few values, one person holds a tenth at most, and of any
+# combination a half. A model of thirty measurements of 270 persons is just within that.
+MOST_OF_FEW, MOST_OF_ALL = 0.1, 0.5
+# At each end of a feature at least one person in so many, or k, are equally far out.
+_ENDS = 20
 
 
 def fit(
-    tables: Sequence[pa.Table], *, features: Sequence[str], label: str, max_iter: int
+    inputs: Sequence[Input], *, features: Sequence[str], label: str, max_iter: int, k: int
 ) -> dict[str, Any]:
-    """Fit one model to the rows of all tables.
+    """Fit one model to the rows of all inputs.
 
     Args:
-        tables: At least one; each has the columns named, without nulls or NaN.
+        inputs: At least one; each has the columns named, without nulls or NaN.
+        k: How many persons are enough to stand at the end of a feature.
 
     Raises:
         ClassesNotTwo: The label is constant, or has more than two values.
-        FeatureConstant: A feature never varies.
+        FeatureConstant: A feature never varies, but for fewer than k persons.
         NumbersOutOfRange: Values too large to standardise or fold back.
         SolverNotConverged: `max_iter` was not enough.
     """
-    matrix = np.column_stack([_joined(tables, name).astype(np.float64) for name in features])
-    classes, target = np.unique(_joined(tables, label), return_inverse=True)
+    classes, target = np.unique(_joined(inputs, label), return_inverse=True)
     if len(classes) != 2:
         raise ClassesNotTwo(f"label {label!r}", expected="two values", found="another number")
-    mean, deviation = _scale(matrix, features)
-    weights, bias = _solve((matrix - mean) / deviation, target, max_iter)
+    matrix, mean, deviation = _standardised(inputs, features, k)
+    weights, bias = _solve(matrix, target, max_iter)
     coefficients = weights / deviation
     intercept = bias - float(np.dot(coefficients, mean))
     _require_finite(np.append(coefficients, intercept))
@@ -73,12 +82,16 @@ def fit(
     }
 
 
-def _joined(tables: Sequence[pa.Table], name: str) -> npt.NDArray[Any]:
-    return np.concatenate([table.column(name).to_numpy() for table in tables])
+def _joined(inputs: Sequence[Input], name: str) -> npt.NDArray[Any]:
+    return np.concatenate([table.column(name).to_numpy() for table, _ in inputs])
 
 
-def _scale(matrix: Matrix, features: Sequence[str]) -> tuple[Matrix, Matrix]:
-    """Mean and standard deviation of each column."""
+def _standardised(
+    inputs: Sequence[Input], features: Sequence[str], k: int
+) -> tuple[Matrix, Matrix, Matrix]:
+    """The features of the joint rows; mean and standard deviation that they had before."""
+    matrix = np.column_stack([_joined(inputs, name).astype(np.float64) for name in features])
+    _pull_in(matrix, _people(inputs), k)
     # Exactly: the deviation of a constant such as 0.1 is a rounding error, not zero.
     constant = matrix.min(axis=0) == matrix.max(axis=0)
     if constant.any():
@@ -90,7 +103,30 @@ def _scale(matrix: Matrix, features: Sequence[str]) -> tuple[Matrix, Matrix]:
     _require_finite(deviation)
     if not deviation.all():
         raise NumbersOutOfRange("features", expected="values of similar size", found="underflow")
-    return mean, deviation
+    return (matrix - mean) / deviation, mean, deviation
+
+
+def _people(inputs: Sequence[Input]) -> People:
+    """Persons of all inputs: one who is in two of them counts twice, as two would."""
+    start, parts = 0, []
+    for table, subject in inputs:
+        parts.append(numbered(table.column(subject)) + start)
+        start += len(table)
+    return np.concatenate(parts)
+
+
+def _pull_in(matrix: Matrix, people: People, k: int) -> None:
+    """Nobody alone is far out: one patient with a dose of 1000 would be a yes-or-no feature."""
+    order = np.argsort(people, kind="stable")
+    starts = np.flatnonzero(np.diff(people[order], prepend=-1))
+    rank = max(1, min(k, len(starts) // _ENDS))
+    for column in matrix.T:
+        # Of each person the lowest and the highest row: many rows of one are no company.
+        lows = np.minimum.reduceat(column[order], starts)
+        highs = np.maximum.reduceat(column[order], starts)
+        low = np.partition(lows, rank - 1)[rank - 1]
+        high = np.partition(highs, len(highs) - rank)[len(highs) - rank]
+        np.clip(column, low, high, out=column)
 
 
 def _require_finite(values: Matrix) -> None:
@@ -116,39 +152,63 @@ def run(
     inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
 ) -> dict[str, Any]:
     """The computation as the registry knows it: `fit` with the task's parameters."""
-    return {"model_weights": fit([i.table for i in inputs.values()], **parameters)}
+    k = rule.min_subjects_per_input
+    return {"model_weights": fit(list(inputs.values()), **parameters, k=k)}
 
 
-def check(parameters: Mapping[str, Any], inputs: Sequence[Mapping[str, str]]) -> None:
-    """Refuse parameters that `fit` cannot take, before anybody releases a row for them.
-
-    Args:
-        parameters: As the task resolves them.
-        inputs: For each input its column names with their types.
+def groups(
+    inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
+) -> Iterator[Group | Share]:
+    """Whom a model is about, in each input: classes, values, cells, combinations of features.
 
     Raises:
-        ComputationParameters: Naming the parameter or column.
+        FeatureConstant, NumbersOutOfRange: As `fit` says.
     """
-    if set(parameters) != {"features", "label", "max_iter"}:
-        raise _unfit("parameters", "features, label and max_iter", ", ".join(sorted(parameters)))
-    features, label, max_iter = (parameters[k] for k in ("features", "label", "max_iter"))
-    if type(max_iter) is not int or not 1 <= max_iter <= MOST_ITERATIONS:
-        raise _unfit("max_iter", f"an integer from 1 to {MOST_ITERATIONS}", repr(max_iter)[:64])
-    if not isinstance(features, list | tuple) or not features:
-        raise _unfit("features", "a list of column names", type(features).__name__)
-    if len(set(map(str, (*features, label)))) != len(features) + 1:
-        raise _unfit("features and label", "different columns", "one named twice")
-    for columns in inputs:
-        for name in features:
-            _require_type("feature", name, columns, _NUMERIC)
-        _require_type("label", label, columns, _LABEL)
+    features, label = parameters["features"], parameters["label"]
+    # The result names both classes, also to a provider whose rows have one of them.
+    classes = np.unique(_joined(list(inputs.values()), label))
+    for dataset, (table, subject) in inputs.items():
+        people, target = numbered(table.column(subject)), table.column(label).to_numpy()
+        yield from (
+            Group(f"dataset {dataset!r}: label {label!r}", people[target == one], ClassTooSmall)
+            for one in classes
+        )
+        values = {name: table.column(name).to_numpy() for name in features}
+        yield from _of_features(f"dataset {dataset!r}", values, target, people)
+    matrix, _, _ = _standardised(list(inputs.values()), features, rule.min_subjects_per_input)
+    for dataset, (table, subject) in inputs.items():
+        part, matrix = matrix[: len(table)], matrix[len(table) :]
+        people, thing = numbered(table.column(subject)), f"dataset {dataset!r}: features together"
+        yield of_directions(thing, part, people, most=MOST_OF_ALL)
 
 
-def _require_type(role: str, name: object, columns: Mapping[str, str], types: set[str]) -> None:
-    found = columns.get(name, "no such column") if isinstance(name, str) else "not a name"
-    if found not in types:
-        raise _unfit(f"{role} {str(name)[:64]!r}", " or ".join(sorted(types)), found)
-
-
-def _unfit(thing: str, expected: str, found: str) -> ComputationParameters:
-    return ComputationParameters(thing, expected=expected, found=found)
+def _of_features(
+    dataset: str, values: Mapping[str, npt.NDArray[Any]], target: npt.NDArray[Any], people: People
+) -> Iterator[Group | Share]:
+    """Each feature of one input, and those with few values together."""
+    few: list[npt.NDArray[Any]] = []
+    flags: dict[str, npt.NDArray[Any]] = {}
+    for name, column in values.items():
+        thing = f"{dataset}: feature {name!r}"
+        yield from of_values(thing, column, people, few=FEW)
+        found = np.unique(column)
+        if len(found) <= FEW:
+            few.append(column.astype(np.float64))
+        if len(found) == 2:
+            flags[name] = column == found[1]
+            # A coefficient of two values is the four numbers of a table with the label.
+            for cell in itertools.product(found, np.unique(target)):
+                with_label = people[(column == cell[0]) & (target == cell[1])]
+                yield Group(f"{thing} and label", with_label, ValueTooRare)
+    for (name, one), (other, two) in itertools.combinations(flags.items(), 2):
+        yield from of_pairs(f"{dataset}: features {name!r} and {other!r}", one, two, people)
+    if few:
+        # What a person has in several rows counts once.
+        rows = np.unique(np.column_stack([people, *few]), axis=0)
+        yield of_directions(
+            f"{dataset}: features of few values",
+            rows[:, 1:],
+            rows[:, 0].astype(np.int64),
+            most=MOST_OF_FEW,
+            leaf=ValueTooRare,
+        )

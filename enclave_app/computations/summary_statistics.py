@@ -21,38 +21,20 @@ probabilities between 0 and 1, neither of them included.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enclave_app.errors import (
-    ColumnConstant,
-    ComputationParameters,
-    NumbersOutOfRange,
-    QuantileExposes,
-    ReleaseDeniedError,
-    SubjectDominates,
-    TooFewSubjects,
-    ValueTooRare,
-)
-from enclave_app.release import Input, ReleaseRule, require_group
+from enclave_app.computations.groups import of_values
+from enclave_app.errors import NumbersOutOfRange, QuantileExposes
+from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered
 
-OUTPUTS = frozenset({"statistics", "counts"})
-# A task that chose them could ask for other quantiles with each use, until it has all values.
-FIXED = frozenset({"columns", "quantiles"})
-# R09: a mean to 17 digits is a fraction whose denominator is the count, which is another output.
-MOST_DIGITS = 6
-# Mean and deviation are two equations: two values are solved by them.
-FEWEST_SUBJECTS = 3
-MOST_QUANTILES = 99
 # Count, mean and deviation are three equations: the frequencies of three values are solved.
 _TABLE_LIKE = 3
-_NUMERIC = {"bool", "int32", "int64", "float32", "float64"}
 
 
 def describe(values: pd.Series[float], quantiles: Sequence[float]) -> dict[str, Any]:
@@ -85,79 +67,81 @@ def _require_workable(spread: float, *others: float) -> None:
 def run(
     inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
 ) -> dict[str, Any]:
-    """The agreed outputs, if no subject of any input can be made out in them.
+    """The agreed outputs.
 
     Raises:
-        ReleaseDeniedError: Naming input and column; the leaf says which rule.
         NumbersOutOfRange: As `describe` says.
     """
-    subjects = {d: pd.factorize(t.column(s).to_pandas())[0] for d, (t, s) in inputs.items()}
-    quantiles = parameters.get("quantiles", ())
     outputs: dict[str, Any] = {output: {} for output in rule.outputs}
     for name in parameters["columns"]:
-        parts = {
-            f"dataset {dataset!r}: column {name!r}": _rows(table.column(name), subjects[dataset])
-            for dataset, (table, _) in inputs.items()
-        }
+        values = _values(inputs, name)
         if "counts" in outputs:
-            outputs["counts"][name] = _count(parts, rule)
+            outputs["counts"][name] = len(values)
         if "statistics" in outputs:
-            outputs["statistics"][name] = _statistics(parts, quantiles, rule)
+            outputs["statistics"][name] = describe(values, parameters.get("quantiles", ()))
     return outputs
 
 
-def _rows(column: pa.ChunkedArray, subjects: npt.NDArray[np.int64]) -> pd.DataFrame:
-    """One row for each of the input's: `subject`, a number for each person, and `value`."""
-    values = pc.cast(column, pa.float64(), safe=False)  # integers above 2^53 lose their last bits
-    return pd.DataFrame({"subject": subjects, "value": values.to_pandas()})
+def _values(inputs: Mapping[str, Input], name: str) -> pd.Series[float]:
+    """What all rows have in this column, where they have something."""
+    return pd.concat([_numbers(table.column(name)) for table, _ in inputs.values()]).dropna()
 
 
-def _count(parts: Mapping[str, pd.DataFrame], rule: ReleaseRule) -> int:
-    """Rows with a value, over all inputs."""
-    for thing, rows in parts.items():
-        _require_persons(thing, rows.dropna(), rule)
-        missing = rows[rows["value"].isna()]
-        # R08: who knows the number of rows gets those without a value by subtraction. They are
-        # a group too, unless there are none.
-        if len(missing):
-            _require_persons(f"{thing}: missing", missing, rule)
-    return sum(int(rows["value"].count()) for rows in parts.values())
+def _numbers(column: pa.ChunkedArray) -> pd.Series[float]:
+    # Integers above 2^53 lose their last bits.
+    numbers: pd.Series[float] = pc.cast(column, pa.float64(), safe=False).to_pandas()
+    return numbers
 
 
-def _statistics(
-    parts: Mapping[str, pd.DataFrame], quantiles: Sequence[float], rule: ReleaseRule
-) -> dict[str, Any]:
-    present = {thing: rows.dropna() for thing, rows in parts.items()}
+def groups(
+    inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
+) -> Iterator[Group | Share]:
+    """Whom each column is about, in each input.
+
+    Raises:
+        NumbersOutOfRange: As `describe` says.
+    """
+    people = {d: numbered(table.column(subject)) for d, (table, subject) in inputs.items()}
+    for name in parameters["columns"]:
+        parts = {
+            f"dataset {dataset!r}: column {name!r}": pd.DataFrame(
+                {"person": people[dataset], "value": _numbers(table.column(name))}
+            )
+            for dataset, (table, _) in inputs.items()
+        }
+        for thing, rows in parts.items():
+            yield Group(thing, _people(rows.dropna()))
+            missing = rows[rows["value"].isna()]
+            # R08: who knows the number of rows gets those without a value by subtraction. They
+            # are a group too, unless there are none.
+            if "counts" in rule.outputs and len(missing):
+                yield Group(f"{thing}: missing", _people(missing))
+        if "statistics" in rule.outputs:
+            present = {thing: rows.dropna() for thing, rows in parts.items()}
+            yield from _of_statistics(present, _values(inputs, name), parameters)
+
+
+def _people(rows: pd.DataFrame) -> People:
+    return rows["person"].to_numpy()
+
+
+def _of_statistics(
+    present: Mapping[str, pd.DataFrame], values: pd.Series[float], parameters: Mapping[str, Any]
+) -> Iterator[Group | Share]:
     for thing, rows in present.items():
-        _require_persons(thing, rows, rule)
-        _require_variety(thing, rows, rule)
-    found = describe(pd.concat([rows["value"] for rows in present.values()]), quantiles)
+        yield from of_values(thing, rows["value"].to_numpy(), _people(rows), few=_TABLE_LIKE)
+    cuts = describe(values, parameters.get("quantiles", ())).get("quantiles", {}).values()
     for thing, rows in present.items():
-        _require_no_dominance(thing, rows)
-        _require_cells(thing, rows, list(found.get("quantiles", {}).values()), rule)
-    return found
+        yield from _shares(thing, rows)
+        # R06, R09: quantiles cut an input into cells, ends included. Counted over the joint rows,
+        # a provider could bring as many low values of its own as it takes for the agreed median
+        # to be the largest value of somebody else.
+        for low, high in itertools.pairwise([-np.inf, *cuts, np.inf] if cuts else []):
+            cell = rows[rows["value"].between(low, high)]
+            yield Group(thing, _people(cell), QuantileExposes)
 
 
-def _require_persons(
-    thing: str,
-    rows: pd.DataFrame,
-    rule: ReleaseRule,
-    leaf: type[ReleaseDeniedError] = TooFewSubjects,
-) -> None:
-    require_group(thing, rows["subject"].nunique(), rule, leaf)
-
-
-def _require_variety(thing: str, rows: pd.DataFrame, rule: ReleaseRule) -> None:
-    """Few values are a table of frequencies: no cell of it may be small, nor hold everybody."""
-    values = rows["value"].unique()
-    if len(values) == 1:
-        raise ColumnConstant(thing, expected="values that vary", found="one value")
-    if len(values) <= _TABLE_LIKE:
-        for value in values:
-            _require_persons(thing, rows[rows["value"] == value], rule, ValueTooRare)
-
-
-def _require_no_dominance(thing: str, rows: pd.DataFrame) -> None:
+def _shares(thing: str, rows: pd.DataFrame) -> Iterator[Share]:
     """Nobody holds more than half of an input's rows, or of its squared deviations.
 
     The mean of such an input is about that person: one large value among small ones, or one
@@ -167,60 +151,6 @@ def _require_no_dominance(thing: str, rows: pd.DataFrame) -> None:
         squares = (rows["value"] - rows["value"].mean()) ** 2
         total = float(squares.sum())
     _require_workable(total)
-    of_subject = squares.groupby(rows["subject"])
-    shares = float(of_subject.sum().max()) / total, int(of_subject.size().max()) / len(rows)
-    if max(shares) > 0.5 + 1e-9:  # exact halves differ by rounding
-        raise SubjectDominates(thing, expected="at most half by one subject", found="more")
-
-
-def _require_cells(
-    thing: str, rows: pd.DataFrame, cuts: Sequence[float], rule: ReleaseRule
-) -> None:
-    """Quantiles cut an input into cells, ends included: each holds enough of its subjects.
-
-    R06, R09: counted over the joint rows, a provider could bring as many low values of its own
-    as it takes for the agreed median to be the largest value of somebody else.
-    """
-    if not cuts:
-        return
-    for low, high in itertools.pairwise([-np.inf, *cuts, np.inf]):
-        _require_persons(thing, rows[rows["value"].between(low, high)], rule, QuantileExposes)
-
-
-def check(parameters: Mapping[str, Any], inputs: Sequence[Mapping[str, str]]) -> None:
-    """Refuse what cannot be described, before anybody releases a row for it.
-
-    Args:
-        parameters: As the task resolves them.
-        inputs: For each input its column names with their types.
-
-    Raises:
-        ComputationParameters: Naming the parameter or column.
-    """
-    if set(parameters) - {"quantiles"} != {"columns"}:
-        raise _unfit("parameters", "columns, quantiles", ", ".join(sorted(parameters)))
-    columns = parameters["columns"]
-    if not isinstance(columns, list | tuple) or not columns:
-        raise _unfit("columns", "a list of column names", type(columns).__name__)
-    if len(set(map(str, columns))) != len(columns):
-        raise _unfit("columns", "each column once", "one named twice")
-    for types, name in itertools.product(inputs, columns):
-        found = types.get(name, "no such column") if isinstance(name, str) else "not a name"
-        if found.removesuffix("?") not in _NUMERIC:
-            raise _unfit(f"column {str(name)[:64]!r}", " or ".join(sorted(_NUMERIC)), found)
-    if "quantiles" in parameters:
-        _check_quantiles(parameters["quantiles"])
-
-
-def _check_quantiles(quantiles: object) -> None:
-    if not isinstance(quantiles, list | tuple) or not 1 <= len(quantiles) <= MOST_QUANTILES:
-        raise _unfit("quantiles", f"a list of 1 to {MOST_QUANTILES} probabilities", "another value")
-    # 0 and 1 are minimum and maximum. NaN is not between anything.
-    if not all(type(p) is float and 0 < p < 1 for p in quantiles):
-        raise _unfit("quantiles", "numbers above 0 and below 1", "another value")
-    if any(low >= high for low, high in itertools.pairwise(quantiles)):
-        raise _unfit("quantiles", "ascending probabilities", "another order, or one twice")
-
-
-def _unfit(thing: str, expected: str, found: str) -> ComputationParameters:
-    return ComputationParameters(thing, expected=expected, found=found)
+    of_person = squares.groupby(rows["person"])
+    yield Share(thing, float(of_person.sum().max()) / total, most=0.5)
+    yield Share(thing, int(of_person.size().max()) / len(rows), most=0.5)

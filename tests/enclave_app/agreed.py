@@ -9,7 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from enclave_app.compute import compute, require_computable, require_parameters
+from enclave_app.computations import COMPUTATIONS
+from enclave_app.compute import compute
+from enclave_app.release import Input, ReleaseRule, require_groups
 from enclave_app.session import Denied
 from policy.document import Policy
 from policy.seal import open_result, result_info
@@ -17,6 +19,15 @@ from policy.task import Task
 from tests.support.parties import AT, Consortium
 
 INPUTS = ("train_party_1", "train_party_2")
+
+
+def gated(
+    run: str, tables: Sequence[pa.Table], parameters: dict[str, Any], rule: ReleaseRule
+) -> dict[str, Any]:
+    """What a computation says of rows whose person is `patient`, if the gate lets it."""
+    inputs = {f"train_party_{i}": Input(table, "patient") for i, table in enumerate(tables, 1)}
+    require_groups(inputs, COMPUTATIONS[run].groups(inputs, parameters, rule), rule)
+    return COMPUTATIONS[run].run(inputs, parameters, rule)
 
 
 def computation(
@@ -52,15 +63,6 @@ class Agreed:
         consortium = Consortium.create(**({"columns": columns} if columns else {}))
         section = computation(run, parameters, outputs, **options)
         return cls(consortium, consortium.policy(computation=section))
-
-    def startable(self) -> None:
-        """What the enclave asks of each computation before it serves."""
-        for agreed in self.policy.computation:
-            require_computable(self.policy, agreed)
-
-    def acceptable(self) -> None:
-        """What the enclave asks of each task before a provider gets evidence."""
-        require_parameters(self.policy, self.task)
 
     @property
     def task(self) -> Task:

@@ -9,12 +9,9 @@ from typing import Any
 import pytest
 
 from enclave_app.application import Enclave
-from enclave_app.compute import compute, require_parameters
+from enclave_app.compute import compute
 from enclave_app.errors import (
     AttesterModeMismatch,
-    ComputationParameters,
-    ComputationUnknown,
-    OutputNotAgreed,
 )
 from enclave_app.session import Denied, Released
 from policy.errors import AgreementIncomplete, PolicyExpired, PolicyNotYetValid
@@ -42,23 +39,6 @@ def test_agreement_below_its_threshold(world: EnclaveWorld) -> None:
         world.consortium.agreement(signers=["alice-clinic", "carol-lab"]).require_complete()
 
 
-@pytest.mark.parametrize(
-    ("change", "leaf"),
-    [
-        (('run = "logistic_regression"', 'run = "logistic_regresion"'), ComputationUnknown),
-        (('run = "logistic_regression"', 'run = "os_system"'), ComputationUnknown),
-        (('["model_weights"]', '["model_weights", "rows"]'), OutputNotAgreed),
-    ],
-)
-def test_computation_that_is_not_built_in(
-    change: tuple[str, str], leaf: type[ComputationUnknown]
-) -> None:
-    """R01, R09: everybody signed it, and this enclave cannot do it: better said before the rows."""
-    world = EnclaveWorld.create(replace=[change])
-    with refused(leaf):
-        started(world)
-
-
 @pytest.mark.parametrize(("days", "leaf"), [(40, PolicyExpired), (-40, PolicyNotYetValid)])
 def test_policy_that_does_not_hold_now(
     world: EnclaveWorld, days: int, leaf: type[PolicyExpired]
@@ -76,28 +56,9 @@ def test_simulation_where_hardware_was_agreed_on() -> None:
         Enclave.start(complete, world.attester, log=open_log(io.StringIO()))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        ('y = "int64"', 'y = "float64"'),
-        ('bmi = "float64"', 'bmi = "date32"'),
-        ("max_iter = { min = 50, max = 5000 }", "iterations = { min = 50, max = 5000 }"),
-    ],
-)
-def test_parameters_that_the_columns_do_not_fit(change: tuple[str, str]) -> None:
-    """R03: agreed by all, and still only a value that is compared."""
-    world = EnclaveWorld.create(replace=[change])
-    name = "iterations" if "iterations" in change[1] else "max_iter"
-    task = Task.new(world.policy, "train", "carol-lab", at=NOW, parameters={name: 100})
-    with refused(ComputationParameters):
-        require_parameters(world.policy, task)
-    count_refusal()
-    assert compute(world.policy, task, [rows(1), rows(2)]) == Denied(ComputationParameters.code)
-
-
 def test_parameters_that_fit(world: EnclaveWorld) -> None:
     task = Task.new(world.policy, "train", "carol-lab", at=NOW, parameters={"max_iter": 100})
-    assert require_parameters(world.policy, task)["features"] == ("age", "bmi")
+    assert task.resolved_parameters(world.policy)["features"] == ("age", "bmi")
     assert isinstance(compute(world.policy, task, [rows(1), rows(2)]), Released)
 
 

@@ -13,17 +13,18 @@ import pyarrow as pa
 import pytest
 
 from enclave_app import application
+from enclave_app import release as gate
 from enclave_app.computations.logistic_regression import fit
 from enclave_app.errors import (
     AnotherCommitCounts,
     AttemptClosed,
     CollectNotAuthorized,
+    ColumnConstant,
     CommitCountMismatch,
     CommitDigestMismatch,
     CommitOfAnotherRelease,
     ComputationFailed,
     ExchangeTooLong,
-    FeatureConstant,
     InputEmpty,
     ReleaseNotAuthorized,
     ServerFailed,
@@ -31,6 +32,7 @@ from enclave_app.errors import (
 )
 from enclave_app.intake import Intake
 from enclave_app.limits import Limits
+from enclave_app.release import Input
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.errors import (
@@ -63,6 +65,7 @@ from ratls.errors import (
     StreamTruncated,
 )
 from ratls.stream import Denied, Kind, Pending, Result, write_message
+from tests.enclave_app.test_release import Rule
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.parties import TaskWorld, local_party
 from tests.support.refusal import count_refusal, refused
@@ -84,6 +87,15 @@ def opened(world: EnclaveWorld, task: bytes, result: Result, by: LocalParty) -> 
     return document
 
 
+def model_of(*tables: pa.Table) -> Any:
+    """The model that these rows give, as it leaves."""
+    inputs = [Input(table, "patient") for table in tables]
+    made = fit(inputs, features=["age", "bmi"], label="y", max_iter=500, k=20)
+    rule = Rule(significant_digits=6)
+    document = gate.released({"model_weights": made}, rule, computation="train", run="a")
+    return json.loads(document)["model_weights"]
+
+
 # The job, done.
 
 
@@ -96,7 +108,7 @@ def test_two_providers_release_and_the_recipient_gets_the_joint_model(
     result = live.wait(carol, task)
     assert isinstance(result, Result)
     document = opened(world, task, result, carol)
-    expected = fit([rows(1), rows(2)], features=["age", "bmi"], label="y", max_iter=500)
+    expected = model_of(rows(1), rows(2))
     assert document == {
         "schema": "ratls-result/1",
         "computation": "train",
@@ -581,14 +593,15 @@ def test_message_that_is_not_due(
     ("change", "leaf"),
     [
         ({"patient": ["one-person"] * 60}, TooFewSubjects),
-        ({"age": [50] * 60}, None),
+        ({"age": [50] * 60}, ColumnConstant),
+        ({"age": [50] * 20 + [60] * 20 + [70] * 20}, None),
     ],
 )
 def test_input_that_may_not_be_computed_with(
     live: LiveEnclave, task: bytes, change: dict[str, Any], leaf: type[RatlsError] | None
 ) -> None:
-    """R05, R06: sixty rows of one person are one person. One constant column among two inputs
-    still varies over both."""
+    """R05, R06: sixty rows of one person are one person. What one input has in common is told
+    to whoever sent the other, though the column varies over both."""
     released(live, task, one=rows(1, **change))
     outcome = live.wait(live.world.consortium.carol, task)
     if leaf is None:
@@ -602,7 +615,7 @@ def test_feature_that_never_varies(live: LiveEnclave, task: bytes) -> None:
     """Dividing by its deviation would give infinities, or noise as a coefficient."""
     count_refusal()
     released(live, task, one=rows(1, age=[50] * 60), two=rows(2, age=[50] * 60))
-    assert live.wait(live.world.consortium.carol, task) == Denied(FeatureConstant.code)
+    assert live.wait(live.world.consortium.carol, task) == Denied(ColumnConstant.code)
 
 
 def test_computation_that_breaks(
@@ -646,12 +659,7 @@ def test_state_of_one_task_is_not_that_of_another(live: LiveEnclave) -> None:
     for number, task in enumerate(tasks):
         result = live.wait(carol, task)
         assert isinstance(result, Result)
-        alone = fit(
-            [rows(10 + number), rows(20 + number)],
-            features=["age", "bmi"],
-            label="y",
-            max_iter=500,
-        )
+        alone = model_of(rows(10 + number), rows(20 + number))
         assert opened(world, task, result, carol)["model_weights"] == alone
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -15,15 +18,21 @@ from enclave_app.errors import (
     IntersectionTooSmall,
     OutputNotAgreed,
     OutputNotCanonical,
+    ReleaseDeniedError,
     ResultTooLarge,
+    SubjectDominates,
     TooFewSubjects,
+    ValueTooRare,
 )
 from enclave_app.release import (
     LARGEST_RESULT,
+    Group,
+    Input,
+    Share,
+    numbered,
     padded,
     released,
-    require_group,
-    require_subjects,
+    require_groups,
 )
 from tests.support.refusal import refused
 
@@ -84,35 +93,72 @@ def test_outputs_that_the_policy_does_not_name(outputs: dict[str, Any]) -> None:
         released(outputs, Rule(), computation="train", run="some_run")
 
 
-def subjects(*names: str) -> dict[str, tuple[pa.Table, str]]:
-    return {"train_party_1": (pa.table({"patient": list(names)}), "patient")}
+def require(*declared: Group | Share, names: Sequence[str | None] = "abc", k: int = 3) -> None:
+    """One input of these subjects, and what a computation declared about it."""
+    table = pa.table({"patient": pa.array(names, pa.string())})
+    rule = Rule(min_subjects_per_input=k)
+    require_groups({"train_party_1": Input(table, "patient")}, declared, rule)
+
+
+def people(*names: str | None) -> npt.NDArray[np.int64]:
+    return numbered(pa.chunked_array([pa.array(names, pa.string())]))
 
 
 def test_enough_subjects() -> None:
-    require_subjects(subjects("a", "b", "c", "a"), Rule())
+    require(names=["a", "b", "c", "a"])
 
 
 @pytest.mark.parametrize("names", [["a", "b"], ["a", "a", "a", "a", "b"], ["a", "b", None]])
-def test_too_few_subjects(names: list[str]) -> None:
+def test_too_few_subjects(names: list[str | None]) -> None:
     """R05, R06: one person's rows, repeated, are one person; a null is nobody."""
     with refused(TooFewSubjects):
-        require_subjects(subjects(*names), Rule())
+        require(names=names)
+    with refused(TooFewSubjects):
+        require(Group("group", people(*names)))
 
 
 def test_each_input_needs_its_own_subjects() -> None:
     """R06: a second input that is large enough does not make up for the first."""
-    large = {"train_party_2": (pa.table({"patient": ["a", "b", "c", "d"]}), "patient")}
-    with refused(TooFewSubjects):
-        require_subjects(large | subjects("a", "b"), Rule())
-    require_subjects(large | subjects("a", "b"), replace(Rule(), min_subjects_per_input=2))
+    small, large = (
+        Input(pa.table({"patient": pa.array(list(names))}), "patient") for names in ("ab", "abcd")
+    )
+    for inputs in ({"one": small, "two": large}, {"one": large, "two": small}):
+        with refused(TooFewSubjects):
+            require_groups(inputs, [], Rule())
+        require_groups(inputs, [], replace(Rule(), min_subjects_per_input=2))
 
 
-def test_group_of_exactly_the_minimum() -> None:
-    """R05: k - 1 and k."""
-    require_group("group", 3, Rule(), IntersectionTooSmall)
-    for size in (0, 2):
-        with refused(IntersectionTooSmall):
-            require_group("group", size, Rule(), IntersectionTooSmall)
+@pytest.mark.parametrize("leaf", [ValueTooRare, IntersectionTooSmall])
+def test_group_of_exactly_the_minimum(leaf: type[ReleaseDeniedError]) -> None:
+    """R05: none, k - 1 and k; the leaf is the one that the group was declared with."""
+    for few in ((), ("a",), ("a", "b", "a", "b", "a")):
+        with refused(leaf):
+            require(Group("group", people(*few), leaf))
+    require(Group("group", people("a", "b", "a", "c"), leaf))
+
+
+@pytest.mark.parametrize("largest", [0.500001, 1.0, float("nan")])
+def test_share_of_one_person(largest: float) -> None:
+    """What cannot be computed is not small."""
+    with refused(SubjectDominates):
+        require(Share("share", largest, 0.5))
+    require(Share("share", 0.5, 0.5))
+
+
+def test_every_group_counts_and_none_is_asked_for_after_a_refusal() -> None:
+    """The last of many is as good as the first; and no row is read for what will not leave."""
+    enough, few = Group("group", people(*"abc")), Group("group", people("a"), ValueTooRare)
+
+    def declared() -> Iterator[Group]:
+        yield from [enough] * 50
+        yield few
+        raise AssertionError("asked for another group")
+
+    with refused(ValueTooRare):
+        require(*[enough] * 50, few)
+    inputs = {"one": Input(pa.table({"patient": pa.array(list("abc"))}), "patient")}
+    with refused(ValueTooRare):
+        require_groups(inputs, declared(), Rule())
 
 
 @given(st.integers(1, 100_000))

@@ -12,21 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclave_app.computations import built_in
-from enclave_app.computations.summary_statistics import check, describe, run
+from enclave_app.computations.summary_statistics import describe
 from enclave_app.errors import (
     ColumnConstant,
-    ComputationParameters,
     NumbersOutOfRange,
-    OutputNotAgreed,
     QuantileExposes,
-    ReleaseRuleTooOpen,
     SubjectDominates,
     TooFewSubjects,
     ValueTooRare,
 )
-from enclave_app.release import Input
-from tests.enclave_app.agreed import Agreed
+from tests.enclave_app.agreed import Agreed, gated
 from tests.enclave_app.test_release import Rule
 from tests.support.refusal import count_refusal, refused
 from verifier.errors import RatlsError
@@ -51,8 +46,7 @@ def computed(
     parameters: dict[str, Any] = {"columns": ["age"]}
     if quantiles:
         parameters["quantiles"] = quantiles
-    inputs = {f"train_party_{i}": Input(t, "patient") for i, t in enumerate(tables, 1)}
-    return run(inputs, parameters, Rule(outputs, min_subjects_per_input=k))
+    return gated(RUN, tables, parameters, Rule(outputs, min_subjects_per_input=k))
 
 
 # Right.
@@ -138,98 +132,6 @@ def test_statistics_leave_with_six_digits_at_most() -> None:
     found = Agreed.on(RUN, 'columns = ["bmi"]', ["statistics"], digits=4)
     numbers = found.answer(_people(1), _people(2))["statistics"]["bmi"].values()
     assert all(float(f"{n:.4g}") == n for n in numbers)
-
-
-# What no policy gets.
-
-
-@pytest.mark.parametrize(
-    ("change", "leaf"),
-    [
-        ({"outputs": ["minimum"]}, OutputNotAgreed),
-        ({"outputs": ["statistics", "maximum"]}, OutputNotAgreed),
-        ({"outputs": ["rows"]}, OutputNotAgreed),
-        ({"outputs": ["model_weights"]}, OutputNotAgreed),
-        ({"digits": 7}, ReleaseRuleTooOpen),
-        ({"digits": 17}, ReleaseRuleTooOpen),
-        ({"minimum": 2}, ReleaseRuleTooOpen),
-        ({"parameters": 'columns = { choose = [["age"], ["bmi"]] }'}, ComputationParameters),
-        (
-            {"parameters": 'columns = ["age"], quantiles = { choose = [[0.4], [0.5]] }'},
-            ComputationParameters,
-        ),
-        (
-            {"parameters": 'columns = ["age"], quantiles = { min = 0.1, max = 0.9 }'},
-            ComputationParameters,
-        ),
-    ],
-)
-def test_policy_that_asks_for_more_than_statistics(
-    change: dict[str, Any], leaf: type[RatlsError]
-) -> None:
-    """R09: everybody signed it; an enclave that would start would have rows sent for nothing.
-    Tasks that choose would walk through all quantiles, one use after another."""
-    agreed: dict[str, Any] = {"parameters": 'columns = ["age"]', "outputs": ["statistics"]}
-    Agreed.on(RUN, **agreed).startable()
-    with refused(leaf):
-        Agreed.on(RUN, **agreed | change).startable()
-
-
-COLUMNS = {"patient": "string!", "id": "int64!", "age": "int64", "bmi": "float64?", "day": "date32"}
-GOOD: dict[str, Any] = {"columns": ["age", "bmi"], "quantiles": [0.1, 0.5]}
-
-
-def test_good_parameters_pass() -> None:
-    check(GOOD, [COLUMNS, COLUMNS])
-    check({"columns": ("age",)}, [COLUMNS])
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"columns": []},
-        {"columns": "age"},
-        {"columns": ["age", "age"]},
-        {"columns": ["day"]},
-        {"columns": ["patient"]},
-        {"columns": ["id"]},
-        {"columns": ["no-such"]},
-        {"columns": [["age"]]},
-        {"columns": ["age FROM rows; COPY rows TO '/tmp/x'"]},
-        {"quantiles": []},
-        {"quantiles": 0.5},
-        {"quantiles": [0.0, 0.5]},
-        {"quantiles": [0.5, 1.0]},
-        {"quantiles": [0, 1]},
-        {"quantiles": [-0.1]},
-        {"quantiles": [float("nan")]},
-        {"quantiles": [True]},
-        {"quantiles": ["0.5"]},
-        {"quantiles": [0.5, 0.5]},
-        {"quantiles": [0.5, 0.1]},
-        {"quantiles": [i / 1000 for i in range(1, 1000)]},
-        {"min": True},
-        {"statistics": ["min", "max"]},
-        {"expression": "__import__('os').system('id')"},
-    ],
-)
-def test_parameters_that_do_not_fit(change: dict[str, Any]) -> None:
-    """R03, R04, R09: extremes under another name, the column that names persons, code."""
-    with refused(ComputationParameters):
-        check({**GOOD, **change}, [COLUMNS, COLUMNS])
-
-
-def test_a_column_that_only_one_input_has() -> None:
-    with refused(ComputationParameters):
-        check(GOOD, [COLUMNS, {"age": "int64"}])
-
-
-def test_policy_that_asks_for_statistics_of_the_subject() -> None:
-    """An integer that names a person has a mean too; 'never released' is said by the policy."""
-    columns = '{ patient = "int64", age = "int64" }'
-    Agreed.on(RUN, 'columns = ["age"]', ["statistics"], columns=columns).acceptable()
-    with refused(ComputationParameters):
-        Agreed.on(RUN, 'columns = ["patient"]', ["statistics"], columns=columns).acceptable()
 
 
 # What no rows get.
@@ -416,9 +318,3 @@ def test_a_refusal_lets_nothing_of_the_rest_out(one: list[float | None], code: s
     world = Agreed.on(RUN, 'columns = ["age"]', ["statistics"], columns=NULLABLE, minimum=5)
     assert world.answer(table(pa.array(one, pa.float64())), table(ages())) == code
     assert "statistics" in world.answer(table(ages()), table(ages()))
-
-
-def test_the_registry_has_its_limits() -> None:
-    entry = built_in(RUN)
-    assert (entry.most_digits, entry.fewest_subjects) == (6, 3)
-    assert entry.outputs == {"statistics", "counts"}

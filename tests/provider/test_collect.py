@@ -96,7 +96,7 @@ def test_waiting_ends(world: EnclaveWorld, carol: Desk) -> None:
 def test_the_release_rule_is_not_met(tmp_path: Path, world: EnclaveWorld) -> None:
     """Computed, and not let out: Carol learns why, and that waiting will not help."""
     strict = world.consortium.policy_text(
-        replace=[("min_subjects_per_input = 2", "min_subjects_per_input = 1000")]
+        replace=[("min_subjects_per_input = 20", "min_subjects_per_input = 1000")]
     )
     other = dataclasses.replace(world, complete=world.consortium.complete(strict))
     with other.running() as live:

@@ -341,7 +341,7 @@ def test_an_enclave_that_serves_another_policy(alice: Desk, relay: Relay) -> Non
     world = alice.world
     other = world.consortium.complete(
         world.consortium.policy_text(
-            replace=[("min_subjects_per_input = 2", "min_subjects_per_input = 1")]
+            replace=[("min_subjects_per_input = 20", "min_subjects_per_input = 21")]
         )
     )
     with (

@@ -153,8 +153,8 @@ class Consortium:
             f'parameters = {{ features = {self.features}, label = "{self.label}", '
             "max_iter = { min = 50, max = 5000 } }\n"
             'submitters = ["carol-lab"]\nrecipients = ["carol-lab"]\nuses = 10\n'
-            'release = { outputs = ["model_weights"], min_subjects_per_input = 2, '
-            "significant_digits = 17 }\n"
+            'release = { outputs = ["model_weights"], min_subjects_per_input = 20, '
+            "significant_digits = 6 }\n"
         )
 
     def policy_text(self, replace: Sequence[tuple[str, str]] = (), **overrides: str) -> str:

@@ -1,0 +1,98 @@
+"""The groups that statistics and models of columns are about, as the gate wants them declared.
+
+    yield from of_values(thing, values, people, few=10)     # each value that few others stand by
+    yield of_directions(thing, matrix, people, most=0.5)    # every combination of columns at once
+
+A model of d features is d + 1 equations about the rows, and a recipient may add and subtract
+them. A combination that is zero for all but a few persons is an equation about these few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from enclave_app.errors import (
+    ColumnConstant,
+    ReleaseDeniedError,
+    SubjectDominates,
+    ValueTooRare,
+)
+from enclave_app.release import Group, People, Share
+
+Matrix = npt.NDArray[np.float64]
+# Smaller directions are below the six digits in which an equation leaves.
+_NOTHING = 1e-12
+
+
+def of_values(thing: str, values: npt.NDArray[Any], people: People, *, few: int) -> Iterator[Group]:
+    """Who has another value than most; and where values are few, who has each.
+
+    Args:
+        values: One for each row; no NaN.
+        few: Up to so many different values are a table of frequencies.
+    """
+    found, which, rows = np.unique(values, return_inverse=True, return_counts=True)
+    # A yes-or-no column in another form: most rows have one value, and the rest is few.
+    if rows.max() > 1:
+        others = people[which != rows.argmax()]
+        yield Group(thing, others, ValueTooRare if len(others) else ColumnConstant)
+    if len(found) <= few:
+        for value in range(len(found)):
+            yield Group(thing, people[which == value], ValueTooRare)
+
+
+def of_pairs(
+    thing: str, one: npt.NDArray[Any], two: npt.NDArray[Any], people: People
+) -> Iterator[Group]:
+    """What the equations of two yes-or-no columns, added and subtracted, are about.
+
+    Who has both or neither, and who has one alone: a second column that differs from the first in
+    one row would otherwise be that row. Of three cells each is an equation of its own.
+
+    Args:
+        one, two: True or False for each row; neither is constant.
+    """
+    cells = [people[(one == a) & (two == b)] for a in (False, True) for b in (False, True)]
+    filled = [cell for cell in cells if len(cell)]
+    if len(filled) == 4:
+        filled = [np.concatenate([cells[0], cells[3]]), np.concatenate([cells[1], cells[2]])]
+    for group in filled:
+        yield Group(thing, group, ValueTooRare)
+
+
+def of_directions(
+    thing: str,
+    matrix: Matrix,
+    people: People,
+    *,
+    most: float,
+    leaf: type[ReleaseDeniedError] = SubjectDominates,
+) -> Share:
+    """The largest part of any combination of columns that is one person's.
+
+    Where every part is at most 1/m, each combination is about m persons or more: the parts of
+    those whom it is about add up to one.
+
+    Args:
+        matrix: Rows and columns, of a size that can be squared. A constant is added: it is an
+            equation too.
+    """
+    whole = np.column_stack([np.ones(len(matrix)), matrix - matrix.mean(axis=0)])
+    whole /= np.sqrt((whole**2).sum(axis=0)).clip(min=np.finfo(float).tiny)
+    sizes, directions = np.linalg.eigh(whole.T @ whole)
+    kept = sizes > _NOTHING * sizes[-1]
+    # In these coordinates all directions are alike, and a row's part of its own is its length.
+    even = whole @ (directions[:, kept] / np.sqrt(sizes[kept]))
+    _, person = np.unique(people, return_inverse=True)
+    rows, sums = np.bincount(person), np.bincount(person, (even**2).sum(axis=1))
+    largest = float(sums[rows == 1].max(initial=0.0))
+    # Rows of one person share a direction or not: only where their sum is too large it is asked.
+    order, ends = np.argsort(person, kind="stable"), np.cumsum(rows)
+    for i in np.flatnonzero((rows > 1) & (sums > max(most, largest))):
+        own = even[order[ends[i] - rows[i] : ends[i]]]
+        largest = max(largest, float(np.linalg.eigvalsh(own.T @ own)[-1]))
+    return Share(thing, largest, most, leaf)

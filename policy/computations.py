@@ -1,0 +1,203 @@
+"""What the enclave can compute, declared as data: what a policy may ask of it, and what it tells.
+
+    DECLARED["logistic_regression"].most_digits
+    list(computation_problems("computation[0]", computation, inputs))   # path, expected, found
+
+One declaration for everybody who reads a policy: `policy lint`, `sign`, `accept`, providers and
+the enclave refuse alike, before a row is sent. The code is in `enclave_app.computations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from policy.parameters import Fixed, Parameter, Range, Value
+
+if TYPE_CHECKING:
+    from policy.document import Computation, Dataset
+
+Told = tuple[str, str, str]  # path, expected, found
+
+_NUMBERS = frozenset({"bool", "int32", "int64", "float32", "float64"})
+_LABELS = frozenset({"bool", "int32", "int64"})
+_KEYS = frozenset({"string", "int32", "int64"})  # exact equality means nothing for floats
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The name of a column, or a list of names. Always fixed: which facts about persons leave
+    is agreed on, and a task that could choose would walk through all columns, one use each."""
+
+    types: frozenset[str]
+    several: bool = True
+    nullable: bool = False
+    subject: bool = False  # may be the column that names a person
+    alike: bool = False  #   of one type in all inputs
+
+    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Told]:
+        names = value if isinstance(value, tuple) else (value,)
+        if isinstance(value, tuple) != self.several or not all(type(n) is str for n in names):
+            yield path, "a list of column names" if self.several else "a column name", "another"
+            return
+        if len(set(names)) != len(names):
+            yield path, "each column once", "one twice"
+        for name in map(str, dict.fromkeys(names)):
+            for dataset in inputs:
+                yield from self._usable(path, name, dataset)
+            found = {d.columns[name].type for d in inputs if name in d.columns}
+            if self.alike and len(found) > 1:
+                yield path, "a column of one type in all inputs", f"{name!a}: {sorted(found)}"
+
+    def _usable(self, path: str, name: str, dataset: Dataset) -> Iterator[Told]:
+        column = dataset.columns.get(name)
+        if column is None:
+            yield path, f"columns of {dataset.id}", ascii(name)
+        elif name == dataset.subject and not self.subject:
+            yield path, "columns other than the subject", ascii(name)
+        elif column.type not in self.types:
+            wanted = " or ".join(sorted(self.types))
+            yield path, f"columns of type {wanted}", f"{name!a} of {dataset.id}: {column.type}"
+        elif column.nullable and not self.nullable:
+            yield path, "columns whose type does not end in ?", f"{name!a} of {dataset.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An integer within limits. The policy may leave it to the task."""
+
+    least: int
+    most: int
+
+    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Told]:
+        if not (isinstance(value, int) and type(value) is int and self.least <= value <= self.most):
+            yield path, f"an integer from {self.least} to {self.most}", ascii(value)[:80]
+
+
+@dataclass(frozen=True, slots=True)
+class Probabilities:
+    """Ascending numbers between 0 and 1, neither of them included. Always fixed."""
+
+    most: int
+
+    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Told]:
+        # 0 and 1 are minimum and maximum. NaN is not between anything.
+        if not isinstance(value, tuple) or not all(
+            isinstance(p, float) and 0 < p < 1 for p in value
+        ):
+            yield path, "a list of numbers above 0 and below 1", ascii(value)[:80]
+        elif list(value) != sorted(set(value)) or len(value) > self.most:
+            yield path, f"at most {self.most} ascending probabilities, each once", "others"
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a policy may ask of one computation."""
+
+    outputs: frozenset[str]
+    parameters: Mapping[str, Columns | Whole | Probabilities]
+    says: str  # what its result still tells about persons when every rule holds
+    fewest_subjects: int  # the least that `min_subjects_per_input` may demand
+    optional: frozenset[str] = frozenset()
+    fewest_inputs: int = 1
+    # R15: more digits tell more, and only few of them are known better than by chance.
+    most_digits: int = 6
+
+
+DECLARED: Mapping[str, Declared] = MappingProxyType(
+    {
+        "logistic_regression": Declared(
+            outputs=frozenset({"model_weights"}),
+            parameters={
+                "features": Columns(_NUMBERS),
+                "label": Columns(_LABELS, several=False),
+                "max_iter": Whole(1, 100_000),
+            },
+            # A coefficient is an equation about the persons who have the feature. With fewer of
+            # them than a model of a few features has equations, each could be solved for.
+            fewest_subjects=10,
+            says="how each feature goes with the label over all inputs together, to the agreed "
+            "digits. Who knows every row but one can find out that one's label: only noise "
+            "under a privacy budget would prevent it, and there is none",
+        ),
+        "private_set_intersection": Declared(
+            outputs=frozenset({"intersection_size", "intersection_ids"}),
+            parameters={"key": Columns(_KEYS, several=False, subject=True, alike=True)},
+            # Of two, each provider would know the other one's.
+            fewest_subjects=3,
+            # The intersection of one input is all of it.
+            fewest_inputs=2,
+            says="how many keys all inputs have, or which. A provider chooses the keys that it "
+            "asks about, as many as its max_rows",
+        ),
+        "summary_statistics": Declared(
+            outputs=frozenset({"statistics", "counts"}),
+            parameters={
+                "columns": Columns(_NUMBERS, nullable=True),
+                "quantiles": Probabilities(99),
+            },
+            optional=frozenset({"quantiles"}),
+            # Mean and deviation are two equations: two values are solved by them.
+            fewest_subjects=3,
+            # A statistic of one input alone is about that provider's rows.
+            fewest_inputs=2,
+            says="mean, deviation and agreed quantiles of all inputs together, and with counts "
+            "the exact number of rows. Who knows every row but one can compute that one",
+        ),
+    }
+)
+
+
+def computation_problems(
+    path: str, computation: Computation, inputs: Sequence[Dataset]
+) -> Iterator[Told]:
+    """What the policy asks of this computation and would not get; `inputs` are those that read."""
+    declared = DECLARED.get(computation.run)
+    if declared is None:
+        # R01, D10: a name is looked up in a closed table, never imported.
+        yield f"{path}.run", " or ".join(DECLARED), ascii(computation.run)
+        return
+    rule = computation.release
+    if more := sorted(set(rule.outputs) - declared.outputs):
+        yield f"{path}.release.outputs", " or ".join(sorted(declared.outputs)), ", ".join(more)
+    if rule.significant_digits > declared.most_digits:
+        digits = f"at most {declared.most_digits}"
+        yield f"{path}.release.significant_digits", digits, str(rule.significant_digits)
+    if rule.min_subjects_per_input < declared.fewest_subjects:
+        subjects = f"at least {declared.fewest_subjects}"
+        yield f"{path}.release.min_subjects_per_input", subjects, str(rule.min_subjects_per_input)
+    if len(computation.inputs) < declared.fewest_inputs:
+        yield f"{path}.inputs", f"at least {declared.fewest_inputs}", str(len(computation.inputs))
+    yield from _parameters(f"{path}.parameters", computation.parameters, declared, inputs)
+
+
+def _parameters(
+    path: str,
+    parameters: Mapping[str, Parameter],
+    declared: Declared,
+    inputs: Sequence[Dataset],
+) -> Iterator[Told]:
+    for name in parameters:
+        if name not in declared.parameters:
+            yield f"{path}.{name}", " or ".join(declared.parameters), "another parameter"
+    used: set[Value] = set()
+    for name, kind in declared.parameters.items():
+        parameter = parameters.get(name)
+        if parameter is None:
+            if name not in declared.optional:
+                yield f"{path}.{name}", "a value", "nothing"
+        elif not isinstance(parameter, Fixed) and not isinstance(kind, Whole):
+            yield f"{path}.{name}", "a value that the policy fixes", "one that a task may choose"
+        else:
+            values = parameter.values()
+            if isinstance(parameter, Range):
+                values = (parameter.min, parameter.max)
+            for value in values:
+                yield from kind.problems(f"{path}.{name}", value, inputs)
+            if isinstance(kind, Columns):
+                names = {n for v in values for n in (v if isinstance(v, tuple) else (v,))}
+                for twice in sorted(map(str, names & used)):
+                    yield f"{path}.{name}", "a column with no other purpose", ascii(twice)
+                used |= names
