@@ -124,13 +124,15 @@ def policy_new(
 def policy_lint(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml.")], json: Json = False
 ) -> None:
-    """Name every problem of a policy at once, each with its path and line.
+    """Name every problem of a policy at once, each with its path and line; or say, of each
+    computation, what its result still tells about persons.
 
     Example: ratls policy lint policy.toml
     """
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json) as shell:
+        from policy.computations import DECLARED
         from policy.document import digest_text
         from policy.errors import PolicyInvalid
 
@@ -147,9 +149,11 @@ def policy_lint(
             )
             raise typer.Exit(int(refusal.exit_status)) from refusal
         digest = digest_text(read.digest)
+        says = {c.id: f"{c.run} says {DECLARED[c.run].says}" for c in read.computation}
+        lines = [f"{file}: no problems, {digest}"]
         shell.answer(
-            {"file": str(file), "problems": [], "digest": digest, "error": None},
-            f"{file}: no problems, {digest}",
+            {"file": str(file), "problems": [], "digest": digest, "says": says, "error": None},
+            "\n".join(lines + [f"  {name}: {text}" for name, text in says.items()]),
         )
 
 

@@ -422,7 +422,9 @@ def _compare(stage: Stage) -> None:
     matrix = np.column_stack([whole.column(n).to_numpy() for n in joint["features"]])
     scores = matrix @ np.array(joint["coefficients"]) + joint["intercept"]
     accuracy = float(np.mean((scores > 0) == whole.column("malignant").to_numpy()))
-    stage.tell(f"  largest difference of any coefficient: {distance:.0e} of it, as it has six digits")
+    stage.tell(
+        f"  largest difference of any coefficient: {distance:.0e} of it, as it has six digits"
+    )
     stage.tell(f"  accuracy on all {whole.num_rows} rows: {accuracy:.1%}")
     if not distance <= 1e-5:
         raise DemoFailed(f"the joint model differs from the central one by {distance}")

@@ -24,7 +24,7 @@ from enclave_app.errors import (
 from enclave_app.release import Group, People, Share
 
 Matrix = npt.NDArray[np.float64]
-# Smaller directions are below the six digits in which an equation leaves.
+# A direction that is smaller than this is rounding; in six digits it could not be seen anyway.
 _NOTHING = 1e-12
 
 
@@ -83,10 +83,9 @@ def of_directions(
     """
     whole = np.column_stack([np.ones(len(matrix)), matrix - matrix.mean(axis=0)])
     whole /= np.sqrt((whole**2).sum(axis=0)).clip(min=np.finfo(float).tiny)
-    sizes, directions = np.linalg.eigh(whole.T @ whole)
-    kept = sizes > _NOTHING * sizes[-1]
+    directions, sizes, _ = np.linalg.svd(whole, full_matrices=False)
     # In these coordinates all directions are alike, and a row's part of its own is its length.
-    even = whole @ (directions[:, kept] / np.sqrt(sizes[kept]))
+    even = directions[:, sizes > _NOTHING * sizes[0]]
     _, person = np.unique(people, return_inverse=True)
     rows, sums = np.bincount(person), np.bincount(person, (even**2).sum(axis=1))
     largest = float(sums[rows == 1].max(initial=0.0))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pyarrow.flight as flight
 import pytest
@@ -21,6 +22,7 @@ from ratls.cli import build
 from ratls.probe import probe
 from ratls.stream import Kind, write_message
 from simulation.folder import write
+from tests.enclave_app.agreed import computation
 from tests.support.enclave import EnclaveWorld, LiveEnclave
 from tests.support.refusal import count_refusal
 from verifier.errors import Exit
@@ -36,6 +38,12 @@ def folder(world: EnclaveWorld, tmp_path_factory: pytest.TempPathFactory) -> Pat
     (where / "unsigned.json").write_bytes(
         world.consortium.agreement(signers=["alice-clinic"]).encode()
     )
+    section = computation(
+        "summary_statistics", 'columns = ["age"]', ["counts"], inputs=["train_party_1"]
+    )
+    with mock.patch("policy.meaning.computation_problems", return_value=()):  # an older program
+        signed = world.consortium.agreement_bytes(world.consortium.policy_text(computation=section))
+    (where / "one-input.json").write_bytes(signed)
     (where / "damaged.json").write_bytes(agreement.encode().replace(b'"sig": "', b'"sig": "AAAA'))
     return where
 
@@ -115,6 +123,7 @@ def test_ends_although_a_client_stays_silent(folder: Path, world: EnclaveWorld) 
         ({"agreement": "{folder}/intel/root.txt"}, Exit.UNUSABLE, "envelope-malformed"),
         ({"agreement": "{folder}/unsigned.json"}, Exit.NOT_ADMITTED, "agreement-incomplete"),
         ({"agreement": "{folder}/damaged.json"}, Exit.NOT_ADMITTED, "signature-invalid"),
+        ({"agreement": "{folder}/one-input.json"}, Exit.UNUSABLE, "policy-invalid"),
         ({"listen": "127.0.0.1"}, Exit.UNUSABLE, "address-malformed"),
         ({"listen": "203.0.113.1:0"}, Exit.UNUSABLE, "listen-address-unusable"),
         ({"attester": "sgx"}, Exit.UNUSABLE, "attester-unknown"),

@@ -146,6 +146,46 @@ def test_show_renders_the_document_and_not_its_text(desk: Desk, toml: Path) -> N
     assert document["dataset"][0]["columns"]["age"] == "int64, min 0, max 120"
 
 
+def test_lint_says_what_a_result_still_tells(desk: Desk, toml: Path) -> None:
+    """Before anybody signs: what no rule of the enclave prevents."""
+    says = desk.json("policy", "lint", toml)["says"]
+    assert list(says) == ["train"]
+    assert "every row but one" in says["train"]
+    assert f"train: {says['train']}" in desk.run("policy", "lint", toml)
+
+
+TOO_OPEN = [
+    ("significant_digits = 6", "significant_digits = 7", "release.significant_digits"),
+    ("min_subjects_per_input = 20", "min_subjects_per_input = 9", "release.min_subjects_per_input"),
+    ('["model_weights"]', '["model_weights", "rows"]', "release.outputs"),
+    ('run = "logistic_regression"', 'run = "logistic_regresion"', "run"),
+    (
+        'features = ["age", "bmi"]',
+        'features = { choose = [["age"], ["bmi"]] }',
+        "parameters.features",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "path"), TOO_OPEN)
+def test_policy_under_which_a_person_could_leave(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, old: str, new: str, path: str
+) -> None:
+    """Refused by lint, by sign, and by accept where an older program has let it be signed."""
+    text = WORLD.policy_text(replace=[(old, new)])
+    file = desk.write("study.toml", text)
+    report = desk.json("policy", "lint", file, status=3)
+    assert [p["path"] for p in report["problems"]] == [f"computation[0].{path}"]
+    desk.sign(file, "alice-clinic", 3)
+    assert not (desk.folder / "study.agreement.json").exists()
+    with monkeypatch.context() as older:
+        older.setattr("policy.meaning.computation_problems", lambda *_: ())
+        signed = desk.write("signed.agreement.json", WORLD.agreement_bytes(text))
+    desk.accept(signed, "alice-clinic", 3)
+    honest = desk.write("honest.agreement.json", WORLD.agreement_bytes())
+    desk.accept(honest, "alice-clinic")
+
+
 def test_lint_names_path_line_and_what_was_meant(desk: Desk, toml: Path) -> None:
     text = toml.read_text("utf-8").replace("max_rows", "maxrows")
     report = desk.json("policy", "lint", desk.write("x.toml", text), status=3)

@@ -1,0 +1,388 @@
+"""One person is never the answer: what a recipient solves for out of a single agreed model.
+
+k = 100, rows of hundreds of persons in each of two inputs. A trained model is one exact equation
+for each feature: where a feature, or a sum of features, stands out for one person alone, that
+equation is this person's label, and what is left of it the row. Held against the rows of an
+input, k says nothing about it (R05, R06, R09, R18; claim S24).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+
+from enclave_app.computations import COMPUTATIONS
+from enclave_app.computations.logistic_regression import C, fit
+from enclave_app.errors import (
+    ClassTooSmall,
+    ColumnConstant,
+    ReleaseDeniedError,
+    SubjectDominates,
+    ValueTooRare,
+)
+from enclave_app.release import Input, require_groups
+from policy.errors import PolicyInvalid
+from ratls.stream import Denied, Result
+from tests.enclave_app.agreed import Agreed, gated
+from tests.enclave_app.test_release import Rule
+from tests.support.enclave import EnclaveWorld
+from tests.support.enclave import rows as rows_of_the_consortium
+from tests.support.refusal import count_refusal, refused
+from verifier.errors import RatlsError
+
+RUN, K, SEEDS = "logistic_regression", 100, 20
+FEATURES = ["age", "marker", "extra"]
+Column = npt.NDArray[Any]
+
+
+def rows(seed: int = 1, *, count: int = 600, **columns: Any) -> pa.Table:
+    """One person each; half of them are ill. `columns` replace or add some."""
+    rng = np.random.default_rng(seed)
+    age, marker = rng.integers(20, 91, count), np.round(rng.normal(0, 1, count), 1)
+    made: dict[str, Any] = {
+        "patient": [f"{seed}-{i}" for i in range(count)],
+        "age": age,
+        "marker": marker,
+        "extra": rng.normal(0, 1, count),
+        "y": (age / 25 + marker + rng.normal(0, 1, count) > 2.2).astype(np.int64),
+    }
+    return pa.table(made | columns)
+
+
+def model(*tables: pa.Table, features: list[str] | None = None) -> dict[str, Any]:
+    """What the recipient gets, to six digits."""
+    parameters = {"features": features or FEATURES, "label": "y", "max_iter": 5000}
+    weights = gated(RUN, tables, parameters, Rule(min_subjects_per_input=K))["model_weights"]
+    return six_digits(weights)
+
+
+def six_digits(weights: dict[str, Any]) -> dict[str, Any]:
+    short = [float(f"{number:.6g}") for number in weights["coefficients"]]
+    return {"coefficients": short, "intercept": float(f"{weights['intercept']:.6g}")}
+
+
+# The seen case: one person alone stands out in a feature.
+
+
+def stands_out(kind: str, seed: int, count: int, who: Column) -> Column:
+    """A feature in which these rows, and no others, have another value than is usual."""
+    rng = np.random.default_rng([seed, 7])
+    if kind == "boolean":
+        return np.isin(np.arange(count), who)
+    few = kind == "few values"
+    usual = rng.integers(0, 2, count).astype(float) if few else rng.normal(0, 1, count)
+    usual[who] = 4 if few else rng.normal(1000, 1, len(who))
+    return usual
+
+
+def solved_label(weights: dict[str, Any]) -> int:
+    """C times the sum over all persons of (label - prediction) · value is the coefficient. Where
+    the value is one person's, its sign is the label."""
+    return int(weights["coefficients"][2] > 0)
+
+
+def solved_row(weights: dict[str, Any], label: int, persons: int) -> tuple[int, float] | None:
+    """Age and marker of the only carrier: what is left of the equation is its prediction, and of
+    all rows that there can be, one has it."""
+    deviation = np.sqrt((1 / persons) * (1 - 1 / persons))
+    chance = label - weights["coefficients"][2] * deviation**2 / C
+    if not 0 < chance < 1:
+        return None
+    ages, markers = np.meshgrid(np.arange(20, 91), np.arange(-40, 41) / 10, indexing="ij")
+    a, m, extra = weights["coefficients"]
+    scores = a * ages + m * markers + extra + weights["intercept"]
+    best = np.abs(scores - np.log(chance / (1 - chance))).argmin()
+    return int(ages.flat[best]), float(markers.flat[best])
+
+
+def row(table: pa.Table, number: int) -> list[Any]:
+    return [table[name][number].as_py() for name in FEATURES]
+
+
+def predicted(weights: dict[str, Any], values: list[Any]) -> int:
+    """The released model's own answer about somebody."""
+    return int(float(np.dot(weights["coefficients"], values)) + weights["intercept"] > 0)
+
+
+def with_label(table: pa.Table, number: int, label: int) -> pa.Table:
+    labels = table["y"].to_numpy().copy()
+    labels[number] = label
+    return table.set_column(table.column_names.index("y"), "y", pa.array(labels))
+
+
+def attacked(kind: str, crowd: int) -> dict[str, int]:
+    """Over twenty seeds: what the recipient finds out about one of `crowd` persons of the first
+    input who stand out, or `refused`."""
+    found = dict.fromkeys(["refused", "label", "row", "depends", "predicted"], 0)
+    for seed in range(SEEDS):
+        target = int(np.random.default_rng([seed, 9]).integers(600))
+        who, others = (target + np.arange(crowd)) % 600, np.arange(0, 600, 2)
+        one = rows(seed, extra=stands_out(kind, seed, 600, who))
+        elsewhere = stands_out(kind, seed + 50, 600, others if kind != "continuous" else who[:0])
+        two = rows(seed + 100, extra=elsewhere)
+        label = one["y"][target].as_py()
+        try:
+            weights = model(one, two)
+            other = model(with_label(one, target, 1 - label), two)
+        except ReleaseDeniedError:
+            found["refused"] += 1
+            continue
+        found["label"] += solved_label(weights) == label
+        found["depends"] += solved_label(weights) != solved_label(other)
+        found["row"] += solved_row(weights, label, 1200) == tuple(row(one, target)[:2])
+        found["predicted"] += predicted(weights, row(one, target)) == label
+    return found
+
+
+@pytest.mark.parametrize("kind", ["boolean", "few values"])
+def test_only_person_with_a_value(kind: str) -> None:
+    """Before: the label of 20 in 20, the row of 19 in 20. Now nothing leaves about one person;
+    and where half of the rows have the value, the equation is about all of these."""
+    count_refusal()
+    assert attacked(kind, 1)["refused"] == SEEDS
+    assert attacked(kind, K - 1)["refused"] == SEEDS
+    found = attacked(kind, 300)
+    assert found["refused"] == 0
+    assert found["label"] <= found["predicted"]
+    assert found["depends"] <= 1
+    assert found["row"] == 0
+
+
+@pytest.mark.parametrize("crowd", [1, 2, 10])
+def test_person_far_out_in_a_continuous_feature(crowd: int) -> None:
+    """A dose of 1000 where others have one is a yes-or-no feature under another name, and before
+    gave the label of 20 in 20. It leaves, pulled in to where many are: nobody stands out."""
+    found = attacked("continuous", crowd)
+    assert found["refused"] == 0
+    assert found["label"] <= found["predicted"]
+    assert found["depends"] <= 1
+    assert found["row"] == 0
+
+
+def test_person_of_whom_all_others_are_known() -> None:
+    """What remains, as decision 0006 says: six digits tell two labels of one person apart to
+    somebody who can train on every other row. Should this ever fail, mend the page too."""
+    one, two = rows(1), rows(2)
+    inputs = [[Input(with_label(one, 5, y), "patient"), Input(two, "patient")] for y in (0, 1)]
+    models = [fit(i, features=FEATURES, label="y", max_iter=5000, k=K) for i in inputs]
+    assert model(one, two) == six_digits(models[one["y"][5].as_py()])
+    assert six_digits(models[0]) != six_digits(models[1])
+
+
+# The kind: every group that a model is about, and every way to write one.
+
+
+def flag(*carriers: int, count: int = 600) -> Column:
+    return np.isin(np.arange(count), carriers)
+
+
+HALF, EVEN = flag(*range(300)), flag(*range(0, 600, 2))
+NOISE = np.random.default_rng(3).normal(0, 1, 600)
+THIRDS, SIXTHS = np.arange(600) % 3, np.arange(600) // 3 % 2
+ILL = rows()["y"].to_numpy() == 1
+# What stands in the columns `extra` and `more`, the refusal, and the twin that is released.
+GROUPS: dict[str, tuple[dict[str, Any], type[ReleaseDeniedError], dict[str, Any]]] = {
+    "one no among yes": ({"extra": ~flag(7)}, ValueTooRare, {"extra": ~HALF}),
+    "99 of 600": ({"extra": flag(*range(99))}, ValueTooRare, {"extra": HALF}),
+    "0 and 1": ({"extra": 1 * flag(7)}, ValueTooRare, {"extra": 1 * HALF}),
+    "0.0 and 1.0": ({"extra": flag(7) * 1.0}, ValueTooRare, {"extra": HALF * 1.0}),
+    "-0.0 is 0.0": (
+        {"extra": np.where(flag(*range(99)), -0.0, flag(500) * 1.0)},
+        ValueTooRare,
+        {"extra": np.where(flag(*range(99)), -0.0, ~HALF * 1.0)},
+    ),
+    "one value": ({"extra": flag()}, ColumnConstant, {"extra": HALF}),
+    "a rare middle": (
+        {"extra": np.where(flag(7), 1, 2 * HALF)}, ValueTooRare, {"extra": THIRDS},
+    ),
+    "counts, mostly 0": (
+        {"extra": np.where(np.arange(600) < 60, np.arange(600), 0)},
+        ValueTooRare,
+        {"extra": np.where(np.arange(600) < 160, np.arange(600), 0)},
+    ),
+    "ill in one cell": (
+        {"extra": HALF & (~ILL | flag(*np.flatnonzero(ILL)[:1]))}, ValueTooRare, {"extra": HALF},
+    ),
+    "two that differ in one row": (
+        {"extra": HALF, "more": HALF ^ flag(7)}, ValueTooRare, {"extra": HALF, "more": EVEN},
+    ),
+    "two that agree in one row": (
+        {"extra": HALF, "more": ~HALF ^ flag(7)}, ValueTooRare, {"extra": HALF, "more": ~HALF},
+    ),
+    "one in neither of two halves": (
+        {"extra": HALF & ~flag(7), "more": ~HALF}, ValueTooRare, {"extra": HALF, "more": ~HALF},
+    ),
+    "categories and one without": (
+        {"extra": (THIRDS == 0) & ~flag(6), "more": THIRDS == 1, "third": THIRDS == 2, "y": SIXTHS},
+        ValueTooRare,
+        {"extra": THIRDS == 0, "more": THIRDS == 1, "third": THIRDS == 2, "y": SIXTHS},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("first", [True, False])
+def test_group_smaller_than_agreed(name: str, first: bool) -> None:
+    """In each input: with the other one's rows subtracted, these alone remain."""
+    columns, leaf, twin = GROUPS[name]
+    features = ["age", "marker", *(name for name in columns if name != "y")]
+    honest = rows(1, **twin)
+    with refused(leaf):
+        model(*(rows(1, **columns), honest)[:: 1 if first else -1], features=features)
+    assert len(model(honest, honest, features=features)["coefficients"]) == len(features)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6])
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_difference_of_two_features_that_is_one_person(size: float, offset: float) -> None:
+    """Each varies over everybody; the one less the other is a yes-or-no feature of one person."""
+    features, other = ["extra", "more"], rows(2, extra=offset + NOISE, more=offset + NOISE)
+    alone = rows(1, extra=offset + NOISE, more=offset + NOISE + size * flag(7))
+    with refused(SubjectDominates):
+        model(alone, other, features=features)
+    everybody = rows(1, extra=offset + NOISE, more=offset + NOISE + size * np.roll(NOISE, 1))
+    model(everybody, other, features=features)
+
+
+@pytest.mark.parametrize("visits", [4, 300])
+def test_few_persons_in_many_rows(visits: int) -> None:
+    """R06: three hundred rows with the value, and 75 persons, or one."""
+    people = [f"p{i // visits}" if i < 300 else f"q{i}" for i in range(600)]
+    with refused(ValueTooRare):
+        model(rows(1, patient=people, extra=HALF), rows(2, extra=EVEN))
+    model(rows(1, extra=HALF), rows(2, extra=EVEN))
+
+
+def test_one_person_has_most_rows() -> None:
+    """A model of Alice's patients, nine of ten rows of which are one patient's visits."""
+    people = ["main" if i % 10 else f"p{i}" for i in range(4000)]
+    with refused(SubjectDominates):
+        model(rows(1, count=4000, patient=people), rows(2))
+    people = ["main" if i % 4 == 0 else f"p{i}" for i in range(4000)]
+    model(rows(1, count=4000, patient=people), rows(2))
+
+
+ill_in: Callable[[int], Column] = lambda members: (np.arange(600) < members).astype(np.int64)  # noqa: E731
+
+
+@pytest.mark.parametrize("members", [0, 1, 99])
+@pytest.mark.parametrize("first", [True, False])
+def test_class_of_the_label_with_few_members(members: int, first: bool) -> None:
+    """The only patient who is ill: `classes` says that there is one, the weights who it is. With
+    none, everybody of this input is known to be well."""
+    few, many = rows(1, y=ill_in(members)), rows(2, y=ill_in(300))
+    with refused(ClassTooSmall):
+        model(*(few, many)[:: 1 if first else -1])
+    model(rows(1, y=ill_in(100)), many)
+
+
+def test_class_that_has_enough_members_only_jointly() -> None:
+    """R06: sixty and sixty are above a hundred, until the one sixty are subtracted."""
+    with refused(ClassTooSmall):
+        model(rows(1, y=ill_in(60)), rows(2, y=ill_in(60)))
+    model(rows(1, y=ill_in(100)), rows(2, y=ill_in(100)))
+
+
+def test_task_that_chooses_features() -> None:
+    """R07: one use per feature, each true for one person more than the last."""
+    fixed = 'features = ["age", "bmi"], label = "y", max_iter = 200'
+    Agreed.on(RUN, fixed, ["model_weights"], minimum=K)
+    for old, new in (
+        ('["age", "bmi"]', '{ choose = [["age"], ["age", "bmi"]] }'),
+        ('"y"', '{ choose = ["y", "age"] }'),
+    ):
+        with refused(PolicyInvalid):
+            Agreed.on(RUN, fixed.replace(old, new), ["model_weights"], minimum=K)
+
+
+def test_mean_and_deviation_about_the_few_who_are_not_zero() -> None:
+    """The same rule for statistics: four costs among hundreds of zeros are the whole column."""
+
+    def described(column: Column) -> Any:
+        tables = [rows(1, extra=column), rows(2)]
+        return gated("summary_statistics", tables, {"columns": ["extra"]}, rule)["statistics"]
+
+    rule = Rule(("statistics",), min_subjects_per_input=K)
+    with refused(ValueTooRare):
+        described(np.where(np.arange(600) < 99, np.arange(600) % 50, 0.0))
+    assert described(np.where(np.arange(600) < 110, np.arange(600) % 50 + 1, 0.0))
+
+
+# A result that passes holds k persons in each group, counted another way.
+
+
+def _small_groups(table: pa.Table, features: list[str], k: int) -> list[str]:
+    """Groups of 1 to k - 1 persons of one input, by Python's own sets."""
+    held: dict[str, set[str]] = {}
+    for line in table.to_pylist():
+        names = [f"label {line['y']}"]
+        for name in features:
+            names.append(f"{name} {line[name]}")
+            if len(set(table[name].to_pylist())) == 2:
+                names.append(f"{name} {line[name]} and label {line['y']}")
+        for name in names:
+            held.setdefault(name, set()).add(line["patient"])
+    return [name for name, people in held.items() if 0 < len(people) < k]
+
+
+def test_no_result_passes_with_a_group_below_k() -> None:
+    """Three hundred worlds of few values and repeated persons, about half of them honest."""
+    outcomes = {True: 0, False: 0}
+    for seed in range(300):
+        rng = np.random.default_rng([seed, 11])
+        k, features = int(rng.integers(2, 5)), ["one", "two"]
+        tables = [
+            pa.table(
+                {
+                    "patient": [f"p{i}" for i in rng.integers(0, 300, count)],
+                    "one": rng.random(count) < rng.choice([0.02, 0.3, 0.5]),
+                    "two": rng.choice(
+                        4, count, p=[0.3, 0.3, 0.3, 0.1] if seed % 3 else [0.3, 0.3, 0.38, 0.02]
+                    ).astype(np.float64),
+                    "y": (rng.random(count) < rng.choice([0.02, 0.3, 0.5])).astype(np.int64),
+                }
+            )
+            for count in rng.integers(100, 200, 2)
+        ]
+        inputs = {str(i): Input(table, "patient") for i, table in enumerate(tables)}
+        parameters, rule = {"features": features, "label": "y"}, Rule(min_subjects_per_input=k)
+        try:
+            require_groups(inputs, COMPUTATIONS[RUN].groups(inputs, parameters, rule), rule)
+        except RatlsError:
+            outcomes[False] += 1
+            continue
+        outcomes[True] += 1
+        assert [_small_groups(table, features, k) for table in tables] == [[], []], seed
+    assert min(outcomes.values()) > 50, outcomes
+
+
+def test_refused_over_the_wire_and_the_next_task_is_computed() -> None:
+    """No word of the person anywhere, and an honest task afterwards has its model."""
+    count_refusal()
+    world = EnclaveWorld.create()
+    with world.running() as live:
+        people = world.consortium
+        outcomes = []
+        for ages in ({"age": [50] * 59 + [51]}, {}):
+            task = world.task()
+            table = rows_of_the_consortium(1, **ages)
+            names = [
+                "CANARY-person" if i == 59 else n
+                for i, n in enumerate(table["patient"].to_pylist())
+            ]
+            live.release(
+                people.alice,
+                "train_party_1",
+                rows_of_the_consortium(1, **ages, patient=names),
+                task,
+            )
+            live.release(people.bob, "train_party_2", rows_of_the_consortium(2), task)
+            outcomes.append(live.wait(people.carol, task))
+        assert isinstance(outcomes[0], Denied)
+        assert isinstance(outcomes[1], Result)
+        assert "CANARY" not in live.stream.getvalue()
