@@ -64,6 +64,29 @@ def of_pairs(
         yield Group(thing, group, ValueTooRare)
 
 
+def of_most_alike(thing: str, matrix: Matrix, people: People) -> Group:
+    """Whom the combination of columns is about that is zero for as many rows as can be found.
+
+    Three categories, each a column, and one person who is in none: 1 - a - b - c is this person.
+    The most frequent rows are set to zero, one after the other, as long as something is left.
+
+    Args:
+        matrix: Rows and columns of few values; not all rows alike.
+    """
+    patterns, which, rows = np.unique(matrix, axis=0, return_inverse=True, return_counts=True)
+    points = np.column_stack([np.ones(len(patterns)), patterns])
+    points /= np.abs(points).max(axis=0).clip(min=1.0)
+    most = int(np.linalg.matrix_rank(points)) - 1
+    zero, basis = np.zeros(len(points), bool), np.empty((0, points.shape[1]))
+    for i in np.argsort(-rows, kind="stable"):
+        rest = points[i] - basis.T @ (basis @ points[i])
+        length = float(np.linalg.norm(rest))
+        zero[i] = length < 1e-9 or len(basis) < most
+        if length >= 1e-9 and zero[i]:
+            basis = np.vstack([basis, rest / length])
+    return Group(thing, people[~zero[which.ravel()]], ValueTooRare)
+
+
 def of_directions(
     thing: str,
     matrix: Matrix,

@@ -29,7 +29,13 @@ import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from enclave_app.computations.groups import Matrix, of_directions, of_pairs, of_values
+from enclave_app.computations.groups import (
+    Matrix,
+    of_directions,
+    of_most_alike,
+    of_pairs,
+    of_values,
+)
 from enclave_app.errors import (
     ClassesNotTwo,
     ClassTooSmall,
@@ -205,10 +211,6 @@ def _of_features(
     if few:
         # What a person has in several rows counts once.
         rows = np.unique(np.column_stack([people, *few]), axis=0)
-        yield of_directions(
-            f"{dataset}: features of few values",
-            rows[:, 1:],
-            rows[:, 0].astype(np.int64),
-            most=MOST_OF_FEW,
-            leaf=ValueTooRare,
-        )
+        thing, who = f"{dataset}: features of few values", rows[:, 0].astype(np.int64)
+        yield of_most_alike(thing, rows[:, 1:], who)
+        yield of_directions(thing, rows[:, 1:], who, most=MOST_OF_FEW, leaf=ValueTooRare)

@@ -184,6 +184,7 @@ def flag(*carriers: int, count: int = 600) -> Column:
 HALF, EVEN = flag(*range(300)), flag(*range(0, 600, 2))
 NOISE = np.random.default_rng(3).normal(0, 1, 600)
 THIRDS, SIXTHS = np.arange(600) % 3, np.arange(600) // 3 % 2
+BUT_48 = np.arange(600) >= 144
 ILL = rows()["y"].to_numpy() == 1
 # What stands in the columns `extra` and `more`, the refusal, and the twin that is released.
 GROUPS: dict[str, tuple[dict[str, Any], type[ReleaseDeniedError], dict[str, Any]]] = {
@@ -217,6 +218,11 @@ GROUPS: dict[str, tuple[dict[str, Any], type[ReleaseDeniedError], dict[str, Any]
     "one in neither of two halves": (
         {"extra": HALF & ~flag(7), "more": ~HALF}, ValueTooRare, {"extra": HALF, "more": ~HALF},
     ),
+    "categories and 48 without": (
+        {"extra": THIRDS == 0, "more": THIRDS == 1, "third": (THIRDS == 2) & BUT_48, "y": SIXTHS},
+        ValueTooRare,
+        {"extra": THIRDS == 0, "more": THIRDS == 1, "third": THIRDS == 2, "y": SIXTHS},
+    ),
     "categories and one without": (
         {"extra": (THIRDS == 0) & ~flag(6), "more": THIRDS == 1, "third": THIRDS == 2, "y": SIXTHS},
         ValueTooRare,
@@ -235,6 +241,14 @@ def test_group_smaller_than_agreed(name: str, first: bool) -> None:
     with refused(leaf):
         model(*(rows(1, **columns), honest)[:: 1 if first else -1], features=features)
     assert len(model(honest, honest, features=features)["coefficients"]) == len(features)
+
+
+def test_tenth_value_is_rare() -> None:
+    """Stages from 0 to 9, the last of them one patient's; with one more they are a measurement."""
+    stage = np.arange(1200) % 9
+    with refused(ValueTooRare):
+        model(rows(1, count=1200, extra=np.where(np.arange(1200) < 99, 9, stage)), rows(2))
+    model(rows(1, count=1200, extra=np.where(np.arange(1200) < 100, 9, stage)), rows(2))
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-6])
