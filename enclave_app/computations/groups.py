@@ -51,17 +51,14 @@ def of_pairs(
     """What the equations of two yes-or-no columns, added and subtracted, are about.
 
     Who has both or neither, and who has one alone: a second column that differs from the first in
-    one row would otherwise be that row. Of three cells each is an equation of its own.
+    one row would otherwise be that row.
 
     Args:
         one, two: True or False for each row; neither is constant.
     """
-    cells = [people[(one == a) & (two == b)] for a in (False, True) for b in (False, True)]
-    filled = [cell for cell in cells if len(cell)]
-    if len(filled) == 4:
-        filled = [np.concatenate([cells[0], cells[3]]), np.concatenate([cells[1], cells[2]])]
-    for group in filled:
-        yield Group(thing, group, ValueTooRare)
+    for group in (people[one == two], people[one != two]):
+        if len(group):
+            yield Group(thing, group, ValueTooRare)
 
 
 def of_most_alike(thing: str, matrix: Matrix, people: People) -> Group:
