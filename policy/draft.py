@@ -62,7 +62,8 @@ machines = {machines}
 # id = "train"
 # run = "logistic_regression"
 # inputs = ["train_party_1"]
-# # A value is fixed; {{ choose = [..] }} or {{ min = , max = }} leaves it to the task.
+# # A value is fixed; {{ choose = [..] }} or {{ min = , max = }} leaves a number
+# # to the task; columns are always fixed.
 # parameters = {{ features = ["age"], label = "y", max_iter = {{ min = 50, max = 5000 }} }}
 # submitters = ["carol-lab"]   # parties with the role submitter
 # recipients = ["carol-lab"]   # parties with the role recipient

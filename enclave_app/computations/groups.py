@@ -1,6 +1,7 @@
 """The groups that statistics and models of columns are about, as the gate wants them declared.
 
     yield from of_values(thing, values, people, few=10)     # each value that few others stand by
+    yield of_weights(thing, squares, people, most=0.5)      # nobody holds more than half
     yield of_directions(thing, matrix, people, most=0.5)    # every combination of columns at once
 
 A model of d features is d + 1 equations about the rows, and a recipient may add and subtract
@@ -43,6 +44,16 @@ def of_values(thing: str, values: npt.NDArray[Any], people: People, *, few: int)
     if len(found) <= few:
         for value in range(len(found)):
             yield Group(thing, people[which == value], ValueTooRare)
+
+
+def of_weights(thing: str, weights: Matrix, people: People, *, most: float) -> Share:
+    """The largest part of these weights that one person holds.
+
+    Args:
+        weights: One for each row, finite, not negative, not all zero.
+    """
+    held = np.bincount(people + 1, weights)  # a null, -1, is taken for one person
+    return Share(thing, float(held.max() / weights.sum()), most)
 
 
 def of_pairs(

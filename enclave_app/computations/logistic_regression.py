@@ -35,6 +35,7 @@ from enclave_app.computations.groups import (
     of_most_alike,
     of_pairs,
     of_values,
+    of_weights,
 )
 from enclave_app.errors import (
     ClassesNotTwo,
@@ -44,15 +45,16 @@ from enclave_app.errors import (
     SolverNotConverged,
     ValueTooRare,
 )
-from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered
+from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered, persons
 
 # What makes two fits comparable is measured, not negotiable.
 C, TOLERANCE = 1.0, 1e-10
 # Categories that people recognise each other by; a column with more values is a measurement.
 FEW = 10
-# Of a combination of features that have few values, one person holds a tenth at most, and of any
-# combination a half. A model of thirty measurements of 270 persons is just within that.
-MOST_OF_FEW, MOST_OF_ALL = 0.1, 0.5
+# Of what varies in one feature, or in a combination of features that have few values, one person
+# holds a tenth at most. In any combination too, or five times what each holds on average; half at
+# most. A model of thirty measurements of 270 persons is just within that.
+MOST_OF_ONE, MOST_TIMES_AVERAGE, MOST_OF_ALL = 0.1, 5, 0.5
 # At each end of a feature at least one person in so many, or k, are equally far out.
 _ENDS = 20
 
@@ -184,8 +186,15 @@ def groups(
     matrix, _, _ = _standardised(list(inputs.values()), features, rule.min_subjects_per_input)
     for dataset, (table, subject) in inputs.items():
         part, matrix = matrix[: len(table)], matrix[len(table) :]
-        people, thing = numbered(table.column(subject)), f"dataset {dataset!r}: features together"
-        yield of_directions(thing, part, people, most=MOST_OF_ALL)
+        people = numbered(table.column(subject))
+        for name, column in zip(features, part.T, strict=True):
+            # The other provider may have made up rows that are as far out as one of these.
+            thing, squares = f"dataset {dataset!r}: feature {name!r}", (column - column.mean()) ** 2
+            yield of_weights(thing, squares, people, most=MOST_OF_ONE)
+        thing = f"dataset {dataset!r}: features together"
+        average = (len(features) + 1) / persons(people)
+        most = min(MOST_OF_ALL, max(MOST_OF_ONE, MOST_TIMES_AVERAGE * average))
+        yield of_directions(thing, part, people, most=most)
 
 
 def _of_features(
@@ -213,4 +222,4 @@ def _of_features(
         rows = np.unique(np.column_stack([people, *few]), axis=0)
         thing, who = f"{dataset}: features of few values", rows[:, 0].astype(np.int64)
         yield of_most_alike(thing, rows[:, 1:], who)
-        yield of_directions(thing, rows[:, 1:], who, most=MOST_OF_FEW, leaf=ValueTooRare)
+        yield of_directions(thing, rows[:, 1:], who, most=MOST_OF_ONE, leaf=ValueTooRare)

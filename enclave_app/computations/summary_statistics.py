@@ -29,7 +29,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enclave_app.computations.groups import of_values
+from enclave_app.computations.groups import of_values, of_weights
 from enclave_app.errors import NumbersOutOfRange, QuantileExposes
 from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered
 
@@ -148,9 +148,7 @@ def _shares(thing: str, rows: pd.DataFrame) -> Iterator[Share]:
     patient with a thousand visits among a hundred with one.
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        squares = (rows["value"] - rows["value"].mean()) ** 2
-        total = float(squares.sum())
-    _require_workable(total)
-    of_person = squares.groupby(rows["person"])
-    yield Share(thing, float(of_person.sum().max()) / total, most=0.5)
-    yield Share(thing, int(of_person.size().max()) / len(rows), most=0.5)
+        squares = ((rows["value"] - rows["value"].mean()) ** 2).to_numpy()
+        _require_workable(float(squares.sum()))
+    yield of_weights(thing, squares, _people(rows), most=0.5)
+    yield of_weights(thing, np.ones(len(rows)), _people(rows), most=0.5)
