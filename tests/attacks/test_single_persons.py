@@ -245,17 +245,20 @@ def test_tenth_value_is_rare() -> None:
     model(rows(1, count=1200, extra=np.where(np.arange(1200) < 100, 9, stage)), rows(2))
 
 
-@pytest.mark.parametrize("crowd", [1, 9])
-def test_provider_brings_rows_that_are_as_far_out(crowd: int) -> None:
+@pytest.mark.parametrize(("crowd", "more"), [(1, 0), (9, 0), (9, 16)])
+def test_provider_brings_rows_that_are_as_far_out(crowd: int, more: int) -> None:
     """Bob's few large doses would be pulled in; Alice makes up a hundred like them, and has the
-    recipient subtract what is hers."""
-    quiet = rows(1, extra=NOISE)
-    made_up = rows(2, extra=NOISE + 1000 * flag(*range(100)))
-    alone = rows(1, extra=NOISE + 1000 * flag(*range(crowd)))
+    recipient subtract what is hers. Many features make it no better."""
+    rng = np.random.default_rng(4)
+    others = {f"m{i}": rng.normal(0, 1, 600) for i in range(more)}
+    features = [*FEATURES, *others]
+    quiet = rows(1, extra=NOISE, **others)
+    made_up = rows(2, extra=NOISE + 1000 * flag(*range(100)), **others)
+    alone = rows(1, extra=NOISE + 1000 * flag(*range(crowd)), **others)
     for tables in ((alone, made_up), (made_up, alone)):
         with refused(SubjectDominates):
-            model(*tables)
-    model(quiet, made_up)
+            model(*tables, features=features)
+    model(quiet, made_up, features=features)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-6])
