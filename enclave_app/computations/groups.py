@@ -27,6 +27,7 @@ from enclave_app.release import Group, People, Share
 Matrix = npt.NDArray[np.float64]
 # A direction that is smaller than this is rounding; in six digits it could not be seen anyway.
 _NOTHING = 1e-12
+_SMALL = float(np.finfo(float).tiny)
 
 
 def of_values(thing: str, values: npt.NDArray[Any], people: People, *, few: int) -> Iterator[Group]:
@@ -46,14 +47,23 @@ def of_values(thing: str, values: npt.NDArray[Any], people: People, *, few: int)
             yield Group(thing, people[which == value], ValueTooRare)
 
 
+def from_zero_to_one(values: npt.NDArray[Any]) -> Matrix:
+    """The same column in a size that can be squared."""
+    near = values.astype(np.float64)
+    near /= max(float(np.abs(near).max()), _SMALL)
+    near -= near.min()
+    near /= max(float(near.max()), _SMALL)
+    return near
+
+
 def of_weights(thing: str, weights: Matrix, people: People, *, most: float) -> Share:
     """The largest part of these weights that one person holds.
 
     Args:
-        weights: One for each row, finite, not negative, not all zero.
+        weights: One for each row, finite, not negative. All zero: nothing there is not one's.
     """
-    held = np.bincount(people + 1, weights)  # a null, -1, is taken for one person
-    return Share(thing, float(held.max() / weights.sum()), most)
+    held, total = np.bincount(people + 1, weights), float(weights.sum())  # a null is -1
+    return Share(thing, float(held.max()) / total if total > 0 else 1.0, most)
 
 
 def of_pairs(
@@ -79,11 +89,10 @@ def of_most_alike(thing: str, matrix: Matrix, people: People) -> Group:
     The most frequent rows are set to zero, one after the other, as long as something is left.
 
     Args:
-        matrix: Rows and columns of few values; not all rows alike.
+        matrix: Rows and columns of few values between 0 and 1.
     """
     patterns, which, rows = np.unique(matrix, axis=0, return_inverse=True, return_counts=True)
     points = np.column_stack([np.ones(len(patterns)), patterns])
-    points /= np.abs(points).max(axis=0).clip(min=1.0)
     most = int(np.linalg.matrix_rank(points)) - 1
     zero, basis = np.zeros(len(points), bool), np.empty((0, points.shape[1]))
     for i in np.argsort(-rows, kind="stable"):
@@ -113,7 +122,7 @@ def of_directions(
             equation too.
     """
     whole = np.column_stack([np.ones(len(matrix)), matrix - matrix.mean(axis=0)])
-    whole /= np.sqrt((whole**2).sum(axis=0)).clip(min=np.finfo(float).tiny)
+    whole /= np.sqrt((whole**2).sum(axis=0)).clip(min=_SMALL)
     directions, sizes, _ = np.linalg.svd(whole, full_matrices=False)
     # In these coordinates all directions are alike, and a row's part of its own is its length.
     even = directions[:, sizes > _NOTHING * sizes[0]]

@@ -31,6 +31,7 @@ from sklearn.linear_model import LogisticRegression
 
 from enclave_app.computations.groups import (
     Matrix,
+    from_zero_to_one,
     of_directions,
     of_most_alike,
     of_pairs,
@@ -208,7 +209,7 @@ def _of_features(
         yield from of_values(thing, column, people, few=FEW)
         found = np.unique(column)
         if len(found) <= FEW:
-            few.append(column.astype(np.float64))
+            few.append(from_zero_to_one(column))
         if len(found) == 2:
             flags[name] = column == found[1]
             # A coefficient of two values is the four numbers of a table with the label.

@@ -11,6 +11,7 @@ from scipy.stats.mstats import winsorize
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 
+from enclave_app.computations.groups import of_weights
 from enclave_app.computations.logistic_regression import fit
 from enclave_app.errors import (
     ClassesNotTwo,
@@ -19,7 +20,10 @@ from enclave_app.errors import (
     SolverNotConverged,
 )
 from enclave_app.release import Input
+from tests.enclave_app.agreed import gated
+from tests.enclave_app.test_release import Rule
 from tests.support.refusal import refused
+from verifier.errors import RatlsError
 
 FEATURES = ["a", "b", "c"]
 
@@ -96,6 +100,37 @@ def test_values_too_large_or_small_to_standardise(scale: float) -> None:
     values = np.where(np.arange(200) % 2 == 0, scale, scale / 2)
     with refused(NumbersOutOfRange):
         fitted(rows(a=values))
+
+
+@pytest.mark.parametrize(
+    ("values", "leaf"),
+    [
+        ([1e308, -1e308], NumbersOutOfRange),
+        ([1e-320, 0.0], NumbersOutOfRange),
+        ([2**60, 2**60 + 1], FeatureConstant),
+        ([1e200, 2e200], NumbersOutOfRange),
+        ([1e-9, 2e-9], None),
+        ([1e9, 1e9 + 1], None),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_two_values_of_any_size(values: list[Any], leaf: type[RatlsError] | None) -> None:
+    """A warning would go to the host, and say what the rows are like."""
+    parameters = {"features": ["a", "b"], "label": "y", "max_iter": 500}
+    tables = [rows(seed=seed, a=np.array(values * 100)) for seed in (1, 2)]
+    if leaf is None:
+        assert gated("logistic_regression", tables, parameters, Rule())
+        return
+    with refused(leaf):
+        gated("logistic_regression", tables, parameters, Rule())
+
+
+@pytest.mark.filterwarnings("error")
+def test_feature_in_which_nothing_is_left_to_vary() -> None:
+    """Zero divided by zero is no small share."""
+    people, weights = np.arange(4), np.array([0.0, 0.0, 0.0, 1.0])
+    assert of_weights("feature", np.zeros(4), people, most=0.5).largest == 1.0
+    assert of_weights("feature", 1 - weights, people, most=0.5).largest == pytest.approx(1 / 3)
 
 
 def test_solver_that_did_not_converge() -> None:
