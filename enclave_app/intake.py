@@ -60,7 +60,7 @@ class Intake:
             raise BatchesExceeded(
                 "release", expected=f"at most {self._limits.batches} batches", found="more"
             )
-        check_batch(batch, self._dataset)
+        check_batch(batch, self._dataset, rows_before=self.rows)
         self._keep(batch)
 
     def _keep(self, batch: pa.RecordBatch) -> None:

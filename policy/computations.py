@@ -35,7 +35,7 @@ class Columns:
     several: bool = True
     nullable: bool = False
     subject: bool = False  # may be the column that names a person
-    alike: bool = False  #   of one type in all inputs
+    alike: bool = False  #   of one type and spelling in all inputs
 
     def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Told]:
         names = value if isinstance(value, tuple) else (value,)
@@ -50,6 +50,8 @@ class Columns:
             found = {d.columns[name].type for d in inputs if name in d.columns}
             if self.alike and len(found) > 1:
                 yield path, "a column of one type in all inputs", f"{name!a}: {sorted(found)}"
+            if self.alike:
+                yield from _one_spelling(path, name, inputs)
 
     def _usable(self, path: str, name: str, dataset: Dataset) -> Iterator[Told]:
         column = dataset.columns.get(name)
@@ -62,6 +64,17 @@ class Columns:
             yield path, f"columns of type {wanted}", f"{name!a} of {dataset.id}: {column.type}"
         elif column.nullable and not self.nullable:
             yield path, "columns whose type does not end in ?", f"{name!a} of {dataset.id}"
+
+
+def _one_spelling(path: str, name: str, inputs: Sequence[Dataset]) -> Iterator[Told]:
+    """Texts that are compared across inputs have one spelling, or one person would be several."""
+    having = [d for d in inputs if name in d.columns and d.columns[name].type == "string"]
+    for dataset in having:
+        if dataset.spelling(name) is None:
+            wanted = 'a column with a spelling: { type = "string", spelling = "canonical" }'
+            yield path, wanted, f"{name!a} of {dataset.id}"
+        elif dataset.spelling(name) != having[0].spelling(name):
+            yield path, f"the spelling that it has in {having[0].id}", f"{name!a} of {dataset.id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,6 +303,8 @@ class Column(Section):
     nullable: bool = False
     min: Any = None
     max: Any = None
+    # Of texts that name persons; a subject's are canonical without being told.
+    spelling: Literal["canonical", "folded"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -325,6 +327,8 @@ class Column(Section):
                 raise Unfit("min and max within int32", str(bound))
         if len(bounds) == 2 and self.min > self.max:
             raise Unfit("min not above max", "the reverse")
+        if self.spelling is not None and self.type != "string":
+            raise Unfit("a spelling of a string alone", f"one of {self.type}", field="spelling")
         return self
 
 
@@ -341,6 +345,13 @@ class Dataset(Section):
         AfterValidator(MappingProxyType),
     ]
     max_rows: Annotated[int, Field(ge=1, le=10**10)]
+
+    def spelling(self, name: str) -> str | None:
+        """How the texts of a column must be written: `canonical`, `folded`, or in any way."""
+        column = self.columns[name]
+        if name == self.subject and column.type == "string":
+            return column.spelling or "canonical"
+        return column.spelling
 
 
 class Release(Section):

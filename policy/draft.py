@@ -53,7 +53,8 @@ machines = {machines}
 # subject = "patient"          # the column that names a person; counted, never released
 # max_rows = 5_000_000
 # # bool, int32, int64, float32, float64, string, date32, "timestamp[us, UTC]"; a ? at the end
-# # allows nulls; a table gives the allowed values.
+# # allows nulls; a table gives the allowed values. Ids of persons are the same person's if they
+# # are the same text; {{ type = "string", spelling = "folded" }} admits no capitals in them.
 # columns = {{ patient = "string", age = {{ type = "int64", min = 0, max = 120 }}, y = "int64" }}
 
 # What is computed from it, for whom.

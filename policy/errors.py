@@ -528,6 +528,47 @@ class ValueOutsideDomain(InvalidDataError):
     default_fix = "correct the row at the source, or agree on a wider domain"
 
 
+# How persons are named, in a dataset's `subject` and in columns with a `spelling`.
+
+
+class PersonUnnamed(InvalidDataError):
+    """A person's id is empty or blank."""
+
+    code = "person-unnamed"
+    default_fix = "give the person an id, or leave the row out"
+
+
+class PersonSpelledWithBlanks(InvalidDataError):
+    """A person's id begins or ends with a space, and would count as another person's."""
+
+    code = "person-spelled-with-blanks"
+    default_fix = "trim the column at the source: in SQL trim(id), in pandas ids.str.strip()"
+
+
+class PersonSpelledInvisibly(InvalidDataError):
+    """A person's id holds a character that nobody sees, and would count as another person's."""
+
+    code = "person-spelled-invisibly"
+    default_fix = "remove control and zero-width characters, and blanks other than the space"
+
+
+class PersonSpelledInParts(InvalidDataError):
+    """A person's id is not in NFC: an accent stands apart, and it would count as another's."""
+
+    code = "person-spelled-in-parts"
+    default_fix = (
+        "compose the column at the source: in PostgreSQL normalize(id), in pandas "
+        'ids.str.normalize("NFC")'
+    )
+
+
+class PersonSpelledInCapitals(InvalidDataError):
+    """A person's id is not case-folded, as the policy's spelling `folded` demands."""
+
+    code = "person-spelled-in-capitals"
+    default_fix = "fold the column at the source, for example in pandas ids.str.casefold()"
+
+
 # Leaves: keys and party folders.
 
 

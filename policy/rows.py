@@ -11,12 +11,14 @@ module of `policy` that imports pyarrow.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from policy import text
 from policy.document import Column, Dataset
 from policy.errors import (
     ColumnMissing,
@@ -24,12 +26,18 @@ from policy.errors import (
     ColumnTypeDiffers,
     ColumnUnexpected,
     InvalidDataError,
+    PersonSpelledInCapitals,
+    PersonSpelledInParts,
+    PersonSpelledInvisibly,
+    PersonSpelledWithBlanks,
+    PersonUnnamed,
     RowsMalformed,
     ValueNotFinite,
     ValueNull,
     ValueOutsideDomain,
 )
 
+_ROWS_NAMED = 5  # in one refusal
 _TYPES: dict[str, Any] = {
     "bool": pa.bool_(),
     "int32": pa.int32(),
@@ -108,7 +116,9 @@ def check_batch(batch: pa.RecordBatch, dataset: Dataset, *, rows_before: int = 0
     Args:
         rows_before: Rows of earlier batches, so that a refusal can name the row (from 1 on).
 
-    Raises: as `check_schema`; RowsMalformed, ValueNull, ValueNotFinite, ValueOutsideDomain.
+    Raises: as `check_schema`; RowsMalformed, ValueNull, ValueNotFinite, ValueOutsideDomain, and
+        of ids of persons PersonUnnamed, PersonSpelledWithBlanks, PersonSpelledInvisibly,
+        PersonSpelledInParts, PersonSpelledInCapitals.
     """
     check_schema(batch.schema, dataset)
     try:
@@ -120,20 +130,62 @@ def check_batch(batch: pa.RecordBatch, dataset: Dataset, *, rows_before: int = 0
             f"{dataset.id}: batch", expected="arrays that are sound", found="others"
         ) from error
     for name, column in dataset.columns.items():
-        for leaf, expected, wrong in _faults(batch.column(name), column):
-            place = pc.index(wrong, True).as_py()
-            if place >= 0:
-                # Which row, and never what stands in it.
+        values = batch.column(name)
+        faults = chain(_faults(values, column), _misspelled(values, dataset.spelling(name)))
+        for leaf, expected, wrong in faults:
+            if pc.any(wrong).as_py():
+                # Which rows, and never what stands in them.
                 raise leaf(
                     f"{dataset.id}: column {name!r}",
                     expected=expected,
-                    found=f"another value in row {rows_before + place + 1}",
+                    found=f"another value in {_rows(wrong, rows_before)}",
                 )
 
 
-def _faults(
-    values: pa.Array, column: Column
-) -> Iterator[tuple[type[InvalidDataError], str, pa.Array]]:
+def _rows(wrong: pa.Array, rows_before: int) -> str:
+    """`row 3`, or `rows 3, 8, 12, 13, 20 and 4 more`."""
+    places = [rows_before + p + 1 for p in pc.indices_nonzero(wrong).to_pylist()]
+    listed = ", ".join(map(str, places[:_ROWS_NAMED]))
+    more = f" and {len(places) - _ROWS_NAMED} more" if len(places) > _ROWS_NAMED else ""
+    return f"{'row' if len(places) == 1 else 'rows'} {listed}{more}"
+
+
+Fault = tuple[type[InvalidDataError], str, pa.Array]  # refusal, what is asked for, where not so
+
+
+def _misspelled(values: pa.Array, spelling: str | None) -> Iterator[Fault]:
+    """R06: `P1`, `P1 ` and `p1` are one person to people and three to a computer that counts."""
+    if spelling is None:
+        return
+    trimmed = pc.ascii_trim(values, characters=" ")
+    yield PersonUnnamed, "an id that is not blank", pc.equal(pc.binary_length(trimmed), 0)
+    yield PersonSpelledWithBlanks, "no space at either end", pc.not_equal(trimmed, values)
+    joined = _joined(values)
+    for leaf, expected, holds in _SPELLINGS[spelling]:
+        if not holds(joined):
+            wrong = [id_ is not None and not holds(id_) for id_ in values.to_pylist()]
+            yield leaf, expected, pa.array(wrong)
+
+
+_CANONICAL: tuple[tuple[type[InvalidDataError], str, Callable[[str], bool]], ...] = (
+    (PersonSpelledInvisibly, "characters that can be seen", text.is_visible),
+    (PersonSpelledInParts, "NFC form", text.is_composed),
+)
+_SPELLINGS = {
+    "canonical": _CANONICAL,
+    "folded": (*_CANONICAL, (PersonSpelledInCapitals, "case-folded letters", text.is_folded)),
+}
+
+
+def _joined(values: pa.Array) -> str:
+    """All texts, with a space between each two: it joins with no character of its neighbours."""
+    values = values.drop_null()
+    ends = pa.array([0, len(values)], pa.int32())
+    joined: str = pc.binary_join(pa.ListArray.from_arrays(ends, values), " ")[0].as_py()
+    return joined
+
+
+def _faults(values: pa.Array, column: Column) -> Iterator[Fault]:
     """For each rule of a column: its refusal, what it asks for, and where it is broken."""
     if not column.nullable:
         if values.null_count:  # for a column without nulls there is nothing to search

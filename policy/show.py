@@ -140,7 +140,7 @@ def _column(column: Column) -> str:
     for word, bound in (("min", column.min), ("max", column.max)):
         if bound is not None:
             text += f", {word} {_bound(bound)}"
-    return text
+    return text if column.spelling is None else f"{text}, spelling {column.spelling}"
 
 
 def _bound(bound: Any) -> str:

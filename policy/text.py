@@ -1,7 +1,9 @@
 """What text may stand in a document that people sign: they must see exactly what they sign.
 
-`visible_fault` judges raw text (comments too); `slug_fault` ids; `name_fault` column names,
-which may use letters of any script. Each gives None, or (expected, found) of the first fault.
+`hidden_character` judges raw text (comments too); `slug_fault` ids; `name_fault` column names,
+which may use letters of any script. The last two give None, or (expected, found) of the first
+fault. `is_visible`, `is_composed` and `is_folded` judge ids of persons: what holds for ids that
+are joined by spaces holds for each of them, so that a million are judged at once.
 """
 
 from __future__ import annotations
@@ -15,16 +17,10 @@ SLUG = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)  #             study, party, dat
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)  # datasets, runs, parameters
 
 # Drawn as nothing, though not of category Cf: fillers, joiners, variation selectors, blanks.
-_INVISIBLE = frozenset(
-    (
-        *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0),
-        *range(0x180B, 0x1810),
-        *range(0xFE00, 0xFE10),
-        *range(0xE0100, 0xE01F0),
-    )
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+    "\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
-# Control, format (bidirectional), surrogate, private, unassigned, line and paragraph separators.
-_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 # Scripts whose letters nobody takes for ASCII letters; all others may not stand beside them.
 _DISTINCT_SCRIPTS = (
@@ -40,19 +36,29 @@ _LOOK_ALIKES = frozenset(
 )
 
 
-def _is_hidden(character: str) -> bool:
-    category = unicodedata.category(character)
-    return (
-        category in _HIDDEN_CATEGORIES
-        or ord(character) in _INVISIBLE
-        or (category == "Zs" and character != " ")
-    )
+def is_visible(text: str) -> bool:
+    """No character that people cannot see for what it is.
+
+    Printable leaves out control, format (bidirectional), surrogate, private and unassigned
+    characters, line and paragraph separators, and every blank but the space.
+    """
+    return text.isprintable() and (text.isascii() or not _INVISIBLE.search(text))
+
+
+def is_composed(text: str) -> bool:
+    """In NFC: of two ways to write `é`, the one with one character."""
+    return unicodedata.is_normalized("NFC", text)
+
+
+def is_folded(text: str) -> bool:
+    """Without a difference between upper and lower case: Unicode's case folding changes nothing."""
+    return text.casefold() == text
 
 
 def hidden_character(text: str, *, allowed: str = "") -> int | None:
     """Position of the first character that people cannot see for what it is."""
     for position, character in enumerate(text):
-        if character not in allowed and _is_hidden(character):
+        if character not in allowed and not is_visible(character):
             return position
     return None
 
@@ -98,7 +104,7 @@ def name_fault(name: str) -> Fault | None:
 def _may_stand_in_name(character: str) -> bool:
     if character.isascii():
         return character.isalnum() or character in "_-. "
-    if _is_hidden(character):
+    if not is_visible(character):
         return False
     return unicodedata.category(character)[0] in "LM" or unicodedata.category(character) == "Nd"
 
