@@ -167,11 +167,12 @@ def _misspelled(values: pa.Array, spelling: str | None) -> Iterator[Fault]:
             yield leaf, expected, pa.array(wrong)
 
 
-_CANONICAL: tuple[tuple[type[InvalidDataError], str, Callable[[str], bool]], ...] = (
+_Rule = tuple[type[InvalidDataError], str, Callable[[str], bool]]
+_CANONICAL: tuple[_Rule, ...] = (
     (PersonSpelledInvisibly, "characters that can be seen", text.is_visible),
     (PersonSpelledInParts, "NFC form", text.is_composed),
 )
-_SPELLINGS = {
+_SPELLINGS: dict[str, tuple[_Rule, ...]] = {
     "canonical": _CANONICAL,
     "folded": (*_CANONICAL, (PersonSpelledInCapitals, "case-folded letters", text.is_folded)),
 }

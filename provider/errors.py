@@ -121,6 +121,13 @@ class SourceUnreachable(SourceUnavailable):
     default_fix = "check that the database runs and lets this user in, then try again"
 
 
+class SourceBusy(SourceUnavailable):
+    """The database cannot answer just now: a lock, a conflict, a timeout, no room, a restart."""
+
+    code = "source-busy"
+    default_fix = "try again; an agent does so by itself"
+
+
 class SourceEmpty(SourceError):
     """The source has no rows; a release of nothing would still use the task up."""
 

@@ -5,12 +5,17 @@ rows of the first. The URL, which holds a password, comes from a file that its o
 read and is in no message; neither is a text of the database, which may quote rows.
 
 Values must come as the declared type; `CAST` in the query where they do not. SQLite alone has no
-type for some: there a bool is 0 or 1, a date or an instant is a text as in `text`.
+type for some: there a bool is 0 or 1, a date or an instant is a text as in `text`. Nothing is
+rounded: a double is read as float32 only if it is one.
+
+What a database cannot do just now (a lock, a conflict, no room, a restart) is undecided and may
+be tried again; every other answer of it stands.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +29,7 @@ from sqlalchemy import URL, Connection, CursorResult, Engine, NullPool, create_e
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from provider.errors import (
+    SourceBusy,
     SourceQueryRefused,
     SourceUnreachable,
     SourceUnreadable,
@@ -37,10 +43,15 @@ from verifier.files import read_file
 if TYPE_CHECKING:
     from policy.document import Dataset
 
-_PATIENCE = 20  # seconds for a connection
+_PATIENCE = 20  # seconds for a connection, or for a lock of SQLite
 _MOST_URL = 4096  # bytes
 # At each of these, what was read once is read again.
 _STEADY = ("SNAPSHOT", "REPEATABLE READ", "SERIALIZABLE")
+# SQLSTATE classes and states that pass: connection, conflict, no resources, a lock that was not
+# free, a timeout, and all that goes with a restart.
+_PASSING = ("08", "40", "53", "55P03", "57014", "57P0")
+_PASSING_SQLITE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_POSTGRESQL_FLOAT4 = 700  # the type's number in every PostgreSQL
 _PYTHON: dict[str, type] = {
     "bool": bool,
     "int32": int,
@@ -84,6 +95,7 @@ class SqlSource(Source):
             result = self._execute(step)
         with result:
             places = self._places(list(result.keys()))
+            types = [column[1] for column in result.cursor.description]
             parts = result.partitions(step)
             while True:
                 with _answered(self._name):
@@ -92,7 +104,7 @@ class SqlSource(Source):
                     return
                 columns = list(zip(*part, strict=True))
                 arrays = [
-                    self._values(columns[place], name, rows)
+                    self._values(columns[place], name, rows, types[place])
                     for name, place in zip(self._schema.names, places, strict=True)
                 ]
                 yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
@@ -109,10 +121,11 @@ class SqlSource(Source):
             )
         return result
 
-    def _values(self, values: Sequence[Any], name: str, rows: int) -> pa.Array:
-        type_ = self._schema.field(name).type
-        sqlite = self._connection.dialect.name == "sqlite"
-        build = _of_sqlite if sqlite else _exactly
+    def _values(self, values: Sequence[Any], name: str, rows: int, found: object) -> pa.Array:
+        type_, dialect = self._schema.field(name).type, self._connection.dialect.name
+        build = _of_sqlite if dialect == "sqlite" else _exactly
+        if pa.types.is_float32(type_) and dialect == "postgresql" and found == _POSTGRESQL_FLOAT4:
+            build = _of_shortest  # the driver reads the fewest digits that tell it from others
         return self._column(name, rows, len(values), lambda part: build(values[part], type_))
 
     def _require_unchanged(self) -> None:
@@ -131,10 +144,21 @@ def _exactly(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
         array = pa.array(values, type_)
     except (ValueError, OverflowError):  # more than the type holds; Arrow's errors are ValueErrors
         return None
-    if pa.types.is_float32(type_):
-        wide = pc.is_inf(pa.array(values, pa.float64()))
-        return array if pc.is_inf(array).equals(wide) else None  # 1e300 became infinite
+    if pa.types.is_float32(type_) and not _is_same(array, values):
+        return None
     return array
+
+
+def _is_same(single: pa.Array, values: Sequence[Any]) -> bool:
+    """Widened again, each is what it was: nothing was rounded away, or became infinite."""
+    wide = pa.array(values, pa.float64())
+    same = pc.or_(pc.equal(single.cast(pa.float64()), wide), pc.is_nan(wide))
+    return pc.all(same, min_count=0).as_py() is not False
+
+
+def _of_shortest(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
+    wide = _exactly(values, pa.float64())
+    return None if wide is None else wide.cast(type_)
 
 
 def _of_sqlite(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
@@ -155,6 +179,8 @@ def _engine(url_file: Path) -> Engine:
     arguments: dict[str, Any] = {}
     if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
         arguments["connect_timeout"] = _PATIENCE
+    if url.get_backend_name() == "sqlite":
+        arguments["timeout"] = _PATIENCE
     try:
         return create_engine(url, hide_parameters=True, poolclass=NullPool, connect_args=arguments)
     except (ArgumentError, ImportError) as error:
@@ -227,6 +253,8 @@ def _answered(name: str) -> Iterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise _unreachable(name, error) from None
+        if _passes(error):
+            raise SourceBusy(name, expected="rows", found=_kind(error)) from None
         # The database's own text may quote a value of a row: neither message nor cause has it.
         raise SourceQueryRefused(name, expected="rows", found=_kind(error)) from None
     except (SQLAlchemyError, ValueError, OverflowError) as error:
@@ -237,8 +265,22 @@ def _unreachable(name: str, error: Exception) -> SourceUnreachable:
     return SourceUnreachable(name, expected="a database that answers", found=_kind(error))
 
 
+def _passes(error: DBAPIError) -> bool:
+    """Could the same query succeed in a minute?"""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _PASSING_SQLITE  # above it stands which kind of lock
+    return (_state(error) or "").startswith(_PASSING)
+
+
+def _state(error: Exception) -> str | None:
+    """SQLSTATE: psycopg's name for it, and that of psycopg2."""
+    cause = getattr(error, "orig", None) or error
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+
+
 def _kind(error: Exception) -> str:
     """SQLSTATE where there is one, or the class: never a text of the database."""
+    state = _state(error)
     cause = getattr(error, "orig", None) or error
-    state = getattr(cause, "sqlstate", None)
     return f"SQLSTATE {state}" if state else type(cause).__name__

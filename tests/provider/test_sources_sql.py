@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import pytest
 from sqlalchemy import make_url
 
 from policy.errors import ColumnMissing, ColumnTypeDiffers
+from provider.agent import may_try_again
 from provider.errors import (
+    SourceBusy,
+    SourceError,
     SourceQueryRefused,
     SourceTableMalformed,
+    SourceUnavailable,
     SourceUnreachable,
     SourceUnreadable,
     SourceUrlExposed,
@@ -30,7 +35,7 @@ from tests.provider.formats import read, scan, sql, sqlite
 from tests.provider.test_sources import dataset, rows
 from tests.support.postgresql import cluster
 from tests.support.refusal import refused
-from verifier.errors import Exit, FileUnreadable, RatlsError
+from verifier.errors import FileUnreadable, RatlsError
 
 ALL = "select patient, age, bmi, y from measured"
 SECRET = "SECRET-5e1f"
@@ -92,6 +97,8 @@ def test_a_query_that_does_not_give_the_declared_rows(
         ("int64", "'1'"),
         ("float64", "1"),
         ("float32", "1e39"),
+        ("float32", "0.1"),  #  a double that no float32 is
+        ("float32", "16777217.0"),
         ("string", "x'00'"),
         ("string", "1"),
         ("date32", "'2026-02-30'"),
@@ -103,6 +110,33 @@ def test_a_value_of_another_type(local: Path, of: str, value: str) -> None:
     """SQLite keeps anything in any column; nothing is guessed or rounded here either."""
     with refused(ColumnTypeDiffers):
         scan(ask(local, f"select {value} as x"), dataset(x=of))
+
+
+def test_a_double_that_is_a_float32(local: Path) -> None:
+    """The twin of those above: nothing is lost."""
+    values = [0.5, -16777216.0, 0.10000000149011612, None]
+    query = " union all ".join(f"select {'null' if v is None else repr(v)} as x" for v in values)
+    got = read(ask(local, query), dataset(x="float32?"))
+    assert got["x"].to_pylist() == values
+
+
+def test_sqlite_is_being_written(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("provider.sources.sql._PATIENCE", 0)
+    with closing(sqlite3.connect(local / "rows.db")) as writer:
+        writer.execute("begin exclusive")
+        with refused(SourceBusy) as seen:
+            scan(ask(local, ALL), dataset())
+        assert may_try_again(seen.error)
+    assert scan(ask(local, ALL), dataset()) == 10
+
+
+def test_every_source_that_is_away_is_asked_again_and_no_other() -> None:
+    """An agent decides by the branch alone, so a leaf in the wrong one would be tried for ever."""
+    away = set(SourceUnavailable.__subclasses__())
+    assert away == {SourceBusy, SourceUnreachable}
+    for leaf in (*away, *SourceError.__subclasses__()):
+        refusal = leaf("source", expected="rows", found="none")
+        assert may_try_again(refusal) == (leaf in away)
 
 
 def test_rows_written_between_check_and_release_are_not_seen(local: Path) -> None:
@@ -151,12 +185,6 @@ def test_no_file_with_a_url(local: Path) -> None:
     (local / "url").unlink()
     with refused(FileUnreadable):
         scan(spec, dataset())
-
-
-def test_a_database_that_is_away_may_come_back() -> None:
-    """An agent tries again what is undecided, and nothing else."""
-    assert SourceUnreachable.exit_status is Exit.UNDECIDED
-    assert SourceQueryRefused.exit_status is Exit.UNUSABLE
 
 
 @pytest.mark.parametrize(
@@ -311,6 +339,50 @@ def test_postgresql_goes_away(server: Server, tmp_path: Path) -> None:
         )
         list(source.batches())
     gc.collect()
+
+
+def test_a_double_is_rounded_to_no_float32(server: Server, tmp_path: Path) -> None:
+    """PostgreSQL tells real from double precision; its driver reads both as a Python float."""
+    for value in ("0.1::float8", "16777217::float8", "1e300::float8"):
+        with refused(ColumnTypeDiffers):
+            scan(sql(tmp_path, server.url, f"select {value} as x"), dataset(x="float32"))
+    query = "select unnest(array[0.1, 16777216, 3.4e38, 'nan', '-infinity'])::real as x"
+    got = read(sql(tmp_path, server.url, query), dataset(x="float32?"))["x"]
+    singles = pa.array([0.1, 16777216.0, 3.4e38, float("nan"), float("-inf")], pa.float32())
+    assert str(got.to_pylist()) == str(singles.to_pylist())
+
+
+PASSING = ["08006", "40001", "40P01", "53200", "53300", "55P03", "57014", "57P01", "57P03"]
+FINAL = ["22012", "23505", "28000", "42501", "42P01", "55000", "57000", "58030", "P0001", "XX000"]
+
+
+@pytest.mark.parametrize("state", [*PASSING, *FINAL])
+def test_what_passes_is_undecided_and_all_else_is_final(
+    server: Server, tmp_path: Path, state: str
+) -> None:
+    server.run(
+        "create or replace function fail(state text) returns text language plpgsql as "
+        "$$ begin raise exception 'row %', state using errcode = state; end $$"
+    )
+    leaf = SourceBusy if state in PASSING else SourceQueryRefused
+    with refused(leaf) as seen:
+        scan(sql(tmp_path, server.url, f"select fail('{state}') as x"), dataset(x="string"))
+    assert state in seen.error.found
+    assert may_try_again(seen.error) == (state in PASSING)
+    assert scan(sql(tmp_path, server.url, ALL), dataset()) == 100
+
+
+def test_a_nightly_job_holds_the_table(server: Server, tmp_path: Path) -> None:
+    """Its lock ends one day; so does a query that the server found too slow."""
+    limited = f"{server.url}&options=-c%20lock_timeout%3D50%20-c%20statement_timeout%3D20000"
+    with server.admin.transaction():
+        server.run("lock table measured in access exclusive mode")
+        with refused(SourceBusy):
+            scan(sql(tmp_path, limited, ALL), dataset())
+    assert scan(sql(tmp_path, limited, ALL), dataset()) == 100
+    hasty = f"{server.url}&options=-c%20statement_timeout%3D50"
+    with refused(SourceBusy):
+        scan(sql(tmp_path, hasty, "select 'p' as x, pg_sleep(100)"), dataset(x="string"))
 
 
 def test_a_talkative_log_has_no_rows(local: Path, caplog: pytest.LogCaptureFixture) -> None:
