@@ -70,6 +70,23 @@ class SourceUnreadable(SourceError):
     default_fix = "check the path, and that the file was completely written"
 
 
+class SourceFormatUnknown(SourceError):
+    """The file is of a format that is not read here."""
+
+    code = "source-format-unknown"
+    default_fix = "export the rows as Parquet, CSV or Arrow IPC, and name that file"
+
+
+class SourceFolderMixed(SourceError):
+    """A folder holds more than Parquet files: some rows might be meant and not read."""
+
+    code = "source-folder-mixed"
+    default_fix = (
+        "move all else away, or list what is meant in a source table: "
+        'path = ["a.parquet", "b.parquet"]; columns in the names of folders are not read'
+    )
+
+
 class SourceLineMalformed(SourceError):
     """A line has more or fewer fields than the header."""
 

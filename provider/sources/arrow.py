@@ -7,7 +7,7 @@ mark, and with nothing after it: one that was cut between two batches would look
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -16,14 +16,15 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from policy.errors import RowsMalformed
-from provider.errors import SourceUnreadable
-from provider.sources.base import rows_per_read
+from provider.errors import SourceFormatUnknown, SourceUnreadable
+from provider.sources.base import NO_NAMES, rows_per_read
 from provider.sources.files import FileSource, OpenFile
 
 if TYPE_CHECKING:
     from policy.document import Dataset
 
 _FILE_MAGIC = b"ARROW1"
+_FEATHER_1 = b"FEA1"
 _END_MARK = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream: a continuation and a length of zero
 
 
@@ -32,26 +33,37 @@ class ArrowSource(FileSource):
 
     kind = "an Arrow IPC file or stream"
 
-    def __init__(self, file: OpenFile, dataset: Dataset) -> None:
-        super().__init__(file, dataset)
+    def __init__(self, file: OpenFile, dataset: Dataset, rename: Mapping[str, str]) -> None:
+        super().__init__(file, dataset, rename)
+        if file.bytes_at(0, len(_FEATHER_1)) == _FEATHER_1:
+            raise SourceFormatUnknown(
+                self._name,
+                expected=self.kind,
+                found="Feather version 1",
+                fix="write it again in version 2: pyarrow.feather.write_feather(table, path)",
+            )
         with file.reading():
             self._is_file = file.bytes_at(0, len(_FILE_MAGIC)) == _FILE_MAGIC
             reader = ipc.open_file if self._is_file else ipc.open_stream
             found = reader(file.reader()).schema
         self._wanted = self._check_types(found)
+        self._names = [found.names[place] for place in self._wanted]
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, dataset: Dataset) -> Iterator[Self]:
+    def open(
+        cls, path: Path, dataset: Dataset, *, rename: Mapping[str, str] = NO_NAMES
+    ) -> Iterator[Self]:
         """Open the file once, for both passes: a file renamed over it later is not read.
 
         Raises:
             SourceUnreadable: Missing, or not Arrow IPC.
+            SourceFormatUnknown: Feather version 1, which is another format.
             ColumnMissing: A declared column is absent, or there twice.
             ColumnTypeDiffers: A declared column has another type.
         """
         with cls._opened(path) as file:
-            yield cls(file, dataset)
+            yield cls(file, dataset, rename)
 
     def _declared(self) -> Iterator[pa.RecordBatch]:
         step = rows_per_read(self._schema)
@@ -75,7 +87,7 @@ class ArrowSource(FileSource):
             count = reader.num_record_batches
         for number in range(count):
             with self._file.reading():
-                batch = reader.get_batch(number).select(self._schema.names)
+                batch = reader.get_batch(number).select(self._names)
             yield batch
 
     def _of_stream(self) -> Iterator[pa.RecordBatch]:

@@ -8,14 +8,22 @@ if they are not as many as the scan found. Memory stays constant: a few batches.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
 from policy.errors import ColumnMissing, ColumnTypeDiffers
 from policy.rows import arrow_schema, check_batch
-from provider.errors import SourceChanged, SourceEmpty, SourceRowTooLarge, SourceTooLong
+from provider.errors import (
+    SourceChanged,
+    SourceEmpty,
+    SourceRowTooLarge,
+    SourceTableMalformed,
+    SourceTooLong,
+)
 from verifier.errors import placed
 
 if TYPE_CHECKING:
@@ -26,6 +34,7 @@ SMALLEST, AIM, LARGEST = MEBIBYTE, 2 * MEBIBYTE, 4 * MEBIBYTE  # bytes of a batc
 _MOST_ROWS_READ = 131_072
 _MOST_ROWS_READ_WITH_STRINGS = 8_192  # their lengths are unknown before they are read
 _GUESSED_STRING = 32  # bytes
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 class Source(ABC):
@@ -33,10 +42,22 @@ class Source(ABC):
 
     names_can_be_told: ClassVar[bool] = True  # names of columns are schema, and no row
 
-    def __init__(self, name: str, dataset: Dataset) -> None:
-        self._name, self._dataset = name, dataset
+    def __init__(self, name: str, dataset: Dataset, rename: Mapping[str, str] = NO_NAMES) -> None:
+        """
+        Args:
+            rename: Names of columns as the source has them, to declared ones.
+
+        Raises:
+            SourceTableMalformed: It gives a column a name that is not declared.
+        """
+        self._name, self._dataset, self._rename = name, dataset, rename
         self._schema = arrow_schema(dataset)
         self._scanned: int | None = None
+        for new in rename.values():
+            if new not in dataset.columns:
+                raise SourceTableMalformed(
+                    f"{name}: rename", expected="declared columns", found=ascii(new)[:80]
+                )
 
     def scan(self) -> int:
         """Check every row; the number of rows.
@@ -95,6 +116,7 @@ class Source(ABC):
     def _places(self, found: Sequence[str]) -> list[int]:
         """Where each declared column stands; what else is there stays unread."""
         places = []
+        found = [self._rename.get(name, name) for name in found]
         for name in self._schema.names:
             count = found.count(name)
             if count != 1:
@@ -125,7 +147,12 @@ class Source(ABC):
             f"{self._name}, column {name!r}",
             expected=self._dataset.columns[name].type,
             found=f"something else in row {rows_before + low + 1}",
+            fix=self._remedy(name),
         )
+
+    def _remedy(self, name: str) -> str | None:
+        """How its values become what is declared, in the words of this kind of source."""
+        return None
 
     def _checked(self) -> Iterator[pa.RecordBatch]:
         """Every row, checked against the policy, in batches fit to be sent."""
@@ -135,6 +162,32 @@ class Source(ABC):
                 check_batch(batch, self._dataset, rows_before=rows)
             yield batch
             rows += batch.num_rows
+
+
+class JoinedSource(Source):
+    """Several sources, one after the other, as one."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        dataset: Dataset,
+        name: str,
+        require_unchanged: Callable[[], None],
+    ) -> None:
+        super().__init__(name, dataset)
+        self._sources, self._require_same_parts = sources, require_unchanged
+
+    def _declared(self) -> Iterator[pa.RecordBatch]:
+        """Each checked by its own source, so that a refusal names file and row."""
+        return chain.from_iterable(source._checked() for source in self._sources)
+
+    def _checked(self) -> Iterator[pa.RecordBatch]:
+        return _resize(self._declared(), self._name)
+
+    def _require_unchanged(self) -> None:
+        self._require_same_parts()
+        for source in self._sources:
+            source._require_unchanged()
 
 
 def rows_per_read(schema: pa.Schema) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -14,11 +14,14 @@ import pyarrow as pa
 from policy.errors import ColumnTypeDiffers
 from policy.rows import type_name
 from provider.errors import SourceBatchTooLarge, SourceChanged, SourceUnreadable
-from provider.sources.base import MEBIBYTE, Source
+from provider.sources.base import MEBIBYTE, NO_NAMES, Source
 
 if TYPE_CHECKING:
     from policy.document import Dataset
 
+# Names of one zone. Summer time, leap seconds and history differ in all others.
+_UTC = frozenset({"UTC", "Etc/UTC", "GMT", "Etc/GMT", "Z", "Zulu", "+00:00", "+0000", "+00"})
+_IN_PYARROW = {"bool": "pa.bool_()", "timestamp[us, UTC]": 'pa.timestamp("us", "UTC")'}
 MOST_READ_AT_ONCE = 128 * MEBIBYTE  # bytes; what a length inside a file may ask for
 
 
@@ -113,8 +116,10 @@ class FileSource(Source):
 
     kind: ClassVar[str]  # what a refusal calls it
 
-    def __init__(self, file: OpenFile, dataset: Dataset) -> None:
-        super().__init__(str(file.path), dataset)
+    def __init__(
+        self, file: OpenFile, dataset: Dataset, rename: Mapping[str, str] = NO_NAMES
+    ) -> None:
+        super().__init__(str(file.path), dataset, rename)
         self._file = file
 
     @classmethod
@@ -154,26 +159,54 @@ class FileSource(Source):
         places = self._places(names)
         for field, place in zip(self._schema, places, strict=True):
             type_ = types[place]
-            if _as_declared(type_) != field.type:
+            if not _spells(type_, field):
                 raise ColumnTypeDiffers(
                     f"{self._name}, column {field.name!r}",
                     expected=type_name(field.type),
                     found=type_name(type_),
+                    fix=_conversion(type_, field),
                 )
         return places
 
     def _batch(self, arrays: list[pa.Array]) -> pa.RecordBatch:
-        """Declared columns as Arrow read them: strings in one spelling, metadata gone."""
-        return pa.RecordBatch.from_arrays([_as_string(a) for a in arrays], schema=self._schema)
+        """Declared columns as Arrow read them: each in one spelling, metadata gone."""
+        declared = [_as(a, t) for a, t in zip(arrays, self._schema.types, strict=True)]
+        return pa.RecordBatch.from_arrays(declared, schema=self._schema)
 
 
-def _as_declared(type_: pa.DataType) -> pa.DataType:
-    """`large_string` and dictionary are other spellings of a string; nothing else is cast."""
+def _spells(type_: pa.DataType, field: pa.Field) -> bool:
+    """Is it the declared type, or another spelling with the same values and no other meaning?
+
+    `large_string`, `string_view` and dictionaries of strings; UTC under another name; a column
+    without any value where the policy allows nulls.
+    """
+    if pa.types.is_null(type_):
+        return bool(field.nullable)
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
-    return pa.string() if pa.types.is_large_string(type_) else type_
+    if pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+        type_ = pa.string()
+    if pa.types.is_timestamp(type_) and type_.tz in _UTC:
+        type_ = pa.timestamp(type_.unit, "UTC")
+    return bool(type_ == field.type)
 
 
-def _as_string(array: pa.Array) -> pa.Array:
-    wanted = _as_declared(array.type)
+def _as(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(array.type):
+        # First the values: Arrow cannot take from views.
+        array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(wanted))
     return array if array.type == wanted else array.cast(wanted)
+
+
+def _conversion(found: pa.DataType, field: pa.Field) -> str:
+    """How a column becomes what is declared, for who makes the file. `column` is an Arrow array."""
+    wanted = type_name(field.type)
+    arrow = _IN_PYARROW.get(wanted, f"pa.{wanted}()")
+    step = f"column.cast({arrow})"
+    if pa.types.is_null(found):
+        return f"the column has no value at all: end its type in ?, or fill it ({wanted})"
+    if pa.types.is_timestamp(found) and found.tz is None and pa.types.is_timestamp(field.type):
+        # The same digits are another instant in each zone.
+        step = f'pc.assume_timezone(column, "Europe/Zurich").cast({arrow})'
+        return f"say in which zone its clock stood, for example in pyarrow: {step}"
+    return f"convert the column where the file is made, for example in pyarrow: {step}"

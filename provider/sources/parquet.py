@@ -1,12 +1,12 @@
 """A Parquet file. Its metadata, where tools keep queries, paths and statistics, never leaves.
 
 The file may have other columns: they are never decoded. One read-ahead buffer per column.
-Nothing is cast but the two other spellings of a string, `large_string` and dictionary.
+Nothing is cast but what `files` calls another spelling of the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from provider.sources.base import MEBIBYTE, rows_per_read
+from provider.sources.base import MEBIBYTE, NO_NAMES, rows_per_read
 from provider.sources.files import FileSource, OpenFile
 
 if TYPE_CHECKING:
@@ -28,16 +28,24 @@ class ParquetSource(FileSource):
 
     kind = "a Parquet file"
 
-    def __init__(self, file: OpenFile, parquet: pq.ParquetFile, dataset: Dataset) -> None:
-        super().__init__(file, dataset)
+    def __init__(
+        self,
+        file: OpenFile,
+        parquet: pq.ParquetFile,
+        dataset: Dataset,
+        rename: Mapping[str, str],
+    ) -> None:
+        super().__init__(file, dataset, rename)
         self._parquet = parquet
         with file.reading():
             found = parquet.schema_arrow
-        self._check_types(found)
+        self._names = [found.names[place] for place in self._check_types(found)]
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, dataset: Dataset) -> Iterator[Self]:
+    def open(
+        cls, path: Path, dataset: Dataset, *, rename: Mapping[str, str] = NO_NAMES
+    ) -> Iterator[Self]:
         """Open the file once, for both passes: a file renamed over it later is not read.
 
         Raises:
@@ -53,10 +61,10 @@ class ParquetSource(FileSource):
                     buffer_size=_READ_AHEAD,
                     page_checksum_verification=True,  # where the file has them
                 )
-            yield cls(file, parquet, dataset)
+            yield cls(file, parquet, dataset, rename)
 
     def _declared(self) -> Iterator[pa.RecordBatch]:
-        names = self._schema.names
+        names = self._names
         read = self._parquet.iter_batches(
             batch_size=rows_per_read(self._schema), columns=names, use_threads=False
         )

@@ -1,25 +1,34 @@
 """Where rows are, before anything is opened: `parse_source` for a table, `source_at` for a path.
 
-    { kind = "parquet", path = "rows.parquet" }
-    { kind = "arrow", path = "rows.arrow" }
+    { kind = "parquet", path = "rows.parquet" }               # or a folder of such files
+    { kind = "arrow", path = "rows.arrow" }                   # also .arrows, .ipc, .feather
     { kind = "csv", path = "rows.csv" }                       # delimiter = ";" or "\\t"
     { kind = "sql", url_file = "url", query = "select …" }    # the URL never stands here
 
-Relative paths are relative to the file that holds the table.
+Relative paths are relative to the file that holds the table. The `path` of files may be a list:
+their rows are one dataset, in this order. `rename = { "Patient ID" = "patient" }` gives columns of
+a file their declared names; in a query, `AS` does.
 """
 
 from __future__ import annotations
 
 import tomllib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provider.errors import SourceTableMalformed, SourceUnreadable
+from provider.errors import (
+    SourceChanged,
+    SourceFolderMixed,
+    SourceFormatUnknown,
+    SourceTableMalformed,
+    SourceUnreadable,
+)
 from provider.sources.arrow import ArrowSource
+from provider.sources.base import JoinedSource
 from provider.sources.csv import DELIMITERS, CsvSource
 from provider.sources.parquet import ParquetSource
 from verifier.errors import placed
@@ -35,13 +44,15 @@ _SUFFIXES = {
     ".arrow": "arrow",
     ".arrows": "arrow",
     ".ipc": "arrow",
+    ".feather": "arrow",
 }
 _FIELDS: dict[str, tuple[str, ...]] = {
-    "parquet": ("path",),
-    "arrow": ("path",),
+    "parquet": ("path", "rename"),
+    "arrow": ("path", "rename"),
     "csv": ("path", "delimiter"),
     "sql": ("url_file", "query"),
 }
+_MOST_FILES = 500  # of one dataset; all of them are open at once
 _MOST_TABLE = 1 << 16  # bytes of a file that holds one table
 
 
@@ -61,12 +72,24 @@ class SourceSpec(ABC):
 
 @dataclass(frozen=True, slots=True)
 class ParquetFile(SourceSpec):
-    """A Parquet file."""
+    """A Parquet file, or a folder of Parquet files."""
 
     path: Path
+    rename: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
-        return ParquetSource.open(self.path, dataset)
+        if not self.path.is_dir():
+            return ParquetSource.open(self.path, dataset, rename=self.rename)
+        listed = _parquet_files(self.path)
+
+        def require_unchanged() -> None:
+            if _parquet_files(self.path) != listed:
+                raise SourceChanged(
+                    str(self.path), expected="the files that it had", found="others"
+                )
+
+        parts = [ParquetFile(path, self.rename) for path in listed]
+        return _joined(parts, dataset, str(self.path), require_unchanged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +97,60 @@ class ArrowFile(SourceSpec):
     """An Arrow IPC file or stream."""
 
     path: Path
+    rename: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
-        return ArrowSource.open(self.path, dataset)
+        return ArrowSource.open(self.path, dataset, rename=self.rename)
+
+
+@dataclass(frozen=True, slots=True)
+class SeveralFiles(SourceSpec):
+    """Files of one kind, one after the other."""
+
+    parts: tuple[SourceSpec, ...]
+    name: str
+
+    def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
+        return _joined(self.parts, dataset, self.name)
+
+
+@contextmanager
+def _joined(
+    parts: Sequence[SourceSpec],
+    dataset: Dataset,
+    name: str,
+    require_unchanged: Callable[[], None] = lambda: None,
+) -> Iterator[Source]:
+    with ExitStack() as files:
+        sources = [files.enter_context(part.open(dataset)) for part in parts]
+        yield JoinedSource(sources, dataset, name, require_unchanged)
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    """By name, so that both passes and a later attempt read the rows in the same order.
+
+    Names that begin with a dot or an underscore are what writers leave for themselves.
+
+    Raises:
+        SourceFolderMixed: Anything else is there, a folder too.
+        SourceUnreadable: It cannot be listed, or holds no file or too many.
+    """
+    try:
+        found = sorted(p for p in folder.iterdir() if p.name[0] not in "._")
+    except OSError as error:
+        raise SourceUnreadable(
+            str(folder), expected="a folder that can be listed", found=error.strerror or "an error"
+        ) from error
+    for path in found:
+        if path.suffix.lower() != ".parquet" or not path.is_file():
+            raise SourceFolderMixed(
+                str(folder), expected="Parquet files alone", found=ascii(path.name)[:80]
+            )
+    if not 1 <= len(found) <= _MOST_FILES:
+        raise SourceUnreadable(
+            str(folder), expected=f"1 to {_MOST_FILES} Parquet files", found=str(len(found))
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,27 +202,38 @@ def parse_source(table: Mapping[str, Any], base: Path) -> SourceSpec:
             )
     if kind == "sql":
         return SqlQuery(_path(table, "url_file", base), _text(table, "query"))
+    if isinstance(table.get("path"), list):
+        return _several(table, base)
     path = _path(table, "path", base)
     if kind == "csv":
         return CsvFile(path, _delimiter(table))
-    return ParquetFile(path) if kind == "parquet" else ArrowFile(path)
+    return (ParquetFile if kind == "parquet" else ArrowFile)(path, _rename(table))
 
 
 def source_at(path: Path) -> SourceSpec:
     """By the end of its name: a file of rows, or (`.toml`) a file that holds one table.
 
+    The table's fields, or `source = { … }` as in an agent's configuration. A folder is one of
+    Parquet files.
+
     Raises:
-        SourceUnreadable: A name that ends in none of these.
+        SourceFormatUnknown: A name that ends in none of these.
         SourceTableMalformed, FileUnreadable: The table does not read.
     """
     suffix = path.suffix.lower()
     if suffix == ".toml":
         table = parse_file(path, _parse_toml, cap=_MOST_TABLE)
+        if list(table) == ["source"] and isinstance(table["source"], dict):
+            table = table["source"]
         with placed(str(path)):
             return parse_source(table, path.parent)
+    if path.is_dir():
+        return ParquetFile(path)
     if suffix not in _SUFFIXES:
-        raise SourceUnreadable(
-            str(path), expected=f"a name that ends in {', '.join(_SUFFIXES)} or .toml", found=suffix
+        raise SourceFormatUnknown(
+            str(path),
+            expected=f"a name that ends in {', '.join(_SUFFIXES)} or .toml",
+            found=ascii(suffix) if suffix else "none of them",
         )
     return parse_source({"kind": _SUFFIXES[suffix], "path": str(path)}, Path())
 
@@ -170,6 +255,27 @@ def _text(table: Mapping[str, Any], name: str) -> str:
 
 def _path(table: Mapping[str, Any], name: str, base: Path) -> Path:
     return base / _text(table, name)
+
+
+def _several(table: Mapping[str, Any], base: Path) -> SeveralFiles:
+    paths = table["path"]
+    texts = [p for p in paths if isinstance(p, str)]
+    distinct = {(base / text).resolve() for text in texts}
+    if not 1 <= len(distinct) == len(paths) <= _MOST_FILES:  # twice would be every row twice
+        raise SourceTableMalformed(
+            "path", expected=f"1 to {_MOST_FILES} paths, each once", found="another list"
+        )
+    parts = tuple(parse_source({**table, "path": path}, base) for path in texts)
+    return SeveralFiles(parts, f"{len(parts)} files from {base / texts[0]}")
+
+
+def _rename(table: Mapping[str, Any]) -> Mapping[str, str]:
+    names = table.get("rename", {})
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+        raise SourceTableMalformed(
+            "rename", expected='a table like { "Patient ID" = "patient" }', found="another value"
+        )
+    return names
 
 
 def _delimiter(table: Mapping[str, Any]) -> str:
