@@ -218,6 +218,7 @@ def source_at(path: Path) -> SourceSpec:
 
     Raises:
         SourceFormatUnknown: A name that ends in none of these.
+        SourceUnreadable: Nothing is there.
         SourceTableMalformed, FileUnreadable: The table does not read.
     """
     suffix = path.suffix.lower()
@@ -229,6 +230,8 @@ def source_at(path: Path) -> SourceSpec:
             return parse_source(table, path.parent)
     if path.is_dir():
         return ParquetFile(path)
+    if suffix not in _SUFFIXES and not path.exists():
+        raise SourceUnreadable(str(path), expected="a file of rows", found="no such file")
     if suffix not in _SUFFIXES:
         raise SourceFormatUnknown(
             str(path),

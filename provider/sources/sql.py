@@ -64,6 +64,29 @@ _PYTHON: dict[str, type] = {
 }
 
 
+# What makes a value of each type; `{}` is the column, in double quotes.
+_CASTS = {
+    "bool": "CAST({} AS boolean)",
+    "int32": "CAST({} AS integer)",
+    "int64": "CAST({} AS bigint)",
+    "float": "CAST({} AS real)",
+    "double": "CAST({} AS double precision)",
+    "string": "CAST({} AS text)",
+    "date32[day]": "CAST({} AS date)",
+    "timestamp[us, tz=UTC]": "{} AT TIME ZONE 'Europe/Zurich'",
+}
+_CASTS_OF_SQLITE = {
+    "bool": "{} IN (1, 'true')",
+    "int32": "CAST({} AS integer)",
+    "int64": "CAST({} AS integer)",
+    "float": "CAST({} AS real)",
+    "double": "CAST({} AS real)",
+    "string": "CAST({} AS text)",
+    "date32[day]": "substr({0}, 1, 4) || '-' || substr({0}, 5, 2) || '-' || substr({0}, 7, 2)",
+    "timestamp[us, tz=UTC]": "strftime('%Y-%m-%dT%H:%M:%SZ', {})",
+}
+
+
 class SqlSource(Source):
     """One query in one open transaction."""
 
@@ -127,6 +150,13 @@ class SqlSource(Source):
         if pa.types.is_float32(type_) and dialect == "postgresql" and found == _POSTGRESQL_FLOAT4:
             build = _of_shortest  # the driver reads the fewest digits that tell it from others
         return self._column(name, rows, len(values), lambda part: build(values[part], type_))
+
+    def _remedy(self, name: str) -> str:
+        sqlite = self._connection.dialect.name == "sqlite"
+        casts = _CASTS_OF_SQLITE if sqlite else _CASTS
+        quoted = '"' + name.replace('"', '""') + '"'
+        cast = casts[str(self._schema.field(name).type)].format(quoted)
+        return f"say what it means, for example in the query: {cast} AS {quoted}"
 
     def _require_unchanged(self) -> None:
         """Both passes see one state of the database; the number of rows is compared."""

@@ -99,7 +99,7 @@ def test_columns_and_notes_that_nobody_agreed_on_stay_here(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "spelling",
-    [pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.string()],
+    [pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.string(), pa.string_view()],
     ids=str,
 )
 def test_the_spellings_of_a_string_are_read_as_string(

@@ -30,6 +30,7 @@ def path_in(folder: Path) -> Path:
         pa.large_string(),
         pa.dictionary(pa.int32(), pa.string()),
         pa.dictionary(pa.int8(), pa.large_string()),
+        pa.string_view(),
     ],
     ids=str,
 )
@@ -60,7 +61,7 @@ def test_compressed_batches(tmp_path: Path, compression: str) -> None:
         ("age", pa.uint64()),
         ("bmi", pa.float32()),
         ("patient", pa.binary()),
-        ("patient", pa.string_view()),
+        ("patient", pa.binary_view()),
         ("patient", pa.dictionary(pa.int32(), pa.binary())),
     ],
     ids=str,

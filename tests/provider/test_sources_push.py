@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy.errors import ValueOutsideDomain
-from provider.errors import SourceTableMalformed, SourceUnreadable
+from provider.errors import SourceFormatUnknown, SourceTableMalformed, SourceUnreadable
 from provider.release import release
 from provider.sources import SourceSpec, parse_source, source_at
-from provider.sources.spec import ArrowFile, CsvFile, ParquetFile, SqlQuery
+from provider.sources.spec import ArrowFile, CsvFile, ParquetFile, SeveralFiles, SqlQuery
 from tests.provider.desk import CANARY, Desk
 from tests.provider.formats import FORMATS
 from tests.provider.test_cli import Terminal, code
@@ -74,8 +74,9 @@ def test_push_from_the_command_line(form: str, terminal: Terminal) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "refusal"),
     [
-        ("rows.xlsx", b"PK", "source-unreadable"),
-        ("rows", b"PAR1", "source-unreadable"),
+        ("rows.xlsx", b"PK", "source-format-unknown"),
+        ("rows", b"PAR1", "source-format-unknown"),
+        ("rows", None, "source-unreadable"),
         ("rows.toml", b"kind =", "source-table-malformed"),
         ("rows.toml", b"\xff", "source-table-malformed"),
         ("rows.toml", b'kind = "csv"\npath = "a.csv"\nuser = "x"', "source-table-malformed"),
@@ -101,6 +102,17 @@ def test_push_from_what_is_no_source(
         ({"kind": "parquet", "path": "rows"}, ParquetFile(BASE / "rows")),
         ({"kind": "parquet", "path": "/data/rows"}, ParquetFile(Path("/data/rows"))),
         ({"kind": "arrow", "path": "a/b.ipc"}, ArrowFile(BASE / "a" / "b.ipc")),
+        (
+            {"kind": "parquet", "path": "rows", "rename": {"Alter (Jahre)": "age"}},
+            ParquetFile(BASE / "rows", {"Alter (Jahre)": "age"}),
+        ),
+        (
+            {"kind": "arrow", "path": ["b.arrow", "a.arrow"]},
+            SeveralFiles(
+                (ArrowFile(BASE / "b.arrow"), ArrowFile(BASE / "a.arrow")),
+                f"2 files from {BASE}/b.arrow",
+            ),
+        ),
         ({"kind": "csv", "path": "rows"}, CsvFile(BASE / "rows")),
         ({"kind": "csv", "path": "rows", "delimiter": ";"}, CsvFile(BASE / "rows", ";")),
         ({"kind": "sql", "url_file": "url", "query": QUERY}, SqlQuery(BASE / "url", QUERY)),
@@ -127,6 +139,14 @@ def test_a_table_that_reads(table: dict[str, Any], spec: SourceSpec) -> None:
         {"kind": "csv", "path": "rows", "delimiter": "p"},
         {"kind": "csv", "path": "rows", "delimiter": [","]},
         {"kind": "csv", "path": "rows", "types": {}},
+        {"kind": "csv", "path": []},
+        {"kind": "csv", "path": ["a.csv", 7]},
+        {"kind": "csv", "path": ["a.csv", "./a.csv"]},
+        {"kind": "arrow", "path": ["a.arrow", ["b.arrow"]]},
+        {"kind": "parquet", "path": [f"{i}.parquet" for i in range(501)]},
+        {"kind": "parquet", "path": "rows", "rename": ["a", "b"]},
+        {"kind": "parquet", "path": "rows", "rename": {"a": 7}},
+        {"kind": "sql", "url_file": "url", "query": QUERY, "rename": {"a": "b"}},
         {"kind": "parquet", "path": "rows", "delimiter": ","},
         {"kind": "parquet", "path": "rows", "query": QUERY},
         {"kind": "sql", "url_file": "url"},
@@ -169,9 +189,13 @@ def test_a_name_says_its_kind(name: str, spec: SourceSpec) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "a.txt", "a.csv.gz", ".csv"])
-def test_a_name_that_says_nothing(name: str) -> None:
+def test_a_name_that_says_nothing(name: str, tmp_path: Path) -> None:
+    """Nothing is wrong with the file: the remedy is another format, not another export."""
     with refused(SourceUnreadable):
-        source_at(Path(name))
+        source_at(tmp_path / name)
+    (tmp_path / name).touch()
+    with refused(SourceFormatUnknown):
+        source_at(tmp_path / name)
 
 
 def test_a_table_in_a_file_is_relative_to_it(tmp_path: Path) -> None:
