@@ -88,10 +88,71 @@ class SourceFolderMixed(SourceError):
 
 
 class SourceLineMalformed(SourceError):
-    """A line has more or fewer fields than the header."""
+    """A line of a CSV file is blank, or has more or fewer cells than the header."""
 
     code = "source-line-malformed"
-    default_fix = "put quotes around fields that hold a delimiter; check the delimiter itself"
+    default_fix = "put quotes around cells that hold a delimiter; check the delimiter itself"
+
+
+class SourceQuoteMisplaced(SourceError):
+    """A quote in a CSV file stands where RFC 4180 has none, or is never closed."""
+
+    code = "source-quote-misplaced"
+    default_fix = (
+        "write the file again with a CSV library: cells that hold a quote, a delimiter or a line "
+        'break stand in quotes, and a quote inside is written ""; if this file writes \\" instead, '
+        "name that in the source table: escape = '\\'"
+    )
+
+
+class SourceLineBreakInCell(SourceError):
+    """A cell of a CSV file goes on over more lines than the source table allows."""
+
+    code = "source-line-break-in-cell"
+    default_fix = (
+        "close the quote on its line; where cells do hold line breaks, allow as many as the "
+        "longest has in the source table: line_breaks = 20"
+    )
+
+
+class SourceLineEndMixed(SourceError):
+    """Lines of a CSV file end in different ways, so a line break may be part of a cell."""
+
+    code = "source-line-end-mixed"
+    default_fix = "end every line with LF, or every line with CR LF, the header too"
+
+
+class SourceEscapeUnclear(SourceError):
+    """A backslash in a CSV file with `escape` could mean more than one thing."""
+
+    code = "source-escape-unclear"
+    default_fix = (
+        "write the file again with quotes doubled instead of escaped, and without `escape`"
+    )
+
+
+class SourceEncoding(SourceError):
+    """A CSV file is not UTF-8 text."""
+
+    code = "source-encoding"
+    default_fix = "save the file as UTF-8; NUL bytes often mean a damaged or half-written file"
+
+
+class SourceCut(SourceError):
+    """A file ends in the middle: it was cut short, or is still being written."""
+
+    code = "source-cut"
+    default_fix = (
+        "export or fetch the file again; if its last row is complete, end it with a line break: "
+        "echo >> rows.csv"
+    )
+
+
+class SourcePackedDamaged(SourceError):
+    """A gzip file does not unpack, or has other bytes after its end."""
+
+    code = "source-packed-damaged"
+    default_fix = "fetch the file again, or pack it again: gzip -k rows.csv"
 
 
 class SourceBatchTooLarge(SourceError):

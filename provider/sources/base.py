@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -39,8 +39,6 @@ NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 class Source(ABC):
     """One opened source, held against one dataset of the policy."""
-
-    names_can_be_told: ClassVar[bool] = True  # names of columns are schema, and no row
 
     def __init__(self, name: str, dataset: Dataset, rename: Mapping[str, str] = NO_NAMES) -> None:
         """
@@ -120,9 +118,7 @@ class Source(ABC):
         for name in self._schema.names:
             count = found.count(name)
             if count != 1:
-                others = f"{len(found)} names"
-                if self.names_can_be_told:
-                    others = ", ".join(ascii(other)[:80] for other in found[:40])
+                others = ", ".join(ascii(other)[:80] for other in found[:40])
                 raise ColumnMissing(
                     f"{self._name}, column {name!r}",
                     expected="one such column",
@@ -142,11 +138,14 @@ class Source(ABC):
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if build(slice(low, middle)) is None else (middle, high)
-        # Which row, and never what stands in it.
-        raise ColumnTypeDiffers(
+        raise self._misfit(name, rows_before + low + 1)
+
+    def _misfit(self, name: str, row: int) -> ColumnTypeDiffers:
+        """A value is not of its column's type: which row, and never what stands in it."""
+        return ColumnTypeDiffers(
             f"{self._name}, column {name!r}",
             expected=self._dataset.columns[name].type,
-            found=f"something else in row {rows_before + low + 1}",
+            found=f"something else in row {row}",
             fix=self._remedy(name),
         )
 

@@ -1,120 +1,258 @@
-"""A CSV file: UTF-8, a header, one declared type per column, nothing inferred.
+"""A CSV file: a header, one declared type per column, nothing inferred.
 
-An empty field is a null, quoted or not. Values are read as `text` says. Every line has as many
-fields as the header, and the last one ends with a line break: a file that was cut in the middle
-of a number would otherwise hold another number. Fields may contain line breaks within quotes.
+`records` checks that every byte is RFC 4180 before Arrow reads it; values are read as `text` says.
+A cell with nothing in it is null, and `""` is the empty text. What a file does otherwise, its
+source table says (`dialect`). The file may be packed with gzip.
+
+The last line must end with a line break, though RFC 4180 lets it go without: a file that was cut
+in the middle of a number would otherwise hold another number.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import csv
+import io
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
-import pyarrow.csv as pc
+import pyarrow.compute as pc
+import pyarrow.csv
 
-from policy.errors import ColumnUnexpected
-from provider.errors import SourceLineMalformed, SourceUnreadable
-from provider.sources.base import MEBIBYTE
+from policy.errors import ColumnMissing, ColumnTypeDiffers, ColumnUnexpected
+from provider.errors import (
+    SourceCut,
+    SourceLineMalformed,
+    SourcePackedDamaged,
+    SourceTableMalformed,
+    SourceUnreadable,
+)
+from provider.sources.dialect import RFC_4180, Dialect
 from provider.sources.files import FileSource, OpenFile
-from provider.sources.text import parse_text
+from provider.sources.records import Piece, Records
+from provider.sources.text import describe, parse_text
 
 if TYPE_CHECKING:
     from policy.document import Dataset
 
-DELIMITERS = (",", ";", "\t")
-_BLOCK = MEBIBYTE  # bytes; Arrow keeps up to 32 of these, and a row must fit into one
-_ROW = re.compile(r"CSV parse error: Row #([0-9]+): Expected ([0-9]+) columns, got ([0-9]+):")
+_GZIP = b"\x1f\x8b"  # no UTF-8 begins so
+_PACKED_AT_ONCE = 1 << 16  # bytes
 
 
 class CsvSource(FileSource):
     """One opened CSV file."""
 
     kind = "a CSV file"
-    names_can_be_told = False  # without a header, the first row would stand in the message
 
-    def __init__(self, file: OpenFile, dataset: Dataset, delimiter: str) -> None:
+    def __init__(self, file: OpenFile, dataset: Dataset, dialect: Dialect) -> None:
         super().__init__(file, dataset)
-        self._delimiter = delimiter
-        if file.bytes_at(file.size - 1, 1) not in (b"\n", b"\r"):
-            raise SourceUnreadable(
-                self._name,
-                expected="a CSV file whose last line ends with a line break",
-                found="none there: the file may have been cut short",
-            )
-        with self._parsing(), self._reader(pc.ConvertOptions()) as reader:
-            header = reader.schema.names
-        self._places(header)
-        for place, name in enumerate(header):
-            if name in header[:place]:  # two of one name: which one did its author mean?
-                raise ColumnUnexpected(
-                    f"{self._name}, header", expected="each name once", found=f"field {place + 1}"
-                )
+        self._dialect = dialect
+        header = next(self._pieces(), None)
+        if header is None:
+            raise SourceUnreadable(self._name, expected="a header", found="an empty file")
+        self._header = self._names(header.part(0, 1))
+        self._piece, self._rows_before = header, 0  # what is being read
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, dataset: Dataset, *, delimiter: str = ",") -> Iterator[Self]:
+    def open(cls, path: Path, dataset: Dataset, dialect: Dialect = RFC_4180) -> Iterator[Self]:
         """Open the file once, for both passes: a file renamed over it later is not read.
 
         Raises:
-            SourceUnreadable: Missing, without a header, or cut short.
+            SourceError: Missing, empty, or something else than RFC 4180 in its first mebibyte.
             ColumnMissing: A declared column is absent, or there twice.
             ColumnUnexpected: Another column is there twice.
         """
         with cls._opened(path) as file:
-            yield cls(file, dataset, delimiter)
+            yield cls(file, dataset, dialect)
 
     def _declared(self) -> Iterator[pa.RecordBatch]:
-        names, rows = self._schema.names, 0
-        as_text = pc.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            include_columns=names,
-            null_values=[""],
-            strings_can_be_null=True,
-        )
-        with self._parsing():
-            reader = self._reader(as_text)
-        with reader:
-            while True:
-                with self._parsing():
-                    batch = next(reader, None)
-                if batch is None:
-                    return
-                arrays = [self._parsed(batch.column(name), name, rows) for name in names]
-                yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
-                rows += batch.num_rows
+        names, rows, is_first = self._schema.names, 0, True
+        for piece in self._pieces():
+            if is_first:
+                piece, is_first = piece.part(1, len(piece.ends)), False  # without the header
+                if not len(piece.ends):
+                    continue
+            self._piece, self._rows_before = piece, rows
+            texts = self._texts(piece)
+            arrays = [self._values(texts.column(name), name) for name in names]
+            yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+            rows += texts.num_rows
 
-    def _parsed(self, texts: pa.Array, name: str, rows: int) -> pa.Array:
-        type_ = self._schema.field(name).type
-        return self._column(name, rows, len(texts), lambda part: parse_text(texts[part], type_))
-
-    def _reader(self, convert: pc.ConvertOptions) -> pc.CSVStreamingReader:
-        return pc.open_csv(
-            self._file.reader(),
-            # Without threads: only then are rows numbered.
-            read_options=pc.ReadOptions(block_size=_BLOCK, use_threads=False),
-            parse_options=pc.ParseOptions(
-                delimiter=self._delimiter,
-                newlines_in_values=True,
-                ignore_empty_lines=False,  # in a file of one column they are nulls
-            ),
-            convert_options=convert,
-        )
-
-    @contextmanager
-    def _parsing(self) -> Iterator[None]:
-        try:
+    def _pieces(self) -> Iterator[Piece]:
+        read: Callable[[int], bytes] = self._file.reader().read
+        if self._file.bytes_at(0, len(_GZIP)) == _GZIP:
+            read = _Unpacked(self._name, read).read
+        pieces = Records(
+            self._name,
+            read,
+            delimiter=self._dialect.delimiter,
+            line_breaks=self._dialect.line_breaks,
+            escape=self._dialect.escape,
+        ).pieces()
+        while True:
             with self._file.reading():
-                yield
-        except SourceUnreadable as unreadable:
-            told = _ROW.match(str(unreadable.__cause__))
-            if told is None:
-                raise
-            row, expected, found = told.groups()
-            # Arrow quotes the row, and this hides its text: a cause would be printed.
-            raise SourceLineMalformed(
-                f"{self._name}, row {int(row) - 1}", expected=f"{expected} fields", found=found
-            ) from None
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+    def _names(self, header: Piece) -> list[str]:
+        """The header's names, as `rename` has them."""
+        text = io.StringIO(header.text.decode("utf-8"), newline="")
+        names = next(csv.reader(text, strict=True, delimiter=self._dialect.delimiter))
+        for old, new in self._dialect.rename.items():
+            if new not in self._schema.names:
+                raise SourceTableMalformed(
+                    "rename", expected="names that the policy declares", found=ascii(new)[:80]
+                )
+            if names.count(old) != 1:
+                raise ColumnMissing(
+                    f"{self._name}, line 1, column {ascii(old)[:80]} of rename",
+                    expected="one such name",
+                    found=str(names.count(old)),
+                    fix="write it in rename as it stands in the file",
+                )
+        names = [self._dialect.rename.get(name, name) for name in names]
+        self._places(names)
+        for place, name in enumerate(names):
+            if name in names[:place]:  # two of one name: which one did its author mean?
+                raise ColumnUnexpected(
+                    f"{self._name}, line 1", expected="each name once", found=f"field {place + 1}"
+                )
+        return names
+
+    def _places(self, found: Sequence[str]) -> list[int]:
+        for name in self._schema.names:
+            if found.count(name) != 1:
+                # Other names are not told: without a header, the first row would be shown.
+                raise ColumnMissing(
+                    f"{self._name}, line 1, column {name!r}",
+                    expected="one such name",
+                    found=_nearly(name, found) or f"{found.count(name)} among {len(found)} names",
+                    fix=f"write {name} in the header, or in the source table: "
+                    f'rename = {{ "name in the file" = "{name}" }}; where the delimiter is not '
+                    f'{self._dialect.delimiter!r}, name it: delimiter = ";"',
+                )
+        return super()._places(found)
+
+    def _texts(self, piece: Piece) -> pa.RecordBatch:
+        """The declared columns as Arrow reads them, every value a text."""
+        names, text = self._schema.names, piece.text
+        try:
+            table = pyarrow.csv.read_csv(
+                pa.BufferReader(text),
+                read_options=pyarrow.csv.ReadOptions(
+                    column_names=self._header, block_size=len(text) + 1, use_threads=False
+                ),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=self._dialect.delimiter, newlines_in_values=True
+                ),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()),
+                    include_columns=names,
+                    null_values=["", *self._dialect.bare_nulls],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                    check_utf8=False,  # the records' check did
+                ),
+            )
+        except pa.ArrowInvalid:  # its message quotes the row
+            raise self._ragged(piece) from None
+        if table.num_rows != len(piece.ends):
+            raise self._unlike(piece)
+        return table.combine_chunks().to_batches()[0]
+
+    def _ragged(self, piece: Piece) -> SourceLineMalformed | SourceUnreadable:
+        expected, counts = len(self._header), piece.fields(self._dialect.delimiter)
+        for record, count in enumerate(counts.tolist()):
+            if count != expected:
+                return SourceLineMalformed(
+                    f"{self._name}, line {piece.line(record)}",
+                    expected=f"{expected} cells",
+                    found=str(count),
+                )
+        return self._unlike(piece)
+
+    def _unlike(self, piece: Piece) -> SourceUnreadable:
+        return SourceUnreadable(
+            f"{self._name}, from line {piece.first_line} on",
+            expected=f"{len(piece.ends)} rows by both readings",
+            found="another number by Arrow's",
+        )
+
+    def _values(self, texts: pa.Array, name: str) -> pa.Array:
+        type_, dialect = self._schema.field(name).type, self._dialect
+        if dialect.quoted_nulls:
+            null = pc.is_in(texts, pa.array(dialect.quoted_nulls, pa.string()))
+            texts = pc.if_else(null, pa.scalar(None, pa.string()), texts)
+        return self._column(
+            name,
+            self._rows_before,
+            len(texts),
+            lambda part: parse_text(texts[part], type_, dialect.spelling),
+        )
+
+    def _misfit(self, name: str, row: int) -> ColumnTypeDiffers:
+        line = self._piece.line(row - self._rows_before - 1)
+        type_, spelling = self._schema.field(name).type, self._dialect.spelling
+        return ColumnTypeDiffers(
+            f"{self._name}, line {line}, column {name!r}",
+            expected=f"{self._dataset.columns[name].type}, {describe(type_, spelling)}",
+            found=f"something else in row {row}",
+            fix=f"write it so, or name in the source table how it is written: {_remedy(type_)}",
+        )
+
+
+def _nearly(name: str, found: Sequence[str]) -> str | None:
+    """A name that differs in case or blanks alone may be told, since it is no value."""
+    for place, other in enumerate(found):
+        if other != name and other.strip().casefold() == name.casefold():
+            return f"{other!a} in field {place + 1}"
+    return None
+
+
+def _remedy(type_: pa.DataType) -> str:
+    """The source table's fields for columns of one type; the last goes for all."""
+    null = "null_values = ['NA', '\"\"']"
+    if pa.types.is_floating(type_):
+        return f'decimal = ",", {null}'
+    if pa.types.is_date(type_):
+        return f'date_format = "%d.%m.%Y", {null}'
+    return null
+
+
+class _Unpacked:
+    """What one or several gzip members hold, from the first to the last byte of the file."""
+
+    def __init__(self, name: str, read: Callable[[int], bytes]) -> None:
+        self._name, self._read, self._packed = name, read, b""
+        self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most so many; none at the end.
+
+        Raises:
+            SourceCut: The file ends inside a member.
+            SourcePackedDamaged: A checksum differs, or other bytes follow the last member.
+        """
+        while True:
+            packed = self._packed or self._read(_PACKED_AT_ONCE)
+            if self._member.eof:
+                if not packed:
+                    return b""
+                self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            try:
+                found = self._member.decompress(packed, size)
+            except zlib.error as error:
+                raise SourcePackedDamaged(
+                    self._name, expected="gzip to its last byte", found="other bytes"
+                ) from error
+            self._packed = self._member.unconsumed_tail or self._member.unused_data
+            if found:
+                return found
+            if not packed and not self._member.eof:
+                raise SourceCut(self._name, expected="a whole gzip file", found="its beginning")

@@ -2,7 +2,7 @@
 
     { kind = "parquet", path = "rows.parquet" }               # or a folder of such files
     { kind = "arrow", path = "rows.arrow" }                   # also .arrows, .ipc, .feather
-    { kind = "csv", path = "rows.csv" }                       # delimiter = ";" or "\\t"
+    { kind = "csv", path = "rows.csv" }                       # what else it may say: `dialect`
     { kind = "sql", url_file = "url", query = "select …" }    # the URL never stands here
 
 Relative paths are relative to the file that holds the table. The `path` of files may be a list:
@@ -29,7 +29,8 @@ from provider.errors import (
 )
 from provider.sources.arrow import ArrowSource
 from provider.sources.base import JoinedSource
-from provider.sources.csv import DELIMITERS, CsvSource
+from provider.sources.csv import CsvSource
+from provider.sources.dialect import DIALECT_FIELDS, RFC_4180, Dialect
 from provider.sources.parquet import ParquetSource
 from verifier.errors import placed
 from verifier.files import parse_file
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 _SUFFIXES = {
     ".parquet": "parquet",
     ".csv": "csv",
+    ".csv.gz": "csv",
+    ".tsv": "csv",
+    ".tsv.gz": "csv",
     ".arrow": "arrow",
     ".arrows": "arrow",
     ".ipc": "arrow",
@@ -49,7 +53,7 @@ _SUFFIXES = {
 _FIELDS: dict[str, tuple[str, ...]] = {
     "parquet": ("path", "rename"),
     "arrow": ("path", "rename"),
-    "csv": ("path", "delimiter"),
+    "csv": ("path", "rename", *DIALECT_FIELDS),
     "sql": ("url_file", "query"),
 }
 _MOST_FILES = 500  # of one dataset; all of them are open at once
@@ -155,13 +159,14 @@ def _parquet_files(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class CsvFile(SourceSpec):
-    """A CSV file with a header."""
+    """A CSV file with a header, perhaps packed with gzip."""
 
     path: Path
-    delimiter: str = ","
+    dialect: Dialect = RFC_4180
+    rename: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
-        return CsvSource.open(self.path, dataset, delimiter=self.delimiter)
+        return CsvSource.open(self.path, dataset, self.dialect, rename=self.rename)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +211,7 @@ def parse_source(table: Mapping[str, Any], base: Path) -> SourceSpec:
         return _several(table, base)
     path = _path(table, "path", base)
     if kind == "csv":
-        return CsvFile(path, _delimiter(table))
+        return CsvFile(path, Dialect.parse(table, path), _rename(table))
     return (ParquetFile if kind == "parquet" else ArrowFile)(path, _rename(table))
 
 
@@ -230,15 +235,16 @@ def source_at(path: Path) -> SourceSpec:
             return parse_source(table, path.parent)
     if path.is_dir():
         return ParquetFile(path)
-    if suffix not in _SUFFIXES and not path.exists():
+    kind = next((_SUFFIXES[end] for end in _SUFFIXES if path.name.lower().endswith(end)), None)
+    if kind is None and not path.exists():
         raise SourceUnreadable(str(path), expected="a file of rows", found="no such file")
-    if suffix not in _SUFFIXES:
+    if kind is None:
         raise SourceFormatUnknown(
             str(path),
             expected=f"a name that ends in {', '.join(_SUFFIXES)} or .toml",
             found=ascii(suffix) if suffix else "none of them",
         )
-    return parse_source({"kind": _SUFFIXES[suffix], "path": str(path)}, Path())
+    return parse_source({"kind": kind, "path": str(path)}, Path())
 
 
 def _parse_toml(raw: bytes) -> dict[str, Any]:
@@ -279,12 +285,3 @@ def _rename(table: Mapping[str, Any]) -> Mapping[str, str]:
             "rename", expected='a table like { "Patient ID" = "patient" }', found="another value"
         )
     return names
-
-
-def _delimiter(table: Mapping[str, Any]) -> str:
-    value = table.get("delimiter", ",")
-    if value not in DELIMITERS:
-        raise SourceTableMalformed(
-            "delimiter", expected=" or ".join(map(repr, DELIMITERS)), found=ascii(value)[:80]
-        )
-    return str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -12,7 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy.errors import ColumnMissing, ColumnTypeDiffers, ColumnUnexpected, ValueNotFinite
-from provider.errors import SourceLineMalformed, SourceUnreadable
+from provider.errors import (
+    SourceCut,
+    SourceEncoding,
+    SourceLineBreakInCell,
+    SourceLineMalformed,
+)
 from provider.sources.text import parse_text
 from tests.provider.formats import csv_text, read, scan
 from tests.provider.test_sources import dataset
@@ -23,10 +29,11 @@ GOOD = "patient,age,bmi,y\np1,40,20.5,true\np2,41,-2e1,False\n"
 CANARY = "CANARY-7f3a"
 
 
-def one(folder: Path, cell: str, of: str) -> object:
-    """The only cell of a file of one column."""
+def one(folder: Path, cell: str, of: str, **table: Any) -> object:
+    """The only cell that is read of a file of one row."""
     quoted = '"' + cell.replace('"', '""') + '"' if {",", '"', "\n"} & set(cell) else cell
-    return read(csv_text(folder, f"x\n{quoted}\n"), dataset(x=of))["x"][0].as_py()
+    spec = csv_text(folder, f"x,z\n{quoted},0\n", **{"line_breaks": 1} | table)
+    return read(spec, dataset(x=of))["x"][0].as_py()
 
 
 @pytest.mark.parametrize(
@@ -43,7 +50,7 @@ def one(folder: Path, cell: str, of: str) -> object:
     ids=["plain", "windows", "byte-order-mark", "quoted", "notes-with-line-breaks"],
 )
 def test_the_same_rows_however_they_are_written(tmp_path: Path, text: str) -> None:
-    assert read(csv_text(tmp_path, text), dataset()).to_pylist() == [
+    assert read(csv_text(tmp_path, text, line_breaks=1), dataset()).to_pylist() == [
         {"patient": "p1", "age": 40, "bmi": 20.5, "y": True},
         {"patient": "p2", "age": 41, "bmi": -20.0, "y": False},
     ]
@@ -53,7 +60,8 @@ def test_a_note_with_line_breaks_lies_across_two_blocks(tmp_path: Path) -> None:
     """Read in blocks, a file must not be cut at a line break that is part of a value."""
     note = '"' + "a line\n" * 1_000 + '"'
     text = "note,x\n" + f"{note},7\n" * 500
-    assert read(csv_text(tmp_path, text), dataset(x="int64"))["x"].to_pylist() == [7] * 500
+    spec = csv_text(tmp_path, text, line_breaks=1_000)
+    assert read(spec, dataset(x="int64"))["x"].to_pylist() == [7] * 500
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
@@ -67,19 +75,19 @@ def test_another_delimiter_is_named_never_guessed(tmp_path: Path, delimiter: str
 @pytest.mark.parametrize(
     ("text", "leaf"),
     [
-        pytest.param(GOOD[:-1], SourceUnreadable, id="cut-in-the-last-value"),
-        pytest.param(GOOD[: GOOD.index("\n")], SourceUnreadable, id="header-without-its-end"),
+        pytest.param(GOOD[:-1], SourceCut, id="cut-in-the-last-value"),
+        pytest.param(GOOD[: GOOD.index("\n")], SourceCut, id="header-without-its-end"),
         pytest.param(GOOD[GOOD.index("\n") + 1 :], ColumnMissing, id="no-header"),
         pytest.param(GOOD.replace("bmi", "BMI"), ColumnMissing, id="another-case"),
         pytest.param(GOOD.replace("bmi", " bmi"), ColumnMissing, id="blank-in-a-name"),
         pytest.param(GOOD.replace("41,", ""), SourceLineMalformed, id="field-missing"),
         pytest.param(GOOD.replace("41,", "41,0,"), SourceLineMalformed, id="field-too-many"),
         pytest.param(GOOD + "1 234,5\n", SourceLineMalformed, id="trailing-garbage"),
-        pytest.param(GOOD.replace("p2", '"p2'), SourceLineMalformed, id="quote-never-closed"),
-        pytest.param(GOOD.encode("utf-16"), SourceUnreadable, id="utf-16"),
-        pytest.param(GOOD.replace("p2", "é").encode("latin-1"), SourceUnreadable, id="latin-1"),
+        pytest.param(GOOD.replace("p2", '"p2'), SourceLineBreakInCell, id="quote-never-closed"),
+        pytest.param(GOOD.encode("utf-16"), SourceEncoding, id="utf-16"),
+        pytest.param(GOOD.replace("p2", "é").encode("latin-1"), SourceEncoding, id="latin-1"),
         pytest.param(
-            GOOD.replace("patient", "é").encode("latin-1"), SourceUnreadable, id="latin-1-header"
+            GOOD.replace("patient", "é").encode("latin-1"), SourceEncoding, id="latin-1-header"
         ),
         pytest.param("z,z,x\n1,2,3\n", ColumnMissing, id="declared-names-absent"),
     ],
@@ -144,7 +152,7 @@ def test_a_cell_that_spells_its_type(tmp_path: Path, of: str, cell: str, value: 
         ("float64?", ["1e999", "nan()"]),
         ("float32", ["1e39"]),
         ("float32?", ["1e39"]),
-        ("bool", ["1", "0", "t", "f", "yes", "no", "tRUE", "T"]),
+        ("bool", ["1", "0", "yes", "no", "tRUE", "T", "true "]),
         ("date32", ["2026-02-30", "2026-2-3", "03.02.2026", "02/03/2026", "20260203"]),
         ("date32", ["2026-02-03T00:00:00Z", "2026-02-03 "]),
         (
@@ -155,7 +163,10 @@ def test_a_cell_that_spells_its_type(tmp_path: Path, of: str, cell: str, value: 
                 "2026-02-03T04:05Z",
                 "2026-02-03T04:05:06.1234567Z",
                 "2026-02-03T24:00:01Z",
-                "2026-02-03T04:05:06 UTC",
+                "2026-02-03T04:05:06 GMT+1",
+                "2026-02-03T04:05:06+1",
+                "2026-02-03T04:05:06+24",
+                "2026-02-03T04:05:06 +00",
                 "1770091506",
             ],
         ),
@@ -181,6 +192,7 @@ def test_the_first_wrong_row_is_named(tmp_path: Path) -> None:
     with refused(ColumnTypeDiffers) as seen:
         scan(csv_text(tmp_path, text, delimiter=";"), dataset(x="int64"))
     assert re.findall("[0-9]+", seen.error.found) == ["3211"]
+    assert "line 3212" in seen.error.thing
 
 
 @pytest.mark.parametrize(
@@ -190,8 +202,8 @@ def test_the_first_wrong_row_is_named(tmp_path: Path) -> None:
         (f"{CANARY},{CANARY},x\n1,2,3\n", ColumnMissing),
         (f"patient,age,bmi,y,{CANARY},{CANARY}\n", ColumnUnexpected),
         (GOOD + f"{CANARY}\n", SourceLineMalformed),
-        (GOOD.encode() + CANARY.encode() + b"\xff,1\n", SourceLineMalformed),
-        (GOOD.encode() + CANARY.encode() + b"\xff,1,1.5,true\n", SourceUnreadable),
+        (GOOD.encode() + CANARY.encode() + b"\xff,1\n", SourceEncoding),
+        (GOOD.encode() + CANARY.encode() + b"\xff,1,1.5,true\n", SourceEncoding),
         (GOOD + f"p,{CANARY},1.5,true\n", ColumnTypeDiffers),
     ],
 )
