@@ -10,8 +10,6 @@ in the middle of a number would otherwise hold another number.
 
 from __future__ import annotations
 
-import csv
-import io
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +30,7 @@ from provider.errors import (
 )
 from provider.sources.dialect import RFC_4180, Dialect
 from provider.sources.files import FileSource, OpenFile
-from provider.sources.records import Piece, Records
+from provider.sources.records import BYTE_ORDER_MARK, Piece, Records
 from provider.sources.text import describe, parse_text
 
 if TYPE_CHECKING:
@@ -102,8 +100,7 @@ class CsvSource(FileSource):
 
     def _names(self, header: Piece) -> list[str]:
         """The header's names, as `rename` has them."""
-        text = io.StringIO(header.text.decode("utf-8"), newline="")
-        names = next(csv.reader(text, strict=True, delimiter=self._dialect.delimiter))
+        names = self._read_csv(header.text).column_names
         for old, new in self._dialect.rename.items():
             if new not in self._schema.names:
                 raise SourceTableMalformed(
@@ -142,29 +139,41 @@ class CsvSource(FileSource):
     def _texts(self, piece: Piece) -> pa.RecordBatch:
         """The declared columns as Arrow reads them, every value a text."""
         names, text = self._schema.names, piece.text
+        convert = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            include_columns=names,
+            null_values=["", *self._dialect.bare_nulls],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            check_utf8=False,  # the check of the records did
+        )
         try:
-            table = pyarrow.csv.read_csv(
-                pa.BufferReader(text),
-                read_options=pyarrow.csv.ReadOptions(
-                    column_names=self._header, block_size=len(text) + 1, use_threads=False
-                ),
-                parse_options=pyarrow.csv.ParseOptions(
-                    delimiter=self._dialect.delimiter, newlines_in_values=True
-                ),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    column_types=dict.fromkeys(names, pa.string()),
-                    include_columns=names,
-                    null_values=["", *self._dialect.bare_nulls],
-                    strings_can_be_null=True,
-                    quoted_strings_can_be_null=False,
-                    check_utf8=False,  # the records' check did
-                ),
-            )
+            table = self._read_csv(text, self._header, convert)
         except pa.ArrowInvalid:  # its message quotes the row
             raise self._ragged(piece) from None
         if table.num_rows != len(piece.ends):
             raise self._unlike(piece)
         return table.combine_chunks().to_batches()[0]
+
+    def _read_csv(
+        self,
+        text: bytes,
+        names: Sequence[str] = (),
+        convert: pyarrow.csv.ConvertOptions | None = None,
+    ) -> pa.Table:
+        """In one block; without `names`, the first row has them."""
+        if text.startswith(BYTE_ORDER_MARK):  # Arrow would drop it from the first value
+            text = BYTE_ORDER_MARK + text
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(text),
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=names, block_size=len(text) + 1, use_threads=False
+            ),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=self._dialect.delimiter, newlines_in_values=True
+            ),
+            convert_options=convert,
+        )
 
     def _ragged(self, piece: Piece) -> SourceLineMalformed | SourceUnreadable:
         expected, counts = len(self._header), piece.fields(self._dialect.delimiter)

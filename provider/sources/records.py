@@ -37,17 +37,18 @@ from provider.sources.base import LARGEST, MEBIBYTE
 Places = NDArray[np.int64]
 
 _LF, _CR, _QUOTE = b'\n\r"'
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Neither occurs in UTF-8: each stands for an escaped character while quotes are counted.
 _BACKSLASH, _ESCAPED_QUOTE = b"\xfe", b"\xff"
 
 
 class _Fault(NamedTuple):
-    place: int  # byte of the piece
+    place: int  # byte of the piece where it shows
     leaf: type[SourceError]
     expected: str
     found: str
     fix: str | None = None
+    begun: int | None = None  # byte where the cell begins, if its line is the one to look at
 
 
 @dataclass(frozen=True)
@@ -143,16 +144,17 @@ class Records:
 
     def _next(self, rest: bytes) -> bytes:
         """More of the file, escapes marked; `rest` is what stands before it on its line."""
-        first, held = self._held is None, self._held or b""
-        fresh = held + self._read(MEBIBYTE)
-        if first:
-            _require_no_utf_16(fresh, self._name)
-            fresh = fresh.removeprefix(_BYTE_ORDER_MARK)
-        self._held = b""
+        read = self._read(MEBIBYTE)
+        if self._held is None:
+            _require_no_utf_16(read, self._name)
+            self._held, read = b"", read.removeprefix(BYTE_ORDER_MARK)
         if not self._escape:
-            return fresh
-        if len(fresh) > len(held) and (len(fresh) - len(fresh.rstrip(b"\\"))) % 2:
+            return read
+        fresh, self._held = self._held + read, b""
+        if read and (len(fresh) - len(fresh.rstrip(b"\\"))) % 2:
             fresh, self._held = fresh[:-1], b"\\"
+            if not fresh:  # only the end is empty
+                return self._next(rest)
         for mark in (_BACKSLASH, _ESCAPED_QUOTE):
             if mark in fresh:
                 self._refuse(rest + fresh, _not_utf_8(len(rest) + fresh.index(mark)))
@@ -178,12 +180,10 @@ class Records:
         if faults:
             self._refuse(raw, min(faults, key=lambda fault: fault.place))
         whole = Piece(raw, self._line, ends, quotes, self._escape).part(0, len(ends))
-        if not whole.raw.isascii():
-            try:
-                whole.text.decode("utf-8")
-            except UnicodeDecodeError as error:
-                # Escapes are marked in `raw`, so the place is counted in `text`.
-                self._refuse(whole.text, _not_utf_8(error.start))
+        place = _first_not_utf_8(whole.text)
+        if place is not None:
+            # Escapes are marked in `raw`, so the place is one in `text`.
+            self._refuse(whole.text, _not_utf_8(place))
         return whole
 
     def _quote_faults(self, raw: bytes, quotes: Places) -> Iterator[_Fault]:
@@ -231,14 +231,16 @@ class Records:
             return
         opening, doubled = _openings(quotes)
         begun = opening[~doubled]
-        count = np.bincount(np.searchsorted(begun, inside) - 1)
-        over = np.flatnonzero(count > self._line_breaks)
+        cells = np.searchsorted(begun, inside) - 1
+        over = np.flatnonzero(np.bincount(cells) > self._line_breaks)
         if len(over):
+            first = int(np.searchsorted(cells, over[0]))
             yield _Fault(
-                int(begun[over[0]]),
+                int(inside[first + self._line_breaks]),
                 SourceLineBreakInCell,
                 f"at most {self._line_breaks} line breaks in a cell",
-                "a quote that is still open after that",
+                "more, or a quote that is not closed",
+                begun=int(begun[over[0]]),
             )
 
     def _end_faults(self, raw: bytes, ends: Places) -> Iterator[_Fault]:
@@ -279,14 +281,15 @@ class Records:
     def _cut(self, raw: bytes, quotes: Places) -> _Fault:
         if len(quotes) % 2:
             opening, doubled = _openings(quotes)
-            start = int(opening[~doubled][-1])
-            return _Fault(start, SourceQuoteMisplaced, "a closing quote", "the end of the file")
-        return _Fault(
-            len(raw) - 1, SourceCut, "a last line that ends with a line break", "none there"
-        )
+            begun, expected = int(opening[~doubled][-1]), "a closing quote"
+            return _Fault(
+                len(raw), SourceQuoteMisplaced, expected, "the end of the file", begun=begun
+            )
+        return _Fault(len(raw), SourceCut, "a last line that ends with a line break", "none there")
 
     def _refuse(self, raw: bytes, fault: _Fault) -> NoReturn:
-        line = self._line + raw.count(b"\n", 0, fault.place)
+        place = fault.place if fault.begun is None else fault.begun
+        line = self._line + raw.count(b"\n", 0, place)
         raise fault.leaf(
             f"{self._name}, line {line}",
             expected=fault.expected,
@@ -311,6 +314,16 @@ def _openings(quotes: Places) -> tuple[Places, NDArray[np.bool_]]:
     doubled = np.zeros(len(opening), np.bool_)
     doubled[1:] = opening[1:] == quotes[1::2][: len(opening) - 1] + 1
     return opening, doubled
+
+
+def _first_not_utf_8(text: bytes) -> int | None:
+    if text.isascii():
+        return None
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:  # it holds the text: raised from here, it would be printed
+        return error.start
+    return None
 
 
 def _not_utf_8(place: int) -> _Fault:
