@@ -90,7 +90,7 @@ def date_pattern(date_format: str) -> str | None:
     """A regular expression with the groups year, month and day; None where one is not clear."""
     parts = re.split("(%-?[a-zA-Z])", date_format)
     separators, directives = parts[0::2], parts[1::2]
-    groups = [_DIRECTIVES.get(directive, "") for directive in directives]
+    groups = [_DIRECTIVES.get(directive, "<other>") for directive in directives]
     if sorted(re.findall(r"<(\w+)>", "".join(groups))) != ["day", "month", "year"]:
         return None
     if any(re.search("[0-9A-Za-z%]", separator) for separator in separators):

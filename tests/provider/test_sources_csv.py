@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import traceback
+import tracemalloc
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.errors import ColumnMissing, ColumnTypeDiffers, ColumnUnexpected, ValueNotFinite
+from policy.errors import (
+    ColumnMissing,
+    ColumnTypeDiffers,
+    ColumnUnexpected,
+    ValueNotFinite,
+    ValueNull,
+)
 from provider.errors import (
     SourceCut,
     SourceEncoding,
     SourceLineBreakInCell,
     SourceLineMalformed,
+    SourcePackedDamaged,
+    SourceTableMalformed,
+    SourceTooLong,
 )
+from provider.sources import parse_source, source_at
 from provider.sources.text import parse_text
 from tests.provider.formats import csv_text, read, scan
 from tests.provider.test_sources import dataset
@@ -229,3 +242,228 @@ def test_every_float_is_read_back_exactly(values: list[float | None]) -> None:
 def test_any_text_is_a_value_or_none(text: str, type_: pa.DataType) -> None:
     parsed = parse_text(pa.array([text, None]), type_)
     assert parsed is None or (parsed.type == type_ and parsed[1].as_py() is None)
+
+
+def test_spellings_of_one_meaning(tmp_path: Path) -> None:
+    """PostgreSQL's COPY writes t, f and +00; BigQuery UTC."""
+    for cell, flag in (("t", True), ("f", False), ("True", True), ("FALSE", False)):
+        assert one(tmp_path, cell, "bool") is flag
+    instants = {
+        one(tmp_path, f"2026-02-03{between}04:05:06.5{zone}", "timestamp[us, UTC]")
+        for between in "T "
+        for zone in ("Z", "+00", "+0000", "+00:00", "-00:00", "UTC", " UTC")
+    }
+    assert instants == {datetime(2026, 2, 3, 4, 5, 6, 500_000, UTC)}
+    assert one(tmp_path, "2026-02-03 04:05:06-03", "timestamp[us, UTC]") == datetime(
+        2026, 2, 3, 7, 5, 6, tzinfo=UTC
+    )
+
+
+@pytest.mark.parametrize(
+    ("of", "cell", "table", "value"),
+    [
+        ("float64", "1,5", {"decimal": ","}, 1.5),
+        ("float64", "-1,5e-3", {"decimal": ","}, -0.0015),
+        ("int64?", "NA", {"null_values": ["NA"]}, None),
+        ("float64?", "-", {"null_values": ["NA", "-"]}, None),
+        ("string", "NAM", {"null_values": ["NA"]}, "NAM"),
+        ("date32", "03.02.2026", {"date_format": "%d.%m.%Y"}, date(2026, 2, 3)),
+        ("date32", "02/03/2026", {"date_format": "%m/%d/%Y"}, date(2026, 2, 3)),
+        ("date32", "3.2.2026", {"date_format": "%-d.%-m.%Y"}, date(2026, 2, 3)),
+        ("date32", "20260203", {"date_format": "%Y%m%d"}, date(2026, 2, 3)),
+        ("date32?", "NA", {"date_format": "%Y%m%d", "null_values": ["NA"]}, None),
+    ],
+)
+def test_a_cell_is_converted_where_the_source_table_says_so(
+    tmp_path: Path, of: str, cell: str, table: dict[str, Any], value: object
+) -> None:
+    assert one(tmp_path, cell, of, **table) == value
+    with refused(ColumnTypeDiffers):  # and without it, neither read nor guessed
+        one(tmp_path, cell, of if of != "string" else "int64")
+
+
+@pytest.mark.parametrize(
+    ("of", "table", "cells"),
+    [
+        ("float64", {"decimal": ","}, ["1.5", "1.234,5", "1 234,5", ",5", "1,", "1,2,3"]),
+        ("int64", {"decimal": ","}, ["1,0", "1,000"]),
+        ("int64", {"null_values": ["NA"]}, ["na", "N/A", "NA ", "null"]),
+        (
+            "date32",
+            {"date_format": "%d.%m.%Y"},
+            ["3.2.2026", "2026-02-03", "31.02.2026", "03.13.2026", "03.02.26", "03.02.2026 "],
+        ),
+        ("date32", {"date_format": "%-d.%-m.%Y"}, ["30.2.2026", "0.2.2026", "003.2.2026"]),
+    ],
+)
+def test_a_conversion_takes_nothing_else(
+    tmp_path: Path, of: str, table: dict[str, Any], cells: list[str]
+) -> None:
+    """Named once, a spelling is the only one: 1.5 beside a decimal comma could mean fifteen."""
+    for cell in cells:
+        with refused(ColumnTypeDiffers):
+            one(tmp_path, cell, of, **table)
+    good = {"float64": "12", "int64": "12", "date32": "13.12.2026"}
+    one(tmp_path, good[of], of, **table)
+
+
+def test_null_values_are_cells_as_they_stand_in_the_file(tmp_path: Path) -> None:
+    """R writes a missing value as NA and the text NA, Namibia's code, as "NA"."""
+    text = 'x,z\nNA,0\n"NA",0\n"",0\n,0\n'
+    for listed, values in (
+        (["NA"], [None, "NA", "", None]),
+        (["NA", '"NA"'], [None, None, "", None]),
+        (['""'], ["NA", "NA", None, None]),
+        ([], ["NA", "NA", "", None]),
+    ):
+        spec = csv_text(tmp_path, text, null_values=listed)
+        assert read(spec, dataset(x="string?"))["x"].to_pylist() == values
+
+
+def test_a_null_that_is_named_is_still_held_against_the_policy(tmp_path: Path) -> None:
+    with refused(ValueNull):
+        one(tmp_path, "NA", "int64", null_values=["NA"])
+
+
+def test_names_are_mapped_where_the_source_table_says_so(tmp_path: Path) -> None:
+    text = GOOD.replace("patient", "Patient ID").replace("bmi", '"BMI, kg"')
+    rename = {"Patient ID": "patient", "BMI, kg": "bmi"}
+    plain = read(csv_text(tmp_path, GOOD), dataset())
+    assert read(csv_text(tmp_path, text, rename=rename), dataset()) == plain
+    with refused(ColumnMissing):
+        scan(csv_text(tmp_path, text), dataset())
+
+
+@pytest.mark.parametrize(
+    ("rename", "leaf"),
+    [
+        ({"Patient": "patient"}, ColumnMissing),  # no such column in the file
+        ({"age": "years"}, SourceTableMalformed),  # no such column in the policy
+        ({"age": "bmi"}, ColumnMissing),  # then bmi is there twice, age not at all
+    ],
+)
+def test_a_mapping_that_does_not_fit(
+    tmp_path: Path, rename: dict[str, str], leaf: type[RatlsError]
+) -> None:
+    with refused(leaf):
+        scan(csv_text(tmp_path, GOOD, rename=rename), dataset())
+
+
+def test_a_name_in_another_case_is_told(tmp_path: Path) -> None:
+    """It equals a declared name but for case and blanks, so it is no value of a row."""
+    with refused(ColumnMissing) as seen:
+        scan(csv_text(tmp_path, GOOD.replace("bmi", " BMI")), dataset())
+    assert "' BMI' in field 3" in seen.error.found
+    assert 'rename = { "' in seen.error.fix
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"delimiter": "|"},
+        {"delimiter": ""},
+        {"delimiter": 5},
+        {"decimal": ""},
+        {"decimal": ";"},
+        {"decimal": None},
+        {"date_format": "%d.%m.%y"},
+        {"date_format": "%d.%m"},
+        {"date_format": "%d.%d.%m.%Y"},
+        {"date_format": "%-d%-m%Y"},
+        {"date_format": "%d.%m.%Y %H"},
+        {"date_format": "DD.MM.YYYY"},
+        {"date_format": ["%Y"]},
+        {"null_values": "NA"},
+        {"null_values": [""]},
+        {"null_values": [None]},
+        {"null_values": ["a,b"]},
+        {"null_values": ['"']},
+        {"null_values": ["a\nb"]},
+        {"null_values": ['"NA"']},
+        {"rename": ["a"]},
+        {"rename": {"a": ""}},
+        {"rename": {"a": 1}},
+        {"rename": {"a": "x", "b": "x"}},
+        {"escape": '"'},
+        {"escape": ""},
+        {"escape": True},
+        {"line_breaks": True},
+        {"line_breaks": -1},
+        {"line_breaks": 10_001},
+        {"line_breaks": "1"},
+        {"quote": "'"},
+    ],
+    ids=str,
+)
+def test_a_source_table_that_says_something_unclear(tmp_path: Path, table: dict[str, Any]) -> None:
+    with refused(SourceTableMalformed):
+        csv_text(tmp_path, GOOD, **table)
+
+
+def test_a_name_that_ends_in_tsv_means_tabs(tmp_path: Path) -> None:
+    for name in ("rows.tsv", "ROWS.TSV"):
+        (tmp_path / name).write_text(GOOD.replace(",", "\t"))
+        assert scan(source_at(tmp_path / name), dataset()) == 2
+    (tmp_path / "rows.tsv").write_text(GOOD)
+    with refused(ColumnMissing):
+        scan(source_at(tmp_path / "rows.tsv"), dataset())
+    spec = parse_source({"kind": "csv", "path": "rows.tsv", "delimiter": ","}, tmp_path)
+    assert scan(spec, dataset()) == 2
+
+
+@pytest.mark.parametrize("name", ["rows.csv.gz", "rows.tsv.gz", "rows.csv"])
+def test_a_packed_file(tmp_path: Path, name: str) -> None:
+    text = GOOD.replace(",", "\t") if "tsv" in name else GOOD
+    half = len(text) // 2
+    for packed in (
+        gzip.compress(text.encode()),
+        gzip.compress(text[:half].encode()) + gzip.compress(text[half:].encode()),
+    ):
+        (tmp_path / name).write_bytes(packed)
+        assert read(source_at(tmp_path / name), dataset())["age"].to_pylist() == [40, 41]
+
+
+def test_a_packed_file_is_cut_anywhere(tmp_path: Path) -> None:
+    """F21. Packed, a file of whole rows shows its cut too."""
+    packed = gzip.compress((GOOD + GOOD.split("\n", 1)[1] * 50).encode())
+    assert scan(csv_text(tmp_path, packed), dataset()) == 102
+    for size in range(2, len(packed)):
+        with refused(SourceCut):
+            scan(csv_text(tmp_path, packed[:size]), dataset())
+
+
+@pytest.mark.parametrize(
+    ("after", "leaf"),
+    [
+        (b"\0", SourceCut),  # the first byte of another member, as far as it goes
+        (b"\0" * 512, SourcePackedDamaged),
+        (b"CANARY", SourcePackedDamaged),
+        (gzip.compress(b"p3,1,2.5,true\n")[:12], SourceCut),
+    ],
+)
+def test_something_follows_a_packed_file(
+    tmp_path: Path, after: bytes, leaf: type[RatlsError]
+) -> None:
+    """Zeros too: the place of a member that was never fetched."""
+    with refused(leaf):
+        scan(csv_text(tmp_path, gzip.compress(GOOD.encode()) + after), dataset())
+
+
+def test_a_packed_file_whose_bytes_changed(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(GOOD.encode(), compresslevel=0))
+    packed[packed.index(b"40")] ^= 1
+    with refused(SourcePackedDamaged):
+        scan(csv_text(tmp_path, bytes(packed)), dataset())
+
+
+def test_a_small_packed_file_of_very_many_rows(tmp_path: Path) -> None:
+    """A gibibyte of rows of gzip: the cap on rows ends it, in constant memory."""
+    block = gzip.compress(b"p1,40,20.5,true\n" * 1_000_000)
+    spec = csv_text(tmp_path, gzip.compress(GOOD.encode()) + block * 64)
+    tracemalloc.start()
+    try:
+        with refused(SourceTooLong):
+            scan(spec, dataset(max_rows=500_000))
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
