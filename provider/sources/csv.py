@@ -11,7 +11,7 @@ in the middle of a number would otherwise hold another number.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -25,9 +25,9 @@ from provider.errors import (
     SourceCut,
     SourceLineMalformed,
     SourcePackedDamaged,
-    SourceTableMalformed,
     SourceUnreadable,
 )
+from provider.sources.base import NO_NAMES
 from provider.sources.dialect import RFC_4180, Dialect
 from provider.sources.files import FileSource, OpenFile
 from provider.sources.records import BYTE_ORDER_MARK, Piece, Records
@@ -45,18 +45,28 @@ class CsvSource(FileSource):
 
     kind = "a CSV file"
 
-    def __init__(self, file: OpenFile, dataset: Dataset, dialect: Dialect) -> None:
-        super().__init__(file, dataset)
+    def __init__(
+        self, file: OpenFile, dataset: Dataset, dialect: Dialect, rename: Mapping[str, str]
+    ) -> None:
+        super().__init__(file, dataset, rename)
         self._dialect = dialect
         header = next(self._pieces(), None)
         if header is None:
             raise SourceUnreadable(self._name, expected="a header", found="an empty file")
         self._header = self._names(header.part(0, 1))
-        self._piece, self._rows_before = header, 0  # what is being read
+        self._piece: Piece | None = None  # what is being read,
+        self._rows_before = 0  #            and how many rows came before it
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, dataset: Dataset, dialect: Dialect = RFC_4180) -> Iterator[Self]:
+    def open(
+        cls,
+        path: Path,
+        dataset: Dataset,
+        dialect: Dialect = RFC_4180,
+        *,
+        rename: Mapping[str, str] = NO_NAMES,
+    ) -> Iterator[Self]:
         """Open the file once, for both passes: a file renamed over it later is not read.
 
         Raises:
@@ -65,7 +75,7 @@ class CsvSource(FileSource):
             ColumnUnexpected: Another column is there twice.
         """
         with cls._opened(path) as file:
-            yield cls(file, dataset, dialect)
+            yield cls(file, dataset, dialect, rename)
 
     def _declared(self) -> Iterator[pa.RecordBatch]:
         names, rows, is_first = self._schema.names, 0, True
@@ -79,6 +89,7 @@ class CsvSource(FileSource):
             arrays = [self._values(texts.column(name), name) for name in names]
             yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
             rows += texts.num_rows
+        self._piece = None  # hundreds of files may be open as one dataset
 
     def _pieces(self) -> Iterator[Piece]:
         read: Callable[[int], bytes] = self._file.reader().read
@@ -101,11 +112,7 @@ class CsvSource(FileSource):
     def _names(self, header: Piece) -> list[str]:
         """The header's names, as `rename` has them."""
         names = self._read_csv(header.text).column_names
-        for old, new in self._dialect.rename.items():
-            if new not in self._schema.names:
-                raise SourceTableMalformed(
-                    "rename", expected="names that the policy declares", found=ascii(new)[:80]
-                )
+        for old in self._rename:
             if names.count(old) != 1:
                 raise ColumnMissing(
                     f"{self._name}, line 1, column {ascii(old)[:80]} of rename",
@@ -113,28 +120,24 @@ class CsvSource(FileSource):
                     found=str(names.count(old)),
                     fix="write it in rename as it stands in the file",
                 )
-        names = [self._dialect.rename.get(name, name) for name in names]
-        self._places(names)
+        names = [self._rename.get(name, name) for name in names]
+        for name in self._schema.names:
+            if names.count(name) != 1:
+                # Other names are not told: without a header, the first row would be shown.
+                raise ColumnMissing(
+                    f"{self._name}, line 1, column {name!r}",
+                    expected="one such name",
+                    found=_nearly(name, names) or f"{names.count(name)} among {len(names)} names",
+                    fix=f"write {name} in the header, or in the source table: "
+                    f'rename = {{ "name in the file" = "{name}" }}; where the delimiter is not '
+                    f'{self._dialect.delimiter!r}, name it: delimiter = ";"',
+                )
         for place, name in enumerate(names):
             if name in names[:place]:  # two of one name: which one did its author mean?
                 raise ColumnUnexpected(
                     f"{self._name}, line 1", expected="each name once", found=f"field {place + 1}"
                 )
         return names
-
-    def _places(self, found: Sequence[str]) -> list[int]:
-        for name in self._schema.names:
-            if found.count(name) != 1:
-                # Other names are not told: without a header, the first row would be shown.
-                raise ColumnMissing(
-                    f"{self._name}, line 1, column {name!r}",
-                    expected="one such name",
-                    found=_nearly(name, found) or f"{found.count(name)} among {len(found)} names",
-                    fix=f"write {name} in the header, or in the source table: "
-                    f'rename = {{ "name in the file" = "{name}" }}; where the delimiter is not '
-                    f'{self._dialect.delimiter!r}, name it: delimiter = ";"',
-                )
-        return super()._places(found)
 
     def _texts(self, piece: Piece) -> pa.RecordBatch:
         """The declared columns as Arrow reads them, every value a text."""
@@ -206,14 +209,23 @@ class CsvSource(FileSource):
         )
 
     def _misfit(self, name: str, row: int) -> ColumnTypeDiffers:
+        assert self._piece is not None  # a value is judged while its piece is read
         line = self._piece.line(row - self._rows_before - 1)
-        type_, spelling = self._schema.field(name).type, self._dialect.spelling
+        spelled = describe(self._schema.field(name).type, self._dialect.spelling)
         return ColumnTypeDiffers(
             f"{self._name}, line {line}, column {name!r}",
-            expected=f"{self._dataset.columns[name].type}, {describe(type_, spelling)}",
+            expected=f"{self._dataset.columns[name].type}: {spelled}",
             found=f"something else in row {row}",
-            fix=f"write it so, or name in the source table how it is written: {_remedy(type_)}",
+            fix=self._remedy(name),
         )
+
+    def _remedy(self, name: str) -> str:
+        type_, null = self._schema.field(name).type, "null_values = ['NA', '\"\"']"
+        if pa.types.is_floating(type_):
+            null = f'decimal = ",", {null}'
+        elif pa.types.is_date(type_):
+            null = f'date_format = "%d.%m.%Y", {null}'
+        return f"write it so, or say in the source table how it is written: {null}"
 
 
 def _nearly(name: str, found: Sequence[str]) -> str | None:
@@ -222,16 +234,6 @@ def _nearly(name: str, found: Sequence[str]) -> str | None:
         if other != name and other.strip().casefold() == name.casefold():
             return f"{other!a} in field {place + 1}"
     return None
-
-
-def _remedy(type_: pa.DataType) -> str:
-    """The source table's fields for columns of one type; the last goes for all."""
-    null = "null_values = ['NA', '\"\"']"
-    if pa.types.is_floating(type_):
-        return f'decimal = ",", {null}'
-    if pa.types.is_date(type_):
-        return f'date_format = "%d.%m.%Y", {null}'
-    return null
 
 
 class _Unpacked:

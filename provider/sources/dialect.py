@@ -12,7 +12,7 @@ line_breaks  = 20                          # the most that one cell may have
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -24,7 +24,6 @@ DIALECT_FIELDS = (
     "null_values",
     "decimal",
     "date_format",
-    "rename",
     "escape",
     "line_breaks",
 )
@@ -42,7 +41,6 @@ class Dialect:
     bare_nulls: tuple[str, ...] = ()  #    cells without quotes that mean null, beside empty ones
     quoted_nulls: tuple[str, ...] = ()  #  cells in quotes that do, without the quotes
     spelling: Spelling = ISO
-    rename: Mapping[str, str] = field(default_factory=dict)  # name in the file: declared name
 
     @classmethod
     def parse(cls, table: Mapping[str, Any], path: Path) -> Self:
@@ -70,7 +68,6 @@ class Dialect:
             bare,
             quoted,
             spelling,
-            _rename(table),
         )
 
 
@@ -98,16 +95,6 @@ def _nulls(table: Mapping[str, Any], delimiter: str) -> tuple[tuple[str, ...], t
         if cell and cell not in bare:
             _refuse(table, "null_values", f"{cell!a} without quotes beside the one in quotes")
     return tuple(bare), tuple(quoted)
-
-
-def _rename(table: Mapping[str, Any]) -> dict[str, str]:
-    names = table.get("rename", {})
-    expected = 'names of columns, as in { "Patient ID" = "patient" }'
-    if not isinstance(names, dict) or not all(isinstance(n, str) and n for n in names.values()):
-        _refuse(table, "rename", expected)
-    if len(set(names.values())) < len(names):
-        _refuse(table, "rename", f"{expected}, each declared name once")
-    return dict(names)
 
 
 def _one_of(table: Mapping[str, Any], name: str, known: tuple[str, ...], default: str) -> str:

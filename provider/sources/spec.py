@@ -235,16 +235,17 @@ def source_at(path: Path) -> SourceSpec:
             return parse_source(table, path.parent)
     if path.is_dir():
         return ParquetFile(path)
-    kind = next((_SUFFIXES[end] for end in _SUFFIXES if path.name.lower().endswith(end)), None)
-    if kind is None and not path.exists():
+    if suffix == ".gz":
+        suffix = path.with_suffix("").suffix.lower() + suffix
+    if suffix not in _SUFFIXES and not path.exists():
         raise SourceUnreadable(str(path), expected="a file of rows", found="no such file")
-    if kind is None:
+    if suffix not in _SUFFIXES:
         raise SourceFormatUnknown(
             str(path),
             expected=f"a name that ends in {', '.join(_SUFFIXES)} or .toml",
             found=ascii(suffix) if suffix else "none of them",
         )
-    return parse_source({"kind": kind, "path": str(path)}, Path())
+    return parse_source({"kind": _SUFFIXES[suffix], "path": str(path)}, Path())
 
 
 def _parse_toml(raw: bytes) -> dict[str, Any]:

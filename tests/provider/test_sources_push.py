@@ -14,6 +14,7 @@ from policy.errors import ValueOutsideDomain
 from provider.errors import SourceFormatUnknown, SourceTableMalformed, SourceUnreadable
 from provider.release import release
 from provider.sources import SourceSpec, parse_source, source_at
+from provider.sources.dialect import Dialect
 from provider.sources.spec import ArrowFile, CsvFile, ParquetFile, SeveralFiles, SqlQuery
 from tests.provider.desk import CANARY, Desk
 from tests.provider.formats import FORMATS
@@ -114,7 +115,7 @@ def test_push_from_what_is_no_source(
             ),
         ),
         ({"kind": "csv", "path": "rows"}, CsvFile(BASE / "rows")),
-        ({"kind": "csv", "path": "rows", "delimiter": ";"}, CsvFile(BASE / "rows", ";")),
+        ({"kind": "csv", "path": "rows", "delimiter": ";"}, CsvFile(BASE / "rows", Dialect(";"))),
         ({"kind": "sql", "url_file": "url", "query": QUERY}, SqlQuery(BASE / "url", QUERY)),
     ],
 )
@@ -179,6 +180,9 @@ def test_any_table_is_a_source_or_a_refusal(table: dict[str, Any]) -> None:
     [
         ("a.parquet", ParquetFile(Path("a.parquet"))),
         ("a.CSV", CsvFile(Path("a.CSV"))),
+        ("a.csv.GZ", CsvFile(Path("a.csv.GZ"))),
+        ("a.tsv", CsvFile(Path("a.tsv"), Dialect("\t"))),
+        ("a.tsv.gz", CsvFile(Path("a.tsv.gz"), Dialect("\t"))),
         ("b/a.arrow", ArrowFile(Path("b/a.arrow"))),
         ("a.arrows", ArrowFile(Path("a.arrows"))),
         ("a.ipc", ArrowFile(Path("a.ipc"))),
@@ -188,7 +192,7 @@ def test_a_name_says_its_kind(name: str, spec: SourceSpec) -> None:
     assert source_at(Path(name)) == spec
 
 
-@pytest.mark.parametrize("name", ["a", "a.txt", "a.csv.gz", ".csv"])
+@pytest.mark.parametrize("name", ["a", "a.txt", "a.parquet.gz", ".csv", ".csv.gz"])
 def test_a_name_that_says_nothing(name: str, tmp_path: Path) -> None:
     """Nothing is wrong with the file: the remedy is another format, not another export."""
     with refused(SourceUnreadable):
@@ -200,6 +204,6 @@ def test_a_name_that_says_nothing(name: str, tmp_path: Path) -> None:
 
 def test_a_table_in_a_file_is_relative_to_it(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text('kind = "csv"\npath = "rows.csv"\ndelimiter = "\\t"\n')
-    assert source_at(tmp_path / "s.toml") == CsvFile(tmp_path / "rows.csv", "\t")
+    assert source_at(tmp_path / "s.toml") == CsvFile(tmp_path / "rows.csv", Dialect("\t"))
     with refused(FileUnreadable):
         source_at(tmp_path / "another.toml")
