@@ -37,6 +37,7 @@ from provider.errors import (
     SourceUrlUnfit,
 )
 from provider.sources.base import Source, rows_per_read
+from provider.sources.exact import narrowed
 from provider.sources.text import parse_text
 from verifier.files import read_file
 
@@ -170,20 +171,12 @@ def _exactly(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
         return None
     if wanted is datetime and any(v.tzinfo is None for v in values if v is not None):
         return None  # in nobody's zone
+    if pa.types.is_float32(type_):
+        return narrowed(pa.array(values, pa.float64()))
     try:
-        array = pa.array(values, type_)
+        return pa.array(values, type_)
     except (ValueError, OverflowError):  # more than the type holds; Arrow's errors are ValueErrors
         return None
-    if pa.types.is_float32(type_) and not _is_same(array, values):
-        return None
-    return array
-
-
-def _is_same(single: pa.Array, values: Sequence[Any]) -> bool:
-    """Widened again, each is what it was: nothing was rounded away, or became infinite."""
-    wide = pa.array(values, pa.float64())
-    same = pc.or_(pc.equal(single.cast(pa.float64()), wide), pc.is_nan(wide))
-    return pc.all(same, min_count=0).as_py() is not False
 
 
 def _of_shortest(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:

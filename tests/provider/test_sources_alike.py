@@ -84,6 +84,22 @@ def test_every_declared_type_arrives_as_it_is(form: Form, tmp_path: Path) -> Non
     assert got.to_pydict() == pa.table(columns).to_pydict()
 
 
+def test_a_double_is_not_rounded_to_float32(form: Form, tmp_path: Path) -> None:
+    """Sixteen digits that somebody measured would become seven, and nobody would know."""
+    measured = pa.table({"x": [0.5, 0.12345678901234]})
+    with refused(ColumnTypeDiffers):
+        scan(form(tmp_path, measured), dataset(x="float32"))
+    assert read(form(tmp_path, measured), dataset(x="float64")).to_pydict() == measured.to_pydict()
+
+
+def test_a_large_integer_is_not_rounded_to_float64(form: Form, tmp_path: Path) -> None:
+    """2**53 + 1 lies between two doubles: as one of them, an id would be another person's."""
+    counted = pa.table({"x": pa.array([2**53 + 1])})
+    with refused(ColumnTypeDiffers):
+        scan(form(tmp_path, counted), dataset(x="float64"))
+    assert read(form(tmp_path, counted), dataset(x="int64")).to_pydict() == counted.to_pydict()
+
+
 def test_columns_that_nobody_agreed_on_stay_here(form: Form, tmp_path: Path) -> None:
     """F17. Other columns, another order."""
     table = rows().append_column("diagnosis", pa.array(["CANARY"] * 10))
