@@ -86,7 +86,9 @@ def check_schema(schema: pa.Schema, dataset: Dataset) -> None:
     declared = dataset.columns
     for name in declared:
         if name not in schema.names:
-            raise ColumnMissing(f"{dataset.id}: column {name!r}", expected="it", found="none")
+            raise ColumnMissing(
+                f"dataset {dataset.id}", expected=f"a column {name!r}", found="none of this name"
+            )
     for position, name in enumerate(schema.names):
         if name not in declared or name in schema.names[:position]:
             raise ColumnUnexpected(
