@@ -70,6 +70,8 @@ class Piece:
 
     def line(self, record: int) -> int:
         """The line of the file on which a record begins; records count from 0."""
+        if not len(self.quotes):  # each record is a line
+            return self.first_line + record
         return self.first_line + self.raw.count(b"\n", 0, self._start(record))
 
     def fields(self, delimiter: str) -> Places:
@@ -299,6 +301,8 @@ class Records:
 
 
 def _places(raw: bytes, byte: int) -> Places:
+    if byte not in raw:  # much faster than to compare each byte
+        return np.empty(0, np.int64)
     return np.flatnonzero(np.frombuffer(raw, np.uint8) == byte)
 
 
