@@ -43,8 +43,8 @@ def push(
     source: Annotated[
         Path,
         typer.Option(
-            help="Its rows: .parquet, .csv, .arrow, .arrows or .ipc; "
-            "or a .toml that says where they are."
+            help="Its rows: .parquet, .csv, .tsv, .csv.gz, .arrow, .arrows, .ipc or .feather, "
+            "a folder of .parquet; or a .toml that says where they are."
         ),
     ],
     enclave: EnclaveAt,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import re
+import subprocess
+import tomllib
 import traceback
 import tracemalloc
 from datetime import UTC, date, datetime
@@ -28,10 +30,11 @@ from provider.errors import (
     SourceLineBreakInCell,
     SourceLineMalformed,
     SourcePackedDamaged,
+    SourceQuoteMisplaced,
     SourceTableMalformed,
     SourceTooLong,
 )
-from provider.sources import parse_source, source_at
+from provider.sources import SourceSpec, parse_source, source_at
 from provider.sources.text import parse_text
 from tests.provider.formats import csv_text, read, scan
 from tests.provider.test_sources import dataset
@@ -466,3 +469,83 @@ def test_a_small_packed_file_of_very_many_rows(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()
+
+
+def mended(raw: bytes, folder: Path, fix: str) -> SourceSpec:
+    """What a refusal says to do: a command, or the fields of a source table at its end."""
+    command = re.search(r"(iconv|echo|gzip) .*$", fix)
+    if command:
+        subprocess.run(["bash", "-c", command[0]], cwd=folder, check=True)
+        converted = folder / "converted.csv"
+        return source_at(converted if converted.exists() else folder / "rows.csv")
+    fields = tomllib.loads(f"source = {{ {fix[fix.rindex(': ') + 2 :]} }}")["source"]
+    return csv_text(folder, raw, **fields)
+
+
+CLINIC = "patient,age,bmi,day,note\nMüller,40,20.5,2026-02-03,a\np2,41,21,2026-02-04,b\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "leaf"),
+    [
+        pytest.param(CLINIC.encode("cp1252"), SourceEncoding, id="windows-1252"),
+        pytest.param(CLINIC.encode("utf-16"), SourceEncoding, id="utf-16"),
+        pytest.param(CLINIC.encode("utf-16-be"), SourceEncoding, id="utf-16-be"),
+        pytest.param(CLINIC[:-1].encode(), SourceCut, id="no-last-line-end"),
+        pytest.param(
+            CLINIC.replace(",b", ',"b\nc"').encode(), SourceLineBreakInCell, id="line-break"
+        ),
+        pytest.param(
+            CLINIC.replace("p2", '"\\"p2\\""').encode(), SourceQuoteMisplaced, id="escape"
+        ),
+        pytest.param(CLINIC.replace("20.5", '"20,5"').encode(), ColumnTypeDiffers, id="decimal"),
+        pytest.param(
+            CLINIC.replace("2026-02-03", "03.02.2026").replace("2026-02-04", "04.02.2026").encode(),
+            ColumnTypeDiffers,
+            id="date",
+        ),
+        pytest.param(CLINIC.replace("40", "NA").encode(), ColumnTypeDiffers, id="null"),
+        pytest.param(CLINIC.replace("40", '""').encode(), ColumnTypeDiffers, id="empty-text"),
+        pytest.param(CLINIC.replace(",", ";").encode(), ColumnMissing, id="delimiter"),
+    ],
+)
+def test_what_a_refusal_says_to_do_mends_the_file(
+    tmp_path: Path, raw: bytes, leaf: type[RatlsError]
+) -> None:
+    of = dataset(patient="string", age="int64?", bmi="float64", day="date32")
+    with refused(leaf) as seen:
+        scan(csv_text(tmp_path, raw), of)
+    assert scan(mended(raw, tmp_path, seen.error.fix), of) == 2
+
+
+def test_a_wrong_value_is_told_by_place_and_spellings_alone(tmp_path: Path) -> None:
+    """L01. Column, row, line and what would be read; the cell itself is a patient's."""
+    for of, spelled in (
+        ("bool", "true, false, t or f"),
+        ("int32", "a whole number of 32 bits"),
+        ("float64", "-0.5"),
+        ("date32", "2026-02-03"),
+        ("timestamp[us, UTC]", "2026-02-03T04:05:06Z"),
+    ):
+        with refused(ColumnTypeDiffers) as seen:
+            scan(csv_text(tmp_path, f"z,x\n0,\n0,{CANARY}\n"), dataset(x=f"{of}?"))
+        assert "line 3, column 'x'" in seen.error.thing
+        assert spelled in seen.error.expected
+        assert seen.error.found.endswith("row 2")
+        assert CANARY not in "".join(traceback.format_exception(seen.error)) + seen.error.fix
+
+
+def test_each_source_of_the_readme_reads_as_a_file(tmp_path: Path) -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    lines = re.findall(r"^source = .*$", readme.read_text("utf-8"), re.MULTILINE)
+    assert {tomllib.loads(line)["source"]["kind"] for line in lines} == {
+        "parquet",
+        "arrow",
+        "csv",
+        "sql",
+    }
+    for line in lines:
+        (tmp_path / "source.toml").write_text(line, "utf-8")
+        assert source_at(tmp_path / "source.toml") == parse_source(
+            tomllib.loads(line)["source"], tmp_path
+        )
