@@ -493,7 +493,7 @@ CLINIC = "patient,age,bmi,day,note\nMüller,40,20.5,2026-02-03,a\np2,41,21,2026-
         pytest.param(CLINIC.encode("utf-16-be"), SourceEncoding, id="utf-16-be"),
         pytest.param(CLINIC[:-1].encode(), SourceCut, id="no-last-line-end"),
         pytest.param(
-            CLINIC.replace(",b", ',"b\nc"').encode(), SourceLineBreakInCell, id="line-break"
+            CLINIC.replace(",b\n", ',"b\nc"\n').encode(), SourceLineBreakInCell, id="line-break"
         ),
         pytest.param(
             CLINIC.replace("p2", '"\\"p2\\""').encode(), SourceQuoteMisplaced, id="escape"
