@@ -533,19 +533,3 @@ def test_a_wrong_value_is_told_by_place_and_spellings_alone(tmp_path: Path) -> N
         assert spelled in seen.error.expected
         assert seen.error.found.endswith("row 2")
         assert CANARY not in "".join(traceback.format_exception(seen.error)) + seen.error.fix
-
-
-def test_each_source_of_the_readme_reads_as_a_file(tmp_path: Path) -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    lines = re.findall(r"^source = .*$", readme.read_text("utf-8"), re.MULTILINE)
-    assert {tomllib.loads(line)["source"]["kind"] for line in lines} == {
-        "parquet",
-        "arrow",
-        "csv",
-        "sql",
-    }
-    for line in lines:
-        (tmp_path / "source.toml").write_text(line, "utf-8")
-        assert source_at(tmp_path / "source.toml") == parse_source(
-            tomllib.loads(line)["source"], tmp_path
-        )
