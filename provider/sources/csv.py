@@ -244,26 +244,27 @@ class _Unpacked:
         self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
 
     def read(self, size: int) -> bytes:
-        """The next bytes, at most so many; none at the end.
+        """The next `size` bytes; fewer at the end alone, where members are short too.
 
         Raises:
             SourceCut: The file ends inside a member.
             SourcePackedDamaged: A checksum differs, or other bytes follow the last member.
         """
-        while True:
+        found = bytearray()
+        while len(found) < size:
             packed = self._packed or self._read(_PACKED_AT_ONCE)
             if self._member.eof:
                 if not packed:
-                    return b""
+                    break
                 self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
             try:
-                found = self._member.decompress(packed, size)
+                fresh = self._member.decompress(packed, size - len(found))
             except zlib.error as error:
                 raise SourcePackedDamaged(
                     self._name, expected="gzip to its last byte", found="other bytes"
                 ) from error
             self._packed = self._member.unconsumed_tail or self._member.unused_data
-            if found:
-                return found
-            if not packed and not self._member.eof:
+            if not fresh and not packed and not self._member.eof:
                 raise SourceCut(self._name, expected="a whole gzip file", found="its beginning")
+            found += fresh
+        return bytes(found)
