@@ -6,9 +6,10 @@
         for batch in source.batches():  # and once more while it leaves
             …
 
-Parquet, CSV, Arrow IPC (file and stream) and the answer to a SQL query; the rules are those of
-`base`, the same for all. Only declared columns leave, in the declared order. Nothing is cast
-but what a format cannot spell otherwise, and each module says what that is.
+Parquet, CSV, Arrow IPC (file and stream), several files as one, and the answer to a SQL query; the
+rules are those of `base`, the same for all. Only declared columns leave, in the declared order.
+What is another spelling of the same value is read (`files`, `text`); what has two meanings, or
+would lose a digit (`exact`), is refused, and the refusal says how to convert it.
 """
 
 from __future__ import annotations

@@ -120,9 +120,9 @@ class Source(ABC):
             if count != 1:
                 others = ", ".join(ascii(other)[:80] for other in found[:40])
                 raise ColumnMissing(
-                    f"{self._name}, column {name!r}",
-                    expected="one such column",
-                    found=f"{count} among {others}",
+                    self._name,
+                    expected=f"one column {name!r}",
+                    found=f"{count or 'none'}; it has {others}",
                 )
             places.append(found.index(name))
         return places
