@@ -30,6 +30,7 @@ from policy.errors import (
 from policy.rows import arrow_schema, check_batch
 from policy.text import is_composed, is_folded, is_visible
 from tests.enclave_app.agreed import computation
+from tests.provider.desk import Desk
 from tests.provider.formats import FORMATS, read, scan
 from tests.support.enclave import EnclaveWorld, refused_by_enclave, rows
 from tests.support.parties import Consortium
@@ -105,6 +106,21 @@ def test_it_is_refused_before_any_connection(form: str, tmp_path: Path) -> None:
     assert CANARY not in str(seen.error)
     one = pa.table({"patient": [CANARY] * 5})
     assert read(FORMATS[form](tmp_path, one), dataset()).to_pydict() == one.to_pydict()
+
+
+def test_a_push_is_refused_and_recorded_once(tmp_path: Path) -> None:
+    """Nothing was sent, the journal says why, and the same task takes honest rows afterwards."""
+    world = EnclaveWorld.create()
+    with world.running() as live:
+        desk, task = Desk.of("alice", world, tmp_path, live.address), world.task()
+        desk.write(rows(1, K, patient=FIVE))
+        before = len(live.log)
+        with desk.refuses(PersonSpelledWithBlanks):
+            desk.push(task)
+        assert (len(desk.journal), len(live.log)) == (1, before)
+        assert CANARY not in "".join(map(str, desk.journal))
+        desk.write(rows(1))
+        assert desk.push(task).commit.rows == 60
 
 
 # The kind.
