@@ -193,8 +193,9 @@ def _spells(type_: pa.DataType, field: pa.Field) -> bool:
 
 def _as(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(array.type):
-        # First the values: Arrow cannot take from views.
-        array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(wanted))
+        if pa.types.is_string_view(array.type.value_type):  # which Arrow cannot take from
+            array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(wanted))
+        array = array.cast(array.type.value_type)
     return array if array.type == wanted else array.cast(wanted)
 
 

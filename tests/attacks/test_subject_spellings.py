@@ -28,6 +28,7 @@ from policy.errors import (
     ValueNull,
 )
 from policy.rows import arrow_schema, check_batch
+from policy.show import as_json
 from policy.text import is_composed, is_folded, is_visible
 from tests.enclave_app.agreed import computation
 from tests.provider.desk import Desk
@@ -184,6 +185,19 @@ def test_a_joined_text_hides_nothing_at_its_seams() -> None:
     check(["e", "\u0301a"], dataset())
 
 
+@pytest.mark.parametrize("marks", ["\u0300\u0327", "\u0327\u0300", "\u0323\u0300\u0315", "\u1161"])
+def test_an_id_of_many_accents_costs_no_more_than_its_bytes(marks: str) -> None:
+    """R06 and R04: sorting accents one by one takes the square of their number, hours for these."""
+    heap = "".join(mark * 200_000 for mark in marks)
+    with refused(PersonSpelledInParts):
+        check([f"a{heap}e\u0301"], dataset())
+
+
+def test_people_are_shown_the_spelling_that_they_sign() -> None:
+    shown = as_json(Consortium.create(columns=FOLDED).policy(computation=KEYED))
+    assert shown["dataset"][0]["columns"]["ssn"] == "string, spelling folded"
+
+
 def test_integers_have_one_spelling() -> None:
     of = Dataset.model_validate(
         {"id": "d", "owner": "o", "subject": "n", "max_rows": 99, "columns": {"n": "int64"}}
@@ -194,6 +208,7 @@ def test_integers_have_one_spelling() -> None:
 
 # Texts that are compared across inputs: the keys of an intersection.
 
+KEYED = computation("private_set_intersection", 'key = "ssn"', ["intersection_size"])
 PLAIN = '{ patient = "int64", ssn = "string" }'
 CANONICAL = '{ patient = "int64", ssn = { type = "string", spelling = "canonical" } }'
 FOLDED = '{ patient = "int64", ssn = { type = "string", spelling = "folded" } }'
@@ -201,10 +216,9 @@ FOLDED = '{ patient = "int64", ssn = { type = "string", spelling = "folded" } }'
 
 def joined_on(columns: str, alice: str | None = None) -> None:
     """The policy of an intersection; `alice` replaces the columns of her dataset alone."""
-    section = computation("private_set_intersection", 'key = "ssn"', ["intersection_size"])
     world = Consortium.create(columns=columns)
     hers = world.sections()["train_party_1"].replace(columns, alice or columns)
-    world.policy(computation=section, train_party_1=hers)
+    world.policy(computation=KEYED, train_party_1=hers)
 
 
 def test_a_key_of_an_intersection_has_one_spelling_too() -> None:
