@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -269,14 +270,16 @@ def _path(table: Mapping[str, Any], name: str, base: Path) -> Path:
 
 def _several(table: Mapping[str, Any], base: Path) -> SeveralFiles:
     paths = table["path"]
-    texts = [p for p in paths if isinstance(p, str)]
-    distinct = {(base / text).resolve() for text in texts}
-    if not 1 <= len(distinct) == len(paths) <= _MOST_FILES:  # twice would be every row twice
-        raise SourceTableMalformed(
-            "path", expected=f"1 to {_MOST_FILES} paths, each once", found="another list"
-        )
-    parts = tuple(parse_source({**table, "path": path}, base) for path in texts)
-    return SeveralFiles(parts, f"{len(parts)} files from {base / texts[0]}")
+    if 1 <= len(paths) <= _MOST_FILES and all(isinstance(path, str) for path in paths):
+        parts = tuple(parse_source({**table, "path": path}, base) for path in paths)
+        places = {Path(realpath(base / path)) for path in paths}
+        # Twice, or within a folder that is listed too: each of its rows would be there twice.
+        apart = not any(above in places for place in places for above in place.parents)
+        if apart and len(places) == len(paths):
+            return SeveralFiles(parts, f"{len(parts)} files from {base / paths[0]}")
+    raise SourceTableMalformed(
+        "path", expected=f"1 to {_MOST_FILES} paths, each once", found="another list"
+    )
 
 
 def _rename(table: Mapping[str, Any]) -> Mapping[str, str]:
