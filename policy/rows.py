@@ -162,9 +162,12 @@ def _misspelled(values: pa.Array, spelling: str | None) -> Iterator[Fault]:
     trimmed = pc.ascii_trim(values, characters=" ")
     yield PersonUnnamed, "an id that is not blank", pc.equal(pc.binary_length(trimmed), 0)
     yield PersonSpelledWithBlanks, "no space at either end", pc.not_equal(trimmed, values)
+    rules = _SPELLINGS[spelling]
+    if pc.all(pc.ascii_is_printable(values), min_count=0).as_py() is not False:
+        rules = rules[len(_CANONICAL) :]  # most ids; they have no second form
     # Not by Arrow's `utf8_normalize`: an id of a mebibyte of accents would take it hours.
-    joined = _joined(values)
-    for leaf, expected, holds in _SPELLINGS[spelling]:
+    joined = _joined(values) if rules else ""
+    for leaf, expected, holds in rules:
         if not holds(joined):
             wrong = [id_ is not None and not holds(id_) for id_ in values.to_pylist()]
             yield leaf, expected, pa.array(wrong)
