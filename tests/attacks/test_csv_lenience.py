@@ -264,6 +264,15 @@ def test_a_backslash_with_two_meanings(tmp_path: Path, note: str, leaf: type[Rat
     assert line_of(seen) == 3
 
 
+@pytest.mark.parametrize("byte", [b"\xfe", b"\xff"])
+def test_bytes_that_stand_for_escapes_stand_in_the_file(tmp_path: Path, byte: bytes) -> None:
+    """In Windows-1252 they are letters; here they would become a backslash or a quote."""
+    raw = SPARK.encode().replace(b"say", b"s" + byte + b"y")
+    with refused(SourceEncoding) as seen:
+        scan(csv_text(tmp_path, raw, escape="\\"), dataset(**PATIENTS))
+    assert line_of(seen) == 2
+
+
 def as_read(raw: bytes, size: int, **dialect: Any) -> list[object]:
     """Each record with its line, then the refusal; `size` bytes are read at once."""
     stream, found = io.BytesIO(raw), []
