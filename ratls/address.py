@@ -1,6 +1,6 @@
 """Where a peer listens: `HOST:PORT` from local configuration, resolved once.
 
-    address = Address.parse("enclave.example:7443").resolve()
+    places = Address.parse("enclave.example:7443").resolve_all(seconds=10)
 
 Probe and pinned channel go to the same numeric address; what DNS says in between, or what a
 peer suggests, plays no part.
@@ -14,7 +14,10 @@ import socket
 from dataclasses import dataclass
 from typing import Self
 
-from ratls.errors import AddressMalformed, PeerUnreachable
+from ratls.aside import Aside
+from ratls.errors import AddressMalformed, DeadlineExceeded, PeerUnreachable
+
+LOOKUP_SECONDS = 10.0
 
 _FORM = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})", re.ASCII)
 
@@ -38,17 +41,34 @@ class Address:
             raise AddressMalformed("address", expected="HOST:PORT", found=ascii(text[:80]))
         return cls(match[1] or match[2], int(match[3]))
 
-    def resolve(self) -> Address:
-        """The same place by number.
+    def resolve_all(self, seconds: float) -> tuple[Address, ...]:
+        """The same place by number: each address that the name has, in the system's order.
+
+        Args:
+            seconds: For the look-up. The system's resolver has limits of its own, and hears no
+                signal until then.
 
         Raises:
             PeerUnreachable: The name has no address.
+            DeadlineExceeded: Nothing was found out in time.
         """
-        try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise PeerUnreachable(str(self), expected="a known host", found="none") from error
-        return Address(str(found[0][4][0]), self.port)
+        with Aside() as aside:
+            try:
+                found = aside.run(
+                    lambda: socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM),
+                    seconds,
+                )
+            except TimeoutError as error:
+                raise DeadlineExceeded(
+                    str(self), expected="a name looked up in time", found="no answer"
+                ) from error
+            except (OSError, UnicodeError) as error:
+                raise PeerUnreachable(str(self), expected="a known host", found="none") from error
+        return tuple(dict.fromkeys(Address(str(one[4][0]), self.port) for one in found))
+
+    def resolve(self, seconds: float = LOOKUP_SECONDS) -> Address:
+        """The first of `resolve_all`."""
+        return self.resolve_all(seconds)[0]
 
     @property
     def is_numeric(self) -> bool:

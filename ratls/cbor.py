@@ -10,6 +10,7 @@ for the order of map keys, which `encode` fixes and `decode` leaves free (ra-tls
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ import cbor2
 
 Value: TypeAlias = "int | bytes | str | list[Value] | dict[str, Value] | Tagged"
 MAX_DEPTH = 4
+MAX_ITEMS = 4096  # strings, numbers and containers of one input; a message has some tens
 
 
 class NotStrict(ValueError):
@@ -45,9 +47,10 @@ def decode(raw: bytes) -> Value:
     around the whole.
 
     Raises:
-        NotStrict: Another type, another form, deeper than MAX_DEPTH, or bytes left over.
+        NotStrict: Another type, another form, deeper than MAX_DEPTH, more than MAX_ITEMS, or
+            bytes left over.
     """
-    value, end = _item(raw, 0, MAX_DEPTH)
+    value, end = _item(raw, 0, MAX_DEPTH, iter(range(MAX_ITEMS)))
     if end != len(raw):
         raise NotStrict(f"{len(raw) - end} bytes after the item")
     return value
@@ -70,9 +73,12 @@ def _head(raw: bytes, at: int) -> tuple[int, int, int]:
     return major, argument, at + 1 + size
 
 
-def _item(raw: bytes, at: int, depth: int) -> tuple[Value, int]:
+def _item(raw: bytes, at: int, depth: int, budget: Iterator[int]) -> tuple[Value, int]:
     if depth == 0:
         raise NotStrict("nested too deeply")
+    # Each byte may be an item, and each item takes a microsecond: 64 MB of them a minute.
+    if next(budget, None) is None:
+        raise NotStrict(f"more than {MAX_ITEMS} items")
     major, argument, at = _head(raw, at)
     if major == 0:
         return argument, at
@@ -84,13 +90,13 @@ def _item(raw: bytes, at: int, depth: int) -> tuple[Value, int]:
     if major == 4:
         items: list[Value] = []
         for _ in range(argument):
-            item, at = _item(raw, at, depth - 1)
+            item, at = _item(raw, at, depth - 1, budget)
             items.append(item)
         return items, at
     if major == 5:
-        return _map(raw, at, argument, depth)
+        return _map(raw, at, argument, depth, budget)
     if major == 6 and depth == MAX_DEPTH:  # a tag says what the whole is; nothing in it has one
-        content, at = _item(raw, at, depth - 1)
+        content, at = _item(raw, at, depth - 1, budget)
         return Tagged(argument, content), at
     raise NotStrict(f"type {major} is not used here")
 
@@ -107,13 +113,13 @@ def _string(raw: bytes, at: int, size: int, *, text: bool) -> tuple[Value, int]:
         raise NotStrict("text is not UTF-8") from error
 
 
-def _map(raw: bytes, at: int, count: int, depth: int) -> tuple[Value, int]:
+def _map(raw: bytes, at: int, count: int, depth: int, budget: Iterator[int]) -> tuple[Value, int]:
     pairs: dict[str, Value] = {}
     for _ in range(count):
-        key, at = _item(raw, at, depth - 1)
+        key, at = _item(raw, at, depth - 1, budget)
         if not isinstance(key, str):
             raise NotStrict("a key is not text")
         if key in pairs:
             raise NotStrict(f"key {key[:40]!r} twice")
-        pairs[key], at = _item(raw, at, depth - 1)
+        pairs[key], at = _item(raw, at, depth - 1, budget)
     return pairs, at

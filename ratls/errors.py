@@ -412,6 +412,13 @@ class HandshakeFailed(TransportError):
     default_fix = "the peer must speak TLS 1.3 and present its certificate"
 
 
+class HandshakeOversized(TransportError):
+    """The peer sends more than any handshake has, and does not end it."""
+
+    code = "handshake-oversized"
+    default_fix = "the peer is not an enclave of this project; check the address"
+
+
 class CallFailed(TransportError):
     """The connection broke, or never opened, during a call."""
 

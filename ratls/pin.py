@@ -23,6 +23,10 @@ from ratls.environment import prepare_process
 from ratls.errors import PinUnusable
 
 _OPTIONS = [
+    # A message arrives as it was sent or not at all: 1 MB of gzip would be 1 GB here, before
+    # anybody could look at it. Both, since the first alone still unpacks what comes.
+    ("grpc.compression_enabled_algorithms_bitset", 1),  # bit 0: as it is
+    ("grpc.per_message_decompression", 0),
     # Else `https_proxy` and `grpc_proxy` would choose where the connection goes.
     ("grpc.enable_http_proxy", 0),
     # A retry would replay a stream's first messages to whoever answers next.
@@ -32,6 +36,9 @@ _OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 ]
+
+
+LARGEST = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +51,20 @@ class ChannelIdentity:
 
 
 def pinned_client(
-    address: Address, admitted: AdmittedCertificate, channel: ChannelIdentity
+    address: Address,
+    admitted: AdmittedCertificate,
+    channel: ChannelIdentity,
+    largest: int = LARGEST,
 ) -> flight.FlightClient:
     """A client that talks to the holder of exactly this certificate and to nobody else.
 
     It does not connect yet. gRPC reconnects silently between calls, always under this pin.
+
+    Args:
+        address: The numeric address that was probed.
+        admitted: What the probe showed, appraised.
+        channel: Own certificate and key.
+        largest: Bytes that one message from the peer may have; Flight itself sets no limit.
 
     Raises:
         PinUnusable: The address is not numeric, or the pin is not exactly one certificate.
@@ -63,7 +79,7 @@ def pinned_client(
         cert_chain=channel.cert_pem,
         private_key=channel.key_pem,
         override_hostname=ENCLAVE_NAME,
-        generic_options=_OPTIONS,
+        generic_options=[*_OPTIONS, ("grpc.max_receive_message_length", largest)],
     )
 
 

@@ -1,10 +1,14 @@
 """Ask a peer for its certificate, and say nothing.
 
-    der = probe(Address.parse("127.0.0.1:7443").resolve(), timeout=10)
+    address, der = probe_name(Address.parse("enclave.example:7443"), timeout=10)
 
 Neither Flight nor gRPC lets a client look at the peer's certificate, so it is fetched by a
 handshake of its own and then pinned. That leaves no gap: whoever answers later must hold the
 key of exactly this certificate (flight.md 0.4).
+
+The TLS library never touches the socket. It skips some records before the handshake ends, and
+where more of them are always there it does not return: no time limit would be asked, and no
+signal heard. It gets what was read here, piece by piece, and reading has a deadline and a cap.
 """
 
 from __future__ import annotations
@@ -20,8 +24,38 @@ from ratls.errors import (
     DeadlineExceeded,
     EnclaveCertificateChainPresented,
     HandshakeFailed,
+    HandshakeOversized,
     PeerUnreachable,
+    TransportError,
 )
+
+MAX_HANDSHAKE = 256 * 1024  # bytes from the peer; a pinned certificate has 100 KB at most
+_PIECE = 16 * 1024
+
+
+def probe_name(address: Address, timeout: float) -> tuple[Address, bytes]:
+    """The first address of a name that shows a certificate, and that certificate.
+
+    A name may have an address that does not answer, of another IP version for example. From here
+    on only the address returned is used.
+
+    Args:
+        address: From local configuration.
+        timeout: Seconds for everything together; each address may use an equal share of the rest.
+
+    Raises:
+        As `probe`: of the last address, where none shows one; PeerUnreachable for a name that
+        has no address.
+    """
+    end = time.monotonic() + timeout
+    *others, last = address.resolve_all(timeout)
+    for place, one in enumerate(others):
+        share = (end - time.monotonic()) / (len(others) + 1 - place)
+        try:
+            return one, probe(one, share)
+        except TransportError:
+            continue  # not a verdict on anybody: the next address is asked
+    return last, probe(last, end - time.monotonic())
 
 
 def probe(address: Address, timeout: float) -> bytes:
@@ -30,19 +64,22 @@ def probe(address: Address, timeout: float) -> bytes:
     Own certificate and data are withheld: the connection is dropped after the handshake.
 
     Args:
-        address: From local configuration.
+        address: By number.
         timeout: Seconds for connection and handshake together.
 
     Raises:
         PeerUnreachable: Nobody listens there.
         HandshakeFailed: No TLS 1.3, or no certificate was shown.
+        HandshakeOversized: The peer sent more than any handshake has.
         DeadlineExceeded: The peer took longer than `timeout`.
         EnclaveCertificateChainPresented: More than one certificate was shown.
     """
     deadline = time.monotonic() + timeout
     shown: list[bytes] = []
     try:
-        connection = socket.create_connection((address.host, address.port), timeout=timeout)
+        connection = socket.create_connection(
+            (address.host, address.port), timeout=max(timeout, 0.001)
+        )
     except TimeoutError as error:
         raise _late(address) from error
     except OSError as error:
@@ -50,7 +87,7 @@ def probe(address: Address, timeout: float) -> bytes:
             str(address), expected="a listening enclave", found=error.strerror or "no connection"
         ) from error
     with connection:
-        tls = SSL.Connection(_context(shown), connection)
+        tls = SSL.Connection(_context(shown), None)  # between two buffers in memory
         tls.set_connect_state()
         _handshake(tls, connection, address, deadline)
         chain = tls.get_peer_cert_chain() or []
@@ -84,19 +121,42 @@ def _handshake(
     tls: SSL.Connection, connection: socket.socket, address: Address, deadline: float
 ) -> None:
     connection.setblocking(False)
+    received = 0
     while True:
         try:
             tls.do_handshake()
         except SSL.WantReadError:
-            _wait(address, deadline, reading=connection)
-        except SSL.WantWriteError:
-            _wait(address, deadline, writing=connection)
-        except (SSL.Error, OSError) as error:
-            raise HandshakeFailed(
-                str(address), expected="a TLS 1.3 handshake", found="the peer broke it off"
-            ) from error
+            pass  # of what is in memory: the rest has to be read
+        except SSL.Error as error:
+            raise _broken_off(address) from error
         else:
-            return
+            return  # the last message of ours is not sent: the peer learns nothing more
+        try:
+            _send(tls, connection, address, deadline)
+            _wait(address, deadline, reading=connection)
+            piece = connection.recv(_PIECE)
+        except OSError as error:
+            raise _broken_off(address) from error
+        if not piece:
+            raise _broken_off(address)
+        received += len(piece)
+        if received > MAX_HANDSHAKE:
+            raise HandshakeOversized(
+                str(address), expected=f"a handshake of at most {MAX_HANDSHAKE} bytes", found="more"
+            )
+        tls.bio_write(piece)
+
+
+def _send(
+    tls: SSL.Connection, connection: socket.socket, address: Address, deadline: float
+) -> None:
+    try:
+        left = tls.bio_read(_PIECE)
+    except SSL.WantReadError:
+        return  # nothing to say
+    while left:
+        _wait(address, deadline, writing=connection)
+        left = left[connection.send(left) :]
 
 
 def _wait(
@@ -106,11 +166,19 @@ def _wait(
     reading: socket.socket | None = None,
     writing: socket.socket | None = None,
 ) -> None:
-    left = max(deadline - time.monotonic(), 0)
-    ready = select.select([reading] if reading else [], [writing] if writing else [], [], left)
-    if not any(ready):
+    left = deadline - time.monotonic()
+    # Asked even where the peer always has something to read.
+    if left <= 0 or not any(
+        select.select([reading] if reading else [], [writing] if writing else [], [], left)
+    ):
         raise _late(address)
 
 
 def _late(address: Address) -> DeadlineExceeded:
     return DeadlineExceeded(str(address), expected="a handshake in time", found="none")
+
+
+def _broken_off(address: Address) -> HandshakeFailed:
+    return HandshakeFailed(
+        str(address), expected="a TLS 1.3 handshake", found="the peer broke it off"
+    )

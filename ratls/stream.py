@@ -37,6 +37,7 @@ from ratls.appraise import (
     FreshEvidence,
     appraise_challenge,
 )
+from ratls.aside import Aside
 from ratls.claims import NONCE_SIZE
 from ratls.errors import (
     AnswerMissing,
@@ -112,10 +113,10 @@ def read_message(raw: bytes, *due: str) -> tuple[str, dict[str, Any]]:
     """Name and members of a message that is one of those due.
 
     Raises:
-        MessageOversized: Larger than any message that is due.
+        MessageOversized: Larger than a message of its name may be.
         MessageUnexpected: Malformed, another message, other members.
     """
-    _require_size(len(raw), "result" if "result" in due else due[0])
+    _require_size(len(raw), *due)
     try:
         members = cbor.decode(raw)
     except cbor.NotStrict as error:
@@ -125,6 +126,7 @@ def read_message(raw: bytes, *due: str) -> tuple[str, dict[str, Any]]:
     name = members.pop("type", None)
     if not isinstance(name, str) or name not in due:
         raise _unexpected(due, f"{name:.32}" if isinstance(name, str) else "no type")
+    _require_size(len(raw), name)  # not that of another that was due as well
     shape = _SHAPES[name]
     if members.keys() != shape.keys():
         raise _unexpected(due, f"{name} with other members")
@@ -140,10 +142,12 @@ def _size_of(value: object) -> int:
     return len(value) if isinstance(value, bytes) else 0
 
 
-def _require_size(size: int, name: str) -> None:
-    cap = MAX_RESULT if name == "result" else MAX_MESSAGE
+def _require_size(size: int, *due: str) -> None:
+    cap = MAX_RESULT if "result" in due else MAX_MESSAGE
     if size > cap:
-        raise MessageOversized(f"message {name}", expected=f"at most {cap} bytes", found=str(size))
+        raise MessageOversized(
+            f"message {' or '.join(due)}", expected=f"at most {cap} bytes", found=str(size)
+        )
 
 
 def _unexpected(due: tuple[str, ...], found: str) -> MessageUnexpected:
@@ -238,13 +242,16 @@ def open_exchange(
     """
     challenge = Challenge(random(NONCE_SIZE), identity.spki_sha256, task_digest)
     hello = write_message("hello", nonce=challenge.nonce, task=task, dataset=dataset)
-    with pinned_client(address, admitted, identity) as client:
+    largest = MAX_RESULT if kind is Kind.COLLECT else MAX_MESSAGE
+    options = flight.FlightCallOptions(timeout=timeout, read_options=_NO_ROWS)
+    descriptor = flight.FlightDescriptor.for_command(kind.value)
+    with (
+        Aside() as aside,
+        _closed(pinned_client(address, admitted, identity, largest + _FRAME), aside) as client,
+    ):
         with _flight_errors_translated():
-            writer, reader = client.do_exchange(
-                flight.FlightDescriptor.for_command(kind.value),
-                flight.FlightCallOptions(timeout=timeout),
-            )
-        wire = _ClientWire(writer, reader)
+            writer, reader = aside.run(lambda: client.do_exchange(descriptor, options))
+        wire = _ClientWire(writer, reader, aside)
         try:
             wire.say(hello)
             _, answer = wire.hear("evidence")
@@ -311,45 +318,76 @@ class ClientExchange:
         return Pending(tuple(_dataset_id(item) for item in answer["missing"]))
 
 
-class _ClientWire:
-    """Reads and writes of one RPC, with Flight's errors translated."""
+# An enclave answers in metadata and never in rows. Flight would unpack rows before they can be
+# refused: 5 KB of zstd are 160 MB (F04). With a column that no schema has, the reader refuses the
+# schema that comes before any rows.
+_NO_ROWS = pa.ipc.IpcReadOptions(included_fields=[(1 << 31) - 1])
+_FRAME = 1024  #        what Flight puts around a message
+_CLOSE_SECONDS = 1.0  # for the end of an exchange that was given up
+_UNREAD = 4  #          messages that an enclave can have sent before it refuses
 
-    def __init__(self, writer: Any, reader: Any) -> None:
-        self._writer, self._reader = writer, reader
+
+@contextmanager
+def _closed(client: Any, aside: Aside) -> Iterator[Any]:
+    """Close the client, unless a call of it still runs: then the process is about to end."""
+    try:
+        yield client
+    finally:
+        if not aside.busy:
+            client.close()
+
+
+class _ClientWire:
+    """Reads and writes of one RPC, with Flight's errors translated.
+
+    Each runs aside, with the deadline of the RPC: an enclave that is silent, or reads nothing,
+    does not keep Ctrl-C from ending it.
+    """
+
+    def __init__(self, writer: Any, reader: Any, aside: Aside) -> None:
+        self._writer, self._reader, self._aside = writer, reader, aside
         self._finished = False
 
     def say(self, message: bytes) -> None:
         with self._writing():
-            self._writer.write_metadata(message)
+            self._aside.run(lambda: self._writer.write_metadata(message))
 
     def begin(self, schema: pa.Schema) -> None:
         with self._writing():
-            self._writer.begin(schema)
+            self._aside.run(lambda: self._writer.begin(schema))
 
     def send(self, batch: pa.RecordBatch, message: bytes) -> None:
         with self._writing():
-            self._writer.write_with_metadata(batch, message)
+            self._aside.run(lambda: self._writer.write_with_metadata(batch, message))
 
     def hear(self, *due: str) -> tuple[str, dict[str, Any]]:
         with _flight_errors_translated():
-            try:
-                chunk = self._reader.read_chunk()
-            except StopIteration as end:
-                # A server that died or returned early ends a stream without any error.
-                raise AnswerMissing("stream", expected=" or ".join(due), found="its end") from end
-        if chunk.data is not None or chunk.app_metadata is None:
+            chunk = self._read()
+        if chunk is None:
+            # A server that died or returned early ends a stream without any error.
+            raise AnswerMissing("stream", expected=" or ".join(due), found="its end")
+        if chunk.data is not None:
             raise _unexpected(due, "rows")
-        return read_message(bytes(chunk.app_metadata), *due)
+        return read_message(_metadata(chunk, *due), *due)
+
+    def _read(self) -> Any:
+        """The next message; None at the end of the stream, which no thread can raise."""
+
+        def read() -> Any:
+            try:
+                return self._reader.read_chunk()
+            except StopIteration:
+                return None
+
+        return self._aside.run(read)
 
     def finish(self) -> None:
         """Say that nothing follows, and hear the same."""
         with self._writing():
-            self._writer.done_writing()
+            self._aside.run(self._writer.done_writing)
         with _flight_errors_translated():
-            try:
-                self._reader.read_chunk()
-            except StopIteration:
-                self._writer.close()
+            if self._read() is None:
+                self._aside.run(self._writer.close)
                 self._finished = True
                 return
         raise MessageUnexpected("stream", expected="its end", found="another message")
@@ -362,7 +400,7 @@ class _ClientWire:
         self._reader.cancel()
         # The refusal on its way up says more than this echo of it.
         with suppress(flight.FlightError, pa.ArrowException, OSError):
-            self._writer.close()
+            self._aside.run(self._writer.close, _CLOSE_SECONDS)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -376,11 +414,10 @@ class _ClientWire:
                 raise
 
     def _raise_last_word(self) -> None:
-        try:
-            while True:
-                self._reader.read_chunk()
-        except StopIteration as end:
-            raise AnswerMissing("stream", expected="a reader of it", found="its end") from end
+        for _ in range(_UNREAD):
+            if self._read() is None:
+                raise AnswerMissing("stream", expected="a reader of it", found="its end")
+        raise MessageUnexpected("stream", expected="its end", found="more messages")
 
 
 @contextmanager
@@ -483,7 +520,7 @@ class ServerExchange:
         chunk = self._peek()
         if chunk.data is not None:
             return None
-        name, members = read_message(_metadata(chunk), "resume", "commit")
+        name, members = read_message(_metadata(chunk, "resume", "commit"), "resume", "commit")
         if name == "commit":
             return None
         self._ahead = None
@@ -511,10 +548,10 @@ class ServerExchange:
         while True:
             chunk = self._next()
             if chunk.data is None:
-                _, members = read_message(_metadata(chunk), "commit")
+                _, members = read_message(_metadata(chunk, "commit"), "commit")
                 self._committed = CommitMessage(members["commit"], members["salt"])
                 return
-            _, members = read_message(_metadata(chunk), "batch")
+            _, members = read_message(_metadata(chunk, "batch"), "batch")
             if members["seq"] != seq:
                 raise SequenceBroken("batch", expected=f"number {seq}", found=str(members["seq"]))
             _require_batch(chunk.data, caps)
@@ -568,7 +605,7 @@ class ServerExchange:
         chunk = self._next()
         if chunk.data is not None:
             raise _unexpected(due, "rows")
-        return read_message(_metadata(chunk), *due)
+        return read_message(_metadata(chunk, *due), *due)
 
     def _peek(self) -> Any:
         if self._ahead is None:
@@ -592,11 +629,11 @@ def _truncated(found: str) -> StreamTruncated:
     return StreamTruncated("stream", expected="the next message up to a commit", found=found)
 
 
-def _metadata(chunk: Any) -> bytes:
+def _metadata(chunk: Any, *due: str) -> bytes:
     if chunk.app_metadata is None:
         raise MessageUnexpected("message", expected="metadata", found="none")
     # Refused by size before it is copied.
-    _require_size(chunk.app_metadata.size, "message")
+    _require_size(chunk.app_metadata.size, *due)
     return bytes(chunk.app_metadata)
 
 

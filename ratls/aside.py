@@ -1,0 +1,69 @@
+"""Calls that wait inside a library: they run in a thread of their own, so that signals are heard.
+
+    with Aside() as aside:
+        found = aside.run(lambda: socket.getaddrinfo(host, port), seconds=10)
+
+Python hears Ctrl-C and SIGTERM between two steps of its main thread. A library that waits for a
+peer in one call is no such step: the peer would decide when the command ends.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+
+class Aside:
+    """One thread that makes one call after another. Used by one thread.
+
+    A call that was not waited for to its end goes on, and nothing waits for it: not the block,
+    and not the end of the process.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
+        self._calls = queue.SimpleQueue()
+        self._last: Future[Any] | None = None
+        threading.Thread(target=self._run, name="aside", daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._calls.put(None)
+
+    @property
+    def busy(self) -> bool:
+        """Does a call still run that was not waited for?"""
+        return self._last is not None and not self._last.done()
+
+    def run(self, call: Callable[[], T], seconds: float | None = None) -> T:
+        """What the call returns, or raises.
+
+        Raises:
+            TimeoutError: It did not end within so many seconds; it goes on.
+        """
+        done: Future[T] = Future()
+        self._last = done
+        self._calls.put((call, done))
+        return done.result(seconds)
+
+    def _run(self) -> None:
+        while (given := self._calls.get()) is not None:
+            call, done = given
+            try:
+                done.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - who waits for it gets it
+                done.set_exception(error)
+            del given, call, done  # an exception holds its frames, and those what was sent
