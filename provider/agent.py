@@ -34,9 +34,11 @@ from provider.release import Release
 from provider.station import Ask, Station
 from ratls.errors import (
     AnswerMissing,
+    AnswerNotOpened,
     CallFailed,
     DeadlineExceeded,
     HandshakeFailed,
+    HandshakeOversized,
     PeerRefused,
     PeerUnreachable,
 )
@@ -55,7 +57,15 @@ WORST_FIRST = (
     Exit.UNUSABLE,
     Exit.YES,
 )
-_BROKEN = (PeerUnreachable, HandshakeFailed, CallFailed, DeadlineExceeded, AnswerMissing)
+_BROKEN = (
+    PeerUnreachable,
+    HandshakeFailed,
+    HandshakeOversized,
+    CallFailed,
+    DeadlineExceeded,
+    AnswerMissing,
+    AnswerNotOpened,
+)
 # The enclave has no room just now; every other answer of it stands.
 _FULL = frozenset({"exchanges-exhausted", "tasks-exhausted", "memory-exhausted"})
 # Envelopes whose fate is remembered. Beyond these the oldest are judged anew, which is harmless.

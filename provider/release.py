@@ -32,7 +32,7 @@ from provider.once import (
 from provider.sources import Source, SourceSpec, source_at
 from provider.trail import Trail
 from ratls.appraise import AdmittedCertificate, FreshEvidence
-from ratls.errors import AnswerMissing, CallFailed, DeadlineExceeded
+from ratls.errors import AnswerMissing, AnswerNotOpened, CallFailed, DeadlineExceeded
 from ratls.stream import SALT_SIZE, ClientExchange, Kind, RowDigest
 from verifier.anchors import Mode
 
@@ -120,7 +120,7 @@ def _retry_explained() -> Iterator[None]:
     """A stream that breaks is no mystery: nothing counts, and a second try is safe."""
     try:
         yield
-    except (CallFailed, AnswerMissing, DeadlineExceeded) as broken:
+    except (CallFailed, AnswerMissing, AnswerNotOpened, DeadlineExceeded) as broken:
         broken.fix = (
             "without an acknowledgement nothing counts: push again; if the enclave has "
             "restarted meanwhile, a newly signed task is needed"

@@ -493,3 +493,11 @@ class StreamOversized(ResourceLimitError):
     code = "stream-oversized"
     exit_status = Exit.PEER
     default_fix = "the policy's max_rows limits a dataset"
+
+
+class AnswerNotOpened(ResourceLimitError):
+    """The peer's answer is compressed, larger than its kind may be, or rows: it was not opened."""
+
+    code = "answer-not-opened"
+    exit_status = Exit.PEER
+    default_fix = "the enclave must run the agreed version: its answers are small and plain"

@@ -41,6 +41,7 @@ from ratls.aside import Aside
 from ratls.claims import NONCE_SIZE
 from ratls.errors import (
     AnswerMissing,
+    AnswerNotOpened,
     CallFailed,
     DeadlineExceeded,
     MessageOversized,
@@ -95,6 +96,7 @@ _SHAPES: dict[str, dict[str, type]] = {
     "pending": {"missing": list},
     "denied": {"code": str},
 }
+_RESULT = cbor.encode({"type": "result"})[1:]
 _SIZES = {"nonce": NONCE_SIZE, "salt": SALT_SIZE}
 
 
@@ -116,7 +118,10 @@ def read_message(raw: bytes, *due: str) -> tuple[str, dict[str, Any]]:
         MessageOversized: Larger than a message of its name may be.
         MessageUnexpected: Malformed, another message, other members.
     """
-    _require_size(len(raw), *due)
+    # Only a result may be large. Its name comes before anything else that is decoded: the
+    # shortest key is written first.
+    large = raw[1:].startswith(_RESULT)
+    _require_size(len(raw), *(name for name in due if large or name != "result"))
     try:
         members = cbor.decode(raw)
     except cbor.NotStrict as error:
@@ -126,7 +131,6 @@ def read_message(raw: bytes, *due: str) -> tuple[str, dict[str, Any]]:
     name = members.pop("type", None)
     if not isinstance(name, str) or name not in due:
         raise _unexpected(due, f"{name:.32}" if isinstance(name, str) else "no type")
-    _require_size(len(raw), name)  # not that of another that was due as well
     shape = _SHAPES[name]
     if members.keys() != shape.keys():
         raise _unexpected(due, f"{name} with other members")
@@ -371,13 +375,25 @@ class _ClientWire:
         return read_message(_metadata(chunk, *due), *due)
 
     def _read(self) -> Any:
-        """The next message; None at the end of the stream, which no thread can raise."""
+        """The next message; None at the end of the stream.
+
+        Raises:
+            AnswerNotOpened: Refused below: by an option of the channel, or by `_NO_ROWS`.
+        """
 
         def read() -> Any:
             try:
                 return self._reader.read_chunk()
             except StopIteration:
-                return None
+                return None  # which a Future cannot hold
+            except (
+                pa.ArrowInvalid,
+                pa.ArrowNotImplementedError,
+                flight.FlightCancelledError,
+            ) as error:
+                raise AnswerNotOpened(
+                    "the enclave's answer", expected="a small plain message", found="another form"
+                ) from error
 
         return self._aside.run(read)
 
