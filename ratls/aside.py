@@ -12,10 +12,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from math import inf
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+WAKE_SECONDS = 0.5
 T = TypeVar("T")
 
 
@@ -57,7 +59,13 @@ class Aside:
         done: Future[T] = Future()
         self._last = done
         self._calls.put((call, done))
-        return done.result(seconds)
+        left = inf if seconds is None else seconds
+        # In short waits: a signal that arrives at another thread is handled as this one wakes.
+        while not wait([done], min(left, WAKE_SECONDS)).done:
+            left -= WAKE_SECONDS
+            if left <= 0:
+                raise TimeoutError
+        return done.result()
 
     def _run(self) -> None:
         while (given := self._calls.get()) is not None:

@@ -150,13 +150,14 @@ def _handshake(
 def _send(
     tls: SSL.Connection, connection: socket.socket, address: Address, deadline: float
 ) -> None:
-    try:
-        left = tls.bio_read(_PIECE)
-    except SSL.WantReadError:
-        return  # nothing to say
-    while left:
-        _wait(address, deadline, writing=connection)
-        left = left[connection.send(left) :]
+    while True:
+        try:
+            left = tls.bio_read(_PIECE)
+        except SSL.WantReadError:
+            return  # all is said
+        while left:
+            _wait(address, deadline, writing=connection)
+            left = left[connection.send(left) :]
 
 
 def _wait(

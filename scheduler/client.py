@@ -48,6 +48,7 @@ from scheduler.task_service_pb2_grpc import TaskServiceStub
 CALL_SECONDS = 20.0
 WATCH_SECONDS = 600.0
 LISTED_CAP = 100_000
+LISTED_BYTES = 64 << 20  # of all envelopes of a list
 _REFUSAL = re.compile(r"refused: ([a-z0-9-]{1,64}) \(([0-9a-f]{16})\)", re.ASCII)
 _WIRE_STATE = {
     State.RELEASED: pb.DatasetState.RELEASED,
@@ -61,6 +62,9 @@ _OPTIONS = [
     # Else channels of one process to one address share a connection, and with it an identity.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", ANSWER_CAP),
+    # A message arrives as it was sent or not at all: what is not packed cannot explode.
+    ("grpc.compression_enabled_algorithms_bitset", 1),  # bit 0: as it is
+    ("grpc.per_message_decompression", 0),
     # A link that is dead but open is noticed.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -146,6 +150,7 @@ class SchedulerClient:
         """
         found: dict[bytes, QueuedTask] = {}
         more, cursor, end = True, b"", time.monotonic() + self._timeout
+        size = 0
         while more:
             request = pb.ListRequest(
                 policy_digest=policy_digest, task_digest=task_digest, cursor=cursor
@@ -156,8 +161,10 @@ class SchedulerClient:
             for task in tasks:
                 found.pop(task.digest, None)  # it changed while we read: its new place counts
                 found[task.digest] = task
+                size += len(task.envelope)
             more = answer.more
-            if more and (not tasks or tasks[-1].cursor == cursor or len(found) > LISTED_CAP):
+            endless = len(found) > LISTED_CAP or size > LISTED_BYTES
+            if more and (not tasks or tasks[-1].cursor == cursor or endless):
                 raise _malformed("pages that come to an end", "an endless list")
             cursor = tasks[-1].cursor if tasks else b""
         return tuple(found.values())

@@ -63,6 +63,9 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", REQUEST_CAP),
     ("grpc.max_send_message_length", ANSWER_CAP),
     ("grpc.max_metadata_size", 8 * 1024),
+    # A message arrives as it was sent or not at all: what is not packed cannot explode.
+    ("grpc.compression_enabled_algorithms_bitset", 1),  # bit 0: as it is
+    ("grpc.per_message_decompression", 0),
     ("grpc.max_concurrent_streams", 16),  # of one connection
     # A peer that is gone but whose link looks open would keep its thread.
     ("grpc.keepalive_time_ms", 30_000),
