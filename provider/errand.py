@@ -28,7 +28,7 @@ from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appr
 from ratls.claims import require_key
 from ratls.errors import ReceiptKeyUnbound
 from ratls.pin import ChannelIdentity
-from ratls.probe import probe
+from ratls.probe import probe_name
 from ratls.stream import ClientExchange, Kind, open_exchange
 from verifier.anchors import Mode
 from verifier.collateral import Collateral
@@ -113,10 +113,8 @@ class Errand:
             RatlsError: What the appraisals say; TaskExpired for a task that expired meanwhile;
                 TransportError for a peer that is not there.
         """
-        address = self.address.resolve()
-        admitted = appraise_certificate(
-            probe(address, min(self.timeout, PROBE_SECONDS)), job.expectation, at=self.clock()
-        )
+        address, shown = probe_name(self.address, min(self.timeout, PROBE_SECONDS))
+        admitted = appraise_certificate(shown, job.expectation, at=self.clock())
         before_task(admitted)
         # Checking millions of rows takes time: a task that expired meanwhile is shown to nobody.
         Task.open(self.task, job.policy, self.clock())

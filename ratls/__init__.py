@@ -1,7 +1,7 @@
 """Does this connection end in the agreed enclave, and is it that enclave now?
 
-    address = Address.parse("127.0.0.1:7443").resolve()
-    admitted = appraise_certificate(probe(address, 10), expectation, at=now)
+    address, shown = probe_name(Address.parse("enclave.example:7443"), timeout=10)
+    admitted = appraise_certificate(shown, expectation, at=now)
     with open_exchange(Kind.RELEASE, address, admitted, identity, task=task, ...) as exchange:
         exchange.begin(schema)  # rows may follow: the enclave has proved itself on this very RPC
 

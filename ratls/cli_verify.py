@@ -116,15 +116,14 @@ def server(
         from ratls.appraise import appraise_certificate, presented_quote
         from ratls.environment import prepare_process
         from ratls.errors import CollateralNotNamed
-        from ratls.probe import probe
+        from ratls.probe import probe_name
         from verifier.files import write_new
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)
         agreed = _agreement(agreement).in_force(parse_instant(None))
         identity = None if party is None else _channel(agreed, party, passphrase_file)
-        place = place.resolve()
-        shown = probe(place, timeout)
+        place, shown = probe_name(place, timeout)
         if save_quote is not None:
             write_new(save_quote, presented_quote(shown, at=parse_instant(None)), mode=0o644)
             shell.say(f"the quote, not verified, is in {save_quote}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,7 +21,7 @@ from ratls.errors import (
     HandshakeFailed,
     PeerUnreachable,
 )
-from ratls.probe import probe
+from ratls.probe import probe, probe_name
 from tests.support.flight_peers import (
     LOOPBACK,
     Script,
@@ -132,6 +136,67 @@ def test_addresses_that_could_mean_more(text: str) -> None:
     """I10, B21: a scheme of the caller's, `grpc://` among them, would undo the pin."""
     with refused(AddressMalformed):
         Address.parse(text)
+
+
+@contextmanager
+def named(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> Iterator[None]:
+    """A name with these addresses, in this order."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in hosts]
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        places = Address("enclave.example", 1).resolve_all(10)
+    assert [place.host for place in places] == list(dict.fromkeys(hosts))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Address,
+            "resolve_all",
+            lambda self, _: tuple(Address(place.host, self.port) for place in places),
+        )
+        yield
+
+
+@pytest.mark.parametrize("hosts", [(LOOPBACK,), ("127.0.0.9", LOOPBACK), (LOOPBACK, "127.0.0.9")])
+def test_every_address_of_a_name_is_tried_and_one_is_kept(
+    monkeypatch: pytest.MonkeyPatch, hosts: tuple[str, ...]
+) -> None:
+    """The enclave listens on one of them only; `localhost` is ::1 first on many machines."""
+    with tls_server([certificate(1)], KEY) as server, named(monkeypatch, *hosts):
+        place, shown = probe_name(Address("enclave.example", server.address.port), 10)
+    assert place == server.address
+    assert x509.load_der_x509_certificate(shown).serial_number == certificate(1).serial_number
+
+
+def test_a_name_none_of_whose_addresses_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with silent_server() as gone:
+        pass
+    with named(monkeypatch, "127.0.0.9", LOOPBACK), refused(PeerUnreachable):
+        probe_name(Address("enclave.example", gone.port), 10)
+
+
+def test_an_address_that_is_silent_leaves_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        tls_server([certificate(1)], KEY) as server,
+        socket.create_server(("127.0.0.9", server.address.port)),
+        named(monkeypatch, "127.0.0.9", LOOPBACK),
+    ):
+        place, _ = probe_name(Address("enclave.example", server.address.port), 2)
+    assert place == server.address
+
+
+def test_a_verdict_on_one_address_is_not_asked_again_at_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only what says nothing about anybody lets the next address be tried."""
+    other = ec.generate_private_key(ec.SECP256R1())
+    leaf = build_certificate(other, bytes(200), b"l" * 16, 3, AT)
+    with (
+        tls_server([leaf, certificate()], other) as server,
+        named(monkeypatch, LOOPBACK, "127.0.0.9"),
+        refused(EnclaveCertificateChainPresented),
+    ):
+        probe_name(Address("enclave.example", server.address.port), 10)
 
 
 def test_a_name_is_resolved_once_and_an_unknown_one_refused() -> None:
