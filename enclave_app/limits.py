@@ -22,6 +22,9 @@ MEBIBYTE = 1 << 20
 class Limits:
     """Measured defaults; tests use smaller ones. No command or variable changes them."""
 
+    # From the start of a call, before its peer has said anything: each has a thread, and the
+    # manifest's `max_threads`, less those of the process itself, is how many there can be.
+    calls: int = 80
     exchanges: int = 64
     exchanges_per_party: int = 8  #       a stalled client keeps its thread: only its own share
     tasks: int = 256  #                   unexpired
@@ -37,7 +40,26 @@ class Slots:
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._lock = limits, threading.Lock()
+        self._calls = 0
         self._running: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """A call begins, of a party that nobody has identified yet; `end` follows.
+
+        Raises:
+            ExchangesExhausted: There are as many as this process has threads for.
+        """
+        with self._lock:
+            if self._calls >= self._limits.calls:
+                raise ExchangesExhausted(
+                    "calls at once", expected=f"at most {self._limits.calls}", found="one more"
+                )
+            self._calls += 1
+
+    def end(self) -> None:
+        """A call that `start` has counted is over."""
+        with self._lock:
+            self._calls -= 1
 
     @contextmanager
     def hold(self, party: str) -> Iterator[None]:

@@ -35,24 +35,44 @@ from verifier.errors import RatlsError
 STOP_SECONDS = 5.0
 
 
-class OnlyExchanges(flight.ServerMiddlewareFactory):
-    """Refuses every other method before it is looked at, whatever it asks for, by whatever name.
+class Entrance(flight.ServerMiddlewareFactory):
+    """Refuses a call before it is looked at: every other method, and one exchange too many.
 
-    Not in the methods themselves: what `get_schema` raises is sent with traceback and paths,
-    Flight's own errors too (pyarrow 26).
+    Other methods, whatever they ask for, by whatever name. Not in the methods themselves: what
+    `get_schema` raises is sent with traceback and paths, Flight's own errors too (pyarrow 26).
+
+    Exchanges, since each has a thread from here on, and a handler is entered only once its peer
+    has said something: thousands of silent calls would never be counted there (F18). Who calls
+    is not known yet.
     """
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, slots: Slots, log: Log) -> None:
         super().__init__()
-        self._log = log
+        self._slots, self._log = slots, log
 
-    def start_call(self, info: Any, headers: Any) -> None:
+    def start_call(self, info: Any, headers: Any) -> flight.ServerMiddleware:
         """Called by Flight at the start of each call, once TLS has authenticated the peer."""
-        if info.method != flight.FlightMethod.DO_EXCHANGE:
+        try:
+            if info.method != flight.FlightMethod.DO_EXCHANGE:
+                raise MethodNotOffered("method", expected="do_exchange", found="another")
+            self._slots.start()
+        except RatlsError as refusal:
             number = secrets.token_hex(8)
-            self._log.warning("refused", id=number, code=MethodNotOffered.code)
-            refusal = MethodNotOffered("method", expected="do_exchange", found="another")
-            raise flight_refusal(refusal, number)
+            self._log.warning("refused", id=number, code=refusal.code)
+            raise flight_refusal(refusal, number) from None
+        return _Counted(self._slots)
+
+
+class _Counted(flight.ServerMiddleware):
+    """A call that was let in, until it is over."""
+
+    def __init__(self, slots: Slots) -> None:
+        super().__init__()
+        self._slots = slots
+
+    def call_completed(self, exception: Any) -> None:
+        """Called by Flight at the end of the call, also of one that never said anything."""
+        self._slots.end()
 
 
 class EnclaveServer(flight.FlightServerBase):
@@ -70,7 +90,7 @@ class EnclaveServer(flight.FlightServerBase):
             tls_certificates=[(enclave.identity.certificate_pem, enclave.identity.key_pem)],
             verify_client=True,
             root_certificates=client_roots([p.channel_certificate for p in parties]),
-            middleware={"only-exchanges": OnlyExchanges(log)},
+            middleware={"entrance": Entrance(self._slots, log)},
         )
 
     @property
