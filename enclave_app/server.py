@@ -29,6 +29,7 @@ from policy.document import Party
 from ratls.address import Address
 from ratls.environment import prepare_process
 from ratls.log import Log, place_of
+from ratls.serving import open_many_files
 from ratls.stream import Kind, ServerExchange, flight_refusal
 from verifier.errors import RatlsError
 
@@ -144,6 +145,7 @@ def start_server(enclave: Enclave, address: Address, log: Log) -> EnclaveServer:
         EnvironmentUnsafe: The environment would log keys or rows.
     """
     prepare_process()
+    open_many_files()
     try:
         return EnclaveServer(enclave, address, log)
     except (pa.ArrowException, OSError) as error:

@@ -133,7 +133,7 @@ def _handshake(
             return  # the last message of ours is not sent: the peer learns nothing more
         try:
             _send(tls, connection, address, deadline)
-            _wait(address, deadline, reading=connection)
+            _wait(address, deadline, connection, select.POLLIN)
             piece = connection.recv(_PIECE)
         except OSError as error:
             raise _broken_off(address) from error
@@ -156,22 +156,16 @@ def _send(
         except SSL.WantReadError:
             return  # all is said
         while left:
-            _wait(address, deadline, writing=connection)
+            _wait(address, deadline, connection, select.POLLOUT)
             left = left[connection.send(left) :]
 
 
-def _wait(
-    address: Address,
-    deadline: float,
-    *,
-    reading: socket.socket | None = None,
-    writing: socket.socket | None = None,
-) -> None:
+def _wait(address: Address, deadline: float, connection: socket.socket, event: int) -> None:
     left = deadline - time.monotonic()
+    waiting = select.poll()  # `select` takes no file descriptor above 1023
+    waiting.register(connection, event)
     # Asked even where the peer always has something to read.
-    if left <= 0 or not any(
-        select.select([reading] if reading else [], [writing] if writing else [], [], left)
-    ):
+    if left <= 0 or not waiting.poll(left * 1000):
         raise _late(address)
 
 

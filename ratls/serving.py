@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -15,6 +16,19 @@ from ratls.address import Address
 from verifier.errors import Exit
 
 WAKE_SECONDS = 0.5
+
+
+def open_many_files() -> None:
+    """Let this process have as many connections as its hard limit permits, up to 65,536.
+
+    A stranger's connection holds a file descriptor until its handshake is given up. The usual
+    soft limit is 1024: so many idle sockets, and no party would be let in.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):  # refused here: the limit stays as it was
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def listen_address(text: str) -> Address:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import grpc
 from cryptography import x509
@@ -29,10 +30,12 @@ from policy.errors import ResourceLimitError
 from ratls.address import Address
 from ratls.environment import prepare_process
 from ratls.log import Log, place_of
+from ratls.serving import open_many_files
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import OwnCertificate
 from scheduler.errors import (
     PeerNotServed,
+    RequestMalformed,
     SchedulerAddressUnusable,
     SchedulerFailed,
     StoreUnavailable,
@@ -49,10 +52,6 @@ from scheduler.messages import (
 )
 from scheduler.service import Roster, Service
 from scheduler.store import Store
-from scheduler.task_service_pb2_grpc import (
-    TaskServiceServicer,
-    add_TaskServiceServicer_to_server,
-)
 from verifier.errors import Exit, RatlsError
 
 STOP_SECONDS = 5.0
@@ -67,6 +66,8 @@ _OPTIONS = [
     ("grpc.compression_enabled_algorithms_bitset", 1),  # bit 0: as it is
     ("grpc.per_message_decompression", 0),
     ("grpc.max_concurrent_streams", 16),  # of one connection
+    # Whoever connects and says nothing is gone soon: a stranger has no certificate, and time.
+    ("grpc.server_handshake_timeout_ms", 5_000),
     # A peer that is gone but whose link looks open would keep its thread.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -138,8 +139,16 @@ class Pulse:
             self._news.notify_all()
 
 
-class TaskServer(TaskServiceServicer):
-    """The four calls. Their names are those of `task_service.proto`."""
+M = TypeVar("M", bound=Message)
+
+
+class TaskServer:
+    """The four calls. Their names are those of `task_service.proto`.
+
+    Each is served as a stream of requests that has exactly one, which on the wire is the same.
+    A handler of a single request is entered only with it: a call whose request never comes would
+    hold a thread that is in nobody's share, and a few hundred such calls would shut out everybody.
+    """
 
     def __init__(
         self, service: Service, pulse: Pulse, limits: Limits, log: Log, clock: Clock
@@ -147,20 +156,37 @@ class TaskServer(TaskServiceServicer):
         self._service, self._pulse, self._limits = service, pulse, limits
         self._log, self._clock, self._calls = log, clock, Calls(limits)
 
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """For a gRPC server."""
+        service = pb.DESCRIPTOR.services_by_name["TaskService"]
+        found = {}
+        for method in service.methods:
+            serve = (
+                grpc.stream_stream_rpc_method_handler
+                if method.server_streaming
+                else grpc.stream_unary_rpc_method_handler
+            )
+            found[method.name] = serve(
+                getattr(self, method.name),
+                getattr(pb, method.input_type.name).FromString,
+                getattr(pb, method.output_type.name).SerializeToString,
+            )
+        return grpc.method_handlers_generic_handler(service.full_name, found)
+
     def Submit(  # noqa: N802
-        self, request: pb.SubmitRequest, context: grpc.ServicerContext
+        self, requests: Iterator[pb.SubmitRequest], context: grpc.ServicerContext
     ) -> pb.SubmitAnswer:
         """Keep a task."""
-        with self._guard("submit", request, context) as peer:
+        with self._guard("submit", requests, context) as (peer, request):
             digest = self._service.submit(peer, request.envelope, self._clock())
             self._pulse.ask()
             return pb.SubmitAnswer(task_digest=digest)
 
     def List(  # noqa: N802
-        self, request: pb.ListRequest, context: grpc.ServicerContext
+        self, requests: Iterator[pb.ListRequest], context: grpc.ServicerContext
     ) -> pb.ListAnswer:
         """Show a page of tasks."""
-        with self._guard("list", request, context) as peer:
+        with self._guard("list", requests, context) as (peer, request):
             offer = self._service.page(
                 peer,
                 request.cursor,
@@ -171,10 +197,10 @@ class TaskServer(TaskServiceServicer):
             return pb.ListAnswer(tasks=[write_task(t) for t in offer.tasks], more=offer.more)
 
     def Watch(  # noqa: N802
-        self, request: pb.WatchRequest, context: grpc.ServicerContext
+        self, requests: Iterator[pb.WatchRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.QueuedTask]:
         """Show tasks as they come and change."""
-        with self._guard("watch", request, context, watch=True) as peer:
+        with self._guard("watch", requests, context, watch=True) as (peer, request):
             context.add_callback(
                 self._pulse.wake
             )  # a peer that leaves gives its thread back at once
@@ -190,10 +216,10 @@ class TaskServer(TaskServiceServicer):
                     self._pulse.wait(offer.change, end - time.monotonic(), context.is_active)
 
     def Report(  # noqa: N802
-        self, request: pb.ReportRequest, context: grpc.ServicerContext
+        self, requests: Iterator[pb.ReportRequest], context: grpc.ServicerContext
     ) -> pb.ReportAnswer:
         """Write down what became of a dataset."""
-        with self._guard("report", request, context) as peer:
+        with self._guard("report", requests, context) as (peer, request):
             digest, dataset, state, code = read_report(request)
             status = self._service.report(peer, digest, dataset, state, code, self._clock())
             self._pulse.ask()
@@ -201,16 +227,20 @@ class TaskServer(TaskServiceServicer):
 
     @contextmanager
     def _guard(
-        self, call: str, request: Message, context: grpc.ServicerContext, *, watch: bool = False
-    ) -> Iterator[bytes]:
+        self,
+        call: str,
+        requests: Iterator[M],
+        context: grpc.ServicerContext,
+        *,
+        watch: bool = False,
+    ) -> Iterator[tuple[bytes, M]]:
         number = secrets.token_hex(8)
         log = self._log.bind(id=number, call=call)
         try:
             peer = _peer(context)
             log = log.bind(peer=peer.hex()[:16])
-            require_known_fields(request)
             with self._calls.hold(peer, watch=watch):
-                yield peer
+                yield peer, _only(requests)
             return
         except RatlsError as refusal:
             log.warning("refused", code=refusal.code)
@@ -258,6 +288,7 @@ def start_server(
         EnvironmentUnsafe: The environment would log keys or traffic.
     """
     prepare_process()  # gRPC reads its environment with the first TLS connection
+    open_many_files()
     limits = limits or Limits()
     threads = ThreadPoolExecutor(limits.calls, thread_name_prefix="call")
     server = grpc.server(
@@ -279,7 +310,7 @@ def start_server(
         ) from error
     pulse = Pulse(store, log, clock)
     service = Service(roster, store, limits)
-    add_TaskServiceServicer_to_server(TaskServer(service, pulse, limits, log, clock), server)
+    server.add_generic_rpc_handlers((TaskServer(service, pulse, limits, log, clock).handlers(),))
     server.start()
     return SchedulerServer(server, threads, pulse, Address(address.host, port))
 
@@ -303,6 +334,23 @@ def _peer(context: grpc.ServicerContext) -> bytes:
     return hashlib.sha256(
         key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     ).digest()
+
+
+def _only(requests: Iterator[M]) -> M:
+    """The one request of a call.
+
+    Raises:
+        RequestMalformed: Another number of them, or another form.
+    """
+    try:
+        request = next(requests)
+        more = next(requests, None)
+    except (StopIteration, grpc.RpcError) as error:  # the peer has gone, or cannot be read
+        raise RequestMalformed("call", expected="a request", found="none") from error
+    if more is not None:
+        raise RequestMalformed("call", expected="one request", found="another")
+    require_known_fields(request)
+    return request
 
 
 def _given(digest: bytes) -> bytes | None:
