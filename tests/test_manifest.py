@@ -80,7 +80,7 @@ def test_there_is_a_thread_for_every_exchange(manifest: dict[str, Any]) -> None:
     idle, gramine = 9, 4
     pools = int(env["OMP_NUM_THREADS"]) * 2 + int(env["OPENBLAS_NUM_THREADS"])
     pools += int(env["ARROW_IO_THREADS"])
-    assert manifest["sgx"]["max_threads"] >= idle + gramine + pools + Limits().exchanges
+    assert manifest["sgx"]["max_threads"] >= idle + gramine + pools + Limits().calls
 
 
 def test_there_is_room_for_the_rows_that_may_be_held(manifest: dict[str, Any]) -> None:

@@ -57,10 +57,6 @@ def rows(compression: str | None) -> list[bytes]:
     return arrow_messages(batch, write_message("batch", seq=0), compression)
 
 
-def gib() -> list[bytes]:
-    return [flight_data(metadata=bytes(1000 * MEBIBYTE))]
-
-
 CASES: dict[str, Callable[[], list[bytes]]] = {
     "honest": honest,
     "large-result": large_result,
@@ -69,7 +65,6 @@ CASES: dict[str, Callable[[], list[bytes]]] = {
     "gzip-small": honest,
     "zstd": lambda: rows("zstd"),
     "lz4": lambda: rows("lz4"),
-    "gib": gib,
     "rows": lambda: rows(None),
 }
 
