@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pyarrow.flight as flight
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate
@@ -87,8 +87,30 @@ def _pin(admitted: AdmittedCertificate) -> bytes:
     """Exactly one PEM block, written from the DER that was verified."""
     if not isinstance(admitted, AdmittedCertificate):
         raise PinUnusable("pin", expected="an admitted certificate", found="something else")
-    pem = x509.load_der_x509_certificate(admitted.der).public_bytes(Encoding.PEM)
+    certificate = x509.load_der_x509_certificate(admitted.der)
+    _require_no_issuer(certificate)
+    shown = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if shown != admitted.spki:
+        raise PinUnusable("pin", expected="the key of the evidence", found="another key")
+    pem = certificate.public_bytes(Encoding.PEM)
     # None and b"" would mean "any root of this system"; two blocks, two anchors.
     if len(x509.load_pem_x509_certificates(pem)) != 1:
         raise PinUnusable("pin", expected="one certificate", found="another number")
     return pem
+
+
+def _require_no_issuer(certificate: x509.Certificate) -> None:
+    """The second lock: the appraisal asked for the same.
+
+    gRPC does not show which certificate the other end of the data connection has. Under a pin
+    that may issue, it could be any that the pinned key has signed, with any key. Each of the two
+    marks alone keeps the TLS library from taking it.
+    """
+    try:
+        extensions = certificate.extensions
+        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise PinUnusable("pin", expected="CA:FALSE and a key usage", found="neither") from error
+    if constraints.ca or usage.key_cert_sign:
+        raise PinUnusable("pin", expected="a certificate that issues none", found="an issuer")

@@ -102,9 +102,14 @@ def check_pin(pem: bytes) -> x509.Certificate:
         extensions = certificate.extensions
         if extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
             raise _unusable("CA:FALSE", "CA:TRUE")
+        # Each of the two alone keeps the TLS library from taking what this key has signed.
+        if extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign:
+            raise _unusable("a key usage without keyCertSign", "one with it")
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, TypeError, x509.ExtensionNotFound, UnsupportedAlgorithm) as error:
-        raise _unusable("one PEM certificate with basic constraints and name", "other") from error
+        raise _unusable(
+            "one PEM certificate with basic constraints, key usage and name", "other"
+        ) from error
     except InvalidSignature as error:
         raise _unusable("a self-signed certificate", "another issuer") from error
     if list(names) != [x509.DNSName(SCHEDULER_NAME)]:

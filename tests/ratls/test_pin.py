@@ -13,11 +13,18 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
 from ratls import errors
 from ratls.address import Address
+from ratls.certificate import ENCLAVE_NAME
 from ratls.pin import pinned_client
 from ratls.probe import probe
 from ratls.stream import Kind
@@ -159,14 +166,36 @@ def enclave_key(study: Study, identity: Any) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def test_leaf_signed_by_the_pinned_certificate(study: Study) -> None:
-    """flight.md 0.6: under a pinned CA:TRUE certificate this leaf would be believed."""
-    identity = study.identity()
+def reissued(
+    study: Study, identity: Any, *, ca: bool = False, cert_sign: bool = False, usage: bool = True
+) -> x509.Certificate:
+    """The enclave's certificate with other marks, signed by its own key as before."""
     pinned = x509.load_der_x509_certificate(identity.certificate_der)
-    own = ec.generate_private_key(ec.SECP256R1())
-    leaf = (
+    key = enclave_key(study, identity)
+    builder = x509.CertificateBuilder(
+        pinned.issuer,
+        pinned.subject,
+        key.public_key(),
+        pinned.serial_number,
+        pinned.not_valid_before_utc,
+        pinned.not_valid_after_utc,
+    ).add_extension(x509.BasicConstraints(ca, None), critical=True)
+    if usage:
+        marks = [True, False, False, False, False, cert_sign, False, False, False]
+        builder = builder.add_extension(x509.KeyUsage(*marks), critical=True)
+    for extension in pinned.extensions:
+        if not isinstance(extension.value, x509.BasicConstraints | x509.KeyUsage):
+            builder = builder.add_extension(extension.value, extension.critical)
+    return builder.sign(key, hashes.SHA256())
+
+
+def leaf_of(study: Study, identity: Any, own: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    """What somebody gets whose request the enclave's key has signed."""
+    pinned = x509.load_der_x509_certificate(identity.certificate_der)
+    return (
         x509.CertificateBuilder()
-        .subject_name(pinned.subject)
+        # A name of its own: one that is its own issuer is refused for that alone.
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "leaf")]))
         .issuer_name(pinned.subject)
         .public_key(own.public_key())
         .serial_number(5)
@@ -177,13 +206,75 @@ def test_leaf_signed_by_the_pinned_certificate(study: Study) -> None:
         )
         .sign(enclave_key(study, identity), hashes.SHA256())
     )
+
+
+def test_leaf_signed_by_the_pinned_certificate(study: Study) -> None:
+    """flight.md 0.6: under a pinned CA:TRUE certificate this leaf would be believed."""
+    identity, own = study.identity(), ec.generate_private_key(ec.SECP256R1())
     with (
-        tls_server([leaf], own) as server,
+        tls_server([leaf_of(study, identity, own)], own) as server,
         refused(errors.CallFailed),
         study.exchange(Kind.ATTEST, server.address, study.admitted(identity), timeout=5),
     ):
         pass
     assert server.received == b""
+
+
+@pytest.mark.parametrize(
+    ("marks", "believed"),
+    [
+        ({"ca": True, "cert_sign": True}, True),  # what two locks are for
+        ({"ca": True, "usage": False}, True),
+        ({"ca": True}, False),
+        ({"cert_sign": True}, False),
+        ({}, False),
+    ],
+)
+def test_each_mark_alone_keeps_tls_from_believing_a_leaf(
+    study: Study, marks: dict[str, bool], believed: bool
+) -> None:
+    """Of the TLS library that Flight carries: without our own checks, what would it do?"""
+    identity, own = study.identity(), ec.generate_private_key(ec.SECP256R1())
+    pin = reissued(study, identity, **marks).public_bytes(Encoding.PEM)
+    leaf = leaf_of(study, identity, own).public_bytes(Encoding.PEM)
+    key = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with (
+        flight.FlightServerBase(f"grpc+tls://{LOOPBACK}:0", tls_certificates=[(leaf, key)]) as peer,
+        flight.FlightClient(
+            f"grpc+tls://{LOOPBACK}:{peer.port}",
+            tls_root_certs=pin,
+            override_hostname=ENCLAVE_NAME,
+        ) as client,
+        pytest.raises(pa.ArrowNotImplementedError if believed else flight.FlightUnavailableError),
+    ):
+        list(client.list_actions(flight.FlightCallOptions(timeout=30)))
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [{"ca": True}, {"cert_sign": True}, {"usage": False}, {"ca": True, "cert_sign": True}],
+)
+def test_an_issuer_that_passed_the_appraisal_is_not_pinned(
+    study: Study, marks: dict[str, bool]
+) -> None:
+    """The second lock, with the first one broken."""
+    identity = study.identity()
+    admitted = study.admitted(identity)
+    honest = reissued(study, identity).public_bytes(Encoding.DER)
+    issuer = reissued(study, identity, **marks).public_bytes(Encoding.DER)
+    object.__setattr__(admitted, "der", honest)
+    pinned_client(Address(LOOPBACK, 1), admitted, study.channel()).close()
+    object.__setattr__(admitted, "der", issuer)
+    with refused(errors.PinUnusable):
+        pinned_client(Address(LOOPBACK, 1), admitted, study.channel())
+
+
+def test_a_certificate_of_another_key_than_the_evidence_is_about(study: Study) -> None:
+    identity = study.identity()
+    admitted = study.admitted(identity)
+    object.__setattr__(admitted, "der", study.identity().certificate_der)
+    with refused(errors.PinUnusable):
+        pinned_client(Address(LOOPBACK, 1), admitted, study.channel())
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION])

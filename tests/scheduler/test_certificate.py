@@ -115,6 +115,9 @@ def pem(**change: Any) -> bytes:
     builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=1))
     if (ca := change.get("ca", False)) is not None:
         builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True)
+    if (cert_sign := change.get("cert_sign", False)) is not None:
+        usage = [True, False, False, False, False, cert_sign, False, False, False]
+        builder = builder.add_extension(x509.KeyUsage(*usage), critical=True)
     if names := change.get("names", [SCHEDULER_NAME]):
         san = x509.SubjectAlternativeName([x509.DNSName(n) for n in names])
         builder = builder.add_extension(san, critical=False)
@@ -126,6 +129,8 @@ def pem(**change: Any) -> bytes:
     [
         pem(ca=True),
         pem(ca=None),
+        pem(cert_sign=True),
+        pem(cert_sign=None),
         pem(names=[]),
         pem(names=["enclave.ratls.invalid"]),
         pem(names=[SCHEDULER_NAME, "other.invalid"]),
@@ -138,6 +143,8 @@ def pem(**change: Any) -> bytes:
     ids=[
         "authority",
         "unmarked",
+        "signs-certificates",
+        "without-usage",
         "nameless",
         "another",
         "two",
