@@ -121,18 +121,19 @@ def _handshake(
     tls: SSL.Connection, connection: socket.socket, address: Address, deadline: float
 ) -> None:
     connection.setblocking(False)
-    received = 0
+    received, ended = 0, False
     while True:
         try:
             tls.do_handshake()
+            ended = True
         except SSL.WantReadError:
             pass  # of what is in memory: the rest has to be read
         except SSL.Error as error:
             raise _broken_off(address) from error
-        else:
-            return  # the last message of ours is not sent: the peer learns nothing more
         try:
             _send(tls, connection, address, deadline)
+            if ended:
+                return
             _wait(address, deadline, connection, select.POLLIN)
             piece = connection.recv(_PIECE)
         except OSError as error:

@@ -264,7 +264,7 @@ def open_exchange(
             )
             yield ClientExchange(wire, fresh)
             # Every answer that was due has been heard: what breaks now, breaks nothing.
-            with suppress(CallFailed, DeadlineExceeded):
+            with suppress(CallFailed, DeadlineExceeded, AnswerNotOpened):
                 wire.finish()
         finally:
             wire.close()
