@@ -148,10 +148,10 @@ def _shown_quote(place: str, timeout: float) -> bytes:
     """What the enclave there shows before anything is said. `obtain` finds out if it is genuine."""
     from ratls.address import Address
     from ratls.appraise import presented_quote
-    from ratls.probe import probe
+    from ratls.probe import probe_name
     from verifier.shell import parse_instant
 
-    der = probe(Address.parse(place).resolve(), timeout)
+    _, der = probe_name(Address.parse(place), timeout)
     return presented_quote(der, at=parse_instant(None))
 
 
