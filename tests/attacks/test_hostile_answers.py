@@ -58,7 +58,6 @@ def forever(piece: bytes, *before: bytes) -> Alter:
 OK = b"HTTP/1.1 200 X\r\n"
 FLOODS: list[Any] = [
     pytest.param(forever(b"HTTP/1.1 103 X\r\nA: b\r\n\r\n" * 3000), e.PcsTooSlow, id="early-hints"),
-    pytest.param(forever(b"HTTP/1.1 100 X\r\n\r\n" * 3000), e.PcsTooSlow, id="continue"),
     pytest.param(forever(b"A: b\r\n" * 3000, OK), e.PcsUnreachable, id="headers"),
     pytest.param(forever(b"x" * 60_000), e.PcsUnreachable, id="no-http"),
     pytest.param(
@@ -79,7 +78,7 @@ def test_a_flood_from_a_collateral_service(
     tmp_path: Path, flood: Alter, leaf: type[RatlsError]
 ) -> None:
     with refused(leaf):
-        fetch_from(tmp_path, {TCB: flood}, seconds=0.6)
+        fetch_from(tmp_path, {TCB: flood}, seconds=1.5)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "GZIP", "gzip, identity"])
