@@ -25,13 +25,13 @@ from enclave_app.receive import Receiving
 from enclave_app.session import Denied, Outcome, Pending, Sessions, Ticket
 from enclave_app.worker import Worker
 from policy.agreement import CompleteAgreement, require_window
-from policy.document import Party, Policy
+from policy.document import Party, Policy, digest_text
 from policy.receipt import Receipt, ReceiptInput
 from policy.task import Task
 from ratls.attester import Attester
 from ratls.claims import NO_TASK
 from ratls.identity import EnclaveIdentity
-from ratls.log import Log, place_of
+from ratls.log import Log, bind, place_of
 from ratls.stream import Hello, Kind, ServerExchange
 from verifier.anchors import Mode
 
@@ -121,7 +121,9 @@ class Enclave:
         """The task, believed: by its submitter's key, under this policy, at this instant."""
         at = self.clock()
         require_window(self.policy, at)
-        return Task.open(hello.task, self.policy, at)
+        task = Task.open(hello.task, self.policy, at)
+        bind(task_digest=digest_text(task.digest))
+        return task
 
     def evidence(self, hello: Hello, party: Party, task_digest: bytes) -> bytes:
         """Fresh evidence for an authenticated party and a verified task."""
@@ -168,7 +170,7 @@ class Enclave:
                 receipt_key=self.identity.receipt_spki,
             )
             exchange.result(receipt.seal(self.identity.receipt_signer), ciphertext)
-        log.info("collected", task=task.id, outcome=type(outcome).__name__.lower())
+        log.info("collected", outcome=type(outcome).__name__.lower())
 
     def compute_when_complete(self, task: Task) -> None:
         """Queue the computation, once, if this commit was the last that it waited for."""
@@ -184,11 +186,12 @@ class Enclave:
         except Exception as bug:  # noqa: BLE001 - see below
             # Whatever went wrong, the recipient hears that there is no result, and the next
             # task is computed.
-            self._log.error("internal", task=task.id, bug=place_of(bug))
+            self._log.error("internal", task_digest=digest_text(task.digest), bug=place_of(bug))
             outcome = Denied(ComputationFailed.code)
         finally:
             for intake in inputs:
                 intake.close()
         self.sessions.finish(ticket, outcome)
         code = outcome.code if isinstance(outcome, Denied) else "released"
-        self._log.info("computed", task=task.id, outcome=code, mode=self.mode.value)
+        named = digest_text(task.digest)
+        self._log.info("computed", task_digest=named, outcome=code, mode=self.mode.value)

@@ -53,7 +53,7 @@ class Receiving:
         self._enclave, self._party, self._exchange = enclave, party, exchange
         self._hello, self._task = hello, task
         self._dataset = require_release(policy, party, agreed(policy, task), hello.dataset)
-        self._log = log.bind(task=task.id, dataset=self._dataset.id)
+        self._log = log.bind(dataset=self._dataset.id)
         self._ticket = enclave.ticket(task)
 
     def run(self) -> None:
@@ -83,6 +83,7 @@ class Receiving:
         if known is None:
             self._exchange.absent()
             return False
+        self._computed_if_last()
         self._exchange.acknowledge(known)
         self._log.info("acknowledged-again")
         return True
@@ -96,10 +97,16 @@ class Receiving:
         acknowledgement = sessions.commit(
             self._ticket, dataset, rows, commit.digest, lambda: self._acknowledgement(commit)
         )
-        self._log.info("committed")
-        # Before the answer: the commit counts even if the provider is gone by now.
+        self._computed_if_last()
+        try:
+            self._exchange.acknowledge(acknowledgement)
+        finally:
+            self._log.info("committed")
+
+    def _computed_if_last(self) -> None:
+        # Before answer and report: the commit counts even if the provider is gone by now. Also
+        # when a provider asks again: whatever ended the first exchange after its commit.
         self._enclave.compute_when_complete(self._task)
-        self._exchange.acknowledge(acknowledgement)
 
     def _fill(self, rows: Intake) -> None:
         limits = self._enclave.limits

@@ -28,7 +28,7 @@ from enclave_app.limits import Slots
 from policy.document import Party
 from ratls.address import Address
 from ratls.environment import prepare_process
-from ratls.log import Log, place_of
+from ratls.log import Log, bind, bound, place_of
 from ratls.serving import open_many_files
 from ratls.stream import Kind, ServerExchange, flight_refusal
 from verifier.errors import RatlsError
@@ -108,21 +108,22 @@ class EnclaveServer(flight.FlightServerBase):
     @contextmanager
     def _guard(self, context: Any) -> Iterator[tuple[Party, Log]]:
         number = secrets.token_hex(8)
-        log = self._log.bind(id=number)
-        try:
-            party = identify(self._enclave.policy, context.peer_identity())
-            log = log.bind(party=party.id)
-            with self._slots.hold(party.id):
-                yield party, log
-            return
-        except RatlsError as refusal:
-            log.warning("refused", code=refusal.code)
-            answer = flight_refusal(refusal, number)
-        except Exception as bug:  # noqa: BLE001 - see below
-            # A bug of ours: its text may hold cell values, so only kind and place are kept.
-            log.error("internal", bug=place_of(bug))
-            failed = ServerFailed("enclave", expected="an answer", found="an error")
-            answer = flight_refusal(failed, number)
+        log = self._log
+        with bound(id=number):
+            try:
+                party = identify(self._enclave.policy, context.peer_identity())
+                bind(party=party.id)
+                with self._slots.hold(party.id):
+                    yield party, log
+                return
+            except RatlsError as refusal:
+                log.warning("refused", code=refusal.code)
+                answer = flight_refusal(refusal, number)
+            except BaseException as bug:  # noqa: BLE001 - a panic of a library too; see below
+                # A bug of ours: its text may hold cell values, so only kind and place are kept.
+                log.error("internal", bug=place_of(bug))
+                failed = ServerFailed("enclave", expected="an answer", found="an error")
+                answer = flight_refusal(failed, number)
         raise answer from None
 
     def stop(self, seconds: float = STOP_SECONDS) -> bool:

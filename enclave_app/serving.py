@@ -26,7 +26,7 @@ def serve(
     attester: Callable[[], Attester],
     roots: frozenset[str],
 ) -> NoReturn:
-    """Serve until SIGINT or SIGTERM; prints `ready HOST:PORT` once the parties may connect.
+    """Serve until SIGINT, SIGTERM or SIGHUP; prints `ready HOST:PORT` once the parties may connect.
 
     Args:
         agreement: Read once, into memory: its owner is the host, who may change it meanwhile.
@@ -35,7 +35,7 @@ def serve(
         roots: The schemes that the policy's root may use.
 
     Raises:
-        typer.Exit: Told to stop: 0 for SIGTERM, 130 for SIGINT.
+        typer.Exit: Told to stop: 130 for SIGINT, 0 for the others.
         RatlsError: This process cannot serve.
     """
     from ratls.environment import prepare_process
@@ -45,7 +45,7 @@ def serve(
     from enclave_app.server import start_server
     from policy.agreement import Agreement
     from ratls.log import open_log
-    from ratls.serving import leave, listen_address, stop_signals
+    from ratls.serving import leave, listen_address, stop_signals, supervised
     from verifier.anchors import Mode
     from verifier.files import parse_file
 
@@ -57,9 +57,10 @@ def serve(
     running = Enclave.start(complete, source, log=log)
     if running.mode is Mode.SIMULATION:
         shell.warn_simulation()
-    with stop_signals() as stop:
+    with supervised(log), stop_signals() as stop:
         server = start_server(running, address, log)
-        shell.answer(
+        log.info("listening", address=server.address)
+        shell.announce(
             {
                 "ready": server.address,
                 "mode": running.mode.value,

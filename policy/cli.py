@@ -318,11 +318,10 @@ def policy_accept(
 
 
 def _state(folder: Path | None) -> StudyState:
-    from platformdirs import user_state_path
-
     from policy.state import StudyState
+    from verifier.files import user_folder
 
-    return StudyState(user_state_path("ratls") if folder is None else folder)
+    return StudyState(user_folder("state") if folder is None else folder)
 
 
 def _read_agreement(file: Path) -> Agreement:

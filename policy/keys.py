@@ -10,8 +10,6 @@ The scheme comes from the enrolled key and never from a message. `EncryptionKey`
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -33,7 +31,7 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]
 )
 
 from policy.errors import KeyFileMalformed, KeyPermissions, KeyTypeUnsupported, PassphraseWrong
-from verifier.errors import FileUnreadable
+from verifier.files import read_secret
 
 _KEY_FILE_CAP = 64 * 1024
 _RSA_BITS = range(3072, 8193)
@@ -148,7 +146,7 @@ def load_private_key(path: Path, passphrase: bytes) -> PrivateKeyTypes:
 
     Raises: FileUnreadable, KeyPermissions, PassphraseWrong, KeyFileMalformed.
     """
-    content = _read_private(path)
+    content = read_secret(path, cap=_KEY_FILE_CAP, exposed=KeyPermissions)
     if b"ENCRYPTED PRIVATE KEY" not in content:
         raise KeyFileMalformed(str(path), expected="an encrypted PKCS#8 PEM", found="another")
     try:
@@ -169,26 +167,6 @@ def encrypted_pem(key: PrivateKeyTypes, passphrase: bytes) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.BestAvailableEncryption(passphrase),
     )
-
-
-def _read_private(path: Path) -> bytes:
-    try:
-        # Look at the file that was opened, not at the name: the name may change between the two.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(_KEY_FILE_CAP + 1)
-    except OSError as error:
-        raise FileUnreadable(
-            str(path), expected="a readable key file", found=error.strerror or "an error"
-        ) from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise KeyPermissions(
-            str(path), expected="mode 0600 or stricter", found=f"{stat.S_IMODE(mode):04o}"
-        )
-    if len(content) > _KEY_FILE_CAP:
-        raise KeyFileMalformed(str(path), expected="at most 64 KiB", found="more")
-    return content
 
 
 def _scheme(key: PublicKeyTypes) -> str:

@@ -9,6 +9,7 @@ Files: `party.toml` (public, to paste into a policy), `signing.key`, `operation.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
@@ -33,7 +34,7 @@ from policy.problems import from_pydantic
 from policy.syntax import read_toml
 from policy.text import slug_fault
 from verifier.errors import FileNotWritten
-from verifier.files import read_file, write_new
+from verifier.files import make_folder, read_file, write_new
 
 Passphrase = bytes | Callable[[], bytes] | None  # a callable is asked once, when first needed
 
@@ -175,13 +176,8 @@ def read_party_file(path: Path) -> Party:
 
 
 def _make_folder(folder: Path, names: list[str]) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        present = [name for name in names if (folder / name).exists()]
-    except OSError as error:
-        raise FileNotWritten(
-            str(folder), expected="a writable folder", found=error.strerror or "an error"
-        ) from error
+    make_folder(folder)
+    present = [name for name in names if os.path.lexists(folder / name)]
     if present:
         raise FileNotWritten(
             str(folder), expected="a folder without keys", found=", ".join(sorted(present))

@@ -11,10 +11,6 @@ before it holds until then. What is stored is verified again each time it is rea
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -35,8 +31,8 @@ from policy.errors import (
 )
 from policy.party import LocalParty
 from policy.text import SLUG
-from verifier.errors import FileNotWritten, FileUnreadable, RatlsError
-from verifier.files import read_file, write_atomically
+from verifier.errors import FileUnreadable, RatlsError
+from verifier.files import locked, own_folder, read_file, write_atomically
 from verifier.modes import known_roots
 
 _SUFFIX = ".agreement.json"
@@ -55,12 +51,13 @@ class StudyState:
         Accepting the stored one again changes nothing.
 
         Raises: what `require_complete` and `require_anchor` raise; PolicyExpired,
-            PolicyRollback, PolicyConflict, StateCorrupt, FileNotWritten.
+            PolicyRollback, PolicyConflict, StateCorrupt, FileNotWritten, LockHeld, LocksMissing.
         """
         complete = agreement.require_complete()
         complete.require_anchor(party)
         require_not_expired(complete.policy, at)
-        with self._locked():
+        # One writer at a time: two that accept at once must not both see the old version.
+        with own_folder(self.folder.parent, self.folder.name), locked(self.folder / ".lock"):
             stored = self.stored(complete.policy.study)
             if stored is not None:
                 _require_successor(complete, stored)
@@ -137,22 +134,6 @@ class StudyState:
 
     def _path(self, study: str) -> Path:
         return self.folder / f"{study}{_SUFFIX}"
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer at a time: two that accept at once must not both see the old version."""
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise FileNotWritten(
-                str(self.folder), expected="a writable folder", found=error.strerror or "an error"
-            ) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
 
 
 def _require_successor(offered: CompleteAgreement, stored: CompleteAgreement) -> None:

@@ -44,7 +44,7 @@ from ratls.errors import (
 )
 from scheduler.queued import QueuedTask, State
 from verifier.anchors import Mode
-from verifier.errors import Exit, RatlsError
+from verifier.errors import Exit, LockHeld, RatlsError
 from verifier.text import printable
 
 # Of the statuses that several tasks had, the one that a command ends with: the worst first.
@@ -79,7 +79,7 @@ def may_try_again(refusal: RatlsError) -> bool:
     if isinstance(refusal, PeerRefused):
         return refusal.peer_code in _FULL
     undecided = refusal.exit_status is Exit.UNDECIDED
-    return undecided or isinstance(refusal, (*_BROKEN, ReleaseUnderWay))
+    return undecided or isinstance(refusal, (*_BROKEN, ReleaseUnderWay, LockHeld))
 
 
 class Event(StrEnum):
@@ -283,13 +283,13 @@ class Agent:
                 again = self._again(job)
                 self._line(Event.LATER, job.case, job.dataset, refusal=refusal, again=again)
             else:
-                self._line(Event.REFUSED, job.case, job.dataset, refusal=refusal)
                 self._settle(job, (State.REFUSED, refusal.code))
+                self._line(Event.REFUSED, job.case, job.dataset, refusal=refusal)
         else:
             self._holds.pop(job.way, None)
-            self._line(Event.RELEASED, job.case, job.dataset, done=done)
             self._released.add((self._named(job.case) or "", job.dataset))
             self._settle(job, (State.RELEASED, ""))
+            self._line(Event.RELEASED, job.case, job.dataset, done=done)
 
     def _settle(self, job: Job, verdict: Verdict) -> None:
         case = job.case

@@ -17,12 +17,11 @@ carries the journal's head, signed, to the enclave, whose acknowledgement names 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -39,7 +38,8 @@ from provider.errors import (
     JournalNotWritten,
 )
 from verifier.appraisal import Appraisal
-from verifier.files import sync_folder, write_atomically
+from verifier.errors import FileNotWritten
+from verifier.files import locked, make_folder, sync_folder, write_atomically
 
 GENESIS = bytes(32)  # what the first line names as the line before it
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -290,17 +290,16 @@ class Journal:
 
         Raises:
             AuditError: One of its leaves; see `reconcile` and `parse_lines`.
+            LockHeld, LocksMissing: Another process has it; this file system has no locks.
         """
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(folder / "journal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _not_written(folder, error) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(make_folder(folder) / "journal.lock"))
+            except FileNotWritten as error:
+                raise JournalNotWritten(
+                    error.thing, expected=error.expected, found=error.found
+                ) from error
             yield cls._load(folder)
-        finally:
-            os.close(lock)  # releases the lock too, as does the death of the process
 
     @classmethod
     def _load(cls, folder: Path) -> Self:
@@ -350,16 +349,10 @@ class Journal:
 @contextmanager
 def _kept_still(lock: Path) -> Iterator[None]:
     """No append runs meanwhile. A copy may come without its lock file: nobody appends to it."""
-    try:
-        handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    with ExitStack() as held:
+        with suppress(FileNotWritten):
+            held.enter_context(locked(lock, reading=True))
         yield
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _lines_path(folder: Path) -> Path:
@@ -408,9 +401,10 @@ def _append_durably(path: Path, line: bytes) -> None:
 
 def _truncate(path: Path, size: int) -> None:
     try:
-        with path.open("r+b") as file:
+        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(handle, "r+b", buffering=0) as file:
             file.truncate(size)
-            os.fsync(file.fileno())
+            os.fsync(handle)
     except OSError as error:
         raise _not_written(path, error) from error
 

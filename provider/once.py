@@ -6,12 +6,10 @@ clones: without the binding, a host could start two and collect different inputs
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -24,8 +22,8 @@ from provider.errors import (
     UsesExhausted,
 )
 from provider.journal import Record, Released, Reserved
-from verifier.errors import FileNotWritten
-from verifier.files import read_file, write_atomically
+from verifier.errors import LockHeld
+from verifier.files import locked, own_folder, read_file, write_atomically
 
 
 def require_unreleased(records: tuple[Record, ...], task: str, dataset: str) -> None:
@@ -123,26 +121,19 @@ class ReleaseFolder:
     def open(cls, state: Path, task: bytes, dataset: str) -> Iterator[Self]:
         """Hold this release exclusively: two processes would race for one commit.
 
-        Raises: ReleaseUnderWay, FileNotWritten.
+        Raises: ReleaseUnderWay, FileNotWritten, LocksMissing.
         """
-        path = state / "releases" / task.hex() / dataset
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise FileNotWritten(
-                str(path), expected="a writable folder", found=error.strerror or "an error"
-            ) from error
-        try:
+        inside = "releases", task.hex(), dataset
+        path = state.joinpath(*inside)
+        with ExitStack() as held:
+            held.enter_context(own_folder(state, *inside))
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                held.enter_context(locked(path / "lock", wait=0))
+            except LockHeld as error:
                 raise ReleaseUnderWay(
                     f"dataset {dataset}", expected="one release at a time", found="another process"
                 ) from error
             yield cls(path)
-        finally:
-            os.close(lock)
 
     def attempt(self) -> Attempt | None:
         """The commit that was about to be sent, or was sent, the last time.

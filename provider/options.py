@@ -34,6 +34,6 @@ JsonLines = Annotated[bool, typer.Option("--json", help="Lines of JSON on stdout
 
 def state_folder(folder: Path | None) -> Path:
     """The folder that `--state` names, or the user's own."""
-    from platformdirs import user_state_path
+    from verifier.files import user_folder
 
-    return user_state_path("ratls") if folder is None else folder
+    return user_folder("state") if folder is None else folder

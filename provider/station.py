@@ -9,10 +9,8 @@ Both questions are answered without the scheduler that brought the task.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
@@ -28,8 +26,8 @@ from provider.errors import AgentRunning, DatasetNotConfigured, EnclaveNotConfig
 from provider.release import Release, release
 from provider.trail import Trail
 from verifier.anchors import Mode
-from verifier.errors import FileNotWritten
-from verifier.files import read_collateral
+from verifier.errors import LockHeld
+from verifier.files import locked, read_collateral
 from verifier.modes import anchors_for
 
 
@@ -158,19 +156,11 @@ class Station:
 @contextmanager
 def _only_one(config: AgentConfig) -> Iterator[None]:
     path = config.state / f"agent-{config.study}.lock"
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise FileNotWritten(
-            str(path), expected="a writable folder", found=error.strerror or "an error"
-        ) from error
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            held.enter_context(locked(path, wait=0))
+        except LockHeld as error:
             raise AgentRunning(
                 str(path), expected="no other agent", found="one that holds this file"
             ) from error
         yield
-    finally:
-        os.close(handle)  # releases the lock too, as does the death of the process

@@ -7,9 +7,13 @@ the standard library and typer at module level, so that `ratls --help` is quick.
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import entry_points, version
 
 import typer
+
+from verifier.errors import OutputReaderGone, RatlsError
+from verifier.output import settle_streams
 
 
 def _show_version(wanted: bool) -> None:
@@ -48,4 +52,10 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Console script `ratls`."""
-    build()()
+    settle_streams()
+    try:
+        build()()
+    except RatlsError as refusal:  # of what no command's body writes, as `--help`
+        if not isinstance(refusal, OutputReaderGone):
+            sys.stderr.write(f"refused [{refusal.code}] {refusal}\n")
+        sys.exit(int(refusal.exit_status))

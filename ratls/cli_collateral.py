@@ -114,10 +114,8 @@ def fetch(
         raise typer.BadParameter("name a quote's file, or --enclave", param_hint="QUOTE")
     asked = _sources_asked(sources or [], ca or [], offline=offline, no_cache=no_cache)
     with refusals_as_exit_status(json_output) as shell:
-        from platformdirs import user_cache_path, user_state_path
-
         from verifier.cache import Cache, Marks, obtain
-        from verifier.files import read_file
+        from verifier.files import read_file, user_folder
         from verifier.pcs import kept_bundle, store, tls_trust
         from verifier.quote import strip_file_padding
 
@@ -131,10 +129,10 @@ def fetch(
             roots=roots,
             trust=tls_trust(),
             clock=lambda: parse_instant(None),
-            marks=Marks(state or user_state_path("ratls")),
+            marks=Marks(state or user_folder("state")),
             cache=None
             if no_cache
-            else Cache(cache or user_cache_path("ratls"), lambda line: _tell(shell, line)),
+            else Cache(cache or user_folder("cache"), lambda line: _tell(shell, line)),
             kept=kept,
             early=early,
             newer_sgx=newer_sgx,

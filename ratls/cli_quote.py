@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 FEW = 20  # files, for which nobody needs a progress bar
 WORST_FIRST = (1, 4, 6, 5, 3, 0)
-BROKEN_PIPE = 141  # 128 and SIGPIPE, as of a program that the signal ended
 
 # What both commands that judge quotes are told.
 AcceptStatus = Annotated[
@@ -111,7 +110,6 @@ def quote(
 
 def _judge_all(files: Sequence[str], judge: Judge, workers: int | None, shell: Shell) -> int:
     """Write every answer as it comes; the worst exit status."""
-    import os
     import sys
     import time
 
@@ -135,10 +133,6 @@ def _judge_all(files: Sequence[str], judge: Judge, workers: int | None, shell: S
     except WorkerLost as lost:
         shell.err.print(f"error: {lost}", markup=False, style="bold red")
         return WORST_FIRST[0]
-    except BrokenPipeError:
-        # Whoever read the answers has enough; what is still buffered goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     if len(files) > 1:
         shell.say(_summary(counts, time.monotonic() - began))
     return next(status for status in WORST_FIRST if counts[status])

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import resource
 import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ratls.address import Address
-from verifier.errors import Exit
+from ratls.log import Log, place_of
+from verifier.errors import Exit, RatlsError
 
 WAKE_SECONDS = 0.5
+# SIGHUP too: a terminal that is closed must not leave half of an orderly end undone.
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def open_many_files() -> None:
@@ -44,7 +50,7 @@ def listen_address(text: str) -> Address:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
-    """In this block SIGINT and SIGTERM are awaited; the function yielded waits for either.
+    """In this block SIGINT, SIGTERM and SIGHUP are awaited; the function yielded waits for one.
 
     Its value is the exit status: 130 for Ctrl-C, 0 for an orderly stop.
     """
@@ -62,13 +68,76 @@ def stop_signals() -> Iterator[Callable[[], int]]:
                 continue
             return int(Exit.INTERRUPTED if number == signal.SIGINT else Exit.YES)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_stop(note):
         yield wait
+
+
+@contextmanager
+def on_stop(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """`handler` is called for each signal that stops a long-running command, in this block.
+
+    SIGHUP stays ignored where it was, as under `nohup`.
+    """
+    wanted = [n for n in _STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in wanted}
+    try:
+        yield
     finally:
         # A server that could not start must leave Ctrl-C to whoever asked for it.
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        for number, was in before.items():
+            signal.signal(number, was or signal.SIG_DFL)
+
+
+@contextmanager
+def supervised(log: Log) -> Iterator[None]:
+    """Whatever escapes a thread, a destructor, a callback, a library or a warning is one line.
+
+    The line has kind and place. Python would write texts to stderr, and they may hold cell
+    values (L01). What escapes the block itself ends the process with status 1.
+    """
+    hooks = sys.unraisablehook, threading.excepthook, warnings.showwarning
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, [_Relay(log)]
+
+    def escaped(args: Any) -> None:
+        bug = args.exc_value
+        log.error("internal", bug=args.exc_type.__name__ if bug is None else place_of(bug))
+
+    def warned(
+        message: object,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: object = None,
+        line: object = None,
+    ) -> None:
+        log.warning("warning", kind=category.__name__, at=f"{filename}:{lineno}")
+
+    sys.unraisablehook = threading.excepthook = escaped
+    warnings.showwarning = warned
+    try:
+        yield
+    except (RatlsError, OSError, MemoryError):
+        raise  # refusals, and what becomes one
+    except Exception as bug:  # noqa: BLE001 - shown without its text
+        log.error("internal", bug=place_of(bug))
+        raise SystemExit(int(Exit.BUG)) from None
+    finally:
+        sys.unraisablehook, threading.excepthook, warnings.showwarning = hooks
+        root.handlers = handlers
+
+
+class _Relay(logging.Handler):
+    """What libraries log, as gRPC does of a callback that raised: who, and never their text."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        bug = record.exc_info and record.exc_info[1]
+        place = place_of(bug) if bug else None
+        self._log.warning("library", name=record.name, severity=record.levelname, bug=place)
 
 
 def leave(status: int) -> NoReturn:
@@ -77,6 +146,7 @@ def leave(status: int) -> NoReturn:
     A client that is silent would hold its call, and with it an orderly end, for hours; and the
     end of an interpreter waits for whatever threads the libraries still have.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)

@@ -9,11 +9,6 @@ get a wrong one, they talk to another mailbox that they do not trust either.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,8 +32,7 @@ from scheduler.errors import (
     SchedulerCertificateUnusable,
     SchedulerKeyDiffers,
 )
-from verifier.errors import FileNotWritten
-from verifier.files import parse_file, read_file, write_new
+from verifier.files import locked, make_folder, parse_file, read_secret, write_new
 
 SCHEDULER_NAME = "scheduler.ratls.invalid"  # .invalid never resolves: a name to pin
 LIFETIME = timedelta(days=730)
@@ -64,7 +58,9 @@ def own_certificate(folder: Path, at: datetime) -> OwnCertificate:
         FileUnreadable, FileNotWritten: The folder does not give or take them.
     """
     key_file, certificate_file = folder / KEY_FILE, folder / CERTIFICATE_FILE
-    with _locked(folder):
+    # Two that start at once must not both make a key.
+    make_folder(folder)
+    with locked(folder / ".lock"):
         if not key_file.exists() and not certificate_file.exists():
             key = ec.generate_private_key(ec.SECP256R1())
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -149,10 +145,7 @@ def _make(key: ec.EllipticCurvePrivateKey, at: datetime) -> bytes:
 def _read_key(path: Path) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
     if not path.exists():
         raise SchedulerKeyDiffers(str(path), expected="the key of scheduler.crt", found="no file")
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise KeyPermissions(str(path), expected="mode 0600 or stricter", found=f"{mode:04o}")
-    pem = read_file(path, cap=_FILE_CAP)
+    pem = read_secret(path, cap=_FILE_CAP, exposed=KeyPermissions)
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -165,20 +158,3 @@ def _read_key(path: Path) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
 def _spki(key: object) -> bytes:
     assert isinstance(key, ec.EllipticCurvePublicKey)
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two that start at once must not both make a key."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise FileNotWritten(
-            str(folder), expected="a writable folder", found=error.strerror or "an error"
-        ) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -56,7 +56,7 @@ def serve(
 
         prepare_process()  # before anything loads gRPC
         from ratls.log import open_log
-        from ratls.serving import leave, listen_address, stop_signals
+        from ratls.serving import leave, listen_address, stop_signals, supervised
         from scheduler.certificate import CERTIFICATE_FILE, own_certificate
         from scheduler.server import start_server
         from scheduler.service import Roster
@@ -67,10 +67,12 @@ def serve(
         url = database_url(database) if database else queue_file(state / "queue.sqlite")
         certificate = own_certificate(state, datetime.now(UTC))
         store = Store.open(url)
-        with stop_signals() as stop:
-            server = start_server(roster, store, certificate, address, open_log())
+        log = open_log()
+        with supervised(log), stop_signals() as stop:
+            server = start_server(roster, store, certificate, address, log)
             ready, pin = str(server.address), str(state / CERTIFICATE_FILE)
-            shell.answer({"ready": ready, "certificate": pin}, f"ready {ready}")
+            log.info("listening", address=ready)
+            shell.announce({"ready": ready, "certificate": pin}, f"ready {ready}")
             status = stop()
             if server.stop():
                 store.close()

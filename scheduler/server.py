@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -26,10 +26,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.message import Message
 
 from policy.channel import ChannelCertificate
+from policy.document import digest_text
 from policy.errors import ResourceLimitError
+from policy.task import Task
 from ratls.address import Address
 from ratls.environment import prepare_process
-from ratls.log import Log, place_of
+from ratls.log import Log, bind, bound, place_of
 from ratls.serving import open_many_files
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import OwnCertificate
@@ -126,7 +128,7 @@ class Pulse:
             except StoreUnavailable as refusal:
                 # Nothing is lost: the calls say so to their peers, and the next look tries again.
                 self._log.warning("store", code=refusal.code)
-            except Exception as bug:  # noqa: BLE001 - without it every watch would go blind
+            except BaseException as bug:  # noqa: BLE001 - without it every watch would go blind
                 self._log.error("internal", bug=place_of(bug))
             with self._news:
                 self._news.wait_for(lambda: self.stopped or self._asked, POLL_SECONDS)
@@ -178,6 +180,8 @@ class TaskServer:
     ) -> pb.SubmitAnswer:
         """Keep a task."""
         with self._guard("submit", requests, context) as (peer, request):
+            with suppress(RatlsError):  # which task a refusal is about; believed in nothing
+                bind(task_digest=digest_text(Task.read(request.envelope)[0].digest))
             digest = self._service.submit(peer, request.envelope, self._clock())
             self._pulse.ask()
             return pb.SubmitAnswer(task_digest=digest)
@@ -235,19 +239,24 @@ class TaskServer:
         watch: bool = False,
     ) -> Iterator[tuple[bytes, M]]:
         number = secrets.token_hex(8)
-        log = self._log.bind(id=number, call=call)
-        try:
-            peer = _peer(context)
-            log = log.bind(peer=peer.hex()[:16])
-            with self._calls.hold(peer, watch=watch):
-                yield peer, _only(requests)
-            return
-        except RatlsError as refusal:
-            log.warning("refused", code=refusal.code)
-            status, code = _status(refusal), refusal.code
-        except Exception as bug:  # noqa: BLE001 - its text would be sent to the peer
-            log.error("internal", bug=place_of(bug))
-            status, code = grpc.StatusCode.INTERNAL, SchedulerFailed.code
+        with bound(id=number, call=call):
+            try:
+                peer = _peer(context)
+                bind(peer=peer.hex()[:16], party=self._service.name_of(peer))
+                with self._calls.hold(peer, watch=watch):
+                    request = _only(requests)
+                    if named := getattr(request, "task_digest", b""):
+                        bind(task_digest=digest_text(named[:32]))
+                    yield peer, request
+                return
+            except GeneratorExit:
+                raise  # a watch whose peer has left: there is nobody to answer
+            except RatlsError as refusal:
+                self._log.warning("refused", code=refusal.code)
+                status, code = _status(refusal), refusal.code
+            except BaseException as bug:  # noqa: BLE001 - its text would be sent to the peer
+                self._log.error("internal", bug=place_of(bug))
+                status, code = grpc.StatusCode.INTERNAL, SchedulerFailed.code
         context.abort(status, f"refused: {code} ({number})")
 
 

@@ -72,6 +72,11 @@ class Roster:
         }
         return tuple(listed.values())
 
+    def name_of(self, peer: bytes) -> str | None:
+        """The party with this channel key, in any version; for the log."""
+        versions = (v.policy for a in self._agreements for v in a.agreement.versions)
+        return next((p.id for v in versions if (p := v.party_by_channel(peer))), None)
+
     def seats(self, peer: bytes, at: datetime) -> dict[bytes, Seat]:
         """The peer's place in each policy that is in force, by the policy's digest.
 
@@ -106,6 +111,10 @@ class Service:
 
     def __init__(self, roster: Roster, store: Store, limits: Limits) -> None:
         self._roster, self._store, self._limits = roster, store, limits
+
+    def name_of(self, peer: bytes) -> str | None:
+        """As `Roster.name_of`."""
+        return self._roster.name_of(peer)
 
     def submit(self, peer: bytes, envelope: bytes, at: datetime) -> bytes:
         """Keep a task until it expires; its digest. The same task again changes nothing.

@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 OURS = set(MAY_IMPORT)
 # What decides is pure: these modules hold the network, the clock, the environment or a terminal.
-SHELLS = {"cache", "files", "many", "modes", "pcs", "shell"}
+SHELLS = {"cache", "files", "many", "modes", "output", "pcs", "shell"}
 
 
 def modules(package: str) -> Iterator[tuple[Path, ast.Module]]:
@@ -154,6 +154,7 @@ LIBRARIES = {
     "certificate": {"cryptography"},
     "ecdsa": {"cryptography"},
     "qe": {"cryptography"},
+    "files": {"platformdirs"},
     "modes": {"typer"},
     "pcs": {"certifi", "httpx"},
     "shell": {"rich", "typer"},

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -30,11 +32,19 @@ from verifier.errors import (
     CollateralNotCached,
     CollateralRollbackError,
     CollateralRolledBack,
+    FileNotWritten,
     FileUnreadable,
     RatlsError,
     TcbInfoMismatch,
 )
-from verifier.files import MEBIBYTE, locked, parse_file, read_file, write_atomically
+from verifier.files import (
+    MEBIBYTE,
+    locked,
+    own_folder,
+    parse_file,
+    read_file,
+    write_atomically,
+)
 from verifier.pcs import (
     TOTAL_SECONDS,
     Fetched,
@@ -52,6 +62,7 @@ MAX_BUNDLES = 64  #         in one cache, whatever their roots
 MAX_SIZE = 4 * MEBIBYTE  # of each: what `Collateral.parse` takes, in UTF-8
 CACHE = "cache"  #          where a bundle came from that no service gave
 _NAME = re.compile(r"([0-9a-f]{64})\.json", re.ASCII)
+_OURS = re.compile(r"[0-9a-f]{64}\.json|\.[0-9a-f]{64}\.json\.\w+", re.ASCII)  # and half-written
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +109,48 @@ class Cache:
         place = self.folder / subject.place
         name = f"{hashlib.sha256(collateral.raw).hexdigest()}.json"
         try:
-            with locked(self.folder / "collateral"):
-                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with (
+                own_folder(self.folder, *subject.place.parts) as handle,
+                locked(self.folder / "collateral" / ".lock"),
+            ):
+                self._require_not_older(subject, collateral)
                 write_atomically(place / name, collateral.raw, mode=0o600)
-                for other in place.iterdir():  # one that broke off while it wrote left some too
-                    if other.name != name:
-                        other.unlink()
+                for other in os.listdir(handle):
+                    # One that broke off while it wrote left some too. What is not named as we
+                    # name files is somebody else's, wherever this folder is.
+                    if other != name and _OURS.fullmatch(other):
+                        os.unlink(other, dir_fd=handle)
                 self._evict(place / name)
         except (RatlsError, OSError) as error:
             self._tell(f"{place}: not cached: {error}")
 
+    def _require_not_older(self, subject: Subject, collateral: Collateral) -> None:
+        """Of two that fetch at once, the one that is slower may have the older bundle.
+
+        Raises:
+            CollateralRolledBack: A newer one, that holds, is here.
+        """
+        offered = Mark.of(Contents.authenticate(collateral, subject.roots))
+        for path in self._entries(self.folder / subject.place):
+            try:
+                held = Contents.authenticate(_read(path), subject.roots)
+                subject.require_about(held)
+            except RatlsError:
+                continue  # not believed, so it keeps nothing out
+            Mark.of(held).require_reached_by(offered, "nothing: the newer one stays")
+
     def _evict(self, newest: Path) -> None:
         """Of too many, those that were written first go."""
-        found = [file for file in self.folder.glob("collateral/*/*/*.json") if file != newest]
-        found.sort(key=lambda file: file.stat().st_mtime)
+        found = [
+            file
+            for file in self.folder.glob("collateral/*/*/*.json")
+            if file != newest and _NAME.fullmatch(file.name)
+        ]
+        found.sort(key=lambda file: file.lstat().st_mtime)
         for file in found[: max(0, len(found) + 1 - MAX_BUNDLES)]:
-            file.unlink()
+            inside = file.parent.relative_to(self.folder).parts
+            with suppress(FileNotWritten), own_folder(self.folder, *inside) as handle:
+                os.unlink(file.name, dir_fd=handle)  # not through a link in a folder's place
 
     def find(
         self,
@@ -256,7 +293,8 @@ class Marks:
         path = place.with_name(f"{place.name}.json")
         found = Mark.of(contents)
         # Read and written by one process at a time: of two fetches the older must not win.
-        with locked(path.parent):
+        inside = path.parent.relative_to(self.folder).parts
+        with own_folder(self.folder, *inside), locked(path.parent / ".lock"):
             seen = _read_mark(path)
             if seen is not None:
                 seen.require_reached_by(

@@ -29,6 +29,7 @@ class Exit(IntEnum):
     NOT_ADMITTED = 6  #  genuine, yet not what was agreed on
     PEER = 7  #          the other side failed or refused
     INTERRUPTED = 130
+    BROKEN_PIPE = 141  # whoever read the answer has enough: 128 and SIGPIPE, as of any program
 
 
 class RatlsError(Exception):
@@ -180,6 +181,49 @@ class FileNotWritten(ConfigError):
 
     code = "file-not-written"
     default_fix = "choose another path, or make room and check the folder's permissions"
+
+
+class LockHeld(ConfigError):
+    """Another process holds a lock for longer than this one waits."""
+
+    code = "lock-held"
+    default_fix = "wait for the other process, or end it, and try again"
+
+
+class LocksMissing(ConfigError):
+    """The file system has no locks, so two processes could write the same state at once."""
+
+    code = "locks-missing"
+    default_fix = "use a folder on a file system with locks, as a local disk has"
+
+
+class UserFolderUnknown(ConfigError):
+    """No folder is named, and this user has none."""
+
+    code = "user-folder-unknown"
+    default_fix = "name one with --state DIR (and --cache DIR), or set HOME to a folder"
+
+
+class OutputNotWritten(ConfigError):
+    """The answer could not be written. What the command did before it answered stands."""
+
+    code = "output-not-written"
+    default_fix = "make room, or send the output elsewhere; what was done before stands"
+
+
+class OutputReaderGone(ConfigError):
+    """Whoever read the answer has closed the pipe, as `head` does."""
+
+    code = "output-reader-gone"
+    exit_status = Exit.BROKEN_PIPE
+    default_fix = "read the whole output; what was done before stands"
+
+
+class SystemRefused(ConfigError):
+    """The operating system refused what the command needs: memory, files, threads, a place."""
+
+    code = "system-refused"
+    default_fix = "look at limits (ulimit -a), free space and permissions, then try again"
 
 
 class InstantMalformed(ConfigError):

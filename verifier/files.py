@@ -1,40 +1,137 @@
-"""Reading and writing the files that commands name: whole, capped, atomic, never over keys."""
+"""Reading and writing the files that commands name: whole, capped, atomic, never over keys.
+
+What is created or deleted is never reached through a link in its place: another user of the
+machine may have put it there. What is read may be a link: its owner chose it.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import select
+import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from verifier.collateral import Collateral
-from verifier.errors import FileNotWritten, FileUnreadable, placed
+from verifier.errors import (
+    FileNotWritten,
+    FileUnreadable,
+    LockHeld,
+    LocksMissing,
+    RatlsError,
+    UserFolderUnknown,
+    placed,
+)
 from verifier.responses import MAX_ANSWER, MAX_FILES, read_folder
 
 MEBIBYTE = 1 << 20
+PIPE_SECONDS = 60.0  # for all that a pipe in the place of a file brings
+LOCK_SECONDS = 60.0  # for another process to end its few milliseconds of work
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 T = TypeVar("T")
 
 
-def read_file(path: Path, *, cap: int = 16 * MEBIBYTE) -> bytes:
+def read_file(path: Path, *, cap: int = 16 * MEBIBYTE, seconds: float = PIPE_SECONDS) -> bytes:
     """The bytes of a file of at most `cap` bytes.
 
+    Args:
+        seconds: How long a pipe may take for all of them.
+
     Raises:
-        FileUnreadable: Missing, not a file, not permitted, or larger than `cap`.
+        FileUnreadable: Missing, not a file, not permitted, larger than `cap`, or a pipe that
+            nobody has filled in time.
     """
+    with _opened(path) as handle:
+        return _drained(handle, path, cap, seconds)
+
+
+def read_secret(path: Path, *, cap: int, exposed: type[RatlsError]) -> bytes:
+    """As `read_file`, of a file that others cannot read: mode 0600 or stricter.
+
+    One that root alone can change may be readable by its group: that is how a key is mounted into
+    a container (0440, root, on a file system that is mounted read-only).
+
+    Raises:
+        FileUnreadable: As `read_file`.
+        `exposed`: Others can read it.
+    """
+    with _opened(path) as handle:
+        # Of what was opened, not of the name: the name may mean another file a moment later.
+        found = os.fstat(handle)
+        mode = stat.S_IMODE(found.st_mode)
+        read_only = os.fstatvfs(handle).f_flag & os.ST_RDONLY
+        mounted = found.st_uid == 0 and read_only and not mode & 0o037
+        if mode & 0o077 and not mounted:
+            raise exposed(str(path), expected="mode 0600 or stricter", found=f"{mode:04o}")
+        return _drained(handle, path, cap, PIPE_SECONDS)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     try:
-        with path.open("rb") as file:
-            content = file.read(cap + 1)
-    except OSError as error:
+        # Non-blocking: a FIFO without a writer would hold the process in `open`.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            yield handle
+        finally:
+            os.close(handle)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        found = getattr(error, "strerror", None) or type(error).__name__
+        raise FileUnreadable(str(path), expected="a readable file", found=found) from error
+
+
+def _drained(handle: int, path: Path, cap: int, seconds: float) -> bytes:
+    found, end = os.fstat(handle), time.monotonic() + seconds
+    parts: list[bytes] = []
+    left = cap + 1
+    while left:
+        if not stat.S_ISREG(found.st_mode):
+            _await_bytes(handle, path, end)
+        part = os.read(handle, min(left, max(found.st_size + 1, MEBIBYTE)))
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+        left -= len(part)
+    raise FileUnreadable(str(path), expected=f"at most {cap} bytes", found="more")
+
+
+def _await_bytes(handle: int, path: Path, end: float) -> None:
+    ready = select.poll()
+    ready.register(handle, select.POLLIN)
+    if not ready.poll(max(0.0, end - time.monotonic()) * 1000):
         raise FileUnreadable(
-            str(path), expected="a readable file", found=error.strerror or type(error).__name__
-        ) from error
-    if len(content) > cap:
-        raise FileUnreadable(str(path), expected=f"at most {cap} bytes", found="more")
-    return content
+            str(path),
+            expected="bytes in time",
+            found="none",
+            fix="start what writes into this pipe, or name a file",
+        )
+
+
+def user_folder(kind: Literal["state", "cache"]) -> Path:
+    """This user's own folder for state or for caches.
+
+    Raises:
+        UserFolderUnknown: Neither HOME nor the system names one. `~` itself, or a folder under
+            `/`, would be another place for each way in which the command is started.
+    """
+    import platformdirs
+
+    find = {"state": platformdirs.user_state_path, "cache": platformdirs.user_cache_path}[kind]
+    try:
+        home = os.path.expanduser("~")
+        folder = find("ratls")
+    except (RuntimeError, KeyError, OSError):  # no entry for this user
+        home, folder = "", Path()
+    if not os.path.isabs(home) or not folder.is_absolute():
+        raise UserFolderUnknown(f"{kind} folder", expected="a home folder", found="none")
+    return folder
 
 
 def parse_file(path: Path, parse: Callable[[bytes], T], *, cap: int = 16 * MEBIBYTE) -> T:
@@ -70,25 +167,101 @@ def read_collateral(path: Path) -> Collateral:
         return read_folder({name: read_file(path / name, cap=MAX_ANSWER) for name in names})
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make the folder, for its owner alone, and be the only process in this block.
+def make_folder(folder: Path) -> Path:
+    """Make the folder, and those above it that are missing, for their owner alone; the folder.
 
     Raises:
-        FileNotWritten: It cannot be made or written to.
+        FileNotWritten: It cannot be made, or something else has its name.
     """
+    with _writing(folder, "a writable folder"):
+        missing = [f for f in (folder, *folder.parents) if not f.exists()]
+        for part in reversed(missing):
+            # `parents=True` would give those above what the umask leaves of 0777.
+            part.mkdir(mode=0o700, exist_ok=True)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "something else")
+    return folder
+
+
+@contextmanager
+def own_folder(folder: Path, *inside: str) -> Iterator[int]:
+    """The descriptor of `folder`/`inside`…, made 0700 where it is missing, for `dir_fd`.
+
+    Raises:
+        FileNotWritten: A part of `inside` is a link, or another thing than a folder.
+    """
+    make_folder(folder)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    path = folder
+    with _writing(path, "a writable folder"):
+        handle = os.open(folder, flags)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise FileNotWritten(
-            str(folder), expected="a writable folder", found=error.strerror or type(error).__name__
-        ) from error
+        for name in inside:
+            path /= name
+            with _writing(path, "a folder, and no link"):
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=handle)
+                inner = os.open(name, flags | os.O_NOFOLLOW, dir_fd=handle)
+            os.close(handle)
+            handle = inner
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(path: Path, *, wait: float = LOCK_SECONDS, reading: bool = False) -> Iterator[None]:
+    """Hold this lock file, alone, in the block. It is made, 0600, where there is none.
+    The lock ends with the process, however it ends.
+
+    Args:
+        wait: Seconds for another process to give it back; 0: it must be free.
+        reading: Beside others that only read; the file is not made.
+
+    Raises:
+        LockHeld: Another process holds it for longer.
+        LocksMissing: This file system has none.
+        FileNotWritten: It cannot be made, or is a link.
+    """
+    flags = os.O_RDONLY if reading else os.O_RDWR | os.O_CREAT
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    with _writing(path, "a writable folder"):
+        handle = os.open(path, flags, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _take(handle, path, fcntl.LOCK_SH if reading else fcntl.LOCK_EX, wait)
         yield
     finally:
         os.close(handle)
+
+
+def _take(handle: int, path: Path, kind: int, wait: float) -> None:
+    end, pause = time.monotonic() + wait, 0.001
+    while True:
+        try:
+            return fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            # Asked again and again: a wait inside the system knows no limit.
+            if time.monotonic() >= end:
+                raise LockHeld(
+                    str(path), expected=f"a lock within {wait:.0f} s", found="another process"
+                ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise LocksMissing(
+                str(path), expected="a file system with locks", found=error.strerror or "none"
+            ) from error
+        time.sleep(pause)
+        pause = min(0.05, pause * 2)
+
+
+@contextmanager
+def _writing(path: Path, expected: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        found = "a link" if error.errno == errno.ELOOP else error.strerror or type(error).__name__
+        raise FileNotWritten(str(path), expected=expected, found=found) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -108,7 +281,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """
     temporary: str | None = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)

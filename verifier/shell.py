@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,8 +23,9 @@ from rich.markup import escape
 
 from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
-from verifier.errors import Exit, InstantMalformed, RatlsError
+from verifier.errors import Exit, InstantMalformed, OutputReaderGone, RatlsError, SystemRefused
 from verifier.modes import anchors_for
+from verifier.output import Lines, settle_streams
 from verifier.text import printable
 
 _RFC3339 = re.compile(
@@ -46,6 +48,7 @@ class Shell:
         # soft_wrap: piped output is never broken in the middle of a digest
         self.out = Console(soft_wrap=True, highlight=False)
         self.err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._lines = Lines(sys.stdout)
 
     def say(self, text: str) -> None:
         """Talk for people, on stderr. `text` is shown as it is, without markup."""
@@ -72,6 +75,20 @@ class Shell:
             self.out.print(json.dumps(machine, ensure_ascii=True), markup=False)
         else:
             self.out.print(escape(people))
+
+    def announce(self, machine: Mapping[str, Any], people: str) -> None:
+        """A line of a long-running command, on stdout: it reports what has happened already.
+
+        Never raises, and waits for no reader (L08): what is not taken is dropped, and the next
+        line that is taken says how many were.
+        """
+
+        def line(lost: int) -> str:
+            if self.json_output:
+                return json.dumps({**machine, "dropped": lost} if lost else machine)
+            return f"{people} ({lost} lines before this one were dropped)" if lost else people
+
+        self._lines.put(line)
 
     def show_appraisal(self, appraisal: Appraisal) -> None:
         """The chain of checks, one line each, on stdout. Only for people."""
@@ -102,16 +119,36 @@ class Shell:
 
 @contextmanager
 def refusals_as_exit_status(json_output: bool = False) -> Iterator[Shell]:
-    """Run a command's body; a refusal is shown and becomes the exit status of its class."""
+    """Run a command's body; a refusal is shown and becomes the exit status of its class.
+
+    So does what the operating system refuses and no module has translated: it is no bug of ours.
+    """
+    settle_streams()
     shell = Shell(json_output=json_output)
     try:
         yield shell
     except RatlsError as refusal:
-        shell.show_refusal(refusal)
-        raise typer.Exit(int(refusal.exit_status)) from refusal
+        raise _ended(shell, refusal) from refusal
+    except (OSError, MemoryError) as error:
+        raise _ended(shell, _system_refused(error)) from error
     except KeyboardInterrupt as stop:
         shell.say("interrupted")
         raise typer.Exit(int(Exit.INTERRUPTED)) from stop
+
+
+def _ended(shell: Shell, refusal: RatlsError) -> typer.Exit:
+    # The verdict is in the exit status: that it cannot be shown does not change it.
+    if not isinstance(refusal, OutputReaderGone):
+        with suppress(RatlsError, OSError):
+            shell.show_refusal(refusal)
+    return typer.Exit(int(refusal.exit_status))
+
+
+def _system_refused(error: OSError | MemoryError) -> SystemRefused:
+    name = getattr(error, "filename", None)
+    why = getattr(error, "strerror", None) or type(error).__name__
+    thing = "this machine" if name is None else printable(str(name))
+    return SystemRefused(thing, expected="what the command needs", found=why)
 
 
 def parse_instant(text: str | None) -> datetime:

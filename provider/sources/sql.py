@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -39,7 +38,7 @@ from provider.errors import (
 from provider.sources.base import Source, rows_per_read
 from provider.sources.exact import narrowed
 from provider.sources.text import parse_text
-from verifier.files import read_file
+from verifier.files import read_secret
 
 if TYPE_CHECKING:
     from policy.document import Dataset
@@ -215,10 +214,7 @@ def _engine(url_file: Path) -> Engine:
 
 def _read_url(url_file: Path) -> URL:
     name = str(url_file)
-    content = read_file(url_file, cap=_MOST_URL)
-    mode = stat.S_IMODE(url_file.stat().st_mode)
-    if mode & 0o077:
-        raise SourceUrlExposed(name, expected="mode 0600 or stricter", found=f"{mode:04o}")
+    content = read_secret(url_file, cap=_MOST_URL, exposed=SourceUrlExposed)
     try:
         url = make_url(content.decode("utf-8").strip())
     except (ArgumentError, ValueError):  # its text may hold the URL

@@ -1,0 +1,152 @@
+"""The process's standard streams. Output that cannot be written is a refusal or a count.
+
+    settle_streams()                          # first thing in a command
+    Lines(sys.stderr).put(lambda lost: "…")   # never raises, waits for no reader
+
+An answer that nobody gets is a refusal. A report of what has happened must never end what it
+reports on: it is dropped, counted, and the next line that can be written says how many were.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TextIO
+
+from verifier.errors import OutputNotWritten, OutputReaderGone
+
+READER_SECONDS = 0.2  # for a reader that is slow; one that was too slow gets none until it reads
+
+
+def settle_streams() -> None:
+    """Make the three standard streams what this project needs. A second call changes nothing.
+
+    Characters that an output cannot encode are escaped; what stdout does not take is a refusal;
+    what stderr does not take is dropped. A stream that somebody replaced is left alone.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            _occupy(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process runs
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _stream(1, sys.__stdout__, _refuse)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _stream(2, sys.__stderr__, lambda error: None)
+
+
+def _occupy(number: int) -> None:
+    """A closed 1 or 2 would be the number of the next file opened: a library's complaint would
+    be written into the journal. Open for reading, so that writing fails.
+    """
+    try:
+        os.fstat(number)
+    except OSError:
+        handle = os.open(os.devnull, os.O_RDONLY)
+        if handle == number:
+            os.set_inheritable(handle, True)
+        else:
+            os.dup2(handle, number)
+            os.close(handle)
+
+
+def _stream(
+    handle: int, before: TextIO | None, failed: Callable[[OSError], None]
+) -> io.TextIOWrapper:
+    return io.TextIOWrapper(
+        _Descriptor(handle, failed),
+        encoding=before.encoding if before else "utf-8",
+        errors="backslashreplace",
+        write_through=True,
+    )
+
+
+class _Descriptor(io.RawIOBase):
+    """Writes at once and whole. Nothing is left for the end of the interpreter, which would fail
+    with a status of its own.
+    """
+
+    def __init__(self, handle: int, failed: Callable[[OSError], None]) -> None:
+        self._handle, self._failed = handle, failed
+        self.name = {1: "<stdout>", 2: "<stderr>"}[handle]
+
+    def fileno(self) -> int:
+        return self._handle
+
+    def isatty(self) -> bool:
+        return os.isatty(self._handle)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest:
+                try:
+                    rest = rest[os.write(self._handle, rest) :]
+                except BlockingIOError:  # another program set it so, for all that share it
+                    select.select([], [self._handle], [])
+        except OSError as error:
+            self._failed(error)
+        return size
+
+
+def _refuse(error: OSError) -> None:
+    if isinstance(error, BrokenPipeError):
+        raise OutputReaderGone("stdout", expected="a reader", found="none") from error
+    raise OutputNotWritten(
+        "stdout", expected="a place that takes the answer", found=error.strerror or "an error"
+    ) from error
+
+
+class Lines:
+    """Where reports go, one line each. Threads may share it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._lock = stream, threading.Lock()
+        self._lost = 0
+        self._torn = False  # a part of a line was written, and not its end
+
+    def put(self, line: Callable[[int], str]) -> None:
+        """Write a line, or count it as dropped. Never raises; waits at most `READER_SECONDS`.
+
+        Args:
+            line: Makes the text, without a line end, from the number of lines dropped before it.
+        """
+        with self._lock:
+            try:
+                text = line(self._lost)
+                self._write(("\n" if self._torn else "") + text + "\n")
+            except Exception:  # noqa: BLE001 - also what cannot be rendered: the work goes on
+                self._lost += 1
+            else:
+                self._lost = 0
+
+    def _write(self, text: str) -> None:
+        try:
+            handle = self._stream.fileno()
+        except (OSError, ValueError, AttributeError):  # in memory
+            self._stream.write(text)
+            self._stream.flush()
+            return
+        with suppress(OSError, ValueError):
+            self._stream.flush()  # what others wrote before this line
+        rest = memoryview(text.encode(self._stream.encoding or "utf-8", "backslashreplace"))
+        while rest:
+            self._await_reader(handle)
+            # No larger than a pipe takes without waiting, once it takes anything.
+            rest = rest[os.write(handle, rest[: select.PIPE_BUF]) :]
+            self._torn = bool(rest)
+
+    def _await_reader(self, handle: int) -> None:
+        ready = select.poll()
+        ready.register(handle, select.POLLOUT)
+        if not ready.poll(0 if self._lost else READER_SECONDS * 1000):
+            raise TimeoutError  # L08: a reader that stopped would hold every call that reports
