@@ -25,7 +25,9 @@ StateDir = Annotated[
 ]
 PassphraseFile = Annotated[
     Path | None,
-    typer.Option(help="File with the passphrase of the keys. Default: ask at the terminal."),
+    typer.Option(
+        help="File with the keys' passphrase, - for standard input. Default: the terminal."
+    ),
 ]
 AgreementFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="An agreement: <name>.agreement.json.")

@@ -1,6 +1,6 @@
-"""Where a passphrase comes from: a file, or the person at the terminal. Never argv or environment.
+"""Where a passphrase comes from: a file, standard input (`-`), or the person at the terminal.
 
-Both of those show in process lists and crash dumps (L07).
+Never argv or environment: both of those show in process lists and crash dumps (L07).
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from getpass import getpass
 from pathlib import Path
 
 from policy.errors import PassphraseMissing
-from verifier.files import read_file
+from verifier.files import read_file, read_stdin
 
 _CAP = 4096
+_STDIN = Path("-")
 
 
 def passphrase_source(file: Path | None, prompt: str = "passphrase: ") -> Callable[[], bytes]:
     """A function that gets the passphrase when a key is first needed.
 
+    Args:
+        file: `-` for standard input; None for the terminal.
+
     It raises: FileUnreadable, PassphraseMissing.
     """
 
     def source() -> bytes:
-        if file is not None:
-            return _from_file(file)
-        if not sys.stdin.isatty():
+        if not _typed(file):
+            return _read(file or _STDIN)
+        if not _at_terminal():
             raise PassphraseMissing("passphrase", expected="a file or a terminal", found="neither")
         return getpass(prompt).encode("utf-8")
 
@@ -38,13 +42,21 @@ def new_passphrase(file: Path | None) -> bytes:
     Raises: FileUnreadable, PassphraseMissing.
     """
     first = passphrase_source(file, "new passphrase: ")()
-    if file is None and passphrase_source(None, "the same again: ")() != first:
+    if _typed(file) and passphrase_source(None, "the same again: ")() != first:
         raise PassphraseMissing("passphrase", expected="the same twice", found="two that differ")
     return first
 
 
-def _from_file(file: Path) -> bytes:
-    content = read_file(file, cap=_CAP)
+def _typed(file: Path | None) -> bool:
+    return file is None or (file == _STDIN and _at_terminal())
+
+
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _read(file: Path) -> bytes:
+    content = read_stdin(cap=_CAP) if file == _STDIN else read_file(file, cap=_CAP)
     passphrase = content.removesuffix(b"\n").removesuffix(b"\r")
     if not passphrase:
         raise PassphraseMissing(str(file), expected="a passphrase", found="an empty file")

@@ -90,6 +90,7 @@ class Event(StrEnum):
     LATER = "later"  #              not decided; tried again
     NOT_REPORTED = "not-reported"  # the scheduler does not know the outcome
     MAILBOX = "mailbox"  #          the scheduler is away
+    MAILBOX_BACK = "mailbox-back"
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,13 +65,16 @@ def _agent(
         from provider.agent_config import AgentConfig
         from provider.mailbox import mailbox
         from provider.station import Station
+        from ratls.log import open_log
+        from ratls.serving import supervised
         from verifier.anchors import Mode
         from verifier.errors import RatlsError
         from verifier.shell import parse_instant
 
         settings = AgentConfig.read(config)
         with (
-            _ending_at_sigterm(once),
+            supervised(open_log()),
+            _ending_when_told(once),
             Station.open(
                 settings,
                 allow_simulation=allow_simulation,
@@ -83,12 +86,15 @@ def _agent(
                 shell.warn_simulation()
 
             def say(line: Line) -> None:
-                shell.answer(line.as_json(), line.text())
+                shell.announce({**line.as_json(), "party": station.party.party_id}, line.text())
 
             def lost(refusal: RatlsError, again: float) -> None:
                 say(
                     Line(Event.MAILBOX, station.clock(), station.mode, refusal=refusal, again=again)
                 )
+
+            def back() -> None:
+                say(Line(Event.MAILBOX_BACK, station.clock(), station.mode))
 
             with mailbox(
                 settings.scheduler, settings.scheduler_certificate, station.party
@@ -98,7 +104,7 @@ def _agent(
                     _empty(agent, client)
                 else:
                     shell.say(f"watching {settings.scheduler} as {station.party.party_id}")
-                    _watch(agent, client, lost)
+                    _watch(agent, client, lost, back)
         if agent.worst:
             raise typer.Exit(int(agent.worst))
 
@@ -113,28 +119,32 @@ def _empty(agent: Agent, client: SchedulerClient) -> None:
         agent.work()
 
 
-def _watch(agent: Agent, client: SchedulerClient, lost: Any) -> None:
+def _watch(agent: Agent, client: SchedulerClient, lost: Any, back: Any) -> None:
     from provider.agent import attend
     from provider.mailbox import Inbox
 
-    with Inbox(client, lost) as inbox:
+    with Inbox(client, lost, back=back) as inbox:
         attend(agent, inbox.next)
 
 
 @contextmanager
-def _ending_at_sigterm(once: bool) -> Iterator[None]:
+def _ending_when_told(once: bool) -> Iterator[None]:
     """Unwind as at Ctrl-C: connections are closed, locks released. What runs was made to be cut."""
     import signal
     import sys
 
+    from ratls.serving import on_stop
     from verifier.errors import Exit
 
     status = int(Exit.INTERRUPTED if once else Exit.YES)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(status))
-    try:
+
+    def stop(number: int, frame: object) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(status)
+
+    with on_stop(stop):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @journal.command()

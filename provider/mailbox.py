@@ -76,6 +76,7 @@ def follow(
     *,
     pause: Callable[[float], bool],
     lost: Callable[[RatlsError, float], None],
+    back: Callable[[], None] = lambda: None,
     random: Callable[[], float] = randomness.random,
     backoff: Backoff = Backoff(),
     lasting: Callable[[], float] = lambda: WATCH_SECONDS,
@@ -85,6 +86,7 @@ def follow(
     Args:
         pause: Waits so many seconds; True ends the iteration.
         lost: Told the refusal and the seconds until the next try.
+        back: Told once the scheduler lets a watch in again, after it was lost.
         lasting: Seconds that the next watch may last; from zero down ends the iteration.
 
     Raises:
@@ -93,7 +95,11 @@ def follow(
     cursor, failures = b"", 0
     while (seconds := lasting()) > 0:
         try:
-            for queued in client.watch(cursor, seconds=seconds):
+            watch = client.watch(cursor, seconds=seconds)
+            if failures and watch.let_in():
+                failures = 0
+                back()
+            for queued in watch:
                 cursor, failures = queued.cursor, 0
                 yield queued
             # A scheduler that ends each watch at once is asked once a second, and no faster.
@@ -119,11 +125,12 @@ class Inbox:
         """
         Args:
             client: Closed with the inbox, which ends the watch that runs.
-            lost: As in `follow`; called from the thread.
+            lost: As in `follow`; called from the thread, as is `back`. That it could not tell
+                anybody must not end the watch, so it does not raise.
             options: Of `follow`.
         """
         self._client, self._lost, self._options = client, lost, options
-        self._came: queue.Queue[QueuedTask | Exception] = queue.Queue(_WAITING_OFFERS)
+        self._came: queue.Queue[QueuedTask | BaseException] = queue.Queue(_WAITING_OFFERS)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mailbox", daemon=True)
 
@@ -151,7 +158,7 @@ class Inbox:
             came = self._came.get(block=seconds != 0, timeout=seconds or None)
         except queue.Empty:
             return None
-        if isinstance(came, Exception):
+        if isinstance(came, BaseException):
             raise came
         return came
 
@@ -163,14 +170,14 @@ class Inbox:
                 self._put(queued)
                 if self._stop.is_set():
                     return
-        except Exception as error:  # noqa: BLE001 - `next` raises it: a dead thread would be silent
+        except BaseException as error:  # noqa: BLE001 - `next` raises it: a dead thread is silent
             self._put(error)
 
     def _told(self, refusal: RatlsError, seconds: float) -> None:
         if not self._stop.is_set():
             self._lost(refusal, seconds)
 
-    def _put(self, item: QueuedTask | Exception) -> None:
+    def _put(self, item: QueuedTask | BaseException) -> None:
         while not self._stop.is_set():
             try:
                 self._came.put(item, timeout=0.2)

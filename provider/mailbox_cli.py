@@ -153,6 +153,7 @@ def _follow(shell: Shell, client: SchedulerClient, task: Task | None) -> None:
             client,
             pause=Event().wait,
             lost=lost,
+            back=lambda: shell.say("the scheduler is back"),
             lasting=lambda: seconds_left(task, parse_instant(None)),
         )
     )

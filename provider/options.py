@@ -19,7 +19,9 @@ SchedulerCertificate = Annotated[
 PartyDir = Annotated[Path, typer.Option("--party", help="Folder made by `ratls party new`.")]
 PassphraseFile = Annotated[
     Path | None,
-    typer.Option(help="File with the passphrase of the keys. Default: ask at the terminal."),
+    typer.Option(
+        help="File with the keys' passphrase, - for standard input. Default: the terminal."
+    ),
 ]
 StateDir = Annotated[
     Path | None,

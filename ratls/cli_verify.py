@@ -87,7 +87,9 @@ def server(
     ] = None,
     passphrase_file: Annotated[
         Path | None,
-        typer.Option(help="File with the passphrase of the keys. Default: ask at the terminal."),
+        typer.Option(
+            help="File with the keys' passphrase, - for standard input. Default: the terminal."
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for each step.")] = 10,
     json_output: Json = False,

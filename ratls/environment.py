@@ -14,10 +14,13 @@ from ratls.errors import EnvironmentUnsafe
 # With an EC certificate this leaves TLS 1.3 only, at both ends (flight.md 0.30): the one cipher
 # allowed for TLS 1.2 needs an RSA certificate, and TLS 1.3 has its ciphers in another list.
 _TLS13_ONLY = ("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
-# gRPC's own log: it would mix the peer's words with ours, and above NONE it shows traffic.
+# gRPC's own log: it would mix the peer's words with ours.
 _QUIET = ("GRPC_VERBOSITY", "NONE")
 # Each writes session keys, or what is sent, to a file or to stderr.
-_LEAKING = ("SSLKEYLOGFILE", "GRPC_TRACE", _QUIET[0])
+_LEAKING = ("SSLKEYLOGFILE", "GRPC_TRACE")
+# Of gRPC's verbosities, those that show errors alone. Set for other programs, as many do, they
+# leak nothing; INFO and DEBUG show what passes, and another word means nobody knows what.
+_HARMLESS = frozenset({"none", "error"})
 
 
 def prepare_process() -> None:
@@ -27,6 +30,10 @@ def prepare_process() -> None:
         EnvironmentUnsafe: A variable is set that would leak keys or rows.
     """
     for name in _LEAKING:
-        if name in os.environ and (name, os.environ[name]) != _QUIET:
+        if name in os.environ:
             raise EnvironmentUnsafe("environment", expected=f"no {name}", found="it is set")
+    if os.environ.get(_QUIET[0], "none").lower() not in _HARMLESS:
+        raise EnvironmentUnsafe(
+            "environment", expected=f"{_QUIET[0]} unset, NONE or ERROR", found="another value"
+        )
     os.environ.update([_TLS13_ONLY, _QUIET])

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import grpc
 
@@ -38,6 +38,7 @@ from scheduler.messages import (
     ANSWER_CAP,
     DIGEST_SIZE,
     ENVELOPE_CAP,
+    LET_IN,
     is_code,
     read_status,
     read_task,
@@ -205,6 +206,8 @@ class _Call(Protocol):
 
     def cancel(self) -> bool: ...
 
+    def initial_metadata(self) -> Any: ...
+
     def __iter__(self) -> Iterator[pb.QueuedTask]: ...
 
 
@@ -219,6 +222,10 @@ class Watch:
         """End the iteration, also one that waits."""
         self._cancelled = True
         self._call.cancel()
+
+    def let_in(self) -> bool:
+        """Wait until the scheduler lets this watch in, or it fails; the iteration says why."""
+        return any(key == LET_IN for key, _ in self._call.initial_metadata())
 
     def __iter__(self) -> Iterator[QueuedTask]:
         """

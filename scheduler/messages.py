@@ -15,6 +15,7 @@ DIGEST_SIZE = 32
 ENVELOPE_CAP = 64 * 1024  #        a task with 64 parameters has a few KiB
 REQUEST_CAP = ENVELOPE_CAP + 1024
 ANSWER_CAP = 4 << 20
+LET_IN = "ratls-let-in"  # metadata of a watch that has begun: a failed call has none
 _CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*", re.ASCII)
 _CODE_CAP = 64
 _DATASETS_CAP = 256

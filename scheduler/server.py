@@ -45,6 +45,7 @@ from scheduler.errors import (
 from scheduler.limits import Calls, Limits
 from scheduler.messages import (
     ANSWER_CAP,
+    LET_IN,
     REQUEST_CAP,
     read_report,
     require_digest,
@@ -208,7 +209,7 @@ class TaskServer:
             context.add_callback(
                 self._pulse.wake
             )  # a peer that leaves gives its thread back at once
-            context.send_initial_metadata(())  # the peer learns that it is let in
+            context.send_initial_metadata(((LET_IN, "1"),))  # before there is any task
             cursor, end = request.cursor, time.monotonic() + self._limits.watch_seconds
             while context.is_active() and not self._pulse.stopped and time.monotonic() < end:
                 offer = self._service.page(peer, cursor, self._clock())

@@ -12,6 +12,7 @@ number 7 will never be shown a 6 that was not there before, and may go on from 7
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
@@ -359,6 +360,8 @@ def _engine(url: sql.URL) -> sql.Engine:
     if sqlite and url.database in (None, "", ":memory:"):
         raise DatabaseUrlUnusable(_name(url), expected="a database that lasts", found="memory")
     try:
+        if sqlite and "uri" not in url.query:
+            _make_private(Path(str(url.database)))
         engine = sql.create_engine(
             url,
             hide_parameters=True,  # what is stored does not belong into messages
@@ -373,6 +376,17 @@ def _engine(url: sql.URL) -> sql.Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_private(path: Path) -> None:
+    """SQLite makes its file for whoever the umask lets in, and follows a link in its place."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        os.close(os.open(path, flags, 0o600))
+    except OSError as error:
+        raise StoreUnavailable(
+            str(path), expected="a file of ours, and no link", found=error.strerror or "an error"
+        ) from error
 
 
 def _begin_sqlite(connection: sql.Connection) -> None:

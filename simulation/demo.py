@@ -39,10 +39,12 @@ def run(keep: Path | None) -> int:
         keep: Folder to make and to leave everything in; None works in one that is removed.
     """
     from verifier.errors import FileNotWritten
+    from verifier.files import make_folder
 
     if keep is not None:
         try:
-            keep.mkdir(parents=True)
+            make_folder(keep.parent)
+            keep.mkdir(mode=0o700)
         except OSError as error:
             raise FileNotWritten(
                 str(keep), expected="a new folder", found=error.strerror or "an error"

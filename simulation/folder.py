@@ -34,7 +34,7 @@ from simulation.intel import Intel, Platform, root_name
 from simulation.pck_extension import PckExtensionForm
 from simulation.quote import QuotingEnclave
 from verifier.errors import FileNotWritten, FileUnreadable, PckExtensionMalformed
-from verifier.files import read_file, write_atomically, write_new
+from verifier.files import make_folder, read_file, write_atomically, write_new
 from verifier.pck import SGX_TYPES, PckExtension
 
 # Of the platform's enclaves, and of its trust domains.
@@ -60,7 +60,7 @@ def write(intel: Intel, platform: Platform, folder: Path) -> None:
         FileNotWritten: The folder cannot be made or does not take a file.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if any(folder.iterdir()):
             raise SimulationFolderNotEmpty(
                 str(folder), expected="a new or an empty folder", found="files in it"

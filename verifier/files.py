@@ -52,6 +52,13 @@ def read_file(path: Path, *, cap: int = 16 * MEBIBYTE, seconds: float = PIPE_SEC
         return _drained(handle, path, cap, seconds)
 
 
+def read_stdin(*, cap: int, seconds: float = PIPE_SECONDS) -> bytes:
+    """As `read_file`, of standard input."""
+    path = Path("standard input")
+    with _unreadable(path):
+        return _drained(0, path, cap, seconds)
+
+
 def read_secret(path: Path, *, cap: int, exposed: type[RatlsError]) -> bytes:
     """As `read_file`, of a file that others cannot read: mode 0600 or stricter.
 
@@ -75,13 +82,19 @@ def read_secret(path: Path, *, cap: int, exposed: type[RatlsError]) -> bytes:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    try:
+    with _unreadable(path):
         # Non-blocking: a FIFO without a writer would hold the process in `open`.
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             yield handle
         finally:
             os.close(handle)
+
+
+@contextmanager
+def _unreadable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         found = getattr(error, "strerror", None) or type(error).__name__
         raise FileUnreadable(str(path), expected="a readable file", found=found) from error
@@ -118,18 +131,16 @@ def user_folder(kind: Literal["state", "cache"]) -> Path:
     """This user's own folder for state or for caches.
 
     Raises:
-        UserFolderUnknown: Neither HOME nor the system names one. `~` itself, or a folder under
-            `/`, would be another place for each way in which the command is started.
+        UserFolderUnknown: Neither HOME nor the system names one. A folder called `~`, where the
+            command happens to be started, would read as a first use at the next place.
     """
     import platformdirs
 
     find = {"state": platformdirs.user_state_path, "cache": platformdirs.user_cache_path}[kind]
-    try:
-        home = os.path.expanduser("~")
-        folder = find("ratls")
-    except (RuntimeError, KeyError, OSError):  # no entry for this user
-        home, folder = "", Path()
-    if not os.path.isabs(home) or not folder.is_absolute():
+    home, folder = os.path.expanduser("~"), find("ratls")
+    nowhere = home == "/" or not os.path.isabs(home)
+    named = os.environ.get(f"XDG_{kind.upper()}_HOME")
+    if not folder.is_absolute() or (nowhere and not named):
         raise UserFolderUnknown(f"{kind} folder", expected="a home folder", found="none")
     return folder
 

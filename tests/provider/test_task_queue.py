@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -270,12 +271,24 @@ class Liar:
     def __init__(self, *turns: RatlsError | list[QueuedTask]) -> None:
         self.turns, self.cursors = list(turns), list[bytes]()
 
-    def watch(self, cursor: bytes, *, seconds: float) -> Iterator[QueuedTask]:
+    def watch(self, cursor: bytes, *, seconds: float) -> Turn:
         self.cursors.append(cursor)
-        turn = self.turns.pop(0) if self.turns else []
-        if isinstance(turn, RatlsError):
-            raise turn
-        yield from turn
+        return Turn(self.turns.pop(0) if self.turns else [])
+
+
+@dataclass
+class Turn:
+    """One watch."""
+
+    answer: RatlsError | list[QueuedTask]
+
+    def let_in(self) -> bool:
+        return not isinstance(self.answer, RatlsError)
+
+    def __iter__(self) -> Iterator[QueuedTask]:
+        if isinstance(self.answer, RatlsError):
+            raise self.answer
+        yield from self.answer
 
 
 def test_watches_that_end_at_once_are_not_asked_in_a_circle() -> None:
@@ -283,6 +296,7 @@ def test_watches_that_end_at_once_are_not_asked_in_a_circle() -> None:
     task = QueuedTask(b"d" * 32, b"", (), b"place")
     away = SchedulerUnreachable("scheduler", expected="an answer", found="none")
     liar, pauses, lost = Liar([], [task], away, away, []), [0.0], [0.0]
+    back: list[int] = []
 
     def pause(seconds: float) -> bool:
         pauses.append(seconds)
@@ -292,11 +306,13 @@ def test_watches_that_end_at_once_are_not_asked_in_a_circle() -> None:
         liar,  # type: ignore[arg-type]
         pause=pause,
         lost=lambda refusal, again: lost.append(again),
+        back=lambda: back.append(len(pauses)),
         random=lambda: 1.0,
     )
     assert list(seen) == [task]
     assert pauses[1:] == [1, 1, 1, 2, 1, 1]
     assert lost[1:] == [1, 2]
+    assert back == [5], "said once, and when it is so"
     assert liar.cursors == [b"", b"", *[b"place"] * 4]
 
 
