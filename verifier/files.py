@@ -137,7 +137,11 @@ def user_folder(kind: Literal["state", "cache"]) -> Path:
     import platformdirs
 
     find = {"state": platformdirs.user_state_path, "cache": platformdirs.user_cache_path}[kind]
-    home, folder = os.path.expanduser("~"), find("ratls")
+    home = os.path.expanduser("~")
+    try:
+        folder = find("ratls")
+    except RuntimeError:  # it found none
+        folder = Path()
     nowhere = home == "/" or not os.path.isabs(home)
     named = os.environ.get(f"XDG_{kind.upper()}_HOME")
     if not folder.is_absolute() or (nowhere and not named):

@@ -29,35 +29,30 @@ def settle_streams() -> None:
     Characters that an output cannot encode are escaped; what stdout does not take is a refusal;
     what stderr does not take is dropped. A stream that somebody replaced is left alone.
     """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            _occupy(number)
     if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process runs
+        sys.stdin = open(_occupied(0), closefd=False)  # noqa: SIM115 - as long as the process
     if sys.stdout is sys.__stdout__:
         sys.stdout = _stream(1, sys.__stdout__, _refuse)
     if sys.stderr is sys.__stderr__:
         sys.stderr = _stream(2, sys.__stderr__, lambda error: None)
 
 
-def _occupy(number: int) -> None:
-    """A closed 1 or 2 would be the number of the next file opened: a library's complaint would
-    be written into the journal. Open for reading, so that writing fails.
+def _occupied(number: int) -> int:
+    """A handle that reads nothing and takes nothing, in the place of a stream that is closed.
+
+    The next file opened would have its number: a library's complaint would be written into the
+    journal. Where another file has it already, that is none of the standard streams.
     """
-    try:
-        os.fstat(number)
-    except OSError:
-        handle = os.open(os.devnull, os.O_RDONLY)
-        if handle == number:
-            os.set_inheritable(handle, True)
-        else:
-            os.dup2(handle, number)
-            os.close(handle)
+    handle = os.open(os.devnull, os.O_RDONLY)
+    if handle == number:
+        os.set_inheritable(handle, True)
+    return handle
 
 
 def _stream(
-    handle: int, before: TextIO | None, failed: Callable[[OSError], None]
+    number: int, before: TextIO | None, failed: Callable[[OSError], None]
 ) -> io.TextIOWrapper:
+    handle = number if before else _occupied(number)
     return io.TextIOWrapper(
         _Descriptor(handle, failed),
         encoding=before.encoding if before else "utf-8",
@@ -73,7 +68,7 @@ class _Descriptor(io.RawIOBase):
 
     def __init__(self, handle: int, failed: Callable[[OSError], None]) -> None:
         self._handle, self._failed = handle, failed
-        self.name = {1: "<stdout>", 2: "<stderr>"}[handle]
+        self.name = f"<descriptor {handle}>"
 
     def fileno(self) -> int:
         return self._handle
