@@ -181,6 +181,9 @@ def result(
     record: Annotated[
         Path | None, typer.Option(help="File for your signed record. Default: beside the result.")
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write the result as it was sealed, not indented.")
+    ] = False,
     wait: Annotated[
         float, typer.Option(min=0, max=86_400, help="Seconds to wait for missing inputs.")
     ] = 0,
@@ -213,7 +216,7 @@ def result(
             allow_simulation,
         )  # fmt: skip
         with _waiting(shell) as waiting:
-            done = collect(errand, outputs, wait=wait, waiting=waiting)
+            done = collect(errand, outputs, raw=raw, wait=wait, waiting=waiting)
         if not json_output:
             shell.show_appraisal(done.fresh.appraisal)
         inputs = [i.dataset for i in done.receipt.inputs]
