@@ -52,7 +52,7 @@ def compute(policy: Policy, task: Task, tables: Sequence[pa.Table]) -> Outcome:
             recipient: _sealed(plaintext, policy, task, recipient)
             for recipient in computation.recipients
         },
-        result_digest(document),
+        digest=result_digest(document),
     )
 
 

@@ -62,9 +62,9 @@ class Released:
     """The result, encrypted once to each recipient. The plaintext exists nowhere any more."""
 
     ciphertexts: Mapping[str, bytes]  # by party id
-    digest: bytes  #                    32, salted, of the plaintext: what receipts name
     # The commits that it rests on, by dataset id, in the policy's order; `finish` adds them.
     commits: Mapping[str, bytes] = field(default_factory=dict)
+    digest: bytes = b""  # 32, of the salted plaintext: what receipts name
 
 
 @dataclass(frozen=True, slots=True)

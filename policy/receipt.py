@@ -45,9 +45,10 @@ def indented(result: bytes) -> bytes:
 def is_document(raw: bytes) -> bool:
     """A signed document, and not a result; neither is believed for that."""
     try:
-        return "payloadType" in strict_json(raw, "file")
-    except (EnvelopeMalformed, TypeError):
-        return True  # reading it as a document says what is wrong with it
+        value = strict_json(raw, "file")
+    except EnvelopeMalformed:
+        return b'"payloadType"' in raw  # reading it as a document says what is wrong with it
+    return isinstance(value, dict) and "payloadType" in value
 
 
 def _compact(value: Any) -> bytes:

@@ -110,6 +110,11 @@ class Attempt:
         )
 
 
+def release_path(state: Path, task: bytes, dataset: str) -> Path:
+    """Where the files of one release stand."""
+    return state / "releases" / task.hex() / dataset
+
+
 class ReleaseFolder:
     """The files of one release: `attempt.json` (0600, holds the salt), acknowledgement, record."""
 
@@ -125,7 +130,7 @@ class ReleaseFolder:
 
         Raises: ReleaseUnderWay, FileNotWritten.
         """
-        path = state / "releases" / task.hex() / dataset
+        path = release_path(state, task, dataset)
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -107,6 +107,7 @@ def test_two_providers_release_and_the_recipient_gets_the_joint_model(
     result = live.wait(carol, task)
     assert isinstance(result, Result)
     document = opened(world, task, result, carol)
+    assert len(bytes.fromhex(document.pop("salt"))) == 32
     expected = model_of(rows(1), rows(2))
     assert document == {
         "schema": "ratls-result/1",
