@@ -7,9 +7,13 @@ the standard library and typer at module level, so that `ratls --help` is quick.
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points, version
+import sys
+from importlib.metadata import version
 
 import typer
+
+from verifier.errors import RatlsError
+from verifier.modes import own_entry_points
 
 
 def _show_version(wanted: bool) -> None:
@@ -19,7 +23,10 @@ def _show_version(wanted: bool) -> None:
 
 
 def build() -> typer.Typer:
-    """The whole command tree of what is installed."""
+    """The whole command tree of what is installed.
+
+    Raises: ForeignEntryPoint.
+    """
     app = typer.Typer(
         help="Release data only to the attested enclave, and only under the policy, "
         "that every party signed.",
@@ -37,7 +44,7 @@ def build() -> typer.Typer:
     ) -> None:
         """Options of `ratls` itself."""
 
-    for entry in sorted(entry_points(group="ratls.commands"), key=lambda e: e.name):
+    for entry in sorted(own_entry_points("ratls.commands"), key=lambda e: e.name):
         command = entry.load()
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=entry.name)
@@ -48,4 +55,8 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Console script `ratls`."""
-    build()()
+    try:
+        build()()
+    except RatlsError as refusal:
+        sys.stderr.write(f"refused [{refusal.code}] {refusal}\n  to do: {refusal.fix}\n")
+        sys.exit(int(refusal.exit_status))
