@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from verifier.modes import with_simulation_option
+from verifier.usage import Commands
 
-app = typer.Typer(help="The enclave's server.", no_args_is_help=True)
+app = typer.Typer(cls=Commands, help="The enclave's server.", no_args_is_help=True)
 
 
 @app.callback()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from verifier.usage import Commands
+
 if TYPE_CHECKING:
     from policy.agreement import Agreement, KeyChange
     from policy.document import Policy
@@ -15,9 +17,11 @@ if TYPE_CHECKING:
     from policy.state import StudyState
     from verifier.shell import Shell
 
-party = typer.Typer(no_args_is_help=True, help="Keys and certificate of a party.")
+party = typer.Typer(cls=Commands, no_args_is_help=True, help="Keys and certificate of a party.")
 policy = typer.Typer(
-    no_args_is_help=True, help="Draft, read, sign, check and accept what the parties agree on."
+    cls=Commands,
+    no_args_is_help=True,
+    help="Draft, read, sign, check and accept what the parties agree on.",
 )
 
 

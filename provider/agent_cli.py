@@ -11,6 +11,7 @@ import typer
 
 from provider.options import Json, JsonLines, StateDir, Timeout, state_folder
 from verifier.modes import with_simulation_option
+from verifier.usage import Commands
 
 if TYPE_CHECKING:
     from provider.agent import Agent
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from scheduler.client import SchedulerClient
 
 journal = typer.Typer(
-    no_args_is_help=True, help="What this party released, refused and collected; changes nothing."
+    cls=Commands,
+    no_args_is_help=True,
+    help="What this party released, refused and collected; changes nothing.",
 )
 
 

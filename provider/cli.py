@@ -23,6 +23,7 @@ from provider.options import (
     state_folder,
 )
 from verifier.modes import with_simulation_option
+from verifier.usage import Commands
 
 if TYPE_CHECKING:
     from provider.collect import Outputs
@@ -32,9 +33,13 @@ if TYPE_CHECKING:
     from verifier.shell import Shell
 
 provider = typer.Typer(
-    no_args_is_help=True, help="Release rows to the agreed enclave, and to nobody else."
+    cls=Commands,
+    no_args_is_help=True,
+    help="Release rows to the agreed enclave, and to nobody else.",
 )
-task = typer.Typer(no_args_is_help=True, help="Ask for an agreed computation; fetch its result.")
+task = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Ask for an agreed computation; fetch its result."
+)
 
 
 def push(

@@ -14,6 +14,7 @@ import typer
 
 from verifier.errors import RatlsError
 from verifier.modes import own_entry_points
+from verifier.usage import Commands
 
 
 def _show_version(wanted: bool) -> None:
@@ -28,6 +29,7 @@ def build() -> typer.Typer:
     Raises: ForeignEntryPoint.
     """
     app = typer.Typer(
+        cls=Commands,
         help="Release data only to the attested enclave, and only under the policy, "
         "that every party signed.",
         no_args_is_help=True,

@@ -11,6 +11,7 @@ from policy.cli import AnchorDigest, AnchorParty
 from ratls.cli_forecast import forecast
 from ratls.cli_quote import doubt_of, quote
 from verifier.modes import with_simulation_option
+from verifier.usage import Commands
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from verifier.errors import RatlsError
     from verifier.shell import Shell
 
-app = typer.Typer(no_args_is_help=True, help="Is it genuine, and is it what was agreed on?")
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Is it genuine, and is it what was agreed on?"
+)
 
 CollateralFile = Annotated[
     Path, typer.Option("--collateral", help="Collateral bundle of the platform.")

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verifier.usage import Commands
+
 if TYPE_CHECKING:
     from policy.agreement import CompleteAgreement
 
-app = typer.Typer(help="The mailbox for tasks, which nobody has to trust.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands, help="The mailbox for tasks, which nobody has to trust.", no_args_is_help=True
+)
 
 
 @app.callback()
