@@ -35,6 +35,9 @@ def serve(
 ) -> None:
     """Serve the agreed computations until it is told to stop; prints one line `ready HOST:PORT`.
 
+    The agreement is obeyed, not believed: its digest is in all evidence, and each party compares
+    that with the one it signed. So it is held against no --party or --digest here.
+
     Example: ratls enclave serve --agreement policy.agreement.json --listen 127.0.0.1:7443
     --attester simulation:intel/platform --allow-simulation
     """

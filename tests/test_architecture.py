@@ -157,6 +157,7 @@ LIBRARIES = {
     "modes": {"typer"},
     "pcs": {"certifi", "httpx"},
     "shell": {"rich", "typer"},
+    "usage": {"typer"},
 }
 
 

@@ -143,7 +143,8 @@ def test_a_new_operator_gets_from_an_address_to_collateral(desk: Desk, tmp_path:
             result = CliRunner().invoke(collateral, ["fetch", *quote, *options])
             assert result.exit_code == 0, result.output
     assert Collateral.parse(bundle.read_bytes()).tcb_info == expectation.collateral.tcb_info
-    again = ["--agreement", desk.agreement, "--collateral", str(bundle), "--certificate-only"]
+    again = ["--agreement", desk.agreement, *desk.known, "--collateral", str(bundle)]
+    again += ["--certificate-only"]
     assert desk.json("server", desk.address, *again)["verdict"] == "accepted"
 
 
