@@ -174,7 +174,7 @@ def _agree(stage: Stage, root: str, ppid: str) -> None:
     (stage.folder / "policy.toml").write_text(text, "utf-8")
     stage.tell("  policy.toml is written; everybody reads it, and signs exactly those bytes")
     linted = stage.run("alice", "policy", "lint", "policy.toml").stdout
-    yes = ("--yes", linted.split()[-1])  # the digest of what they read
+    yes = ("--yes", linted.splitlines()[0].split()[-1])  # the digest of what they read
     for who in ("alice", "carol"):
         stage.run(who, "policy", "sign", "policy.toml", *_as(who), *yes, quiet=True)
     stage.tell("\n  Bob has not signed yet. Can Alice already take it into force?")
