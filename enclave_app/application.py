@@ -10,7 +10,6 @@ only sealed to the recipients that the policy names.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -162,7 +161,7 @@ class Enclave:
                     ReceiptInput(dataset=dataset, commit_digest=digest)
                     for dataset, digest in outcome.commits.items()
                 ),
-                result_digest=hashlib.sha256(ciphertext).digest(),
+                result_digest=outcome.digest,
                 mode=self.mode.value,
                 nonce=hello.nonce,
                 evidence=evidence,

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from verifier.modes import with_simulation_option
+from verifier.usage import Commands
 
-app = typer.Typer(help="The enclave's server.", no_args_is_help=True)
+app = typer.Typer(cls=Commands, help="The enclave's server.", no_args_is_help=True)
 
 
 @app.callback()
@@ -33,6 +34,9 @@ def serve(
     allow_simulation: bool = False,
 ) -> None:
     """Serve the agreed computations until it is told to stop; prints one line `ready HOST:PORT`.
+
+    The agreement is obeyed, not believed: its digest is in all evidence, and each party compares
+    that with the one it signed. So it is held against no --party or --digest here.
 
     Example: ratls enclave serve --agreement policy.agreement.json --listen 127.0.0.1:7443
     --attester simulation:intel/platform --allow-simulation

@@ -2,12 +2,13 @@
 
     outcome = compute(policy, task, tables)
 
-A pure function of its arguments (but for the encryption's randomness). It keeps nothing: no
-global, cache or file of one task is there when the next one is computed.
+A pure function of its arguments (but for the randomness of salt and encryption). It keeps nothing:
+no global, cache or file of one task is there when the next one is computed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from enclave_app.computations import COMPUTATIONS
 from enclave_app.release import Input, padded, released, require_groups
 from enclave_app.session import Denied, Outcome, Released
 from policy.document import Computation, Policy
+from policy.receipt import result_digest, salted
 from policy.seal import result_info, seal_result
 from policy.task import Task
 from verifier.errors import RatlsError
@@ -38,16 +40,19 @@ def compute(policy: Policy, task: Task, tables: Sequence[pa.Table]) -> Outcome:
             inputs, code.groups(inputs, parameters, computation.release), computation.release
         )
         outputs = code.run(inputs, parameters, computation.release)
-        plaintext = padded(
-            released(outputs, computation.release, computation=computation.id, run=computation.run)
+        document = salted(
+            released(outputs, computation.release, computation=computation.id, run=computation.run),
+            os.urandom(32),
         )
+        plaintext = padded(document)
     except RatlsError as refusal:
         return Denied(refusal.code)
     return Released(
         {
             recipient: _sealed(plaintext, policy, task, recipient)
             for recipient in computation.recipients
-        }
+        },
+        digest=result_digest(document),
     )
 
 

@@ -165,6 +165,7 @@ class Receiving:
             dataset=commit.dataset,
             provider=commit.provider,
             commit_digest=commit.digest,
+            rows_digest=commit.salted_digest,
             rows=commit.rows,
             batches=commit.batches,
             nonce=self._hello.nonce,

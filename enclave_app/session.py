@@ -64,6 +64,7 @@ class Released:
     ciphertexts: Mapping[str, bytes]  # by party id
     # The commits that it rests on, by dataset id, in the policy's order; `finish` adds them.
     commits: Mapping[str, bytes] = field(default_factory=dict)
+    digest: bytes = b""  # 32, of the salted plaintext: what receipts name
 
 
 @dataclass(frozen=True, slots=True)

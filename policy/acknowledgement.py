@@ -23,5 +23,6 @@ class Acknowledgement(Attested):
     dataset: IdText
     provider: SlugText
     commit_digest: Digest  # of the commit's payload
+    rows_digest: Digest  #   the commit's salted digest: the provider, with its salt, can check it
     rows: Count
     batches: Count

@@ -202,18 +202,22 @@ class CompleteAgreement:
     def digest(self) -> bytes:
         return self.agreement.digest
 
-    def require_anchor(self, party: LocalParty) -> None:
+    def require_anchor(self, party: LocalParty, since: int | None = None) -> None:
         """The policy lists this party as it knows itself, and it signed these very bytes.
 
-        Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing.
+        Args:
+            since: The oldest version whose signature will do, as each later one names it by
+                digest. None: the newest alone.
+
+        Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing, about the newest version.
         """
-        require_listed(self.policy, party)
-        if party.party_id not in self.agreement.newest.signed:
-            raise OwnSignatureMissing(
-                f"agreement {digest_text(self.digest)}",
-                expected=f"a signature of {party.party_id}",
-                found="those of " + ", ".join(self.agreement.newest.signed),
-            )
+        *before, newest = self.agreement.versions[0 if since is None else since - 1 :]
+        try:
+            _require_own(newest, party)
+        except (PartyNotListed, AnchorDiffers, OwnSignatureMissing):
+            # Whoever left, or has new keys since, still knows what it signed then.
+            if since is None or not any(_is_own(version, party) for version in before):
+                raise
 
     def in_force(self, at: datetime) -> CompleteAgreement:
         """The agreement up to the version that holds at this instant: itself, or one before.
@@ -227,6 +231,24 @@ class CompleteAgreement:
                 return held
         require_window(self.agreement.versions[0].policy, at)
         raise AssertionError("a policy before its first instant was let through")
+
+
+def _require_own(version: SignedPolicy, party: LocalParty) -> None:
+    require_listed(version.policy, party)
+    if party.party_id not in version.signed:
+        raise OwnSignatureMissing(
+            f"agreement {digest_text(version.policy.digest)}",
+            expected=f"a signature of {party.party_id}",
+            found="those of " + ", ".join(version.signed),
+        )
+
+
+def _is_own(version: SignedPolicy, party: LocalParty) -> bool:
+    try:
+        _require_own(version, party)
+    except (PartyNotListed, AnchorDiffers, OwnSignatureMissing):
+        return False
+    return True
 
 
 def require_not_expired(policy: Policy, at: datetime) -> None:

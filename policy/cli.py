@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from verifier.usage import Commands
+
 if TYPE_CHECKING:
     from policy.agreement import Agreement, KeyChange
     from policy.document import Policy
+    from policy.party import LocalParty
     from policy.state import StudyState
     from verifier.shell import Shell
 
-party = typer.Typer(no_args_is_help=True, help="Keys and certificate of a party.")
+party = typer.Typer(cls=Commands, no_args_is_help=True, help="Keys and certificate of a party.")
 policy = typer.Typer(
-    no_args_is_help=True, help="Draft, read, sign, check and accept what the parties agree on."
+    cls=Commands,
+    no_args_is_help=True,
+    help="Draft, read, sign, check and accept what the parties agree on.",
 )
 
+
+def _checked_digest(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", text, re.ASCII):
+        raise typer.BadParameter("write sha256: and 64 lower-case hex digits")
+    return text
+
+
+# What an agreement is held against by the commands that take one: see `policy.anchor`.
+AnchorParty = Annotated[
+    Path | None,
+    typer.Option("--party", help="Your party folder: its keys must have signed the agreement."),
+]
+AnchorDigest = Annotated[
+    str | None,
+    typer.Option(
+        "--digest",
+        callback=_checked_digest,
+        help="The policy digest that you know to be right, sha256:….",
+    ),
+]
+Yes = Annotated[
+    str | None,
+    typer.Option(
+        "--yes",
+        metavar="DIGEST",
+        callback=_checked_digest,
+        help="Do not ask: consent to the policy with this digest, sha256:….",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 PartyDir = Annotated[Path, typer.Option("--party", help="Folder made by `ratls party new`.")]
 StateDir = Annotated[
@@ -190,21 +225,22 @@ def policy_sign(
     party: PartyDir,
     passphrase_file: PassphraseFile = None,
     state: StateDir = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Yes = None,
     json: Json = False,
 ) -> None:
     """Sign a policy: its agreement file is made beside it, or extended in place.
+
+    Asks at the terminal. Without one, the digest of the policy that you read must be named with
+    --yes; `ratls policy lint` prints it.
 
     Example: ratls policy sign policy.toml --party alice
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
     with refusals_as_exit_status(json) as shell:
-        from policy.agreement import key_changes, require_listed, require_not_expired, sign
-        from policy.document import digest_text
+        from policy.agreement import key_changes, require_listed, require_not_expired
         from policy.party import LocalParty
         from policy.passphrase import passphrase_source
-        from verifier.files import write_atomically
 
         local = LocalParty.load(party, passphrase_source(passphrase_file))
         store = _state(state)
@@ -214,13 +250,8 @@ def policy_sign(
         changes = key_changes(agreement.policy, _before(agreement, store))
         _warn_simulation(shell, agreement.policy)
         _show_changes(shell, changes)
-        _confirm(
-            f"sign {agreement.policy.study} version {agreement.policy.version}, "
-            f"{digest_text(agreement.digest)}, as {local.party_id}?",
-            yes=yes,
-        )
-        signed = sign(agreement, local)
-        write_atomically(path, signed.encode())
+        _require_consent("sign", agreement.policy, local, yes)
+        signed = _add_signature(path, agreement, local)
         shell.answer(
             _status(signed)
             | {"agreement": str(path), "party": local.party_id, "keys": _json(changes)},
@@ -237,9 +268,10 @@ def policy_status(file: AgreementFile, json: Json = False) -> None:
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json) as shell:
+        from policy.anchor import read_agreement
         from policy.show import signers_table
 
-        agreement = _read_agreement(file)
+        agreement = read_agreement(file)
         _warn_simulation(shell, agreement.policy)
         if not json:
             shell.out.print(signers_table(agreement))
@@ -249,36 +281,30 @@ def policy_status(file: AgreementFile, json: Json = False) -> None:
 @policy.command("verify")
 def policy_verify(
     file: AgreementFile,
-    party: Annotated[Path | None, typer.Option(help="Your party folder: your own anchor.")] = None,
-    digest: Annotated[
-        str | None, typer.Option(help="The policy digest that you know to be right, sha256:….")
-    ] = None,
+    party: AnchorParty = None,
+    digest: AnchorDigest = None,
     at: Annotated[str | None, typer.Option(help="Instant of judgement. Default: now.")] = None,
     json: Json = False,
 ) -> None:
     """Is an agreement complete and in force, and is it the one that you mean?
 
+    Without --party or --digest its digest is shown, and nothing is decided (exit status 5).
+
     Example: ratls policy verify study.agreement.json --party alice
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
-    if party is None and digest is None:
-        raise typer.BadParameter("name --party or --digest: signatures alone prove no identity")
     with refusals_as_exit_status(json) as shell:
         from policy.agreement import require_window
-        from policy.document import digest_text
-        from policy.errors import PolicyConflict
-        from policy.party import LocalParty
+        from policy.anchor import bring
 
-        complete = _read_agreement(file).require_complete()
+        brought = bring(file, party=party, digest=digest)
+        complete = brought.agreed
         _warn_simulation(shell, complete.policy)
-        if digest is not None and digest != digest_text(complete.digest):
-            raise PolicyConflict(
-                str(file), expected=digest[:80], found=digest_text(complete.digest)
-            )
-        if party is not None:
-            complete.require_anchor(LocalParty.load(party))
+        doubt = brought.doubt(complete.policy)
         require_window(complete.policy, parse_instant(at))
+        if doubt is not None:
+            raise doubt
         shell.answer(
             _status(complete.agreement) | {"verdict": "accepted"},
             f"{file}: complete and in force; {_status_text(complete.agreement)}",
@@ -290,9 +316,13 @@ def policy_accept(
     file: AgreementFile,
     party: PartyDir,
     state: StateDir = None,
+    yes: Yes = None,
     json: Json = False,
 ) -> None:
     """Take a complete agreement into force for this party. The one act that creates its state.
+
+    Asks at the terminal. Without one, the digest of the policy that you read must be named with
+    --yes; `ratls policy status` prints it.
 
     Example: ratls policy accept study.agreement.json --party alice
     """
@@ -300,15 +330,18 @@ def policy_accept(
 
     with refusals_as_exit_status(json) as shell:
         from policy.agreement import key_changes
+        from policy.anchor import read_agreement
         from policy.party import LocalParty
 
         local, store = LocalParty.load(party), _state(state)
-        agreement = _read_agreement(file)
+        agreement = read_agreement(file)
+        agreement.require_complete().require_anchor(local)
         changes = key_changes(agreement.policy, _before(agreement, store))
         _warn_simulation(shell, agreement.policy)
+        _show_changes(shell, changes)
+        _require_consent("take into force", agreement.policy, local, yes)
         at = parse_instant(None)
         complete = store.accept(agreement, local, at)
-        _show_changes(shell, changes)
         from_when = (
             "" if complete.policy.not_before <= at else f" from {complete.policy.not_before}"
         )
@@ -326,52 +359,35 @@ def _state(folder: Path | None) -> StudyState:
     return StudyState(user_folder("state") if folder is None else folder)
 
 
-def _read_agreement(file: Path) -> Agreement:
-    from policy.agreement import FILE_CAP, Agreement
-    from policy.errors import EnvelopeMalformed
-    from verifier.files import parse_file
-    from verifier.modes import known_roots
-
-    def parse(raw: bytes) -> Agreement:
-        if not raw.startswith(b"{"):  # most often the policy.toml beside it
-            raise EnvelopeMalformed(
-                "agreement",
-                expected="an agreement file",
-                found="another text",
-                fix="name the .agreement.json that `ratls policy sign` makes",
-            )
-        return Agreement.parse(raw, known_roots())
-
-    return parse_file(file, parse, cap=FILE_CAP)
-
-
 def _read_policy(file: Path) -> Policy:
     from functools import partial
 
+    from policy.anchor import read_agreement
     from policy.document import Policy
     from verifier.files import parse_file
     from verifier.modes import known_roots
 
     if file.suffix == ".json":
-        return _read_agreement(file).policy
+        return read_agreement(file).policy
     return parse_file(file, partial(Policy.parse, known_roots=known_roots()))
 
 
 def _agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
     """The agreement that is to be signed and where it stands: as it is, or begun on a policy."""
     from policy.agreement import Agreement
+    from policy.anchor import read_agreement
     from policy.document import digest_text
     from policy.errors import PolicyConflict
     from verifier.modes import known_roots
 
     if file.suffix == ".json":
-        return file, _read_agreement(file)
+        return file, read_agreement(file)
     beside = file.with_name(f"{file.stem}.agreement.json")
     read = _read_policy(file)
     if not beside.exists():
         before = store.stored(read.study) if read.version > 1 else None
         return beside, Agreement.draft(read.raw, known_roots(), before)
-    agreement = _read_agreement(beside)
+    agreement = read_agreement(beside)
     # Whoever edits after the first signature made another policy.
     if agreement.policy.raw != read.raw:
         raise PolicyConflict(
@@ -381,6 +397,39 @@ def _agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
             fix=f"sign {beside} if that is the right text, or move it away to begin anew",
         )
     return beside, agreement
+
+
+def _add_signature(path: Path, read: Agreement, local: LocalParty) -> Agreement:
+    """Sign the agreement as it is by now: while one person reads and answers, others sign.
+
+    Raises: PolicyConflict where it became one on another policy; FileNotWritten; what reading
+        the signing key raises.
+    """
+    from policy.agreement import FILE_CAP, sign
+    from policy.anchor import parse_agreement
+    from policy.document import digest_text
+    from policy.errors import PolicyConflict
+    from verifier.files import rewrite
+
+    _ = local.signing  # asks for the passphrase, while nobody waits for the file
+    done = read
+
+    def add(content: bytes | None) -> bytes:
+        nonlocal done
+        now = read if content is None else parse_agreement(content)
+        same = [v.policy.digest for v in now.versions] == [v.policy.digest for v in read.versions]
+        if not same or (content is None and read.newest.keyids):
+            raise PolicyConflict(
+                str(path),
+                expected=digest_text(read.digest),
+                found="no file" if content is None else digest_text(now.digest),
+                fix="it was changed while you answered: read it, and sign again",
+            )
+        done = sign(now, local)
+        return done.encode()
+
+    rewrite(path, add, cap=FILE_CAP)
+    return done
 
 
 def _before(agreement: Agreement, store: StudyState) -> Policy | None:
@@ -432,21 +481,30 @@ def _warn_simulation(shell: Shell, shown: Policy) -> None:
         shell.warn_simulation()
 
 
-def _confirm(question: str, *, yes: bool) -> None:
-    # Without a terminal nobody can answer; whoever runs it there has read the policy elsewhere.
-    if yes or not stdin_is_terminal():
-        return
-    try:
-        confirmed = typer.confirm(question, err=True)
-    except typer.Abort:
-        confirmed = False
-    if not confirmed:
-        typer.echo("declined, nothing written", err=True)
-        raise typer.Exit(2)
+def _require_consent(act: str, policy: Policy, party: LocalParty, yes: str | None) -> None:
+    """A person's yes at a terminal, or the digest of this very policy, typed with `--yes`.
+
+    Raises: ConsentMissing.
+    """
+    from policy.document import digest_text
+    from policy.errors import ConsentMissing
+
+    digest = digest_text(policy.digest)
+    thing = f"{act} {policy.study} version {policy.version}, {digest}, as {party.party_id}"
+    if yes is None and can_ask():
+        try:
+            yes = digest if typer.confirm(f"{thing}?", err=True) else None
+        except typer.Abort:
+            yes = None
+        if yes is None:
+            typer.echo("declined, nothing written", err=True)
+            raise typer.Exit(2)
+    if yes != digest:
+        raise ConsentMissing(thing, expected=f"a typed yes, or --yes {digest}", found=yes or "none")
 
 
-def stdin_is_terminal() -> bool:
-    """Can somebody be asked?"""
+def can_ask() -> bool:
+    """Can somebody read a question and answer it? A pipe cannot."""
     import sys
 
-    return sys.stdin.isatty()
+    return sys.stdin.isatty() and sys.stderr.isatty()

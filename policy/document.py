@@ -37,6 +37,7 @@ from policy.problems import Unfit, from_pydantic, unknown_field
 from policy.syntax import LineIndex, read_toml, value_problems
 from policy.text import Fault, identifier_fault, name_fault, slug_fault
 from verifier.errors import RatlsError
+from verifier.text import instant_fault
 
 ANY_MACHINE = "any genuine platform"
 PROBLEMS_CAP = 200  # nobody reads more
@@ -171,8 +172,8 @@ class Section(BaseModel):
 
 
 def _instant(value: Any) -> Any:
-    if isinstance(value, datetime) and value.tzinfo is None:
-        raise Unfit("a date-time with offset, like 2026-11-01T00:00:00Z", str(value))
+    if isinstance(value, datetime) and (wanted := instant_fault(value)):
+        raise Unfit(wanted, str(value))
     return value
 
 

@@ -310,6 +310,28 @@ class OwnSignatureMissing(PolicyThresholdError):
     default_fix = "read the policy, then run `ratls policy sign`"
 
 
+class AgreementUnverified(PolicyTrustError):
+    """Whoever presents evidence can bring an agreement that fits it: this one was only shown."""
+
+    code = "agreement-unverified"
+    exit_status = Exit.UNDECIDED
+    default_fix = (
+        "compare the digest with the one you signed, and name it with --digest sha256:…; "
+        "or name your own folder with --party DIR"
+    )
+
+
+class ConsentMissing(ConfigError):
+    """Nobody was asked, and nobody typed which policy is meant: silence is no consent."""
+
+    code = "consent-missing"
+    exit_status = Exit.USAGE
+    default_fix = (
+        "read the policy (`ratls policy show FILE`), then answer at a terminal or add "
+        "--yes with its digest, sha256:…"
+    )
+
+
 class PolicyExpired(PolicyExpiredError):
     """The policy's last instant has passed."""
 
@@ -460,6 +482,13 @@ class RecordScopeDiffers(ResultBindingError):
 
     code = "record-scope-differs"
     default_fix = "name the record that was stored with this very document"
+
+
+class ResultDiffers(ResultBindingError):
+    """The receipt is about another result than this one, or somebody changed it."""
+
+    code = "result-differs"
+    default_fix = "use the result as it was collected, and the receipt that came with it"
 
 
 class ResultNotOpenable(ResultBindingError):

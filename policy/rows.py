@@ -84,13 +84,19 @@ def check_schema(schema: pa.Schema, dataset: Dataset) -> None:
     Raises: ColumnMissing, ColumnUnexpected, ColumnTypeDiffers, ColumnOrderDiffers.
     """
     declared = dataset.columns
+    try:
+        names = schema.names
+    except UnicodeDecodeError as error:  # Arrow takes any bytes for a name
+        raise ColumnUnexpected(
+            f"{dataset.id}: columns", expected="names in UTF-8", found="other bytes"
+        ) from error
     for name in declared:
-        if name not in schema.names:
+        if name not in names:
             raise ColumnMissing(
                 f"dataset {dataset.id}", expected=f"a column {name!r}", found="none of this name"
             )
-    for position, name in enumerate(schema.names):
-        if name not in declared or name in schema.names[:position]:
+    for position, name in enumerate(names):
+        if name not in declared or name in names[:position]:
             raise ColumnUnexpected(
                 f"{dataset.id}: column {ascii(name)[:80]}",
                 expected=f"only the {len(declared)} declared columns, each once",

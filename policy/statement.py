@@ -33,6 +33,7 @@ from policy.keys import KeySigner, PublicKey
 from policy.problems import Unfit, from_pydantic
 from policy.text import identifier_fault, slug_fault
 from verifier.errors import RatlsError
+from verifier.text import instant_fault
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
@@ -61,9 +62,12 @@ def _read_instant(value: Any) -> Any:
         if not _INSTANT.fullmatch(value):
             raise Unfit("an instant like 2026-11-01T00:00:00Z", "another text")
         try:
-            return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+            read = datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         except ValueError as error:
             raise Unfit("a day and time that exist", value) from error
+        if wanted := instant_fault(read):
+            raise Unfit(wanted, value)
+        return read
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise Unfit("an aware instant", "a naive one")

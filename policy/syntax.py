@@ -12,6 +12,7 @@ from typing import Any
 
 from policy.errors import PolicyEncoding, PolicySyntax, PolicyTooLarge, Problem
 from policy.text import describe, hidden_character
+from verifier.text import instant_fault
 
 TEXT_CAP = 1 << 20
 LINE_CAP = 64 * 1024  # characters; longer lines are no text that a person reads
@@ -19,6 +20,10 @@ LINE_CAP = 64 * 1024  # characters; longer lines are no text that a person reads
 DOTS_CAP = 500
 DEPTH_CAP = 16
 _PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)\Z")
+# `tomllib` cuts a fraction after six digits: what was signed would not be what is compared.
+_FRACTION = re.compile(
+    r"^[^#\n]*[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}\.", re.MULTILINE | re.ASCII
+)
 _INT_RANGE = range(-(2**63), 2**63)
 
 
@@ -28,6 +33,9 @@ def read_toml(raw: bytes, thing: str = "policy") -> dict[str, Any]:
     Raises: PolicyTooLarge, PolicyEncoding, PolicySyntax.
     """
     text = _visible_text(raw, thing)
+    if cut := _FRACTION.search(text):
+        line = text.count("\n", 0, cut.end()) + 1
+        raise PolicySyntax(f"{thing}: line {line}", expected="whole seconds", found="a fraction")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -103,8 +111,9 @@ def _scalar_fault(value: Any) -> str | None:
             return None
         case int() if value not in _INT_RANGE:
             return "an integer of 64 bits"
-        case datetime() if value.tzinfo is None:
-            return "a date-time with offset, like 2026-11-01T00:00:00Z"
+        case datetime():
+            # Wide years: a bound of a column may be a date of birth.
+            return instant_fault(value, years=range(2, 9999))
         case time():
             return "a date-time with offset, not a time of day"
     return None

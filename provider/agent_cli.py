@@ -11,6 +11,7 @@ import typer
 
 from provider.options import Json, JsonLines, StateDir, Timeout, state_folder
 from verifier.modes import with_simulation_option
+from verifier.usage import Commands
 
 if TYPE_CHECKING:
     from provider.agent import Agent
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from scheduler.client import SchedulerClient
 
 journal = typer.Typer(
-    no_args_is_help=True, help="What this party released, refused and collected; changes nothing."
+    cls=Commands,
+    no_args_is_help=True,
+    help="What this party released, refused and collected; changes nothing.",
 )
 
 
@@ -181,6 +184,16 @@ def verify(
         str | None,
         typer.Option(help="A head noted earlier, sha256:…: the journal must still hold its line."),
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Rows that were released: a file as `provider push --source` takes it."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="With --source: the release to this task, sha256:….")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="With --source: the release of this dataset.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Is the journal complete and unaltered? Prints how many lines it has, and its head.
@@ -188,17 +201,46 @@ def verify(
     Keep the head elsewhere: who can write the folder can put back an older journal as a whole,
     and only a head from outside shows that.
 
-    Example: ratls provider journal verify --state state
+    With --source: are these the rows whose arrival the enclave acknowledged? Asks nobody.
+
+    Example: ratls provider journal verify --state state --source rows.csv
     """
     from verifier.shell import refusals_as_exit_status
 
-    if head is not None:
-        _require_digest(head)
+    for digest in (head, task):
+        if digest is not None:
+            _require_digest(digest)
+    if source is None and not (task is None and dataset is None):
+        raise typer.BadParameter("only a --source is held against a release", param_hint="--source")
     with refusals_as_exit_status(json_output) as shell:
         reading = _reading(state)
         if head is not None:
             reading.require_line(head)
-        shell.answer(_head(reading), f"the journal holds: {_head_text(reading)}")
+        facts, told = _head(reading), f"the journal holds: {_head_text(reading)}"
+        if source is not None:
+            held = _held(state_folder(state), reading, source, task, dataset)
+            facts |= held
+            told += f"\n{source}: the {held['rows']:,} acknowledged rows of {held['dataset']}"
+        shell.answer(facts, told)
+
+
+def _held(
+    state: Path, reading: Reading, source: Path, task: str | None, dataset: str | None
+) -> dict[str, Any]:
+    from policy.document import digest_text
+    from provider.held import hold
+    from provider.sources import source_at
+
+    held = hold(state, reading, source_at(source), task=task, dataset=dataset)
+    document = held.acknowledgement
+    return {
+        "source": str(source),
+        "acknowledgement": str(held.path),
+        "task_digest": digest_text(document.task_digest),
+        "dataset": document.dataset,
+        "rows": document.rows,
+        "rows_digest": digest_text(document.rows_digest),
+    }
 
 
 @journal.command()

@@ -23,6 +23,7 @@ from provider.options import (
     state_folder,
 )
 from verifier.modes import with_simulation_option
+from verifier.usage import Commands
 
 if TYPE_CHECKING:
     from provider.collect import Outputs
@@ -32,9 +33,13 @@ if TYPE_CHECKING:
     from verifier.shell import Shell
 
 provider = typer.Typer(
-    no_args_is_help=True, help="Release rows to the agreed enclave, and to nobody else."
+    cls=Commands,
+    no_args_is_help=True,
+    help="Release rows to the agreed enclave, and to nobody else.",
 )
-task = typer.Typer(no_args_is_help=True, help="Ask for an agreed computation; fetch its result.")
+task = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Ask for an agreed computation; fetch its result."
+)
 
 
 def push(
@@ -181,6 +186,9 @@ def result(
     record: Annotated[
         Path | None, typer.Option(help="File for your signed record. Default: beside the result.")
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write the result as it was sealed, not indented.")
+    ] = False,
     wait: Annotated[
         float, typer.Option(min=0, max=86_400, help="Seconds to wait for missing inputs.")
     ] = 0,
@@ -213,7 +221,7 @@ def result(
             allow_simulation,
         )  # fmt: skip
         with _waiting(shell) as waiting:
-            done = collect(errand, outputs, wait=wait, waiting=waiting)
+            done = collect(errand, outputs, raw=raw, wait=wait, waiting=waiting)
         if not json_output:
             shell.show_appraisal(done.fresh.appraisal)
         inputs = [i.dataset for i in done.receipt.inputs]

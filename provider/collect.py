@@ -9,14 +9,13 @@ the result opens with the recipient's key. Existing files are never overwritten.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from policy.document import Computation, digest_text
-from policy.receipt import Receipt
+from policy.receipt import Receipt, indented
 from policy.seal import open_result, result_info
 from provider.errand import Believed, Errand, require_own
 from provider.errors import ReceiptMismatch, RecipientNotListed, ResultDenied, ResultPending
@@ -62,6 +61,7 @@ def collect(
     errand: Errand,
     outputs: Outputs,
     *,
+    raw: bool = False,
     wait: float = 0,
     waiting: Callable[[str], None] = lambda missing: None,
     seconds: Callable[[], float] = time.monotonic,
@@ -72,6 +72,7 @@ def collect(
     Args:
         errand: Task, enclave and own keys.
         outputs: The three files that are written.
+        raw: Write the result as it was sealed, padding included, and not indented.
         wait: Seconds to ask again while inputs are missing.
         waiting: Told what is missing, each time.
 
@@ -98,9 +99,10 @@ def collect(
         receipt = check_receipt(result, job, computation, fresh, errand.party.party_id)
         info = result_info(job.task.digest, job.policy.digest, errand.party.party_id)
         plaintext = open_result(result.ciphertext, key, info)
+        receipt.require_result(plaintext)
         write_new(outputs.record, errand.record(job, receipt, fresh))
         write_new(outputs.receipt, result.receipt)
-        write_new(outputs.result, plaintext)
+        write_new(outputs.result, plaintext if raw else indented(plaintext))
         trail.record(
             Collected(
                 task=job.task_text,
@@ -140,7 +142,7 @@ def _missing(answer: Pending) -> str:
 def check_receipt(
     result: Result, job: Believed, computation: Computation, fresh: FreshEvidence, own: str
 ) -> Receipt:
-    """Hold the receipt against the task, the policy, the connection and the result itself.
+    """Hold the receipt against the task, the policy and the connection.
 
     Raises:
         ReceiptKeyUnbound, KeyUnbound: Not signed by, or not about, the attested enclave.
@@ -155,7 +157,6 @@ def check_receipt(
         "computation": computation.id,
         "run": computation.run,
         "recipient": own,
-        "result_digest": hashlib.sha256(result.ciphertext).digest(),
         "mode": job.mode.value,
         "nonce": fresh.claims.nonce,
         "evidence": fresh.raw,

@@ -302,6 +302,20 @@ class AcknowledgementMismatch(ResultBindingError):
     default_fix = "keep the state folder, and ask the operator which enclave answered"
 
 
+class SourceDiffers(ResultBindingError):
+    """The rows of the source are not those whose arrival was acknowledged."""
+
+    code = "source-differs"
+    default_fix = "name the file as it was when it was released; its order and options count too"
+
+
+class ReleaseUnclear(ConfigError):
+    """The journal has no release that is meant, or several."""
+
+    code = "release-unclear"
+    default_fix = "name one with --task and --dataset; `ratls provider journal show` lists them"
+
+
 class ReceiptMismatch(ResultBindingError):
     """A field of the receipt differs from the task, the policy or the result."""
 

@@ -28,7 +28,7 @@ from ratls.address import Address
 from ratls.errors import DeadlineExceeded
 from ratls.pin import ChannelIdentity
 from scheduler.client import WATCH_SECONDS, SchedulerClient
-from scheduler.errors import SchedulerBusy, SchedulerUnreachable
+from scheduler.errors import SchedulerAnswerMalformed, SchedulerBusy, SchedulerUnreachable
 from scheduler.queued import QueuedTask, State
 from verifier.errors import RatlsError
 from verifier.files import read_file
@@ -90,7 +90,7 @@ def follow(
         lasting: Seconds that the next watch may last; from zero down ends the iteration.
 
     Raises:
-        SchedulerRefused, SchedulerAnswerMalformed: Another try would bring the same.
+        SchedulerRefused: Another try would bring the same.
     """
     cursor, failures = b"", 0
     while (seconds := lasting()) > 0:
@@ -104,7 +104,8 @@ def follow(
                 yield queued
             # A scheduler that ends each watch at once is asked once a second, and no faster.
             again = backoff.seconds(0, random)
-        except PASSING as refusal:
+        except (*PASSING, SchedulerAnswerMalformed) as refusal:
+            # The mailbox is trusted with nothing, so that nothing it says ends an agent.
             again = backoff.seconds(failures, random)
             failures += 1
             lost(refusal, again)

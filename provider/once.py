@@ -108,6 +108,11 @@ class Attempt:
         )
 
 
+def release_path(state: Path, task: bytes, dataset: str) -> Path:
+    """Where the files of one release stand."""
+    return state / "releases" / task.hex() / dataset
+
+
 class ReleaseFolder:
     """The files of one release: `attempt.json` (0600, holds the salt), acknowledgement, record."""
 
@@ -123,10 +128,9 @@ class ReleaseFolder:
 
         Raises: ReleaseUnderWay, FileNotWritten, LocksMissing.
         """
-        inside = "releases", task.hex(), dataset
-        path = state.joinpath(*inside)
+        path = release_path(state, task, dataset)
         with ExitStack() as held:
-            held.enter_context(own_folder(state, *inside))
+            held.enter_context(own_folder(state, *path.relative_to(state).parts))
             try:
                 held.enter_context(locked(path / "lock", wait=0))
             except LockHeld as error:

@@ -275,6 +275,7 @@ def check_acknowledgement(
         "dataset": commit.dataset,
         "provider": commit.provider,
         "commit_digest": commit.digest,
+        "rows_digest": commit.salted_digest,
         "rows": commit.rows,
         "batches": commit.batches,
         "nonce": commit.nonce,

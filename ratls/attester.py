@@ -37,4 +37,13 @@ def resolve_attester(name: str, *, allow_simulation: bool) -> Attester:
         raise AttesterUnknown("--attester", expected="simulation:FOLDER", found=name)
     if not allow_simulation:
         raise SimulationNotAllowed("attester", expected="hardware", found=name)
-    return cast(Attester, simulation_lock().attester(argument))
+    return _Simulated(cast(Attester, simulation_lock().attester(argument)))
+
+
+class _Simulated:
+    """Whatever an attester says of itself: what is resolved by this name is a simulation."""
+
+    mode = Mode.SIMULATION
+
+    def __init__(self, attester: Attester) -> None:
+        self.quote = attester.quote

@@ -8,12 +8,14 @@ the standard library and typer at module level, so that `ratls --help` is quick.
 from __future__ import annotations
 
 import sys
-from importlib.metadata import entry_points, version
+from importlib.metadata import version
 
 import typer
 
 from verifier.errors import OutputReaderGone, RatlsError
+from verifier.modes import own_entry_points
 from verifier.output import settle_streams
+from verifier.usage import Commands
 
 
 def _show_version(wanted: bool) -> None:
@@ -23,8 +25,12 @@ def _show_version(wanted: bool) -> None:
 
 
 def build() -> typer.Typer:
-    """The whole command tree of what is installed."""
+    """The whole command tree of what is installed.
+
+    Raises: ForeignEntryPoint.
+    """
     app = typer.Typer(
+        cls=Commands,
         help="Release data only to the attested enclave, and only under the policy, "
         "that every party signed.",
         no_args_is_help=True,
@@ -41,7 +47,7 @@ def build() -> typer.Typer:
     ) -> None:
         """Options of `ratls` itself."""
 
-    for entry in sorted(entry_points(group="ratls.commands"), key=lambda e: e.name):
+    for entry in sorted(own_entry_points("ratls.commands"), key=lambda e: e.name):
         command = entry.load()
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=entry.name)
@@ -57,5 +63,5 @@ def main() -> None:
         build()()
     except RatlsError as refusal:  # of what no command's body writes, as `--help`
         if not isinstance(refusal, OutputReaderGone):
-            sys.stderr.write(f"refused [{refusal.code}] {refusal}\n")
+            sys.stderr.write(f"refused [{refusal.code}] {refusal}\n  to do: {refusal.fix}\n")
         sys.exit(int(refusal.exit_status))

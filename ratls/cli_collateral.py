@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from verifier.modes import with_simulation_option
+from verifier.usage import Commands
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from verifier.tdx_module import TdxModule
 
 collateral = typer.Typer(
-    no_args_is_help=True, help="What Intel publishes about a platform, in one bundle file."
+    cls=Commands,
+    no_args_is_help=True,
+    help="What Intel publishes about a platform, in one bundle file.",
 )
 
 Root = Annotated[str, typer.Option("--root", help="Root of trust that must have signed it.")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from policy.cli import AnchorDigest, AnchorParty
 from ratls.cli_quote import (
     WORST_FIRST,
     AcceptAdvisory,
@@ -18,7 +19,8 @@ from ratls.cli_quote import (
     PolicyFile,
     Root,
     accepted_statuses,
-    agreed_or_draft,
+    doubt_of,
+    require_one_demand,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ def forecast(
         typer.Option(help="A bundle of Intel's early update: what will be said one day."),
     ] = None,
     policy: PolicyFile = None,
+    party: AnchorParty = None,
+    digest: AnchorDigest = None,
     accept_status: AcceptStatus = None,
     accept_advisory: AcceptAdvisory = None,
     root: Root = None,
@@ -69,32 +73,34 @@ def forecast(
     bring that status, so it has the date on which this bundle ends and is within every limit.
 
     The exit status is 0, or 6 if one may stop --within that time; or the worst of those that do
-    not pass today.
+    not pass today; or 5 for a --policy that is known by neither --party nor --digest.
 
     Example: ratls verify forecast quotes/*.bin --collateral collateral.json --within 14d
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
-    if policy is not None and (accept_status or accept_advisory or root):
-        raise typer.BadParameter("a policy says itself what to accept", param_hint="--policy")
+    require_one_demand(policy, accept_status, accept_advisory, root, party, digest)
     limit = None if within is None else parse_within(within)
     statuses = accepted_statuses(accept_status or [])
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
+        from policy.anchor import bring
         from verifier.files import read_collateral
         from verifier.forecast import forecast as look_ahead
 
         instant = parse_instant(at)
         bundle = read_collateral(collateral)
         preview = None if early is None else read_collateral(early)
+        doubt = None
         if policy is None:
             demand = _usual_demand(statuses, accept_advisory)
-            believed = root or "intel"
+            believed = "intel" if root is None else root
         else:
-            policies = _policies(policy, shell)
-            demand = _demand_of(policies)
-            believed = _in_force(policies, instant).platform.root
+            brought = bring(policy, party=party, digest=digest, drafts=True)
+            demand = _demand_of(brought.policies)
+            agreed = _in_force(brought.policies, instant)
+            doubt, believed = doubt_of(shell, brought, agreed), agreed.platform.root
         roots = shell.anchors(believed, allow_simulation=allow_simulation)
         ask = partial(
             look_ahead,
@@ -108,7 +114,8 @@ def forecast(
         answers = [(file, _one(file, instant, ask)) for file in files]
         answers.sort(key=_earliest_first)
         _show(shell, answers, roots, within)
-    worst = min((int(answer.status_within(limit)) for _, answer in answers), key=WORST_FIRST.index)
+    found = [int(answer.status_within(limit)) for _, answer in answers]
+    worst = min(found + ([] if doubt is None else [int(doubt.exit_status)]), key=WORST_FIRST.index)
     if worst:
         raise typer.Exit(worst)
 
@@ -149,16 +156,6 @@ def _usual_demand(statuses: frozenset[Any], advisories: list[str] | None) -> Dem
 
     listed = frozenset(advisories) if advisories else None
     return Demand(lambda verified, at: accept(verified, statuses=statuses, advisories=listed))
-
-
-def _policies(path: Path, shell: Shell) -> tuple[Policy, ...]:
-    """Every version of a complete agreement, or one unsigned draft."""
-    from policy.document import Policy
-
-    found = agreed_or_draft(path, shell)
-    if isinstance(found, Policy):
-        return (found,)
-    return tuple(version.policy for version in found.agreement.versions)
 
 
 def _in_force(policies: Sequence[Policy], at: datetime) -> Policy:

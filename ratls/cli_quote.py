@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from policy.cli import AnchorDigest, AnchorParty
+
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from policy.agreement import CompleteAgreement
+    from policy.anchor import Brought
     from policy.document import Policy
     from verifier.appraisal import Appraisal
+    from verifier.errors import RatlsError
     from verifier.many import Judge
     from verifier.shell import Shell
     from verifier.verify import VerifiedQuote
@@ -59,6 +62,8 @@ def quote(
     accept_status: AcceptStatus = None,
     accept_advisory: AcceptAdvisory = None,
     policy: PolicyFile = None,
+    party: AnchorParty = None,
+    digest: AnchorDigest = None,
     root: Root = None,
     newer_sgx: NewerSgx = False,
     workers: Annotated[
@@ -74,19 +79,20 @@ def quote(
     """Is each quote genuine, how current is its platform, and would it be accepted?
 
     Without --policy a quote is accepted when its platform is up to date and the enclave runs
-    without debug. Answers come in the order given; a folder stands for the files in it, by name.
-    The worst answer of all is the exit status.
+    without debug. A --policy must be known by --party or --digest; otherwise its digest is shown,
+    and no quote is accepted. Answers come in the order given; a folder stands for the files in it,
+    by name. The worst answer of all is the exit status.
 
     Example: ratls verify quote quote.bin --collateral collateral.json
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
-    if policy is not None and (accept_status or accept_advisory or root):
-        raise typer.BadParameter("a policy says itself what to accept", param_hint="--policy")
+    require_one_demand(policy, accept_status, accept_advisory, root, party, digest)
     statuses = accepted_statuses(accept_status or [])
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
+        from policy.anchor import bring
         from verifier.acceptance import accept
         from verifier.many import Judge, Shelf, expand
 
@@ -95,10 +101,11 @@ def quote(
         if policy is None:
             advisories = frozenset(accept_advisory) if accept_advisory else None
             acceptance = partial(accept, statuses=statuses, advisories=advisories)
-            believed = root or "intel"
+            believed = "intel" if root is None else root
         else:
-            agreed = _in_force(agreed_or_draft(policy, shell), instant)
-            acceptance = partial(_admission, agreed, instant)
+            brought = bring(policy, party=party, digest=digest, drafts=True)
+            agreed = _in_force(brought, instant)
+            acceptance = partial(_admission, agreed, instant, doubt_of(shell, brought, agreed))
             believed = agreed.platform.root
         roots = shell.anchors(believed, allow_simulation=allow_simulation)
         shelf = Shelf.read(collateral, roots, instant)
@@ -207,30 +214,51 @@ def accepted_statuses(names: list[str]) -> frozenset[Any]:
     return frozenset({TcbStatus.UP_TO_DATE, *(known[name] for name in names)})
 
 
-def _admission(agreed: Policy, at: datetime, verified: VerifiedQuote) -> Appraisal:
+def require_one_demand(
+    policy: Path | None,
+    accept_status: list[str] | None,
+    accept_advisory: list[str] | None,
+    root: str | None,
+    party: Path | None,
+    digest: str | None,
+) -> None:
+    """What is accepted, a policy says or the options do. Raises: BadParameter."""
+    if policy is not None and (accept_status or accept_advisory or root is not None):
+        raise typer.BadParameter("a policy says itself what to accept", param_hint="--policy")
+    if policy is None and not (party is None and digest is None):
+        raise typer.BadParameter("only a --policy is held against these", param_hint="--digest")
+
+
+def doubt_of(shell: Shell, brought: Brought, policy: Policy) -> RatlsError | None:
+    """Hold an agreement that was brought against what the reader knows; say so where it is nothing.
+
+    Returns: the refusal with which the command must end. Raises: as `Brought.doubt`.
+    """
+    from policy.document import digest_text
+
+    if brought.complete is None:
+        shell.say(f"{brought.path}: an unsigned draft")
+    doubt = brought.doubt(policy)
+    if doubt is not None:
+        shell.err.print(
+            f"[bold black on yellow] NOT VERIFIED [/] digest {digest_text(policy.digest)} shown, "
+            "not verified: compare it with the one you signed"
+        )
+    return doubt
+
+
+def _admission(
+    agreed: Policy, at: datetime, doubt: RatlsError | None, verified: VerifiedQuote
+) -> Appraisal:
     from policy.admission import admit
 
-    return admit(agreed, verified, at=at).appraisal
+    appraisal = admit(agreed, verified, at=at).appraisal
+    if doubt is not None:  # one of its own for each quote: a refusal carries its appraisal
+        refusal = type(doubt)(doubt.thing, expected=doubt.expected, found=doubt.found)
+        refusal.appraisal = appraisal
+        raise refusal
+    return appraisal
 
 
-def _in_force(found: CompleteAgreement | Policy, at: datetime) -> Policy:
-    from policy.document import Policy
-
-    return found if isinstance(found, Policy) else found.in_force(at).policy
-
-
-def agreed_or_draft(path: Path, shell: Shell) -> CompleteAgreement | Policy:
-    """`--policy`: what all have signed, or one policy that nobody has."""
-    from functools import partial
-
-    from policy.agreement import FILE_CAP, Agreement
-    from policy.document import Policy
-    from verifier.files import parse_file, read_file
-    from verifier.modes import known_roots
-
-    roots = known_roots()
-    if read_file(path, cap=FILE_CAP).lstrip().startswith(b"{"):
-        agreement = parse_file(path, partial(Agreement.parse, known_roots=roots), cap=FILE_CAP)
-        return agreement.require_complete()
-    shell.say(f"{path}: a draft that nobody's signature was checked on")
-    return parse_file(path, partial(Policy.parse, known_roots=roots))
+def _in_force(brought: Brought, at: datetime) -> Policy:
+    return brought.policies[-1] if brought.complete is None else brought.agreed.in_force(at).policy

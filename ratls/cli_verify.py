@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from policy.cli import AnchorDigest, AnchorParty
 from ratls.cli_forecast import forecast
-from ratls.cli_quote import quote
+from ratls.cli_quote import doubt_of, quote
 from verifier.modes import with_simulation_option
+from verifier.usage import Commands
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from policy.agreement import CompleteAgreement
+    from policy.document import Policy
     from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence
     from ratls.offline import VerifiedDocument
     from verifier.anchors import TrustAnchors
     from verifier.errors import RatlsError
     from verifier.shell import Shell
 
-app = typer.Typer(no_args_is_help=True, help="Is it genuine, and is it what was agreed on?")
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Is it genuine, and is it what was agreed on?"
+)
 
 CollateralFile = Annotated[
     Path, typer.Option("--collateral", help="Collateral bundle of the platform.")
@@ -42,6 +46,8 @@ def cert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate, DER or PEM.")],
     agreement: AgreementFile,
     collateral: CollateralFile,
+    party: AnchorParty = None,
+    digest: AnchorDigest = None,
     at: At = None,
     json_output: Json = False,
     *,
@@ -49,22 +55,28 @@ def cert(
 ) -> None:
     """Is this the certificate of an agreed enclave? Says nothing about who shows it today.
 
+    Without --party or --digest the agreement's digest is shown, and nothing is decided.
+
     Example: ratls verify cert enclave.pem --agreement policy.agreement.json
-    --collateral collateral.json
+    --collateral collateral.json --party alice
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
+        from policy.anchor import bring
         from ratls.appraise import appraise_certificate
         from ratls.certificate import as_der
         from verifier.files import read_file
 
         instant = parse_instant(at)
         der = as_der(read_file(file))
-        agreed = _agreement(agreement).in_force(instant)
+        brought = bring(agreement, party=party, digest=digest)
+        agreed = brought.agreed.in_force(instant).policy
+        doubt = doubt_of(shell, brought, agreed)
         expectation = _expectation(agreed, collateral, allow_simulation, shell)
         admitted = appraise_certificate(der, expectation, at=instant)
-        _show(shell, admitted, expectation, {"file": str(file), "fresh": False}, str(file))
+        facts = {"file": str(file), "fresh": False}
+        _show(shell, admitted, expectation, facts, str(file), refusal=doubt)
 
 
 def server(
@@ -75,8 +87,13 @@ def server(
     ] = None,
     party: Annotated[
         Path | None,
-        typer.Option("--party", help="Your folder: the enclave answers only to parties."),
+        typer.Option(
+            "--party",
+            help="Your folder: the enclave answers only to parties, and your keys must have "
+            "signed the agreement.",
+        ),
     ] = None,
+    digest: AnchorDigest = None,
     certificate_only: Annotated[
         bool,
         typer.Option("--certificate-only", help="Do not ask for a fresh proof."),
@@ -99,7 +116,8 @@ def server(
     """Is an agreed enclave listening there, and can it prove that now?
 
     With --party the enclave is challenged; otherwise only its certificate can be judged, which
-    might be a copy: undecided, unless --certificate-only says that this is enough.
+    might be a copy: undecided, unless --certificate-only says that this is enough; then the
+    agreement must be known by its --digest.
 
     Example: ratls verify server enclave.example:7443 --agreement policy.agreement.json
     --collateral collateral.json --party alice
@@ -114,6 +132,7 @@ def server(
             param_hint="--collateral",
         )
     with refusals_as_exit_status(json_output) as shell:
+        from policy.anchor import bring
         from ratls.address import Address
         from ratls.appraise import appraise_certificate, presented_quote
         from ratls.environment import prepare_process
@@ -123,8 +142,10 @@ def server(
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)
-        agreed = _agreement(agreement).in_force(parse_instant(None))
-        identity = None if party is None else _channel(agreed, party, passphrase_file)
+        brought = bring(agreement, party=party, digest=digest)
+        agreed = brought.agreed.in_force(parse_instant(None)).policy
+        doubt = doubt_of(shell, brought, agreed)
+        identity = None if party is None else _channel(party, passphrase_file)
         place, shown = probe_name(place, timeout)
         if save_quote is not None:
             write_new(save_quote, presented_quote(shown, at=parse_instant(None)), mode=0o644)
@@ -142,17 +163,16 @@ def server(
             expectation,
             {"address": address, "fresh": identity is not None},
             address,
-            refusal=None if identity is not None or certificate_only else _no_fresh_proof(address),
+            refusal=doubt or (None if identity or certificate_only else _no_fresh_proof(address)),
         )
 
 
-def _channel(agreed: CompleteAgreement, folder: Path, passphrase_file: Path | None) -> Any:
+def _channel(folder: Path, passphrase_file: Path | None) -> Any:
     from policy.party import LocalParty
     from policy.passphrase import passphrase_source
     from ratls.pin import ChannelIdentity
 
     local = LocalParty.load(folder, passphrase_source(passphrase_file))
-    agreed.require_anchor(local)
     return ChannelIdentity(
         local.channel_certificate_pem, local.channel_key_pem, local.channel_spki_sha256
     )
@@ -190,65 +210,96 @@ def _no_fresh_proof(address: str) -> RatlsError:
 
 
 def receipt(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A receipt or an acknowledgement.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A result, whose receipt is beside it; a receipt; an acknowledgement.",
+        ),
+    ],
     agreement: AgreementFile,
+    receipt_file: Annotated[
+        Path | None,
+        typer.Option("--receipt", help="Of a result. Default: model.receipt.json of model.json."),
+    ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="The holder's signed record of how it was judged.")
+        Path | None,
+        typer.Option(
+            help="The holder's signed record of how it was judged. Default for a result: "
+            "model.record.json of model.json."
+        ),
     ] = None,
     collateral: Annotated[
         Path | None, typer.Option("--collateral", help="Without a record: a bundle to judge with.")
     ] = None,
+    party: AnchorParty = None,
+    digest: AnchorDigest = None,
     at: At = None,
     json_output: Json = False,
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """Did an agreed enclave sign this receipt or acknowledgement? Needs no network.
+    """Did an agreed enclave make this result, or sign this document? Needs no network.
 
-    With --record it is judged at the instant that its holder recorded, otherwise at --at or now.
+    A result is first held against its receipt. A receipt alone shows that there was a result, and
+    not which. With a record it is judged at the instant that its holder recorded, otherwise at
+    --at or now. Without --party or --digest the agreement's digest is shown, and nothing decided.
 
-    Example: ratls verify receipt receipt.json --agreement policy.agreement.json
-    --record record.json
+    Example: ratls verify receipt model.json --agreement policy.agreement.json --party carol
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
-    if (record is None) == (collateral is None):
+    if record is not None and collateral is not None:
         raise typer.BadParameter("give --record or --collateral", param_hint="--record")
-    if record is not None and at is not None:
-        raise typer.BadParameter("the record names the instant", param_hint="--at")
     with refusals_as_exit_status(json_output) as shell:
+        from policy.anchor import bring
+        from policy.receipt import RESULT_CAP, is_document
         from ratls.appraise import Expectation
         from ratls.offline import policy_named_by, verify_document, verify_with_record
         from verifier.files import read_collateral, read_file
 
-        raw = read_file(file)
-        agreed = policy_named_by(raw, _agreement(agreement))
+        raw, result = read_file(file, cap=RESULT_CAP), None
+        if not is_document(raw):
+            result, raw = raw, read_file(receipt_file or file.with_suffix(".receipt.json"))
+            if collateral is None and record is None:
+                record = file.with_suffix(".record.json")
+        elif receipt_file is not None:
+            raise typer.BadParameter(f"{file} is no result", param_hint="--receipt")
+        if record is None and collateral is None:
+            raise typer.BadParameter("give --record or --collateral", param_hint="--record")
+        if record is not None and at is not None:
+            raise typer.BadParameter("the record names the instant", param_hint="--at")
+        brought = bring(agreement, party=party, digest=digest)
+        agreed = policy_named_by(raw, brought.agreed)
+        doubt = doubt_of(shell, brought, agreed)
         roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)
         if record is not None:
-            verified, seen = verify_with_record(raw, read_file(record), agreed, roots)
+            verified, seen = verify_with_record(raw, read_file(record), agreed, roots, result)
             instant, clock = seen.at, f"the clock of {seen.holder}, which signed the record"
         else:
             assert collateral is not None
             instant = parse_instant(at)
             clock = "--at" if at is not None else "this machine's clock"
-            bundle = read_collateral(collateral)
-            verified = verify_document(raw, Expectation(agreed, bundle, roots), at=instant)
-        _show_document(shell, str(file), verified, instant, clock, roots)
+            held = Expectation(agreed, read_collateral(collateral), roots)
+            verified = verify_document(raw, held, at=instant, result=result)
+        facts = {"file": str(file), "result": result is not None}
+        _show_document(shell, facts, verified, instant, clock, roots, doubt)
 
 
 def _show_document(
     shell: Shell,
-    file: str,
+    facts: dict[str, Any],
     verified: VerifiedDocument,
     at: datetime,
     clock: str,
     roots: TrustAnchors,
+    refusal: RatlsError | None,
 ) -> None:
     from policy.receipt import Receipt
     from policy.statement import instant_text
 
-    document = verified.document
-    facts: dict[str, Any] = {"document": document.noun}
+    document, file = verified.document, facts["file"]
+    facts = facts | {"document": document.noun}
     if isinstance(document, Receipt):
         inputs = [i.dataset for i in document.inputs]
         facts |= {
@@ -257,23 +308,27 @@ def _show_document(
             "inputs": inputs,
             "result_digest": f"sha256:{document.result_digest.hex()}",
         }
-        what = f"{document.computation} over {', '.join(inputs)} for {document.recipient}"
+        what = f"{document.computation} over {', '.join(inputs)} for {document.recipient}\n  " + (
+            "this is the result that it names"
+            if facts["result"]
+            else "only the fact was checked: name the result itself to check that too"
+        )
     else:
         facts |= {
             "dataset": document.dataset,
             "provider": document.provider,
             "rows": document.rows,
             "commit_digest": f"sha256:{document.commit_digest.hex()}",
+            "rows_digest": f"sha256:{document.rows_digest.hex()}",
         }
         what = f"{document.rows:,} rows of {document.dataset} from {document.provider}"
     if not shell.json_output:
         shell.show_appraisal(verified.appraisal)
     shell.answer(
         {
-            "file": file,
-            "verdict": "accepted",
-            "mode": roots.mode.value,
             **facts,
+            "verdict": "undecided" if refusal else "accepted",
+            "mode": roots.mode.value,
             "task_digest": f"sha256:{document.task_digest.hex()}",
             "policy_digest": f"sha256:{document.policy_digest.hex()}",
             "enclave": verified.evidence.admission.enclave.name,
@@ -281,35 +336,25 @@ def _show_document(
             "at": instant_text(at),
             "clock": clock,
             "checks": verified.appraisal.as_json(),
-            "error": None,
+            "error": refusal.as_json() if refusal else None,
         },
         f"{file}: {document.noun} of {verified.evidence.admission.enclave.name}: {what}\n"
         f"  judged at {instant_text(at)} by {clock}; mode={roots.mode}",
     )
+    _end(shell, refusal)
 
 
 # Shared
 
 
-def _agreement(path: Path) -> CompleteAgreement:
-    from functools import partial
-
-    from policy.agreement import FILE_CAP, Agreement
-    from verifier.files import parse_file
-    from verifier.modes import known_roots
-
-    parse = partial(Agreement.parse, known_roots=known_roots())
-    return parse_file(path, parse, cap=FILE_CAP).require_complete()
-
-
 def _expectation(
-    agreed: CompleteAgreement, collateral: Path, allow_simulation: bool, shell: Shell
+    agreed: Policy, collateral: Path, allow_simulation: bool, shell: Shell
 ) -> Expectation:
     from ratls.appraise import Expectation
     from verifier.files import read_collateral
 
-    roots = shell.anchors(agreed.policy.platform.root, allow_simulation=allow_simulation)
-    return Expectation(agreed.policy, read_collateral(collateral), roots)
+    roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)
+    return Expectation(agreed, read_collateral(collateral), roots)
 
 
 def _show(
@@ -341,6 +386,11 @@ def _show(
         f"{'proved just now' if fresh else 'by its certificate alone'}; "
         f"mode={expectation.roots.mode}",
     )
+    _end(shell, refusal)
+
+
+def _end(shell: Shell, refusal: RatlsError | None) -> None:
+    """What was found has been shown; with `refusal`, it was not enough."""
     if refusal:
         if not shell.json_output:
             shell.show_refusal(refusal)

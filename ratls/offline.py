@@ -11,7 +11,7 @@ the caller names.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -29,6 +29,12 @@ from ratls.errors import ModeClaimMismatch, ReceiptOutsidePolicy
 from verifier.anchors import TrustAnchors
 from verifier.appraisal import Appraisal, AppraisalLog
 from verifier.collateral import Collateral
+
+
+class ResultCheck(StrEnum):
+    """The first check, where there is a result: everything else is about its receipt."""
+
+    RESULT = "result"
 
 
 class DocumentCheck(StrEnum):
@@ -49,17 +55,34 @@ class VerifiedDocument:
     appraisal: Appraisal
 
 
-def verify_document(raw: bytes, expectation: Expectation, *, at: datetime) -> VerifiedDocument:
+def verify_document(
+    raw: bytes, expectation: Expectation, *, at: datetime, result: bytes | None = None
+) -> VerifiedDocument:
     """Decide whether the agreed enclave signed this receipt or acknowledgement.
 
     Args:
         raw: The envelope as it was received.
         expectation: Policy, collateral and roots of whoever asks.
         at: Moment of judgement; everything must have been valid then.
+        result: The file that the receipt is about, if that is to be checked too.
 
     Raises:
         RatlsError: The leaf of the first check that failed, with the record of all.
     """
+    before = Appraisal() if result is None else _verify_result(raw, result)
+    with preceded_by(before):
+        verified = _verify_document(raw, expectation, at)
+    return replace(verified, appraisal=before + verified.appraisal)
+
+
+def _verify_result(raw: bytes, result: bytes) -> Appraisal:
+    log = AppraisalLog(ResultCheck)
+    with log.check(ResultCheck.RESULT):
+        Receipt.open(raw).require_result(result)
+    return log.close()
+
+
+def _verify_document(raw: bytes, expectation: Expectation, at: datetime) -> VerifiedDocument:
     log = AppraisalLog(DocumentCheck)
     with log.check(DocumentCheck.SIGNATURE):
         document = _open(raw)
@@ -84,7 +107,7 @@ def verify_document(raw: bytes, expectation: Expectation, *, at: datetime) -> Ve
 
 
 def verify_with_record(
-    raw: bytes, record: bytes, policy: Policy, roots: TrustAnchors
+    raw: bytes, record: bytes, policy: Policy, roots: TrustAnchors, result: bytes | None = None
 ) -> tuple[VerifiedDocument, Record]:
     """Judge a document at the instant, and with the collateral, that its holder recorded.
 
@@ -97,7 +120,7 @@ def verify_with_record(
     seen = Record.open(record, policy)
     _require_mode(seen.mode, roots)
     expectation = Expectation(policy, Collateral.parse(seen.collateral), roots)
-    verified = verify_document(raw, expectation, at=seen.at)
+    verified = verify_document(raw, expectation, at=seen.at, result=result)
     seen.require_document(verified.document.digest)
     return verified, seen
 

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verifier.usage import Commands
+
 if TYPE_CHECKING:
     from policy.agreement import CompleteAgreement
 
-app = typer.Typer(help="The mailbox for tasks, which nobody has to trust.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands, help="The mailbox for tasks, which nobody has to trust.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -42,7 +46,9 @@ def serve(
 ) -> None:
     """Keep signed tasks and offer them to the parties of the agreements; prints `ready HOST:PORT`.
 
-    The parties pin the certificate that stands in the --state folder, scheduler.crt.
+    The parties pin the certificate that stands in the --state folder, scheduler.crt. An agreement
+    only says who may use the mailbox, which is trusted with nothing: it is held against no --party
+    or --digest here.
 
     Example: ratls scheduler serve --agreement policy.agreement.json --listen 0.0.0.0:7444
     --state /var/lib/ratls-scheduler

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verifier.usage import Commands
+
 if TYPE_CHECKING:
     from simulation.intel import Platform
 
 app = typer.Typer(
+    cls=Commands,
     help="An attestation hierarchy in software, for trying ratls without SGX. Protects nothing.",
     no_args_is_help=True,
 )

@@ -175,24 +175,25 @@ def _agree(stage: Stage, root: str, ppid: str) -> None:
     text = _policy_text(stage.folder, root, ppid, mr_enclave)
     (stage.folder / "policy.toml").write_text(text, "utf-8")
     stage.tell("  policy.toml is written; everybody reads it, and signs exactly those bytes")
-    stage.run("alice", "policy", "lint", "policy.toml")
+    linted = stage.run("alice", "policy", "lint", "policy.toml").stdout
+    yes = ("--yes", linted.splitlines()[0].split()[-1])  # the digest of what they read
     for who in ("alice", "carol"):
-        stage.run(who, "policy", "sign", "policy.toml", *_as(who), "--yes", quiet=True)
+        stage.run(who, "policy", "sign", "policy.toml", *_as(who), *yes, quiet=True)
     stage.tell("\n  Bob has not signed yet. Can Alice already take it into force?")
     agreement = "policy.agreement.json"
     stage.run(
         "alice", "policy", "accept", agreement, "--party", "alice/keys",
-        "--state", "alice/state", expect=Exit.NOT_ADMITTED,
+        "--state", "alice/state", *yes, expect=Exit.NOT_ADMITTED,
     )  # fmt: skip
     stage.tell("  And would an enclave start with it?")
     stage.run("operator", *_serve_arguments(), expect=Exit.NOT_ADMITTED)
     stage.tell("")
-    stage.run("bob", "policy", "sign", "policy.toml", *_as("bob"), "--yes", quiet=True)
+    stage.run("bob", "policy", "sign", "policy.toml", *_as("bob"), *yes, quiet=True)
     stage.run("anyone", "policy", "status", agreement)
     for who in PARTIES:
         stage.run(
             who, "policy", "accept", agreement, "--party", f"{who}/keys",
-            "--state", f"{who}/state", quiet=who != "bob",
+            "--state", f"{who}/state", *yes, quiet=who != "bob",
         )  # fmt: skip
 
 
@@ -394,13 +395,17 @@ def _collect(stage: Stage, enclave: tuple[str, int]) -> None:
     stage.run(
         "carol", "task", "result", "--task", "task.json", "--enclave", f"{enclave[0]}:{enclave[1]}",
         "--collateral", "intel/collateral.json", *_as("carol"), *_state("carol"), "--wait", "30",
-        "-o", "carol/model.json", "--receipt", "carol/receipt.json",
-        "--record", "carol/record.json",
+        "-o", "carol/model.json",
     )  # fmt: skip
-    stage.tell("\n  Months later, offline: does the receipt still hold?")
+    stage.tell("\n  Months later, offline: is this the model, and does its receipt still hold?")
     stage.run(
-        "carol", "verify", "receipt", "carol/receipt.json", "--record", "carol/record.json",
-        "--agreement", "policy.agreement.json", "--allow-simulation",
+        "carol", "verify", "receipt", "carol/model.json", "--agreement", "policy.agreement.json",
+        "--party", "carol/keys", "--allow-simulation",
+    )  # fmt: skip
+    stage.tell("\n  And Alice: are these the rows that the enclave acknowledged?")
+    stage.run(
+        "alice", "provider", "journal", "verify", "--state", "alice/state",
+        "--source", "alice/rows.parquet",
     )  # fmt: skip
 
 

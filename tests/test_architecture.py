@@ -158,6 +158,7 @@ LIBRARIES = {
     "modes": {"typer"},
     "pcs": {"certifi", "httpx"},
     "shell": {"rich", "typer"},
+    "usage": {"typer"},
 }
 
 

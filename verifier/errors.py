@@ -254,6 +254,13 @@ class SimulationNotInstalled(ModeMismatchError):
     default_fix = 'use root = "intel"; simulations need the ratls-simulation distribution'
 
 
+class ForeignEntryPoint(ConfigError):
+    """A distribution that is none of ours adds a command, or poses as the simulation."""
+
+    code = "foreign-entry-point"
+    default_fix = "uninstall that distribution, or give ratls an environment of its own"
+
+
 # The leaves of this package, in the order in which `verify_quote` and `accept` reach them.
 
 

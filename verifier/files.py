@@ -288,29 +288,114 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Replace `path` as a whole and durably: a reader sees the old bytes or the new ones.
+
+    Args:
+        mode: Of a file of our own, in whose place nothing else is kept. None: of a file that a
+            person named, which keeps its mode and owner, and stays where a link to it leads.
 
     Raises:
         FileNotWritten: The folder is missing, full or not writable; the old file is untouched.
     """
-    temporary: str | None = None
+    with _writing(path, "a writable place"):
+        if mode is not None:
+            _replace(path, content, mode)
+            return
+        real = Path(os.path.realpath(path))
+        _replace(real, content, 0o644, like=os.stat(real) if real.exists() else None)
+
+
+def rewrite(path: Path, change: Callable[[bytes | None], bytes], *, cap: int) -> None:
+    """Change a file that several people write, so that no change of theirs is lost.
+
+    Args:
+        change: Given the bytes as they are now (None: there is no file), while no other process
+            is in a `rewrite` of this file; what it returns is written. Links, mode and owner stay.
+        cap: Bytes that are read at most.
+
+    Raises:
+        FileNotWritten: Not a file of one name, or as for `write_atomically`.
+        RatlsError: What `change` raises; the file is untouched.
+    """
+    real = Path(os.path.realpath(path))
+    while True:
+        with _writing(path, "a writable place"):
+            try:
+                # Not blocking, so that a FIFO of that name does not hold us for ever.
+                handle = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except FileNotFoundError:
+                if _create(real, change(None)):
+                    return
+                continue  # somebody made it meanwhile
+        try:
+            with _writing(path, "a writable place"):
+                if _rewrite_locked(path, real, handle, change, cap):
+                    return
+        finally:
+            os.close(handle)
+
+
+def _rewrite_locked(
+    path: Path, real: Path, handle: int, change: Callable[[bytes | None], bytes], cap: int
+) -> bool:
+    """False where somebody replaced the file while we waited for it."""
+    _take(handle, path, fcntl.LOCK_EX, LOCK_SECONDS)
+    found = os.fstat(handle)
+    if not real.exists() or not os.path.samestat(found, os.stat(real)):
+        return False
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        # Replaced, its other name would go on with the old content, and lose what comes.
+        names = f"one of {found.st_nlink} names" if stat.S_ISREG(found.st_mode) else "no file"
+        raise FileNotWritten(
+            str(path),
+            expected="a file of one name",
+            found=names,
+            fix="name a file without hard links; symbolic links are kept",
+        )
+    with open(handle, "rb", closefd=False) as file:
+        content = file.read(cap + 1)
+    if len(content) > cap:
+        raise FileNotWritten(str(path), expected=f"at most {cap} bytes", found="more")
+    _replace(real, change(content), 0o644, like=found)
+    return True
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """A new file, whole from its first moment; False where there is one already."""
+    with _beside(path, content, 0o644) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # file systems without hard links
+            write_new(path, content, mode=0o644)
+    sync_folder(path.parent)
+    return True
+
+
+def _replace(path: Path, content: bytes, mode: int, like: os.stat_result | None = None) -> None:
+    with _beside(path, content, stat.S_IMODE(like.st_mode) if like else mode) as temporary:
+        if like is not None:
+            with suppress(PermissionError):  # only root gives files away
+                os.chown(temporary, like.st_uid, like.st_gid)
+        os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def _beside(path: Path, content: bytes, mode: int) -> Iterator[str]:
+    """A durable temporary file in the folder of `path`, gone again at the end."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
-        sync_folder(path.parent)
-    except OSError as error:
-        raise FileNotWritten(
-            str(path), expected="a writable place", found=error.strerror or type(error).__name__
-        ) from error
+        yield temporary
     finally:
-        if temporary is not None and os.path.exists(temporary):
+        if os.path.exists(temporary):
             os.unlink(temporary)
 
 

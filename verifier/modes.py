@@ -3,6 +3,9 @@
 A simulated root is believed only if the `ratls-simulation` distribution is installed, the
 policy that all parties signed names that root, and the command says `--allow-simulation`.
 This module asks for the first and the third. Nothing here reads the environment.
+
+What a distribution contributes through entry points is loaded only if it is one of ours, by name,
+and anchors are made here: no other code says what a simulated root is worth.
 """
 
 from __future__ import annotations
@@ -10,29 +13,54 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from verifier.anchors import TrustAnchors
 
 _GROUP = "ratls.simulation"
+_SIMULATION = "ratls-simulation"
+_OURS = frozenset({"ratls", _SIMULATION})
 _SIMULATED = re.compile(r"simulation:sha256:[0-9a-f]{64}", re.ASCII)
 
 
 class SimulationLock(Protocol):
     """What the simulation distribution contributes; production has none."""
 
-    def anchors(self, root_spki_sha256: bytes) -> TrustAnchors:
-        """Anchors that believe exactly the simulated root with this SHA-256 of its SPKI."""
-
     def attester(self, argument: str) -> object:
         """A simulated attester (`ratls.attester.Attester`) on the platform folder `argument`."""
 
 
+def own_entry_points(group: str, ours: frozenset[str] = _OURS) -> list[EntryPoint]:
+    """What our distributions contribute to a group. Looks at metadata only and loads nothing.
+
+    Raises:
+        ForeignEntryPoint: Another distribution contributes to it too. Its code would run in our
+            process, under the name of a command, or as the simulation (X09).
+    """
+    from verifier.errors import ForeignEntryPoint
+
+    found = list(entry_points(group=group))
+    for entry in found:
+        if _distribution(entry) not in ours:
+            raise ForeignEntryPoint(
+                f"entry point {group}: {entry.name}",
+                expected=f"one of {', '.join(sorted(ours))}",
+                found=ascii(_distribution(entry)),
+            )
+    return found
+
+
+def _distribution(entry: EntryPoint) -> str:
+    """The name of the distribution that an entry point comes from, as an index would spell it."""
+    name = "" if entry.dist is None else entry.dist.name
+    return re.sub(r"[-_.]+", "-", name or "").lower()  # broken metadata has none
+
+
 def simulation_installed() -> bool:
-    """Is the distribution there? Looks at metadata only and loads nothing."""
-    return bool(entry_points(group=_GROUP))
+    """Is the distribution there? What others contribute under its group opens nothing."""
+    return any(_distribution(entry) == _SIMULATION for entry in entry_points(group=_GROUP))
 
 
 def simulation_lock() -> SimulationLock:
@@ -40,16 +68,21 @@ def simulation_lock() -> SimulationLock:
 
     Raises:
         SimulationNotInstalled: This is a production installation.
+        ForeignEntryPoint: Another distribution wants to be the simulation.
     """
+    lock: SimulationLock = _lock().load()
+    return lock
+
+
+def _lock() -> EntryPoint:
     from verifier.errors import SimulationNotInstalled
 
-    found = list(entry_points(group=_GROUP))
+    found = own_entry_points(_GROUP, frozenset({_SIMULATION}))
     if len(found) != 1:
         raise SimulationNotInstalled(
             "simulation", expected="one ratls-simulation distribution", found=str(len(found))
         )
-    lock: SimulationLock = found[0].load()
-    return lock
+    return found[0]
 
 
 def known_roots() -> frozenset[str]:
@@ -64,8 +97,9 @@ def anchors_for(root: str, *, allow_simulation: bool) -> TrustAnchors:
         RootMalformed: Neither form.
         SimulationNotAllowed: The third lock is closed.
         SimulationNotInstalled: The first lock is closed.
+        ForeignEntryPoint: Another distribution wants to be the simulation.
     """
-    from verifier.anchors import TrustAnchors
+    from verifier.anchors import Mode, TrustAnchors
     from verifier.errors import RootMalformed, SimulationNotAllowed
 
     if root == "intel":
@@ -76,7 +110,9 @@ def anchors_for(root: str, *, allow_simulation: bool) -> TrustAnchors:
         )
     if not allow_simulation:
         raise SimulationNotAllowed("root of trust", expected="intel", found=root)
-    return simulation_lock().anchors(bytes.fromhex(root.removeprefix("simulation:sha256:")))
+    _lock()
+    key = bytes.fromhex(root.removeprefix("simulation:sha256:"))
+    return TrustAnchors(Mode.SIMULATION, key, root)
 
 
 def with_simulation_option(command: Callable[..., Any]) -> Callable[..., Any]:

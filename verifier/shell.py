@@ -26,10 +26,11 @@ from verifier.appraisal import Appraisal, Outcome
 from verifier.errors import Exit, InstantMalformed, OutputReaderGone, RatlsError, SystemRefused
 from verifier.modes import anchors_for
 from verifier.output import Lines, settle_streams
-from verifier.text import printable
+from verifier.text import instant_fault, printable
 
+# TOML's form, with seconds and without their fractions.
 _RFC3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([Zz]|[+-][0-9]{2}:[0-9]{2})",
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}([Zz]|[+-][0-9]{2}:[0-9]{2})",
     re.ASCII,
 )
 _UNIX = re.compile(r"[0-9]{1,11}", re.ASCII)
@@ -152,18 +153,21 @@ def _system_refused(error: OSError | MemoryError) -> SystemRefused:
 
 
 def parse_instant(text: str | None) -> datetime:
-    """`--at`: RFC 3339 with an offset, or seconds since 1970; None means now.
+    """`--at`: RFC 3339 with seconds and an offset, or seconds since 1970; None means now.
 
     Raises:
-        InstantMalformed: Neither form, or not a date.
+        InstantMalformed: Neither form, not a date, or one that `instant_fault` finds fault with.
     """
     if text is None:
         return datetime.now(UTC)
-    try:
+    found: datetime | None = None
+    with suppress(ValueError, OverflowError):
         if _UNIX.fullmatch(text):
-            return datetime.fromtimestamp(int(text), UTC)
-        if _RFC3339.fullmatch(text):
-            return datetime.fromisoformat(text.upper()).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise InstantMalformed("--at", expected="a date that exists", found=text) from error
-    raise InstantMalformed("--at", expected="RFC 3339 or seconds since 1970", found=text)
+            found = datetime.fromtimestamp(int(text), UTC)
+        elif _RFC3339.fullmatch(text):
+            found = datetime.fromisoformat(text.upper())
+    if found is None:
+        raise InstantMalformed("--at", expected="2026-11-25T12:00:00Z, or unix", found=text[:80])
+    if wanted := instant_fault(found):
+        raise InstantMalformed("--at", expected=wanted, found=text[:80])
+    return found.astimezone(UTC)

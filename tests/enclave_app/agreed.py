@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,7 @@ class Agreed:
         return Task.new(self.policy, "train", "carol-lab", at=AT, parameters={})
 
     def document(self, *tables: pa.Table) -> bytes | str:
-        """The bytes that the recipient opens, or the code of the refusal."""
+        """The bytes that the recipient opens, without their salt, or the code of the refusal."""
         task = self.task
         outcome = compute(self.policy, task, tables)
         if isinstance(outcome, Denied):
@@ -77,7 +78,9 @@ class Agreed:
         info = result_info(task.digest, self.policy.digest, "carol-lab")
         key = self.consortium.carol.encryption
         opened: bytes = open_result(outcome.ciphertexts["carol-lab"], key, info)
-        return opened
+        unsalted = re.sub(rb',"salt":"[0-9a-f]{64}"', b"", opened)
+        assert len(unsalted) == len(opened) - len(',"salt":""') - 64
+        return unsalted.ljust(len(opened))
 
     def answer(self, *tables: pa.Table) -> Any:
         """The document as a value, or the code of the refusal."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -108,6 +107,7 @@ def test_two_providers_release_and_the_recipient_gets_the_joint_model(
     result = live.wait(carol, task)
     assert isinstance(result, Result)
     document = opened(world, task, result, carol)
+    assert len(bytes.fromhex(document.pop("salt"))) == 32
     expected = model_of(rows(1), rows(2))
     assert document == {
         "schema": "ratls-result/1",
@@ -120,12 +120,13 @@ def test_two_providers_release_and_the_recipient_gets_the_joint_model(
 def test_receipt_binds_result_inputs_and_enclave(
     live: LiveEnclave, world: EnclaveWorld, task: bytes
 ) -> None:
-    """R13, R14, S26: what is signed is which ciphertext, from which commits, for whom."""
+    """R13, R14, S26: what is signed is which result, from which commits, for whom."""
     acknowledged = [Acknowledgement.open(raw) for raw in released(live, task)]
     result = live.wait(world.consortium.carol, task)
     assert isinstance(result, Result)
     receipt = Receipt.open(result.receipt)
-    assert receipt.result_digest == hashlib.sha256(result.ciphertext).digest()
+    document = opened(world, task, result, world.consortium.carol)
+    receipt.require_result(json.dumps(document).encode())
     assert receipt.task_digest == Task.read(task)[0].digest
     assert receipt.policy_digest == world.policy.digest
     assert (receipt.recipient, receipt.mode) == ("carol-lab", "simulation")

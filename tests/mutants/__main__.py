@@ -27,6 +27,7 @@ NOT_DECIDING = {
     "responses",
     "shell",
     "text",
+    "usage",
 }
 TESTS = ("tests/verifier", "tests/vectors")
 # Their tests wait, listen and talk; on a busy machine one of them might fail for another reason.

@@ -2,61 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from policy import cli
-from tests.support.parties import AT, PASSPHRASE, Consortium, instant, local_party
-from tests.support.refusal import count_refusal
-
-NOW = datetime.now(UTC).replace(microsecond=0)
-WORLD = Consortium.create(NOW)
-APP = typer.Typer()
-APP.add_typer(cli.party, name="party")
-APP.add_typer(cli.policy, name="policy")
-
-
-class Desk:
-    """A folder in which a person works."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.pass_file = self.write("pass.txt", PASSPHRASE + b"\n")
-
-    def write(self, name: str, content: bytes | str) -> Path:
-        path = self.folder / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    def run(self, *words: str | Path, status: int = 0) -> str:
-        """Run one command; its stdout, and stderr after a line of its own."""
-        if status:
-            count_refusal()
-        result = CliRunner().invoke(APP, [str(word) for word in words])
-        assert result.exit_code == status, (result.output, result.exception)
-        assert "Traceback" not in result.output
-        return f"{result.stdout}\n---\n{result.stderr}"
-
-    def json(self, *words: str | Path, status: int = 0) -> Any:
-        return json.loads(self.run(*words, "--json", status=status).split("\n---\n")[0])
-
-    def sign(self, file: Path, name: str, status: int = 0, *more: str) -> str:
-        return self.run(
-            "policy", "sign", file, "--party", WORLD.parties[name].folder, "--state",
-            self.folder / "state", "--passphrase-file", self.pass_file, *more, status=status,
-        )  # fmt: skip
-
-    def accept(self, file: Path, name: str, status: int = 0) -> str:
-        return self.run(
-            "policy", "accept", file, "--party", WORLD.parties[name].folder, "--state",
-            self.folder / "state", status=status,
-        )  # fmt: skip
+from tests.policy.desk import NOW, WORLD, Desk
+from tests.support.parties import AT, Consortium, instant, local_party
 
 
 @pytest.fixture
@@ -96,13 +48,13 @@ def test_three_parties_agree_from_the_first_key_to_force(desk: Desk) -> None:
     for name in ("alice", "carol"):
         done = desk.json(
             "policy", "sign", draft, "--party", desk.folder / name, "--passphrase-file",
-            desk.pass_file, "--state", desk.folder / "state",
+            desk.pass_file, "--state", desk.folder / "state", *desk.yes(draft),
         )  # fmt: skip
     assert done["complete"]
     for name in ("alice", "carol"):
         accepted = desk.json(
             "policy", "accept", done["agreement"], "--party", desk.folder / name,
-            "--state", desk.folder / f"state-{name}",
+            "--state", desk.folder / f"state-{name}", *desk.yes(draft),
         )  # fmt: skip
     assert {key["status"] for key in accepted["keys"]} == {"new"}
 
@@ -127,7 +79,8 @@ def test_signatures_are_added_in_place(desk: Desk, toml: Path) -> None:
 def test_verify_without_an_anchor_says_nothing(desk: Desk) -> None:
     """A self-made agreement is complete, too."""
     file = desk.write("a.agreement.json", WORLD.agreement_bytes())
-    desk.run("policy", "verify", file, status=2)
+    desk.run("policy", "verify", file, status=5)
+    desk.run("policy", "verify", file, "--digest", "sha256:0", status=2)
     desk.run("policy", "verify", file, "--digest", "sha256:" + "0" * 64, status=6)
     other = local_party("alice-clinic", NOW, copy=1).folder
     desk.run("policy", "verify", file, "--party", other, status=6)
@@ -244,9 +197,10 @@ def test_files_that_are_missing_or_unusable(desk: Desk, toml: Path) -> None:
     for passphrase in (empty, desk.write("wrong.txt", b"guess"), desk.folder / "none.txt"):
         desk.run(
             "policy", "sign", toml, "--party", WORLD.alice.folder, "--passphrase-file",
-            passphrase, "--state", desk.folder / "s", status=3,
+            passphrase, "--state", desk.folder / "s", *desk.yes(toml), status=3,
         )  # fmt: skip
-    desk.run("policy", "sign", toml, "--party", WORLD.alice.folder, status=3)  # nobody to ask
+    words = ("policy", "sign", toml, "--party", WORLD.alice.folder)
+    desk.run(*words, *desk.yes(toml), status=3)  # nobody to ask for a passphrase
 
 
 def test_party_is_made_once(desk: Desk) -> None:
@@ -257,25 +211,6 @@ def test_party_is_made_once(desk: Desk) -> None:
     desk.run(*words, status=3)
     assert (desk.folder / "a/signing.key").read_bytes() == before
     desk.run(*words[:3], "--dir", desk.folder / "b", "--role", "admin", status=2)
-
-
-def test_person_declines_at_the_prompt(
-    desk: Desk, toml: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Declined: exit status 2, nothing written."""
-    monkeypatch.setattr("policy.cli.stdin_is_terminal", lambda: True)
-    for answer, status in (("n\n", 2), ("", 2), ("y\n", 0)):
-        count_refusal()
-        result = CliRunner().invoke(
-            APP,
-            [
-                *("policy", "sign", str(toml), "--party", str(WORLD.alice.folder)),
-                *("--passphrase-file", str(desk.pass_file), "--state", str(desk.folder / "s")),
-            ],
-            input=answer,
-        )
-        assert result.exit_code == status, result.output
-        assert (desk.folder / "study.agreement.json").exists() == (status == 0)
 
 
 def test_old_evidence_of_agreement_is_judged_at_its_time(desk: Desk) -> None:

@@ -268,6 +268,7 @@ ACKNOWLEDGEMENT = Acknowledgement(
     dataset="train_party_1",
     provider="alice-clinic",
     commit_digest=TASKS.commit().digest,
+    rows_digest=TASKS.commit().salted_digest,
     rows=284,
     batches=1,
     **ATTESTED,

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
+from policy.document import digest_text
 from policy.record import Record
 from ratls.appraise import presented_quote
 from ratls.certificate import build_certificate, check_certificate
@@ -64,7 +65,12 @@ class Desk:
 
     @property
     def common(self) -> list[str]:
-        return ["--agreement", self.agreement, "--collateral", self.collateral]
+        return ["--agreement", self.agreement, "--collateral", self.collateral, *self.known]
+
+    @property
+    def known(self) -> list[str]:
+        """The agreement is the one that its reader means."""
+        return ["--digest", digest_text(self.study.policy.digest)]
 
     @property
     def collateral(self) -> str:
@@ -137,7 +143,8 @@ def test_a_new_operator_gets_from_an_address_to_collateral(desk: Desk, tmp_path:
             result = CliRunner().invoke(collateral, ["fetch", *quote, *options])
             assert result.exit_code == 0, result.output
     assert Collateral.parse(bundle.read_bytes()).tcb_info == expectation.collateral.tcb_info
-    again = ["--agreement", desk.agreement, "--collateral", str(bundle), "--certificate-only"]
+    again = ["--agreement", desk.agreement, *desk.known, "--collateral", str(bundle)]
+    again += ["--certificate-only"]
     assert desk.json("server", desk.address, *again)["verdict"] == "accepted"
 
 
@@ -290,7 +297,7 @@ def receipt_files(desk: Desk) -> tuple[str, str]:
 
 def test_receipt_with_its_record_names_the_clock(desk: Desk) -> None:
     receipt, record = receipt_files(desk)
-    arguments = ["receipt", receipt, "--agreement", desk.agreement, "--record", record]
+    arguments = ["receipt", receipt, "--agreement", desk.agreement, *desk.known, "--record", record]
     told = desk.json(*arguments)
     assert (told["verdict"], told["recipient"]) == ("accepted", "carol-lab")
     assert "carol-lab" in told["clock"]
@@ -318,7 +325,8 @@ def test_acknowledgement_is_shown_like_a_receipt(desk: Desk) -> None:
 
 @pytest.mark.parametrize("extra", [[], ["--record", "x", "--collateral", "y"]])
 def test_receipt_needs_one_source_of_collateral(desk: Desk, extra: list[str]) -> None:
-    desk.run("receipt", "r", "--agreement", desk.agreement, *extra, exit_status=2)
+    receipt, _ = receipt_files(desk)
+    desk.run("receipt", receipt, "--agreement", desk.agreement, *extra, exit_status=2)
 
 
 def test_receipt_at_an_instant_beside_its_record(desk: Desk) -> None:
@@ -356,7 +364,9 @@ def test_quotes_alone_and_under_a_policy(desk: Desk) -> None:
     assert (told["verdict"], told["authentic"], told["mode"]) == ("accepted", True, "simulation")
     draft = desk.file("policy.toml", desk.study.policy.raw)
     for policy in (desk.agreement, draft):
-        told = desk.json("quote", genuine, "--collateral", desk.collateral, "--policy", policy)
+        told = desk.json(
+            "quote", genuine, "--collateral", desk.collateral, "--policy", policy, *desk.known
+        )
         assert told["verdict"] == "accepted"
         assert any(check["check"] == "measurement" for check in told["checks"])
 
@@ -365,7 +375,7 @@ def test_worst_of_several_files_is_the_status_and_each_has_its_line(desk: Desk) 
     genuine, forged = quotes(desk)
     other = desk.file("other.bin", desk.study.world.quote(mr_enclave=b"\xa2" * 32))
     short = desk.file("short.bin", b"\3\0")
-    base = ["--collateral", desk.collateral, "--policy", desk.agreement]
+    base = ["--collateral", desk.collateral, "--policy", desk.agreement, *desk.known]
 
     def status(*files: str, exit_status: int) -> list[str]:
         result = desk.run("quote", *files, *base, "--json", exit_status=exit_status)

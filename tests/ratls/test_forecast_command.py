@@ -19,7 +19,7 @@ from ratls.cli_verify import app
 from simulation.documents import instant, tcb_level
 from simulation.intel import root_name
 from tests.support.intel import AT, World
-from tests.support.parties import Consortium
+from tests.support.parties import Consortium, known_digest
 from tests.support.refusal import count_refusal
 from verifier.quote import Quote
 
@@ -71,6 +71,9 @@ class Desk:
             common += ["--collateral", self.bundle()]
         if "--root" not in arguments and "--policy" not in arguments:
             common += ["--root", root_name(W.intel.root)]
+        if "--policy" in arguments:
+            file = Path(arguments[arguments.index("--policy") + 1])
+            common += ["--digest", known_digest(file)] if file.exists() else []
         result = CliRunner().invoke(app, common)
         if exit_status:
             count_refusal()
@@ -316,6 +319,7 @@ def test_the_second_before_is_admitted_and_the_next_is_not(
     told = desk.json(quote, "--policy", policy)
     assert told["stops"] == instant(stop)
     base = ["quote", quote, "--collateral", desk.bundle(), "--policy", policy, "--allow-simulation"]
+    base += ["--digest", known_digest(policy)]
     count_refusal()
     for at, passes in ((stop - SECOND, True), (stop, False)):
         result = CliRunner().invoke(app, [*base, "--at", instant(at)])

@@ -19,7 +19,7 @@ import pytest
 from simulation.documents import instant
 from simulation.intel import root_name
 from tests.support.intel import AT, World
-from tests.support.parties import Consortium
+from tests.support.parties import Consortium, known_digest
 from tests.support.refusal import count_refusal
 from tests.verifier.test_responses import folder_of
 from verifier.quote import Quote
@@ -252,7 +252,7 @@ def test_workers_judge_under_a_policy_too(desk: Desk) -> None:
     agreed = desk.file("agreed.json", parties.complete().agreement.encode())
     files = [desk.file(f"{n}.bin", genuine) for n in range(10)]
     other = desk.file("other.bin", W.quote(mr_enclave=b"\xa2" * 32))
-    options = ["--policy", agreed, "--workers", "2"]
+    options = ["--policy", agreed, "--digest", known_digest(agreed), "--workers", "2"]
     assert {told["verdict"] for told in desk.json(*files, *options)} == {"accepted"}
     *_, last = desk.json(*files, other, *options, exit_status=6)
     assert last["error"]["check"] == "measurement"

@@ -22,13 +22,13 @@ from simulation.attester import MR_SIGNER, SimulatedAttester
 from simulation.errors import SimulationFolderNotEmpty, SimulationFolderUnusable
 from simulation.folder import read, read_quoting_enclave, renew_collateral, write
 from simulation.intel import DAY, root_name
-from simulation.lock import LOCK
 from tests.support.intel import AT, REPORT_DATA, World
 from tests.support.refusal import refused
 from verifier import errors
 from verifier.acceptance import accept
 from verifier.anchors import Mode, TrustAnchors
 from verifier.collateral import Collateral
+from verifier.modes import anchors_for
 from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
 
 MR_ENCLAVE = b"\x77" * 32
@@ -52,7 +52,7 @@ def judge(folder: Path, at: datetime = AT) -> VerifiedQuote:
     return verify_quote(
         SimulatedAttester(folder / "platform", MR_ENCLAVE).quote(REPORT_DATA),
         Collateral.parse((folder / "collateral.json").read_bytes()),
-        roots=LOCK.anchors(bytes.fromhex(root.removeprefix("simulation:sha256:"))),
+        roots=anchors_for(root, allow_simulation=True),
         at=at,
     )
 

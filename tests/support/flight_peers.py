@@ -150,6 +150,7 @@ class Study:
             "dataset": "train_party_1",
             "provider": "alice-clinic",
             "commit_digest": b"c" * 32,
+            "rows_digest": b"r" * 32,
             "rows": 3,
             "batches": 1,
             "nonce": nonce,

@@ -10,7 +10,10 @@ tasks = TaskWorld(world); tasks.signed(), tasks.task(), tasks.commit(...)
 
 from __future__ import annotations
 
+import hashlib
+import json
 from atexit import register
+from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -61,6 +64,14 @@ def _party_folder(party_id: str, at: datetime, copy: int) -> Path:
 def local_party(party_id: str, at: datetime = AT, copy: int = 0) -> LocalParty:
     """A party with real keys; another `copy` has the same name and other keys."""
     return LocalParty.load(_party_folder(party_id, at, copy), PASSPHRASE)
+
+
+def known_digest(file: str | Path) -> str:
+    """The newest policy in a file, an agreement or a draft, as somebody types it who knows it."""
+    raw = Path(file).read_bytes()
+    if raw.startswith(b"{"):
+        raw = b64decode(json.loads(raw)["versions"][-1]["payload"])
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
 @dataclass

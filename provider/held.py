@@ -1,0 +1,109 @@
+"""Hold a source against what was acknowledged: are these the rows that left then?
+
+    held = hold(state, spec, task=None, dataset="train_party_1")
+    held.acknowledgement.rows
+
+The acknowledgement names a salted digest of the rows. Its salt stands in the release folder alone,
+so only the provider can do this; nobody connects anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from policy.acknowledgement import Acknowledgement
+from policy.commit import Commit
+from policy.document import Dataset, Policy, digest_text
+from policy.errors import PolicyNotAccepted
+from policy.rows import schema_digest
+from policy.state import StudyState
+from provider.errors import AcknowledgementMismatch, ReleaseUnclear, SourceDiffers
+from provider.journal import Reading, Released
+from provider.once import Attempt, release_path
+from provider.sources import SourceSpec
+from ratls.stream import RowDigest, without_metadata
+from verifier.files import read_file
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A release whose rows are those of the source."""
+
+    acknowledgement: Acknowledgement
+    path: Path  # of its file
+
+
+def hold(
+    state: Path, reading: Reading, source: SourceSpec, *, task: str | None, dataset: str | None
+) -> Held:
+    """Recompute the digest of one release over the rows of `source`.
+
+    Args:
+        state: The folder whose journal is `reading`.
+        task, dataset: Which release is meant, where there are several.
+
+    Raises:
+        ReleaseUnclear: No such release, or more than one.
+        AcknowledgementMismatch: The kept files are not those that the journal names.
+        SourceDiffers: Other rows left, or rows in another order.
+        RatlsError: What reading the kept files, or the source, raises.
+    """
+    released = _one(reading, task, dataset)
+    path = release_path(state, bytes.fromhex(released.task[7:]), released.dataset)
+    attempt = Attempt.parse(read_file(path / "attempt.json"))
+    policy = _policy(StudyState(state), Commit.read(attempt.commit)[0].policy_digest)
+    commit = Commit.open(attempt.commit, policy)
+    acknowledgement = Acknowledgement.open(read_file(path / "acknowledgement.json"))
+    kept = (digest_text(commit.digest), digest_text(acknowledgement.digest))
+    if kept != (released.commit, released.acknowledgement):
+        raise AcknowledgementMismatch(
+            str(path), expected="the commit and acknowledgement of the journal", found="others"
+        )
+    declared = policy.dataset_by_id(commit.dataset)
+    assert declared is not None  # `Commit.open` refuses what the policy does not have
+    found = _digest(source, declared, attempt.salt)
+    if found != acknowledgement.rows_digest:
+        raise SourceDiffers(
+            f"rows of {commit.dataset}",
+            expected=digest_text(acknowledgement.rows_digest),
+            found=digest_text(found),
+        )
+    return Held(acknowledgement, path / "acknowledgement.json")
+
+
+def _one(reading: Reading, task: str | None, dataset: str | None) -> Released:
+    fitting: Sequence[Released] = [
+        record.entry
+        for record in reading.records
+        if isinstance(record.entry, Released)
+        and task in (None, record.entry.task)
+        and dataset in (None, record.entry.dataset)
+    ]
+    if len(fitting) != 1:
+        raise ReleaseUnclear(
+            "journal", expected="one release that is meant", found=str(len(fitting))
+        )
+    return fitting[0]
+
+
+def _policy(store: StudyState, digest: bytes) -> Policy:
+    """Whatever has become of it since: a release is held against the version it was made under."""
+    for study in store.studies():
+        stored = store.stored(study)
+        for version in stored.agreement.versions if stored else ():
+            if version.policy.digest == digest:
+                return version.policy
+    raise PolicyNotAccepted("policy", expected="one that was accepted", found=digest_text(digest))
+
+
+def _digest(source: SourceSpec, dataset: Dataset, salt: bytes) -> bytes:
+    """As `provider.release` makes it, batch for batch."""
+    digest = RowDigest(salt, schema_digest(dataset))
+    with source.open(dataset) as opened:
+        opened.scan()
+        schema = without_metadata(opened.schema)
+        for number, batch in enumerate(opened.batches()):
+            digest.add(number, type(batch).from_arrays(batch.columns, schema=schema))
+    return digest.digest()

@@ -1,0 +1,27 @@
+"""What every command asks of its arguments before it reads them: that each says something."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+_EMPTY_OPTION = re.compile(r"--[a-z0-9-]+=", re.ASCII)
+
+
+class Commands(TyperGroup):
+    """A group of commands that takes no empty value.
+
+    `--root "$ROOT"` with a variable that is not set was taken for no `--root` at all, and a file
+    without a name for the folder that one stands in.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Also those of the commands inside: they are not read before the group's own."""
+        for before, argument in zip(["", *args], args, strict=False):
+            if argument == "" or _EMPTY_OPTION.fullmatch(argument):
+                name = argument.rstrip("=") or (before if before.startswith("-") else "an argument")
+                raise typer.BadParameter(f"{name} has an empty value")
+        return super().parse_args(ctx, args)
