@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from policy.state_cli import state as state_commands
+
 if TYPE_CHECKING:
     from policy.agreement import Agreement, KeyChange
     from policy.document import Policy
@@ -17,6 +19,7 @@ party = typer.Typer(no_args_is_help=True, help="Keys and certificate of a party.
 policy = typer.Typer(
     no_args_is_help=True, help="Draft, read, sign, check and accept what the parties agree on."
 )
+policy.add_typer(state_commands, name="state")
 
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 PartyDir = Annotated[Path, typer.Option("--party", help="Folder made by `ratls party new`.")]

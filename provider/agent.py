@@ -25,10 +25,11 @@ from enum import StrEnum
 from typing import Any
 
 from policy.document import digest_text
+from policy.errors import AuditError
+from policy.journal import Journal, Released
 from policy.statement import instant_text
 from policy.task import Task
-from provider.errors import AuditError, ReleaseUnderWay, TaskAlreadyReleased
-from provider.journal import Journal, Released
+from provider.errors import ReleaseUnderWay, TaskAlreadyReleased
 from provider.mailbox import PASSING, Backoff
 from provider.release import Release
 from provider.station import Ask, Station

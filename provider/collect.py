@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policy.document import Computation, digest_text
+from policy.journal import Collected
 from policy.receipt import Receipt
 from policy.seal import open_result, result_info
 from provider.errand import Believed, Errand, require_own
 from provider.errors import ReceiptMismatch, RecipientNotListed, ResultDenied, ResultPending
-from provider.journal import Collected
 from provider.trail import Trail
 from ratls.appraise import FreshEvidence
 from ratls.stream import Denied, Kind, Pending, Result
@@ -126,8 +126,8 @@ def _require_recipient(job: Believed, own: str) -> Computation:
 
 def _ask(errand: Errand, job: Believed) -> tuple[Result, FreshEvidence] | Pending:
     """One question to an enclave that proves itself for it. Raises: ResultDenied."""
-    with errand.attested(job, Kind.COLLECT) as exchange:
-        answer, fresh = exchange.collect(), exchange.fresh
+    with errand.attested(job, Kind.COLLECT) as session:
+        answer, fresh = session.exchange.collect(), session.exchange.fresh
     if isinstance(answer, Denied):
         raise ResultDenied("result", expected="one that may leave", found=answer.code)
     return answer if isinstance(answer, Pending) else (answer, fresh)

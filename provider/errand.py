@@ -1,8 +1,9 @@
 """What releases and collections have in common: a task believed, an enclave that proves itself.
 
     job = errand.believe()
-    with errand.attested(job, Kind.RELEASE, dataset="train_party_1") as exchange:
-        exchange.fresh  # evidence made inside this very stream, for this task and this party
+    with errand.attested(job, Kind.RELEASE, dataset="train_party_1") as session:
+        session.exchange.fresh   # made inside this very stream, for this task and this party
+        session.require_still()  # later: does all that was believed hold at this instant too?
 
 `believe` talks to nobody. `attested` is the only way in which this package reaches an enclave.
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from policy.admission import admit
 from policy.attested import Attested
 from policy.document import Policy, digest_text
 from policy.party import LocalParty
@@ -27,6 +29,7 @@ from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
 from ratls.claims import require_key
 from ratls.errors import ReceiptKeyUnbound
+from ratls.evidence import Evidence
 from ratls.pin import ChannelIdentity
 from ratls.probe import probe
 from ratls.stream import ClientExchange, Kind, open_exchange
@@ -34,6 +37,7 @@ from verifier.anchors import Mode
 from verifier.collateral import Collateral
 from verifier.errors import RatlsError, placed
 from verifier.modes import anchors_for
+from verifier.verify import verify_quote
 
 PROBE_SECONDS = 15.0
 
@@ -95,6 +99,15 @@ class Errand:
         _ = self.party.operation, self.party.channel_key_pem
         return Believed(task, policy, Expectation(policy, self.collateral, roots, self.enclave))
 
+    def require_in_force(self, job: Believed, at: datetime) -> None:
+        """The task holds at this instant, and so does its policy: no newer one was accepted.
+
+        Raises:
+            PolicyRollback, PolicyExpired, TaskExpired, …: As `believe`.
+        """
+        StudyState(self.state).find_by_policy_digest(job.policy.digest, at)
+        Task.open(self.task, job.policy, at)
+
     @contextmanager
     def attested(
         self,
@@ -103,7 +116,7 @@ class Errand:
         *,
         dataset: str = "",
         before_task: Callable[[AdmittedCertificate], None] = lambda admitted: None,
-    ) -> Iterator[ClientExchange]:
+    ) -> Iterator[Session]:
         """Probe, appraise, pin, challenge: the exchange is handed over only after all four.
 
         Args:
@@ -118,8 +131,8 @@ class Errand:
             probe(address, min(self.timeout, PROBE_SECONDS)), job.expectation, at=self.clock()
         )
         before_task(admitted)
-        # Checking millions of rows takes time: a task that expired meanwhile is shown to nobody.
-        Task.open(self.task, job.policy, self.clock())
+        # Checking millions of rows takes time: a task that ended meanwhile is shown to nobody.
+        self.require_in_force(job, self.clock())
         with open_exchange(
             kind,
             address,
@@ -137,7 +150,7 @@ class Errand:
             timeout=self.timeout,
             random=self.random,
         ) as exchange:
-            yield exchange
+            yield Session(self, job, admitted, exchange)
 
     def record(self, job: Believed, document: Attested, fresh: FreshEvidence) -> bytes:
         """Why `document` was believed: collateral, appraisal and instant, signed by this party."""
@@ -149,6 +162,51 @@ class Errand:
             at=self.clock(),
             mode=job.mode.value,
         ).seal(self.party.operation)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An exchange with an enclave that proved itself, and what that proof rests on."""
+
+    errand: Errand
+    job: Believed
+    admitted: AdmittedCertificate
+    exchange: ClientExchange
+
+    def require_still(self) -> None:
+        """Judge again, at this instant, everything that time can end.
+
+        D15: a stream lasts minutes. Meanwhile the task or its policy can end, a newer policy can
+        be accepted here, and certificates and collateral run out.
+
+        Raises:
+            RatlsError: What `believe` and the appraisals say at this instant.
+        """
+        at, expected = self.errand.clock(), self.job.expectation
+        self.errand.require_in_force(self.job, at)
+        appraise_certificate(self.admitted.der, expected, at=at)
+        quote = Evidence.parse(self.exchange.fresh.raw).quote
+        verified = verify_quote(quote, expected.collateral, roots=expected.roots, at=at)
+        admit(expected.policy, verified, at=at, enclave_name=expected.enclave_name)
+
+
+class Watch:
+    """Asks again whenever the clock shows another second, in which alone anything can end.
+
+    Every window of ours ends on a whole second, and each batch is asked about: none leaves
+    after the end. A newer policy is seen within a second.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._second: int | None = None
+
+    def ask(self) -> None:
+        """Raises: as `Session.require_still`."""
+        second = int(self._session.errand.clock().timestamp())
+        if second != self._second:
+            self._session.require_still()
+            self._second = second
 
 
 def require_own(

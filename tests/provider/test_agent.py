@@ -12,6 +12,8 @@ import pytest
 
 from policy.errors import (
     AnchorDiffers,
+    JournalCut,
+    JournalNotWritten,
     MeasurementNotListed,
     PartyNotListed,
     PassphraseWrong,
@@ -19,19 +21,17 @@ from policy.errors import (
     TaskExpired,
     ValueNotFinite,
 )
+from policy.journal import Committed, Refused, Released, Reserved
 from policy.state import StudyState
 from policy.task import Task
 from provider.agent import may_try_again
 from provider.agent_config import AgentConfig
 from provider.errors import (
     AgentRunning,
-    JournalCut,
-    JournalNotWritten,
     ReleaseUnderWay,
     SourceUnreachable,
     TaskBoundToInstance,
 )
-from provider.journal import Committed, Refused, Released, Reserved
 from provider.mailbox import Backoff
 from provider.station import Station
 from ratls.errors import (
@@ -580,7 +580,7 @@ def test_a_disk_that_is_full(
     task = world.task()
     with stationed(alice) as agent:
         with monkeypatch.context() as patched, refused(JournalNotWritten):
-            patched.setattr("provider.journal._append_durably", full)
+            patched.setattr("policy.journal._append_durably", full)
             agent.take(task)
         assert (agent.said, agent.reports) == ([], [])
         assert agent.start().take(task).said == ["released"]
