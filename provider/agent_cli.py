@@ -109,6 +109,8 @@ agent = with_simulation_option(_agent)
 def _empty(agent: Agent, client: SchedulerClient) -> None:
     for queued in client.list():
         agent.offer(queued)
+        while not agent.has_room:
+            agent.work()
     while agent.due_in() is not None:
         agent.work()
 

@@ -42,6 +42,7 @@ from ratls.errors import (
     PeerRefused,
     PeerUnreachable,
 )
+from ratls.stream import ClientExchange
 from scheduler.errors import SchedulerBusy, SchedulerRefused, SchedulerUnreachable
 from scheduler.queued import State
 from tests.provider.agents import ENCLAVE, configure, offer, stationed
@@ -436,7 +437,7 @@ def test_a_clone_answers_the_second_try(world: EnclaveWorld, alice: Desk, relay:
     count_refusal()
     task = world.task()
     with stationed(alice) as agent, pytest.MonkeyPatch.context() as patched:
-        patched.setattr("provider.release._stream", broken)
+        patched.setattr(ClientExchange, "send", broken)
         agent.take(task)
         patched.undo()
         with serving(world, relay):
