@@ -265,6 +265,9 @@ class Agent:
         digest: bytes | None = None
         try:
             digest = Task.read(raw)[0].digest
+            # Signed as we saw before: another envelope of it, good or bad, says nothing new.
+            if (digest, "") in self._cases:
+                return self._cases[digest, ""]
             ask = self._station.sift(raw)
         except _FATAL:
             raise
@@ -276,11 +279,9 @@ class Agent:
                 _remember(self._cases, (digest, refusal.code), case)
                 self._line(Event.REFUSED, case, refusal=refusal)
             return case
-        case = self._cases.get((digest, ""))
-        if case is None:
-            case = Case(digest, ask)
-            _remember(self._cases, (digest, ""), case)
-            self._begin(case, ask)
+        case = Case(digest, ask)
+        _remember(self._cases, (digest, ""), case)
+        self._begin(case, ask)
         return case
 
     def _begin(self, case: Case, ask: Ask | None) -> None:

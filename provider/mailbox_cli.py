@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from provider.mailbox import Notice
     from scheduler.client import SchedulerClient
     from verifier.shell import Shell
+
+MAX_SHOWN = 1024  # tasks that a watch remembers; the scheduler may show any number
 
 OnlyTask = Annotated[
     Path | None, typer.Option("--task", help="Only this signed task. Default: every task.")
@@ -174,7 +177,7 @@ class _Display:
         from verifier.shell import can_redraw
 
         self._shell = shell
-        self._seen: dict[bytes, Notice] = {}
+        self.seen: OrderedDict[bytes, Notice] = OrderedDict()  # the newest last
         alive = can_redraw(shell.out) and not shell.json_output
         self._live = Live(console=shell.out, auto_refresh=False) if alive else None
 
@@ -188,14 +191,17 @@ class _Display:
             self._live.stop()
 
     def show(self, notice: Notice) -> None:
-        before = self._seen.get(notice.digest)
+        before = self.seen.get(notice.digest)
         if before is not None and before.queued.datasets == notice.queued.datasets:
             return
-        self._seen[notice.digest] = notice
+        self.seen[notice.digest] = notice
+        self.seen.move_to_end(notice.digest)
+        if len(self.seen) > MAX_SHOWN:
+            self.seen.popitem(last=False)
         if self._live is None:
             _tell(self._shell, notice)
         else:
-            self._live.update(_table(self._seen.values()), refresh=True)
+            self._live.update(_table(self.seen.values()), refresh=True)
 
 
 def _table(notices: Iterable[Notice]) -> Table:
