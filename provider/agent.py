@@ -137,8 +137,9 @@ class Line:
 
 
 K = TypeVar("K")
-Verdict = tuple[State, str]  # RELEASED and "", or REFUSED and the code
-Report = Callable[[bytes, str, State, str], object]
+# RELEASED, "" and the enclave's instance; or REFUSED, the code and nothing.
+Verdict = tuple[State, str, bytes]
+Report = Callable[[bytes, str, State, str, bytes], object]
 
 
 @dataclass(slots=True)
@@ -153,7 +154,7 @@ class Case:
 
     def verdict(self, dataset: str) -> Verdict | None:
         if self.refused is not None:
-            return State.REFUSED, self.refused
+            return State.REFUSED, self.refused, b""
         return self.verdicts.get(dataset)
 
 
@@ -214,12 +215,7 @@ class Agent:
         self._order = itertools.count()
         self._holds: dict[tuple[str, ...], Hold] = {}
         self.worst = Exit.YES
-        with Journal.open(station.config.state) as journal:
-            self._released = {
-                (r.entry.task, r.entry.dataset)
-                for r in journal.records
-                if isinstance(r.entry, Released)
-            }
+        self._released = self._read_released()
 
     def due_in(self) -> float | None:
         """Seconds until there is something to do; None: until something is offered."""
@@ -241,7 +237,9 @@ class Agent:
         # What the scheduler shows of our own datasets is put right, should it have lost a report.
         for status in queued.datasets:
             verdict = case.verdict(status.dataset)
-            known = status.state is State.RELEASED or (status.state, status.code) == verdict
+            known = status.state is State.RELEASED or (
+                verdict is not None and (status.state, status.code) == verdict[:2]
+            )
             ours = status.owner == self._station.party.party_id
             # The names are the scheduler's: of a task that was not believed, only known ones count.
             named = case.refused is None or status.dataset in self._station.config.sources
@@ -284,15 +282,27 @@ class Agent:
         self._begin(case, ask)
         return case
 
+    def _read_released(self) -> dict[tuple[str, str], bytes]:
+        """The instance that each task and dataset went to, by the journal."""
+        with Journal.open(self._station.config.state) as journal:
+            return {
+                (r.entry.task, r.entry.dataset): bytes.fromhex(r.entry.instance)
+                for r in journal.records
+                if isinstance(r.entry, Released)
+            }
+
     def _begin(self, case: Case, ask: Ask | None) -> None:
-        for dataset in ask.datasets if ask else ():
-            if (self._named(case), dataset) in self._released:
-                case.verdicts[dataset] = State.RELEASED, ""
+        if ask is None:
+            return
+        for dataset in ask.datasets:
+            instance = self._released.get((digest_text(ask.digest), dataset))
+            if instance is not None:
+                case.verdicts[dataset] = State.RELEASED, "", instance
             else:
                 self._add(Job(case, dataset), 0.0)
         self._forget_settled(case)
         if case.ask is not None:
-            self._waiting[case.ask.digest] = len(case.ask.raw)
+            self._waiting[ask.digest] = len(ask.raw)
 
     def _release(self, job: Job) -> None:
         assert job.case.ask is not None  # `_meet` makes jobs only for tasks that were believed
@@ -300,7 +310,9 @@ class Agent:
             done = self._station.release(job.case.ask, job.dataset)
         except TaskAlreadyReleased:
             # By hand, or by another agent; the journal has it all.
-            self._settle(job, (State.RELEASED, ""))
+            self._released = self._read_released()
+            instance = self._released[digest_text(job.case.ask.digest), job.dataset]
+            self._settle(job, (State.RELEASED, "", instance))
         except _FATAL:
             raise
         except RatlsError as refusal:
@@ -309,12 +321,13 @@ class Agent:
                 self._line(Event.LATER, job.case, job.dataset, refusal=refusal, again=again)
             else:
                 self._line(Event.REFUSED, job.case, job.dataset, refusal=refusal)
-                self._settle(job, (State.REFUSED, refusal.code))
+                self._settle(job, (State.REFUSED, refusal.code, b""))
         else:
             self._holds.pop(job.way, None)
             self._line(Event.RELEASED, job.case, job.dataset, done=done)
-            self._released.add((self._named(job.case) or "", job.dataset))
-            self._settle(job, (State.RELEASED, ""))
+            instance = done.commit.instance
+            self._released[digest_text(done.commit.task_digest), job.dataset] = instance
+            self._settle(job, (State.RELEASED, "", instance))
 
     def _settle(self, job: Job, verdict: Verdict) -> None:
         case = job.case

@@ -239,6 +239,16 @@ class TaskBoundToInstance(TicketReplayError):
     code = "task-bound-to-instance"
 
 
+class EnclaveRestarted(TicketReplayError):
+    """The enclave was started anew after a dataset was released: this task can have no result."""
+
+    code = "enclave-restarted"
+    default_fix = (
+        "sign a new task with `ratls task sign` and submit it: what was released to the earlier "
+        "start is gone with it"
+    )
+
+
 class ReleaseUnderWay(ConfigError):
     """Another process is releasing this dataset for this task right now."""
 

@@ -23,7 +23,7 @@ from policy.errors import TaskExpired
 from policy.party import LocalParty
 from policy.statement import instant_text
 from policy.task import Task
-from provider.errors import ReleaseRefusedElsewhere
+from provider.errors import EnclaveRestarted, ReleaseRefusedElsewhere
 from ratls.address import Address
 from ratls.errors import DeadlineExceeded
 from ratls.pin import ChannelIdentity
@@ -202,6 +202,21 @@ class Notice:
         """By our own reckoning, where there is a task."""
         return self.queued.digest if self.task is None else self.task.digest
 
+    @property
+    def starts(self) -> dict[bytes, str]:
+        """Which starts of the enclave were released to, as the scheduler says; a dataset each."""
+        released = (d for d in self.queued.datasets if d.state is State.RELEASED and d.instance)
+        return {d.instance: d.dataset for d in released}
+
+    def require_one_start(self) -> None:
+        """Raises: EnclaveRestarted, for releases to different starts, which never come together."""
+        if len(self.starts) > 1:
+            raise EnclaveRestarted(
+                f"task sha256:{self.digest.hex()}",
+                expected="releases to one start of the enclave",
+                found=", ".join(f"{name} to {i.hex()}" for i, name in self.starts.items()),
+            )
+
     def as_json(self) -> dict[str, Any]:
         task = self.task
         return {
@@ -216,6 +231,7 @@ class Notice:
                     "owner": d.owner,
                     "state": d.state.value,
                     "code": d.code or None,
+                    "instance": d.instance.hex() or None,
                 }
                 for d in self.queued.datasets
             ],
@@ -229,6 +245,8 @@ class Notice:
             f"{d.dataset} {d.state.value}{f' ({d.code})' if d.code else ''}"
             for d in self.queued.datasets
         )
+        if len(self.starts) > 1:
+            states += "; the enclave was started anew in between: sign a new task"
         return (
             f"sha256:{self.digest.hex()}",
             what if task is None else f"{what}, asked by {task.submitter}",
@@ -259,8 +277,10 @@ def outcome(notice: Notice) -> bool:
     """Has every provider released, if the scheduler is right?
 
     Raises:
+        EnclaveRestarted: Not to the same start of the enclave.
         ReleaseRefusedElsewhere: One has refused.
     """
+    notice.require_one_start()
     for status in notice.queued.datasets:
         if status.state is State.REFUSED:
             raise ReleaseRefusedElsewhere(

@@ -95,7 +95,8 @@ def show(
 ) -> None:
     """Show the queued tasks of this party's policies: who has released to them, who has not.
 
-    What the scheduler says is a hint; acknowledgements and receipts prove.
+    What the scheduler says is a hint; acknowledgements and receipts prove. With --task: 6 where
+    the enclave was started anew between two releases, which ends that task.
 
     Example: ratls task list --scheduler scheduler.example:7444
     --scheduler-certificate scheduler.crt --party carol
@@ -110,9 +111,12 @@ def show(
             notices = [Notice.of(queued) for queued in client.list(task_digest=only)]
         if shell.out.is_terminal and not json_output:
             shell.out.print(_table(notices))
-            return
-        for notice in notices:
-            _tell(shell, notice)
+        else:
+            for notice in notices:
+                _tell(shell, notice)
+        if only:
+            for notice in notices:
+                notice.require_one_start()
 
 
 def watch(
@@ -125,8 +129,9 @@ def watch(
 ) -> None:
     """Show queued tasks as they come and change, until Ctrl-C.
 
-    With --task: until every provider has released to it (0), one has refused (7), or it has
-    expired (6). What the scheduler says is a hint; acknowledgements and receipts prove.
+    With --task: until every provider has released to it (0), one has refused (7), it has
+    expired, or the enclave was started anew between two releases (6). What the
+    scheduler says is a hint; acknowledgements and receipts prove.
 
     Example: ratls task watch --task task.json --scheduler scheduler.example:7444
     --scheduler-certificate scheduler.crt --party carol

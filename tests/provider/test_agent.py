@@ -615,7 +615,7 @@ def test_a_report_that_does_not_arrive(
     count_refusal()
     told: list[State] = []
 
-    def report(digest: bytes, dataset: str, state: State, code: str) -> None:
+    def report(digest: bytes, dataset: str, state: State, code: str, instance: bytes) -> None:
         told.append(state)
         if len(told) < 3:
             raise failure
