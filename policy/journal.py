@@ -46,6 +46,7 @@ from policy.errors import (
     StateCopied,
 )
 from verifier.appraisal import Appraisal
+from verifier.errors import CollateralRolledBack
 from verifier.files import sync_folder, write_atomically
 
 GENESIS = bytes(32)  # what the first line names as the line before it
@@ -122,6 +123,27 @@ class Returned(_Entry):
     mode: ModeText
 
 
+class Noted(_Entry):
+    """Revocation lists that evidence was about to be judged by. Older ones are not, from now on."""
+
+    kind: Literal["noted"] = "noted"
+    collateral: str  # whose: root/technology-FMSPC-authority
+    root_list: Moment  # when each was issued
+    platform_list: Moment
+
+    def require_reached_by(self, other: Self) -> None:
+        """Raises: CollateralRolledBack."""
+        for name in ("root_list", "platform_list"):
+            seen, found = getattr(self, name), getattr(other, name)
+            if found < seen:
+                raise CollateralRolledBack(
+                    f"revocation list ({name})",
+                    expected=f"none issued before {seen}",
+                    found=f"one of {found}",
+                    fix="fetch collateral anew; the journal says what was seen",
+                )
+
+
 class Committed(_Entry):
     """A signed commit is kept and about to be sent."""
 
@@ -180,7 +202,7 @@ class Refused(_Entry):
     rows: Count | None = None  # that had left in this run
 
 
-Entry = Placed | Accepted | Reserved | Returned | Committed | Released | Collected | Refused
+Entry = Placed | Accepted | Noted | Reserved | Returned | Committed | Released | Collected | Refused
 
 
 class _Line(_Entry):

@@ -252,6 +252,7 @@ def _place(record: Record) -> dict[str, Any]:
 _SHOWN = {
     "placed": ("machine", "filesystem", "folder"),
     "accepted": ("study", "version", "policy"),
+    "noted": ("collateral", "root_list", "platform_list"),
     "returned": ("dataset", "task", "reason"),
 }
 _STEPS = {

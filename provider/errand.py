@@ -21,9 +21,11 @@ from pathlib import Path
 from policy.admission import admit
 from policy.attested import Attested
 from policy.document import Policy, digest_text
+from policy.journal import Journal, Noted
 from policy.party import LocalParty
 from policy.record import Record
 from policy.state import StudyState
+from policy.statement import instant_text
 from policy.task import Task
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
@@ -34,6 +36,7 @@ from ratls.pin import ChannelIdentity
 from ratls.probe import probe
 from ratls.stream import ClientExchange, Kind, open_exchange
 from verifier.anchors import Mode
+from verifier.cache import Marks, Subject
 from verifier.collateral import Collateral
 from verifier.errors import RatlsError, placed
 from verifier.modes import anchors_for
@@ -126,6 +129,7 @@ class Errand:
             RatlsError: What the appraisals say; TaskExpired for a task that expired meanwhile;
                 TransportError for a peer that is not there.
         """
+        self._require_newest_lists(job)
         address = self.address.resolve()
         admitted = appraise_certificate(
             probe(address, min(self.timeout, PROBE_SECONDS)), job.expectation, at=self.clock()
@@ -151,6 +155,31 @@ class Errand:
             random=self.random,
         ) as exchange:
             yield Session(self, job, admitted, exchange)
+
+    def _require_newest_lists(self, job: Believed) -> None:
+        """Collateral older than what this party has seen is not judged by (T09).
+
+        What fetches saw stands in the marks; what releases and collections saw, in the journal,
+        noted before anything is judged: also a list that then says "revoked".
+
+        Raises: CollateralRolledBack, CollateralMarksCorrupt, and what `Contents.authenticate`
+            and `Journal.open` raise.
+        """
+        roots = job.expectation.roots
+        contents = Marks(self.state).require(self.collateral, roots)
+        periods = contents.periods()
+        noted = Noted(
+            collateral=Subject.of(contents, roots, early=False).name,
+            root_list=instant_text(periods["root CRL"].starts),
+            platform_list=instant_text(periods["PCK CRL"].starts),
+        )
+        with Journal.open(self.state) as journal:
+            seen = [r.entry for r in journal.records if isinstance(r.entry, Noted)]
+            newest = next((n for n in reversed(seen) if n.collateral == noted.collateral), None)
+            if newest is not None:
+                newest.require_reached_by(noted)
+            if newest != noted:
+                journal.append(noted, self.clock())
 
     def record(self, job: Believed, document: Attested, fresh: FreshEvidence) -> bytes:
         """Why `document` was believed: collateral, appraisal and instant, signed by this party."""

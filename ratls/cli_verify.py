@@ -89,6 +89,10 @@ def server(
         Path | None,
         typer.Option(help="File with the passphrase of the keys. Default: ask at the terminal."),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Marks of the newest collateral seen. Default: per user."),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for each step.")] = 10,
     json_output: Json = False,
     *,
@@ -112,11 +116,14 @@ def server(
             param_hint="--collateral",
         )
     with refusals_as_exit_status(json_output) as shell:
+        from platformdirs import user_state_path
+
         from ratls.address import Address
         from ratls.appraise import appraise_certificate, presented_quote
         from ratls.environment import prepare_process
         from ratls.errors import CollateralNotNamed
         from ratls.probe import probe
+        from verifier.cache import Marks
         from verifier.files import write_new
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
@@ -131,6 +138,7 @@ def server(
         if collateral is None:
             raise CollateralNotNamed(address, expected="a bundle to judge with", found="none")
         expectation = _expectation(agreed, collateral, allow_simulation, shell)
+        Marks(state or user_state_path("ratls")).require(expectation.collateral, expectation.roots)
         found = appraise_certificate(shown, expectation, at=parse_instant(None))
         proof: AdmittedCertificate | FreshEvidence = found
         if identity is not None:

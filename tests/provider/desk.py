@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from policy.journal import Accepted, Entry, Journal, Placed, Refused
+from policy.journal import Accepted, Entry, Journal, Noted, Placed, Refused
 from policy.party import LocalParty
 from policy.state import StudyState
 from provider.collect import Collection, Outputs, collect
@@ -99,10 +99,10 @@ class Desk:
 
     @property
     def journal(self) -> list[Entry]:
-        """What was recorded since the policy was accepted."""
+        """What was recorded since the policy was accepted, but for what collateral was seen."""
         with Journal.open(self.state) as journal:
             entries = [record.entry for record in journal.records]
-        return [e for e in entries if not isinstance(e, Placed | Accepted)]
+        return [e for e in entries if not isinstance(e, Placed | Accepted | Noted)]
 
     @contextmanager
     def refuses(self, leaf: type[RatlsError], *, check: str | None = None) -> Any:

@@ -39,8 +39,15 @@ def answers(result: Result) -> list[dict[str, Any]]:
 def test_a_release_is_shown(world: EnclaveWorld, alice: Desk) -> None:
     alice.push(world.task())
     shown = answers(journal("show", "--state", alice.state, "--json"))
-    assert [x["kind"] for x in shown] == ["placed", "accepted", "reserved", "committed", "released"]
-    assert [x["seq"] for x in shown] == [0, 1, 2, 3, 4]
+    assert [x["kind"] for x in shown] == [
+        "placed",
+        "accepted",
+        "noted",
+        "reserved",
+        "committed",
+        "released",
+    ]
+    assert [x["seq"] for x in shown] == [0, 1, 2, 3, 4, 5]
     people = journal("show", "--state", alice.state)
     assert "60 rows" in people.stdout
     assert "(simulation)" in people.stdout
