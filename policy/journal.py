@@ -251,6 +251,8 @@ def outcomes(appraisal: Appraisal | None) -> tuple[CheckOutcome, ...]:
     return tuple(CheckOutcome(check=r.check, outcome=r.outcome.value) for r in records)
 
 
+# Pure, and the last one kept: between two releases the same journal is read again and again.
+@lru_cache(maxsize=1)
 def parse_lines(raw: bytes) -> tuple[tuple[Record, ...], int]:
     """The records of a journal, and how many bytes of it are whole lines.
 
