@@ -488,13 +488,17 @@ def require_place(records: Iterable[Record], folder: Path) -> None:
     """
     placed = [r.entry for r in records if isinstance(r.entry, Placed)]
     here = Placed.of(folder)
-    if not placed or placed[-1] != here:
-        same = bool(placed) and placed[-1].machine == here.machine
-        raise StateCopied(
-            f"state folder {folder}",
-            expected="the folder that the journal was begun in",
-            found="another folder of this machine" if same else "another machine",
-        )
+    if not placed:
+        found = "a journal of an older version, which names none"
+    elif placed[-1].machine != here.machine:
+        found = "another machine"
+    elif placed[-1] != here:
+        found = "another folder of this machine"
+    else:
+        return
+    raise StateCopied(
+        f"state folder {folder}", expected="the place that its journal names", found=found
+    )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from policy.errors import TaskExpired
 from policy.party import LocalParty
 from policy.statement import instant_text
 from policy.task import Task
-from provider.errors import EnclaveRestarted, ReleaseRefusedElsewhere
+from provider.errors import EnclaveRestarted, ReleaseRefusedElsewhere, TaskBoundToInstance
 from ratls.address import Address
 from ratls.errors import DeadlineExceeded
 from ratls.pin import ChannelIdentity
@@ -203,18 +203,23 @@ class Notice:
         return self.queued.digest if self.task is None else self.task.digest
 
     @property
-    def starts(self) -> dict[bytes, str]:
-        """Which starts of the enclave were released to, as the scheduler says; a dataset each."""
-        released = (d for d in self.queued.datasets if d.state is State.RELEASED and d.instance)
-        return {d.instance: d.dataset for d in released}
+    def _started_anew(self) -> list[str]:
+        """The datasets that tell of different starts; none where there is one start, or none."""
+        statuses = self.queued.datasets
+        told = [d.dataset for d in statuses if d.code == TaskBoundToInstance.code]
+        released = (d for d in statuses if d.state is State.RELEASED and d.instance)
+        starts = {d.instance: d.dataset for d in released}
+        if len(starts) > 1:
+            told += [f"{name} to {instance.hex()}" for instance, name in starts.items()]
+        return [ascii(text)[1:-1] for text in told]  # the names are the scheduler's
 
     def require_one_start(self) -> None:
-        """Raises: EnclaveRestarted, for releases to different starts, which never come together."""
-        if len(self.starts) > 1:
+        """Raises: EnclaveRestarted. What went to different starts never comes together."""
+        if told := self._started_anew:
             raise EnclaveRestarted(
                 f"task sha256:{self.digest.hex()}",
-                expected="releases to one start of the enclave",
-                found=", ".join(f"{name} to {i.hex()}" for i, name in self.starts.items()),
+                expected="every release to one start of the enclave",
+                found=f"the enclave started anew after a release began: {', '.join(told)}",
             )
 
     def as_json(self) -> dict[str, Any]:
@@ -245,8 +250,8 @@ class Notice:
             f"{d.dataset} {d.state.value}{f' ({d.code})' if d.code else ''}"
             for d in self.queued.datasets
         )
-        if len(self.starts) > 1:
-            states += "; the enclave was started anew in between: sign a new task"
+        if self._started_anew:
+            states += "; the enclave was started anew: sign a new task"
         return (
             f"sha256:{self.digest.hex()}",
             what if task is None else f"{what}, asked by {task.submitter}",

@@ -6,18 +6,20 @@ snapshot, synchronised to a second host, or kept as a "backup" in which an agent
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from policy.cli import policy
 from policy.document import digest_text
-from policy.errors import JournalCut, StateCopied
-from policy.journal import Journal, Placed, Reading
+from policy.errors import JournalCut, StateCopied, StateCorrupt
+from policy.journal import Accepted, Entry, Head, Journal, Noted, Placed, Reading
 from policy.state import StudyState
 from provider.agent_config import AgentConfig
 from provider.ask import policy_in_force
@@ -122,7 +124,7 @@ def test_a_copy_can_still_be_read(world: EnclaveWorld, alice: Desk, tmp_path: Pa
 # The remedy.
 
 
-def adopt(state: Path, noted: str) -> object:
+def adopt(state: Path, noted: str) -> Result:
     return CliRunner().invoke(
         policy, ["state", "adopt", "--state", str(state), "--head", noted, "--json"]
     )
@@ -156,6 +158,31 @@ def test_an_older_copy_is_adopted(world: EnclaveWorld, alice: Desk, tmp_path: Pa
     assert adopt(copy.state, "sha256:none").exit_code == 2
 
 
+def test_a_state_of_an_older_version(world: EnclaveWorld, alice: Desk) -> None:
+    """Its journal names neither a place nor a policy: each is said once, by its owner."""
+    task = world.task()
+    alice.push(task)
+    records = [r for r in all_entries(alice) if not isinstance(r, Placed | Accepted | Noted)]
+    lines, previous = [], "sha256:" + "0" * 64
+    for seq, entry in enumerate(records):
+        fields = {"at": "2026-11-25T12:00:00Z", "entry": entry.model_dump(mode="json"), "seq": seq}
+        fields["previous"] = previous
+        lines.append(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
+        previous = f"sha256:{hashlib.sha256(lines[-1]).hexdigest()}"
+    (alice.state / "journal.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    old = Head(len(lines), bytes.fromhex(previous.removeprefix("sha256:")))
+    (alice.state / "journal.head").write_bytes(old.encode())
+    with refused(StateCopied):
+        alice.push(task)
+    assert adopt(alice.state, previous).exit_code == 0
+    with alice.refuses(StateCorrupt):
+        alice.push(task)
+    accept(alice)
+    with alice.refuses(TaskAlreadyReleased):
+        alice.push(task)
+    assert alice.push(world.task()).commit.rows == 60
+
+
 def test_what_a_disk_cannot_prevent(
     world: EnclaveWorld, alice: Desk, live: LiveEnclave, tmp_path: Path
 ) -> None:
@@ -171,6 +198,6 @@ def test_what_a_disk_cannot_prevent(
     assert [line["event"] for line in live.log].count("committed") == 1
 
 
-def all_entries(desk: Desk) -> list[object]:
+def all_entries(desk: Desk) -> list[Entry]:
     with Journal.open(desk.state) as journal:
         return [record.entry for record in journal.records]

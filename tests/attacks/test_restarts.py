@@ -31,6 +31,7 @@ from scheduler.errors import RequestMalformed
 from scheduler.messages import read_report
 from scheduler.queued import State
 from scheduler.task_service_pb2 import DatasetState, ReportRequest
+from tests.provider.agents import stationed
 from tests.provider.desk import Desk
 from tests.provider.test_cli import Terminal, code
 from tests.provider.test_release import Killed, die, serving
@@ -107,6 +108,23 @@ def test_two_providers_release_to_two_starts(
     work(alice, queue)
     work(bob, queue)
     assert carol.fetch(again, wait=60).size > 0
+
+
+def test_a_provider_is_bound_to_a_dead_start(
+    world: EnclaveWorld, queue: LiveScheduler, alice: Desk, carol: Desk, relay: Relay
+) -> None:
+    """Its upload broke and the enclave came back as another: it refuses, and Carol hears why."""
+    raw = world.task()
+    at_carol = Keyboard(carol, queue, raw)
+    queue.client(carol.party).submit(raw)
+    with pytest.raises(Killed):
+        alice.push(raw, progress=die)
+    with serving(world, relay), stationed(alice) as agent:
+        agent.scheduler = queue.client(alice.party)
+        assert agent.take(raw).said == [f"refused {TaskBoundToInstance.code}"]
+    count_refusal()
+    seen = at_carol.type("watch", "--json", task=carol.folder / "task.json")
+    assert (code(seen), seen.exit_code) == (EnclaveRestarted.code, 6)
 
 
 def test_push_tells_the_mailbox(
