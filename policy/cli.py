@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from policy.state_cli import state as state_commands
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ policy = typer.Typer(
     no_args_is_help=True,
     help="Draft, read, sign, check and accept what the parties agree on.",
 )
+policy.add_typer(state_commands, name="state")
 
 
 def _checked_digest(text: str | None) -> str | None:

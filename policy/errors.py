@@ -57,6 +57,16 @@ class StateError(RatlsError):
     exit_status = Exit.UNUSABLE
 
 
+class AuditError(RatlsError):
+    """The journal does not prove what it must prove. Nothing is released on its word."""
+
+    exit_status = Exit.UNUSABLE
+    default_fix = (
+        "find out who changed the state folder; restore journal and head together from a backup "
+        "made after the last release"
+    )
+
+
 # Branches: what is not what was agreed on.
 
 
@@ -395,6 +405,54 @@ class StateCorrupt(StateError):
 
     code = "state-corrupt"
     default_fix = "restore the state folder from a backup, then compare digests with the others"
+
+
+class StateCopied(StateError):
+    """This state folder is not where its journal says: it is a copy, or came from elsewhere."""
+
+    code = "state-copied"
+    default_fix = (
+        "work in the original folder; where it is gone for good, run "
+        "`ratls policy state adopt --state DIR --head sha256:HEAD` once"
+    )
+
+
+# Leaves: the journal.
+
+
+class JournalAltered(AuditError):
+    """A line of the journal is edited, missing, repeated or out of order."""
+
+    code = "journal-altered"
+
+
+class JournalCut(AuditError):
+    """The journal ends before the line that its head names."""
+
+    code = "journal-cut"
+
+
+class JournalHeadLost(AuditError):
+    """There are lines, and the head that would vouch for the last is missing or unreadable."""
+
+    code = "journal-head-lost"
+
+
+class JournalMissing(AuditError):
+    """There is no journal here. It begins when a policy is accepted, and never anew."""
+
+    code = "journal-missing"
+    default_fix = (
+        "check --state; restore journal and head together from a backup made after the last "
+        "release; a folder in which nothing was accepted yet needs `ratls policy accept`"
+    )
+
+
+class JournalNotWritten(AuditError):
+    """A record could not be made durable, so what it would have allowed does not happen."""
+
+    code = "journal-not-written"
+    default_fix = "make room and check that the state folder is writable by this user alone"
 
 
 # Leaves: tasks, commits, receipts.

@@ -5,12 +5,14 @@
     state.current("my-study", at)                       # the version in force, or a refusal
     state.find_by_policy_digest(task.policy_digest, at)
 
-Absence is never a first use (S13). A version that is not yet in force is kept, and the one
-before it holds until then. What is stored is verified again each time it is read.
+Absence is never a first use (S13): the journal names what was accepted, and a file that is
+gone, older or another is refused. A version that is not yet in force is kept, and the one before
+it holds until then. What is stored is verified again each time it is read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -29,50 +31,70 @@ from policy.errors import (
     StateCorrupt,
     StateMissing,
 )
+from policy.journal import Accepted, Journal, Reading, Record, has_begun, require_place
 from policy.party import LocalParty
 from policy.text import SLUG
 from verifier.errors import FileUnreadable, RatlsError
-from verifier.files import locked, own_folder, read_file, write_atomically
+from verifier.files import own_folder, read_file, write_atomically
 from verifier.modes import known_roots
 
 _SUFFIX = ".agreement.json"
+_AGAIN = "run `ratls policy accept` with the agreement of that version, which your parties have"
 
 
 class StudyState:
     """Accepted agreements of one party, in `folder`/studies."""
 
     def __init__(self, folder: Path, roots: frozenset[str] | None = None) -> None:
-        self.folder = folder / "studies"
+        self.root, self.folder = folder, folder / "studies"
         self._roots = known_roots() if roots is None else roots
 
     def accept(self, agreement: Agreement, party: LocalParty, at: datetime) -> CompleteAgreement:
         """Take a complete agreement into force, from its `not_before` on.
 
-        Accepting the stored one again changes nothing.
+        The first one begins the journal. Accepting the stored one again changes nothing.
 
         Raises: what `require_complete` and `require_anchor` raise; PolicyExpired,
-            PolicyRollback, PolicyConflict, StateCorrupt, FileNotWritten, LockHeld, LocksMissing.
+            PolicyRollback, PolicyConflict, FileNotWritten, LockHeld, LocksMissing; AuditError,
+            StateCopied for what stands in the folder.
         """
         complete = agreement.require_complete()
         complete.require_anchor(party)
         require_not_expired(complete.policy, at)
-        # One writer at a time: two that accept at once must not both see the old version.
-        with own_folder(self.folder.parent, self.folder.name), locked(self.folder / ".lock"):
-            stored = self.stored(complete.policy.study)
-            if stored is not None:
-                _require_successor(complete, stored)
-            if stored is None or stored.digest != complete.digest:
-                write_atomically(self._path(complete.policy.study), agreement.encode(), mode=0o600)
+        study, versions = complete.policy.study, complete.agreement.versions
+        path, raw = self._path(study), agreement.encode()
+        accepted = Accepted(study=study, version=len(versions), policy=digest_text(complete.digest))
+        # Two that accept at once must not both see the old version.
+        with Journal.begin(self.root, at) as journal:
+            newest = _newest(journal.records).get(study)
+            if newest is not None:
+                _require_successor(complete, newest)
+            # First the record: a crash after it leaves a state that asks for this very agreement.
+            if newest != accepted:
+                journal.append(accepted, at)
+            if not path.exists() or read_file(path, cap=FILE_CAP) != raw:
+                with own_folder(self.root, self.folder.name):
+                    write_atomically(path, raw, mode=0o600)
         return complete
 
     def stored(self, study: str) -> CompleteAgreement | None:
         """The newest accepted agreement of a study, in force or not; None where there is none.
 
-        Raises: StateCorrupt.
+        Raises:
+            StateMissing: It was accepted, and its file is gone.
+            StateCorrupt: The file holds another one, or an older one, than was accepted.
+            AuditError, StateCopied: The journal, which would say, does not hold.
         """
+        newest = self._accepted().get(study)
         path = self._path(study)
-        if not path.exists():
+        if newest is None and not path.exists():
             return None
+        if newest is None:
+            raise StateCorrupt(
+                str(path), expected="a study that the journal knows", found="another", fix=_AGAIN
+            )
+        if not path.exists():
+            raise StateMissing(str(path), expected=f"version {newest.version}", found="no file")
         try:
             complete = Agreement.parse(
                 read_file(path, cap=FILE_CAP), self._roots
@@ -85,6 +107,13 @@ class StudyState:
             ) from refusal
         if complete.policy.study != study:
             raise StateCorrupt(str(path), expected=study, found=complete.policy.study)
+        if digest_text(complete.digest) != newest.policy:
+            raise StateCorrupt(
+                str(path),
+                expected=f"version {newest.version}, {newest.policy}",
+                found=f"version {complete.policy.version}, {digest_text(complete.digest)}",
+                fix=_AGAIN,
+            )
         return complete
 
     def current(self, study: str, at: datetime) -> CompleteAgreement:
@@ -128,30 +157,42 @@ class StudyState:
         )
 
     def studies(self) -> list[str]:
-        """Names of the studies of which an agreement was accepted."""
+        """Names of the studies of which an agreement was accepted. Raises: as `stored`."""
         names = (p.name.removesuffix(_SUFFIX) for p in self.folder.glob(f"*{_SUFFIX}"))
-        return sorted(n for n in names if SLUG.fullmatch(n))
+        return sorted({*self._accepted(), *(n for n in names if SLUG.fullmatch(n))})
+
+    def _accepted(self) -> dict[str, Accepted]:
+        if not has_begun(self.root):
+            return {}
+        reading = Reading.of(self.root)
+        require_place(reading.records, self.root)
+        return _newest(reading.records)
 
     def _path(self, study: str) -> Path:
         return self.folder / f"{study}{_SUFFIX}"
 
 
-def _require_successor(offered: CompleteAgreement, stored: CompleteAgreement) -> None:
+def _newest(records: Iterable[Record]) -> dict[str, Accepted]:
+    """By study. Versions only grow, so the last record is the newest."""
+    return {r.entry.study: r.entry for r in records if isinstance(r.entry, Accepted)}
+
+
+def _require_successor(offered: CompleteAgreement, newest: Accepted) -> None:
     """P12, P16: never lower, never another one of the same version, never another history.
+
+    Each version names the digest of the one before, so that one digest stands for its history.
 
     Raises: PolicyRollback, PolicyConflict.
     """
-    new, old = offered.agreement.versions, stored.agreement.versions
-    study = stored.policy.study
-    shared = min(len(new), len(old))
-    for i in range(shared):
-        if new[i].policy.digest != old[i].policy.digest:
-            raise PolicyConflict(
-                f"study {study} version {i + 1}",
-                expected=digest_text(old[i].policy.digest),
-                found=digest_text(new[i].policy.digest),
-            )
-    if len(new) < len(old):
+    versions, study = offered.agreement.versions, newest.study
+    if len(versions) < newest.version:
         raise PolicyRollback(
-            f"study {study}", expected=f"version {len(old)} or later", found=f"version {len(new)}"
+            f"study {study}",
+            expected=f"version {newest.version} or later",
+            found=f"version {len(versions)}",
+        )
+    found = digest_text(versions[newest.version - 1].policy.digest)
+    if found != newest.policy:
+        raise PolicyConflict(
+            f"study {study} version {newest.version}", expected=newest.policy, found=found
         )

@@ -22,13 +22,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from policy.document import digest_text
+from policy.errors import AuditError, StateCopied
+from policy.journal import Journal, Released
 from policy.statement import instant_text
 from policy.task import Task
-from provider.errors import AuditError, ReleaseUnderWay, TaskAlreadyReleased
-from provider.journal import Journal, Released
+from provider.errors import ReleaseUnderWay, TaskAlreadyReleased
 from provider.mailbox import PASSING, Backoff
 from provider.release import Release
 from provider.station import Ask, Station
@@ -68,8 +69,13 @@ _BROKEN = (
 )
 # The enclave has no room just now; every other answer of it stands.
 _FULL = frozenset({"exchanges-exhausted", "tasks-exhausted", "memory-exhausted"})
-# Envelopes whose fate is remembered. Beyond these the oldest are judged anew, which is harmless.
-_REMEMBERED = 65_536
+# Tasks whose fate is remembered, and as many envelopes. Beyond these the oldest are judged anew,
+# which is harmless: the journal has what was released, and a refusal stands there once.
+_REMEMBERED = 16_384
+# Work that waits. Beyond it nothing more is taken from the scheduler, which nobody trusts.
+MAX_WAITING, MAX_WAITING_BYTES = 1024, 16 << 20
+# Not a refusal of one task but the end of all decisions: there is nothing to decide by.
+_FATAL = (AuditError, StateCopied)
 
 
 def may_try_again(refusal: RatlsError) -> bool:
@@ -141,15 +147,17 @@ class Line:
         return printable(" ".join(parts).replace(" ;", ";")) + f" ({self.mode.value})"
 
 
-Verdict = tuple[State, str]  # RELEASED and "", or REFUSED and the code
-Report = Callable[[bytes, str, State, str], object]
+K = TypeVar("K")
+# RELEASED, "" and the enclave's instance; or REFUSED, the code and nothing.
+Verdict = tuple[State, str, bytes]
+Report = Callable[[bytes, str, State, str, bytes], object]
 
 
 @dataclass(slots=True)
 class Case:
-    """An envelope that was offered, and what became of it here."""
+    """A task that was offered, in however many envelopes, and what became of it here."""
 
-    digest: bytes | None  #  of the task in it, by our own reckoning; None: there is none
+    digest: bytes | None  #  by our own reckoning; None: what was offered is no task
     ask: Ask | None = None
     refused: str | None = None  # code, where it was refused before its datasets were known
     verdicts: dict[str, Verdict] = field(default_factory=dict)  # by dataset, once decided
@@ -157,7 +165,7 @@ class Case:
 
     def verdict(self, dataset: str) -> Verdict | None:
         if self.refused is not None:
-            return State.REFUSED, self.refused
+            return State.REFUSED, self.refused, b""
         return self.verdicts.get(dataset)
 
 
@@ -210,35 +218,43 @@ class Agent:
         self._station, self._report, self._say = station, report, say
         self._persistent, self._seconds = persistent, seconds
         self._random, self._backoff = random, backoff
-        self._cases: OrderedDict[bytes, Case] = OrderedDict()  # by SHA-256 of the envelope
+        # D13: by what was signed. White space gives one task thousands of envelopes.
+        self._cases: OrderedDict[tuple[bytes | None, str], Case] = OrderedDict()
+        self._envelopes: OrderedDict[bytes, Case] = OrderedDict()  # judged, by SHA-256
+        self._waiting: dict[bytes, int] = {}  # size of its envelope, by digest of the task
         self._jobs: list[tuple[float, int, Job]] = []
         self._order = itertools.count()
         self._holds: dict[tuple[str, ...], Hold] = {}
         self.worst = Exit.YES
-        with Journal.open(station.config.state) as journal:
-            self._released = {
-                (r.entry.task, r.entry.dataset)
-                for r in journal.records
-                if isinstance(r.entry, Released)
-            }
+        self._released = self._read_released()
 
     def due_in(self) -> float | None:
         """Seconds until there is something to do; None: until something is offered."""
         return max(0.0, self._jobs[0][0] - self._seconds()) if self._jobs else None
 
+    @property
+    def has_room(self) -> bool:
+        """May another task be offered before work is done?"""
+        waiting = self._waiting
+        return len(waiting) < MAX_WAITING and sum(waiting.values()) < MAX_WAITING_BYTES
+
     def offer(self, queued: QueuedTask) -> None:
         """Take note of a task. Offered again, it is not judged again."""
         key = hashlib.sha256(queued.envelope).digest()
-        case = self._cases.get(key)
+        case = self._envelopes.get(key)
         if case is None:
-            self._cases[key] = case = self._meet(queued.envelope)
-            if len(self._cases) > _REMEMBERED:
-                self._cases.popitem(last=False)
+            case = self._meet(queued.envelope)
+            _remember(self._envelopes, key, case)
         # What the scheduler shows of our own datasets is put right, should it have lost a report.
         for status in queued.datasets:
             verdict = case.verdict(status.dataset)
-            known = status.state is State.RELEASED or (status.state, status.code) == verdict
-            if status.owner == self._station.party.party_id and verdict and not known:
+            known = status.state is State.RELEASED or (
+                verdict is not None and (status.state, status.code) == verdict[:2]
+            )
+            ours = status.owner == self._station.party.party_id
+            # The names are the scheduler's: of a task that was not believed, only known ones count.
+            named = case.refused is None or status.dataset in self._station.config.sources
+            if ours and named and verdict and not known:
                 self._tell(case, status.dataset, verdict)
 
     def work(self) -> None:
@@ -255,49 +271,86 @@ class Agent:
             self._deliver(job, job.verdict)
 
     def _meet(self, raw: bytes) -> Case:
-        case = Case(None)
+        digest: bytes | None = None
         try:
-            case.digest = Task.read(raw)[0].digest
-            case.ask = self._station.sift(raw)
+            digest = Task.read(raw)[0].digest
+            # Signed as we saw before: another envelope of it, good or bad, says nothing new.
+            if (digest, "") in self._cases:
+                return self._cases[digest, ""]
+            ask = self._station.sift(raw)
+        except _FATAL:
+            raise
         except RatlsError as refusal:
-            case.refused = refusal.code
-            self._line(Event.REFUSED, case, refusal=refusal)
+            # Not under the digest alone: a spoilt signature must not end the task itself.
+            case = self._cases.get((digest, refusal.code))
+            if case is None:
+                case = Case(digest, refused=refusal.code)
+                _remember(self._cases, (digest, refusal.code), case)
+                self._line(Event.REFUSED, case, refusal=refusal)
             return case
-        for dataset in case.ask.datasets if case.ask else ():
-            if (self._named(case), dataset) in self._released:
-                case.verdicts[dataset] = State.RELEASED, ""
+        case = Case(digest, ask)
+        _remember(self._cases, (digest, ""), case)
+        self._begin(case, ask)
+        return case
+
+    def _read_released(self) -> dict[tuple[str, str], bytes]:
+        """The instance that each task and dataset went to, by the journal."""
+        with Journal.open(self._station.config.state) as journal:
+            return {
+                (r.entry.task, r.entry.dataset): bytes.fromhex(r.entry.instance)
+                for r in journal.records
+                if isinstance(r.entry, Released)
+            }
+
+    def _begin(self, case: Case, ask: Ask | None) -> None:
+        if ask is None:
+            return
+        for dataset in ask.datasets:
+            instance = self._released.get((digest_text(ask.digest), dataset))
+            if instance is not None:
+                case.verdicts[dataset] = State.RELEASED, "", instance
             else:
                 self._add(Job(case, dataset), 0.0)
-        return case
+        self._forget_settled(case)
+        if case.ask is not None:
+            self._waiting[ask.digest] = len(ask.raw)
 
     def _release(self, job: Job) -> None:
         assert job.case.ask is not None  # `_meet` makes jobs only for tasks that were believed
         try:
             done = self._station.release(job.case.ask, job.dataset)
         except TaskAlreadyReleased:
-            # By hand, or by a second envelope of the same task; the journal has it all.
-            self._settle(job, (State.RELEASED, ""))
-        except AuditError:
-            raise  # without a journal that holds nothing can be decided, for any task
+            # By hand, or by another agent; the journal has it all.
+            self._released = self._read_released()
+            instance = self._released[digest_text(job.case.ask.digest), job.dataset]
+            self._settle(job, (State.RELEASED, "", instance))
+        except _FATAL:
+            raise
         except RatlsError as refusal:
             if may_try_again(refusal):
                 again = self._again(job)
                 self._line(Event.LATER, job.case, job.dataset, refusal=refusal, again=again)
             else:
-                self._settle(job, (State.REFUSED, refusal.code))
+                self._settle(job, (State.REFUSED, refusal.code, b""))
                 self._line(Event.REFUSED, job.case, job.dataset, refusal=refusal)
         else:
             self._holds.pop(job.way, None)
-            self._released.add((self._named(job.case) or "", job.dataset))
-            self._settle(job, (State.RELEASED, ""))
+            instance = done.commit.instance
+            self._released[digest_text(done.commit.task_digest), job.dataset] = instance
+            self._settle(job, (State.RELEASED, "", instance))
             self._line(Event.RELEASED, job.case, job.dataset, done=done)
 
     def _settle(self, job: Job, verdict: Verdict) -> None:
         case = job.case
         case.verdicts[job.dataset] = verdict
-        if case.ask is not None and len(case.verdicts) == len(case.ask.datasets):
-            case.ask = None  # thousands of settled tasks need not stay in memory
+        self._forget_settled(case)
         self._tell(case, job.dataset, verdict)
+
+    def _forget_settled(self, case: Case) -> None:
+        """Thousands of settled tasks need not stay in memory."""
+        if case.ask is not None and len(case.verdicts) == len(case.ask.datasets):
+            self._waiting.pop(case.ask.digest, None)
+            case.ask = None
 
     def _tell(self, case: Case, dataset: str, verdict: Verdict) -> None:
         if case.digest is not None and (dataset, verdict) not in case.told:
@@ -351,15 +404,29 @@ class Agent:
         return None if case.digest is None else digest_text(case.digest)
 
 
-def attend(agent: Agent, next_offer: Callable[[float | None], QueuedTask | None]) -> None:
+def _remember(memory: OrderedDict[K, Case], key: K, case: Case) -> None:
+    memory[key] = case
+    if len(memory) > _REMEMBERED:
+        memory.popitem(last=False)
+
+
+def attend(
+    agent: Agent,
+    next_offer: Callable[[float | None], QueuedTask | None],
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
     """Work until something raises: a stop, or a scheduler that refuses for good.
 
     Args:
         next_offer: As `Inbox.next`. One offer and one job take turns, so that neither a flood of
             offers nor a row of retries keeps the other waiting.
+        pause: Waits so many seconds, while there is no room for another offer.
     """
     while True:
-        queued = next_offer(agent.due_in())
-        if queued is not None:
-            agent.offer(queued)
+        if agent.has_room:
+            queued = next_offer(agent.due_in())
+            if queued is not None:
+                agent.offer(queued)
+        else:
+            pause(agent.due_in() or 0.0)
         agent.work()

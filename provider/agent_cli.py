@@ -14,8 +14,8 @@ from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
+    from policy.journal import Reading, Record
     from provider.agent import Agent
-    from provider.journal import Reading, Record
     from scheduler.client import SchedulerClient
 
 journal = typer.Typer(
@@ -118,6 +118,8 @@ agent = with_simulation_option(_agent)
 def _empty(agent: Agent, client: SchedulerClient) -> None:
     for queued in client.list():
         agent.offer(queued)
+        while not agent.has_room:
+            agent.work()
     while agent.due_in() is not None:
         agent.work()
 
@@ -172,7 +174,8 @@ def show(
         reading = _reading(state)
         for record in reading.records:
             fields = record.entry.model_dump(mode="json")
-            if task not in (None, fields["task"]) or dataset not in (None, fields.get("dataset")):
+            wanted = {"task": task, "dataset": dataset}
+            if any(value not in (None, fields.get(name)) for name, value in wanted.items()):
                 continue
             shell.answer(_place(record) | fields, printable(_told(record, fields)))
 
@@ -264,7 +267,7 @@ def export(
 
 
 def _reading(state: Path | None) -> Reading:
-    from provider.journal import Reading
+    from policy.journal import Reading
 
     return Reading.of(state_folder(state))
 
@@ -298,14 +301,33 @@ def _place(record: Record) -> dict[str, Any]:
     }
 
 
+_SHOWN = {
+    "placed": ("machine", "filesystem", "folder"),
+    "accepted": ("study", "version", "policy"),
+    "noted": ("collateral", "root_list", "platform_list"),
+    "returned": ("dataset", "task", "reason"),
+}
+_STEPS = {
+    "local": "nobody was connected to",
+    "enclave": "the enclave had to prove itself",
+    "rows": "rows were leaving",
+    "commit": "the commit was due",
+    "answer": "the enclave's answer was checked",
+}
+
+
 def _told(record: Record, fields: dict[str, Any]) -> str:
     """One record as a line for people."""
     from policy.statement import instant_text
 
     parts = [f"{record.seq + 1:>5}", instant_text(record.at), f"{fields['kind']:<9}"]
-    parts += [text for text in (fields.get("dataset"), fields["task"]) if text]
-    if "rows" in fields:
+    names = _SHOWN.get(fields["kind"], ("dataset", "task"))
+    parts += [str(fields[name]) for name in names if fields.get(name) is not None]
+    if fields.get("rows") is not None:
         parts.append(f"{fields['rows']:,} rows")
     if "code" in fields:
         parts.append(f"[{fields['code']}]" + (f" at {fields['check']}" if fields["check"] else ""))
-    return " ".join(parts) + f" ({fields['mode'] or 'no root chosen'})"
+        parts += [f"while {_STEPS[fields['step']]}"] if fields["step"] else []
+    if "mode" in fields:
+        parts.append(f"({fields['mode'] or 'no root chosen'})")
+    return " ".join(parts)

@@ -15,20 +15,25 @@ from provider.options import (
     CollateralFile,
     EnclaveAt,
     Json,
+    MailboxAt,
+    MailboxCertificate,
     PartyDir,
     PassphraseFile,
     StateDir,
     TaskFile,
     Timeout,
+    require_both,
     state_folder,
 )
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
+    from policy.commit import Commit
     from provider.collect import Outputs
     from provider.errand import Errand
     from ratls.appraise import FreshEvidence
+    from scheduler.queued import DatasetStatus
     from verifier.anchors import Mode
     from verifier.shell import Shell
 
@@ -55,6 +60,8 @@ def push(
     enclave: EnclaveAt,
     collateral: CollateralFile,
     party: PartyDir,
+    scheduler: MailboxAt = None,
+    scheduler_certificate: MailboxCertificate = None,
     passphrase_file: PassphraseFile = None,
     state: StateDir = None,
     timeout: Timeout = 600,
@@ -65,13 +72,15 @@ def push(
     """Release one dataset for one task, once, to an enclave that first proves what it is.
 
     Checks task, policy and every row here; then has the enclave prove itself inside the stream
-    that will carry the rows. Anything that does not match: no row leaves.
+    that will carry the rows. Anything that does not match: no row leaves. With --scheduler the
+    other parties are told of the release, as an agent does.
 
     Example: ratls provider push --task task.json --dataset train_party_1 --source rows.parquet
     --enclave enclave.example:7443 --collateral collateral.json --party alice
     """
     from verifier.shell import refusals_as_exit_status
 
+    require_both(scheduler, scheduler_certificate)
     with refusals_as_exit_status(json_output) as shell:
         from provider.release import release
 
@@ -82,6 +91,7 @@ def push(
         with _progress(shell) as progress:
             done = release(errand, dataset, source, progress=progress)
         commit, kept = done.commit, done.kept
+        reported = _report(shell, errand, commit, scheduler, scheduler_certificate)
         if not json_output:
             shell.show_appraisal(done.fresh.appraisal)
         before = " by an earlier run" if done.resumed else ""
@@ -96,6 +106,7 @@ def push(
                 "commit_digest": f"sha256:{commit.digest.hex()}",
                 "acknowledgement": str(kept.acknowledgement),
                 "record": str(kept.record),
+                "reported": reported,
             }
             | _enclave(done.fresh, done.mode, enclave),
             f"released{before}: {commit.rows:,} rows of {commit.dataset} to "
@@ -104,6 +115,28 @@ def push(
             f"  acknowledgement {kept.acknowledgement}\n"
             f"  signed record   {kept.record}",
         )
+
+
+def _report(
+    shell: Shell, errand: Errand, commit: Commit, scheduler: str | None, certificate: Path | None
+) -> bool | None:
+    """Tell the mailbox. None: there is none. A report that fails changes nothing: it is said."""
+    if scheduler is None or certificate is None:
+        return None
+    from provider.mailbox import mailbox
+    from ratls.address import Address
+    from scheduler.queued import State
+    from verifier.errors import RatlsError
+
+    try:
+        with mailbox(Address.parse(scheduler), certificate, errand.party) as client:
+            client.report(
+                commit.task_digest, commit.dataset, State.RELEASED, instance=commit.instance
+            )
+    except RatlsError as refusal:
+        shell.say(f"released, and not reported to {scheduler}: [{refusal.code}] {refusal}")
+        return False
+    return True
 
 
 provider.command("push")(with_simulation_option(push))
@@ -192,6 +225,8 @@ def result(
     wait: Annotated[
         float, typer.Option(min=0, max=86_400, help="Seconds to wait for missing inputs.")
     ] = 0,
+    scheduler: MailboxAt = None,
+    scheduler_certificate: MailboxCertificate = None,
     passphrase_file: PassphraseFile = None,
     state: StateDir = None,
     timeout: Timeout = 60,
@@ -201,13 +236,15 @@ def result(
 ) -> None:
     """Have the enclave prove itself, fetch the result of a task, check its receipt, decrypt it.
 
-    Existing files are never overwritten.
+    Existing files are never overwritten. With --scheduler, a result that can never come is told
+    apart from one that must be waited for: 6 where the enclave was started anew after a release.
 
     Example: ratls task result --task task.json --enclave enclave.example:7443
     --collateral collateral.json --party carol -o result.json --wait 60
     """
     from verifier.shell import refusals_as_exit_status
 
+    require_both(scheduler, scheduler_certificate)
     with refusals_as_exit_status(json_output) as shell:
         from provider.collect import Outputs, collect
 
@@ -220,8 +257,11 @@ def result(
             shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
             allow_simulation,
         )  # fmt: skip
-        with _waiting(shell) as waiting:
-            done = collect(errand, outputs, raw=raw, wait=wait, waiting=waiting)
+        with (
+            _waiting(shell) as waiting,
+            _reports(shell, errand, scheduler, scheduler_certificate) as reported,
+        ):
+            done = collect(errand, outputs, raw=raw, wait=wait, waiting=waiting, reported=reported)
         if not json_output:
             shell.show_appraisal(done.fresh.appraisal)
         inputs = [i.dataset for i in done.receipt.inputs]
@@ -308,6 +348,31 @@ def _paths(outputs: Outputs) -> str:
         f"  receipt       {outputs.receipt}\n"
         f"  signed record {outputs.record}"
     )
+
+
+@contextmanager
+def _reports(
+    shell: Shell, errand: Errand, scheduler: str | None, certificate: Path | None
+) -> Iterator[Callable[[bytes], tuple[DatasetStatus, ...]]]:
+    """What a mailbox says of a task's datasets: nothing where there is none, or it is away."""
+    if scheduler is None or certificate is None:
+        yield lambda digest: ()
+        return
+    from provider.mailbox import mailbox
+    from ratls.address import Address
+    from verifier.errors import RatlsError
+
+    with mailbox(Address.parse(scheduler), certificate, errand.party) as client:
+
+        def ask(digest: bytes) -> tuple[DatasetStatus, ...]:
+            try:
+                queued = client.list(task_digest=digest)
+            except RatlsError as refusal:
+                shell.say(f"[{refusal.code}] {refusal}")
+                return ()
+            return tuple(d for task in queued if task.digest == digest for d in task.datasets)
+
+        yield ask
 
 
 @contextmanager

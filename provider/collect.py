@@ -10,19 +10,26 @@ the result opens with the recipient's key. Existing files are never overwritten.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from policy.document import Computation, digest_text
+from policy.journal import Collected
 from policy.receipt import Receipt, indented
 from policy.seal import open_result, result_info
 from provider.errand import Believed, Errand, require_own
-from provider.errors import ReceiptMismatch, RecipientNotListed, ResultDenied, ResultPending
-from provider.journal import Collected
+from provider.errors import (
+    EnclaveRestarted,
+    ReceiptMismatch,
+    RecipientNotListed,
+    ResultDenied,
+    ResultPending,
+)
 from provider.trail import Trail
 from ratls.appraise import FreshEvidence
 from ratls.stream import Denied, Kind, Pending, Result
+from scheduler.queued import DatasetStatus, State
 from verifier.anchors import Mode
 from verifier.errors import FileNotWritten
 from verifier.files import write_new
@@ -64,6 +71,7 @@ def collect(
     raw: bool = False,
     wait: float = 0,
     waiting: Callable[[str], None] = lambda missing: None,
+    reported: Callable[[bytes], Iterable[DatasetStatus]] = lambda digest: (),
     seconds: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Collection:
@@ -75,8 +83,10 @@ def collect(
         raw: Write the result as it was sealed, padding included, and not indented.
         wait: Seconds to ask again while inputs are missing.
         waiting: Told what is missing, each time.
+        reported: Gives what a mailbox says of the datasets of a task, by its digest.
 
     Raises:
+        EnclaveRestarted: A missing input was released to an earlier start of the enclave.
         ResultPending: Still no result when the waiting ended.
         ResultDenied: There will be none.
         RatlsError: One leaf; a record of it stands in the journal, as for `release`.
@@ -89,13 +99,17 @@ def collect(
         computation = _require_recipient(job, errand.party.party_id)
         key = errand.party.encryption
         end = seconds() + wait
-        while isinstance(answer := _ask(errand, job), Pending):
+        answer, fresh = _ask(errand, job)
+        while isinstance(answer, Pending):
+            if answer.missing:
+                _require_same_start(answer, fresh, reported(job.task.digest))
             missing = _missing(answer)
             if seconds() + POLL_SECONDS > end:
                 raise ResultPending("result", expected="every input committed", found=missing)
             waiting(missing)
             sleep(POLL_SECONDS)
-        result, fresh = answer
+            answer, fresh = _ask(errand, job)
+        result = answer
         receipt = check_receipt(result, job, computation, fresh, errand.party.party_id)
         info = result_info(job.task.digest, job.policy.digest, errand.party.party_id)
         plaintext = open_result(result.ciphertext, key, info)
@@ -126,13 +140,32 @@ def _require_recipient(job: Believed, own: str) -> Computation:
     return computation
 
 
-def _ask(errand: Errand, job: Believed) -> tuple[Result, FreshEvidence] | Pending:
+def _ask(errand: Errand, job: Believed) -> tuple[Result | Pending, FreshEvidence]:
     """One question to an enclave that proves itself for it. Raises: ResultDenied."""
-    with errand.attested(job, Kind.COLLECT) as exchange:
-        answer, fresh = exchange.collect(), exchange.fresh
+    with errand.attested(job, Kind.COLLECT) as session:
+        answer, fresh = session.exchange.collect(), session.exchange.fresh
     if isinstance(answer, Denied):
         raise ResultDenied("result", expected="one that may leave", found=answer.code)
-    return answer if isinstance(answer, Pending) else (answer, fresh)
+    return answer, fresh
+
+
+def _require_same_start(
+    answer: Pending, fresh: FreshEvidence, reports: Iterable[DatasetStatus]
+) -> None:
+    """What is missing here was not released to an earlier start: that would never arrive.
+
+    The mailbox is believed as far as giving up: its lies cost a task, and release nothing.
+
+    Raises: EnclaveRestarted.
+    """
+    for status in reports:
+        released = status.state is State.RELEASED and status.dataset in answer.missing
+        if released and status.instance and status.instance != fresh.claims.instance:
+            raise EnclaveRestarted(
+                f"dataset {status.dataset}",
+                expected=f"a release to this start of the enclave, {fresh.claims.instance.hex()}",
+                found=f"one to {status.instance.hex()}: the enclave was started anew after it",
+            )
 
 
 def _missing(answer: Pending) -> str:

@@ -1,8 +1,9 @@
 """What releases and collections have in common: a task believed, an enclave that proves itself.
 
     job = errand.believe()
-    with errand.attested(job, Kind.RELEASE, dataset="train_party_1") as exchange:
-        exchange.fresh  # evidence made inside this very stream, for this task and this party
+    with errand.attested(job, Kind.RELEASE, dataset="train_party_1") as session:
+        session.exchange.fresh   # made inside this very stream, for this task and this party
+        session.require_still()  # later: does all that was believed hold at this instant too?
 
 `believe` talks to nobody. `attested` is the only way in which this package reaches an enclave.
 """
@@ -17,23 +18,29 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from policy.admission import admit
 from policy.attested import Attested
 from policy.document import Policy, digest_text
+from policy.journal import Journal, Noted
 from policy.party import LocalParty
 from policy.record import Record
 from policy.state import StudyState
+from policy.statement import instant_text
 from policy.task import Task
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
 from ratls.claims import require_key
 from ratls.errors import ReceiptKeyUnbound
+from ratls.evidence import Evidence
 from ratls.pin import ChannelIdentity
 from ratls.probe import probe_name
 from ratls.stream import ClientExchange, Kind, open_exchange
 from verifier.anchors import Mode
+from verifier.cache import Marks, Subject
 from verifier.collateral import Collateral
 from verifier.errors import RatlsError, placed
 from verifier.modes import anchors_for
+from verifier.verify import verify_quote
 
 PROBE_SECONDS = 15.0
 
@@ -95,6 +102,15 @@ class Errand:
         _ = self.party.operation, self.party.channel_key_pem
         return Believed(task, policy, Expectation(policy, self.collateral, roots, self.enclave))
 
+    def require_in_force(self, job: Believed, at: datetime) -> None:
+        """The task holds at this instant, and so does its policy: no newer one was accepted.
+
+        Raises:
+            PolicyRollback, PolicyExpired, TaskExpired, …: As `believe`.
+        """
+        StudyState(self.state).find_by_policy_digest(job.policy.digest, at)
+        Task.open(self.task, job.policy, at)
+
     @contextmanager
     def attested(
         self,
@@ -103,7 +119,7 @@ class Errand:
         *,
         dataset: str = "",
         before_task: Callable[[AdmittedCertificate], None] = lambda admitted: None,
-    ) -> Iterator[ClientExchange]:
+    ) -> Iterator[Session]:
         """Probe, appraise, pin, challenge: the exchange is handed over only after all four.
 
         Args:
@@ -113,11 +129,12 @@ class Errand:
             RatlsError: What the appraisals say; TaskExpired for a task that expired meanwhile;
                 TransportError for a peer that is not there.
         """
+        self._require_newest_lists(job)
         address, shown = probe_name(self.address, min(self.timeout, PROBE_SECONDS))
         admitted = appraise_certificate(shown, job.expectation, at=self.clock())
         before_task(admitted)
-        # Checking millions of rows takes time: a task that expired meanwhile is shown to nobody.
-        Task.open(self.task, job.policy, self.clock())
+        # Checking millions of rows takes time: a task that ended meanwhile is shown to nobody.
+        self.require_in_force(job, self.clock())
         with open_exchange(
             kind,
             address,
@@ -135,7 +152,32 @@ class Errand:
             timeout=self.timeout,
             random=self.random,
         ) as exchange:
-            yield exchange
+            yield Session(self, job, admitted, exchange)
+
+    def _require_newest_lists(self, job: Believed) -> None:
+        """Collateral older than what this party has seen is not judged by (T09).
+
+        What fetches saw stands in the marks; what releases and collections saw, in the journal,
+        noted before anything is judged: also a list that then says "revoked".
+
+        Raises: CollateralRolledBack, CollateralMarksCorrupt, and what `Contents.authenticate`
+            and `Journal.open` raise.
+        """
+        roots = job.expectation.roots
+        contents = Marks(self.state).require(self.collateral, roots)
+        periods = contents.periods()
+        noted = Noted(
+            collateral=Subject.of(contents, roots, early=False).name,
+            root_list=instant_text(periods["root CRL"].starts),
+            platform_list=instant_text(periods["PCK CRL"].starts),
+        )
+        with Journal.open(self.state) as journal:
+            seen = [r.entry for r in journal.records if isinstance(r.entry, Noted)]
+            newest = next((n for n in reversed(seen) if n.collateral == noted.collateral), None)
+            if newest is not None:
+                newest.require_reached_by(noted)
+            if newest != noted:
+                journal.append(noted, self.clock())
 
     def record(self, job: Believed, document: Attested, fresh: FreshEvidence) -> bytes:
         """Why `document` was believed: collateral, appraisal and instant, signed by this party."""
@@ -147,6 +189,51 @@ class Errand:
             at=self.clock(),
             mode=job.mode.value,
         ).seal(self.party.operation)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An exchange with an enclave that proved itself, and what that proof rests on."""
+
+    errand: Errand
+    job: Believed
+    admitted: AdmittedCertificate
+    exchange: ClientExchange
+
+    def require_still(self) -> None:
+        """Judge again, at this instant, everything that time can end.
+
+        D15: a stream lasts minutes. Meanwhile the task or its policy can end, a newer policy can
+        be accepted here, and certificates and collateral run out.
+
+        Raises:
+            RatlsError: What `believe` and the appraisals say at this instant.
+        """
+        at, expected = self.errand.clock(), self.job.expectation
+        self.errand.require_in_force(self.job, at)
+        appraise_certificate(self.admitted.der, expected, at=at)
+        quote = Evidence.parse(self.exchange.fresh.raw).quote
+        verified = verify_quote(quote, expected.collateral, roots=expected.roots, at=at)
+        admit(expected.policy, verified, at=at, enclave_name=expected.enclave_name)
+
+
+class Watch:
+    """Asks again whenever the clock shows another second, in which alone anything can end.
+
+    Every window of ours ends on a whole second, and each batch is asked about: none leaves
+    after the end. A newer policy is seen within a second.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._second: int | None = None
+
+    def ask(self) -> None:
+        """Raises: as `Session.require_still`."""
+        second = int(self._session.errand.clock().timestamp())
+        if second != self._second:
+            self._session.require_still()
+            self._second = second
 
 
 def require_own(

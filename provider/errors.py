@@ -8,48 +8,6 @@ from verifier.errors import ConfigError, Exit, RatlsError
 _NEW_TASK = "a newly signed task is needed: ask the submitter to run `ratls task sign` again"
 
 
-class AuditError(RatlsError):
-    """The journal does not prove what it must prove. Nothing is released on its word."""
-
-    exit_status = Exit.UNUSABLE
-    default_fix = (
-        "find out who changed the state folder; restore journal and head together from a backup "
-        "made after the last release"
-    )
-
-
-class JournalAltered(AuditError):
-    """A line of the journal is edited, missing, repeated or out of order."""
-
-    code = "journal-altered"
-
-
-class JournalCut(AuditError):
-    """The journal ends before the line that its head names."""
-
-    code = "journal-cut"
-
-
-class JournalHeadLost(AuditError):
-    """There are lines, and the head that would vouch for the last is missing or unreadable."""
-
-    code = "journal-head-lost"
-
-
-class JournalNotWritten(AuditError):
-    """A record could not be made durable, so what it would have allowed does not happen."""
-
-    code = "journal-not-written"
-    default_fix = "make room and check that the state folder is writable by this user alone"
-
-
-class JournalMissing(ConfigError):
-    """There is no journal in this folder."""
-
-    code = "journal-missing"
-    default_fix = "check --state; a journal begins with the first release, refusal or collection"
-
-
 class SourceError(RatlsError):
     """The provider's own rows are not what the policy declares."""
 
@@ -279,6 +237,16 @@ class TaskBoundToInstance(TicketReplayError):
     """This release began with another instance of the enclave: it restarted, or has a clone."""
 
     code = "task-bound-to-instance"
+
+
+class EnclaveRestarted(TicketReplayError):
+    """The enclave was started anew after a dataset was released: this task can have no result."""
+
+    code = "enclave-restarted"
+    default_fix = (
+        "sign a new task with `ratls task sign` and submit it: what was released to the earlier "
+        "start is gone with it"
+    )
 
 
 class ReleaseUnderWay(ConfigError):

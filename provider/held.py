@@ -17,10 +17,10 @@ from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.document import Dataset, Policy, digest_text
 from policy.errors import PolicyNotAccepted
+from policy.journal import Reading, Released
 from policy.rows import schema_digest
 from policy.state import StudyState
 from provider.errors import AcknowledgementMismatch, ReleaseUnclear, SourceDiffers
-from provider.journal import Reading, Released
 from provider.once import Attempt, release_path
 from provider.sources import SourceSpec
 from ratls.stream import RowDigest, without_metadata

@@ -23,7 +23,7 @@ from policy.errors import TaskExpired
 from policy.party import LocalParty
 from policy.statement import instant_text
 from policy.task import Task
-from provider.errors import ReleaseRefusedElsewhere
+from provider.errors import EnclaveRestarted, ReleaseRefusedElsewhere, TaskBoundToInstance
 from ratls.address import Address
 from ratls.errors import DeadlineExceeded
 from ratls.pin import ChannelIdentity
@@ -210,6 +210,26 @@ class Notice:
         """By our own reckoning, where there is a task."""
         return self.queued.digest if self.task is None else self.task.digest
 
+    @property
+    def _started_anew(self) -> list[str]:
+        """The datasets that tell of different starts; none where there is one start, or none."""
+        statuses = self.queued.datasets
+        told = [d.dataset for d in statuses if d.code == TaskBoundToInstance.code]
+        released = (d for d in statuses if d.state is State.RELEASED and d.instance)
+        starts = {d.instance: d.dataset for d in released}
+        if len(starts) > 1:
+            told += [f"{name} to {instance.hex()}" for instance, name in starts.items()]
+        return [ascii(text)[1:-1] for text in told]  # the names are the scheduler's
+
+    def require_one_start(self) -> None:
+        """Raises: EnclaveRestarted. What went to different starts never comes together."""
+        if told := self._started_anew:
+            raise EnclaveRestarted(
+                f"task sha256:{self.digest.hex()}",
+                expected="every release to one start of the enclave",
+                found=f"the enclave started anew after a release began: {', '.join(told)}",
+            )
+
     def as_json(self) -> dict[str, Any]:
         task = self.task
         return {
@@ -224,6 +244,7 @@ class Notice:
                     "owner": d.owner,
                     "state": d.state.value,
                     "code": d.code or None,
+                    "instance": d.instance.hex() or None,
                 }
                 for d in self.queued.datasets
             ],
@@ -237,6 +258,8 @@ class Notice:
             f"{d.dataset} {d.state.value}{f' ({d.code})' if d.code else ''}"
             for d in self.queued.datasets
         )
+        if self._started_anew:
+            states += "; the enclave was started anew: sign a new task"
         return (
             f"sha256:{self.digest.hex()}",
             what if task is None else f"{what}, asked by {task.submitter}",
@@ -267,8 +290,10 @@ def outcome(notice: Notice) -> bool:
     """Has every provider released, if the scheduler is right?
 
     Raises:
+        EnclaveRestarted: Not to the same start of the enclave.
         ReleaseRefusedElsewhere: One has refused.
     """
+    notice.require_one_start()
     for status in notice.queued.datasets:
         if status.state is State.REFUSED:
             raise ReleaseRefusedElsewhere(

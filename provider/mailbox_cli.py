@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from provider.mailbox import Notice
     from scheduler.client import SchedulerClient
     from verifier.shell import Shell
+
+MAX_SHOWN = 1024  # tasks that a watch remembers; the scheduler may show any number
 
 OnlyTask = Annotated[
     Path | None, typer.Option("--task", help="Only this signed task. Default: every task.")
@@ -92,7 +95,8 @@ def show(
 ) -> None:
     """Show the queued tasks of this party's policies: who has released to them, who has not.
 
-    What the scheduler says is a hint; acknowledgements and receipts prove.
+    What the scheduler says is a hint; acknowledgements and receipts prove. With --task: 6 where
+    the enclave was started anew between two releases, which ends that task.
 
     Example: ratls task list --scheduler scheduler.example:7444
     --scheduler-certificate scheduler.crt --party carol
@@ -107,9 +111,12 @@ def show(
             notices = [Notice.of(queued) for queued in client.list(task_digest=only)]
         if shell.out.is_terminal and not json_output:
             shell.out.print(_table(notices))
-            return
-        for notice in notices:
-            _tell(shell, notice)
+        else:
+            for notice in notices:
+                _tell(shell, notice)
+        if only:
+            for notice in notices:
+                notice.require_one_start()
 
 
 def watch(
@@ -122,8 +129,9 @@ def watch(
 ) -> None:
     """Show queued tasks as they come and change, until Ctrl-C.
 
-    With --task: until every provider has released to it (0), one has refused (7), or it has
-    expired (6). What the scheduler says is a hint; acknowledgements and receipts prove.
+    With --task: until every provider has released to it (0), one has refused (7), it has
+    expired, or the enclave was started anew between two releases (6). What the
+    scheduler says is a hint; acknowledgements and receipts prove.
 
     Example: ratls task watch --task task.json --scheduler scheduler.example:7444
     --scheduler-certificate scheduler.crt --party carol
@@ -175,7 +183,7 @@ class _Display:
         from verifier.shell import can_redraw
 
         self._shell = shell
-        self._seen: dict[bytes, Notice] = {}
+        self.seen: OrderedDict[bytes, Notice] = OrderedDict()  # the newest last
         alive = can_redraw(shell.out) and not shell.json_output
         self._live = Live(console=shell.out, auto_refresh=False) if alive else None
 
@@ -189,14 +197,17 @@ class _Display:
             self._live.stop()
 
     def show(self, notice: Notice) -> None:
-        before = self._seen.get(notice.digest)
+        before = self.seen.get(notice.digest)
         if before is not None and before.queued.datasets == notice.queued.datasets:
             return
-        self._seen[notice.digest] = notice
+        self.seen[notice.digest] = notice
+        self.seen.move_to_end(notice.digest)
+        if len(self.seen) > MAX_SHOWN:
+            self.seen.popitem(last=False)
         if self._live is None:
             _tell(self._shell, notice)
         else:
-            self._live.update(_table(self._seen.values()), refresh=True)
+            self._live.update(_table(self.seen.values()), refresh=True)
 
 
 def _table(notices: Iterable[Notice]) -> Table:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from policy.journal import Committed, Record, Released, Reserved, Returned
 from provider.errors import (
     ReleaseStateDamaged,
     ReleaseUnderWay,
@@ -21,7 +23,6 @@ from provider.errors import (
     TaskBoundToInstance,
     UsesExhausted,
 )
-from provider.journal import Record, Released, Reserved
 from verifier.errors import LockHeld
 from verifier.files import locked, own_folder, read_file, write_atomically
 
@@ -46,17 +47,78 @@ def require_instance(
     Raises:
         TaskBoundToInstance: It is for another instance than this one.
     """
+    held = reservations(records).get((task, dataset))
+    if held is None or not held.counts:
+        return None
+    if held.entry.instance != instance.hex():
+        raise TaskBoundToInstance(
+            f"task {task}, dataset {dataset}",
+            expected=f"enclave instance {held.entry.instance}",
+            found=instance.hex(),
+        )
+    return held.entry
+
+
+@dataclass(slots=True)
+class Reservation:
+    """The last reservation of one release, and what followed it."""
+
+    entry: Reserved
+    returned: bool = False
+    committed: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """May rows have left that an enclave can compute with? A commit is never taken back."""
+        return self.committed or not self.returned
+
+
+def reservations(records: Iterable[Record]) -> dict[tuple[str, str], Reservation]:
+    """By task and dataset."""
+    found: dict[tuple[str, str], Reservation] = {}
     for record in records:
         entry = record.entry
-        if isinstance(entry, Reserved) and (entry.task, entry.dataset) == (task, dataset):
-            if entry.instance != instance.hex():
-                raise TaskBoundToInstance(
-                    f"task {task}, dataset {dataset}",
-                    expected=f"enclave instance {entry.instance}",
-                    found=instance.hex(),
-                )
-            return entry
-    return None
+        if isinstance(entry, Reserved):
+            before = found.get((entry.task, entry.dataset))
+            committed = before is not None and before.committed
+            found[entry.task, entry.dataset] = Reservation(entry, committed=committed)
+        elif isinstance(entry, Returned | Committed):
+            held = found.get((entry.task, entry.dataset))
+            if held is not None:
+                held.returned |= isinstance(entry, Returned)
+                held.committed |= isinstance(entry, Committed)
+    return found
+
+
+def ended(records: Iterable[Record], at: datetime) -> list[Reserved]:
+    """Reservations whose task has ended before any commit was signed.
+
+    Without a commit no enclave computes, and to an ended task none is signed any more. That is
+    proof enough that nothing is learnt from the rows that may have left. That an instance is
+    gone proves nobody: another one that answers may be its clone.
+    """
+    return [
+        held.entry
+        for held in reservations(records).values()
+        if held.entry.expires is not None
+        and not held.committed
+        and not held.returned
+        and held.entry.expires <= at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ]
+
+
+def require_attempt(
+    records: Iterable[Record], task: str, dataset: str, attempt: Attempt | None
+) -> None:
+    """A commit that the journal names is kept too, or a second one would be made beside it.
+
+    Raises: ReleaseStateDamaged.
+    """
+    held = reservations(records).get((task, dataset))
+    if held is not None and held.committed and attempt is None:
+        raise ReleaseStateDamaged(
+            f"task {task}, dataset {dataset}", expected="the commit that was kept", found="none"
+        )
 
 
 def require_uses_left(
@@ -64,15 +126,15 @@ def require_uses_left(
 ) -> None:
     """A computation's `uses` are tasks for which rows may have left, whatever came of them.
 
-    Counted over all versions of the policy: a new version alone brings no new uses.
+    A reservation that was returned is none. Counted over all versions of the policy: a new
+    version alone brings no new uses.
 
     Raises: UsesExhausted.
     """
     others = {
-        r.entry.task
-        for r in records
-        if isinstance(r.entry, Reserved)
-        and (r.entry.study, r.entry.computation) == (study, computation)
+        held.entry.task
+        for held in reservations(records).values()
+        if held.counts and (held.entry.study, held.entry.computation) == (study, computation)
     } - {task}
     if len(others) >= uses:
         raise UsesExhausted(

@@ -16,6 +16,13 @@ SchedulerAt = Annotated[str, typer.Option("--scheduler", help="HOST:PORT of the 
 SchedulerCertificate = Annotated[
     Path, typer.Option(help="Its scheduler.crt; no other certificate is believed.")
 ]
+MailboxAt = Annotated[
+    str | None,
+    typer.Option("--scheduler", help="HOST:PORT of the scheduler. Default: it is not asked."),
+]
+MailboxCertificate = Annotated[
+    Path | None, typer.Option("--scheduler-certificate", help="Its scheduler.crt.")
+]
 PartyDir = Annotated[Path, typer.Option("--party", help="Folder made by `ratls party new`.")]
 PassphraseFile = Annotated[
     Path | None,
@@ -32,6 +39,12 @@ Timeout = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Lines of JSON on stdout.")]
+
+
+def require_both(scheduler: str | None, certificate: Path | None) -> None:
+    """A scheduler is named together with its certificate, or not at all."""
+    if (scheduler is None) != (certificate is None):
+        raise typer.BadParameter("--scheduler and --scheduler-certificate go together")
 
 
 def state_folder(folder: Path | None) -> Path:

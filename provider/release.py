@@ -12,19 +12,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.document import Computation, Dataset, Policy, digest_text
+from policy.errors import AuditError
+from policy.journal import Committed, Journal, Record, Released, Reserved, Returned
 from policy.rows import schema_digest
+from policy.statement import instant_text
 from policy.task import Task
-from provider.errand import Believed, Errand, require_own
+from provider.errand import Believed, Errand, Session, Watch, require_own
 from provider.errors import AcknowledgementMismatch, DatasetNotAsked, DatasetNotOwned
-from provider.journal import Committed, Record, Released, Reserved
 from provider.once import (
     Attempt,
     ReleaseFolder,
+    ended,
+    require_attempt,
     require_instance,
     require_unreleased,
     require_uses_left,
@@ -33,8 +39,9 @@ from provider.sources import Source, SourceSpec, source_at
 from provider.trail import Trail
 from ratls.appraise import AdmittedCertificate, FreshEvidence
 from ratls.errors import AnswerMissing, AnswerNotOpened, CallFailed, DeadlineExceeded
-from ratls.stream import SALT_SIZE, ClientExchange, Kind, RowDigest
+from ratls.stream import SALT_SIZE, Kind, RowDigest
 from verifier.anchors import Mode
+from verifier.errors import RatlsError
 
 
 @dataclass(slots=True)
@@ -45,6 +52,7 @@ class Sent:
     rows: int = 0
     batches: int = 0
     bytes: int = 0
+    begun: bool = False  # a row may have left, counted or not
 
     def count(self, rows: int, size: int) -> None:
         """One more batch."""
@@ -92,25 +100,36 @@ def release(
             spec.open(job.dataset) as opened,
         ):
             attempt, total = folder.attempt(), opened.scan()
-            sent = Sent(lambda rows: progress(rows, total))
+            with trail.journal() as journal:
+                require_attempt(journal.records, *job.names, attempt)
+
+            def left(rows: int) -> None:
+                trail.rows = rows
+                progress(rows, total)
+
+            sent = Sent(left)
 
             def require_same_instance(admitted: AdmittedCertificate) -> None:
                 with trail.journal() as journal:
                     require_instance(journal.records, *job.names, admitted.claims.instance)
 
+            trail.step, trail.rows = "enclave", 0
             with (
                 errand.attested(
                     job.believed, Kind.RELEASE, dataset=dataset, before_task=require_same_instance
-                ) as exchange,
+                ) as session,
                 _retry_explained(),
+                _reserved(job, session.exchange.fresh, trail, sent),
             ):
-                _reserve(job, exchange.fresh, trail)
+                exchange = session.exchange
                 document = None if attempt is None else exchange.resume(attempt.commit)
                 resumed = document is not None
                 if attempt is None or document is None:
-                    attempt = _stream(job, exchange, opened, sent, trail)
+                    trail.step = "rows"
+                    attempt = _stream(job, session, opened, sent, trail)
                     _keep(job, attempt, folder, trail)
                     document = exchange.commit(attempt.commit, attempt.salt)
+            trail.step = "answer"
             commit = _conclude(job, document, attempt, exchange.fresh, folder, trail)
             return Release(commit, sent, resumed, exchange.fresh, job.believed.mode, folder)
 
@@ -171,6 +190,8 @@ def check_locally(errand: Errand, dataset_id: str, trail: Trail) -> Job:
         raise DatasetNotOwned(f"dataset {dataset.id}", expected=f"owner {own}", found=dataset.owner)
     job = Job(errand, believed, dataset, computation)
     with trail.journal() as journal:
+        for reserved in ended(journal.records, errand.clock()):
+            _give_back(journal, reserved, "no-commit-before-the-end", errand.clock())
         require_unreleased(journal.records, *job.names)
         _require_uses(job, journal.records)
     return job
@@ -186,41 +207,76 @@ def _require_uses(job: Job, records: tuple[Record, ...]) -> None:
     )
 
 
-def _reserve(job: Job, fresh: FreshEvidence, trail: Trail) -> None:
-    """Bind this release to this instance, durably, before its first row."""
+@contextmanager
+def _reserved(job: Job, fresh: FreshEvidence, trail: Trail, sent: Sent) -> Iterator[None]:
+    """Bind this release to this instance, durably, before its first row.
+
+    A reservation that was made here is given back where the block ends before any row left.
+    """
+    reserved = Reserved(
+        task=job.believed.task_text,
+        dataset=job.dataset.id,
+        policy=digest_text(job.policy.digest),
+        study=job.task.study,
+        computation=job.computation.id,
+        instance=fresh.claims.instance.hex(),
+        expires=instant_text(job.task.expires),
+        mode=job.believed.mode.value,
+    )
     with trail.journal() as journal:
         require_unreleased(journal.records, *job.names)
-        if require_instance(journal.records, *job.names, fresh.claims.instance) is not None:
-            return
-        _require_uses(job, journal.records)
-        reserved = Reserved(
-            task=job.believed.task_text,
-            dataset=job.dataset.id,
-            policy=digest_text(job.policy.digest),
-            study=job.task.study,
-            computation=job.computation.id,
-            instance=fresh.claims.instance.hex(),
-            mode=job.believed.mode.value,
-        )
-        journal.append(reserved, job.errand.clock())
+        new = require_instance(journal.records, *job.names, fresh.claims.instance) is None
+        if new:
+            _require_uses(job, journal.records)
+            journal.append(reserved, job.errand.clock())
+    try:
+        yield
+    except AuditError:
+        raise  # nothing can be recorded
+    except (RatlsError, KeyboardInterrupt, SystemExit):
+        if new and not sent.begun:
+            with trail.journal() as journal:
+                _give_back(journal, reserved, "no-row-left", job.errand.clock())
+        raise
+
+
+def _give_back(
+    journal: Journal,
+    reserved: Reserved,
+    reason: Literal["no-row-left", "no-commit-before-the-end"],
+    at: datetime,
+) -> None:
+    returned = Returned(
+        task=reserved.task,
+        dataset=reserved.dataset,
+        instance=reserved.instance,
+        reason=reason,
+        mode=reserved.mode,
+    )
+    journal.append(returned, at)
 
 
 def _stream(
     job: Job,
-    exchange: ClientExchange,
+    session: Session,
     source: Source,
     sent: Sent,
     trail: Trail,
 ) -> Attempt:
-    """Send every row; the commit to them, signed."""
+    """Send every row, as long as all that was believed holds; the commit to them, signed."""
+    exchange, watch = session.exchange, Watch(session)
     salt, of_schema = job.errand.random(SALT_SIZE), schema_digest(job.dataset)
     digest = RowDigest(salt, of_schema)
     exchange.begin(source.schema)
     for batch in source.batches():
+        watch.ask()
+        sent.begun = True
         digest.add(sent.batches, exchange.send(batch))
         sent.count(batch.num_rows, batch.nbytes)
+    trail.step = "commit"
     with trail.journal() as journal:
         head = journal.head
+    session.require_still()
     commit = Commit(
         task_digest=job.task.digest,
         policy_digest=job.policy.digest,

@@ -1,4 +1,7 @@
-"""Refusals are journalled where they happen, so that none depends on a caller to remember it."""
+"""Refusals are journalled where they happen, so that none depends on a caller to remember it.
+
+Each once: who offers the same task again and again must not fill the disk with its refusals.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 from policy.document import digest_text
-from provider.errors import AuditError
-from provider.journal import Entry, Journal, Refused, outcomes
+from policy.errors import AuditError, StateCopied
+from policy.journal import Entry, Journal, Record, Refused, Step, has_begun, outcomes
 from verifier.anchors import Mode
 from verifier.errors import RatlsError
 
 
 class Trail:
-    """One release or collection, as the journal sees it. It learns `task` and `mode` on the way."""
+    """One release or collection, as the journal sees it; what it knows grows on the way."""
 
     def __init__(
         self,
@@ -29,6 +32,8 @@ class Trail:
         self._dataset = dataset
         self.task: bytes | None = None
         self.mode: Mode | None = None
+        self.step: Step = "local"
+        self.rows: int | None = None  # that have left
 
     @contextmanager
     def refusals_recorded(self) -> Iterator[None]:
@@ -39,11 +44,15 @@ class Trail:
         """
         try:
             yield
-        except AuditError:
+        except (AuditError, StateCopied):
             raise  # the journal itself cannot be relied on: there is nowhere to write
         except RatlsError as refusal:
-            with Journal.open(self._folder) as journal:
-                journal.append(self._refusal(refusal), self._clock())
+            # Where nothing was ever accepted, there is no journal; `StateMissing` says so.
+            if has_begun(self._folder):
+                entry = self._refusal(refusal)
+                with Journal.open(self._folder) as journal:
+                    if not _stands(journal.records, entry):
+                        journal.append(entry, self._clock())
             raise
 
     def record(self, entry: Entry) -> None:
@@ -66,4 +75,16 @@ class Trail:
             check=refusal.check,
             checks=outcomes(refusal.appraisal),
             mode=None if self.mode is None else self.mode.value,
+            step=self.step,
+            rows=self.rows,
         )
+
+
+def _stands(records: tuple[Record, ...], refusal: Refused) -> bool:
+    """Is this the last that was recorded about this task and dataset?"""
+    about = (refusal.task, refusal.dataset)
+    for record in reversed(records):
+        entry = record.entry
+        if (getattr(entry, "task", None), getattr(entry, "dataset", None)) == about:
+            return entry == refusal
+    return False

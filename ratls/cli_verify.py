@@ -108,6 +108,10 @@ def server(
             help="File with the keys' passphrase, - for standard input. Default: the terminal."
         ),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Marks of the newest collateral seen. Default: per user."),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for each step.")] = 10,
     json_output: Json = False,
     *,
@@ -138,7 +142,8 @@ def server(
         from ratls.environment import prepare_process
         from ratls.errors import CollateralNotNamed
         from ratls.probe import probe_name
-        from verifier.files import write_new
+        from verifier.cache import Marks
+        from verifier.files import user_folder, write_new
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)
@@ -153,6 +158,7 @@ def server(
         if collateral is None:
             raise CollateralNotNamed(address, expected="a bundle to judge with", found="none")
         expectation = _expectation(agreed, collateral, allow_simulation, shell)
+        Marks(state or user_folder("state")).require(expectation.collateral, expectation.roots)
         found = appraise_certificate(shown, expectation, at=parse_instant(None))
         proof: AdmittedCertificate | FreshEvidence = found
         if identity is not None:

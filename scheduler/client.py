@@ -180,12 +180,13 @@ class SchedulerClient:
         return Watch(self._stub.Watch(pb.WatchRequest(cursor=cursor), timeout=seconds))
 
     def report(
-        self, task_digest: bytes, dataset: str, state: State, code: str = ""
+        self, task_digest: bytes, dataset: str, state: State, code: str = "", instance: bytes = b""
     ) -> DatasetStatus:
         """Say what became of an own dataset; the answer is what the scheduler now shows.
 
         Args:
             state: RELEASED, or REFUSED with the code of the refusal.
+            instance: Of the enclave that it was released to, 16 bytes; empty: not said.
 
         Raises:
             SchedulerRefused, SchedulerBusy, SchedulerUnreachable, DeadlineExceeded,
@@ -194,7 +195,11 @@ class SchedulerClient:
         if state not in _WIRE_STATE or (is_code(code) != (state is State.REFUSED)):
             raise ValueError("released without a code, or refused with one")
         request = pb.ReportRequest(
-            task_digest=task_digest, dataset=dataset, state=_WIRE_STATE[state], code=code
+            task_digest=task_digest,
+            dataset=dataset,
+            state=_WIRE_STATE[state],
+            code=code,
+            instance=instance,
         )
         with _errors_translated():
             answer = self._stub.Report(request, timeout=self._timeout)

@@ -12,6 +12,7 @@ from scheduler.errors import RequestMalformed, SchedulerAnswerMalformed
 from scheduler.queued import DatasetStatus, QueuedTask, State
 
 DIGEST_SIZE = 32
+INSTANCE_SIZE = 16
 ENVELOPE_CAP = 64 * 1024  #        a task with 64 parameters has a few KiB
 REQUEST_CAP = ENVELOPE_CAP + 1024
 ANSWER_CAP = 4 << 20
@@ -49,20 +50,32 @@ def is_code(text: str) -> bool:
     return len(text) <= _CODE_CAP and _CODE.fullmatch(text) is not None
 
 
-def read_report(request: pb.ReportRequest) -> tuple[bytes, str, State, str]:
-    """Task digest, dataset, state, code. Raises: RequestMalformed."""
+def is_instance(instance: bytes, state: State) -> bool:
+    """May a report of this state name this start of an enclave?"""
+    return instance == b"" or (state is State.RELEASED and len(instance) == INSTANCE_SIZE)
+
+
+def read_report(request: pb.ReportRequest) -> tuple[bytes, str, State, str, bytes]:
+    """Task digest, dataset, state, code, instance. Raises: RequestMalformed."""
     state = {v: k for k, v in _STATES.items()}.get(request.state)
     if state not in (State.RELEASED, State.REFUSED):
         raise RequestMalformed("state", expected="released or refused", found="another")
     if not (is_code(request.code) if state is State.REFUSED else request.code == ""):
         raise RequestMalformed("code", expected="one with a refusal, else none", found="other")
-    return require_digest(request.task_digest), request.dataset, state, request.code
+    if not is_instance(request.instance, state):
+        raise RequestMalformed("instance", expected="16 bytes with a release", found="other")
+    digest = require_digest(request.task_digest)
+    return digest, request.dataset, state, request.code, request.instance
 
 
 def write_status(status: DatasetStatus) -> pb.DatasetStatus:
     """For the wire."""
     return pb.DatasetStatus(
-        dataset=status.dataset, owner=status.owner, state=_STATES[status.state], code=status.code
+        dataset=status.dataset,
+        owner=status.owner,
+        state=_STATES[status.state],
+        code=status.code,
+        instance=status.instance,
     )
 
 
@@ -81,9 +94,11 @@ def read_status(message: pb.DatasetStatus) -> DatasetStatus:
     state = {v: k for k, v in _STATES.items()}.get(message.state)
     if state is None or not (is_code(message.code) if state is State.REFUSED else not message.code):
         raise _malformed("the state of a dataset", "another")
+    if not is_instance(message.instance, state):
+        raise _malformed("16 bytes that name an enclave's start", "others")
     if len(message.dataset) > _NAME_CAP or len(message.owner) > _NAME_CAP:
         raise _malformed("names of at most 256 characters", "longer ones")
-    return DatasetStatus(message.dataset, message.owner, state, message.code)
+    return DatasetStatus(message.dataset, message.owner, state, message.code, message.instance)
 
 
 def read_task(message: pb.QueuedTask) -> QueuedTask:

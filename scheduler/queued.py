@@ -25,6 +25,7 @@ class DatasetStatus:
     owner: str
     state: State = State.WAITING
     code: str = ""  # of docs/errors.md, where the state is REFUSED
+    instance: bytes = b""  # 16, of the enclave's start, where it is RELEASED and was said
 
 
 @dataclass(frozen=True, slots=True)

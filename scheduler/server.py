@@ -225,8 +225,10 @@ class TaskServer:
     ) -> pb.ReportAnswer:
         """Write down what became of a dataset."""
         with self._guard("report", requests, context) as (peer, request):
-            digest, dataset, state, code = read_report(request)
-            status = self._service.report(peer, digest, dataset, state, code, self._clock())
+            digest, dataset, state, code, instance = read_report(request)
+            status = self._service.report(
+                peer, digest, dataset, state, code, self._clock(), instance
+            )
             self._pulse.ask()
             return pb.ReportAnswer(status=write_status(status))
 

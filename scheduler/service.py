@@ -173,7 +173,14 @@ class Service:
         return Cursor(self._store.id, change).encode()
 
     def report(
-        self, peer: bytes, digest: bytes, dataset: str, state: State, code: str, at: datetime
+        self,
+        peer: bytes,
+        digest: bytes,
+        dataset: str,
+        state: State,
+        code: str,
+        at: datetime,
+        instance: bytes = b"",
     ) -> DatasetStatus:
         """Write down what the owner of a dataset says about it; what stands afterwards.
 
@@ -197,7 +204,9 @@ class Service:
             raise ReportNotAuthorized("dataset", expected="an own input", found="another")
         if (listed[dataset].state, listed[dataset].code) == (state, code):
             return listed[dataset]  # said again: nothing is written
-        return self._store.report(digest, dataset, state, code, at, cap=self._limits.reports)
+        return self._store.report(
+            digest, dataset, state, code, at, cap=self._limits.reports, instance=instance
+        )
 
 
 def _seat(seats: dict[bytes, Seat], policy_digest: bytes) -> Seat:

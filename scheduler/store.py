@@ -37,7 +37,7 @@ from scheduler.errors import (
 from scheduler.limits import RATE_WINDOW, Usage
 from scheduler.queued import Cursor, DatasetStatus, QueuedTask, State
 
-VERSION = 1
+VERSION = 2
 BUSY_SECONDS = 5
 PAGE_TASKS, PAGE_BYTES = 256, 2 << 20
 
@@ -72,8 +72,11 @@ _status = sql.Table(
     sql.Column("owner", sql.String(255), nullable=False),
     sql.Column("state", sql.String(16), nullable=False),
     sql.Column("code", sql.String(64), nullable=False),
+    sql.Column("instance", sql.String(32), nullable=False),
     sql.Column("changes", sql.Integer, nullable=False),
 )
+
+_SHOWN = ("dataset", "owner", "state", "code", "instance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,7 @@ class Store:
                     "owner": owner,
                     "state": State.WAITING.value,
                     "code": "",
+                    "instance": "",
                     "changes": 0,
                 }
                 for position, (dataset, owner) in enumerate(task.inputs)
@@ -208,7 +212,7 @@ class Store:
         page = wanted.order_by(_task.c.change).limit(limit + 1).subquery()
         # One statement, one snapshot: a task never appears with half of its inputs.
         both = (
-            sql.select(page, _status.c.dataset, _status.c.owner, _status.c.state, _status.c.code)
+            sql.select(page, *(_status.c[name] for name in _SHOWN))
             .join(_status, _status.c.digest == page.c.digest)
             .order_by(page.c.change, _status.c.position)
         )
@@ -217,7 +221,15 @@ class Store:
         return self._page(rows, limit)
 
     def report(
-        self, digest: bytes, dataset: str, state: State, code: str, at: datetime, *, cap: int
+        self,
+        digest: bytes,
+        dataset: str,
+        state: State,
+        code: str,
+        at: datetime,
+        *,
+        cap: int,
+        instance: bytes = b"",
     ) -> DatasetStatus:
         """Write down what became of a dataset; what stands afterwards.
 
@@ -237,18 +249,20 @@ class Store:
             if row is None:
                 raise TaskNotQueued("task", expected="an unexpired one", found="none")
             if row.state == State.RELEASED.value or (row.state, row.code) == (state.value, code):
-                return DatasetStatus(dataset, row.owner, State(row.state), row.code)
+                return _shown(row)
             if row.changes >= cap:
                 raise ReportsExhausted("reports", expected=f"at most {cap}", found="one more")
             connection.execute(
                 _status.update()
                 .where(here)
-                .values(state=state.value, code=code, changes=row.changes + 1)
+                .values(
+                    state=state.value, code=code, instance=instance.hex(), changes=row.changes + 1
+                )
             )
             connection.execute(
                 _task.update().where(_task.c.digest == digest.hex()).values(change=change)
             )
-        return DatasetStatus(dataset, row.owner, state, code)
+        return DatasetStatus(dataset, row.owner, state, code, instance)
 
     def purge(self, at: datetime) -> int:
         """Forget expired tasks; how many there were. Raises: StoreUnavailable."""
@@ -269,9 +283,7 @@ class Store:
             task = QueuedTask(
                 digest=bytes.fromhex(row.digest),
                 envelope=bytes(row.envelope),
-                datasets=tuple(
-                    DatasetStatus(r.dataset, r.owner, State(r.state), r.code) for r in inputs
-                ),
+                datasets=tuple(_shown(row) for row in inputs),
                 cursor=Cursor(self.id, row.change).encode(),
             )
             held.append(Held(bytes.fromhex(row.policy), row.change, task))
@@ -342,6 +354,12 @@ def database_url(text: str) -> sql.URL:
 def queue_file(path: Path) -> sql.URL:
     """The queue in a file of this machine."""
     return sql.URL.create("sqlite", database=str(path))
+
+
+def _shown(row: Any) -> DatasetStatus:
+    return DatasetStatus(
+        row.dataset, row.owner, State(row.state), row.code, bytes.fromhex(row.instance)
+    )
 
 
 def _usage(connection: sql.Connection, submitter: str, at: datetime) -> Usage:

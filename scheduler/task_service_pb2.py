@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cscheduler/task_service.proto\x12\x12ratls.scheduler.v1\"!\n\rSubmitRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"#\n\x0cSubmitAnswer\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\"I\n\x0bListRequest\x12\x15\n\rpolicy_digest\x18\x01 \x01(\x0c\x12\x13\n\x0btask_digest\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x0c\"I\n\nListAnswer\x12-\n\x05tasks\x18\x01 \x03(\x0b\x32\x1e.ratls.scheduler.v1.QueuedTask\x12\x0c\n\x04more\x18\x02 \x01(\x08\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\"x\n\nQueuedTask\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x33\n\x08\x64\x61tasets\x18\x03 \x03(\x0b\x32!.ratls.scheduler.v1.DatasetStatus\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\"n\n\rDatasetStatus\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .ratls.scheduler.v1.DatasetState\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\"t\n\rReportRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .ratls.scheduler.v1.DatasetState\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\"A\n\x0cReportAnswer\x12\x31\n\x06status\x18\x01 \x01(\x0b\x32!.ratls.scheduler.v1.DatasetStatus*U\n\x0c\x44\x61tasetState\x12\x1d\n\x19\x44\x41TASET_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x0c\n\x08RELEASED\x10\x02\x12\x0b\n\x07REFUSED\x10\x03\x32\xc1\x02\n\x0bTaskService\x12M\n\x06Submit\x12!.ratls.scheduler.v1.SubmitRequest\x1a .ratls.scheduler.v1.SubmitAnswer\x12G\n\x04List\x12\x1f.ratls.scheduler.v1.ListRequest\x1a\x1e.ratls.scheduler.v1.ListAnswer\x12K\n\x05Watch\x12 .ratls.scheduler.v1.WatchRequest\x1a\x1e.ratls.scheduler.v1.QueuedTask0\x01\x12M\n\x06Report\x12!.ratls.scheduler.v1.ReportRequest\x1a .ratls.scheduler.v1.ReportAnswerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cscheduler/task_service.proto\x12\x12ratls.scheduler.v1\"!\n\rSubmitRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"#\n\x0cSubmitAnswer\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\"I\n\x0bListRequest\x12\x15\n\rpolicy_digest\x18\x01 \x01(\x0c\x12\x13\n\x0btask_digest\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x0c\"I\n\nListAnswer\x12-\n\x05tasks\x18\x01 \x03(\x0b\x32\x1e.ratls.scheduler.v1.QueuedTask\x12\x0c\n\x04more\x18\x02 \x01(\x08\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\"x\n\nQueuedTask\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\x10\n\x08\x65nvelope\x18\x02 \x01(\x0c\x12\x33\n\x08\x64\x61tasets\x18\x03 \x03(\x0b\x32!.ratls.scheduler.v1.DatasetStatus\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\"\x80\x01\n\rDatasetStatus\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .ratls.scheduler.v1.DatasetState\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x10\n\x08instance\x18\x05 \x01(\x0c\"\x86\x01\n\rReportRequest\x12\x13\n\x0btask_digest\x18\x01 \x01(\x0c\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .ratls.scheduler.v1.DatasetState\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x10\n\x08instance\x18\x05 \x01(\x0c\"A\n\x0cReportAnswer\x12\x31\n\x06status\x18\x01 \x01(\x0b\x32!.ratls.scheduler.v1.DatasetStatus*U\n\x0c\x44\x61tasetState\x12\x1d\n\x19\x44\x41TASET_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x0c\n\x08RELEASED\x10\x02\x12\x0b\n\x07REFUSED\x10\x03\x32\xc1\x02\n\x0bTaskService\x12M\n\x06Submit\x12!.ratls.scheduler.v1.SubmitRequest\x1a .ratls.scheduler.v1.SubmitAnswer\x12G\n\x04List\x12\x1f.ratls.scheduler.v1.ListRequest\x1a\x1e.ratls.scheduler.v1.ListAnswer\x12K\n\x05Watch\x12 .ratls.scheduler.v1.WatchRequest\x1a\x1e.ratls.scheduler.v1.QueuedTask0\x01\x12M\n\x06Report\x12!.ratls.scheduler.v1.ReportRequest\x1a .ratls.scheduler.v1.ReportAnswerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'scheduler.task_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATASETSTATE']._serialized_start=725
-  _globals['_DATASETSTATE']._serialized_end=810
+  _globals['_DATASETSTATE']._serialized_start=763
+  _globals['_DATASETSTATE']._serialized_end=848
   _globals['_SUBMITREQUEST']._serialized_start=52
   _globals['_SUBMITREQUEST']._serialized_end=85
   _globals['_SUBMITANSWER']._serialized_start=87
@@ -45,12 +45,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREQUEST']._serialized_end=304
   _globals['_QUEUEDTASK']._serialized_start=306
   _globals['_QUEUEDTASK']._serialized_end=426
-  _globals['_DATASETSTATUS']._serialized_start=428
-  _globals['_DATASETSTATUS']._serialized_end=538
-  _globals['_REPORTREQUEST']._serialized_start=540
-  _globals['_REPORTREQUEST']._serialized_end=656
-  _globals['_REPORTANSWER']._serialized_start=658
-  _globals['_REPORTANSWER']._serialized_end=723
-  _globals['_TASKSERVICE']._serialized_start=813
-  _globals['_TASKSERVICE']._serialized_end=1134
+  _globals['_DATASETSTATUS']._serialized_start=429
+  _globals['_DATASETSTATUS']._serialized_end=557
+  _globals['_REPORTREQUEST']._serialized_start=560
+  _globals['_REPORTREQUEST']._serialized_end=694
+  _globals['_REPORTANSWER']._serialized_start=696
+  _globals['_REPORTANSWER']._serialized_end=761
+  _globals['_TASKSERVICE']._serialized_start=851
+  _globals['_TASKSERVICE']._serialized_end=1172
 # @@protoc_insertion_point(module_scope)

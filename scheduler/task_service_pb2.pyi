@@ -67,28 +67,32 @@ class QueuedTask(_message.Message):
     def __init__(self, task_digest: _Optional[bytes] = ..., envelope: _Optional[bytes] = ..., datasets: _Optional[_Iterable[_Union[DatasetStatus, _Mapping]]] = ..., cursor: _Optional[bytes] = ...) -> None: ...
 
 class DatasetStatus(_message.Message):
-    __slots__ = ("dataset", "owner", "state", "code")
+    __slots__ = ("dataset", "owner", "state", "code", "instance")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     owner: str
     state: DatasetState
     code: str
-    def __init__(self, dataset: _Optional[str] = ..., owner: _Optional[str] = ..., state: _Optional[_Union[DatasetState, str]] = ..., code: _Optional[str] = ...) -> None: ...
+    instance: bytes
+    def __init__(self, dataset: _Optional[str] = ..., owner: _Optional[str] = ..., state: _Optional[_Union[DatasetState, str]] = ..., code: _Optional[str] = ..., instance: _Optional[bytes] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("task_digest", "dataset", "state", "code")
+    __slots__ = ("task_digest", "dataset", "state", "code", "instance")
     TASK_DIGEST_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     task_digest: bytes
     dataset: str
     state: DatasetState
     code: str
-    def __init__(self, task_digest: _Optional[bytes] = ..., dataset: _Optional[str] = ..., state: _Optional[_Union[DatasetState, str]] = ..., code: _Optional[str] = ...) -> None: ...
+    instance: bytes
+    def __init__(self, task_digest: _Optional[bytes] = ..., dataset: _Optional[str] = ..., state: _Optional[_Union[DatasetState, str]] = ..., code: _Optional[str] = ..., instance: _Optional[bytes] = ...) -> None: ...
 
 class ReportAnswer(_message.Message):
     __slots__ = ("status",)

@@ -77,15 +77,24 @@ class Subject:
     @property
     def place(self) -> Path:
         """Relative; made of digits and of words of ours."""
-        wanted = self.wanted
         edition = "early" if self.early else "standard"
-        name = f"{wanted.tee}-{wanted.fmspc.hex()}-{wanted.ca}-{edition}"
-        return Path("collateral", self.roots.root_spki_sha256.hex(), name)
+        return Path("collateral", f"{self.name}-{edition}")
+
+    @property
+    def name(self) -> str:
+        """Root and platforms, without the edition: what one pair of revocation lists is about."""
+        root, wanted = self.roots.root_spki_sha256.hex(), self.wanted
+        return f"{root}/{wanted.tee}-{wanted.fmspc.hex()}-{wanted.ca}"
+
+    @classmethod
+    def of(cls, contents: Contents, roots: TrustAnchors, *, early: bool) -> Self:
+        """The subject of a bundle that is authentic under these roots."""
+        ca = "platform" if contents.authority.common_name == PLATFORM_CA else "processor"
+        return cls(roots, Wanted(contents.tcb_info.tee, contents.tcb_info.fmspc, ca), early)
 
     def require_about(self, contents: Contents) -> None:
         """Raises: CollateralMismatchError, where this is another platform's."""
-        ca = "platform" if contents.authority.common_name == PLATFORM_CA else "processor"
-        found = Wanted(contents.tcb_info.tee, contents.tcb_info.fmspc, ca)
+        found = Subject.of(contents, self.roots, early=self.early).wanted
         if found != self.wanted:
             raise TcbInfoMismatch("bundle", expected=str(self.wanted), found=str(found))
 
@@ -254,14 +263,7 @@ class Mark:
         Raises:
             CollateralRolledBack: One is.
         """
-        for name in _DATED:
-            if other.issued[name] < self.issued[name]:
-                raise CollateralRolledBack(
-                    name,
-                    expected=f"none issued before {rfc3339(self.issued[name])}",
-                    found=f"one of {rfc3339(other.issued[name])}",
-                    fix=fix,
-                )
+        self._require_dates(other, _DATED, fix)
         for name in _NUMBERED:
             if other.evaluations[name] < self.evaluations[name]:
                 raise CollateralRolledBack(
@@ -271,7 +273,36 @@ class Mark:
                     fix=fix,
                 )
 
+    def require_lists_reached_by(self, other: Mark, fix: str) -> None:
+        """The revocation lists alone, which are the same for both editions.
 
+        Raises: CollateralRolledBack.
+        """
+        self._require_dates(other, _LISTS, fix)
+
+    def require_edition_reached_by(self, other: Mark, fix: str) -> None:
+        """As `require_reached_by`; a higher evaluation number is an edition with dates of its own.
+
+        Raises: CollateralRolledBack.
+        """
+        higher = {n for n in _NUMBERED if other.evaluations[n] > self.evaluations[n]}
+        Mark(
+            {n: other.issued[n] if n in higher else at for n, at in self.issued.items()},
+            self.evaluations,
+        ).require_reached_by(other, fix)
+
+    def _require_dates(self, other: Mark, names: tuple[str, ...], fix: str) -> None:
+        for name in names:
+            if other.issued[name] < self.issued[name]:
+                raise CollateralRolledBack(
+                    name,
+                    expected=f"none issued before {rfc3339(self.issued[name])}",
+                    found=f"one of {rfc3339(other.issued[name])}",
+                    fix=fix,
+                )
+
+
+_LISTS = ("root CRL", "PCK CRL")
 _DATED = ("TCB info", "QE identity", "root CRL", "PCK CRL")
 _NUMBERED = ("TCB info", "QE identity")
 
@@ -289,8 +320,7 @@ class Marks:
             CollateralRolledBack: It was; the fix says how to start over (5).
             CollateralMarksCorrupt, FileNotWritten: The note cannot be read, or taken (3).
         """
-        place = self.folder / subject.place
-        path = place.with_name(f"{place.name}.json")
+        path = self._path(subject)
         found = Mark.of(contents)
         # Read and written by one process at a time: of two fetches the older must not win.
         inside = path.parent.relative_to(self.folder).parts
@@ -304,6 +334,33 @@ class Marks:
                 )
             if seen != found:
                 write_atomically(path, found.encode(), mode=0o600)
+
+    def require(self, collateral: Collateral, roots: TrustAnchors) -> Contents:
+        """Hold a bundle that is about to be relied on against all that was seen; notes nothing.
+
+        T09: a machine whose certificate was seen revoked is shown with an older bundle. Which
+        edition a bundle is of, nothing in it says: so its lists are held against the marks of
+        both, the rest against that of the standard edition, which comes last.
+
+        Raises:
+            CollateralRolledBack: Something newer was seen (5).
+            CollateralMarksCorrupt: The note cannot be read (3).
+            RatlsError: What `Contents.authenticate` says.
+        """
+        contents = Contents.authenticate(collateral, roots)
+        found = Mark.of(contents)
+        for early in (False, True):
+            path = self._path(Subject.of(contents, roots, early=early))
+            seen, fix = _read_mark(path), f"fetch collateral anew; what was seen stands in {path}"
+            if seen is not None:
+                seen.require_lists_reached_by(found, fix)
+                if not early:
+                    seen.require_edition_reached_by(found, fix)
+        return contents
+
+    def _path(self, subject: Subject) -> Path:
+        place = self.folder / subject.place
+        return place.with_name(f"{place.name}.json")
 
 
 def _read_mark(path: Path) -> Mark | None:

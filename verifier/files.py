@@ -225,20 +225,23 @@ def own_folder(folder: Path, *inside: str) -> Iterator[int]:
 
 
 @contextmanager
-def locked(path: Path, *, wait: float = LOCK_SECONDS, reading: bool = False) -> Iterator[None]:
+def locked(
+    path: Path, *, wait: float = LOCK_SECONDS, reading: bool = False, make: bool = True
+) -> Iterator[None]:
     """Hold this lock file, alone, in the block. It is made, 0600, where there is none.
     The lock ends with the process, however it ends.
 
     Args:
         wait: Seconds for another process to give it back; 0: it must be free.
         reading: Beside others that only read; the file is not made.
+        make: Make the file where there is none.
 
     Raises:
         LockHeld: Another process holds it for longer.
         LocksMissing: This file system has none.
         FileNotWritten: It cannot be made, or is a link.
     """
-    flags = os.O_RDONLY if reading else os.O_RDWR | os.O_CREAT
+    flags = os.O_RDONLY if reading else os.O_RDWR | (os.O_CREAT if make else 0)
     flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     with _writing(path, "a writable folder"):
         handle = os.open(path, flags, 0o600)

@@ -71,6 +71,7 @@ class Watched:
     now: float = 1000.0
     lines: list[Line] = field(default_factory=list)
     reports: list[tuple[bytes, str, State, str]] = field(default_factory=list)
+    instances: list[bytes] = field(default_factory=list)  # one with each report
     scheduler: SchedulerClient | None = None  # told what is reported, where there is one
     agent: Agent = field(init=False)
 
@@ -81,10 +82,11 @@ class Watched:
         self.agent = Agent(self.station, report, self.lines.append, **made)
         return self
 
-    def report(self, digest: bytes, dataset: str, state: State, code: str) -> None:
+    def report(self, digest: bytes, dataset: str, state: State, code: str, instance: bytes) -> None:
         self.reports.append((digest, dataset, state, code))
+        self.instances.append(instance)
         if self.scheduler is not None:
-            self.scheduler.report(digest, dataset, state, code)
+            self.scheduler.report(digest, dataset, state, code, instance)
 
     def work(self) -> Watched:
         """Everything that is due now."""

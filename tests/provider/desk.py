@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from policy.journal import Accepted, Entry, Journal, Noted, Placed, Refused
 from policy.party import LocalParty
 from policy.state import StudyState
 from provider.collect import Collection, Outputs, collect
 from provider.errand import Errand
-from provider.journal import Entry, Journal, Refused
 from provider.release import Release, release
 from ratls.address import Address
 from tests.support.enclave import NOW, EnclaveWorld, rows
@@ -99,8 +99,10 @@ class Desk:
 
     @property
     def journal(self) -> list[Entry]:
+        """What was recorded since the policy was accepted, but for what collateral was seen."""
         with Journal.open(self.state) as journal:
-            return [record.entry for record in journal.records]
+            entries = [record.entry for record in journal.records]
+        return [e for e in entries if not isinstance(e, Placed | Accepted | Noted)]
 
     @contextmanager
     def refuses(self, leaf: type[RatlsError], *, check: str | None = None) -> Any:

@@ -12,6 +12,8 @@ import pytest
 
 from policy.errors import (
     AnchorDiffers,
+    JournalCut,
+    JournalNotWritten,
     MeasurementNotListed,
     PartyNotListed,
     PassphraseWrong,
@@ -19,19 +21,17 @@ from policy.errors import (
     TaskExpired,
     ValueNotFinite,
 )
+from policy.journal import Committed, Refused, Released, Reserved
 from policy.state import StudyState
 from policy.task import Task
 from provider.agent import may_try_again
 from provider.agent_config import AgentConfig
 from provider.errors import (
     AgentRunning,
-    JournalCut,
-    JournalNotWritten,
     ReleaseUnderWay,
     SourceUnreachable,
     TaskBoundToInstance,
 )
-from provider.journal import Committed, Refused, Released, Reserved
 from provider.mailbox import Backoff
 from provider.station import Station
 from ratls.errors import (
@@ -42,6 +42,7 @@ from ratls.errors import (
     PeerRefused,
     PeerUnreachable,
 )
+from ratls.stream import ClientExchange
 from scheduler.errors import SchedulerBusy, SchedulerRefused, SchedulerUnreachable
 from scheduler.queued import State
 from tests.provider.agents import ENCLAVE, configure, offer, stationed
@@ -436,7 +437,7 @@ def test_a_clone_answers_the_second_try(world: EnclaveWorld, alice: Desk, relay:
     count_refusal()
     task = world.task()
     with stationed(alice) as agent, pytest.MonkeyPatch.context() as patched:
-        patched.setattr("provider.release._stream", broken)
+        patched.setattr(ClientExchange, "send", broken)
         agent.take(task)
         patched.undo()
         with serving(world, relay):
@@ -580,7 +581,7 @@ def test_a_disk_that_is_full(
     task = world.task()
     with stationed(alice) as agent:
         with monkeypatch.context() as patched, refused(JournalNotWritten):
-            patched.setattr("provider.journal._append_durably", full)
+            patched.setattr("policy.journal._append_durably", full)
             agent.take(task)
         assert (agent.said, agent.reports) == ([], [])
         assert agent.start().take(task).said == ["released"]
@@ -614,7 +615,7 @@ def test_a_report_that_does_not_arrive(
     count_refusal()
     told: list[State] = []
 
-    def report(digest: bytes, dataset: str, state: State, code: str) -> None:
+    def report(digest: bytes, dataset: str, state: State, code: str, instance: bytes) -> None:
         told.append(state)
         if len(told) < 3:
             raise failure

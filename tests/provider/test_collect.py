@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from policy.errors import MeasurementNotListed, TaskExpired
+from policy.journal import Collected
 from policy.receipt import Receipt
 from policy.record import Record
 from provider.collect import check_receipt
 from provider.errors import ReceiptMismatch, RecipientNotListed, ResultDenied, ResultPending
-from provider.journal import Collected
 from ratls.errors import KeyUnbound, ReceiptKeyUnbound
 from ratls.offline import verify_with_record
 from ratls.stream import Kind, Result

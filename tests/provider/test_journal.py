@@ -13,18 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider.errors import (
+from policy.errors import (
     AuditError,
     JournalAltered,
     JournalCut,
     JournalHeadLost,
+    JournalMissing,
     JournalNotWritten,
 )
-from provider.journal import (
+from policy.journal import (
     GENESIS,
     CheckOutcome,
+    Entry,
     Head,
     Journal,
+    Placed,
     Refused,
     Reserved,
     parse_lines,
@@ -49,10 +52,25 @@ def reserved(number: int = 0, dataset: str = "train_party_1") -> Reserved:
 
 
 def written(folder: Path, count: int = 3) -> Path:
-    with Journal.open(folder) as journal:
+    """A journal that says where it is, and then `count` reservations."""
+    with Journal.begin(folder, AT) as journal:
         for number in range(count):
             journal.append(reserved(number), AT)
     return folder
+
+
+def chained(entry: Entry) -> bytes:
+    """The line of a journal that has no other."""
+    fields = {"at": "2026-11-25T12:00:00Z", "entry": entry.model_dump(mode="json"), "seq": 0}
+    fields["previous"] = f"sha256:{GENESIS.hex()}"
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def test_a_record_of_an_older_version_is_read() -> None:
+    """Fields that came later are absent in it; they are not made up."""
+    line = chained(reserved())
+    records, _ = parse_lines(line.replace(b'"expires":null,', b""))
+    assert records[0].entry == reserved()
 
 
 def test_what_is_recorded_is_read_again(tmp_path: Path) -> None:
@@ -69,7 +87,7 @@ def test_what_is_recorded_is_read_again(tmp_path: Path) -> None:
         last = journal.append(refusal, AT)
         assert journal.head == last.digest
     with Journal.open(tmp_path) as journal:
-        assert [r.entry for r in journal.records] == [*(reserved(n) for n in range(3)), refusal]
+        assert [r.entry for r in journal.records[1:]] == [*(reserved(n) for n in range(3)), refusal]
         assert journal.records[-1].at == AT
         assert journal.head == last.digest
     assert {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {0o600}
@@ -136,7 +154,7 @@ def test_somebody_edits_the_lines(
 )
 def test_a_record_has_one_spelling(tmp_path: Path, respell: Callable[[bytes], bytes]) -> None:
     """With chain and head made to fit: a key there twice shows one thing and means another."""
-    line = (written(tmp_path, 1) / "journal.jsonl").read_bytes()
+    line = chained(reserved())
     if respell(line) == line:
         assert len(parse_lines(line)[0]) == 1
         return
@@ -172,7 +190,7 @@ def test_the_first_and_only_line_is_not_taken_for_a_crash_when_the_head_is_gone(
     tmp_path: Path,
 ) -> None:
     """Delete the head, keep one line: it looks like a crash of the very first append."""
-    (written(tmp_path, 1) / "journal.head").unlink()
+    (written(tmp_path, 0) / "journal.head").unlink()
     with refused(JournalHeadLost), Journal.open(tmp_path):
         pass
 
@@ -184,8 +202,8 @@ def test_power_fails_between_the_line_and_the_head(tmp_path: Path) -> None:
     (tmp_path / "journal.head").write_bytes(head)
     for _ in range(2):  # the second time finds a healed journal
         with Journal.open(tmp_path) as journal:
-            assert len(journal.records) == 3
-    assert Head.parse((tmp_path / "journal.head").read_bytes()).count == 3
+            assert len(journal.records) == 4
+    assert Head.parse((tmp_path / "journal.head").read_bytes()).count == 4
 
 
 def test_power_fails_within_the_line(tmp_path: Path) -> None:
@@ -197,16 +215,17 @@ def test_power_fails_within_the_line(tmp_path: Path) -> None:
         journal.append(reserved(9), AT)
     assert path.read_bytes().startswith(whole)
     with Journal.open(tmp_path) as journal:
-        assert len(journal.records) == 4
+        assert len(journal.records) == 5
 
 
 def test_power_fails_before_the_first_line(tmp_path: Path) -> None:
-    """Only the empty head was written."""
-    with Journal.open(tmp_path):
-        pass
+    """Only the empty head was written, and half of the line: nothing was accepted, so it begins."""
+    (tmp_path / "journal.head").write_bytes(Head(0, GENESIS).encode())
     (tmp_path / "journal.jsonl").write_bytes(b'{"at"')
-    with Journal.open(tmp_path) as journal:
-        assert journal.records == ()
+    with refused(JournalMissing), Journal.open(tmp_path):
+        pass
+    with Journal.begin(tmp_path, AT) as journal:
+        assert [record.entry for record in journal.records] == [Placed.of(tmp_path)]
 
 
 def test_a_line_and_a_half_beyond_the_head_is_no_crash(tmp_path: Path) -> None:
@@ -222,14 +241,14 @@ def test_a_line_and_a_half_beyond_the_head_is_no_crash(tmp_path: Path) -> None:
 def test_the_disk_takes_no_record(tmp_path: Path) -> None:
     """What the record would have allowed must not happen, so the caller hears of it."""
     (tmp_path / "journal.jsonl").symlink_to(tmp_path / "elsewhere")
-    with Journal.open(tmp_path) as journal, refused(JournalNotWritten):
-        journal.append(reserved(), AT)
+    with refused(JournalNotWritten), Journal.open(tmp_path):
+        pass
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_the_state_folder_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"")
-    with refused(JournalNotWritten), Journal.open(tmp_path / "state"):
+    with refused(JournalNotWritten), Journal.begin(tmp_path / "state", AT):
         pass
 
 
@@ -259,6 +278,7 @@ def writer(folder: Path, count: int) -> subprocess.Popen[str]:
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     """Two pushes share one state folder: no line is lost, none is chained to the same one."""
+    written(tmp_path, 0)
     children = [writer(tmp_path, 10) for _ in range(2)]
     for child in children:
         assert child.stdin is not None
@@ -268,18 +288,19 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
         child.communicate()
         assert child.returncode == 0
     with Journal.open(tmp_path) as journal:
-        assert len(journal.records) == 20
+        assert len(journal.records) == 21
 
 
 def test_a_process_is_killed_while_it_writes(tmp_path: Path) -> None:
     """Wherever the kill strikes, the next process finds a journal that it can go on with."""
+    written(tmp_path, 0)
     for _ in range(3):
         child = writer(tmp_path, 10_000)
         assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
         seen = 0
-        while seen < 3:
+        while seen < 4:
             with Journal.open(tmp_path) as journal:
                 seen = len(journal.records)
         child.kill()
@@ -290,11 +311,11 @@ def test_a_process_is_killed_while_it_writes(tmp_path: Path) -> None:
 
 def test_a_hostile_name_stays_on_its_line(tmp_path: Path) -> None:
     """L04. CR, LF, ANSI and JSON breakers in a peer-chosen name would forge a record."""
-    with Journal.open(tmp_path) as journal:
+    with Journal.begin(tmp_path, AT) as journal:
         journal.append(reserved(dataset='x"}\r\n{"at":\x1b[31m\u2028'), AT)
     raw = (tmp_path / "journal.jsonl").read_bytes()
-    assert raw.count(b"\n") == 1
-    assert all(32 <= byte < 127 for byte in raw[:-1])
+    assert raw.count(b"\n") == 2
+    assert all(32 <= byte < 127 for byte in raw.replace(b"\n", b""))
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from policy.errors import ValueNotFinite
+from policy.errors import (
+    JournalAltered,
+    JournalCut,
+    JournalHeadLost,
+    JournalMissing,
+    ValueNotFinite,
+)
+from policy.journal import Journal, Reading
 from provider.cli import provider
-from provider.errors import JournalAltered, JournalCut, JournalHeadLost, JournalMissing
-from provider.journal import Journal, Reading
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_cli import code
 from tests.provider.test_journal import AT, reserved, written
@@ -34,8 +39,15 @@ def answers(result: Result) -> list[dict[str, Any]]:
 def test_a_release_is_shown(world: EnclaveWorld, alice: Desk) -> None:
     alice.push(world.task())
     shown = answers(journal("show", "--state", alice.state, "--json"))
-    assert [x["kind"] for x in shown] == ["reserved", "committed", "released"]
-    assert [x["seq"] for x in shown] == [0, 1, 2]
+    assert [x["kind"] for x in shown] == [
+        "placed",
+        "accepted",
+        "noted",
+        "reserved",
+        "committed",
+        "released",
+    ]
+    assert [x["seq"] for x in shown] == [0, 1, 2, 3, 4, 5]
     people = journal("show", "--state", alice.state)
     assert "60 rows" in people.stdout
     assert "(simulation)" in people.stdout
@@ -70,7 +82,7 @@ def test_an_export_is_the_journal_byte_for_byte(tmp_path: Path) -> None:
     for line in output.read_bytes().splitlines():
         assert json.loads(line)["previous"] == previous
         previous = f"sha256:{hashlib.sha256(line).hexdigest()}"
-    assert (told["lines"], told["head"]) == (3, previous)
+    assert (told["lines"], told["head"]) == (4, previous)
     count_refusal()
     again = journal("export", "--state", tmp_path / "state", "-o", output, "--json")
     assert (code(again), again.exit_code) == ("file-not-written", 3)
@@ -140,15 +152,8 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     path.write_bytes(whole + b'{"at":"2026')
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
     reading = Reading.of(tmp_path)
-    assert (reading.head.count, reading.raw) == (3, whole)
+    assert (reading.head.count, reading.raw) == (4, whole)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
-
-
-def test_a_copy_without_its_lock(tmp_path: Path) -> None:
-    written(tmp_path)
-    (tmp_path / "journal.lock").unlink()
-    assert Reading.of(tmp_path).head.count == 3
-    assert not (tmp_path / "journal.lock").exists()
 
 
 def test_a_copy_without_its_head(tmp_path: Path) -> None:
@@ -158,7 +163,7 @@ def test_a_copy_without_its_head(tmp_path: Path) -> None:
     with refused(JournalHeadLost):
         Reading.of(tmp_path)
     (tmp_path / "kept").rename(tmp_path / "journal.head")
-    assert Reading.of(tmp_path).head.count == 3
+    assert Reading.of(tmp_path).head.count == 4
 
 
 def test_the_help_shows_an_example() -> None:

@@ -23,6 +23,7 @@ from policy.commit import Commit
 from policy.errors import (
     AnchorDiffers,
     ColumnMissing,
+    JournalCut,
     KeyPermissions,
     MachineNotListed,
     MeasurementNotListed,
@@ -35,6 +36,7 @@ from policy.errors import (
     ValueNotFinite,
     ValueNull,
 )
+from policy.journal import Committed, Refused, Released, Reserved
 from policy.party import LocalParty
 from policy.record import Record
 from policy.rows import schema_digest
@@ -44,7 +46,6 @@ from provider.errors import (
     AcknowledgementMismatch,
     DatasetNotAsked,
     DatasetNotOwned,
-    JournalCut,
     ReleaseStateDamaged,
     ReleaseUnderWay,
     SourceEmpty,
@@ -53,7 +54,6 @@ from provider.errors import (
     TaskBoundToInstance,
     UsesExhausted,
 )
-from provider.journal import Committed, Refused, Released, Reserved
 from provider.once import Attempt
 from provider.release import check_acknowledgement
 from provider.sources import ParquetSource
@@ -145,8 +145,9 @@ def test_the_salt_that_is_kept_opens_the_digest(world: EnclaveWorld, alice: Desk
 def test_the_commit_carries_the_journals_head(world: EnclaveWorld, alice: Desk) -> None:
     """L06. Whoever puts back an older journal cannot put back what the enclave acknowledged."""
     done = alice.push(world.task())
-    first, *_ = (alice.state / "journal.jsonl").read_bytes().splitlines()
-    assert done.commit.journal_head == hashlib.sha256(first).digest()
+    lines = (alice.state / "journal.jsonl").read_bytes().splitlines()
+    reserved = next(line for line in lines if b'"kind":"reserved"' in line)
+    assert done.commit.journal_head == hashlib.sha256(reserved).digest()
 
 
 # Refused before anybody is connected to.
@@ -593,11 +594,13 @@ def test_the_enclave_ends_the_stream_without_an_answer(
 
 
 def test_a_restored_backup_releases_again(world: EnclaveWorld, alice: Desk) -> None:
-    """State folder and head from before the release: the enclave still holds the first commit."""
+    """Journal and head from before the release: the enclave still holds the first commit."""
     task = world.task()
+    files = [alice.state / "journal.jsonl", alice.state / "journal.head"]
+    before = [file.read_bytes() for file in files]
     alice.push(task)
-    for path in (alice.state / "journal.jsonl", alice.state / "journal.head"):
-        path.unlink()
+    for file, content in zip(files, before, strict=True):
+        file.write_bytes(content)
     (alice.state / "releases").rename(alice.folder / "forgotten")
     with alice.refuses(PeerRefused) as seen:
         alice.push(task)
@@ -610,7 +613,7 @@ def test_the_uses_of_a_computation_run_out(alice: Desk, relay: Relay) -> None:
     world = alice.world
     fewer = world.consortium.policy_text(replace=[("uses = 10", "uses = 1")])
     alice.world = other = dataclasses.replace(world, complete=world.consortium.complete(fewer))
-    (alice.state / "studies").rename(alice.folder / "before")
+    alice.state.rename(alice.folder / "before")
     StudyState(alice.state).accept(other.complete.agreement, alice.party, NOW)
     with other.running() as live:
         relay.point_at(("127.0.0.1", live.server.port))

@@ -19,12 +19,12 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from policy.journal import Released
 from policy.state import StudyState
 from policy.task import Task
 from provider.agent import Event, Line
 from provider.cli import provider, task
 from provider.errors import ReleaseRefusedElsewhere, ResultPending
-from provider.journal import Released
 from provider.mailbox import Backoff, Notice, follow, outcome
 from provider.mailbox_cli import _tell
 from ratls.address import Address

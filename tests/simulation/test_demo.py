@@ -47,14 +47,17 @@ def test_the_whole_job_runs_and_leaves_what_was_asked_for(tmp_path: Path) -> Non
     assert "ratls provider push" in (kept / "commands.sh").read_text("utf-8")
     lines = (kept / "alice" / "state" / "journal.jsonl").read_text("utf-8").splitlines()
     journal = [json.loads(line) for line in lines]
-    # The refusal of the altered enclave, then the release.
+    # The policy and the collateral, the refusal of the altered enclave, then the release.
     assert [line["entry"]["kind"] for line in journal] == [
+        "placed",
+        "accepted",
+        "noted",
         "refused",
         "reserved",
         "committed",
         "released",
     ]
-    assert journal[0]["entry"]["check"] == "measurement"
+    assert journal[3]["entry"]["check"] == "measurement"
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -1,8 +1,11 @@
-"""What this party released, refused and collected: a hash chain of JSON lines that only grows.
+"""What this party accepted, released, refused and collected: a hash chain that only grows.
 
     with Journal.open(folder) as journal:  # exclusive: one process at a time
         journal.records                    # verified, oldest first
         journal.append(Refused(…), at)     # durable when the call returns
+
+`policy accept` begins it, and nothing else does: a state folder without its journal has lost
+what was released, and is refused.
 
 Each line names the SHA-256 of the line before it. A chain alone cannot show that its end was
 cut off, so a second file, the head, names the last line. The order of an append is: line, fsync,
@@ -10,6 +13,9 @@ head, fsync, and only then whatever the record allows. A crash therefore leaves 
 things, both healed when the journal is next opened: a line without its end (nothing happened on
 its strength; it is cut off), or one whole line beyond the head (kept: to count a release that did
 not happen is harmless, to forget one that did is not). Anything else is an `AuditError`.
+
+The first record says where the folder is: which machine, file system and inode. A copy has
+another place and is refused, or two copies could release one task to two enclaves.
 
 Who may write the whole folder can put back an older journal *and* its head. Each commit therefore
 carries the journal's head, signed, to the enclave, whose acknowledgement names that commit.
@@ -20,8 +26,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -30,15 +36,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from provider.errors import (
+from policy.errors import (
     JournalAltered,
     JournalCut,
     JournalHeadLost,
     JournalMissing,
     JournalNotWritten,
+    StateCopied,
 )
 from verifier.appraisal import Appraisal
-from verifier.errors import FileNotWritten
+from verifier.errors import CollateralRolledBack, FileNotWritten
 from verifier.files import locked, make_folder, sync_folder, write_atomically
 
 GENESIS = bytes(32)  # what the first line names as the line before it
@@ -48,11 +55,46 @@ _CAP = 1 << 30  # bytes; a journal of this size is a fault, not a history
 DigestText = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 InstanceText = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 ModeText = Literal["production", "simulation"]
+Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 Count = Annotated[int, Field(ge=0)]
+# How far it came: own checks, the enclave's proof, rows, the commit, the enclave's answer.
+Step = Literal["local", "enclave", "rows", "commit", "answer"]
 
 
 class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Placed(_Entry):
+    """The state folder is here; the first record, and again when a copy was adopted."""
+
+    kind: Literal["placed"] = "placed"
+    machine: DigestText  # of /etc/machine-id, which is not to be shown; of nothing without one
+    filesystem: Annotated[str, Field(pattern=r"^[0-9a-f]{1,16}$")]
+    folder: Count  #       inode
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Where a folder is now. Raises: JournalNotWritten, for one that is not there."""
+        try:
+            system, inode = os.statvfs(folder).f_fsid, os.stat(folder).st_ino
+        except OSError as error:
+            raise _not_written(folder, error) from error
+        try:
+            machine = Path("/etc/machine-id").read_bytes().strip()
+        except OSError:
+            machine = b""
+        digest = hashlib.sha256(b"ratls state folder\0" + machine).digest()
+        return cls(machine=_text(digest), filesystem=f"{system:x}", folder=inode)
+
+
+class Accepted(_Entry):
+    """A policy was taken into force, from its `not_before` on. None older is, from now on."""
+
+    kind: Literal["accepted"] = "accepted"
+    study: str
+    version: Count
+    policy: DigestText
 
 
 class Reserved(_Entry):
@@ -65,7 +107,40 @@ class Reserved(_Entry):
     study: str
     computation: str
     instance: InstanceText
+    expires: Moment | None = None  # of the task; absent in records of older versions
     mode: ModeText
+
+
+class Returned(_Entry):
+    """A reservation that no enclave can compute with: it counts as no use."""
+
+    kind: Literal["returned"] = "returned"
+    task: DigestText
+    dataset: str
+    instance: InstanceText
+    reason: Literal["no-row-left", "no-commit-before-the-end"]
+    mode: ModeText
+
+
+class Noted(_Entry):
+    """Revocation lists that evidence was about to be judged by. Older ones are not, from now on."""
+
+    kind: Literal["noted"] = "noted"
+    collateral: str  # whose: root/technology-FMSPC-authority
+    root_list: Moment  # when each was issued
+    platform_list: Moment
+
+    def require_reached_by(self, other: Self) -> None:
+        """Raises: CollateralRolledBack."""
+        for name in ("root_list", "platform_list"):
+            seen, found = getattr(self, name), getattr(other, name)
+            if found < seen:
+                raise CollateralRolledBack(
+                    f"revocation list ({name})",
+                    expected=f"none issued before {seen}",
+                    found=f"one of {found}",
+                    fix="fetch collateral anew; the journal says what was seen",
+                )
 
 
 class Committed(_Entry):
@@ -122,13 +197,15 @@ class Refused(_Entry):
     check: str | None
     checks: Annotated[tuple[CheckOutcome, ...], Field(strict=False)]
     mode: ModeText | None  # None: refused before a root was chosen
+    step: Step | None = None  #  where it stopped; absent in records of older versions
+    rows: Count | None = None  # that had left in this run
 
 
-Entry = Reserved | Committed | Released | Collected | Refused
+Entry = Placed | Accepted | Noted | Reserved | Returned | Committed | Released | Collected | Refused
 
 
 class _Line(_Entry):
-    at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    at: Moment
     entry: Annotated[Entry, Field(discriminator="kind")]
     previous: DigestText
     seq: Count
@@ -173,6 +250,8 @@ def outcomes(appraisal: Appraisal | None) -> tuple[CheckOutcome, ...]:
     return tuple(CheckOutcome(check=r.check, outcome=r.outcome.value) for r in records)
 
 
+# Pure, and the last one kept: between two releases the same journal is read again and again.
+@lru_cache(maxsize=1)
 def parse_lines(raw: bytes) -> tuple[tuple[Record, ...], int]:
     """The records of a journal, and how many bytes of it are whole lines.
 
@@ -201,8 +280,9 @@ def _parse_line(line: bytes, seq: int, previous: bytes) -> Record:
         at = datetime.strptime(read.at, _TIME).replace(tzinfo=UTC)
     except (ValidationError, ValueError) as error:
         raise JournalAltered(where, expected="a record", found="something else") from error
-    # Byte for byte: a repeated key or a spelling of its own would hide what a reader sees.
-    if _json(read.model_dump(mode="json")) != line:
+    # Byte for byte: a repeated key or a spelling of its own would hide what a reader sees. What
+    # older versions did not write is absent here too.
+    if _json(read.model_dump(mode="json", exclude_unset=True)) != line:
         raise JournalAltered(where, expected="the one spelling of a record", found="another")
     if read.seq != seq or read.previous != _text(previous):
         raise JournalAltered(
@@ -255,14 +335,14 @@ class Reading:
             JournalMissing: The folder has none.
             AuditError: One of its leaves; see `reconcile` and `parse_lines`.
         """
-        if not _lines_path(folder).exists() and not _head_path(folder).exists():
-            raise JournalMissing(str(folder), expected="journal.jsonl and its head", found="none")
-        with _kept_still(folder / "journal.lock"):
+        with _held(folder, reading=True):
             raw, head = _read(_lines_path(folder)) or b"", _read(_head_path(folder))
         records, whole = parse_lines(raw)
         reconciled = reconcile(
             records, whole < len(raw), None if head is None else Head.parse(head)
         )
+        if not records:
+            raise _missing(folder)
         return cls(records, reconciled, raw[:whole])
 
     def require_line(self, digest: str) -> None:
@@ -289,16 +369,60 @@ class Journal:
         """Lock, read and verify the journal of a state folder; heal what a crash left.
 
         Raises:
-            AuditError: One of its leaves; see `reconcile` and `parse_lines`.
-            LockHeld, LocksMissing: Another process has it; this file system has no locks.
+            JournalMissing: There is none, whatever the folder holds besides.
+            AuditError: One of its other leaves; see `reconcile` and `parse_lines`.
+            StateCopied: The folder is not the one that the journal was begun in.
         """
-        with ExitStack() as held:
-            try:
-                held.enter_context(locked(make_folder(folder) / "journal.lock"))
-            except FileNotWritten as error:
-                raise JournalNotWritten(
-                    error.thing, expected=error.expected, found=error.found
-                ) from error
+        with cls._opened(folder) as journal:
+            if not journal.records:
+                raise _missing(folder)
+            require_place(journal.records, folder)
+            yield journal
+
+    @classmethod
+    @contextmanager
+    def begin(cls, folder: Path, at: datetime) -> Iterator[Self]:
+        """As `open`; where nothing was accepted and nothing released yet, the journal begins.
+
+        Raises:
+            JournalMissing: There are policies or releases, and the journal that knew them is gone.
+            JournalNotWritten, AuditError, StateCopied: As `open` and `append`.
+        """
+        if not has_begun(folder):
+            _make(folder)
+        with cls._opened(folder) as journal:
+            if not journal.records:
+                if _is_used(folder):
+                    raise _missing(folder)
+                journal.append(Placed.of(folder), at)
+            require_place(journal.records, folder)
+            yield journal
+
+    @classmethod
+    def adopt(cls, folder: Path, head: str, at: datetime) -> Placed:
+        """Let a copy, or what came back from a backup, be the state folder from now on.
+
+        Args:
+            head: Digest of the journal's last line, as it was noted where the folder stood before:
+                the proof that nothing was released since the copy was made.
+
+        Raises:
+            JournalCut: The journal ends elsewhere.
+            AuditError: As `open`.
+        """
+        with cls._opened(folder) as journal:
+            if not journal.records:
+                raise _missing(folder)
+            if head != _text(journal.head):
+                raise JournalCut("journal", expected=f"the head {head}", found=_text(journal.head))
+            placed = Placed.of(folder)
+            journal.append(placed, at)
+            return placed
+
+    @classmethod
+    @contextmanager
+    def _opened(cls, folder: Path) -> Iterator[Self]:
+        with _held(folder):
             yield cls._load(folder)
 
     @classmethod
@@ -346,13 +470,70 @@ class Journal:
         return record
 
 
+def has_begun(folder: Path) -> bool:
+    """Is this a state folder, or what is left of one?"""
+    return _lines_path(folder).exists() or _head_path(folder).exists() or _is_used(folder)
+
+
+def _is_used(folder: Path) -> bool:
+    return any(folder.glob("studies/*.agreement.json")) or any(folder.glob("releases/*"))
+
+
+def require_place(records: Iterable[Record], folder: Path) -> None:
+    """The folder is where its journal says that it is.
+
+    Raises:
+        StateCopied: It is elsewhere: a copy, a backup, or the disk of another machine.
+    """
+    placed = [r.entry for r in records if isinstance(r.entry, Placed)]
+    here = Placed.of(folder)
+    if not placed:
+        found = "a journal of an older version, which names none"
+    elif placed[-1].machine != here.machine:
+        found = "another machine"
+    elif placed[-1] != here:
+        found = "another folder of this machine"
+    else:
+        return
+    raise StateCopied(
+        f"state folder {folder}", expected="the place that its journal names", found=found
+    )
+
+
 @contextmanager
-def _kept_still(lock: Path) -> Iterator[None]:
-    """No append runs meanwhile. A copy may come without its lock file: nobody appends to it."""
+def _held(folder: Path, *, reading: bool = False) -> Iterator[None]:
+    """Lock the lines themselves: were a lock file removed, two could hold one each.
+
+    Raises: JournalMissing, JournalCut, JournalNotWritten, LockHeld, LocksMissing.
+    """
+    path = _lines_path(folder)
+    if not path.exists():
+        if (head := _read(_head_path(folder))) is not None:
+            reconcile((), torn=False, head=Head.parse(head))  # lines that are gone are a cut
+        raise _missing(folder)
     with ExitStack() as held:
-        with suppress(FileNotWritten):
-            held.enter_context(locked(lock, reading=True))
+        with _writing():
+            held.enter_context(locked(path, reading=reading, make=False))
         yield
+
+
+def _make(folder: Path) -> None:
+    with _writing():
+        make_folder(folder)
+        with locked(_lines_path(folder)):
+            sync_folder(folder)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except FileNotWritten as error:
+        raise JournalNotWritten(error.thing, expected=error.expected, found=error.found) from error
+
+
+def _missing(folder: Path) -> JournalMissing:
+    return JournalMissing(str(folder), expected="journal.jsonl and its head", found="none")
 
 
 def _lines_path(folder: Path) -> Path:
@@ -386,15 +567,12 @@ def _read(path: Path) -> bytes | None:
 
 
 def _append_durably(path: Path, line: bytes) -> None:
-    new = not path.exists()
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
         with os.fdopen(handle, "ab", buffering=0) as file:
             if file.write(line) != len(line):
                 raise OSError(0, "only a part was written")
             os.fsync(file.fileno())
-        if new:
-            sync_folder(path.parent)
     except OSError as error:
         raise _not_written(path, error) from error
 
