@@ -8,6 +8,7 @@ from enclave_app.errors import (
     ChannelIdentityShared,
     CollectNotAuthorized,
     PeerUnknown,
+    ReasonNotAgreed,
     ReleaseNotAuthorized,
     ServerWouldNotAuthenticate,
 )
@@ -60,6 +61,21 @@ def require_release(
     dataset = policy.dataset_by_id(dataset_id)
     if dataset is None or dataset.owner != party.id or dataset.id not in computation.inputs:
         raise ReleaseNotAuthorized("dataset", expected="an own input of the task", found="another")
+    return dataset
+
+
+def require_reason(
+    policy: Policy, party: Party, computation: Computation, dataset_id: str
+) -> Dataset:
+    """The dataset, if its owner may ask which rule it breaks.
+
+    Raises:
+        ReleaseNotAuthorized: It is not this party's input, as `require_release` says.
+        ReasonNotAgreed: The policy gives nobody reasons.
+    """
+    dataset = require_release(policy, party, computation, dataset_id)
+    if computation.release.reasons is None:
+        raise ReasonNotAgreed("reason", expected="one that the policy gives", found="none")
     return dataset
 
 

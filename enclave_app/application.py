@@ -5,24 +5,31 @@
 
 Order matters: the task is verified and the peer authorised before any quote is made; evidence
 goes out before any row comes in; a dataset counts only by its commit; what was computed leaves
-only sealed to the recipients that the policy names.
+only sealed to the recipients that the policy names. Whether policy and task still hold is asked at
+every step; what was done is logged after it was done.
+
+Nothing that depends on rows reaches recipient or host beside the result itself: one code in one
+sealed form for all refusals, one log line, and times that end with a bucket.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Self
 
-from enclave_app.access import require_collect
-from enclave_app.compute import agreed, compute
-from enclave_app.errors import AttesterModeMismatch, ComputationFailed
+from enclave_app.access import require_collect, require_reason
+from enclave_app.compute import agreed, compute, denied, own_reasons, required
+from enclave_app.errors import AttesterModeMismatch, ComputationFailed, ComputationTooLong
 from enclave_app.intake import Intake
-from enclave_app.limits import Limits, MemoryBudget
+from enclave_app.limits import Limits, MemoryBudget, Need
 from enclave_app.receive import Receiving
-from enclave_app.session import Denied, Outcome, Pending, Sessions, Ticket
-from enclave_app.worker import Worker
+from enclave_app.session import Denied, Pending, Released, Sessions, Ticket
+from enclave_app.worker import Workers, supervised
 from policy.agreement import CompleteAgreement, require_window
 from policy.document import Party, Policy, digest_text
 from policy.receipt import Receipt, ReceiptInput
@@ -33,6 +40,9 @@ from ratls.identity import EnclaveIdentity
 from ratls.log import Log, bind, place_of
 from ratls.stream import Hello, Kind, ServerExchange
 from verifier.anchors import Mode
+from verifier.errors import RatlsError
+
+KEEPER_SECONDS = 1.0
 
 
 def _now() -> datetime:
@@ -58,7 +68,9 @@ class Enclave:
         self.sessions: Sessions[Intake] = Sessions(limits)
         self.memory = MemoryBudget(limits.held_bytes)
         self._log = log
-        self._worker = Worker()
+        self._workers = Workers(limits.computations, self._bug)
+        self._stopped = threading.Event()
+        supervised("keeper", self._keep, self._bug)
 
     @classmethod
     def start(
@@ -99,6 +111,27 @@ class Enclave:
             seconds=seconds,
         )
 
+    def stop(self) -> None:
+        """End the threads that wait for work."""
+        self._stopped.set()
+        self._workers.stop()
+
+    def _bug(self, thread: str, bug: BaseException) -> None:
+        self._log.error("internal", thread=thread, bug=place_of(bug))
+
+    def _keep(self) -> bool:
+        if self._stopped.wait(KEEPER_SECONDS):
+            return False
+        self.sweep()
+        return True
+
+    def sweep(self) -> None:
+        """Once a second: forget what is over its time, and announce outcomes that are due."""
+        for ticket in self.sessions.sweep(self.clock(), self.seconds()):
+            # R20: neither outcome nor count, and not before the end of its bucket.
+            named = digest_text(ticket.digest)
+            self._log.info("computed", task_digest=named, mode=self.mode.value)
+
     def answer(self, kind: Kind, party: Party, exchange: ServerExchange, log: Log) -> None:
         """Serve one exchange of an authenticated party to its end.
 
@@ -113,6 +146,8 @@ class Enclave:
         task = self._verified(hello)
         if kind is Kind.RELEASE:
             Receiving(self, party, exchange, hello, task, log).run()
+        elif kind is Kind.REASON:
+            self._reason(task, party, exchange, hello, log)
         else:
             self._collect(task, party, exchange, hello, log)
 
@@ -122,7 +157,32 @@ class Enclave:
         require_window(self.policy, at)
         task = Task.open(hello.task, self.policy, at)
         bind(task_digest=digest_text(task.digest))
+        self.need(task)
         return task
+
+    def need(self, task: Task) -> Need:
+        """What the task's computation takes of the memory budget. Raises: ComputationTooLarge."""
+        return required(self.policy, task, self.limits.held_bytes)
+
+    def require_window(self, task: Task, step: str, log: Log) -> None:
+        """Policy and task still hold. What held at the challenge may have ended since.
+
+        Args:
+            step: Logged where they do not.
+
+        Raises:
+            PolicyExpired, TaskExpired: They do not.
+        """
+        try:
+            self._require_now(task)
+        except RatlsError:
+            log.info("stopped", task_digest=digest_text(task.digest), step=step)
+            raise
+
+    def _require_now(self, task: Task) -> None:
+        at = self.clock()
+        require_window(self.policy, at)
+        task.require_window(at)
 
     def evidence(self, hello: Hello, party: Party, task_digest: bytes) -> bytes:
         """Fresh evidence for an authenticated party and a verified task."""
@@ -143,11 +203,10 @@ class Enclave:
         require_collect(party, computation)
         evidence = self.evidence(hello, party, task.digest)
         exchange.send_evidence(evidence)
-        outcome = self.sessions.outcome(self.ticket(task))
+        outcome = self.sessions.outcome(self.ticket(task), self.seconds())
         if isinstance(outcome, Pending):
             exchange.pending(list(outcome.missing))
-        elif isinstance(outcome, Denied):
-            exchange.denied(outcome.code)
+            log.info("asked")
         else:
             ciphertext = outcome.ciphertexts[party.id]
             receipt = Receipt(
@@ -168,29 +227,61 @@ class Enclave:
                 tls_spki=self.identity.spki,
                 receipt_key=self.identity.receipt_spki,
             )
+            self.require_window(task, "hand-out", log)
             exchange.result(receipt.seal(self.identity.receipt_signer), ciphertext)
-        log.info("collected", outcome=type(outcome).__name__.lower())
+            log.info("collected")
+
+    def _reason(
+        self, task: Task, party: Party, exchange: ServerExchange, hello: Hello, log: Log
+    ) -> None:
+        """Tell the owner of an input what that input alone breaks, at the times of a result."""
+        dataset = require_reason(self.policy, party, agreed(self.policy, task), hello.dataset)
+        exchange.send_evidence(self.evidence(hello, party, task.digest))
+        outcome = self.sessions.outcome(self.ticket(task), self.seconds())
+        self.require_window(task, "hand-out", log)
+        if isinstance(outcome, Pending):
+            exchange.pending(list(outcome.missing))
+        else:
+            exchange.reason(outcome.reasons[dataset.id])
+        log.info("asked")
 
     def compute_when_complete(self, task: Task) -> None:
         """Queue the computation, once, if this commit was the last that it waited for."""
         ticket = self.ticket(task)
-        inputs = self.sessions.take_complete(ticket)
-        if inputs is not None:
-            self._worker.submit(lambda: self._compute(task, ticket, inputs))
+        job = partial(self._compute, task, ticket, self.seconds())
+        self.sessions.queue(ticket, partial(self._workers.submit, task.submitter, job))
 
-    def _compute(self, task: Task, ticket: Ticket, inputs: tuple[Intake, ...]) -> None:
-        outcome: Outcome
+    def _compute(self, task: Task, ticket: Ticket, began: float) -> None:
+        """Args: began: When the last commit came, which the host has seen."""
+        inputs = self.sessions.take_complete(ticket)
+        if inputs is None:
+            return
+        end = self.seconds() + self.limits.compute_seconds
+
+        def ask() -> None:
+            # Not logged: when a computation is at which step depends on rows (R20).
+            self._require_now(task)
+            if self.seconds() > end:
+                raise ComputationTooLong("computation", expected="its end in time", found="none")
+
+        outcome: Released | Denied
+        computation = agreed(self.policy, task)
+        # "computation-failed" for all, unless every input was asked.
+        reasons = dict.fromkeys(computation.inputs, ComputationFailed.code)
         try:
-            outcome = compute(self.policy, task, [intake.table() for intake in inputs])
-        except Exception as bug:  # noqa: BLE001 - see below
-            # Whatever went wrong, the recipient hears that there is no result, and the next
-            # task is computed.
-            self._log.error("internal", task_digest=digest_text(task.digest), bug=place_of(bug))
+            self.require_window(task, "computation", self._log)
+            tables = [intake.table() for intake in inputs]
+            if computation.release.reasons:
+                reasons = own_reasons(self.policy, task, tables, ask)
+            outcome = compute(self.policy, task, tables, ask)
+        except BaseException:  # noqa: BLE001 - see below
+            # Whatever went wrong, MemoryError included, it ends this task alone. What and where
+            # is not logged: rows may have brought it about (R20).
             outcome = Denied(ComputationFailed.code)
         finally:
             for intake in inputs:
                 intake.close()
-        self.sessions.finish(ticket, outcome)
-        code = outcome.code if isinstance(outcome, Denied) else "released"
-        named = digest_text(task.digest)
-        self._log.info("computed", task_digest=named, outcome=code, mode=self.mode.value)
+        if isinstance(outcome, Denied):
+            outcome = denied(self.policy, task)
+        due = began + self.limits.padded(self.seconds() - began)
+        self.sessions.finish(ticket, replace(outcome, reasons=reasons), due)

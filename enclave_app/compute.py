@@ -1,6 +1,8 @@
 """From complete inputs to an outcome: subjects, computation, gate, encryption, in this order.
 
-    outcome = compute(policy, task, tables)
+    outcome = compute(policy, task, tables, ask)
+    if isinstance(outcome, Denied):
+        outcome = denied(policy, task)        # from outside like any result
 
 A pure function of its arguments (but for the randomness of salt and encryption). It keeps nothing:
 no global, cache or file of one task is there when the next one is computed.
@@ -9,24 +11,65 @@ no global, cache or file of one task is there when the next one is computed.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
 from enclave_app.computations import COMPUTATIONS
-from enclave_app.release import Input, padded, released, require_groups
-from enclave_app.session import Denied, Outcome, Released
-from policy.document import Computation, Policy
-from policy.receipt import result_digest, salted
+from enclave_app.deadline import asking
+from enclave_app.errors import ComputationTooLarge
+from enclave_app.limits import Need
+from enclave_app.release import Input, denial, padded, padded_size, released, require_groups
+from enclave_app.session import Denied, Released
+from policy.document import Computation, Dataset, Policy
+from policy.receipt import SALT_LENGTH, SALT_SIZE, result_digest, salted
+from policy.rows import arrow_type
 from policy.seal import result_info, seal_result
 from policy.task import Task
 from verifier.errors import RatlsError
 
 
-def compute(policy: Policy, task: Task, tables: Sequence[pa.Table]) -> Outcome:
+def required(policy: Policy, task: Task, limit: int) -> Need:
+    """What the task's computation needs beside its rows.
+
+    Raises:
+        ComputationTooLarge: With `max_rows` of each input, rows included, it is more than `limit`
+            bytes. Said when a task is opened: later, rows would have been released for it.
+    """
+    computation = agreed(policy, task)
+    need = COMPUTATIONS[computation.run].need(task.resolved_parameters(policy))
+    total = 0
+    for dataset in map(policy.dataset_by_id, computation.inputs):
+        assert dataset is not None  # a policy's references hold: checked while it was read
+        received = dataset.max_rows * _row_size(dataset)
+        total += received + need.bytes(dataset.max_rows, received)
+    if total > limit:
+        raise ComputationTooLarge(
+            f"computation {computation.id!r} on all rows that the policy allows",
+            expected=f"at most {limit >> 20} MiB",
+            found=f"{total >> 20} MiB",
+        )
+    return need
+
+
+def _row_size(dataset: Dataset) -> int:
+    """Bytes of a row as it is sent, at least: how long texts are, their arrival shows."""
+    types = [arrow_type(column) for column in dataset.columns.values()]
+    return sum(4 if pa.types.is_string(t) else -(-t.bit_width // 8) for t in types)
+
+
+def compute(
+    policy: Policy,
+    task: Task,
+    tables: Sequence[pa.Table],
+    ask: Callable[[], None] = lambda: None,
+) -> Released | Denied:
     """Run the task on its inputs, given in the policy's order.
 
     A refusal on the way is the outcome: its code, and nothing that was computed.
+
+    Args:
+        ask: Called between the steps of a long computation; raises where it must end.
     """
     computation = agreed(policy, task)
     try:
@@ -35,25 +78,45 @@ def compute(policy: Policy, task: Task, tables: Sequence[pa.Table]) -> Outcome:
             dataset: Input(table, _subject(policy, dataset))
             for dataset, table in zip(computation.inputs, tables, strict=True)
         }
-        code = COMPUTATIONS[computation.run]
-        require_groups(
-            inputs, code.groups(inputs, parameters, computation.release), computation.release
+        code, rule = COMPUTATIONS[computation.run], computation.release
+        with asking(ask):
+            require_groups(inputs, code.groups(inputs, parameters, rule), rule)
+            outputs = code.run(inputs, parameters, rule)
+        ask()
+        document = released(
+            outputs, computation.release, computation=computation.id, run=computation.run
         )
-        outputs = code.run(inputs, parameters, computation.release)
-        document = salted(
-            released(outputs, computation.release, computation=computation.id, run=computation.run),
-            os.urandom(32),
-        )
-        plaintext = padded(document)
+        return _sealed_to_all(document, policy, task)
     except RatlsError as refusal:
         return Denied(refusal.code)
-    return Released(
-        {
-            recipient: _sealed(plaintext, policy, task, recipient)
-            for recipient in computation.recipients
-        },
-        digest=result_digest(document),
-    )
+
+
+def own_reasons(
+    policy: Policy, task: Task, tables: Sequence[pa.Table], ask: Callable[[], None]
+) -> dict[str, str]:
+    """Of each input the first rule that it breaks by itself, as a code; "" where it breaks none.
+
+    Asked of each input as if there were no other, and whatever the outcome: its provider hears
+    what it could compute from its own rows, and nothing about anybody else's.
+    """
+    computation = agreed(policy, task)
+    code, rule = COMPUTATIONS[computation.run], computation.release
+    parameters, reasons = task.resolved_parameters(policy), dict.fromkeys(computation.inputs, "")
+    for dataset, table in zip(computation.inputs, tables, strict=True):
+        ask()
+        alone = {dataset: Input(table, _subject(policy, dataset))}
+        try:
+            require_groups(alone, code.groups(alone, parameters, rule), rule)
+        except RatlsError as refusal:
+            reasons[dataset] = refusal.code
+    return reasons
+
+
+def denied(policy: Policy, task: Task) -> Released:
+    """The outcome without a result: who carries it cannot tell it from one with a result."""
+    computation = agreed(policy, task)
+    document = denial(computation=computation.id, run=computation.run)
+    return _sealed_to_all(document, policy, task)
 
 
 def agreed(policy: Policy, task: Task) -> Computation:
@@ -68,6 +131,23 @@ def _subject(policy: Policy, dataset_id: str) -> str:
     dataset = policy.dataset_by_id(dataset_id)
     assert dataset is not None
     return dataset.subject
+
+
+def _sealed_to_all(document: bytes, policy: Policy, task: Task) -> Released:
+    computation = agreed(policy, task)
+    most = [d.max_rows for d in map(policy.dataset_by_id, computation.inputs) if d is not None]
+    longest = COMPUTATIONS[computation.run].longest(
+        task.resolved_parameters(policy), computation.release.outputs, most
+    )
+    document = salted(document, os.urandom(SALT_SIZE))
+    plaintext = padded(document, padded_size(longest + SALT_LENGTH))
+    return Released(
+        {
+            recipient: _sealed(plaintext, policy, task, recipient)
+            for recipient in computation.recipients
+        },
+        digest=result_digest(document),
+    )
 
 
 def _sealed(plaintext: bytes, policy: Policy, task: Task, recipient: str) -> bytes:

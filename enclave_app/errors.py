@@ -89,7 +89,7 @@ class PeerUnknown(PeerIdentityError):
 
 
 class MethodNotOffered(AuthorizationError):
-    """Only the three exchanges of ratls/1 are served, whatever name is asked for."""
+    """Only the four exchanges of ratls/1 are served, whatever name is asked for."""
 
     code = "method-not-offered"
     default_fix = "use `ratls provider push`, `ratls task result` or `ratls verify server`"
@@ -100,6 +100,13 @@ class ReleaseNotAuthorized(AuthorizationError):
 
     code = "release-not-authorized"
     default_fix = "release a dataset that the policy says is yours and the task's computation uses"
+
+
+class ReasonNotAgreed(AuthorizationError):
+    """The policy lets nobody ask why a result was denied."""
+
+    code = "reason-not-agreed"
+    default_fix = 'agree on a policy with `reasons = "own input"` in the computation\'s release'
 
 
 class CollectNotAuthorized(AuthorizationError):
@@ -133,6 +140,13 @@ class MemoryExhausted(ResourceLimitError):
     default_fix = "wait until running tasks are finished, then release again with the same task"
 
 
+class ComputationTooLarge(ResourceLimitError):
+    """With all rows that the policy allows, the computation would not fit into the enclave."""
+
+    code = "computation-too-large"
+    default_fix = "agree on a smaller max_rows, or on fewer columns"
+
+
 class BatchesExceeded(ResourceLimitError):
     """A release consists of more batches than the enclave keeps."""
 
@@ -148,6 +162,13 @@ class ExchangeTooLong(ResourceLimitError):
 
 
 # Does it count?
+
+
+class RowsNotAsDeclared(StreamIntegrityError):
+    """A null, a number that is not finite, or a value outside its domain, in an agreed column."""
+
+    code = "rows-not-as-declared"
+    default_fix = "use `ratls provider push`: it checks every row before it sends any, and names it"
 
 
 class AttemptClosed(StreamIntegrityError):
@@ -224,10 +245,24 @@ class SolverNotConverged(ComputeDeniedError):
 
 
 class ComputationFailed(ComputeDeniedError):
-    """The computation ended with an error that nobody foresaw; the operator's log has its place."""
+    """The computation ended with an error that its authors did not foresee."""
 
     code = "computation-failed"
-    default_fix = "tell the authors: this is a bug"
+    default_fix = "run the computation on rows of your own making, and tell the authors"
+
+
+class ComputationTooLong(ComputeDeniedError):
+    """The computation takes longer than the enclave lets it."""
+
+    code = "computation-too-long"
+    default_fix = "agree on fewer rows, columns or iterations"
+
+
+class ReleaseDenied(ReleaseDeniedError):
+    """There is no result. Why depends on rows, so neither recipient nor host is told."""
+
+    code = "release-denied"
+    default_fix = "ask the providers: with `reasons` in the policy each can ask about its own input"
 
 
 class TooFewSubjects(ReleaseDeniedError):

@@ -1,6 +1,6 @@
 """The rows of one attempt to release one dataset: validated, compact, private until committed.
 
-    intake = Intake(dataset, limits, memory)
+    intake = Intake(dataset, limits, memory, need, until)
     intake.open(reader.schema)
     intake.add(batch)            # for each batch
     intake.rows, len(intake.batches)  # what a commit must have counted
@@ -16,17 +16,28 @@ import threading
 
 import pyarrow as pa
 
-from enclave_app.errors import AttemptClosed, BatchesExceeded, InputEmpty
-from enclave_app.limits import Limits, MemoryBudget
+from enclave_app.errors import AttemptClosed, BatchesExceeded, InputEmpty, RowsNotAsDeclared
+from enclave_app.limits import Limits, MemoryBudget, Need
 from policy.document import Dataset
+from policy.errors import InvalidDataError
 from policy.rows import arrow_schema, check_batch, check_schema
 
 
 class Intake:
     """One attempt. Used by one thread, and closed by any."""
 
-    def __init__(self, dataset: Dataset, limits: Limits, memory: MemoryBudget) -> None:
+    def __init__(
+        self, dataset: Dataset, limits: Limits, memory: MemoryBudget, need: Need, until: float
+    ) -> None:
+        """Take nothing yet.
+
+        Args:
+            need: What the task's computation needs beside the rows. It is accounted for with
+                them: a boolean is a bit here and 48 bytes in a training.
+            until: When the release must have ended, by the monotonic clock.
+        """
         self._dataset, self._limits, self._memory = dataset, limits, memory
+        self._need, self.until = need, until
         self._schema = arrow_schema(dataset)
         self._lock = threading.Lock()
         self._closed = False
@@ -52,7 +63,8 @@ class Intake:
 
         Raises:
             BatchesExceeded: One batch too many.
-            SchemaError, InvalidDataError: As `policy.rows.check_batch` says.
+            SchemaError: As `policy.rows.check_batch` says.
+            RowsNotAsDeclared: A value that the policy does not allow.
             MemoryExhausted: No room.
             AttemptClosed: By a later attempt, or because the task expired.
         """
@@ -60,7 +72,12 @@ class Intake:
             raise BatchesExceeded(
                 "release", expected=f"at most {self._limits.batches} batches", found="more"
             )
-        check_batch(batch, self._dataset, rows_before=self.rows)
+        try:
+            check_batch(batch, self._dataset, rows_before=self.rows)
+        except InvalidDataError as refusal:
+            # R20: which rule a cell broke would reach the host, by the log and by the size of the
+            # answer. The provider's own check says it.
+            raise RowsNotAsDeclared("rows", expected="as declared", found="others") from refusal
         self._keep(batch)
 
     def _keep(self, batch: pa.RecordBatch) -> None:
@@ -70,8 +87,9 @@ class Intake:
         with self._lock:
             if self._closed:
                 raise self._is_closed()
-            self._memory.take(compact.size)
-            self._held += compact.size
+            size = compact.size + self._need.bytes(batch.num_rows, compact.size)
+            self._memory.take(size)
+            self._held += size
             self._kept.append(copy)
             self.rows += batch.num_rows
 

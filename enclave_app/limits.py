@@ -1,4 +1,4 @@
-"""Hard caps of the enclave, and the two counters that hold them: exchanges and bytes.
+"""Hard caps of the enclave, the two counters that hold them (exchanges, bytes), and buckets.
 
 Below these caps lies what no handler sees: gRPC takes a message of any size and Arrow
 decompresses it before Python is called (`flight.md` 6). That is bounded by admitting listed
@@ -7,6 +7,7 @@ parties only, and by the memory limit of the process, which for an enclave is it
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -29,10 +30,33 @@ class Limits:
     exchanges_per_party: int = 8  #       a stalled client keeps its thread: only its own share
     tasks: int = 256  #                   unexpired
     tasks_per_submitter: int = 64
-    held_bytes: int = 4096 * MEBIBYTE  #  rows of all tasks and all running releases
+    # Rows of all tasks and all running releases, and what computing with them needs.
+    held_bytes: int = 8192 * MEBIBYTE
     batch_bytes: int = 64 * MEBIBYTE
     batches: int = 100_000  #             of one release
     exchange_seconds: float = 3600.0
+    compute_seconds: float = 3600.0  #    of one computation
+    computations: int = 3  #              at once; of one submitter at most one fewer
+    # An outcome is handed out when one of these times has passed since the last commit.
+    buckets: tuple[float, ...] = (1.0, 10.0, 60.0, 600.0, 3600.0)
+
+    def padded(self, elapsed: float) -> float:
+        """`elapsed` seconds up to the end of its bucket; above the last, up to a multiple of it."""
+        last = self.buckets[-1]
+        longer = last * max(1, math.ceil(elapsed / last))
+        return next((bucket for bucket in self.buckets if elapsed <= bucket), longer)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a computation needs beside the rows that it is given, measured and rounded up."""
+
+    per_row: int  #  bytes
+    copies: int = 0  # of all that was received, such as texts that become Python's
+
+    def bytes(self, rows: int, received: int) -> int:
+        """For so many rows, which are `received` bytes as they came."""
+        return rows * self.per_row + received * self.copies
 
 
 class Slots:
@@ -85,7 +109,7 @@ class Slots:
 
 
 class MemoryBudget:
-    """Bytes of rows that the process holds, over all releases and tasks."""
+    """Bytes that the rows of all releases and tasks take, computing included."""
 
     def __init__(self, limit: int) -> None:
         self._free, self._lock = limit, threading.Lock()

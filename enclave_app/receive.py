@@ -63,7 +63,9 @@ class Receiving:
             RatlsError: Why nothing of this stream counts.
         """
         enclave, dataset = self._enclave, self._dataset
-        rows = Intake(dataset, enclave.limits, enclave.memory)
+        until = enclave.seconds() + enclave.limits.exchange_seconds
+        need = enclave.need(self._task)
+        rows = Intake(dataset, enclave.limits, enclave.memory, need, until)
         enclave.sessions.begin(self._ticket, dataset.id, rows, enclave.clock())
         try:
             self._evidence = enclave.evidence(self._hello, self._party, self._task.digest)
@@ -94,6 +96,7 @@ class Receiving:
         rows.open(self._exchange.schema())
         self._fill(rows)
         commit = self._require_commit(rows, self._exchange.committed)
+        self._enclave.require_window(self._task, "commit", self._log)
         acknowledgement = sessions.commit(
             self._ticket, dataset, rows, commit.digest, lambda: self._acknowledgement(commit)
         )
@@ -110,14 +113,15 @@ class Receiving:
 
     def _fill(self, rows: Intake) -> None:
         limits = self._enclave.limits
-        end = self._enclave.seconds() + limits.exchange_seconds
         caps = Caps(
             rows=self._dataset.max_rows, bytes=limits.held_bytes, batch_bytes=limits.batch_bytes
         )
         for _, batch in self._exchange.batches(caps):
+            self._enclave.require_window(self._task, "rows", self._log)
             # Ends a stream that drips. One that is silent keeps its thread and nothing else:
-            # pyarrow cannot end it, gRPC does after hours; `Slots` limits how many a party has.
-            if self._enclave.seconds() > end:
+            # pyarrow cannot end it, gRPC does after hours; `Slots` limits how many a party has,
+            # and `sweep` takes its rows.
+            if self._enclave.seconds() > rows.until:
                 raise ExchangeTooLong(
                     "release", expected=f"its end in {limits.exchange_seconds:.0f} s", found="none"
                 )

@@ -2,7 +2,7 @@
 
     people = numbered(subjects)                       # persons as numbers, the same for one person
     require_groups(inputs, declared, rule)            # each group that an output is about, or none
-    plaintext = padded(released(outputs, rule, …))    # canonical JSON, or a refusal
+    plaintext = padded(released(outputs, rule, …), size)  # canonical JSON, or a refusal
 
 There is one rule about persons: a computation declares every group that its outputs are about
 (`Group`), and how much of something one person holds (`Share`); here they are counted.
@@ -25,19 +25,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from enclave_app.deadline import go_on
 from enclave_app.errors import (
     OutputNotAgreed,
     OutputNotCanonical,
+    ReleaseDenied,
     ReleaseDeniedError,
     ResultTooLarge,
     SubjectDominates,
     TooFewSubjects,
 )
+from policy.seal import DENIAL_SCHEMA
 
 People = npt.NDArray[np.int64]  # one number for each row; the same number is the same person
 
 SCHEMA = "ratls-result/1"
-# Both powers of two, in bytes; sealed and with its receipt, the largest is still one message.
+# Both powers of two, in bytes. Sealed and with its receipt, the largest is still one message.
 SMALLEST_RESULT, LARGEST_RESULT = 4 << 10, 32 << 20
 
 
@@ -113,6 +116,7 @@ def require_groups(
         for dataset, (table, subject) in inputs.items()
     )
     for found in itertools.chain(whole, declared):
+        go_on()
         if isinstance(found, Share):
             if not found.largest <= found.most * (1 + 1e-9):  # exact limits differ by rounding
                 raise found.leaf(found.thing, expected="less by any one subject", found="more")
@@ -147,16 +151,30 @@ def released(outputs: Mapping[str, Any], rule: ReleaseRule, *, computation: str,
     return text.encode("utf-8")
 
 
-def padded(document: bytes) -> bytes:
-    """`document` and spaces, which JSON ignores, up to a power of two of at least 4096 bytes.
+def padded_size(longest: int) -> int:
+    """The length of every outcome of a task whose longest result has `longest` bytes.
+
+    R15, R20: the host sees how long a ciphertext is. That of a list of ids would tell their
+    number, and a short one that nothing was released.
+    """
+    return min(max(SMALLEST_RESULT, 1 << (longest - 1).bit_length()), LARGEST_RESULT)
+
+
+def padded(document: bytes, size: int) -> bytes:
+    """`document` and spaces, which JSON ignores, up to `size`.
 
     Raises:
-        ResultTooLarge: More than 32 MiB.
+        ResultTooLarge: It is longer.
     """
-    if len(document) > LARGEST_RESULT:
-        raise ResultTooLarge("result", expected=f"at most {LARGEST_RESULT} bytes", found="more")
-    # R15: the host sees how long the ciphertext is, and a list of ids would tell it their number.
-    return document.ljust(max(SMALLEST_RESULT, 1 << (len(document) - 1).bit_length()))
+    if len(document) > size:
+        raise ResultTooLarge("result", expected=f"at most {size} bytes", found="more")
+    return document.ljust(size)
+
+
+def denial(*, computation: str, run: str) -> bytes:
+    """The document that says: no result. It is the same whatever the rows were."""
+    document = {"code": ReleaseDenied.code, "computation": computation, "run": run}
+    return json.dumps(document | {"schema": DENIAL_SCHEMA}, sort_keys=True).encode()
 
 
 def _rounded(value: Any, digits: int) -> Any:

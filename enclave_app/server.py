@@ -100,7 +100,7 @@ class EnclaveServer(flight.FlightServerBase):
         return str(Address(self._host, self.port))
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        """The three exchanges of ratls/1: release, collect, attest."""
+        """The four exchanges of ratls/1: release, collect, reason, attest."""
         with self._guard(context) as (party, log):
             kind = Kind.of(descriptor)
             self._enclave.answer(kind, party, ServerExchange(reader, writer, context), log)

@@ -38,9 +38,13 @@ def serve(
         typer.Exit: Told to stop: 130 for SIGINT, 0 for the others.
         RatlsError: This process cannot serve.
     """
+    import warnings
+
     from ratls.environment import prepare_process
 
     prepare_process()  # before anything loads gRPC, which reads the environment once
+    # R20: a library warns of rows that overflow, and its line would stand in the host's log.
+    warnings.simplefilter("ignore")
     from enclave_app.application import Enclave
     from enclave_app.server import start_server
     from policy.agreement import Agreement

@@ -1,17 +1,19 @@
 """What has come in for each task, and what became of it: the enclave's memory, as plain states.
 
-    collecting -> (every input committed) -> computing -> Released | Denied
+    collecting -> (every input committed) -> computing -> Released
 
 Rows belong to the attempt that streams them until its commit is accepted, under one lock. The
 first accepted commit of a dataset counts; the same commit again gets the same acknowledgement,
 byte for byte; any other is refused. Nothing here knows Arrow, Flight, keys or files.
 
-A task that has expired is forgotten when room is needed. A host that then turns the clock back
-could have it collected anew, with nothing in it: providers release once per task.
+`sweep` does what time alone brings about: a task that has expired is forgotten, and a release
+that is over its time loses its rows. A host that then turns the clock back could have a task
+collected anew, with nothing in it: providers release once per task.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,10 @@ from enclave_app.limits import Limits
 
 class Closable(Protocol):
     """Rows, as far as a session knows them."""
+
+    @property
+    def until(self) -> float:
+        """When their release must have ended, by the monotonic clock."""
 
     def close(self) -> None:
         """Forget them."""
@@ -59,9 +65,14 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The result, encrypted once to each recipient. The plaintext exists nowhere any more."""
+    """The outcome, encrypted once to each recipient: the result, or that there is none.
+
+    Only who opens it learns which of the two it is. The plaintext exists nowhere any more.
+    """
 
     ciphertexts: Mapping[str, bytes]  # by party id
+    # Dataset id to what its rows alone break, as a code; "" for nothing.
+    reasons: Mapping[str, str] = field(default_factory=dict)
     # The commits that it rests on, by dataset id, in the policy's order; `finish` adds them.
     commits: Mapping[str, bytes] = field(default_factory=dict)
     digest: bytes = b""  # 32, of the salted plaintext: what receipts name
@@ -69,12 +80,9 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Nothing was released, and this is why."""
+    """There is no result, and this is why. It stays in the enclave: the reason depends on rows."""
 
     code: str
-
-
-Outcome = Released | Denied
 
 
 @dataclass(slots=True)
@@ -83,7 +91,10 @@ class _Session(Generic[R]):
     attempts: dict[str, R] = field(default_factory=dict)
     committed: dict[str, Committed] = field(default_factory=dict)
     rows: dict[str, R] = field(default_factory=dict)
-    outcome: Outcome | None = None
+    queued: bool = False
+    outcome: Released | None = None
+    due: float = math.inf  # by the monotonic clock: before, nothing says that there is an outcome
+    announced: bool = False
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -139,10 +150,7 @@ class Sessions(Generic[R]):
             _require_attempt(session, dataset, rows)
 
     def _make_room(self, ticket: Ticket, at: datetime) -> _Session[R]:
-        for digest, old in list(self._open.items()):
-            if old.ticket.expires <= at and not old.computing:
-                old.forget_rows()
-                del self._open[digest]
+        self._forget_expired(at)
         of_submitter = sum(s.ticket.submitter == ticket.submitter for s in self._open.values())
         if (
             len(self._open) >= self._limits.tasks
@@ -156,6 +164,39 @@ class Sessions(Generic[R]):
         session: _Session[R] = _Session(ticket)
         self._open[ticket.digest] = session
         return session
+
+    def _forget_expired(self, at: datetime) -> None:
+        for digest, old in list(self._open.items()):
+            if old.ticket.expires <= at and not old.computing:
+                old.forget_rows()
+                del self._open[digest]
+
+    def sweep(self, at: datetime, now: float) -> list[Ticket]:
+        """What time alone brings about; the tasks whose outcome is due and was not announced.
+
+        A release that is silent keeps its thread, which a server cannot end. Its rows, and what
+        they take of the memory budget, do not outlive the limit (F10).
+
+        Args:
+            at: For the tasks.
+            now: By the monotonic clock, for releases and outcomes.
+        """
+        with self._lock:
+            self._forget_expired(at)
+            announced = []
+            for digest, session in list(self._open.items()):
+                for dataset, rows in list(session.attempts.items()):
+                    if rows.until <= now:
+                        self._drop(digest, session, dataset)
+                if session.due <= now and not session.announced:
+                    session.announced = True
+                    announced.append(session.ticket)
+            return announced
+
+    def _drop(self, digest: bytes, session: _Session[R], dataset: str) -> None:
+        session.attempts.pop(dataset).close()
+        if not session.attempts and not session.committed:
+            del self._open[digest]  # asking costs no place among the open tasks
 
     def known(self, ticket: Ticket, dataset: str, commit_digest: bytes) -> bytes | None:
         """The acknowledgement of exactly this commit; None when the dataset does not count yet.
@@ -203,10 +244,24 @@ class Sessions(Generic[R]):
             session = self._open.get(ticket.digest)
             if session is None or session.attempts.get(dataset) is not rows:
                 return  # they count, or were closed before
-            del session.attempts[dataset]
-            if not session.attempts and not session.committed:
-                del self._open[ticket.digest]  # asking costs no place among the open tasks
-        rows.close()
+            self._drop(ticket.digest, session, dataset)
+
+    def queue(self, ticket: Ticket, submit: Callable[[], None]) -> None:
+        """Call `submit` if every input counts and no call of it has succeeded.
+
+        What it queues may run at once. If it raises, the next commit or resume tries again: an
+        acknowledgement promises that the rows are computed with.
+        """
+        with self._lock:
+            session = self._open.get(ticket.digest)
+            if session is None or not session.computing or session.queued:
+                return
+            session.queued = True
+        try:
+            submit()
+        except BaseException:
+            session.queued = False
+            raise
 
     def take_complete(self, ticket: Ticket) -> tuple[R, ...] | None:
         """All rows in the policy's order, to whoever asks first once every input counts."""
@@ -217,24 +272,24 @@ class Sessions(Generic[R]):
             taken, session.rows = session.rows, {}
             return tuple(taken[i] for i in ticket.inputs)
 
-    def finish(self, ticket: Ticket, outcome: Outcome) -> None:
-        """Keep what became of the task."""
+    def finish(self, ticket: Ticket, outcome: Released, due: float) -> None:
+        """Keep what became of the task; nobody is told before `due`, by the monotonic clock."""
         with self._lock:
             session = self._open.get(ticket.digest)
             if session is None or not session.computing:
                 raise AssertionError("a task is finished once, after it is complete")
-            if isinstance(outcome, Released):
-                commits = {i: session.committed[i].commit_digest for i in ticket.inputs}
-                outcome = replace(outcome, commits=commits)
-            session.outcome = outcome
+            commits = {i: session.committed[i].commit_digest for i in ticket.inputs}
+            session.outcome, session.due = replace(outcome, commits=commits), due
 
-    def outcome(self, ticket: Ticket) -> Outcome | Pending:
-        """What a recipient may know; asking opens nothing."""
+    def outcome(self, ticket: Ticket, now: float) -> Released | Pending:
+        """What a recipient may fetch now; asking opens nothing."""
         with self._lock:
             session = self._open.get(ticket.digest)
             if session is None:
                 return Pending(ticket.inputs)
-            return Pending(session.missing) if session.outcome is None else session.outcome
+            if session.outcome is None or now < session.due:
+                return Pending(session.missing)
+            return session.outcome
 
 
 def _require_attempt(session: _Session[R] | None, dataset: str, rows: R) -> _Session[R]:

@@ -361,6 +361,9 @@ class Release(Section):
     outputs: Identifiers
     min_subjects_per_input: Annotated[int, Field(ge=1, le=10**9)]
     significant_digits: Annotated[int, Field(ge=1, le=17)]
+    # What a provider may ask the enclave for: which rule its own input alone breaks. Without it,
+    # nobody is told any reason.
+    reasons: Literal["own input"] | None = None
 
 
 class Computation(Section):

@@ -23,7 +23,8 @@ from policy.errors import EnvelopeMalformed, ReceiptSignatureInvalid, ResultDiff
 from policy.statement import Digest, IdText, Instance, SlugText
 
 RESULT_CAP = 256 << 20  # bytes of a file: a result has at most 32 MiB, and more when indented
-_SALT = "salt"
+_SALT, SALT_SIZE = "salt", 32
+SALT_LENGTH = len(f',"{_SALT}":""') + 2 * SALT_SIZE  # bytes that `salted` adds
 
 
 def salted(result: bytes, salt: bytes) -> bytes:

@@ -6,6 +6,8 @@ a ciphertext made for another task or recipient does not open (R12).
 
 from __future__ import annotations
 
+import json
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from policy.errors import ResultNotOpenable
 from policy.keys import EncryptionKey
 
+DENIAL_SCHEMA = "ratls-denial/1"
 _LABEL = b"ratls/1 result"
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
@@ -36,3 +39,12 @@ def open_result(ciphertext: bytes, key: X25519PrivateKey, info: bytes) -> bytes:
         raise ResultNotOpenable(
             "result", expected="one sealed for this recipient and task", found="another"
         ) from error
+
+
+def is_denial(plaintext: bytes) -> bool:
+    """Whether an opened outcome says that nothing was released. A result never has this schema."""
+    try:
+        document = json.loads(plaintext)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("schema") == DENIAL_SCHEMA

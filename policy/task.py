@@ -111,7 +111,7 @@ class Task(Statement):
         require_policy(cls.noun, task.policy_digest, policy)
         cls.require_signature(envelope, task._submitter(policy).operation_key)
         task._require_scope(policy)
-        task._require_window(at)
+        task.require_window(at)
         return task
 
     def resolved_parameters(self, policy: Policy) -> dict[str, Value]:
@@ -169,7 +169,11 @@ class Task(Statement):
         self._submitter(policy)
         self.resolved_parameters(policy)
 
-    def _require_window(self, at: datetime) -> None:
+    def require_window(self, at: datetime) -> None:
+        """Asked again at every step: a task may end while rows are on their way.
+
+        Raises: TaskExpired, TaskNotYetValid.
+        """
         if at >= self.expires:
             raise TaskExpired(
                 "task", expected=f"before {instant_text(self.expires)}", found=instant_text(at)

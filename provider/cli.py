@@ -140,6 +140,48 @@ def _report(
 
 
 provider.command("push")(with_simulation_option(push))
+
+
+def reason(
+    task_file: TaskFile,
+    dataset: Annotated[str, typer.Option(help="Id of your dataset in the policy.")],
+    enclave: EnclaveAt,
+    collateral: CollateralFile,
+    party: PartyDir,
+    passphrase_file: PassphraseFile = None,
+    state: StateDir = None,
+    timeout: Timeout = 60,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Ask which rule of the gate your own input breaks by itself, once all inputs are there.
+
+    Only where the policy says `reasons = "own input"`. The answer is the same whatever the other
+    inputs are, and says nothing of them.
+
+    Example: ratls provider reason --task task.json --dataset train_party_1
+    --enclave enclave.example:7443 --collateral collateral.json --party alice
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        from provider.reason import ask_reason
+
+        errand = _errand(
+            shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
+            allow_simulation,
+        )  # fmt: skip
+        told = ask_reason(errand, dataset)
+        meaning = f"breaks a rule by itself: {told.code} (see docs/errors.md)"
+        shell.answer(
+            {"dataset": dataset, "reason": told.code or None}
+            | _enclave(told.fresh, told.mode, enclave),
+            f"{dataset} {meaning if told.code else 'breaks no rule by itself'} ({told.mode})",
+        )
+
+
+provider.command("reason")(with_simulation_option(reason))
 provider.command("agent")(agent)
 provider.add_typer(journal, name="journal")
 

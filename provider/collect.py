@@ -17,7 +17,7 @@ from pathlib import Path
 from policy.document import Computation, digest_text
 from policy.journal import Collected
 from policy.receipt import Receipt, indented
-from policy.seal import open_result, result_info
+from policy.seal import is_denial, open_result, result_info
 from provider.errand import Believed, Errand, require_own
 from provider.errors import (
     EnclaveRestarted,
@@ -28,7 +28,7 @@ from provider.errors import (
 )
 from provider.trail import Trail
 from ratls.appraise import FreshEvidence
-from ratls.stream import Denied, Kind, Pending, Result
+from ratls.stream import Kind, Pending, Result
 from scheduler.queued import DatasetStatus, State
 from verifier.anchors import Mode
 from verifier.errors import FileNotWritten
@@ -103,7 +103,7 @@ def collect(
         while isinstance(answer, Pending):
             if answer.missing:
                 _require_same_start(answer, fresh, reported(job.task.digest))
-            missing = _missing(answer)
+            missing = missing_text(answer)
             if seconds() + POLL_SECONDS > end:
                 raise ResultPending("result", expected="every input committed", found=missing)
             waiting(missing)
@@ -114,6 +114,8 @@ def collect(
         info = result_info(job.task.digest, job.policy.digest, errand.party.party_id)
         plaintext = open_result(result.ciphertext, key, info)
         receipt.require_result(plaintext)
+        if is_denial(plaintext):
+            raise ResultDenied("result", expected="one that may leave", found="release-denied")
         write_new(outputs.record, errand.record(job, receipt, fresh))
         write_new(outputs.receipt, result.receipt)
         write_new(outputs.result, plaintext if raw else indented(plaintext))
@@ -141,12 +143,9 @@ def _require_recipient(job: Believed, own: str) -> Computation:
 
 
 def _ask(errand: Errand, job: Believed) -> tuple[Result | Pending, FreshEvidence]:
-    """One question to an enclave that proves itself for it. Raises: ResultDenied."""
+    """One question to an enclave that proves itself for it."""
     with errand.attested(job, Kind.COLLECT) as session:
-        answer, fresh = session.exchange.collect(), session.exchange.fresh
-    if isinstance(answer, Denied):
-        raise ResultDenied("result", expected="one that may leave", found=answer.code)
-    return answer, fresh
+        return session.exchange.collect(), session.exchange.fresh
 
 
 def _require_same_start(
@@ -168,7 +167,8 @@ def _require_same_start(
             )
 
 
-def _missing(answer: Pending) -> str:
+def missing_text(answer: Pending) -> str:
+    """What an outcome still waits for."""
     return f"missing {', '.join(answer.missing)}" if answer.missing else "still computing"
 
 

@@ -20,13 +20,14 @@ from pathlib import Path
 
 from policy.admission import admit
 from policy.attested import Attested
-from policy.document import Policy, digest_text
+from policy.document import Computation, Dataset, Policy, digest_text
 from policy.journal import Journal, Noted
 from policy.party import LocalParty
 from policy.record import Record
 from policy.state import StudyState
 from policy.statement import instant_text
 from policy.task import Task
+from provider.errors import DatasetNotAsked, DatasetNotOwned
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
 from ratls.claims import require_key
@@ -234,6 +235,24 @@ class Watch:
         if second != self._second:
             self._session.require_still()
             self._second = second
+
+
+def own_input(job: Believed, dataset_id: str, own: str) -> tuple[Dataset, Computation]:
+    """A dataset of this party, and the task's computation, which takes it.
+
+    Raises:
+        DatasetNotAsked, DatasetNotOwned: It is not so.
+    """
+    computation = job.policy.computation_by_id(job.task.computation)
+    dataset = job.policy.dataset_by_id(dataset_id)
+    assert computation is not None  # `Task.open` refuses what the policy does not have
+    if dataset is None or dataset.id not in computation.inputs:
+        raise DatasetNotAsked(
+            "dataset", expected=" or ".join(computation.inputs), found=ascii(dataset_id)[:80]
+        )
+    if dataset.owner != own:
+        raise DatasetNotOwned(f"dataset {dataset.id}", expected=f"owner {own}", found=dataset.owner)
+    return dataset, computation
 
 
 def require_own(

@@ -206,6 +206,13 @@ class DatasetNotAsked(TicketScopeError):
     default_fix = "look at the computation's inputs with `ratls policy show`"
 
 
+class ReasonsNotAgreed(TicketScopeError):
+    """The policy tells no provider which rule its input broke."""
+
+    code = "reasons-not-agreed"
+    default_fix = 'agree on `reasons = "own input"` in the computation\'s release'
+
+
 class UsesExhausted(TicketScopeError):
     """The computation was released to as often as the policy allows."""
 
@@ -311,10 +318,10 @@ class ResultDeniedError(RatlsError):
 
 
 class ResultDenied(ResultDeniedError):
-    """The computation failed or its release rule was not met."""
+    """The computation failed or its release rule was not met; which of them, nobody is told."""
 
     code = "result-denied"
-    default_fix = "look the code up in docs/errors.md; other data or parameters need a new task"
+    default_fix = "ask the providers about their inputs; other rows or parameters need a new task"
 
 
 class ParameterMalformed(ConfigError):

@@ -24,8 +24,8 @@ from policy.journal import Committed, Journal, Record, Released, Reserved, Retur
 from policy.rows import schema_digest
 from policy.statement import instant_text
 from policy.task import Task
-from provider.errand import Believed, Errand, Session, Watch, require_own
-from provider.errors import AcknowledgementMismatch, DatasetNotAsked, DatasetNotOwned
+from provider.errand import Believed, Errand, Session, Watch, own_input, require_own
+from provider.errors import AcknowledgementMismatch
 from provider.once import (
     Attempt,
     ReleaseFolder,
@@ -178,16 +178,7 @@ def check_locally(errand: Errand, dataset_id: str, trail: Trail) -> Job:
     """
     believed = errand.believe()
     trail.task, trail.mode = believed.task.digest, believed.mode
-    computation = believed.policy.computation_by_id(believed.task.computation)
-    dataset = believed.policy.dataset_by_id(dataset_id)
-    assert computation is not None  # `Task.open` refuses what the policy does not have
-    if dataset is None or dataset.id not in computation.inputs:
-        raise DatasetNotAsked(
-            "dataset", expected=" or ".join(computation.inputs), found=ascii(dataset_id)[:80]
-        )
-    own = errand.party.party_id
-    if dataset.owner != own:
-        raise DatasetNotOwned(f"dataset {dataset.id}", expected=f"owner {own}", found=dataset.owner)
+    dataset, computation = own_input(believed, dataset_id, errand.party.party_id)
     job = Job(errand, believed, dataset, computation)
     with trail.journal() as journal:
         for reserved in ended(journal.records, errand.clock()):

@@ -58,6 +58,7 @@ MEBIBYTE = 1 << 20
 MAX_MESSAGE = 256 * 1024  # any message but a result
 MAX_RESULT = 64 * MEBIBYTE
 SALT_SIZE = 32
+REASON_SIZE = 64
 
 
 class Kind(Enum):
@@ -66,6 +67,7 @@ class Kind(Enum):
     RELEASE = b"ratls/1 release"
     COLLECT = b"ratls/1 collect"
     ATTEST = b"ratls/1 attest"
+    REASON = b"ratls/1 reason"
 
     @classmethod
     def of(cls, descriptor: Any) -> Kind:
@@ -94,7 +96,7 @@ _SHAPES: dict[str, dict[str, type]] = {
     "acknowledgement": {"document": bytes},
     "result": {"receipt": bytes, "ciphertext": bytes},
     "pending": {"missing": list},
-    "denied": {"code": str},
+    "reason": {"code": str},
 }
 _RESULT = cbor.encode({"type": "result"})[1:]
 _SIZES = {"nonce": NONCE_SIZE, "salt": SALT_SIZE}
@@ -203,13 +205,6 @@ class Pending:
     missing: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """The computation or its release was denied; why, as a code."""
-
-    code: str
-
-
 @contextmanager
 def open_exchange(
     kind: Kind,
@@ -312,14 +307,20 @@ class ClientExchange:
         _, answer = self._wire.hear("acknowledgement")
         return bytes(answer["document"])
 
-    def collect(self) -> Result | Pending | Denied:
-        """What has become of the task."""
-        name, answer = self._wire.hear("result", "pending", "denied")
+    def collect(self) -> Result | Pending:
+        """What has become of the task. A result may be the sealed word that there is none."""
+        name, answer = self._wire.hear("result", "pending")
         if name == "result":
             return Result(answer["receipt"], answer["ciphertext"])
-        if name == "denied":
-            return Denied(_slug(answer["code"]))
-        return Pending(tuple(_dataset_id(item) for item in answer["missing"]))
+        return _pending(answer)
+
+    def reason(self) -> str | Pending:
+        """Which rule the dataset named breaks by itself, as a code; "" for none."""
+        name, answer = self._wire.hear("reason", "pending")
+        if name == "pending":
+            return _pending(answer)
+        code = answer["code"].rstrip(" ")
+        return _slug(code) if code else ""
 
 
 # An enclave answers in metadata and never in rows. Flight would unpack rows before they can be
@@ -465,6 +466,10 @@ def _slug(text: object) -> str:
     return text if isinstance(text, str) and _SLUG.fullmatch(text) else "unreadable"
 
 
+def _pending(answer: dict[str, Any]) -> Pending:
+    return Pending(tuple(_dataset_id(item) for item in answer["missing"]))
+
+
 def _dataset_id(text: object) -> str:
     return text if isinstance(text, str) and IDENTIFIER.fullmatch(text) else "unreadable"
 
@@ -599,13 +604,13 @@ class ServerExchange:
         """Answer a collection."""
         self._say("result", receipt=receipt, ciphertext=ciphertext)
 
+    def reason(self, code: str) -> None:
+        """Answer a provider that asks about its own input."""
+        self._say("reason", code=code.ljust(REASON_SIZE))  # the host sees one length for all
+
     def pending(self, missing: list[str]) -> None:
         """Answer a collection that comes too early."""
         self._say("pending", missing=list(missing))
-
-    def denied(self, code: str) -> None:
-        """Answer a collection of what will never be released."""
-        self._say("denied", code=code)
 
     def _say(self, name: str, **members: cbor.Value) -> None:
         message = write_message(name, **members)

@@ -394,7 +394,7 @@ def _collect(stage: Stage, enclave: tuple[str, int]) -> None:
     stage.title("Carol fetches the model and a receipt")
     stage.run(
         "carol", "task", "result", "--task", "task.json", "--enclave", f"{enclave[0]}:{enclave[1]}",
-        "--collateral", "intel/collateral.json", *_as("carol"), *_state("carol"), "--wait", "30",
+        "--collateral", "intel/collateral.json", *_as("carol"), *_state("carol"), "--wait", "90",
         "-o", "carol/model.json",
     )  # fmt: skip
     stage.tell("\n  Months later, offline: is this the model, and does its receipt still hold?")

@@ -6,7 +6,7 @@ never code, expressions or models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from enclave_app.computations import (
     private_set_intersection,
     summary_statistics,
 )
+from enclave_app.limits import Need
 from enclave_app.release import Group, Input, ReleaseRule, Share
 
 
@@ -23,21 +24,40 @@ from enclave_app.release import Group, Input, ReleaseRule, Share
 class BuiltIn:
     """One measured computation. What a policy may ask of it: `policy.computations`.
 
-    Both take the inputs by dataset id in the policy's order, the parameters, what may leave.
+    `groups` and `run` take the inputs by dataset id in the policy's order, the parameters, and
+    what may leave.
     """
 
     # Every group of persons that the outputs are about, for the gate to count.
     groups: Callable[[Mapping[str, Input], Mapping[str, Any], ReleaseRule], Iterable[Group | Share]]
     # Output name -> JSON value.
     run: Callable[[Mapping[str, Input], Mapping[str, Any], ReleaseRule], dict[str, Any]]
+    # parameters -> the memory that both need beside the rows. Measured by a test.
+    need: Callable[[Mapping[str, Any]], Need]
+    # (parameters, outputs, `max_rows` of each input) -> bytes of the longest result. Rows decide
+    # nothing in it: every outcome of a task has this length, padded.
+    longest: Callable[[Mapping[str, Any], Sequence[str], Sequence[int]], int]
 
 
 COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
     {
-        "logistic_regression": BuiltIn(logistic_regression.groups, logistic_regression.run),
-        "private_set_intersection": BuiltIn(
-            private_set_intersection.groups, private_set_intersection.run
+        "logistic_regression": BuiltIn(
+            logistic_regression.groups,
+            logistic_regression.run,
+            logistic_regression.need,
+            logistic_regression.longest,
         ),
-        "summary_statistics": BuiltIn(summary_statistics.groups, summary_statistics.run),
+        "private_set_intersection": BuiltIn(
+            private_set_intersection.groups,
+            private_set_intersection.run,
+            private_set_intersection.need,
+            private_set_intersection.longest,
+        ),
+        "summary_statistics": BuiltIn(
+            summary_statistics.groups,
+            summary_statistics.run,
+            summary_statistics.need,
+            summary_statistics.longest,
+        ),
     }
 )

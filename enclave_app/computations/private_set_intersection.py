@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enclave_app.errors import IntersectionTooSmall
+from enclave_app.limits import Need
 from enclave_app.release import Group, Input, ReleaseRule, numbered
 
 
@@ -64,3 +65,13 @@ def run(
     shared = intersection([table for table, _ in inputs.values()], parameters["key"])
     outputs = {"intersection_size": len(shared), "intersection_ids": shared}
     return {name: outputs[name] for name in rule.outputs}
+
+
+def need(parameters: Mapping[str, Any]) -> Need:
+    """Hash tables of the keys, and a Python object for each that leaves."""
+    return Need(per_row=256, copies=2)
+
+
+def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:
+    """64 bytes for each id that could be shared: more than one that people write has."""
+    return 1000 + (64 * min(max_rows) if "intersection_ids" in outputs else 0)

@@ -30,7 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enclave_app.computations.groups import of_values, of_weights
+from enclave_app.deadline import go_on
 from enclave_app.errors import NumbersOutOfRange, QuantileExposes
+from enclave_app.limits import Need
 from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered
 
 # Count, mean and deviation are three equations: the frequencies of three values are solved.
@@ -74,6 +76,7 @@ def run(
     """
     outputs: dict[str, Any] = {output: {} for output in rule.outputs}
     for name in parameters["columns"]:
+        go_on()
         values = _values(inputs, name)
         if "counts" in outputs:
             outputs["counts"][name] = len(values)
@@ -152,3 +155,14 @@ def _shares(thing: str, rows: pd.DataFrame) -> Iterator[Share]:
         _require_workable(float(squares.sum()))
     yield of_weights(thing, squares, _people(rows), most=0.5)
     yield of_weights(thing, np.ones(len(rows)), _people(rows), most=0.5)
+
+
+def need(parameters: Mapping[str, Any]) -> Need:
+    """Subjects as Python's texts, and one column at a time, sorted and grouped."""
+    return Need(per_row=256, copies=1)
+
+
+def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:
+    """Of each column its name, escaped, twice; five numbers and those at the probabilities."""
+    cell = 256 + 64 * len(parameters.get("quantiles", ()))
+    return 1000 + sum(4 * len(name.encode()) + cell for name in parameters["columns"])

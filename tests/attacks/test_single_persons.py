@@ -27,10 +27,10 @@ from enclave_app.errors import (
 )
 from enclave_app.release import Input, require_groups
 from policy.errors import PolicyInvalid
-from ratls.stream import Denied, Result
+from ratls.stream import Result
 from tests.enclave_app.agreed import Agreed, gated
 from tests.enclave_app.test_release import Rule
-from tests.support.enclave import EnclaveWorld
+from tests.support.enclave import Denied, EnclaveWorld
 from tests.support.enclave import rows as rows_of_the_consortium
 from tests.support.refusal import count_refusal, refused
 from verifier.errors import RatlsError

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enclave_app.errors import RowsNotAsDeclared
 from policy.document import Dataset
 from policy.errors import (
     PersonSpelledInCapitals,
@@ -89,7 +90,7 @@ def test_one_person_in_five_spellings_is_not_five_persons() -> None:
     alice, task = world.consortium.alice, world.task(parameters={})
     ages = [70, 71, 72, 73, 74]
     with world.running() as live:
-        with refused_by_enclave(PersonSpelledWithBlanks):
+        with refused_by_enclave(RowsNotAsDeclared):
             live.release(alice, "train_party_1", rows(1, K, patient=FIVE, age=ages), task)
         told = live.stream.getvalue()
         assert CANARY not in told

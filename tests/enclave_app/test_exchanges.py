@@ -18,16 +18,15 @@ from enclave_app.errors import (
     AnotherCommitCounts,
     AttemptClosed,
     CollectNotAuthorized,
-    ColumnConstant,
     CommitCountMismatch,
     CommitDigestMismatch,
     CommitOfAnotherRelease,
-    ComputationFailed,
     ExchangeTooLong,
     InputEmpty,
+    ReleaseDenied,
     ReleaseNotAuthorized,
+    RowsNotAsDeclared,
     ServerFailed,
-    TooFewSubjects,
 )
 from enclave_app.intake import Intake
 from enclave_app.limits import Limits
@@ -50,7 +49,6 @@ from policy.errors import (
     TaskNotYetValid,
     TaskParameterDenied,
     TaskSubmitterDenied,
-    ValueNotFinite,
 )
 from policy.party import LocalParty
 from policy.receipt import Receipt
@@ -63,9 +61,16 @@ from ratls.errors import (
     StreamOversized,
     StreamTruncated,
 )
-from ratls.stream import Denied, Kind, Pending, Result, write_message
+from ratls.stream import Kind, Pending, Result, write_message
 from tests.enclave_app.test_release import Rule
-from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
+from tests.support.enclave import (
+    NOW,
+    Denied,
+    EnclaveWorld,
+    LiveEnclave,
+    refused_by_enclave,
+    rows,
+)
 from tests.support.parties import TaskWorld, local_party
 from tests.support.refusal import count_refusal, refused
 from verifier.errors import RatlsError
@@ -486,7 +491,7 @@ def test_resume_after_the_enclave_restarted(world: EnclaveWorld, task: bytes) ->
     [
         (rows(1).drop_columns(["bmi"]), ColumnMissing),
         (rows(1).replace_schema_metadata({"note": "CANARY"}), None),
-        (rows(1, bmi=[float("nan")] * 60), ValueNotFinite),
+        (rows(1, bmi=[float("nan")] * 60), RowsNotAsDeclared),
     ],
 )
 def test_rows_that_the_policy_does_not_declare(
@@ -567,7 +572,7 @@ def test_release_that_takes_too_long(world: EnclaveWorld, task: bytes) -> None:
         (b"\xa0", MessageUnexpected),
         (b"\x80\x04K\x01.", MessageUnexpected),
         (write_message("absent"), MessageUnexpected),
-        (write_message("denied", code="x"), MessageUnexpected),
+        (write_message("pending", missing=[]), MessageUnexpected),
         (b"\x9f" * 100_000, MessageUnexpected),
         (b"\x00" * 300_000, MessageOversized),
         (b"", StreamTruncated),
@@ -593,8 +598,8 @@ def test_message_that_is_not_due(
 @pytest.mark.parametrize(
     ("change", "leaf"),
     [
-        ({"patient": ["one-person"] * 60}, TooFewSubjects),
-        ({"age": [50] * 60}, ColumnConstant),
+        ({"patient": ["one-person"] * 60}, ReleaseDenied),
+        ({"age": [50] * 60}, ReleaseDenied),
         ({"age": [50] * 20 + [60] * 20 + [70] * 20}, None),
     ],
 )
@@ -616,7 +621,7 @@ def test_feature_that_never_varies(live: LiveEnclave, task: bytes) -> None:
     """Dividing by its deviation would give infinities, or noise as a coefficient."""
     count_refusal()
     released(live, task, one=rows(1, age=[50] * 60), two=rows(2, age=[50] * 60))
-    assert live.wait(live.world.consortium.carol, task) == Denied(ColumnConstant.code)
+    assert live.wait(live.world.consortium.carol, task) == Denied(ReleaseDenied.code)
 
 
 def test_computation_that_breaks(
@@ -628,7 +633,7 @@ def test_computation_that_breaks(
     with monkeypatch.context() as patched:
         patched.setattr(application, "compute", _break)
         released(live, task)
-        assert live.wait(live.world.consortium.carol, task) == Denied(ComputationFailed.code)
+        assert live.wait(live.world.consortium.carol, task) == Denied(ReleaseDenied.code)
     assert "CANARY" not in live.stream.getvalue()
     following = live.world.task()
     released(live, following)

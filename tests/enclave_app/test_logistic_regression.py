@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,22 @@ def test_feature_in_which_nothing_is_left_to_vary() -> None:
 
 
 def test_solver_that_did_not_converge() -> None:
-    """sklearn only warns, and returns the weights where it stopped as if they were a model."""
+    """The weights where it stopped look like any model's."""
     with refused(SolverNotConverged):
         fitted(rows(), max_iter=2)
+
+
+def test_two_solvers_at_once_that_did_not_converge() -> None:
+    """The warning of a library is the process's: of two trainings in two threads, one took the
+    other's filter away, and released unfinished weights."""
+    tables = [rows(), rows(seed=2)]
+
+    def train(number: int) -> str:
+        try:
+            fitted(tables[number % 2], max_iter=2)
+        except SolverNotConverged as refusal:
+            return refusal.code
+        return "a model"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(train, range(40))) == {SolverNotConverged.code}

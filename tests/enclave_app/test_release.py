@@ -31,6 +31,7 @@ from enclave_app.release import (
     Share,
     numbered,
     padded,
+    padded_size,
     released,
     require_groups,
 )
@@ -165,14 +166,19 @@ def test_every_group_counts_and_none_is_asked_for_after_a_refusal() -> None:
 def test_padding_changes_the_length_and_nothing_else(size: int) -> None:
     """R15: lengths are few, and any JSON reader passes over the spaces."""
     document = json.dumps("x" * size).encode()
-    result = padded(document)
+    result = padded(document, padded_size(len(document)))
     assert json.loads(result) == "x" * size
     assert len(result) in {4096 << i for i in range(6)}
     assert len(result) < max(2 * len(document), 4097)
 
 
-def test_result_longer_than_a_message() -> None:
-    """Signed, sealed and kept, and then no recipient could ever fetch it."""
-    assert len(padded(b"x" * LARGEST_RESULT)) == LARGEST_RESULT
+def test_result_longer_than_all_outcomes_of_its_task() -> None:
+    """Sealed at its own length, it would be the one outcome that the host can tell from others."""
+    assert len(padded(b"x" * 4096, 4096)) == 4096
     with refused(ResultTooLarge):
-        padded(b"x" * (LARGEST_RESULT + 1))
+        padded(b"x" * 4097, 4096)
+
+
+def test_no_outcome_is_longer_than_a_message() -> None:
+    """Signed, sealed and kept, and then no recipient could ever fetch it."""
+    assert padded_size(10**12) == LARGEST_RESULT

@@ -16,15 +16,17 @@ from enclave_app.errors import (
     TasksExhausted,
 )
 from enclave_app.limits import Limits, MemoryBudget, Slots
-from enclave_app.session import Denied, Pending, Released, Sessions, Ticket
+from enclave_app.session import Pending, Released, Sessions, Ticket
 from tests.support.refusal import refused
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 TICKET = Ticket(b"t" * 32, ("one", "two"), "carol-lab", NOW + timedelta(hours=1))
+SEALED = Released({"carol-lab": b"sealed"})
 
 
 class Rows:
     closed = False
+    until = 3600.0
 
     def close(self) -> None:
         self.closed = True
@@ -51,19 +53,20 @@ def complete(table: Sessions[Rows]) -> None:
 
 def test_a_task_completes_in_the_policys_order() -> None:
     table = sessions()
-    assert table.outcome(TICKET) == Pending(("one", "two"))
+    assert table.outcome(TICKET, 0.0) == Pending(("one", "two"))
     two = begun(table, "two")
     commit(table, "two", two)
-    assert table.outcome(TICKET) == Pending(("one",))
+    assert table.outcome(TICKET, 0.0) == Pending(("one",))
     assert table.take_complete(TICKET) is None
     one = begun(table, "one")
     commit(table, "one", one)
-    assert table.outcome(TICKET) == Pending(())
+    assert table.outcome(TICKET, 0.0) == Pending(())
     assert table.take_complete(TICKET) == (one, two)
     assert table.take_complete(TICKET) is None, "computed once"
-    table.finish(TICKET, Released({"carol-lab": b"sealed"}))
-    outcome = table.outcome(TICKET)
-    assert outcome == Released({"carol-lab": b"sealed"}, {"one": b"c", "two": b"c"})
+    table.finish(TICKET, SEALED, due=1.0)
+    assert table.outcome(TICKET, 0.9) == Pending(()), "its bucket has not ended"
+    outcome = table.outcome(TICKET, 1.0)
+    assert outcome == replace(SEALED, commits={"one": b"c", "two": b"c"})
     assert isinstance(outcome, Released)
     assert list(outcome.commits) == ["one", "two"]
 
@@ -74,7 +77,7 @@ def test_one_provider_missing_gives_nothing() -> None:
     commit(table, "one", begun(table, "one"))
     table.end(TICKET, "two", begun(table, "two"))
     assert table.take_complete(TICKET) is None
-    assert table.outcome(TICKET) == Pending(("two",))
+    assert table.outcome(TICKET, 0.0) == Pending(("two",))
 
 
 def test_the_same_commit_again_gets_the_same_acknowledgement() -> None:
@@ -139,7 +142,7 @@ def test_a_stream_that_ends_is_no_commit() -> None:
     rows = begun(table, "one")
     table.end(TICKET, "one", rows)
     assert rows.closed
-    assert table.outcome(TICKET) == Pending(("one", "two"))
+    assert table.outcome(TICKET, 0.0) == Pending(("one", "two"))
     with refused(AttemptClosed):
         commit(table, "one", rows)
     commit(table, "one", begun(table, "one"))
@@ -206,7 +209,7 @@ def test_expired_tasks_make_room_and_their_streams_end() -> None:
     assert old.closed
     with refused(AttemptClosed):
         commit(table, "one", old)
-    assert table.outcome(TICKET) == Pending(("one", "two"))
+    assert table.outcome(TICKET, 0.0) == Pending(("one", "two"))
 
 
 def test_a_task_that_is_being_computed_is_not_forgotten() -> None:
@@ -215,19 +218,19 @@ def test_a_task_that_is_being_computed_is_not_forgotten() -> None:
     assert table.take_complete(TICKET)
     with refused(TasksExhausted):
         table.begin(replace(TICKET, digest=b"l" * 32), "one", Rows(), TICKET.expires)
-    table.finish(TICKET, Denied("too-few-subjects"))
-    assert table.outcome(TICKET) == Denied("too-few-subjects")
+    table.finish(TICKET, SEALED, due=0.0)
+    assert isinstance(table.outcome(TICKET, 0.0), Released)
 
 
 def test_a_task_is_finished_once() -> None:
     """A second outcome for one task would let a result be computed again on other rows."""
     table = sessions()
     with pytest.raises(AssertionError):
-        table.finish(TICKET, Denied("x"))
+        table.finish(TICKET, SEALED, due=0.0)
     complete(table)
-    table.finish(TICKET, Denied("x"))
+    table.finish(TICKET, SEALED, due=0.0)
     with pytest.raises(AssertionError):
-        table.finish(TICKET, Released({}))
+        table.finish(TICKET, Released({}), due=0.0)
 
 
 def test_exchanges_have_a_cap_per_party_and_in_all() -> None:

@@ -92,6 +92,8 @@ MEANING = [
     ('outputs = ["model_weights"]', "outputs = []", "computation[0].release.outputs"),
     ("min_subjects_per_input = 20", "min_subjects_per_input = 0",
      "computation[0].release.min_subjects_per_input"),
+    ("significant_digits = 6", 'significant_digits = 6, reasons = "all"',
+     "computation[0].release.reasons"),
     ("significant_digits = 6", "significant_digits = 7",
      "computation[0].release.significant_digits"),
     ("uses = 10", "uses = 0", "computation[0].uses"),

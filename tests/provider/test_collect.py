@@ -94,7 +94,7 @@ def test_waiting_ends(world: EnclaveWorld, carol: Desk) -> None:
 
 
 def test_the_release_rule_is_not_met(tmp_path: Path, world: EnclaveWorld) -> None:
-    """Computed, and not let out: Carol learns why, and that waiting will not help."""
+    """Computed, and not let out: Carol learns that waiting will not help, and not why."""
     strict = world.consortium.policy_text(
         replace=[("min_subjects_per_input = 20", "min_subjects_per_input = 1000")]
     )
@@ -106,7 +106,7 @@ def test_the_release_rule_is_not_met(tmp_path: Path, world: EnclaveWorld) -> Non
         desks["bob"].push(task)
         with desks["carol"].refuses(ResultDenied) as seen:
             desks["carol"].fetch(task, wait=30)
-    assert seen.error.found == "too-few-subjects"
+    assert seen.error.found == "release-denied"
     assert seen.error.exit_status is Exit.PEER
 
 

@@ -13,7 +13,7 @@ import pytest
 from ratls import errors
 from ratls.address import Address
 from ratls.identity import EnclaveIdentity
-from ratls.stream import Caps, Denied, Kind, Pending, Result, RowDigest, ServerExchange
+from ratls.stream import Caps, Kind, Pending, Result, RowDigest, ServerExchange
 from tests.support.flight_peers import (
     LOOPBACK,
     PlainEnclave,
@@ -73,9 +73,7 @@ def test_rows_arrive_and_both_sides_have_the_same_digest(study: Study) -> None:
         (lambda e: e.result(b"r", bytes(1 << 22)), Result(b"r", bytes(1 << 22))),
         (lambda e: e.pending(["train_party_1"]), Pending(("train_party_1",))),
         (lambda e: e.pending(["Train.2026"]), Pending(("Train.2026",))),
-        (lambda e: e.denied("compute-denied"), Denied("compute-denied")),
         # What a peer writes is printed by commands: an escape sequence must not get through.
-        (lambda e: e.denied("\x1b[2J"), Denied("unreadable")),
         (lambda e: e.pending(["a\nb"]), Pending(("unreadable",))),
     ],
 )

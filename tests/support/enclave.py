@@ -35,6 +35,7 @@ from policy.commit import Commit  # noqa: E402
 from policy.document import Policy  # noqa: E402
 from policy.party import LocalParty  # noqa: E402
 from policy.rows import arrow_schema, schema_digest  # noqa: E402
+from policy.seal import is_denial, open_result, result_info  # noqa: E402
 from policy.task import Task  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate  # noqa: E402
@@ -44,7 +45,6 @@ from ratls.log import open_log  # noqa: E402
 from ratls.pin import ChannelIdentity  # noqa: E402
 from ratls.stream import (  # noqa: E402
     ClientExchange,
-    Denied,
     Kind,
     Pending,
     Result,
@@ -132,18 +132,29 @@ class EnclaveWorld:
         *,
         limits: Limits | None = None,
         seconds: Callable[[], float] | None = None,
+        clock: Callable[[], datetime] | None = None,
         port: int = 0,
     ) -> Iterator[LiveEnclave]:
-        """A server until the block ends. `seconds` replaces its monotonic clock."""
+        """A server until the block ends. `seconds` and `clock` replace its clocks."""
         stream = io.StringIO()
         log = open_log(stream)
-        options: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
+        limits = limits or Limits(buckets=(0.01,))  # a second for each outcome would be long
+        clocks = {"seconds": seconds, "clock": clock}
+        options: dict[str, Any] = {n: c for n, c in clocks.items() if c is not None}
         enclave = Enclave.start(self.complete, self.attester, log=log, limits=limits, **options)
         server = start_server(enclave, Address("127.0.0.1", port), log)
         try:
             yield LiveEnclave(self, enclave, server, stream)
         finally:
             server.stop()
+            enclave.stop()
+
+
+@dataclass(frozen=True)
+class Denied:
+    """A sealed outcome without a result, opened."""
+
+    code: str
 
 
 @dataclass
@@ -247,7 +258,14 @@ class LiveEnclave:
             envelope = self.commit(exchange, party, dataset, sent, task, **fields)
             return exchange.commit(envelope, self.salt)
 
-    def collect(self, party: LocalParty, task: bytes) -> Result | Pending | Denied:
+    def compute_at_once(self) -> None:
+        """From now on the last commit is acknowledged after its computation, in one thread; and
+        time alone changes nothing but by `enclave.sweep()`."""
+        self.enclave.stop()
+        workers = self.enclave._workers
+        workers.submit = lambda owner, job: job()  # type: ignore[method-assign]
+
+    def collect(self, party: LocalParty, task: bytes) -> Result | Pending:
         """Ask once for the result."""
         with self.exchange(Kind.COLLECT, party, task=task) as exchange:
             return exchange.collect()
@@ -256,10 +274,16 @@ class LiveEnclave:
         """Ask until there is an outcome; every input must have been released."""
         for _ in range(500):
             answer = self.collect(party, task)
-            if not isinstance(answer, Pending):
-                return answer
+            if isinstance(answer, Result):
+                plaintext = self.opened(party, task, answer)
+                return Denied(json.loads(plaintext)["code"]) if is_denial(plaintext) else answer
             assert answer.missing == ()
         raise AssertionError("no outcome")
+
+    def opened(self, party: LocalParty, task: bytes, result: Result) -> bytes:
+        """What the recipient reads."""
+        info = result_info(Task.read(task)[0].digest, self.world.policy.digest, party.party_id)
+        return open_result(result.ciphertext, party.encryption, info)
 
 
 def declared_schema(world: EnclaveWorld, dataset: str = "train_party_1") -> pa.Schema:

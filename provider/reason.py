@@ -1,0 +1,50 @@
+"""A provider asks the enclave which rule its own input breaks, where the policy lets it.
+
+    asked = ask_reason(errand, "train_party_1")
+    asked.code          # "value-too-rare", or "" when the input breaks none by itself
+
+Whether there was a result, and what other inputs are like, the answer does not say: it is the
+same whatever they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from provider.collect import missing_text
+from provider.errand import Errand, own_input
+from provider.errors import ReasonsNotAgreed, ResultPending
+from ratls.appraise import FreshEvidence
+from ratls.stream import Kind, Pending
+from verifier.anchors import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What an enclave that proved itself answered."""
+
+    code: str
+    fresh: FreshEvidence
+    mode: Mode
+
+
+def ask_reason(errand: Errand, dataset: str) -> Reason:
+    """One question.
+
+    Raises:
+        DatasetNotAsked, DatasetNotOwned: It is no input of the task, or another party's.
+        ReasonsNotAgreed: The policy gives no reasons.
+        ResultPending: Nothing has been computed yet, or its time has not come.
+        RatlsError: As `Errand.attested` says.
+    """
+    job = errand.believe()
+    _, computation = own_input(job, dataset, errand.party.party_id)
+    if computation.release.reasons is None:
+        raise ReasonsNotAgreed(
+            f"computation {computation.id}", expected='release.reasons = "own input"', found="none"
+        )
+    with errand.attested(job, Kind.REASON, dataset=dataset) as session:
+        answer, fresh = session.exchange.reason(), session.exchange.fresh
+    if isinstance(answer, Pending):
+        raise ResultPending("reason", expected="every input committed", found=missing_text(answer))
+    return Reason(answer, fresh, job.mode)
