@@ -30,8 +30,8 @@ from typing import Any, cast
 import pytest
 
 from enclave_app.errors import ServerFailed
+from policy.journal import Journal, Released
 from policy.task import Task
-from provider.journal import Journal, Released
 from provider.mailbox import Inbox
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, appraise_certificate
