@@ -34,6 +34,7 @@ from cryptography.x509.oid import NameOID
 
 from enclave_app.errors import ListenAddressUnusable
 from ratls.address import Address
+from ratls.log import open_log, place_of
 from simulation.errors import SimulationNotLoopback
 from simulation.folder import SGX_COLLATERAL, TDX_COLLATERAL
 from verifier.certificate import PLATFORM_CA, read_chain
@@ -264,9 +265,10 @@ class _Server(ThreadingHTTPServer):
             super().finish_request(stream, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """What a client does to its own connection is not worth a traceback; a bug is."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
+        """What a client does to its own connection is not worth a line; a bug is."""
+        bug = sys.exc_info()[1]
+        if bug is not None and not isinstance(bug, OSError):
+            open_log().error("internal", bug=place_of(bug))
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -399,3 +399,26 @@ def test_serve_is_called_wrongly(folder: Path, arguments: list[str], status: Exi
 
 def test_help_has_an_example() -> None:
     assert "ratls simulation serve" in ratls_simulation("serve", "--help").stdout
+
+
+def test_bug_of_a_handler_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """L01: a traceback would show what stood in the handler's hands."""
+    count_refusal()
+
+    def broken(*_: object) -> None:
+        raise KeyError("a text of the bug")
+
+    write(WORLD.intel, WORLD.platform, tmp_path / "intel")
+    with serving(tmp_path / "intel", Address("127.0.0.1", 0)) as origin:
+        trust = tls_trust(tmp_path / "intel" / "pcs.crt")
+        assert (
+            httpx.get(f"{origin}/sgx/certification/v4/rootcacrl", verify=trust).status_code == 200
+        )
+        monkeypatch.setattr("simulation.serve.reply_to", broken)
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"{origin}/sgx/certification/v4/rootcacrl", verify=trust)
+    told = capfd.readouterr().err
+    assert "KeyError at " in told
+    assert "a text of the bug" not in told
