@@ -76,9 +76,11 @@ def stop_signals() -> Iterator[Callable[[], int]]:
 def on_stop(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
     """`handler` is called for each signal that stops a long-running command, in this block.
 
-    SIGHUP stays ignored where it was, as under `nohup`.
+    SIGHUP stays ignored where it was, as under `nohup`. SIGINT does not: a shell that starts a
+    command in the background has it ignored, and who sends it there means it.
     """
-    wanted = [n for n in _STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
+    hangup_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    wanted = [n for n in _STOPPING if n != signal.SIGHUP or not hangup_ignored]
     before = {number: signal.signal(number, handler) for number in wanted}
     try:
         yield

@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -385,24 +385,40 @@ def test_disk_that_is_mounted_read_only(tmp_path: Path, monkeypatch: pytest.Monk
 # Signals
 
 
+@contextmanager
+def set_to(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """What the parent of this process left there must not decide a test."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def test_terminal_that_is_closed_stops_in_order() -> None:
-    with stop_signals() as stop:
+    with set_to(signal.SIGHUP, signal.SIG_DFL), stop_signals() as stop:
         signal.raise_signal(signal.SIGHUP)
         assert stop() == e.Exit.YES
 
 
+def test_server_in_the_background_hears_ctrl_c() -> None:
+    """A shell has SIGINT ignored in what it starts with `&`; a server would never end by it."""
+    with set_to(signal.SIGINT, signal.SIG_IGN):
+        with stop_signals() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop() == e.Exit.INTERRUPTED
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_nohup_goes_on() -> None:
     """Whoever had SIGHUP ignored wants the command to outlive the terminal."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with set_to(signal.SIGHUP, signal.SIG_IGN):
         came: list[int] = []
         with on_stop(lambda number, frame: came.append(number)):
             signal.raise_signal(signal.SIGHUP)
             signal.raise_signal(signal.SIGTERM)
         assert came == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 # Passphrases and variables
