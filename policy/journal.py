@@ -507,7 +507,7 @@ def _held(folder: Path, *, reading: bool = False) -> Iterator[None]:
     Raises: JournalMissing, JournalCut, JournalNotWritten, LockHeld, LocksMissing.
     """
     path = _lines_path(folder)
-    if not path.exists():
+    if not os.path.lexists(path):
         if (head := _read(_head_path(folder))) is not None:
             reconcile((), torn=False, head=Head.parse(head))  # lines that are gone are a cut
         raise _missing(folder)
