@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -35,6 +37,7 @@ from enclave_app.limits import Limits
 from enclave_app.release import Input
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
+from policy.envelope import Envelope
 from policy.errors import (
     ColumnMissing,
     ColumnOrderDiffers,
@@ -64,7 +67,7 @@ from ratls.errors import (
     StreamOversized,
     StreamTruncated,
 )
-from ratls.stream import Denied, Kind, Pending, Result, write_message
+from ratls.stream import CommitMessage, Denied, Kind, Pending, Result, write_message
 from tests.enclave_app.test_release import Rule
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.parties import TaskWorld, local_party
@@ -636,6 +639,41 @@ def test_computation_that_breaks(
 
 def _break(*_: Any) -> Any:
     raise ValueError("CANARY: patient 17 is 45")
+
+
+def test_no_acknowledgement_waits_for_a_training(
+    live: LiveEnclave, task: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider's proof is there while the computation runs; the recipient hears that it does."""
+    may_go_on = threading.Event()
+    honest = application.compute
+
+    def slow(*arguments: Any) -> Any:
+        assert may_go_on.wait(60)
+        return honest(*arguments)
+
+    monkeypatch.setattr(application, "compute", slow)
+    carol = live.world.consortium.carol
+    try:
+        for raw in released(live, task):
+            Acknowledgement.open(raw)
+        assert live.collect(carol, task) == Pending(())
+    finally:
+        may_go_on.set()
+    assert isinstance(live.wait(carol, task), Result)
+
+
+def test_salt_is_forgotten_with_its_stream(live: LiveEnclave, task: bytes) -> None:
+    """Commits travel in receipts: with the salt, whoever has one could try out rows."""
+    acknowledged = released(live, task)
+    result = live.wait(live.world.consortium.carol, task)
+    assert isinstance(result, Result)
+    for document in (*acknowledged, result.receipt):
+        assert live.salt not in Envelope.parse(document).payload
+    live.server.stop()  # no call is under way: what still holds it would hold it for good
+    gc.collect()
+    kept = [o for o in gc.get_objects() if isinstance(o, CommitMessage) and o.salt == live.salt]
+    assert kept == []
 
 
 def test_handler_that_breaks(
