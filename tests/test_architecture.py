@@ -283,7 +283,7 @@ def test_certificates_are_read_without_recursion_and_without_a_library() -> None
 
 
 def test_no_command_stands_in_the_verifier() -> None:
-    """It knows nothing of TLS, and a command that fetches collateral asks an enclave for a quote."""
+    """It knows nothing of TLS; what fetches collateral may ask an enclave for its quote."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     commands = project["entry-points"]["ratls.commands"].values()
     assert {place.split(".")[0] for place in commands} == {
@@ -293,3 +293,21 @@ def test_no_command_stands_in_the_verifier() -> None:
         "provider",
         "scheduler",
     }
+
+
+# Where folders are (XDG), and what would make gRPC log keys: names that are fixed in the code.
+_READ_THE_ENVIRONMENT = {"verifier/files.py", "ratls/environment.py"}
+
+
+def test_no_secret_comes_from_the_environment() -> None:
+    """S31: children inherit it, `/proc` shows it, and crash reports carry it along."""
+    words = {"environ", "environb", "getenv", "envvar", "auto_envvar_prefix"}
+    readers = {
+        str(path.relative_to(ROOT))
+        for package in OURS - {"simulation"}
+        for path, tree in modules(package)
+        for node in ast.walk(tree)
+        if (node.attr if isinstance(node, ast.Attribute) else getattr(node, "arg", None)) in words
+        or (isinstance(node, ast.alias) and node.name in words)
+    }
+    assert readers <= _READ_THE_ENVIRONMENT

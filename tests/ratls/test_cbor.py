@@ -103,7 +103,9 @@ def test_a_bomb_of_nested_arrays_is_refused_at_once() -> None:
     assert time.monotonic() - start < 0.05
 
 
-@pytest.mark.parametrize("raw", ["c11a7fffffff", "c2420100", "c074323032362d31312d32355431323a30303a30305a"])
+@pytest.mark.parametrize(
+    "raw", ["c11a7fffffff", "c2420100", "c074323032362d31312d32355431323a30303a30305a"]
+)
 def test_a_tag_builds_no_date_and_no_big_number(raw: str) -> None:
     """B16: what is inside stays a number, bytes or text, and callers refuse a tag not their own."""
     value = cbor.decode(bytes.fromhex(raw))
