@@ -663,15 +663,16 @@ def test_no_acknowledgement_waits_for_a_training(
     assert isinstance(live.wait(carol, task), Result)
 
 
-def test_salt_is_forgotten_with_its_stream(live: LiveEnclave, task: bytes) -> None:
+def test_salt_is_forgotten_with_its_stream(world: EnclaveWorld) -> None:
     """Commits travel in receipts: with the salt, whoever has one could try out rows."""
-    acknowledged = released(live, task)
-    result = live.wait(live.world.consortium.carol, task)
+    task = world.task()
+    with world.running() as live:
+        acknowledged = released(live, task)
+        result = live.wait(world.consortium.carol, task)
     assert isinstance(result, Result)
     for document in (*acknowledged, result.receipt):
         assert live.salt not in Envelope.parse(document).payload
-    live.server.stop()  # no call is under way: what still holds it would hold it for good
-    gc.collect()
+    gc.collect()  # the server has stopped: what still holds it would hold it for good
     # What came over the wire is another object than what this test sent.
     kept = [
         type(holder).__name__
