@@ -212,3 +212,104 @@ def test_what_decides_has_no_state_of_its_own() -> None:
     assert wrong == []
     planted = ast.parse("seen = set()\ndef decide(x):\n    seen.add(x)\n    return x in seen")
     assert list(changed_names(planted)) == [("seen", 3)]
+
+
+# Names of Flight and of gRPC by which rows and messages come and go.
+_FRAMES = {"do_exchange", "write_metadata", "write_with_metadata", "read_chunk", "app_metadata"}
+
+
+def test_rows_and_messages_are_framed_in_one_module() -> None:
+    """Rows will be sealed there one day; a second place that frames them would be forgotten."""
+    framing = {
+        str(path.relative_to(ROOT))
+        for package in ("ratls", "provider", "enclave_app")
+        for path, tree in modules(package)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in _FRAMES
+    }
+    assert framing == {"ratls/stream.py"}
+
+
+def test_another_reader_of_cbor_is_nowhere() -> None:
+    """B15: a general decoder takes what ours refuses; the library only writes."""
+    used = {
+        (str(path.relative_to(ROOT)), node.attr)
+        for package in OURS
+        for path, tree in modules(package)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "cbor2"
+    }
+    assert used == {("ratls/cbor.py", "dumps"), ("ratls/cbor.py", "CBORTag")}
+    assert not [
+        path
+        for package in OURS
+        for path, tree in modules(package)
+        for name, _ in imported(tree)
+        if name.startswith("cbor2") and path.name != "cbor.py"
+    ]
+
+
+def calls_of(tree: ast.Module) -> dict[str, set[str]]:
+    """For each function of a module, the functions of it that it calls, by name."""
+    functions = {n.name: n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+    return {
+        name: {
+            called
+            for node in ast.walk(function)
+            if isinstance(node, ast.Call)
+            for called in [getattr(node.func, "id", getattr(node.func, "attr", ""))]
+            if called in functions
+        }
+        for name, function in functions.items()
+    }
+
+
+def test_certificates_are_read_without_recursion_and_without_a_library() -> None:
+    """B16: bytes that nobody signed reach this reader; depth is theirs to choose."""
+    for path, tree in modules("verifier"):
+        assert not [n for n, _ in imported(tree) if n.startswith("cryptography.x509")], path
+        assert not [
+            n
+            for n in ast.walk(tree)
+            if isinstance(n, ast.ImportFrom)
+            and n.module == "cryptography"
+            and any(alias.name == "x509" for alias in n.names)
+        ], path
+        if path.stem in {"der", "extensions"}:
+            calls = calls_of(tree)
+            while leaves := [name for name, called in calls.items() if not called]:
+                calls = {n: c - set(leaves) for n, c in calls.items() if n not in leaves}
+            assert calls == {}, f"{path.name} calls itself: {sorted(calls)}"
+    planted = ast.parse("def a(x):\n    return b(x)\ndef b(x):\n    return a(x)")
+    assert calls_of(planted) == {"a": {"b"}, "b": {"a"}}
+
+
+def test_no_command_stands_in_the_verifier() -> None:
+    """It knows nothing of TLS; what fetches collateral may ask an enclave for its quote."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    commands = project["entry-points"]["ratls.commands"].values()
+    assert {place.split(".")[0] for place in commands} == {
+        "policy",
+        "ratls",
+        "enclave_app",
+        "provider",
+        "scheduler",
+    }
+
+
+# Where folders are (XDG), and what would make gRPC log keys: names that are fixed in the code.
+_READ_THE_ENVIRONMENT = {"verifier/files.py", "ratls/environment.py"}
+
+
+def test_no_secret_comes_from_the_environment() -> None:
+    """S31: children inherit it, `/proc` shows it, and crash reports carry it along."""
+    words = {"environ", "environb", "getenv", "envvar", "auto_envvar_prefix"}
+    readers = {
+        str(path.relative_to(ROOT))
+        for package in OURS - {"simulation"}
+        for path, tree in modules(package)
+        for node in ast.walk(tree)
+        if (node.attr if isinstance(node, ast.Attribute) else getattr(node, "arg", None)) in words
+        or (isinstance(node, ast.alias) and node.name in words)
+    }
+    assert readers <= _READ_THE_ENVIRONMENT

@@ -204,14 +204,30 @@ def test_a_file_names_a_column_in_bytes_that_are_no_text(
     assert seen.value.exit_status is Exit.UNUSABLE
 
 
+class Watch:
+    """As the scheduler's client gives one; it was let in."""
+
+    def __init__(self, answers: Iterator[QueuedTask]) -> None:
+        self._answers = answers
+
+    def let_in(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[QueuedTask]:
+        return self._answers
+
+
 class Mailbox:
     """A scheduler whose first answer is malformed."""
 
     def __init__(self) -> None:
         self.watched: list[bytes] = []
 
-    def watch(self, cursor: bytes, *, seconds: float) -> Iterator[QueuedTask]:
+    def watch(self, cursor: bytes, *, seconds: float) -> Watch:
         self.watched.append(cursor)
+        return Watch(self._answers())
+
+    def _answers(self) -> Iterator[QueuedTask]:
         if len(self.watched) == 1:
             yield QueuedTask(bytes(32), b"one", (), b"1")
             raise SchedulerAnswerMalformed("offer", expected="a digest", found="none")

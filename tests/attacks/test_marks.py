@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from policy.document import digest_text
 from policy.journal import Journal, Noted
 from provider.errand import Errand
 from ratls.cli import build
@@ -136,6 +137,7 @@ def test_verify_server_asks_too(
     agreement.write_bytes(world.complete.agreement.encode())
     line = ["verify", "server", str(live.address), "--agreement", str(agreement)]
     line += ["--collateral", str(older), "--certificate-only", "--allow-simulation", "--json"]
+    line += ["--digest", digest_text(world.complete.digest)]
     count_refusal()
     told = CliRunner().invoke(build(), [*line, "--state", str(seen)])
     assert (code(told), told.exit_code) == (CollateralRolledBack.code, 5)

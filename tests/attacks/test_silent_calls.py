@@ -130,8 +130,8 @@ def attest_when_there_is_room(live: LiveEnclave) -> None:
 
 def test_silent_calls_are_counted_from_their_start(world: EnclaveWorld) -> None:
     """They fill what is theirs, the process keeps its threads, and the log says why."""
-    before = threading.active_count()
     with world.running(limits=Limits(calls=20)) as live:
+        before = threading.active_count()
         with silent_at(live, 300) as silent:
             silent.wait_for_refusals(280)
             assert (silent.begun, silent.refused) == (300, 280)
@@ -142,9 +142,9 @@ def test_silent_calls_are_counted_from_their_start(world: EnclaveWorld) -> None:
                 pass
         attest_when_there_is_room(live)
         codes = [line.get("code") for line in live.log if line["event"] == "refused"]
+        assert threading.active_count() <= before + 2
     assert codes.count(ExchangesExhausted.code) >= 281
     assert set(codes) == {ExchangesExhausted.code}
-    assert threading.active_count() <= before + 2
 
 
 def test_silent_calls_below_the_limit_shut_out_nobody(world: EnclaveWorld) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -33,6 +35,7 @@ from enclave_app.limits import Limits
 from enclave_app.release import Input
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
+from policy.envelope import Envelope
 from policy.errors import (
     ColumnMissing,
     ColumnOrderDiffers,
@@ -642,6 +645,57 @@ def test_computation_that_breaks(
 
 def _break(*_: Any) -> Any:
     raise ValueError("CANARY: patient 17 is 45")
+
+
+def test_no_acknowledgement_waits_for_a_training(
+    live: LiveEnclave, task: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider's proof is there while the computation runs; the recipient hears that it does."""
+    may_go_on = threading.Event()
+    honest = application.compute
+
+    def slow(*arguments: Any) -> Any:
+        assert may_go_on.wait(60)
+        return honest(*arguments)
+
+    monkeypatch.setattr(application, "compute", slow)
+    carol = live.world.consortium.carol
+    try:
+        for raw in released(live, task):
+            Acknowledgement.open(raw)
+        assert live.collect(carol, task) == Pending(())
+    finally:
+        may_go_on.set()
+    assert isinstance(live.wait(carol, task), Result)
+
+
+def test_salt_is_forgotten_with_its_stream(world: EnclaveWorld) -> None:
+    """Commits travel in receipts: with the salt, whoever has one could try out rows."""
+    task = world.task()
+    with world.running() as live:
+        acknowledged = released(live, task)
+        result = live.wait(world.consortium.carol, task)
+    assert isinstance(result, Result)
+    for document in (*acknowledged, result.receipt):
+        assert live.salt not in Envelope.parse(document).payload
+    gc.collect()  # the server has stopped: what still holds it would hold it for good
+    # What came over the wire is another object than what this test sent.
+    kept = [
+        type(holder).__name__
+        for holder in gc.get_objects()
+        for held in bytes_in(holder)
+        if held == live.salt and held is not live.salt
+    ]
+    assert kept == []
+
+
+def bytes_in(holder: object) -> Iterator[bytes]:
+    """What an object holds itself, or in a container of plain values, which `gc` does not list."""
+    for held in gc.get_referents(holder):
+        if type(held) is bytes:
+            yield held
+        elif not gc.is_tracked(held):
+            yield from bytes_in(held)
 
 
 def test_handler_that_breaks(

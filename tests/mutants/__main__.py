@@ -16,7 +16,6 @@ from tests.mutants.equivalent import EQUIVALENT
 NOT_DECIDING = {
     "appraisal",
     "cache",
-    "cli",
     "errors",
     "files",
     "forecast",

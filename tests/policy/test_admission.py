@@ -95,6 +95,16 @@ def test_genuine_evidence_that_is_not_what_was_agreed(
         admit(policy(change), evidence(), at=AT)
 
 
+@pytest.mark.parametrize("older", ["tcb_info", "qe_identity"])
+def test_floor_is_held_against_the_smaller_number(older: str) -> None:
+    """T10: genuine pairs differ, so whoever pairs new with old is stopped by the policy's floor."""
+    collateral = INTEL.collateral(**{older: lambda d: {**d, "tcbEvaluationDataNumber": 17}})
+    number = "min_tcb_evaluation_data_number = "
+    admit(policy((f"{number}1", f"{number}17")), evidence(collateral=collateral), at=AT)
+    with refused(EvaluationNumberTooLow, check="evaluation-number"):
+        admit(policy((f"{number}1", f"{number}18")), evidence(collateral=collateral), at=AT)
+
+
 # What the enclave or its platform is instead, under the policy that admits the honest one.
 OTHERS: list[tuple[dict[str, Any], type[RatlsError], str]] = [
     ({"mr_enclave": bytes(32)}, MeasurementNotListed, "measurement"),

@@ -20,6 +20,7 @@ import pytest
 
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
+from policy.document import digest_text
 from policy.errors import (
     AnchorDiffers,
     ColumnMissing,
@@ -30,6 +31,7 @@ from policy.errors import (
     PassphraseWrong,
     PolicyExpired,
     PolicyNotAccepted,
+    PolicyRollback,
     StateMissing,
     TaskExpired,
     TaskSignatureInvalid,
@@ -283,6 +285,21 @@ def test_the_policy_ran_out(world: EnclaveWorld, alice: Desk, relay: Relay) -> N
     with alice.refuses(PolicyExpired):
         alice.push(world.task(), clock=lambda: NOW + timedelta(days=31))
     assert relay.connections == []
+
+
+def test_a_provider_that_accepted_a_newer_policy_releases_under_no_older_one(
+    world: EnclaveWorld, alice: Desk, relay: Relay
+) -> None:
+    """A host withholds the newer version from its enclave; what counts is Alice's own state."""
+    first = world.complete
+    assert alice.push(world.task()).commit.rows == 60
+    before = len(relay.connections)
+    text = world.consortium.policy_text(version="2", previous=f'"{digest_text(first.digest)}"')
+    second = world.consortium.complete(text, before=first)
+    StudyState(alice.state).accept(second.agreement, alice.party, NOW)
+    with alice.refuses(PolicyRollback):
+        alice.push(world.task())
+    assert len(relay.connections) == before
 
 
 def test_nobody_allowed_a_simulation(world: EnclaveWorld, alice: Desk, relay: Relay) -> None:

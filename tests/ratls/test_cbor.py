@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import tracemalloc
 
 import cbor2
 import pytest
@@ -85,6 +86,8 @@ def test_garbage_is_a_value_in_its_one_form_or_refused(raw: bytes) -> None:
         "9b7fffffffffffffff00",  # B16: an array of 2^63
         "bb7fffffffffffffff00",
         "81818181818100",  #       deeper than any message
+        "81c100",  #               a tag within
+        "c1c100",  #               a tag around a tag
     ],
 )
 def test_another_form_or_type_is_refused(raw: str) -> None:
@@ -98,3 +101,26 @@ def test_a_bomb_of_nested_arrays_is_refused_at_once() -> None:
     with pytest.raises(cbor.NotStrict):
         cbor.decode(b"\x81" * 100_000)
     assert time.monotonic() - start < 0.05
+
+
+@pytest.mark.parametrize(
+    "raw", ["c11a7fffffff", "c2420100", "c074323032362d31312d32355431323a30303a30305a"]
+)
+def test_a_tag_builds_no_date_and_no_big_number(raw: str) -> None:
+    """B16: what is inside stays a number, bytes or text, and callers refuse a tag not their own."""
+    value = cbor.decode(bytes.fromhex(raw))
+    assert isinstance(value, cbor.Tagged)
+    assert type(value.value) in (int, bytes, str)
+
+
+@pytest.mark.parametrize("head", ["5b", "7b", "9b", "bb"])
+def test_a_length_takes_no_memory_that_the_input_does_not_have(head: str) -> None:
+    """B16: a gigabyte promised by nine bytes is not set aside before the rest is looked for."""
+    raw = bytes.fromhex(head) + (1 << 30).to_bytes(8, "big") + bytes(64)
+    tracemalloc.start()
+    try:
+        with pytest.raises(cbor.NotStrict):
+            cbor.decode(raw)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

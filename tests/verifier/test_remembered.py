@@ -5,15 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import _lru_cache_wrapper
+from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+import verifier
 from tests.support.refusal import refused
 from tests.verifier.world import AT, World
 from verifier import Collateral
 from verifier.acceptance import accept
 from verifier.endorsements import endorse
-from verifier.errors import CertificateRevoked, CollateralNotCurrent, RootUntrusted, TcbRevoked
+from verifier.errors import (
+    CertificateRevoked,
+    CollateralNotCurrent,
+    QeReportSignatureInvalid,
+    QuoteSignatureInvalid,
+    RatlsError,
+    RootUntrusted,
+    TcbInfoSignatureInvalid,
+    TcbRevoked,
+)
 from verifier.pck import authenticate_pck_chain
 
 DAY = timedelta(days=1)
@@ -82,7 +96,43 @@ def test_another_root_remembers_nothing(warm: tuple[World, Collateral]) -> None:
     world.verify(collateral=collateral)
 
 
+def test_what_did_not_hold_is_not_remembered(warm: tuple[World, Collateral]) -> None:
+    """A refusal is worked out anew each time: there is no list of verdicts to poison or to fill."""
+    world, _ = warm
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    forged = world.collateral(tcb_info_key=stranger)
+    before = endorse.cache_info().currsize
+    for _ in range(2):
+        with refused(TcbInfoSignatureInvalid):
+            world.verify(collateral=forged)
+    assert endorse.cache_info().currsize == before
+
+
+@pytest.mark.parametrize(
+    ("part", "leaf"),
+    [("signature", QuoteSignatureInvalid), ("qe_report_signature", QeReportSignatureInvalid)],
+)
+def test_signatures_of_a_quote_are_verified_each_time(
+    warm: tuple[World, Collateral], part: str, leaf: type[RatlsError]
+) -> None:
+    """Q01: all about the platform is remembered, its attestation key too; no quote is."""
+    world, collateral = warm
+    genuine = world.quote()
+    world.verify(quote=genuine, collateral=collateral)
+    forged = world.quote(form=lambda f: replace(f, **{part: bytes(31) + b"\1" + bytes(31) + b"\1"}))
+    with refused(leaf):
+        world.verify(quote=forged, collateral=collateral)
+    world.verify(quote=genuine, collateral=collateral)
+
+
 def test_memory_is_bounded() -> None:
     """A fleet, or whoever sends chains without end, fills no memory."""
-    for remembered in (endorse, authenticate_pck_chain):
-        assert remembered.cache_info().maxsize == 1024
+    remembering = [
+        thing
+        for module in iter_modules(verifier.__path__, "verifier.")
+        for thing in vars(import_module(module.name)).values()
+        if isinstance(thing, _lru_cache_wrapper)
+    ]
+    assert {endorse, authenticate_pck_chain} <= set(remembering)
+    for remembered in remembering:
+        assert 0 < (remembered.cache_parameters()["maxsize"] or 0) <= 1024

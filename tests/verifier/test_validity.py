@@ -12,11 +12,17 @@ import pytest
 from simulation.documents import instant
 from tests.support.refusal import refused
 from tests.verifier.world import AT, World, put, world
+from verifier.acceptance import accept
 from verifier.errors import (
     CertificateNotCurrent,
+    CertificateRevoked,
     CollateralNotCurrent,
     InstantMalformed,
     QuoteSignatureInvalid,
+    RatlsError,
+    TcbInfoMismatch,
+    TcbLevelUnmatched,
+    TcbRevoked,
 )
 
 SECOND = timedelta(seconds=1)
@@ -92,6 +98,40 @@ def test_what_is_forged_is_refused_even_outside_the_window() -> None:
     quote = W.quote(form=lambda f: replace(f, signature=bytes(64)))
     with refused(QuoteSignatureInvalid, check="quote-signature"):
         W.verify(quote=quote, at=late)
+
+
+ABOUT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], type[RatlsError]]] = {
+    "another-fmspc": (put(fmspc="00906ED50001"), TcbInfoMismatch),
+    "no-level": (lambda d: {**d, "tcbLevels": [_higher(d["tcbLevels"][0])]}, TcbLevelUnmatched),
+    "revoked": (lambda d: {**d, "tcbLevels": [_revoked(d["tcbLevels"][0])]}, TcbRevoked),
+}
+
+
+def _higher(level: dict[str, Any]) -> dict[str, Any]:
+    return {**level, "tcb": {**level["tcb"], "pcesvn": 65535}}
+
+
+def _revoked(level: dict[str, Any]) -> dict[str, Any]:
+    return {**level, "tcbStatus": "Revoked"}
+
+
+@pytest.mark.parametrize("what", ABOUT)
+def test_what_has_ended_says_nothing_about_a_platform(what: str) -> None:
+    """An old bundle leads to `could not look`, whatever it would say, and never to a verdict."""
+    change, leaf = ABOUT[what]
+    collateral = W.collateral(tcb_info=change)
+    with refused(leaf):
+        accept(W.verify(collateral=collateral))
+    with refused(CollateralNotCurrent, check="validity"):
+        accept(W.verify(collateral=collateral, at=AT + timedelta(days=31)))
+
+
+def test_a_revocation_outlives_its_list() -> None:
+    """What was revoked once stays so: a newer list could only say the same."""
+    collateral = W.collateral(pck_crl=lambda c: replace(c, revoked=(W.platform.pck.serial,)))
+    for at in (AT, AT + timedelta(days=31)):
+        with refused(CertificateRevoked, check="pck-crl"):
+            W.verify(collateral=collateral, at=at)
 
 
 @pytest.mark.parametrize(
