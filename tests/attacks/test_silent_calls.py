@@ -90,8 +90,7 @@ def silent_calls(
             calls.append(call)
         silent.begun = len(calls)
         ready.set()
-        while not end.is_set():
-            await asyncio.sleep(0.02)
+        await asyncio.to_thread(end.wait)
         for call in calls:
             call.cancel()
         for channel in channels:
