@@ -21,6 +21,7 @@ NOT_DECIDING = {
     "forecast",
     "many",
     "modes",
+    "output",
     "pcs",
     "report",
     "responses",
