@@ -317,7 +317,10 @@ class CollateralNotNamed(CollateralFetchError):
     """There is no collateral to judge a quote with."""
 
     code = "collateral-not-named"
-    default_fix = "ratls collateral fetch --enclave HOST:PORT -o FILE; then name it: --collateral"
+    default_fix = (
+        "ratls collateral fetch --enclave HOST:PORT -o FILE "
+        "--from https://api.trustedservices.intel.com; then name it: --collateral"
+    )
 
 
 # Does this machine do its part?
