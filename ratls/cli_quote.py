@@ -92,7 +92,6 @@ def quote(
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
-        from policy.anchor import bring
         from verifier.acceptance import accept
         from verifier.many import Judge, Shelf, expand
 
@@ -103,6 +102,8 @@ def quote(
             acceptance = partial(accept, statuses=statuses, advisories=advisories)
             believed = "intel" if root is None else root
         else:
+            from policy.anchor import bring  # here: without a policy, a third of the time
+
             brought = bring(policy, party=party, digest=digest, drafts=True)
             agreed = _in_force(brought, instant)
             acceptance = partial(_admission, agreed, instant, doubt_of(shell, brought, agreed))
