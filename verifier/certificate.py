@@ -100,6 +100,13 @@ class Certificate:
         """
         return _INTEL_ROOT if raw == INTEL_ROOT else _parse(raw)
 
+    def __eq__(self, other: object) -> bool:
+        # By their bytes: what was forgotten is read anew, and is another object of the same.
+        return isinstance(other, Certificate) and self.der == other.der
+
+    def __hash__(self) -> int:
+        return hash(self.der)
+
     @property
     def serial_hex(self) -> str:
         return f"{self.serial:040x}"

@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import _lru_cache_wrapper
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +18,7 @@ from tests.support.refusal import refused
 from tests.verifier.world import AT, World
 from verifier import Collateral
 from verifier.acceptance import accept
+from verifier.certificate import Certificate
 from verifier.endorsements import endorse
 from verifier.errors import (
     CertificateRevoked,
@@ -125,14 +127,39 @@ def test_signatures_of_a_quote_are_verified_each_time(
     world.verify(quote=genuine, collateral=collateral)
 
 
-def test_memory_is_bounded() -> None:
-    """A fleet, or whoever sends chains without end, fills no memory."""
-    remembering = [
+def remembering() -> list[Any]:
+    """Every function of the verifier that remembers what it returned."""
+    return [
         thing
         for module in iter_modules(verifier.__path__, "verifier.")
         for thing in vars(import_module(module.name)).values()
         if isinstance(thing, _lru_cache_wrapper)
     ]
-    assert {endorse, authenticate_pck_chain} <= set(remembering)
-    for remembered in remembering:
+
+
+def test_what_was_forgotten_and_read_anew_is_the_same(warm: tuple[World, Collateral]) -> None:
+    """The certificates of a fleet push out the root, which the PCK chain still holds: it has been
+    read twice then, and its end is one date all the same."""
+    world, collateral = warm
+    quote = world.quote()
+    periods = world.verify(quote=quote, collateral=collateral).window.periods
+    for remembered in remembering():
+        if remembered is not authenticate_pck_chain:
+            remembered.cache_clear()
+    assert world.verify(quote=quote, collateral=collateral).window.periods == periods
+
+
+def test_only_what_has_the_same_bytes_is_the_same() -> None:
+    """A set of certificates would lose the end of one that passed for another."""
+    world = World.create()
+    leaf, root = (Certificate.parse(one.der) for one in (world.platform.pck, world.intel.root))
+    assert leaf != root
+    assert leaf != leaf.der
+    assert len({leaf, root, Certificate.parse(bytes(bytearray(leaf.der)))}) == 2
+
+
+def test_memory_is_bounded() -> None:
+    """A fleet, or whoever sends chains without end, fills no memory."""
+    assert {endorse, authenticate_pck_chain} <= set(remembering())
+    for remembered in remembering():
         assert 0 < (remembered.cache_parameters()["maxsize"] or 0) <= 1024
