@@ -69,6 +69,16 @@ def fetch(
         bool,
         typer.Option("--early", help="What holds at disclosure, not after the grace period."),
     ] = False,
+    accept_evaluation: Annotated[
+        int | None,
+        typer.Option(
+            "--accept-evaluation",
+            metavar="NUMBER",
+            min=1,
+            help="Go back to this TCB evaluation data number, though a higher one was seen: for "
+            "when a service gave an early edition for the standard one.",
+        ),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Seconds for everything together.")
     ] = 30,
@@ -138,6 +148,7 @@ def fetch(
             else Cache(cache or user_folder("cache"), lambda line: _tell(shell, line)),
             kept=kept,
             early=early,
+            accept_evaluation=accept_evaluation,
             newer_sgx=newer_sgx,
             seconds=timeout,
         )

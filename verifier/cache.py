@@ -110,10 +110,15 @@ class Cache:
     def __init__(self, folder: Path, tell: Callable[[str], None] = lambda line: None) -> None:
         self.folder, self._tell = folder, tell
 
-    def keep(self, subject: Subject, collateral: Collateral) -> None:
+    def keep(
+        self, subject: Subject, collateral: Collateral, *, accept_evaluation: int | None = None
+    ) -> None:
         """Write what was just verified, in the place of what was there before.
 
         A cache that cannot be written is told of, and no reason to refuse.
+
+        Args:
+            accept_evaluation: As for `Marks.advance`.
         """
         place = self.folder / subject.place
         name = f"{hashlib.sha256(collateral.raw).hexdigest()}.json"
@@ -122,7 +127,7 @@ class Cache:
                 own_folder(self.folder, *subject.place.parts) as handle,
                 locked(self.folder / "collateral" / ".lock"),
             ):
-                self._require_not_older(subject, collateral)
+                self._require_not_older(subject, collateral, accept_evaluation)
                 write_atomically(place / name, collateral.raw, mode=0o600)
                 for other in os.listdir(handle):
                     # One that broke off while it wrote left some too. What is not named as we
@@ -133,7 +138,9 @@ class Cache:
         except (RatlsError, OSError) as error:
             self._tell(f"{place}: not cached: {error}")
 
-    def _require_not_older(self, subject: Subject, collateral: Collateral) -> None:
+    def _require_not_older(
+        self, subject: Subject, collateral: Collateral, accept_evaluation: int | None
+    ) -> None:
         """Of two that fetch at once, the one that is slower may have the older bundle.
 
         Raises:
@@ -146,7 +153,9 @@ class Cache:
                 subject.require_about(held)
             except RatlsError:
                 continue  # not believed, so it keeps nothing out
-            Mark.of(held).require_reached_by(offered, "nothing: the newer one stays")
+            Mark.of(held).require_reached_by(
+                offered, "nothing: the newer one stays", accept_evaluation=accept_evaluation
+            )
 
     def _evict(self, newest: Path) -> None:
         """Of too many, those that were written first go."""
@@ -257,15 +266,23 @@ class Mark:
         document = {"issued": issued, "evaluation_data_number": dict(self.evaluations)}
         return json.dumps(document, indent=1).encode() + b"\n"
 
-    def require_reached_by(self, other: Mark, fix: str) -> None:
+    def require_reached_by(
+        self, other: Mark, fix: str, *, accept_evaluation: int | None = None
+    ) -> None:
         """No part of `other` is older.
+
+        Args:
+            accept_evaluation: A part of exactly this evaluation number may be of an older edition,
+                with dates of its own.
 
         Raises:
             CollateralRolledBack: One is.
         """
-        self._require_dates(other, _DATED, fix)
+        lower = {n for n in _NUMBERED if other.evaluations[n] < self.evaluations[n]}
+        accepted = {n for n in lower if other.evaluations[n] == accept_evaluation}
+        self._require_dates(other, tuple(n for n in _DATED if n not in accepted), fix)
         for name in _NUMBERED:
-            if other.evaluations[name] < self.evaluations[name]:
+            if name in lower - accepted:
                 raise CollateralRolledBack(
                     f"{name} evaluation data number",
                     expected=f"at least {self.evaluations[name]}",
@@ -313,11 +330,21 @@ class Marks:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def advance(self, subject: Subject, contents: Contents) -> None:
+    def advance(
+        self, subject: Subject, contents: Contents, *, accept_evaluation: int | None = None
+    ) -> None:
         """Take note of what was verified, unless something newer was seen before.
 
+        A service that answers a question for the standard edition with genuine early documents
+        raises the mark above every honest standard answer for months (T09). Nothing signed tells
+        the editions apart, and a lower number may hide a recovery: so a person decides, by number.
+
+        Args:
+            accept_evaluation: TCB info and QE identity of exactly this evaluation number are taken
+                though a higher one was seen. Revocation lists may be no older even then.
+
         Raises:
-            CollateralRolledBack: It was; the fix says how to start over (5).
+            CollateralRolledBack: It was (5).
             CollateralMarksCorrupt, FileNotWritten: The note cannot be read, or taken (3).
         """
         path = self._path(subject)
@@ -329,8 +356,10 @@ class Marks:
             if seen is not None:
                 seen.require_reached_by(
                     found,
-                    "ask a service that is up to date, or try again when this one is; "
-                    f"to accept what is older deliberately, remove {path}",
+                    "ask a service that is up to date, or try again when this one is; where an "
+                    "early edition once came for the standard one, say --accept-evaluation and the "
+                    f"number to go back to; to forget all that was seen, remove {path}",
+                    accept_evaluation=accept_evaluation,
                 )
             if seen != found:
                 write_atomically(path, found.encode(), mode=0o600)
@@ -389,6 +418,7 @@ def obtain(
     cache: Cache | None,
     kept: Collateral | None = None,
     early: bool = False,
+    accept_evaluation: int | None = None,
     newer_sgx: bool = False,
     seconds: float = TOTAL_SECONDS,
     retries: Retries | None = None,
@@ -399,6 +429,7 @@ def obtain(
         services: Whom to ask; none for the cache alone.
         cache: None: neither read nor written.
         kept: The bundle that the result would replace, and which may be no newer.
+        accept_evaluation: As for `Marks.advance`.
         quotes: This and the others: as for `fetch_collateral`.
 
     Raises:
@@ -410,7 +441,7 @@ def obtain(
 
     def require(contents: Contents) -> None:
         require_not_older(contents, kept, roots)
-        marks.advance(subject, contents)
+        marks.advance(subject, contents, accept_evaluation=accept_evaluation)
 
     def cached() -> Fetched | None:
         if cache is None:
@@ -440,5 +471,5 @@ def obtain(
         otherwise=cached,
     )
     if cache is not None and found.source != CACHE:
-        cache.keep(subject, found.collateral)
+        cache.keep(subject, found.collateral, accept_evaluation=accept_evaluation)
     return found

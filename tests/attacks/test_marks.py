@@ -161,6 +161,21 @@ def test_an_early_edition_shuts_no_standard_one_out(world: EnclaveWorld, alice: 
         push(alice, bundle(world, timedelta(0), tcb_info=numbered(-1)))
 
 
+def test_a_service_gave_early_documents_for_standard_ones(world: EnclaveWorld, alice: Desk) -> None:
+    """Nothing signed tells the editions apart. Honest standard ones are shut out from then on,
+    until their number is named in a fetch; then rows leave by them again."""
+    see(alice.state, world, bundle(world, DAY, tcb_info=numbered(1), qe_identity=numbered(1)))
+    standard = bundle(world, timedelta(0))
+    with alice.refuses(CollateralRolledBack):
+        push(alice, standard)
+    roots = world.intel.intel.anchors()
+    contents = Contents.authenticate(standard, roots)
+    subject = Subject.of(contents, roots, early=False)
+    number = contents.tcb_info.evaluation_data_number
+    Marks(alice.state).advance(subject, contents, accept_evaluation=number)
+    assert push(alice, standard) == 60
+
+
 def test_marks_that_cannot_be_read(world: EnclaveWorld, alice: Desk, relay: Relay) -> None:
     see(alice.state, world, bundle(world, DAY))
     (mark,) = (alice.state / "collateral").rglob("*.json")

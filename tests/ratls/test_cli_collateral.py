@@ -23,7 +23,8 @@ from tests.verifier.pcs_peer import (
     says,
 )
 from tests.verifier.test_responses import FOLDER
-from tests.verifier.world import World
+from tests.verifier.world import World, put
+from verifier.collateral import Collateral
 from verifier.errors import Exit
 from verifier.pcs import kept_bundle
 
@@ -269,6 +270,29 @@ def test_fetch_of_what_is_older_than_was_seen(today: World, tmp_path: Path) -> N
         assert (error["code"], str(note) in error["fix"]) == ("collateral-rolled-back", True)
         note.unlink()
         assert run(*arguments, *asked).exit_code == Exit.YES
+
+
+def test_fetch_goes_back_to_the_number_that_is_named(today: World, tmp_path: Path) -> None:
+    """A service gave early documents for the standard edition, once."""
+    count_refusal()
+    higher = put(tcbEvaluationDataNumber=22)
+    early = today.collateral(tcb_info=higher, qe_identity=higher)
+    quoted, bundle = tmp_path / "q.bin", tmp_path / "b.json"
+    quoted.write_bytes(today.quote())
+
+    def fetched(published: Collateral, *options: str) -> Result:
+        with peer(tmp_path, published) as place:
+            return run(
+                "fetch", quoted, "-o", bundle, "--no-cache", "--json", "--from", place.origin,
+                "--ca", place.certificate, *of(today, tmp_path), *options,
+            )  # fmt: skip
+
+    assert fetched(early).exit_code == Exit.YES
+    refusal = fetched(today.collateral())
+    assert refusal.exit_code == Exit.UNDECIDED
+    assert "--accept-evaluation" in json.loads(refusal.stdout)["error"]["fix"]
+    assert fetched(today.collateral(), "--accept-evaluation", "21").exit_code == Exit.YES
+    assert fetched(today.collateral()).exit_code == Exit.YES
 
 
 @pytest.mark.parametrize("version", [4, 5])

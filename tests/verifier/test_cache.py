@@ -467,6 +467,53 @@ def test_early_collateral_does_not_shut_the_standard_one_out(disk: Disk) -> None
         filled(disk, early=True, cache=False)
 
 
+EARLY = W.collateral(
+    tcb_info=put(tcbEvaluationDataNumber=22), qe_identity=put(tcbEvaluationDataNumber=22)
+)
+
+
+@pytest.mark.parametrize("cache", [True, False], ids=["cached", "no-cache"])
+def test_early_documents_come_for_the_standard_edition(disk: Disk, cache: bool) -> None:
+    """T09: genuine, so they were noted. The honest answer passes once a person names its number,
+    from then on without being named, and no early edition is left in the cache."""
+    assert filled(disk, EARLY, cache=cache).collateral == EARLY
+    with serving(disk) as place:
+        if not cache:
+            with refused(e.CollateralRolledBack):
+                disk.obtain(place, cache=False)
+        for named in (21, None):
+            found = disk.obtain(place, accept_evaluation=named, cache=cache)
+            assert (found.source, found.collateral) == (place.origin, PUBLISHED)
+    if cache:
+        assert disk.obtain().collateral == PUBLISHED
+
+
+@pytest.mark.parametrize("named", [20, 22, 1])
+def test_another_number_is_named_than_that_of_the_answer(disk: Disk, named: int) -> None:
+    """An option that is left in a script does not take whatever comes."""
+    filled(disk, EARLY)
+    with serving(disk) as place, refused(e.CollateralRolledBack):
+        disk.obtain(place, accept_evaluation=named, cache=False)
+
+
+@pytest.mark.parametrize("older", OLDER[2:4])
+def test_lists_are_never_taken_back(disk: Disk, older: dict[str, Any]) -> None:
+    """Both editions have the same revocation lists: an older one hides a revoked certificate."""
+    filled(disk, EARLY)
+    with serving(disk, W.collateral(**older)) as place, refused(e.CollateralRolledBack):
+        disk.obtain(place, accept_evaluation=21, cache=False)
+
+
+def test_the_accepted_edition_has_dates_of_its_own(disk: Disk) -> None:
+    """Issued a day before the early one was: another edition. Its own dates never go back."""
+    filled(disk, EARLY)
+    day_before = W.collateral(tcb_info=put_day(-1), qe_identity=put_day(-1))
+    assert filled(disk, day_before, accept_evaluation=21, cache=False).collateral == day_before
+    assert filled(disk, cache=False).collateral == PUBLISHED
+    with refused(e.CollateralRolledBack):
+        filled(disk, day_before, accept_evaluation=21, cache=False)
+
+
 def test_a_mark_rises_part_by_part(disk: Disk) -> None:
     """A mixture of an older and a newer part is no way around it."""
     filled(disk, W.collateral(tcb_info=put_day(-1)), cache=False)
