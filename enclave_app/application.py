@@ -28,7 +28,7 @@ from enclave_app.errors import AttesterModeMismatch, ComputationFailed, Computat
 from enclave_app.intake import Intake
 from enclave_app.limits import Limits, MemoryBudget, Need
 from enclave_app.receive import Receiving
-from enclave_app.session import Denied, Pending, Released, Sessions, Ticket
+from enclave_app.session import Denied, NoOutcomeYet, Released, Sessions, Ticket
 from enclave_app.worker import Workers, supervised
 from policy.agreement import CompleteAgreement, require_window
 from policy.document import Party, Policy, digest_text
@@ -204,7 +204,7 @@ class Enclave:
         evidence = self.evidence(hello, party, task.digest)
         exchange.send_evidence(evidence)
         outcome = self.sessions.outcome(self.ticket(task), self.seconds())
-        if isinstance(outcome, Pending):
+        if isinstance(outcome, NoOutcomeYet):
             exchange.pending(list(outcome.missing))
             log.info("asked")
         else:
@@ -239,7 +239,7 @@ class Enclave:
         exchange.send_evidence(self.evidence(hello, party, task.digest))
         outcome = self.sessions.outcome(self.ticket(task), self.seconds())
         self.require_window(task, "hand-out", log)
-        if isinstance(outcome, Pending):
+        if isinstance(outcome, NoOutcomeYet):
             exchange.pending(list(outcome.missing))
         else:
             exchange.reason(outcome.reasons[dataset.id])

@@ -57,7 +57,7 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class NoOutcomeYet:
     """No outcome yet; `missing` is empty while the computation runs."""
 
     missing: tuple[str, ...]
@@ -281,14 +281,14 @@ class Sessions(Generic[R]):
             commits = {i: session.committed[i].commit_digest for i in ticket.inputs}
             session.outcome, session.due = replace(outcome, commits=commits), due
 
-    def outcome(self, ticket: Ticket, now: float) -> Released | Pending:
+    def outcome(self, ticket: Ticket, now: float) -> Released | NoOutcomeYet:
         """What a recipient may fetch now; asking opens nothing."""
         with self._lock:
             session = self._open.get(ticket.digest)
             if session is None:
-                return Pending(ticket.inputs)
+                return NoOutcomeYet(ticket.inputs)
             if session.outcome is None or now < session.due:
-                return Pending(session.missing)
+                return NoOutcomeYet(session.missing)
             return session.outcome
 
 

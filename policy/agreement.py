@@ -33,8 +33,8 @@ from policy.errors import (
     SignatureInvalid,
 )
 from policy.keys import KeySigner, PublicKey
-from policy.meaning import require_keys_stay
 from policy.party import LocalParty
+from policy.references import require_keys_stay
 from policy.statement import instant_text
 
 SCHEMA = "ratls-agreement/0"

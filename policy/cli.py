@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policy.state_cli import state as state_commands
+from policy.cli_state import state as state_commands
 from verifier.usage import Commands
 
 if TYPE_CHECKING:

@@ -31,9 +31,9 @@ from pydantic import (
 from policy.channel import ChannelCertificate
 from policy.errors import PolicyInvalid, PolicyTeeUnsupported, Problem
 from policy.keys import EncryptionKey, PublicKey
-from policy.meaning import cross_problems, require_distinct_keys
 from policy.parameters import Parameter, parse_parameter
 from policy.problems import Unfit, from_pydantic, unknown_field
+from policy.references import cross_problems, require_distinct_keys
 from policy.syntax import LineIndex, read_toml, value_problems
 from policy.text import Fault, identifier_fault, name_fault, slug_fault
 from verifier.errors import RatlsError

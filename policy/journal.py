@@ -65,7 +65,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-class Placed(_Entry):
+class PlacedEntry(_Entry):
     """The state folder is here; the first record, and again when a copy was adopted."""
 
     kind: Literal["placed"] = "placed"
@@ -88,7 +88,7 @@ class Placed(_Entry):
         return cls(machine=_text(digest), filesystem=f"{system:x}", folder=inode)
 
 
-class Accepted(_Entry):
+class AcceptedEntry(_Entry):
     """A policy was taken into force, from its `not_before` on. None older is, from now on."""
 
     kind: Literal["accepted"] = "accepted"
@@ -97,7 +97,7 @@ class Accepted(_Entry):
     policy: DigestText
 
 
-class Reserved(_Entry):
+class ReservedEntry(_Entry):
     """Rows of `dataset` may now leave for `task`, and only to this instance of the enclave."""
 
     kind: Literal["reserved"] = "reserved"
@@ -111,7 +111,7 @@ class Reserved(_Entry):
     mode: ModeText
 
 
-class Returned(_Entry):
+class ReturnedEntry(_Entry):
     """A reservation that no enclave can compute with: it counts as no use."""
 
     kind: Literal["returned"] = "returned"
@@ -122,7 +122,7 @@ class Returned(_Entry):
     mode: ModeText
 
 
-class Noted(_Entry):
+class NotedEntry(_Entry):
     """Revocation lists that evidence was about to be judged by. Older ones are not, from now on."""
 
     kind: Literal["noted"] = "noted"
@@ -143,7 +143,7 @@ class Noted(_Entry):
                 )
 
 
-class Committed(_Entry):
+class CommittedEntry(_Entry):
     """A signed commit is kept and about to be sent."""
 
     kind: Literal["committed"] = "committed"
@@ -156,7 +156,7 @@ class Committed(_Entry):
     mode: ModeText
 
 
-class Released(_Entry):
+class ReleasedEntry(_Entry):
     """The enclave acknowledged the commit."""
 
     kind: Literal["released"] = "released"
@@ -169,7 +169,7 @@ class Released(_Entry):
     mode: ModeText
 
 
-class Collected(_Entry):
+class CollectedEntry(_Entry):
     """A result was fetched and its receipt held."""
 
     kind: Literal["collected"] = "collected"
@@ -186,7 +186,7 @@ class CheckOutcome(_Entry):
     outcome: Literal["passed", "failed", "not_reached"]
 
 
-class Refused(_Entry):
+class RefusedEntry(_Entry):
     """Something was not done, and which check said so."""
 
     kind: Literal["refused"] = "refused"
@@ -201,7 +201,17 @@ class Refused(_Entry):
     rows: Count | None = None  # that had left in this run
 
 
-Entry = Placed | Accepted | Noted | Reserved | Returned | Committed | Released | Collected | Refused
+Entry = (
+    PlacedEntry
+    | AcceptedEntry
+    | NotedEntry
+    | ReservedEntry
+    | ReturnedEntry
+    | CommittedEntry
+    | ReleasedEntry
+    | CollectedEntry
+    | RefusedEntry
+)
 
 
 class _Line(_Entry):
@@ -212,7 +222,7 @@ class _Line(_Entry):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class JournalRecord:
     """One verified line. `digest` is the SHA-256 of its bytes without the line feed."""
 
     seq: int
@@ -252,7 +262,7 @@ def outcomes(appraisal: Appraisal | None) -> tuple[CheckOutcome, ...]:
 
 # Pure, and the last one kept: between two releases the same journal is read again and again.
 @lru_cache(maxsize=1)
-def parse_lines(raw: bytes) -> tuple[tuple[Record, ...], int]:
+def parse_lines(raw: bytes) -> tuple[tuple[JournalRecord, ...], int]:
     """The records of a journal, and how many bytes of it are whole lines.
 
     Bytes after the last line feed are an append that never ended; they are not read.
@@ -261,7 +271,7 @@ def parse_lines(raw: bytes) -> tuple[tuple[Record, ...], int]:
         JournalAltered: A line is not canonical, or the chain of digests is broken at it.
     """
     whole = raw.rfind(b"\n") + 1
-    records: list[Record] = []
+    records: list[JournalRecord] = []
     previous = GENESIS
     for seq, line in enumerate(raw[:whole].split(b"\n")[:-1]):
         record = _parse_line(line, seq, previous)
@@ -273,7 +283,7 @@ def parse_lines(raw: bytes) -> tuple[tuple[Record, ...], int]:
 # Pure: the same bytes at the same place after the same line are the same record. An agent reads
 # its journal anew for each decision, and almost all of it is what it was.
 @lru_cache(maxsize=65_536)
-def _parse_line(line: bytes, seq: int, previous: bytes) -> Record:
+def _parse_line(line: bytes, seq: int, previous: bytes) -> JournalRecord:
     where = f"journal line {seq + 1}"
     try:
         read = _Line.model_validate_json(line)
@@ -288,10 +298,10 @@ def _parse_line(line: bytes, seq: int, previous: bytes) -> Record:
         raise JournalAltered(
             where, expected="the line that follows the one before", found="another"
         )
-    return Record(seq, at, read.entry, hashlib.sha256(line).digest())
+    return JournalRecord(seq, at, read.entry, hashlib.sha256(line).digest())
 
 
-def reconcile(records: tuple[Record, ...], torn: bool, head: Head | None) -> Head:
+def reconcile(records: tuple[JournalRecord, ...], torn: bool, head: Head | None) -> Head:
     """Hold the lines against the head; the head as it must be from now on.
 
     `torn`: bytes of an unfinished line follow the last record.
@@ -323,7 +333,7 @@ def reconcile(records: tuple[Record, ...], torn: bool, head: Head | None) -> Hea
 class Reading:
     """A journal that was verified and left as it was."""
 
-    records: tuple[Record, ...]
+    records: tuple[JournalRecord, ...]
     head: Head
     raw: bytes  # its whole lines, byte for byte
 
@@ -358,7 +368,7 @@ class Reading:
 class Journal:
     """The verified journal, held exclusively by this process."""
 
-    def __init__(self, folder: Path, records: tuple[Record, ...], head: Head) -> None:
+    def __init__(self, folder: Path, records: tuple[JournalRecord, ...], head: Head) -> None:
         self._folder = folder
         self._records = list(records)
         self._head = head
@@ -394,12 +404,12 @@ class Journal:
             if not journal.records:
                 if _is_used(folder):
                     raise _missing(folder)
-                journal.append(Placed.of(folder), at)
+                journal.append(PlacedEntry.of(folder), at)
             require_place(journal.records, folder)
             yield journal
 
     @classmethod
-    def adopt(cls, folder: Path, head: str, at: datetime) -> Placed:
+    def adopt(cls, folder: Path, head: str, at: datetime) -> PlacedEntry:
         """Let a copy, or what came back from a backup, be the state folder from now on.
 
         Args:
@@ -415,7 +425,7 @@ class Journal:
                 raise _missing(folder)
             if head != _text(journal.head):
                 raise JournalCut("journal", expected=f"the head {head}", found=_text(journal.head))
-            placed = Placed.of(folder)
+            placed = PlacedEntry.of(folder)
             journal.append(placed, at)
             return placed
 
@@ -439,7 +449,7 @@ class Journal:
         return cls(folder, records, head)
 
     @property
-    def records(self) -> tuple[Record, ...]:
+    def records(self) -> tuple[JournalRecord, ...]:
         """Every record, oldest first."""
         return tuple(self._records)
 
@@ -448,7 +458,7 @@ class Journal:
         """Digest of the last line, 32 bytes; commits carry it."""
         return self._head.digest
 
-    def append(self, entry: Entry, at: datetime) -> Record:
+    def append(self, entry: Entry, at: datetime) -> JournalRecord:
         """Add one record; when this returns, it survives a power cut.
 
         Raises:
@@ -479,14 +489,14 @@ def _is_used(folder: Path) -> bool:
     return any(folder.glob("studies/*.agreement.json")) or any(folder.glob("releases/*"))
 
 
-def require_place(records: Iterable[Record], folder: Path) -> None:
+def require_place(records: Iterable[JournalRecord], folder: Path) -> None:
     """The folder is where its journal says that it is.
 
     Raises:
         StateCopied: It is elsewhere: a copy, a backup, or the disk of another machine.
     """
-    placed = [r.entry for r in records if isinstance(r.entry, Placed)]
-    here = Placed.of(folder)
+    placed = [r.entry for r in records if isinstance(r.entry, PlacedEntry)]
+    here = PlacedEntry.of(folder)
     if not placed:
         found = "a journal of an older version, which names none"
     elif placed[-1].machine != here.machine:

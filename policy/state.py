@@ -31,7 +31,7 @@ from policy.errors import (
     StateCorrupt,
     StateMissing,
 )
-from policy.journal import Accepted, Journal, Reading, Record, has_begun, require_place
+from policy.journal import AcceptedEntry, Journal, JournalRecord, Reading, has_begun, require_place
 from policy.party import LocalParty
 from policy.text import SLUG
 from verifier.errors import FileUnreadable, RatlsError
@@ -63,7 +63,9 @@ class StudyState:
         require_not_expired(complete.policy, at)
         study, versions = complete.policy.study, complete.agreement.versions
         path, raw = self._path(study), agreement.encode()
-        accepted = Accepted(study=study, version=len(versions), policy=digest_text(complete.digest))
+        accepted = AcceptedEntry(
+            study=study, version=len(versions), policy=digest_text(complete.digest)
+        )
         # Two that accept at once must not both see the old version.
         with Journal.begin(self.root, at) as journal:
             newest = _newest(journal.records).get(study)
@@ -161,7 +163,7 @@ class StudyState:
         names = (p.name.removesuffix(_SUFFIX) for p in self.folder.glob(f"*{_SUFFIX}"))
         return sorted({*self._accepted(), *(n for n in names if SLUG.fullmatch(n))})
 
-    def _accepted(self) -> dict[str, Accepted]:
+    def _accepted(self) -> dict[str, AcceptedEntry]:
         if not has_begun(self.root):
             return {}
         reading = Reading.of(self.root)
@@ -172,12 +174,12 @@ class StudyState:
         return self.folder / f"{study}{_SUFFIX}"
 
 
-def _newest(records: Iterable[Record]) -> dict[str, Accepted]:
+def _newest(records: Iterable[JournalRecord]) -> dict[str, AcceptedEntry]:
     """By study. Versions only grow, so the last record is the newest."""
-    return {r.entry.study: r.entry for r in records if isinstance(r.entry, Accepted)}
+    return {r.entry.study: r.entry for r in records if isinstance(r.entry, AcceptedEntry)}
 
 
-def _require_successor(offered: CompleteAgreement, newest: Accepted) -> None:
+def _require_successor(offered: CompleteAgreement, newest: AcceptedEntry) -> None:
     """P12, P16: never lower, never another one of the same version, never another history.
 
     Each version names the digest of the one before, so that one digest stands for its history.

@@ -1,6 +1,6 @@
 """An unattended provider: woken by a scheduler, decided by nobody but itself.
 
-    agent = Agent(station, client.report, say)
+    agent = Agent(releaser, client.report, say)
     agent.offer(queued)   # a signed task, from whom it may be
     agent.work()          # at most one release or report; `agent.due_in()` says when next
 
@@ -26,13 +26,13 @@ from typing import Any, TypeVar
 
 from policy.document import digest_text
 from policy.errors import AuditError, StateCopied
-from policy.journal import Journal, Released
+from policy.journal import Journal, ReleasedEntry
 from policy.statement import instant_text
 from policy.task import Task
+from provider.agent_tasks import AgentTask, TaskReleaser
 from provider.errors import ReleaseUnderWay, TaskAlreadyReleased
 from provider.mailbox import PASSING, Backoff
 from provider.release import Release
-from provider.station import Ask, Station
 from ratls.errors import (
     AnswerMissing,
     AnswerNotOpened,
@@ -43,7 +43,7 @@ from ratls.errors import (
     PeerRefused,
     PeerUnreachable,
 )
-from scheduler.queued import QueuedTask, State
+from scheduler.queued_task import QueuedTask, State
 from verifier.anchors import Mode
 from verifier.errors import Exit, LockHeld, RatlsError
 from verifier.text import printable
@@ -158,7 +158,7 @@ class Case:
     """A task that was offered, in however many envelopes, and what became of it here."""
 
     digest: bytes | None  #  by our own reckoning; None: what was offered is no task
-    ask: Ask | None = None
+    task: AgentTask | None = None
     refused: str | None = None  # code, where it was refused before its datasets were known
     verdicts: dict[str, Verdict] = field(default_factory=dict)  # by dataset, once decided
     told: set[tuple[str, Verdict]] = field(default_factory=set)  # once each: reports wake us too
@@ -178,15 +178,15 @@ class Job:
     verdict: Verdict | None = None  # to report; None: to release
 
     @property
-    def way(self) -> tuple[str, ...]:
+    def failure_group(self) -> tuple[str, ...]:
         """What jobs that fail for the same reason share: the scheduler; or enclave and source."""
-        ask = self.case.ask
-        return () if self.verdict or ask is None else (self.dataset, *ask.enclaves)
+        task = self.case.task
+        return () if self.verdict or task is None else (self.dataset, *task.enclaves)
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A way that failed. Were every waiting task tried, thousands would read all rows in vain."""
+    """A group that failed. Were every waiting task tried, thousands would read all rows in vain."""
 
     failures: int = 0  # in a row
     until: float = 0.0
@@ -197,7 +197,7 @@ class Agent:
 
     def __init__(
         self,
-        station: Station,
+        releaser: TaskReleaser,
         report: Report,
         say: Callable[[Line], None],
         *,
@@ -215,7 +215,7 @@ class Agent:
         Raises:
             AuditError: The journal does not hold.
         """
-        self._station, self._report, self._say = station, report, say
+        self._releaser, self._report, self._say = releaser, report, say
         self._persistent, self._seconds = persistent, seconds
         self._random, self._backoff = random, backoff
         # D13: by what was signed. White space gives one task thousands of envelopes.
@@ -251,9 +251,9 @@ class Agent:
             known = status.state is State.RELEASED or (
                 verdict is not None and (status.state, status.code) == verdict[:2]
             )
-            ours = status.owner == self._station.party.party_id
+            ours = status.owner == self._releaser.party.party_id
             # The names are the scheduler's: of a task that was not believed, only known ones count.
-            named = case.refused is None or status.dataset in self._station.config.sources
+            named = case.refused is None or status.dataset in self._releaser.config.sources
             if ours and named and verdict and not known:
                 self._tell(case, status.dataset, verdict)
 
@@ -262,7 +262,7 @@ class Agent:
         if self.due_in() != 0.0:
             return
         job = heapq.heappop(self._jobs)[2]
-        held = self._holds.get(job.way, Hold()).until - self._seconds()
+        held = self._holds.get(job.failure_group, Hold()).until - self._seconds()
         if held > 0:
             self._add(job, held)
         elif job.verdict is None:
@@ -277,7 +277,7 @@ class Agent:
             # Signed as we saw before: another envelope of it, good or bad, says nothing new.
             if (digest, "") in self._cases:
                 return self._cases[digest, ""]
-            ask = self._station.sift(raw)
+            task = self._releaser.sift(raw)
         except _FATAL:
             raise
         except RatlsError as refusal:
@@ -288,41 +288,41 @@ class Agent:
                 _remember(self._cases, (digest, refusal.code), case)
                 self._line(Event.REFUSED, case, refusal=refusal)
             return case
-        case = Case(digest, ask)
+        case = Case(digest, task)
         _remember(self._cases, (digest, ""), case)
-        self._begin(case, ask)
+        self._begin(case, task)
         return case
 
     def _read_released(self) -> dict[tuple[str, str], bytes]:
         """The instance that each task and dataset went to, by the journal."""
-        with Journal.open(self._station.config.state) as journal:
+        with Journal.open(self._releaser.config.state) as journal:
             return {
                 (r.entry.task, r.entry.dataset): bytes.fromhex(r.entry.instance)
                 for r in journal.records
-                if isinstance(r.entry, Released)
+                if isinstance(r.entry, ReleasedEntry)
             }
 
-    def _begin(self, case: Case, ask: Ask | None) -> None:
-        if ask is None:
+    def _begin(self, case: Case, task: AgentTask | None) -> None:
+        if task is None:
             return
-        for dataset in ask.datasets:
-            instance = self._released.get((digest_text(ask.digest), dataset))
+        for dataset in task.datasets:
+            instance = self._released.get((digest_text(task.digest), dataset))
             if instance is not None:
                 case.verdicts[dataset] = State.RELEASED, "", instance
             else:
                 self._add(Job(case, dataset), 0.0)
         self._forget_settled(case)
-        if case.ask is not None:
-            self._waiting[ask.digest] = len(ask.raw)
+        if case.task is not None:
+            self._waiting[task.digest] = len(task.raw)
 
     def _release(self, job: Job) -> None:
-        assert job.case.ask is not None  # `_meet` makes jobs only for tasks that were believed
+        assert job.case.task is not None  # `_meet` makes jobs only for tasks that were believed
         try:
-            done = self._station.release(job.case.ask, job.dataset)
+            done = self._releaser.release(job.case.task, job.dataset)
         except TaskAlreadyReleased:
             # By hand, or by another agent; the journal has it all.
             self._released = self._read_released()
-            instance = self._released[digest_text(job.case.ask.digest), job.dataset]
+            instance = self._released[digest_text(job.case.task.digest), job.dataset]
             self._settle(job, (State.RELEASED, "", instance))
         except _FATAL:
             raise
@@ -334,7 +334,7 @@ class Agent:
                 self._settle(job, (State.REFUSED, refusal.code, b""))
                 self._line(Event.REFUSED, job.case, job.dataset, refusal=refusal)
         else:
-            self._holds.pop(job.way, None)
+            self._holds.pop(job.failure_group, None)
             instance = done.commit.instance
             self._released[digest_text(done.commit.task_digest), job.dataset] = instance
             self._settle(job, (State.RELEASED, "", instance))
@@ -348,9 +348,9 @@ class Agent:
 
     def _forget_settled(self, case: Case) -> None:
         """Thousands of settled tasks need not stay in memory."""
-        if case.ask is not None and len(case.verdicts) == len(case.ask.datasets):
-            self._waiting.pop(case.ask.digest, None)
-            case.ask = None
+        if case.task is not None and len(case.verdicts) == len(case.task.datasets):
+            self._waiting.pop(case.task.digest, None)
+            case.task = None
 
     def _tell(self, case: Case, dataset: str, verdict: Verdict) -> None:
         if case.digest is not None and (dataset, verdict) not in case.told:
@@ -366,15 +366,15 @@ class Agent:
             again = self._again(job) if isinstance(refusal, PASSING) else None
             self._line(Event.NOT_REPORTED, job.case, job.dataset, refusal=refusal, again=again)
         else:
-            self._holds.pop(job.way, None)
+            self._holds.pop(job.failure_group, None)
 
     def _again(self, job: Job) -> float | None:
-        """Hold the job's way for a while; the seconds. None: this agent does not wait."""
+        """Hold the job's group for a while; the seconds. None: this agent does not wait."""
         if not self._persistent:
             return None
-        failures = self._holds.get(job.way, Hold()).failures
+        failures = self._holds.get(job.failure_group, Hold()).failures
         seconds = self._backoff.seconds(failures, self._random)
-        self._holds[job.way] = Hold(failures + 1, self._seconds() + seconds)
+        self._holds[job.failure_group] = Hold(failures + 1, self._seconds() + seconds)
         # Behind those that wait for the same: one task that always fails keeps no other from it.
         self._add(job, seconds + 0.001)
         return seconds
@@ -394,9 +394,9 @@ class Agent:
     ) -> None:
         if refusal is not None:
             self.worst = min(self.worst, refusal.exit_status, key=WORST_FIRST.index)
-        station = self._station
-        mode = station.mode if done is None else done.mode
-        at = station.clock()
+        releaser = self._releaser
+        mode = releaser.mode if done is None else done.mode
+        at = releaser.clock()
         self._say(Line(event, at, mode, self._named(case), dataset, done, refusal, again))
 
     @staticmethod

@@ -1,6 +1,6 @@
 """A recipient fetches its result: the enclave proves itself again, then answers, then signs.
 
-    done = collect(errand, outputs, wait=30)
+    done = collect(request, outputs, wait=30)
     done.receipt.inputs  # whose commits the result rests on
 
 Nothing is written unless the receipt vouches for exactly this result, for this recipient, and
@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policy.document import Computation, digest_text
-from policy.journal import Collected
+from policy.journal import CollectedEntry
 from policy.receipt import Receipt, indented
 from policy.seal import is_denial, open_result, result_info
-from provider.errand import Believed, Errand, require_own
 from provider.errors import (
     EnclaveRestarted,
     ReceiptMismatch,
@@ -26,10 +25,11 @@ from provider.errors import (
     ResultDenied,
     ResultPending,
 )
-from provider.trail import Trail
+from provider.exchange import Believed, EnclaveRequest, require_own
+from provider.journalling import Journalling
 from ratls.appraise import FreshEvidence
 from ratls.stream import Kind, Pending, Result
-from scheduler.queued import DatasetStatus, State
+from scheduler.queued_task import DatasetStatus, State
 from verifier.anchors import Mode
 from verifier.errors import FileNotWritten
 from verifier.files import write_new
@@ -65,7 +65,7 @@ class Collection:
 
 
 def collect(
-    errand: Errand,
+    request: EnclaveRequest,
     outputs: Outputs,
     *,
     raw: bool = False,
@@ -78,7 +78,7 @@ def collect(
     """Fetch, check, decrypt and store the result of a task.
 
     Args:
-        errand: Task, enclave and own keys.
+        request: Task, enclave and own keys.
         outputs: The three files that are written.
         raw: Write the result as it was sealed, padding included, and not indented.
         wait: Seconds to ask again while inputs are missing.
@@ -91,15 +91,15 @@ def collect(
         ResultDenied: There will be none.
         RatlsError: One leaf; a record of it stands in the journal, as for `release`.
     """
-    trail = Trail(errand.state, "collect", errand.clock)
-    with trail.refusals_recorded():
+    journalling = Journalling(request.state, "collect", request.clock)
+    with journalling.refusals_recorded():
         outputs.require_new()
-        job = errand.believe()
-        trail.task, trail.mode = job.task.digest, job.mode
-        computation = _require_recipient(job, errand.party.party_id)
-        key = errand.party.encryption
+        job = request.believe()
+        journalling.task, journalling.mode = job.task.digest, job.mode
+        computation = _require_recipient(job, request.party.party_id)
+        key = request.party.encryption
         end = seconds() + wait
-        answer, fresh = _ask(errand, job)
+        answer, fresh = _ask(request, job)
         while isinstance(answer, Pending):
             if answer.missing:
                 _require_same_start(answer, fresh, reported(job.task.digest))
@@ -108,19 +108,19 @@ def collect(
                 raise ResultPending("result", expected="every input committed", found=missing)
             waiting(missing)
             sleep(POLL_SECONDS)
-            answer, fresh = _ask(errand, job)
+            answer, fresh = _ask(request, job)
         result = answer
-        receipt = check_receipt(result, job, computation, fresh, errand.party.party_id)
-        info = result_info(job.task.digest, job.policy.digest, errand.party.party_id)
+        receipt = check_receipt(result, job, computation, fresh, request.party.party_id)
+        info = result_info(job.task.digest, job.policy.digest, request.party.party_id)
         plaintext = open_result(result.ciphertext, key, info)
         receipt.require_result(plaintext)
         if is_denial(plaintext):
             raise ResultDenied("result", expected="one that may leave", found="release-denied")
-        write_new(outputs.record, errand.record(job, receipt, fresh))
+        write_new(outputs.record, request.record(job, receipt, fresh))
         write_new(outputs.receipt, result.receipt)
         write_new(outputs.result, plaintext if raw else indented(plaintext))
-        trail.record(
-            Collected(
+        journalling.record(
+            CollectedEntry(
                 task=job.task_text,
                 instance=receipt.instance.hex(),
                 receipt=digest_text(receipt.digest),
@@ -142,9 +142,9 @@ def _require_recipient(job: Believed, own: str) -> Computation:
     return computation
 
 
-def _ask(errand: Errand, job: Believed) -> tuple[Result | Pending, FreshEvidence]:
+def _ask(request: EnclaveRequest, job: Believed) -> tuple[Result | Pending, FreshEvidence]:
     """One question to an enclave that proves itself for it."""
-    with errand.attested(job, Kind.COLLECT) as session:
+    with request.attested(job, Kind.COLLECT) as session:
         return session.exchange.collect(), session.exchange.fresh
 
 

@@ -29,7 +29,7 @@ from ratls.errors import DeadlineExceeded
 from ratls.pin import ChannelIdentity
 from scheduler.client import WATCH_SECONDS, SchedulerClient
 from scheduler.errors import SchedulerAnswerMalformed, SchedulerBusy, SchedulerUnreachable
-from scheduler.queued import QueuedTask, State
+from scheduler.queued_task import QueuedTask, State
 from verifier.errors import RatlsError
 from verifier.files import read_file
 

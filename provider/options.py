@@ -1,11 +1,17 @@
-"""Options that several commands of this package share. The standard library and typer alone."""
+"""Options that several commands of this package share, and what they make of them. Loads little."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from provider.exchange import EnclaveRequest
+    from ratls.appraise import FreshEvidence
+    from verifier.anchors import Mode
+    from verifier.shell import Shell
 
 TaskFile = Annotated[Path, typer.Option("--task", help="The signed task.")]
 EnclaveAt = Annotated[str, typer.Option("--enclave", help="HOST:PORT of the enclave.")]
@@ -52,3 +58,59 @@ def state_folder(folder: Path | None) -> Path:
     from verifier.files import user_folder
 
     return user_folder("state") if folder is None else folder
+
+
+def enclave_request(
+    shell: Shell,
+    task_file: Path,
+    enclave: str,
+    collateral: Path,
+    party: Path,
+    passphrase_file: Path | None,
+    state: Path | None,
+    timeout: float,
+    allow_simulation: bool,
+) -> EnclaveRequest:
+    """Everything that a release and a collection take from the command line."""
+    from ratls.environment import prepare_process
+
+    prepare_process()  # before anything loads gRPC, which reads the environment once
+    from policy.party import LocalParty
+    from policy.passphrase import passphrase_source
+    from provider.exchange import EnclaveRequest
+    from ratls.address import Address
+    from verifier.anchors import Mode
+    from verifier.files import read_collateral, read_file
+    from verifier.shell import parse_instant
+
+    def announce(mode: Mode) -> None:
+        if mode is Mode.SIMULATION:
+            shell.warn_simulation()
+
+    return EnclaveRequest(
+        task=read_file(task_file),
+        address=Address.parse(enclave),
+        collateral=read_collateral(collateral),
+        party=LocalParty.load(party, passphrase_source(passphrase_file)),
+        state=state_folder(state),
+        allow_simulation=allow_simulation,
+        timeout=timeout,
+        clock=lambda: parse_instant(None),
+        announce=announce,
+    )
+
+
+def enclave_shown(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, Any]:
+    """Who proved itself, for machines."""
+    verified = fresh.verified
+    return {
+        "mode": mode.value,
+        "address": address,
+        "enclave": fresh.admission.enclave.name,
+        "mr_enclave": str(verified.quote.enclave.mr_enclave),
+        "instance": fresh.claims.instance.hex(),
+        "policy_digest": f"sha256:{fresh.claims.policy_hash.hex()}",
+        "tcb_status": verified.tcb.status.value,
+        "advisory_ids": list(verified.tcb.advisory_ids),
+        "checks": fresh.appraisal.as_json(),
+    }

@@ -1,6 +1,6 @@
 """A provider asks the enclave which rule its own input breaks, where the policy lets it.
 
-    asked = ask_reason(errand, "train_party_1")
+    asked = ask_reason(request, "train_party_1")
     asked.code          # "value-too-rare", or "" when the input breaks none by itself
 
 Whether there was a result, and what other inputs are like, the answer does not say: it is the
@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from provider.collect import missing_text
-from provider.errand import Errand, own_input
 from provider.errors import ReasonsNotAgreed, ResultPending
+from provider.exchange import EnclaveRequest, own_input
 from ratls.appraise import FreshEvidence
 from ratls.stream import Kind, Pending
 from verifier.anchors import Mode
@@ -28,22 +28,22 @@ class Reason:
     mode: Mode
 
 
-def ask_reason(errand: Errand, dataset: str) -> Reason:
+def ask_reason(request: EnclaveRequest, dataset: str) -> Reason:
     """One question.
 
     Raises:
         DatasetNotAsked, DatasetNotOwned: It is no input of the task, or another party's.
         ReasonsNotAgreed: The policy gives no reasons.
         ResultPending: Nothing has been computed yet, or its time has not come.
-        RatlsError: As `Errand.attested` says.
+        RatlsError: As `EnclaveRequest.attested` says.
     """
-    job = errand.believe()
-    _, computation = own_input(job, dataset, errand.party.party_id)
+    job = request.believe()
+    _, computation = own_input(job, dataset, request.party.party_id)
     if computation.release.reasons is None:
         raise ReasonsNotAgreed(
             f"computation {computation.id}", expected='release.reasons = "own input"', found="none"
         )
-    with errand.attested(job, Kind.REASON, dataset=dataset) as session:
+    with request.attested(job, Kind.REASON, dataset=dataset) as session:
         answer, fresh = session.exchange.reason(), session.exchange.fresh
     if isinstance(answer, Pending):
         raise ResultPending("reason", expected="every input committed", found=missing_text(answer))

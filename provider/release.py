@@ -1,6 +1,6 @@
 """Rows leave a provider here, in one function, and only to an enclave that has just proved itself.
 
-    done = release(errand, "train_party_1", Path("rows.parquet"))
+    done = release(request, "train_party_1", Path("rows.parquet"))
     done.kept.acknowledgement  # where the enclave's signed word about these rows was stored
 
 Nothing connects anywhere before the local checks have passed, and no row leaves before the
@@ -20,13 +20,21 @@ from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.document import Computation, Dataset, Policy, digest_text
 from policy.errors import AuditError
-from policy.journal import Committed, Journal, Record, Released, Reserved, Returned
+from policy.journal import (
+    CommittedEntry,
+    Journal,
+    JournalRecord,
+    ReleasedEntry,
+    ReservedEntry,
+    ReturnedEntry,
+)
 from policy.rows import schema_digest
 from policy.statement import instant_text
 from policy.task import Task
-from provider.errand import Believed, Errand, Session, Watch, own_input, require_own
 from provider.errors import AcknowledgementMismatch
-from provider.once import (
+from provider.exchange import Believed, EnclaveRequest, Session, Watch, own_input, require_own
+from provider.journalling import Journalling
+from provider.release_state import (
     Attempt,
     ReleaseFolder,
     ended,
@@ -36,7 +44,6 @@ from provider.once import (
     require_uses_left,
 )
 from provider.sources import Source, SourceSpec, source_at
-from provider.trail import Trail
 from ratls.appraise import AdmittedCertificate, FreshEvidence
 from ratls.errors import AnswerMissing, AnswerNotOpened, CallFailed, DeadlineExceeded
 from ratls.stream import SALT_SIZE, Kind, RowDigest
@@ -73,7 +80,7 @@ class Release:
 
 
 def release(
-    errand: Errand,
+    request: EnclaveRequest,
     dataset: str,
     source: SourceSpec | Path,
     *,
@@ -82,7 +89,7 @@ def release(
     """Release one dataset for one task, once.
 
     Args:
-        errand: Task, enclave and own keys.
+        request: Task, enclave and own keys.
         dataset: Its id in the policy.
         source: Where its rows are; a path is read by the end of its name.
         progress: Told rows sent and rows in all, after each batch.
@@ -91,46 +98,46 @@ def release(
         RatlsError: One leaf; a record of it stands in the journal, unless the journal itself is
             what is refused (AuditError).
     """
-    trail = Trail(errand.state, "release", errand.clock, dataset)
-    with trail.refusals_recorded():
-        job = check_locally(errand, dataset, trail)
+    journalling = Journalling(request.state, "release", request.clock, dataset)
+    with journalling.refusals_recorded():
+        job = check_locally(request, dataset, journalling)
         spec = source_at(source) if isinstance(source, Path) else source
         with (
-            ReleaseFolder.open(errand.state, job.task.digest, dataset) as folder,
+            ReleaseFolder.open(request.state, job.task.digest, dataset) as folder,
             spec.open(job.dataset) as opened,
         ):
             attempt, total = folder.attempt(), opened.scan()
-            with trail.journal() as journal:
+            with journalling.journal() as journal:
                 require_attempt(journal.records, *job.names, attempt)
 
             def left(rows: int) -> None:
-                trail.rows = rows
+                journalling.rows = rows
                 progress(rows, total)
 
             sent = Sent(left)
 
             def require_same_instance(admitted: AdmittedCertificate) -> None:
-                with trail.journal() as journal:
+                with journalling.journal() as journal:
                     require_instance(journal.records, *job.names, admitted.claims.instance)
 
-            trail.step, trail.rows = "enclave", 0
+            journalling.step, journalling.rows = "enclave", 0
             with (
-                errand.attested(
+                request.attested(
                     job.believed, Kind.RELEASE, dataset=dataset, before_task=require_same_instance
                 ) as session,
                 _retry_explained(),
-                _reserved(job, session.exchange.fresh, trail, sent),
+                _reserved(job, session.exchange.fresh, journalling, sent),
             ):
                 exchange = session.exchange
                 document = None if attempt is None else exchange.resume(attempt.commit)
                 resumed = document is not None
                 if attempt is None or document is None:
-                    trail.step = "rows"
-                    attempt = _stream(job, session, opened, sent, trail)
-                    _keep(job, attempt, folder, trail)
+                    journalling.step = "rows"
+                    attempt = _stream(job, session, opened, sent, journalling)
+                    _keep(job, attempt, folder, journalling)
                     document = exchange.commit(attempt.commit, attempt.salt)
-            trail.step = "answer"
-            commit = _conclude(job, document, attempt, exchange.fresh, folder, trail)
+            journalling.step = "answer"
+            commit = _conclude(job, document, attempt, exchange.fresh, folder, journalling)
             return Release(commit, sent, resumed, exchange.fresh, job.believed.mode, folder)
 
 
@@ -148,10 +155,10 @@ def _retry_explained() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CheckedRelease:
     """A release that passed every check that needs nobody else, but for the rows themselves."""
 
-    errand: Errand
+    request: EnclaveRequest
     believed: Believed
     dataset: Dataset
     computation: Computation
@@ -170,25 +177,27 @@ class Job:
         return self.believed.task_text, self.dataset.id
 
 
-def check_locally(errand: Errand, dataset_id: str, trail: Trail) -> Job:
+def check_locally(
+    request: EnclaveRequest, dataset_id: str, journalling: Journalling
+) -> CheckedRelease:
     """Everything that can be refused without talking to anybody, but for the rows themselves.
 
     Raises:
         RatlsError: The leaf of the first check that failed.
     """
-    believed = errand.believe()
-    trail.task, trail.mode = believed.task.digest, believed.mode
-    dataset, computation = own_input(believed, dataset_id, errand.party.party_id)
-    job = Job(errand, believed, dataset, computation)
-    with trail.journal() as journal:
-        for reserved in ended(journal.records, errand.clock()):
-            _give_back(journal, reserved, "no-commit-before-the-end", errand.clock())
+    believed = request.believe()
+    journalling.task, journalling.mode = believed.task.digest, believed.mode
+    dataset, computation = own_input(believed, dataset_id, request.party.party_id)
+    job = CheckedRelease(request, believed, dataset, computation)
+    with journalling.journal() as journal:
+        for reserved in ended(journal.records, request.clock()):
+            _give_back(journal, reserved, "no-commit-before-the-end", request.clock())
         require_unreleased(journal.records, *job.names)
         _require_uses(job, journal.records)
     return job
 
 
-def _require_uses(job: Job, records: tuple[Record, ...]) -> None:
+def _require_uses(job: CheckedRelease, records: tuple[JournalRecord, ...]) -> None:
     require_uses_left(
         records,
         job.believed.task_text,
@@ -199,12 +208,14 @@ def _require_uses(job: Job, records: tuple[Record, ...]) -> None:
 
 
 @contextmanager
-def _reserved(job: Job, fresh: FreshEvidence, trail: Trail, sent: Sent) -> Iterator[None]:
+def _reserved(
+    job: CheckedRelease, fresh: FreshEvidence, journalling: Journalling, sent: Sent
+) -> Iterator[None]:
     """Bind this release to this instance, durably, before its first row.
 
     A reservation that was made here is given back where the block ends before any row left.
     """
-    reserved = Reserved(
+    reserved = ReservedEntry(
         task=job.believed.task_text,
         dataset=job.dataset.id,
         policy=digest_text(job.policy.digest),
@@ -214,30 +225,30 @@ def _reserved(job: Job, fresh: FreshEvidence, trail: Trail, sent: Sent) -> Itera
         expires=instant_text(job.task.expires),
         mode=job.believed.mode.value,
     )
-    with trail.journal() as journal:
+    with journalling.journal() as journal:
         require_unreleased(journal.records, *job.names)
         new = require_instance(journal.records, *job.names, fresh.claims.instance) is None
         if new:
             _require_uses(job, journal.records)
-            journal.append(reserved, job.errand.clock())
+            journal.append(reserved, job.request.clock())
     try:
         yield
     except AuditError:
         raise  # nothing can be recorded
     except (RatlsError, KeyboardInterrupt, SystemExit):
         if new and not sent.begun:
-            with trail.journal() as journal:
-                _give_back(journal, reserved, "no-row-left", job.errand.clock())
+            with journalling.journal() as journal:
+                _give_back(journal, reserved, "no-row-left", job.request.clock())
         raise
 
 
 def _give_back(
     journal: Journal,
-    reserved: Reserved,
+    reserved: ReservedEntry,
     reason: Literal["no-row-left", "no-commit-before-the-end"],
     at: datetime,
 ) -> None:
-    returned = Returned(
+    returned = ReturnedEntry(
         task=reserved.task,
         dataset=reserved.dataset,
         instance=reserved.instance,
@@ -248,15 +259,15 @@ def _give_back(
 
 
 def _stream(
-    job: Job,
+    job: CheckedRelease,
     session: Session,
     source: Source,
     sent: Sent,
-    trail: Trail,
+    journalling: Journalling,
 ) -> Attempt:
     """Send every row, as long as all that was believed holds; the commit to them, signed."""
     exchange, watch = session.exchange, Watch(session)
-    salt, of_schema = job.errand.random(SALT_SIZE), schema_digest(job.dataset)
+    salt, of_schema = job.request.random(SALT_SIZE), schema_digest(job.dataset)
     digest = RowDigest(salt, of_schema)
     exchange.begin(source.schema)
     for batch in source.batches():
@@ -264,8 +275,8 @@ def _stream(
         sent.begun = True
         digest.add(sent.batches, exchange.send(batch))
         sent.count(batch.num_rows, batch.nbytes)
-    trail.step = "commit"
-    with trail.journal() as journal:
+    journalling.step = "commit"
+    with journalling.journal() as journal:
         head = journal.head
     session.require_still()
     commit = Commit(
@@ -274,22 +285,24 @@ def _stream(
         instance=exchange.fresh.claims.instance,
         nonce=exchange.fresh.claims.nonce,
         dataset=job.dataset.id,
-        provider=job.errand.party.party_id,
+        provider=job.request.party.party_id,
         schema_digest=of_schema,
         rows=sent.rows,
         batches=sent.batches,
         salted_digest=digest.digest(),
         journal_head=head,
     )
-    return Attempt(commit.seal(job.errand.party.operation), salt, exchange.fresh.raw)
+    return Attempt(commit.seal(job.request.party.operation), salt, exchange.fresh.raw)
 
 
-def _keep(job: Job, attempt: Attempt, folder: ReleaseFolder, trail: Trail) -> None:
+def _keep(
+    job: CheckedRelease, attempt: Attempt, folder: ReleaseFolder, journalling: Journalling
+) -> None:
     """Before the commit is sent: whatever happens next, the same commit can be sent again."""
     folder.keep_attempt(attempt)
     commit = Commit.open(attempt.commit, job.policy)
-    trail.record(
-        Committed(
+    journalling.record(
+        CommittedEntry(
             task=job.believed.task_text,
             dataset=job.dataset.id,
             instance=commit.instance.hex(),
@@ -333,20 +346,20 @@ def check_acknowledgement(
 
 
 def _conclude(
-    job: Job,
+    job: CheckedRelease,
     raw: bytes,
     attempt: Attempt,
     fresh: FreshEvidence,
     folder: ReleaseFolder,
-    trail: Trail,
+    journalling: Journalling,
 ) -> Commit:
     """Check the acknowledgement, store it with a signed record of why it was believed."""
     commit = Commit.open(attempt.commit, job.policy)
     acknowledgement = check_acknowledgement(raw, commit, attempt, fresh)
-    record = job.errand.record(job.believed, acknowledgement, fresh)
+    record = job.request.record(job.believed, acknowledgement, fresh)
     folder.keep_proof(raw, record)
-    trail.record(
-        Released(
+    journalling.record(
+        ReleasedEntry(
             task=job.believed.task_text,
             dataset=job.dataset.id,
             instance=commit.instance.hex(),

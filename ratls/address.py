@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass
 from typing import Self
 
-from ratls.aside import Aside
+from ratls.call_thread import CallThread
 from ratls.errors import AddressMalformed, DeadlineExceeded, PeerUnreachable
 
 LOOKUP_SECONDS = 10.0
@@ -52,9 +52,9 @@ class Address:
             PeerUnreachable: The name has no address.
             DeadlineExceeded: Nothing was found out in time.
         """
-        with Aside() as aside:
+        with CallThread() as thread:
             try:
-                found = aside.run(
+                found = thread.run(
                     lambda: socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM),
                     seconds,
                 )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policy.cli import AnchorDigest, AnchorParty
-from ratls.cli_forecast import forecast
-from ratls.cli_quote import doubt_of, quote
+from ratls.cli_verify_forecast import forecast
+from ratls.cli_verify_quote import doubt_of, quote
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 

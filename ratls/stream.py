@@ -37,7 +37,7 @@ from ratls.appraise import (
     FreshEvidence,
     appraise_challenge,
 )
-from ratls.aside import Aside
+from ratls.call_thread import CallThread
 from ratls.claims import NONCE_SIZE
 from ratls.errors import (
     AnswerMissing,
@@ -245,12 +245,12 @@ def open_exchange(
     options = flight.FlightCallOptions(timeout=timeout, read_options=_NO_ROWS)
     descriptor = flight.FlightDescriptor.for_command(kind.value)
     with (
-        Aside() as aside,
-        _closed(pinned_client(address, admitted, identity, largest + _FRAME), aside) as client,
+        CallThread() as thread,
+        _closed(pinned_client(address, admitted, identity, largest + _FRAME), thread) as client,
     ):
         with _flight_errors_translated():
-            writer, reader = aside.run(lambda: client.do_exchange(descriptor, options))
-        wire = _ClientWire(writer, reader, aside)
+            writer, reader = thread.run(lambda: client.do_exchange(descriptor, options))
+        wire = _ClientWire(writer, reader, thread)
         try:
             wire.say(hello)
             _, answer = wire.hear("evidence")
@@ -332,12 +332,12 @@ _CLOSE_SECONDS = 1.0  # for the end of an exchange that was given up
 
 
 @contextmanager
-def _closed(client: Any, aside: Aside) -> Iterator[Any]:
+def _closed(client: Any, thread: CallThread) -> Iterator[Any]:
     """Close the client, unless a call of it still runs: then the process is about to end."""
     try:
         yield client
     finally:
-        if not aside.busy:
+        if not thread.busy:
             client.close()
 
 
@@ -348,21 +348,21 @@ class _ClientWire:
     does not keep Ctrl-C from ending it.
     """
 
-    def __init__(self, writer: Any, reader: Any, aside: Aside) -> None:
-        self._writer, self._reader, self._aside = writer, reader, aside
+    def __init__(self, writer: Any, reader: Any, thread: CallThread) -> None:
+        self._writer, self._reader, self._thread = writer, reader, thread
         self._finished = False
 
     def say(self, message: bytes) -> None:
         with self._writing():
-            self._aside.run(lambda: self._writer.write_metadata(message))
+            self._thread.run(lambda: self._writer.write_metadata(message))
 
     def begin(self, schema: pa.Schema) -> None:
         with self._writing():
-            self._aside.run(lambda: self._writer.begin(schema))
+            self._thread.run(lambda: self._writer.begin(schema))
 
     def send(self, batch: pa.RecordBatch, message: bytes) -> None:
         with self._writing():
-            self._aside.run(lambda: self._writer.write_with_metadata(batch, message))
+            self._thread.run(lambda: self._writer.write_with_metadata(batch, message))
 
     def hear(self, *due: str) -> tuple[str, dict[str, Any]]:
         with _flight_errors_translated():
@@ -395,15 +395,15 @@ class _ClientWire:
                     "the enclave's answer", expected="a small plain message", found="another form"
                 ) from error
 
-        return self._aside.run(read)
+        return self._thread.run(read)
 
     def finish(self) -> None:
         """Say that nothing follows, and hear the same."""
         with self._writing():
-            self._aside.run(self._writer.done_writing)
+            self._thread.run(self._writer.done_writing)
         with _flight_errors_translated():
             if self._read() is None:
-                self._aside.run(self._writer.close)
+                self._thread.run(self._writer.close)
                 self._finished = True
                 return
         raise MessageUnexpected("stream", expected="its end", found="another message")
@@ -416,7 +416,7 @@ class _ClientWire:
         self._reader.cancel()
         # The refusal on its way up says more than this echo of it.
         with suppress(flight.FlightError, pa.ArrowException, OSError):
-            self._aside.run(self._writer.close, _CLOSE_SECONDS)
+            self._thread.run(self._writer.close, _CLOSE_SECONDS)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -43,7 +43,7 @@ from scheduler.messages import (
     read_status,
     read_task,
 )
-from scheduler.queued import DatasetStatus, QueuedTask, State
+from scheduler.queued_task import DatasetStatus, QueuedTask, State
 from scheduler.task_service_pb2_grpc import TaskServiceStub
 
 CALL_SECONDS = 20.0

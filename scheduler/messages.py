@@ -9,7 +9,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from scheduler import task_service_pb2 as pb
 from scheduler.errors import RequestMalformed, SchedulerAnswerMalformed
-from scheduler.queued import DatasetStatus, QueuedTask, State
+from scheduler.queued_task import DatasetStatus, QueuedTask, State
 
 DIGEST_SIZE = 32
 INSTANCE_SIZE = 16

@@ -32,7 +32,7 @@ from scheduler.errors import (
 )
 from scheduler.limits import Limits
 from scheduler.messages import ENVELOPE_CAP
-from scheduler.queued import Cursor, DatasetStatus, QueuedTask, State
+from scheduler.queued_task import Cursor, DatasetStatus, QueuedTask, State
 from scheduler.store import NewTask, Store
 
 

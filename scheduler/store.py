@@ -35,7 +35,7 @@ from scheduler.errors import (
     TaskNotQueued,
 )
 from scheduler.limits import RATE_WINDOW, Usage
-from scheduler.queued import Cursor, DatasetStatus, QueuedTask, State
+from scheduler.queued_task import Cursor, DatasetStatus, QueuedTask, State
 
 VERSION = 2
 BUSY_SECONDS = 5

@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 OURS = set(MAY_IMPORT)
 # What decides is pure: these modules hold the network, the clock, the environment or a terminal.
-SHELLS = {"cache", "files", "many", "modes", "output", "pcs", "shell"}
+SHELLS = {"batch", "cache", "files", "modes", "output", "pcs", "shell"}
 
 
 def modules(package: str) -> Iterator[tuple[Path, ast.Module]]:

@@ -24,7 +24,6 @@ from typer.testing import CliRunner
 
 from policy.errors import PersonSpelledInCapitals, PersonSpelledInParts, PersonSpelledWithBlanks
 from policy.text import is_composed, is_folded
-from provider.ask import parse_duration, parse_parameters
 from provider.errors import (
     DurationMalformed,
     ParameterMalformed,
@@ -33,6 +32,7 @@ from provider.errors import (
 )
 from provider.sources import parse_source, source_at
 from provider.sources.spec import _FIELDS
+from provider.task_signing import parse_duration, parse_parameters
 from ratls.address import Address
 from ratls.cli import build
 from ratls.errors import AddressMalformed

@@ -19,12 +19,12 @@ from typer.testing import CliRunner, Result
 from policy.cli import policy
 from policy.document import digest_text
 from policy.errors import JournalCut, StateCopied, StateCorrupt
-from policy.journal import Accepted, Entry, Head, Journal, Noted, Placed, Reading
+from policy.journal import AcceptedEntry, Entry, Head, Journal, NotedEntry, PlacedEntry, Reading
 from policy.state import StudyState
 from provider.agent_config import AgentConfig
-from provider.ask import policy_in_force
+from provider.agent_tasks import TaskReleaser
 from provider.errors import TaskAlreadyReleased
-from provider.station import Station
+from provider.task_signing import policy_in_force
 from ratls.errors import PeerRefused
 from tests.provider.agents import configure
 from tests.provider.desk import Desk
@@ -75,8 +75,10 @@ def task_sign(desk: Desk) -> object:
 
 def agent(desk: Desk) -> object:
     config = AgentConfig.read(configure(desk))
-    with Station.open(config, allow_simulation=True, timeout=20, clock=lambda: NOW) as station:
-        return station.sift(desk.world.task())
+    with TaskReleaser.open(
+        config, allow_simulation=True, timeout=20, clock=lambda: NOW
+    ) as releaser:
+        return releaser.sift(desk.world.task())
 
 
 @pytest.mark.parametrize("act", [task_result, accept, task_sign, agent])
@@ -98,11 +100,11 @@ def test_the_disk_is_another_or_in_another_machine(
     world: EnclaveWorld, alice: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """A snapshot that starts on a second host; a share that two hosts mount."""
-    here = Placed.of(alice.state)
+    here = PlacedEntry.of(alice.state)
     other = {"machine": "sha256:" + "0" * 64, "filesystem": "0", "folder": 1}[what]
     moved = here.model_copy(update={what: other})
     with monkeypatch.context() as patched:
-        patched.setattr(Placed, "of", classmethod(lambda cls, folder: moved))
+        patched.setattr(PlacedEntry, "of", classmethod(lambda cls, folder: moved))
         with refused(StateCopied):
             alice.push(world.task())
     assert relay.connections == []
@@ -140,7 +142,7 @@ def test_a_state_is_moved_to_another_machine(
     shutil.rmtree(alice.state)
     told = adopt(copy.state, noted)
     assert told.exit_code == 0, told.output
-    assert isinstance(all_entries(copy)[-1], Placed)
+    assert isinstance(all_entries(copy)[-1], PlacedEntry)
     with copy.refuses(TaskAlreadyReleased):
         copy.push(task)
     assert copy.push(world.task()).commit.rows == 60
@@ -162,7 +164,9 @@ def test_a_state_of_an_older_version(world: EnclaveWorld, alice: Desk) -> None:
     """Its journal names neither a place nor a policy: each is said once, by its owner."""
     task = world.task()
     alice.push(task)
-    records = [r for r in all_entries(alice) if not isinstance(r, Placed | Accepted | Noted)]
+    records = [
+        r for r in all_entries(alice) if not isinstance(r, PlacedEntry | AcceptedEntry | NotedEntry)
+    ]
     lines, previous = [], "sha256:" + "0" * 64
     for seq, entry in enumerate(records):
         fields = {"at": "2026-11-25T12:00:00Z", "entry": entry.model_dump(mode="json"), "seq": seq}

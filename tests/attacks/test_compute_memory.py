@@ -26,7 +26,7 @@ from enclave_app.limits import MEBIBYTE, Limits, MemoryBudget, Need
 from policy.document import Dataset
 from ratls.stream import Kind, Result
 from tests.enclave_app.agreed import Agreed
-from tests.support.enclave import Denied, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
+from tests.support.enclave import EnclaveWorld, LiveEnclave, NoResult, refused_by_enclave, rows
 from tests.support.refusal import count_refusal, refused
 
 ONE, TWO = "train_party_1", "train_party_2"
@@ -45,7 +45,7 @@ def world() -> EnclaveWorld:
     return EnclaveWorld.create()
 
 
-def released(live: LiveEnclave, task: bytes) -> Result | Denied:
+def released(live: LiveEnclave, task: bytes) -> Result | NoResult:
     people = live.world.consortium
     live.release(people.bob, TWO, rows(2), task)
     live.release(people.alice, ONE, rows(1), task)
@@ -132,7 +132,7 @@ def test_a_computation_without_memory_ends_alone(
 
     with monkeypatch.context() as patched:
         patched.setattr(application, "compute", exhausted)
-        assert released(live, live.world.task()) == Denied(ReleaseDenied.code)
+        assert released(live, live.world.task()) == NoResult(ReleaseDenied.code)
     assert live.enclave.memory.free == live.enclave.limits.held_bytes
     assert isinstance(released(live, live.world.task()), Result)
 

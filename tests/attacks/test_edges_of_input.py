@@ -28,7 +28,7 @@ from provider.mailbox import follow
 from ratls.cli import build
 from ratls.cli_verify import app as verify
 from scheduler.errors import SchedulerAnswerMalformed
-from scheduler.queued import QueuedTask
+from scheduler.queued_task import QueuedTask
 from tests.support.enclave import rows
 from tests.support.parties import AT, COLUMNS, ROOTS, Consortium, TaskWorld
 from tests.support.refusal import count_refusal, refused

@@ -27,11 +27,11 @@ from policy.errors import (
     StateCorrupt,
     StateMissing,
 )
-from policy.journal import Accepted, Collected, Journal, Placed, has_begun
+from policy.journal import AcceptedEntry, CollectedEntry, Journal, PlacedEntry, has_begun
 from policy.state import StudyState
 from policy.task import Task
-from provider.ask import policy_in_force, sign_task
 from provider.errors import ReleaseStateDamaged, TaskBoundToInstance, UsesExhausted
+from provider.task_signing import policy_in_force, sign_task
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_release import Killed, die, sent, serving
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
@@ -240,7 +240,7 @@ def test_a_crash_between_the_record_and_the_agreement(
         state.current(STUDY, NOW)
     state.accept(second(world), alice.party, NOW)
     assert state.current(STUDY, NOW).policy.version == 2
-    accepted = [e for e in all_entries(alice) if isinstance(e, Accepted)]
+    accepted = [e for e in all_entries(alice) if isinstance(e, AcceptedEntry)]
     assert [e.version for e in accepted] == [1, 2]
 
 
@@ -256,7 +256,7 @@ def test_submitter_and_recipient(
     world: EnclaveWorld, carol: Desk, alice: Desk, bob: Desk, live: LiveEnclave
 ) -> None:
     """Carol's journal begins with what she accepted; without it she neither asks nor collects."""
-    assert [type(e) for e in all_entries(carol)] == [Placed, Accepted]
+    assert [type(e) for e in all_entries(carol)] == [PlacedEntry, AcceptedEntry]
     policy = policy_in_force(carol.party, carol.state, STUDY, at=NOW)
     task = sign_task(carol.party, policy, "train", {"max_iter": 500}, timedelta(hours=1), at=NOW)[1]
     for desk in (alice, bob):
@@ -271,7 +271,7 @@ def test_submitter_and_recipient(
     for path, content in kept.items():
         path.write_bytes(content)
     assert carol.fetch(task, wait=60).size > 0
-    assert isinstance(carol.journal[-1], Collected)
+    assert isinstance(carol.journal[-1], CollectedEntry)
 
 
 def test_a_folder_in_which_nothing_was_accepted(world: EnclaveWorld, carol: Desk) -> None:

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from policy.errors import JournalNotWritten, KeyPermissions
-from policy.journal import Collected, Journal
+from policy.journal import CollectedEntry, Journal
 from policy.party import create_party
 from policy.state import StudyState
-from provider.once import Attempt, ReleaseFolder
+from provider.release_state import Attempt, ReleaseFolder
 from scheduler.certificate import own_certificate
 from scheduler.errors import StoreUnavailable
 from scheduler.store import Store, queue_file
@@ -45,7 +45,7 @@ OLD, NEW = W.collateral(at=AT - DAY), W.collateral(at=AT)
 CONTENTS = Contents.authenticate(NEW, ROOTS)
 TASK, DATASET = bytes(32), "rows"
 RELEASE = Path("releases", TASK.hex(), DATASET)
-RECORD = Collected(
+RECORD = CollectedEntry(
     task=f"sha256:{'0' * 64}",
     instance="0" * 32,
     receipt=f"sha256:{'0' * 64}",

@@ -16,15 +16,15 @@ from itertools import count
 import pytest
 
 from policy.errors import TaskExpired
-from policy.journal import Committed, Refused, Released, Reserved
+from policy.journal import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
 from policy.task import Task
 from provider.agent import MAX_WAITING_BYTES, Event, attend
+from provider.cli_task_queue import MAX_SHOWN, _Display
 from provider.mailbox import Notice
-from provider.mailbox_cli import MAX_SHOWN, _Display
 from ratls.address import Address
 from ratls.errors import PeerUnreachable
 from scheduler.messages import ENVELOPE_CAP
-from scheduler.queued import DatasetStatus, QueuedTask
+from scheduler.queued_task import DatasetStatus, QueuedTask
 from tests.provider.agents import Enough, offer, stationed
 from tests.provider.desk import Desk
 from tests.support.enclave import NOW, EnclaveWorld
@@ -70,7 +70,7 @@ def test_an_expired_task_in_400_envelopes(world: EnclaveWorld, alice: Desk, rela
                 agent.take(spelled(task, number))
             assert agent.said == [f"refused {TaskExpired.code}"]
             assert agent.verdicts == [f"refused {TaskExpired.code}"]
-    assert [e.code for e in alice.journal if isinstance(e, Refused)] == [TaskExpired.code]
+    assert [e.code for e in alice.journal if isinstance(e, RefusedEntry)] == [TaskExpired.code]
     assert relay.connections == []
     with stationed(alice) as agent:
         assert agent.take(world.task()).said == [Event.RELEASED]
@@ -116,7 +116,7 @@ def test_things_that_are_no_tasks(world: EnclaveWorld, alice: Desk) -> None:
         assert len(agent.lines) == 1
         assert agent.reports == []
         assert agent.take(world.task()).said[-1] == Event.RELEASED
-    assert not any(isinstance(entry, Refused) for entry in alice.journal)
+    assert not any(isinstance(entry, RefusedEntry) for entry in alice.journal)
 
 
 def test_names_that_the_mailbox_makes_up(world: EnclaveWorld, alice: Desk) -> None:
@@ -151,7 +151,7 @@ def test_an_enclave_that_is_away_for_days(world: EnclaveWorld, alice: Desk) -> N
     with stationed(alice) as agent:
         assert agent.take(task).said == [Event.RELEASED]
     kinds = [type(entry) for entry in alice.journal]
-    assert kinds == [Refused, Reserved, Committed, Released]
+    assert kinds == [RefusedEntry, ReservedEntry, CommittedEntry, ReleasedEntry]
 
 
 def test_more_tasks_wait_than_there_is_room_for(

@@ -17,8 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from policy.document import digest_text
-from policy.journal import Journal, Noted
-from provider.errand import Errand
+from policy.journal import Journal, NotedEntry
+from provider.exchange import EnclaveRequest
 from ratls.cli import build
 from simulation.intel import unaltered
 from tests.provider.desk import Desk
@@ -84,7 +84,7 @@ def test_the_older_bundle_is_fine_for_who_saw_no_newer(world: EnclaveWorld, alic
     for age in (2 * DAY, 2 * DAY, DAY):
         assert push(alice, bundle(world, age)) == 60
     with Journal.open(alice.state) as journal:
-        noted = [r.entry for r in journal.records if isinstance(r.entry, Noted)]
+        noted = [r.entry for r in journal.records if isinstance(r.entry, NotedEntry)]
     assert len(noted) == 2
 
 
@@ -120,9 +120,9 @@ def test_a_collection_asks_too(
     see(carol.state, world, revoking(world, DAY))
     from provider.collect import collect
 
-    errand: Errand = carol.errand(task, collateral=bundle(world, 2 * DAY))
+    request: EnclaveRequest = carol.request(task, collateral=bundle(world, 2 * DAY))
     with carol.refuses(CollateralRolledBack):
-        collect(errand, carol.outputs, wait=60)
+        collect(request, carol.outputs, wait=60)
     assert not carol.outputs.result.exists()
     assert carol.fetch(task, wait=60).size > 0
 

@@ -150,7 +150,7 @@ def test_the_command_says_what_the_own_input_breaks(
     task = world.task(parameters={})
     alice.push(task)
     with refused(ResultPending):
-        ask_reason(alice.errand(task), ONE)
+        ask_reason(alice.request(task), ONE)
     bob.push(task)
     for desk, code in ((alice, ColumnConstant.code), (bob, None)):
         at_desk = Terminal(desk, task)
@@ -159,7 +159,7 @@ def test_the_command_says_what_the_own_input_breaks(
         assert asked.exit_code == 0, asked.output
         assert json.loads(asked.stdout)["reason"] == code
     with refused(DatasetNotOwned):
-        ask_reason(alice.errand(task), TWO)
+        ask_reason(alice.request(task), TWO)
 
 
 def test_the_command_refuses_where_no_reasons_were_agreed(tmp_path: Any) -> None:
@@ -168,5 +168,5 @@ def test_the_command_refuses_where_no_reasons_were_agreed(tmp_path: Any) -> None
     with silent.running() as live:
         desk = Desk.of("alice", silent, tmp_path, live.address)
         with refused(ReasonsNotAgreed):
-            ask_reason(desk.errand(silent.task(parameters={})), ONE)
+            ask_reason(desk.request(silent.task(parameters={})), ONE)
         assert live.log == []

@@ -97,7 +97,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         bob.push(task)
         patch.setattr(provider.collect, "_ask", ask)
         job = Done(world, alice, bob, carol, task, None)
-        provider.collect.collect(carol.errand(task), job.outputs, wait=60)
+        provider.collect.collect(carol.request(task), job.outputs, wait=60)
         assert not isinstance(seen[-1], Pending)
         yield replace(job, received=seen[-1])
 
@@ -208,7 +208,7 @@ def test_what_the_enclave_sealed_is_not_what_its_receipt_names(
     monkeypatch.setattr(provider.collect, "check_receipt", lambda *_: forged)
     outputs = provider.collect.Outputs(*(tmp_path / n for n in ("a", "b", "c")))
     with done.carol.refuses(ResultDiffers):
-        provider.collect.collect(done.carol.errand(done.task), outputs)
+        provider.collect.collect(done.carol.request(done.task), outputs)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -220,7 +220,7 @@ def test_raw_bytes_are_the_sealed_ones(
     outputs = provider.collect.Outputs(
         *(tmp_path / f"raw{end}" for end in (".json", ".receipt.json", ".record.json"))
     )
-    provider.collect.collect(done.carol.errand(done.task), outputs, raw=True)
+    provider.collect.collect(done.carol.request(done.task), outputs, raw=True)
     raw = outputs.result.read_bytes()
     assert len(raw).bit_count() == 1
     assert indented(raw) == done.outputs.result.read_bytes()

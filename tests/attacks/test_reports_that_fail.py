@@ -30,7 +30,7 @@ from typing import Any, cast
 import pytest
 
 from enclave_app.errors import ServerFailed
-from policy.journal import Journal, Released
+from policy.journal import Journal, ReleasedEntry
 from policy.task import Task
 from provider.mailbox import Inbox
 from ratls.address import Address
@@ -42,7 +42,7 @@ from ratls.serving import supervised
 from ratls.stream import Kind
 from scheduler.client import SchedulerClient
 from scheduler.errors import SchedulerFailed, SchedulerRefused
-from scheduler.queued import State
+from scheduler.queued_task import State
 from scheduler.service import Service
 from simulation.folder import write
 from simulation.intel import Intel
@@ -312,7 +312,7 @@ def test_agent_releases_also_after_its_mailbox_was_away(
                     shown(second, world, tasks[1], child)
                     running.close()
         with Journal.open(alice.state) as journal:
-            released = [r.entry for r in journal.records if isinstance(r.entry, Released)]
+            released = [r.entry for r in journal.records if isinstance(r.entry, ReleasedEntry)]
     assert {entry.task for entry in released} == {named(raw) for raw in tasks}
     assert len(released) == 2
 

@@ -15,7 +15,14 @@ from typing import Any
 
 import pytest
 
-from policy.journal import Committed, Entry, Refused, Released, Reserved, Returned
+from policy.journal import (
+    CommittedEntry,
+    Entry,
+    RefusedEntry,
+    ReleasedEntry,
+    ReservedEntry,
+    ReturnedEntry,
+)
 from policy.state import StudyState
 from policy.task import Task
 from provider.errors import (
@@ -29,7 +36,7 @@ from ratls.errors import CallFailed
 from ratls.stream import ClientExchange
 from scheduler.errors import RequestMalformed
 from scheduler.messages import read_report
-from scheduler.queued import State
+from scheduler.queued_task import State
 from scheduler.task_service_pb2 import DatasetState, ReportRequest
 from tests.provider.agents import stationed
 from tests.provider.desk import Desk
@@ -75,7 +82,7 @@ def test_carol_waits_for_what_was_released_to_a_dead_enclave(
         for without in ({}, mailbox | {"scheduler": "127.0.0.1:1"}):
             told = at_carol.result("--json", **without, enclave=other.address)
             assert (code(told), told.exit_code) == (ResultPending.code, 5)
-    assert [e.code for e in carol.journal if isinstance(e, Refused)] == [
+    assert [e.code for e in carol.journal if isinstance(e, RefusedEntry)] == [
         ResultPending.code,
         EnclaveRestarted.code,
         ResultPending.code,
@@ -217,7 +224,7 @@ def test_the_link_breaks_before_the_first_row(
     for _ in range(2):
         with broken_before_the_first_row(monkeypatch), refused(CallFailed):
             desk.push(desk.world.task())
-    assert kinds(desk) == [Reserved, Returned, Refused] * 2
+    assert kinds(desk) == [ReservedEntry, ReturnedEntry, RefusedEntry] * 2
     assert desk.push(desk.world.task()).commit.rows == 60
     with desk.refuses(UsesExhausted):  # that one counts
         desk.push(desk.world.task())
@@ -258,7 +265,7 @@ def test_the_process_dies_before_its_commit(
             patched.setattr(Watch, "ask", ask)
         with pytest.raises((Died, Killed)):
             desk.push(desk.world.task(lifetime=HOUR))
-    assert kinds(desk) == [Reserved]
+    assert kinds(desk) == [ReservedEntry]
     with desk.refuses(UsesExhausted):
         desk.push(desk.world.task(lifetime=2 * HOUR))
 
@@ -266,7 +273,14 @@ def test_the_process_dies_before_its_commit(
         return NOW + HOUR
 
     assert desk.push(desk.world.task(lifetime=2 * HOUR), clock=later).commit.rows == 60
-    assert kinds(desk) == [Reserved, Refused, Returned, Reserved, Committed, Released]
+    assert kinds(desk) == [
+        ReservedEntry,
+        RefusedEntry,
+        ReturnedEntry,
+        ReservedEntry,
+        CommittedEntry,
+        ReleasedEntry,
+    ]
 
 
 def test_the_process_dies_after_its_commit(
@@ -280,7 +294,7 @@ def test_the_process_dies_after_its_commit(
             desk.push(desk.world.task(lifetime=HOUR))
     with desk.refuses(UsesExhausted):
         desk.push(desk.world.task(lifetime=2 * HOUR), clock=lambda: NOW + HOUR)
-    assert Returned not in kinds(desk)
+    assert ReturnedEntry not in kinds(desk)
 
 
 def test_what_was_given_back_is_shown(

@@ -30,7 +30,7 @@ from policy.errors import PolicyInvalid
 from ratls.stream import Result
 from tests.enclave_app.agreed import Agreed, gated
 from tests.enclave_app.test_release import Rule
-from tests.support.enclave import Denied, EnclaveWorld
+from tests.support.enclave import EnclaveWorld, NoResult
 from tests.support.enclave import rows as rows_of_the_consortium
 from tests.support.refusal import count_refusal, refused
 from verifier.errors import RatlsError
@@ -500,6 +500,6 @@ def test_refused_over_the_wire_and_the_next_task_is_computed() -> None:
             )
             live.release(people.bob, "train_party_2", rows_of_the_consortium(2), task)
             outcomes.append(live.wait(people.carol, task))
-        assert isinstance(outcomes[0], Denied)
+        assert isinstance(outcomes[0], NoResult)
         assert isinstance(outcomes[1], Result)
         assert "CANARY" not in live.stream.getvalue()

@@ -26,9 +26,9 @@ from policy.errors import JournalNotWritten, PassphraseMissing
 from policy.journal import Journal, Reading
 from policy.passphrase import new_passphrase, passphrase_source
 from policy.state import StudyState
+from provider.agent_tasks import _only_one
 from provider.errors import AgentRunning, ReleaseUnderWay
-from provider.once import ReleaseFolder
-from provider.station import _only_one
+from provider.release_state import ReleaseFolder
 from ratls.environment import prepare_process
 from ratls.errors import EnvironmentUnsafe
 from ratls.serving import on_stop, stop_signals

@@ -15,7 +15,7 @@ import pytest
 
 from policy.document import digest_text
 from policy.errors import PolicyExpired, PolicyRollback, TaskExpired
-from policy.journal import Refused, Reserved, Returned
+from policy.journal import RefusedEntry, ReservedEntry, ReturnedEntry
 from policy.state import StudyState
 from ratls.address import Address
 from ratls.errors import EnclaveCertificateNotCurrent
@@ -139,7 +139,7 @@ def test_it_ends_while_rows_leave(case: Case, percent: int) -> None:
     assert turning.late == []
     assert "committed" not in [line["event"] for line in case.live.log]
     last = case.desk.journal[-1]
-    assert isinstance(last, Refused)
+    assert isinstance(last, RefusedEntry)
     assert (last.step, last.rows) == ("rows", turning.left[-1])
 
 
@@ -150,7 +150,7 @@ def test_it_ends_after_the_last_row(case: Case) -> None:
         case.push(turning)
     assert "committed" not in [line["event"] for line in case.live.log]
     last = case.desk.journal[-1]
-    assert isinstance(last, Refused)
+    assert isinstance(last, RefusedEntry)
     assert (last.step, last.rows) == ("commit", ROWS)
 
 
@@ -184,5 +184,5 @@ def test_it_ends_before_the_first_row(
         patched.setattr("ratls.stream.ClientExchange.begin", begin)
         with refused(TaskExpired):
             alice.push(task, clock=clock)
-    assert [type(e) for e in alice.journal] == [Reserved, Returned, Refused]
+    assert [type(e) for e in alice.journal] == [ReservedEntry, ReturnedEntry, RefusedEntry]
     assert alice.push(world.task()).commit.rows == 60

@@ -41,7 +41,7 @@ def folder(world: EnclaveWorld, tmp_path_factory: pytest.TempPathFactory) -> Pat
     section = computation(
         "summary_statistics", 'columns = ["age"]', ["counts"], inputs=["train_party_1"]
     )
-    with mock.patch("policy.meaning.computation_problems", return_value=()):  # an older program
+    with mock.patch("policy.references.computation_problems", return_value=()):  # an older program
         signed = world.consortium.agreement_bytes(world.consortium.policy_text(computation=section))
     (where / "one-input.json").write_bytes(signed)
     (where / "damaged.json").write_bytes(agreement.encode().replace(b'"sig": "', b'"sig": "AAAA'))

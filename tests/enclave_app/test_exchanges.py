@@ -68,9 +68,9 @@ from ratls.stream import Kind, Pending, Result, write_message
 from tests.enclave_app.test_release import Rule
 from tests.support.enclave import (
     NOW,
-    Denied,
     EnclaveWorld,
     LiveEnclave,
+    NoResult,
     refused_by_enclave,
     rows,
 )
@@ -617,14 +617,14 @@ def test_input_that_may_not_be_computed_with(
         assert isinstance(outcome, Result)
         return
     count_refusal()
-    assert outcome == Denied(leaf.code)
+    assert outcome == NoResult(leaf.code)
 
 
 def test_feature_that_never_varies(live: LiveEnclave, task: bytes) -> None:
     """Dividing by its deviation would give infinities, or noise as a coefficient."""
     count_refusal()
     released(live, task, one=rows(1, age=[50] * 60), two=rows(2, age=[50] * 60))
-    assert live.wait(live.world.consortium.carol, task) == Denied(ReleaseDenied.code)
+    assert live.wait(live.world.consortium.carol, task) == NoResult(ReleaseDenied.code)
 
 
 def test_computation_that_breaks(
@@ -636,7 +636,7 @@ def test_computation_that_breaks(
     with monkeypatch.context() as patched:
         patched.setattr(application, "compute", _break)
         released(live, task)
-        assert live.wait(live.world.consortium.carol, task) == Denied(ReleaseDenied.code)
+        assert live.wait(live.world.consortium.carol, task) == NoResult(ReleaseDenied.code)
     assert "CANARY" not in live.stream.getvalue()
     following = live.world.task()
     released(live, following)

@@ -16,7 +16,7 @@ from enclave_app.errors import (
     TasksExhausted,
 )
 from enclave_app.limits import Limits, MemoryBudget, Slots
-from enclave_app.session import Pending, Released, Sessions, Ticket
+from enclave_app.session import NoOutcomeYet, Released, Sessions, Ticket
 from tests.support.refusal import refused
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -53,18 +53,18 @@ def complete(table: Sessions[Rows]) -> None:
 
 def test_a_task_completes_in_the_policys_order() -> None:
     table = sessions()
-    assert table.outcome(TICKET, 0.0) == Pending(("one", "two"))
+    assert table.outcome(TICKET, 0.0) == NoOutcomeYet(("one", "two"))
     two = begun(table, "two")
     commit(table, "two", two)
-    assert table.outcome(TICKET, 0.0) == Pending(("one",))
+    assert table.outcome(TICKET, 0.0) == NoOutcomeYet(("one",))
     assert table.take_complete(TICKET) is None
     one = begun(table, "one")
     commit(table, "one", one)
-    assert table.outcome(TICKET, 0.0) == Pending(())
+    assert table.outcome(TICKET, 0.0) == NoOutcomeYet(())
     assert table.take_complete(TICKET) == (one, two)
     assert table.take_complete(TICKET) is None, "computed once"
     table.finish(TICKET, SEALED, due=1.0)
-    assert table.outcome(TICKET, 0.9) == Pending(()), "its bucket has not ended"
+    assert table.outcome(TICKET, 0.9) == NoOutcomeYet(()), "its bucket has not ended"
     outcome = table.outcome(TICKET, 1.0)
     assert outcome == replace(SEALED, commits={"one": b"c", "two": b"c"})
     assert isinstance(outcome, Released)
@@ -77,7 +77,7 @@ def test_one_provider_missing_gives_nothing() -> None:
     commit(table, "one", begun(table, "one"))
     table.end(TICKET, "two", begun(table, "two"))
     assert table.take_complete(TICKET) is None
-    assert table.outcome(TICKET, 0.0) == Pending(("two",))
+    assert table.outcome(TICKET, 0.0) == NoOutcomeYet(("two",))
 
 
 def test_the_same_commit_again_gets_the_same_acknowledgement() -> None:
@@ -142,7 +142,7 @@ def test_a_stream_that_ends_is_no_commit() -> None:
     rows = begun(table, "one")
     table.end(TICKET, "one", rows)
     assert rows.closed
-    assert table.outcome(TICKET, 0.0) == Pending(("one", "two"))
+    assert table.outcome(TICKET, 0.0) == NoOutcomeYet(("one", "two"))
     with refused(AttemptClosed):
         commit(table, "one", rows)
     commit(table, "one", begun(table, "one"))
@@ -209,7 +209,7 @@ def test_expired_tasks_make_room_and_their_streams_end() -> None:
     assert old.closed
     with refused(AttemptClosed):
         commit(table, "one", old)
-    assert table.outcome(TICKET, 0.0) == Pending(("one", "two"))
+    assert table.outcome(TICKET, 0.0) == NoOutcomeYet(("one", "two"))
 
 
 def test_a_task_that_is_being_computed_is_not_forgotten() -> None:

@@ -15,11 +15,11 @@ from tests.mutants.equivalent import EQUIVALENT
 # What reads files, talks, shows or foretells; every other module of the verifier decides.
 NOT_DECIDING = {
     "appraisal",
+    "batch",
     "cache",
     "errors",
     "files",
     "forecast",
-    "many",
     "modes",
     "output",
     "pcs",

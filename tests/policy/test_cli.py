@@ -132,7 +132,7 @@ def test_policy_under_which_a_person_could_leave(
     desk.sign(file, "alice-clinic", 3)
     assert not (desk.folder / "study.agreement.json").exists()
     with monkeypatch.context() as older:
-        older.setattr("policy.meaning.computation_problems", lambda *_: ())
+        older.setattr("policy.references.computation_problems", lambda *_: ())
         signed = desk.write("signed.agreement.json", WORLD.agreement_bytes(text))
     desk.accept(signed, "alice-clinic", 3)
     honest = desk.write("honest.agreement.json", WORLD.agreement_bytes())

@@ -12,10 +12,10 @@ from typing import Any
 from policy.task import Task
 from provider.agent import Agent, Line, attend
 from provider.agent_config import AgentConfig
+from provider.agent_tasks import TaskReleaser
 from provider.mailbox import Backoff, Inbox
-from provider.station import Station
 from scheduler.client import SchedulerClient
-from scheduler.queued import DatasetStatus, QueuedTask, State
+from scheduler.queued_task import DatasetStatus, QueuedTask, State
 from tests.provider.desk import Desk
 from tests.support.enclave import NOW
 from tests.support.parties import PASSPHRASE
@@ -67,7 +67,7 @@ def configure(
 class Watched:
     """An agent whose clock stands still until it is turned, and whose words are kept."""
 
-    station: Station
+    releaser: TaskReleaser
     now: float = 1000.0
     lines: list[Line] = field(default_factory=list)
     reports: list[tuple[bytes, str, State, str]] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Watched:
         """A process of its own would begin like this."""
         made: dict[str, Any] = {"seconds": lambda: self.now, "random": lambda: 1.0} | options
         report = made.pop("report", self.report)
-        self.agent = Agent(self.station, report, self.lines.append, **made)
+        self.agent = Agent(self.releaser, report, self.lines.append, **made)
         return self
 
     def report(self, digest: bytes, dataset: str, state: State, code: str, instance: bytes) -> None:
@@ -125,8 +125,8 @@ def stationed(
     """A started agent at this desk; `options` of `configure` and of `Agent`."""
     names = ("scheduler", "certificate", "replace")
     config = AgentConfig.read(configure(desk, **{n: options.pop(n) for n in names if n in options}))
-    with Station.open(config, allow_simulation=True, timeout=20, clock=clock) as station:
-        yield Watched(station).start(**options)
+    with TaskReleaser.open(config, allow_simulation=True, timeout=20, clock=clock) as releaser:
+        yield Watched(releaser).start(**options)
 
 
 class Enough(Exception):

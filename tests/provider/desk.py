@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from policy.journal import Accepted, Entry, Journal, Noted, Placed, Refused
+from policy.journal import AcceptedEntry, Entry, Journal, NotedEntry, PlacedEntry, RefusedEntry
 from policy.party import LocalParty
 from policy.state import StudyState
 from provider.collect import Collection, Outputs, collect
-from provider.errand import Errand
+from provider.exchange import EnclaveRequest
 from provider.release import Release, release
 from ratls.address import Address
 from tests.support.enclave import NOW, EnclaveWorld, rows
@@ -67,8 +67,8 @@ class Desk:
         names = pa.array([f"{CANARY}-{n}" for n in table["patient"].to_pylist()], pa.string())
         pq.write_table(table.set_column(0, "patient", names), self.path)
 
-    def errand(self, task: bytes, **changed: Any) -> Errand:
-        errand = Errand(
+    def request(self, task: bytes, **changed: Any) -> EnclaveRequest:
+        request = EnclaveRequest(
             task=task,
             address=self.address,
             collateral=Collateral.parse(self.world.collateral),
@@ -78,7 +78,7 @@ class Desk:
             timeout=20,
             clock=lambda: NOW,
         )
-        return replace(errand, **changed)
+        return replace(request, **changed)
 
     def push(
         self,
@@ -90,19 +90,19 @@ class Desk:
     ) -> Release:
         """`ratls provider push`, without the command."""
         return release(
-            self.errand(task, **changed), dataset or self.dataset, self.path, progress=progress
+            self.request(task, **changed), dataset or self.dataset, self.path, progress=progress
         )
 
     def fetch(self, task: bytes, **options: Any) -> Collection:
         """`ratls task result`, without the command."""
-        return collect(self.errand(task), self.outputs, **options)
+        return collect(self.request(task), self.outputs, **options)
 
     @property
     def journal(self) -> list[Entry]:
         """What was recorded since the policy was accepted, but for what collateral was seen."""
         with Journal.open(self.state) as journal:
             entries = [record.entry for record in journal.records]
-        return [e for e in entries if not isinstance(e, Placed | Accepted | Noted)]
+        return [e for e in entries if not isinstance(e, PlacedEntry | AcceptedEntry | NotedEntry)]
 
     @contextmanager
     def refuses(self, leaf: type[RatlsError], *, check: str | None = None) -> Any:
@@ -113,7 +113,7 @@ class Desk:
 
     def require_recorded(self, seen: Refusal) -> None:
         last = self.journal[-1]
-        assert isinstance(last, Refused)
+        assert isinstance(last, RefusedEntry)
         assert (last.code, last.check) == (seen.error.code, seen.check)
         if seen.check is not None:
             assert [c.check for c in last.checks if c.outcome == "failed"] == [seen.check]

@@ -21,11 +21,12 @@ from policy.errors import (
     TaskExpired,
     ValueNotFinite,
 )
-from policy.journal import Committed, Refused, Released, Reserved
+from policy.journal import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
 from policy.state import StudyState
 from policy.task import Task
 from provider.agent import may_try_again
 from provider.agent_config import AgentConfig
+from provider.agent_tasks import TaskReleaser
 from provider.errors import (
     AgentRunning,
     ReleaseUnderWay,
@@ -33,7 +34,6 @@ from provider.errors import (
     TaskBoundToInstance,
 )
 from provider.mailbox import Backoff
-from provider.station import Station
 from ratls.errors import (
     AnswerMissing,
     CallFailed,
@@ -44,7 +44,7 @@ from ratls.errors import (
 )
 from ratls.stream import ClientExchange
 from scheduler.errors import SchedulerBusy, SchedulerRefused, SchedulerUnreachable
-from scheduler.queued import State
+from scheduler.queued_task import State
 from tests.provider.agents import ENCLAVE, configure, offer, stationed
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_release import serving
@@ -62,7 +62,7 @@ def test_a_task_is_released_to_and_reported(world: EnclaveWorld, alice: Desk) ->
     assert agent.said == ["released"]
     assert agent.reports == [(Task.read(task)[0].digest, "train_party_1", State.RELEASED, "")]
     assert agent.agent.worst is Exit.YES
-    assert [type(e) for e in alice.journal] == [Reserved, Committed, Released]
+    assert [type(e) for e in alice.journal] == [ReservedEntry, CommittedEntry, ReleasedEntry]
 
 
 def test_a_line_for_machines_and_one_for_people(world: EnclaveWorld, alice: Desk) -> None:
@@ -132,7 +132,7 @@ def test_the_same_task_comes_in_a_second_envelope(
         agent.agent.offer(offer(task.replace(b'":"', b'": "', 1)))
         agent.work()
     assert agent.said[0] == "released"
-    assert sum(isinstance(e, Released) for e in alice.journal) == 1
+    assert sum(isinstance(e, ReleasedEntry) for e in alice.journal) == 1
     assert "released" in agent.verdicts
 
 
@@ -191,7 +191,7 @@ def test_a_task_that_is_not_to_be_believed(
         assert agent.verdicts == [f"refused {code}"]
         assert agent.agent.worst is Exit.NOT_ADMITTED
         assert relay.connections == []
-        assert [e.code for e in alice.journal if isinstance(e, Refused)] == [code] * journalled
+        assert [e.code for e in alice.journal if isinstance(e, RefusedEntry)] == [code] * journalled
         agent.take(world.task())
     assert agent.said[1:] == ["released"]
 
@@ -220,7 +220,7 @@ def test_a_flood_of_forged_tasks(world: EnclaveWorld, alice: Desk, relay: Relay)
         agent.take(*forged[:100], world.task(), *forged[100:])
     assert agent.said.count("released") == 1
     assert agent.said.count("refused signer-unknown") == 200
-    assert [type(e) for e in alice.journal] == [Reserved, Committed, Released]
+    assert [type(e) for e in alice.journal] == [ReservedEntry, CommittedEntry, ReleasedEntry]
 
 
 def test_more_tasks_than_are_remembered(
@@ -281,7 +281,7 @@ def test_a_configuration_that_leads_nowhere(
     assert agent.agent.worst is Exit.UNUSABLE
     assert relay.connections == []
     (entry,) = alice.journal
-    assert isinstance(entry, Refused)
+    assert isinstance(entry, RefusedEntry)
     assert (entry.code, entry.dataset) == (code, "train_party_1")
     with stationed(alice) as agent:
         assert agent.take(task).said == ["released"]
@@ -307,7 +307,7 @@ def starting(desk: Desk, **options: Any) -> None:
         "timeout": 5,
         "clock": lambda: NOW,
     } | options
-    with Station.open(config, **settings):
+    with TaskReleaser.open(config, **settings):
         return
 
 
@@ -352,7 +352,7 @@ def test_a_wrong_passphrase_is_found_at_the_start(alice: Desk) -> None:
     config.passphrase_file.write_text("a guess")
     with (
         refused(PassphraseWrong),
-        Station.open(config, allow_simulation=True, timeout=5, clock=lambda: NOW),
+        TaskReleaser.open(config, allow_simulation=True, timeout=5, clock=lambda: NOW),
     ):
         pass
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from policy.errors import MeasurementNotListed, TaskExpired
-from policy.journal import Collected
+from policy.journal import CollectedEntry
 from policy.receipt import Receipt
 from policy.record import Record
 from provider.collect import check_receipt
@@ -36,7 +36,7 @@ def test_both_release_and_carol_collects(
     done = carol.fetch(task, wait=30)
     result = json.loads(carol.outputs.result.read_bytes())
     assert set(result["model_weights"]["features"]) == {"age", "bmi"}
-    assert isinstance(carol.journal[-1], Collected)
+    assert isinstance(carol.journal[-1], CollectedEntry)
     assert {p.stat().st_mode & 0o777 for p in dataclasses.astuple(carol.outputs)} == {0o600}
     kept = b"".join(p.read_bytes() for p in carol.folder.rglob("*") if p.is_file())
     assert CANARY.encode() not in kept
@@ -164,7 +164,7 @@ class Genuine:
     identity: Any
 
     def check(self, result: Result) -> Receipt:
-        job = self.carol.errand(self.task).believe()
+        job = self.carol.request(self.task).believe()
         computation = self.world.policy.computation_by_id("train")
         assert computation is not None
         return check_receipt(result, job, computation, self.fresh, "carol-lab")

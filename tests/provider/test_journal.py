@@ -27,9 +27,9 @@ from policy.journal import (
     Entry,
     Head,
     Journal,
-    Placed,
-    Refused,
-    Reserved,
+    PlacedEntry,
+    RefusedEntry,
+    ReservedEntry,
     parse_lines,
     reconcile,
 )
@@ -39,8 +39,8 @@ AT = datetime(2026, 11, 25, 12, tzinfo=UTC)
 TASK = "sha256:" + "ab" * 32
 
 
-def reserved(number: int = 0, dataset: str = "train_party_1") -> Reserved:
-    return Reserved(
+def reserved(number: int = 0, dataset: str = "train_party_1") -> ReservedEntry:
+    return ReservedEntry(
         task=f"sha256:{number:064x}",
         dataset=dataset,
         policy=TASK,
@@ -74,7 +74,7 @@ def test_a_record_of_an_older_version_is_read() -> None:
 
 
 def test_what_is_recorded_is_read_again(tmp_path: Path) -> None:
-    refusal = Refused(
+    refusal = RefusedEntry(
         action="release",
         task=None,
         dataset="d",
@@ -225,7 +225,7 @@ def test_power_fails_before_the_first_line(tmp_path: Path) -> None:
     with refused(JournalMissing), Journal.open(tmp_path):
         pass
     with Journal.begin(tmp_path, AT) as journal:
-        assert [record.entry for record in journal.records] == [Placed.of(tmp_path)]
+        assert [record.entry for record in journal.records] == [PlacedEntry.of(tmp_path)]
 
 
 def test_a_line_and_a_half_beyond_the_head_is_no_crash(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from policy.errors import (
     ValueNotFinite,
     ValueNull,
 )
-from policy.journal import Committed, Refused, Released, Reserved
+from policy.journal import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
 from policy.party import LocalParty
 from policy.record import Record
 from policy.rows import schema_digest
@@ -56,8 +56,8 @@ from provider.errors import (
     TaskBoundToInstance,
     UsesExhausted,
 )
-from provider.once import Attempt
 from provider.release import check_acknowledgement
+from provider.release_state import Attempt
 from provider.sources import ParquetSource
 from ratls.address import Address
 from ratls.errors import (
@@ -95,7 +95,7 @@ def test_rows_arrive_and_the_enclave_acknowledges_them(
 ) -> None:
     done = alice.push(world.task())
     kinds = [type(entry) for entry in alice.journal]
-    assert kinds == [Reserved, Committed, Released]
+    assert kinds == [ReservedEntry, CommittedEntry, ReleasedEntry]
     assert (done.commit.rows, done.sent.rows, done.resumed) == (60, 60, False)
     acknowledgement = Acknowledgement.open(done.kept.acknowledgement.read_bytes())
     assert acknowledgement.commit_digest == done.commit.digest
@@ -278,7 +278,7 @@ def test_the_task_expires_while_the_rows_are_checked(
     with alice.refuses(TaskExpired):
         alice.push(world.task(), clock=clock)
     assert len(relay.connections) == 1
-    assert [type(entry) for entry in alice.journal] == [Refused]
+    assert [type(entry) for entry in alice.journal] == [RefusedEntry]
 
 
 def test_the_policy_ran_out(world: EnclaveWorld, alice: Desk, relay: Relay) -> None:
@@ -342,7 +342,7 @@ def test_an_enclave_with_other_code(world: EnclaveWorld, alice: Desk, relay: Rel
         with alice.refuses(MeasurementNotListed, check="measurement"):
             alice.push(task)
         assert len(relay.connections) == 1
-        assert all(type(entry) is Refused for entry in alice.journal)
+        assert all(type(entry) is RefusedEntry for entry in alice.journal)
     with serving(world, relay):
         assert alice.push(task).commit.rows == 60
 
@@ -473,14 +473,14 @@ def test_the_provider_dies_in_mid_stream(
         alice.push(task, progress=die)
     assert "committed" not in [line["event"] for line in live.log]
     assert alice.push(task).commit.rows == 60
-    assert [type(e) for e in alice.journal] == [Reserved, Committed, Released]
+    assert [type(e) for e in alice.journal] == [ReservedEntry, CommittedEntry, ReleasedEntry]
 
 
 CHILD = """
 import sys
 from pathlib import Path
 from ratls.address import Address
-from provider.errand import Errand
+from provider.exchange import EnclaveRequest
 from provider.release import release
 from policy.party import LocalParty
 from tests.support.parties import PASSPHRASE
@@ -494,7 +494,7 @@ def hold(rows, total):
     sys.stdin.readline()
 
 release(
-    Errand(
+    EnclaveRequest(
         task=Path(task).read_bytes(), address=Address.parse(address), state=Path(state),
         collateral=Collateral.parse(Path(collateral).read_bytes()),
         party=LocalParty.load(Path(party), PASSPHRASE), allow_simulation=True, timeout=60,
@@ -578,7 +578,7 @@ def test_the_acknowledgement_is_lost(world: EnclaveWorld, alice: Desk) -> None:
     (spot / "acknowledgement.json").rmdir()
     done = alice.push(task)
     assert (done.resumed, done.sent.rows) == (True, 0)
-    assert isinstance(alice.journal[-1], Released)
+    assert isinstance(alice.journal[-1], ReleasedEntry)
     # The record of today's appraisal proves the acknowledgement of yesterday's stream.
     document, record = done.kept.acknowledgement.read_bytes(), done.kept.record.read_bytes()
     verify_with_record(document, record, world.policy, world.expectation.roots)
@@ -595,7 +595,12 @@ def test_the_commit_was_kept_and_never_sent(
             alice.push(task)
     done = alice.push(task)
     assert (done.resumed, done.sent.rows) == (False, 60)
-    assert [type(e) for e in alice.journal] == [Reserved, Committed, Committed, Released]
+    assert [type(e) for e in alice.journal] == [
+        ReservedEntry,
+        CommittedEntry,
+        CommittedEntry,
+        ReleasedEntry,
+    ]
 
 
 def test_the_enclave_ends_the_stream_without_an_answer(

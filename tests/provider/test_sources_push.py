@@ -33,7 +33,7 @@ QUERY = "select *\nfrom measured"
 @pytest.mark.parametrize("form", FORMATS)
 def test_rows_reach_the_enclave(form: str, alice: Desk, world: EnclaveWorld) -> None:
     table = pq.read_table(alice.path)
-    done = release(alice.errand(world.task()), alice.dataset, FORMATS[form](alice.folder, table))
+    done = release(alice.request(world.task()), alice.dataset, FORMATS[form](alice.folder, table))
     assert (done.commit.rows, done.resumed) == (table.num_rows, False)
 
 
@@ -46,7 +46,7 @@ def test_one_bad_row_and_nobody_is_connected_to(
     spec = FORMATS[form](alice.folder, table.set_column(1, "age", ages))
     with alice.refuses(ValueOutsideDomain):
         release(
-            alice.errand(world.task(), address=None),  # touched by nobody before the scan
+            alice.request(world.task(), address=None),  # touched by nobody before the scan
             alice.dataset,
             spec,
         )

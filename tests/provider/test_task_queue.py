@@ -19,19 +19,20 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from policy.journal import Released
+from policy.journal import ReleasedEntry
 from policy.state import StudyState
 from policy.task import Task
 from provider.agent import Event, Line
-from provider.cli import provider, task
+from provider.cli import provider
+from provider.cli_task import task
+from provider.cli_task_queue import _tell
 from provider.errors import ReleaseRefusedElsewhere, ResultPending
 from provider.mailbox import Backoff, Notice, follow, outcome
-from provider.mailbox_cli import _tell
 from ratls.address import Address
 from ratls.errors import CallFailed, PeerUnreachable
 from ratls.stream import ClientExchange, Kind
 from scheduler.errors import SchedulerRefused, SchedulerUnreachable
-from scheduler.queued import DatasetStatus, QueuedTask, State
+from scheduler.queued_task import DatasetStatus, QueuedTask, State
 from tests.provider.agents import SECONDS, Watched, at_work, configure, stationed
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_cli import NO_SIMULATION, code
@@ -139,7 +140,7 @@ def test_a_task_is_submitted_twice(
     client.submit(world.task())
     work(alice, queue)
     assert len(relay.connections) == connections + 2  # those of the second task
-    assert sum(isinstance(entry, Released) for entry in alice.journal) == 2
+    assert sum(isinstance(entry, ReleasedEntry) for entry in alice.journal) == 2
 
 
 # What breaks.
@@ -582,7 +583,7 @@ def test_an_agent_is_killed_at_work(
         agent.kill()
     assert lines(Keyboard(alice, queue, b"").agent("--json", "--allow-simulation")) == []
     assert shown(queue, carol)["train_party_1"] == "released"
-    assert sum(isinstance(entry, Released) for entry in alice.journal) == 1
+    assert sum(isinstance(entry, ReleasedEntry) for entry in alice.journal) == 1
 
 
 def test_a_policy_that_ran_out(world: EnclaveWorld, alice: Desk, tmp_path: Path) -> None:

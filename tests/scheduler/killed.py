@@ -19,7 +19,7 @@ import sqlalchemy
 from sqlalchemy import event
 
 from scheduler import store as store_module
-from scheduler.queued import State
+from scheduler.queued_task import State
 from scheduler.store import Store
 from tests.scheduler.test_store import HOUR, anything, task
 from tests.support.scheduler import NOW

@@ -27,7 +27,7 @@ from scheduler.errors import (
     SchedulerUnreachable,
     TaskOversized,
 )
-from scheduler.queued import State
+from scheduler.queued_task import State
 from scheduler.task_service_pb2_grpc import (
     TaskServiceServicer,
     add_TaskServiceServicer_to_server,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from scheduler.queued import State
+from scheduler.queued_task import State
 from scheduler.store import Store, queue_file
 from tests.scheduler.test_store import HOUR, INPUTS, POLICY, anything, task
 from tests.support.scheduler import NOW

@@ -24,7 +24,7 @@ from scheduler.messages import (
     write_status,
     write_task,
 )
-from scheduler.queued import Cursor, DatasetStatus, QueuedTask, State
+from scheduler.queued_task import Cursor, DatasetStatus, QueuedTask, State
 from tests.support.error_page import leaves
 from tests.support.refusal import count_refusal, refused
 

@@ -39,7 +39,7 @@ from scheduler.errors import (
     StoreUnavailable,
 )
 from scheduler.limits import Limits
-from scheduler.queued import QueuedTask, State
+from scheduler.queued_task import QueuedTask, State
 from scheduler.server import start_server
 from scheduler.service import Roster, Service
 from scheduler.store import Store, queue_file

@@ -34,7 +34,7 @@ from scheduler.errors import (
     TaskOversized,
 )
 from scheduler.limits import Limits
-from scheduler.queued import Cursor, State
+from scheduler.queued_task import Cursor, State
 from scheduler.service import Roster, Service
 from scheduler.store import Store, queue_file
 from tests.support.parties import Consortium, TaskWorld, local_party

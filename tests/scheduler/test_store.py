@@ -22,7 +22,7 @@ from scheduler.errors import (
     TaskNotQueued,
 )
 from scheduler.limits import Limits, Usage
-from scheduler.queued import Cursor, State
+from scheduler.queued_task import Cursor, State
 from scheduler.store import NewTask, Store, database_url, queue_file
 from tests.support.refusal import refused
 from tests.support.scheduler import NOW

@@ -151,7 +151,7 @@ class EnclaveWorld:
 
 
 @dataclass(frozen=True)
-class Denied:
+class NoResult:
     """A sealed outcome without a result, opened."""
 
     code: str
@@ -270,13 +270,13 @@ class LiveEnclave:
         with self.exchange(Kind.COLLECT, party, task=task) as exchange:
             return exchange.collect()
 
-    def wait(self, party: LocalParty, task: bytes) -> Result | Denied:
+    def wait(self, party: LocalParty, task: bytes) -> Result | NoResult:
         """Ask until there is an outcome; every input must have been released."""
         for _ in range(500):
             answer = self.collect(party, task)
             if isinstance(answer, Result):
                 plaintext = self.opened(party, task, answer)
-                return Denied(json.loads(plaintext)["code"]) if is_denial(plaintext) else answer
+                return NoResult(json.loads(plaintext)["code"]) if is_denial(plaintext) else answer
             assert answer.missing == ()
         raise AssertionError("no outcome")
 

@@ -25,7 +25,7 @@ from ratls import cli
 WRONG = "report/none"  # below a file: neither there nor to be made
 SECONDS = 60
 # What commands import when they run: once here, and not in every child.
-PRELOADED = ("ratls.appraise", "enclave_app.application", "provider.station", "scheduler.store")
+PRELOADED = ("ratls.appraise", "enclave_app.application", "provider.agent_tasks", "scheduler.store")
 
 
 def leaves(command: Any, name: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policy.cli import AnchorDigest, AnchorParty
-from ratls.cli_quote import (
+from ratls.cli_verify_quote import (
     WORST_FIRST,
     AcceptAdvisory,
     AcceptStatus,

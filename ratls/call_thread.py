@@ -1,7 +1,7 @@
 """Calls that wait inside a library: they run in a thread of their own, so that signals are heard.
 
-    with Aside() as aside:
-        found = aside.run(lambda: socket.getaddrinfo(host, port), seconds=10)
+    with CallThread() as thread:
+        found = thread.run(lambda: socket.getaddrinfo(host, port), seconds=10)
 
 Python hears Ctrl-C and SIGTERM between two steps of its main thread. A library that waits for a
 peer in one call is no such step: the peer would decide when the command ends.
@@ -21,7 +21,7 @@ WAKE_SECONDS = 0.5
 T = TypeVar("T")
 
 
-class Aside:
+class CallThread:
     """One thread that makes one call after another. Used by one thread.
 
     A call that was not waited for to its end goes on, and nothing waits for it: not the block,
@@ -32,7 +32,7 @@ class Aside:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
         self._calls = queue.SimpleQueue()
         self._last: Future[Any] | None = None
-        threading.Thread(target=self._run, name="aside", daemon=True).start()
+        threading.Thread(target=self._run, name="call", daemon=True).start()
 
     def __enter__(self) -> Self:
         return self

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from policy.anchor import Brought
     from policy.document import Policy
     from verifier.appraisal import Appraisal
+    from verifier.batch import Judge
     from verifier.errors import RatlsError
-    from verifier.many import Judge
     from verifier.shell import Shell
     from verifier.verify import VerifiedQuote
 
@@ -93,7 +93,7 @@ def quote(
         from functools import partial
 
         from verifier.acceptance import accept
-        from verifier.many import Judge, Shelf, expand
+        from verifier.batch import Judge, Shelf, expand
 
         instant = parse_instant(at)
         acceptance: Callable[[VerifiedQuote], Appraisal]
@@ -121,7 +121,7 @@ def _judge_all(files: Sequence[str], judge: Judge, workers: int | None, shell: S
     import sys
     import time
 
-    from verifier.many import WorkerLost, judging
+    from verifier.batch import WorkerLost, judging
 
     if workers is None:
         workers = _cores() if len(files) > FEW else 1

@@ -17,27 +17,27 @@ from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.document import Dataset, Policy, digest_text
 from policy.errors import PolicyNotAccepted
-from policy.journal import Reading, Released
+from policy.journal import Reading, ReleasedEntry
 from policy.rows import schema_digest
 from policy.state import StudyState
 from provider.errors import AcknowledgementMismatch, ReleaseUnclear, SourceDiffers
-from provider.once import Attempt, release_path
+from provider.release_state import Attempt, release_path
 from provider.sources import SourceSpec
 from ratls.stream import RowDigest, without_metadata
 from verifier.files import read_file
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class MatchingRelease:
     """A release whose rows are those of the source."""
 
     acknowledgement: Acknowledgement
     path: Path  # of its file
 
 
-def hold(
+def compare_source(
     state: Path, reading: Reading, source: SourceSpec, *, task: str | None, dataset: str | None
-) -> Held:
+) -> MatchingRelease:
     """Recompute the digest of one release over the rows of `source`.
 
     Args:
@@ -70,14 +70,14 @@ def hold(
             expected=digest_text(acknowledgement.rows_digest),
             found=digest_text(found),
         )
-    return Held(acknowledgement, path / "acknowledgement.json")
+    return MatchingRelease(acknowledgement, path / "acknowledgement.json")
 
 
-def _one(reading: Reading, task: str | None, dataset: str | None) -> Released:
-    fitting: Sequence[Released] = [
+def _one(reading: Reading, task: str | None, dataset: str | None) -> ReleasedEntry:
+    fitting: Sequence[ReleasedEntry] = [
         record.entry
         for record in reading.records
-        if isinstance(record.entry, Released)
+        if isinstance(record.entry, ReleasedEntry)
         and task in (None, record.entry.task)
         and dataset in (None, record.entry.dataset)
     ]

@@ -1,7 +1,7 @@
 """What releases and collections have in common: a task believed, an enclave that proves itself.
 
-    job = errand.believe()
-    with errand.attested(job, Kind.RELEASE, dataset="train_party_1") as session:
+    job = request.believe()
+    with request.attested(job, Kind.RELEASE, dataset="train_party_1") as session:
         session.exchange.fresh   # made inside this very stream, for this task and this party
         session.require_still()  # later: does all that was believed hold at this instant too?
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from policy.admission import admit
 from policy.attested import Attested
 from policy.document import Computation, Dataset, Policy, digest_text
-from policy.journal import Journal, Noted
+from policy.journal import Journal, NotedEntry
 from policy.party import LocalParty
 from policy.record import Record
 from policy.state import StudyState
@@ -66,7 +66,7 @@ class Believed:
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class EnclaveRequest:
     """What this party's own configuration says; nothing in it comes from a peer but the task."""
 
     task: bytes  #          signed envelope, as it was received
@@ -167,13 +167,13 @@ class Errand:
         roots = job.expectation.roots
         contents = Marks(self.state).require(self.collateral, roots)
         periods = contents.periods()
-        noted = Noted(
+        noted = NotedEntry(
             collateral=Subject.of(contents, roots, early=False).name,
             root_list=instant_text(periods["root CRL"].starts),
             platform_list=instant_text(periods["PCK CRL"].starts),
         )
         with Journal.open(self.state) as journal:
-            seen = [r.entry for r in journal.records if isinstance(r.entry, Noted)]
+            seen = [r.entry for r in journal.records if isinstance(r.entry, NotedEntry)]
             newest = next((n for n in reversed(seen) if n.collateral == noted.collateral), None)
             if newest is not None:
                 newest.require_reached_by(noted)
@@ -196,7 +196,7 @@ class Errand:
 class Session:
     """An exchange with an enclave that proved itself, and what that proof rests on."""
 
-    errand: Errand
+    request: EnclaveRequest
     job: Believed
     admitted: AdmittedCertificate
     exchange: ClientExchange
@@ -210,8 +210,8 @@ class Session:
         Raises:
             RatlsError: What `believe` and the appraisals say at this instant.
         """
-        at, expected = self.errand.clock(), self.job.expectation
-        self.errand.require_in_force(self.job, at)
+        at, expected = self.request.clock(), self.job.expectation
+        self.request.require_in_force(self.job, at)
         appraise_certificate(self.admitted.der, expected, at=at)
         quote = Evidence.parse(self.exchange.fresh.raw).quote
         verified = verify_quote(quote, expected.collateral, roots=expected.roots, at=at)
@@ -231,7 +231,7 @@ class Watch:
 
     def ask(self) -> None:
         """Raises: as `Session.require_still`."""
-        second = int(self._session.errand.clock().timestamp())
+        second = int(self._session.request.clock().timestamp())
         if second != self._second:
             self._session.require_still()
             self._second = second

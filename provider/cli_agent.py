@@ -14,7 +14,7 @@ from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
-    from policy.journal import Reading, Record
+    from policy.journal import JournalRecord, Reading
     from provider.agent import Agent
     from scheduler.client import SchedulerClient
 
@@ -66,8 +66,8 @@ def _agent(
         prepare_process()  # before anything loads gRPC, which reads the environment once
         from provider.agent import Agent, Event, Line
         from provider.agent_config import AgentConfig
+        from provider.agent_tasks import TaskReleaser
         from provider.mailbox import mailbox
-        from provider.station import Station
         from ratls.log import open_log
         from ratls.serving import supervised
         from verifier.anchors import Mode
@@ -78,35 +78,37 @@ def _agent(
         with (
             supervised(open_log()),
             _ending_when_told(once),
-            Station.open(
+            TaskReleaser.open(
                 settings,
                 allow_simulation=allow_simulation,
                 timeout=timeout,
                 clock=lambda: parse_instant(None),
-            ) as station,
+            ) as releaser,
         ):
-            if station.mode is Mode.SIMULATION:
+            if releaser.mode is Mode.SIMULATION:
                 shell.warn_simulation()
 
             def say(line: Line) -> None:
-                shell.announce({**line.as_json(), "party": station.party.party_id}, line.text())
+                shell.announce({**line.as_json(), "party": releaser.party.party_id}, line.text())
 
             def lost(refusal: RatlsError, again: float) -> None:
                 say(
-                    Line(Event.MAILBOX, station.clock(), station.mode, refusal=refusal, again=again)
+                    Line(
+                        Event.MAILBOX, releaser.clock(), releaser.mode, refusal=refusal, again=again
+                    )
                 )
 
             def back() -> None:
-                say(Line(Event.MAILBOX_BACK, station.clock(), station.mode))
+                say(Line(Event.MAILBOX_BACK, releaser.clock(), releaser.mode))
 
             with mailbox(
-                settings.scheduler, settings.scheduler_certificate, station.party
+                settings.scheduler, settings.scheduler_certificate, releaser.party
             ) as client:
-                agent = Agent(station, client.report, say, persistent=not once)
+                agent = Agent(releaser, client.report, say, persistent=not once)
                 if once:
                     _empty(agent, client)
                 else:
-                    shell.say(f"watching {settings.scheduler} as {station.party.party_id}")
+                    shell.say(f"watching {settings.scheduler} as {releaser.party.party_id}")
                     _watch(agent, client, lost, back)
         if agent.worst:
             raise typer.Exit(int(agent.worst))
@@ -231,10 +233,10 @@ def _held(
     state: Path, reading: Reading, source: Path, task: str | None, dataset: str | None
 ) -> dict[str, Any]:
     from policy.document import digest_text
-    from provider.held import hold
+    from provider.source_check import compare_source
     from provider.sources import source_at
 
-    held = hold(state, reading, source_at(source), task=task, dataset=dataset)
+    held = compare_source(state, reading, source_at(source), task=task, dataset=dataset)
     document = held.acknowledgement
     return {
         "source": str(source),
@@ -290,7 +292,7 @@ def _head_text(reading: Reading) -> str:
     return f"{head['lines']} lines, head {head['head']}"
 
 
-def _place(record: Record) -> dict[str, Any]:
+def _place(record: JournalRecord) -> dict[str, Any]:
     from policy.document import digest_text
     from policy.statement import instant_text
 
@@ -316,7 +318,7 @@ _STEPS = {
 }
 
 
-def _told(record: Record, fields: dict[str, Any]) -> str:
+def _told(record: JournalRecord, fields: dict[str, Any]) -> str:
     """One record as a line for people."""
     from policy.statement import instant_text
 

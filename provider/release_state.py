@@ -15,7 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from policy.journal import Committed, Record, Released, Reserved, Returned
+from policy.journal import (
+    CommittedEntry,
+    JournalRecord,
+    ReleasedEntry,
+    ReservedEntry,
+    ReturnedEntry,
+)
 from provider.errors import (
     ReleaseStateDamaged,
     ReleaseUnderWay,
@@ -27,11 +33,11 @@ from verifier.errors import LockHeld
 from verifier.files import locked, own_folder, read_file, write_atomically
 
 
-def require_unreleased(records: tuple[Record, ...], task: str, dataset: str) -> None:
+def require_unreleased(records: tuple[JournalRecord, ...], task: str, dataset: str) -> None:
     """Raises: TaskAlreadyReleased. `task` is its digest as text."""
     for record in records:
         entry = record.entry
-        if isinstance(entry, Released) and (entry.task, entry.dataset) == (task, dataset):
+        if isinstance(entry, ReleasedEntry) and (entry.task, entry.dataset) == (task, dataset):
             raise TaskAlreadyReleased(
                 f"task {task}, dataset {dataset}",
                 expected="a task not released yet",
@@ -40,8 +46,8 @@ def require_unreleased(records: tuple[Record, ...], task: str, dataset: str) -> 
 
 
 def require_instance(
-    records: tuple[Record, ...], task: str, dataset: str, instance: bytes
-) -> Reserved | None:
+    records: tuple[JournalRecord, ...], task: str, dataset: str, instance: bytes
+) -> ReservedEntry | None:
     """The reservation of this release, None where there is none yet.
 
     Raises:
@@ -63,7 +69,7 @@ def require_instance(
 class Reservation:
     """The last reservation of one release, and what followed it."""
 
-    entry: Reserved
+    entry: ReservedEntry
     returned: bool = False
     committed: bool = False
 
@@ -73,24 +79,24 @@ class Reservation:
         return self.committed or not self.returned
 
 
-def reservations(records: Iterable[Record]) -> dict[tuple[str, str], Reservation]:
+def reservations(records: Iterable[JournalRecord]) -> dict[tuple[str, str], Reservation]:
     """By task and dataset."""
     found: dict[tuple[str, str], Reservation] = {}
     for record in records:
         entry = record.entry
-        if isinstance(entry, Reserved):
+        if isinstance(entry, ReservedEntry):
             before = found.get((entry.task, entry.dataset))
             committed = before is not None and before.committed
             found[entry.task, entry.dataset] = Reservation(entry, committed=committed)
-        elif isinstance(entry, Returned | Committed):
+        elif isinstance(entry, ReturnedEntry | CommittedEntry):
             held = found.get((entry.task, entry.dataset))
             if held is not None:
-                held.returned |= isinstance(entry, Returned)
-                held.committed |= isinstance(entry, Committed)
+                held.returned |= isinstance(entry, ReturnedEntry)
+                held.committed |= isinstance(entry, CommittedEntry)
     return found
 
 
-def ended(records: Iterable[Record], at: datetime) -> list[Reserved]:
+def ended(records: Iterable[JournalRecord], at: datetime) -> list[ReservedEntry]:
     """Reservations whose task has ended before any commit was signed.
 
     Without a commit no enclave computes, and to an ended task none is signed any more. That is
@@ -108,7 +114,7 @@ def ended(records: Iterable[Record], at: datetime) -> list[Reserved]:
 
 
 def require_attempt(
-    records: Iterable[Record], task: str, dataset: str, attempt: Attempt | None
+    records: Iterable[JournalRecord], task: str, dataset: str, attempt: Attempt | None
 ) -> None:
     """A commit that the journal names is kept too, or a second one would be made beside it.
 
@@ -122,7 +128,7 @@ def require_attempt(
 
 
 def require_uses_left(
-    records: tuple[Record, ...], task: str, *, study: str, computation: str, uses: int
+    records: tuple[JournalRecord, ...], task: str, *, study: str, computation: str, uses: int
 ) -> None:
     """A computation's `uses` are tasks for which rows may have left, whatever came of them.
 

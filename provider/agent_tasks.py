@@ -1,8 +1,8 @@
 """An agent's own configuration at work: is this task for us, and may its rows leave?
 
-    with Station.open(config, allow_simulation=False, timeout=600, clock=now) as station:
-        ask = station.sift(envelope)              # talks to nobody, writes nothing
-        station.release(ask, ask.datasets[0])     # through `provider.release`, journalled
+    with Station.open(config, allow_simulation=False, timeout=600, clock=now) as releaser:
+        task = releaser.sift(envelope)              # talks to nobody, writes nothing
+        releaser.release(task, task.datasets[0])    # through `provider.release`, journalled
 
 Both questions are answered without the scheduler that brought the task.
 """
@@ -21,10 +21,10 @@ from policy.passphrase import passphrase_source
 from policy.state import StudyState
 from policy.task import Task
 from provider.agent_config import AgentConfig, EnclavePlace
-from provider.errand import Errand
 from provider.errors import AgentRunning, DatasetNotConfigured, EnclaveNotConfigured
+from provider.exchange import EnclaveRequest
+from provider.journalling import Journalling
 from provider.release import Release, release
-from provider.trail import Trail
 from verifier.anchors import Mode
 from verifier.errors import LockHeld
 from verifier.files import locked, read_collateral
@@ -32,7 +32,7 @@ from verifier.modes import anchors_for
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class AgentTask:
     """A task that somebody whom the policy lets ask has signed, and what it asks of this party."""
 
     raw: bytes
@@ -42,7 +42,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Station:
+class TaskReleaser:
     """What the party's own configuration says, checked once when the agent starts."""
 
     config: AgentConfig
@@ -83,7 +83,7 @@ class Station:
         with _only_one(config):
             yield cls(config, party, roots.mode, allow_simulation, timeout, clock)
 
-    def sift(self, raw: bytes) -> Ask | None:
+    def sift(self, raw: bytes) -> AgentTask | None:
         """Is this a task for us at all? None for another study, whoever signed it.
 
         Cheap, and nothing of it is journalled: whoever runs the scheduler could fill the disk
@@ -105,18 +105,18 @@ class Station:
         assert computation is not None  # `Task.open` refuses what the policy does not have
         datasets = [policy.dataset_by_id(name) for name in computation.inputs]
         own = (d.id for d in datasets if d is not None and d.owner == self.party.party_id)
-        return Ask(raw, task.digest, tuple(own), tuple(e.name for e in policy.enclave))
+        return AgentTask(raw, task.digest, tuple(own), tuple(e.name for e in policy.enclave))
 
-    def release(self, ask: Ask, dataset: str) -> Release:
+    def release(self, task: AgentTask, dataset: str) -> Release:
         """Release one own dataset for this task, by `provider.release`.
 
         Raises:
             DatasetNotConfigured, EnclaveNotConfigured: The configuration does not say how.
             RatlsError: What reading the collateral, and `release`, raise. All stand in the journal.
         """
-        trail = Trail(self.config.state, "release", self.clock, dataset)
-        trail.task = ask.digest
-        with trail.refusals_recorded():
+        journalling = Journalling(self.config.state, "release", self.clock, dataset)
+        journalling.task = task.digest
+        with journalling.refusals_recorded():
             source = self.config.sources.get(dataset)
             if source is None:
                 raise DatasetNotConfigured(
@@ -124,10 +124,10 @@ class Station:
                     expected=f"a source for it, as for {', '.join(self.config.sources)}",
                     found="none",
                 )
-            name, place = self._enclave(ask.enclaves)
+            name, place = self._enclave(task.enclaves)
             collateral = read_collateral(place.collateral)
-        errand = Errand(
-            task=ask.raw,
+        request = EnclaveRequest(
+            task=task.raw,
             address=place.address,
             collateral=collateral,
             party=self.party,
@@ -137,7 +137,7 @@ class Station:
             clock=self.clock,
             enclave=name,
         )
-        return release(errand, dataset, source)
+        return release(request, dataset, source)
 
     def _enclave(self, listed: tuple[str, ...]) -> tuple[str, EnclavePlace]:
         """The first that the policy lists and the configuration knows: the same for all parties

@@ -18,13 +18,13 @@ from simulation.documents import instant
 from simulation.intel import new_key
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import AT, World, processor_world, put, world
+from verifier.batch import Answers, Shelf, WorkerLost, expand, in_order, judging
 from verifier.errors import (
     CollateralOfOtherPlatforms,
     StatusNeverAcceptable,
     TcbInfoMismatch,
     TcbInfoSignatureInvalid,
 )
-from verifier.many import Answers, Shelf, WorkerLost, expand, in_order, judging
 from verifier.verify import verify_quote
 
 DAY = timedelta(days=1)
@@ -34,7 +34,7 @@ FILES = [f"file-{number}" for number in range(200)]
 
 
 @dataclass(eq=False)
-class CountingHand:
+class CountingWorker:
     """A worker that finishes when it is told to."""
 
     begun: list[int]  # by all of them, in this order
@@ -55,12 +55,12 @@ def test_whoever_finishes_first_the_order_is_that_of_the_files(
     total: int, count: int, ahead: int, random: st.DataObject
 ) -> None:
     begun: list[int] = []
-    hands = [CountingHand(begun) for _ in range(count)]
+    workers = [CountingWorker(begun) for _ in range(count)]
 
-    def ready(busy: Sequence[CountingHand]) -> list[CountingHand]:
+    def ready(busy: Sequence[CountingWorker]) -> list[CountingWorker]:
         return random.sample(list(busy), random.randint(1, len(busy)))  # type: ignore[attr-defined]
 
-    answers = [a.text for a in in_order(total, hands, ready, ahead=ahead)]
+    answers = [a.text for a in in_order(total, workers, ready, ahead=ahead)]
     assert answers == [f"{number}\n" for number in range(total)]
     assert begun == list(range(total))
 
@@ -68,23 +68,23 @@ def test_whoever_finishes_first_the_order_is_that_of_the_files(
 def test_one_slow_file_does_not_pile_up_the_answers_on_all_that_follow() -> None:
     """Ten million files behind one on a stuck disk would otherwise fill the memory."""
     begun: list[int] = []
-    hands = [CountingHand(begun) for _ in range(3)]
+    workers = [CountingWorker(begun) for _ in range(3)]
     seen: list[int] = []
 
-    def all_but_the_first(busy: Sequence[CountingHand]) -> list[CountingHand]:
+    def all_but_the_first(busy: Sequence[CountingWorker]) -> list[CountingWorker]:
         seen.append(len(begun))
-        others = [hand for hand in busy if hand.number != 0]
+        others = [worker for worker in busy if worker.number != 0]
         return others or list(busy)  # the slow one, when nothing else is left to do
 
-    answers = in_order(1000, hands, all_but_the_first, ahead=8)
+    answers = in_order(1000, workers, all_but_the_first, ahead=8)
     assert next(answers).text == "0\n"
     assert max(seen) == 8
 
 
 def test_nothing_more_is_begun_while_nobody_reads() -> None:
     begun: list[int] = []
-    hands = [CountingHand(begun) for _ in range(2)]
-    answers = in_order(1000, hands, list, ahead=6)
+    workers = [CountingWorker(begun) for _ in range(2)]
+    answers = in_order(1000, workers, list, ahead=6)
     for number in range(100):
         assert next(answers).text == f"{number}\n"
         assert len(begun) <= number + 6

@@ -13,12 +13,12 @@ from typing import Literal
 
 from policy.document import digest_text
 from policy.errors import AuditError, StateCopied
-from policy.journal import Entry, Journal, Record, Refused, Step, has_begun, outcomes
+from policy.journal import Entry, Journal, JournalRecord, RefusedEntry, Step, has_begun, outcomes
 from verifier.anchors import Mode
 from verifier.errors import RatlsError
 
 
-class Trail:
+class Journalling:
     """One release or collection, as the journal sees it; what it knows grows on the way."""
 
     def __init__(
@@ -66,8 +66,8 @@ class Trail:
         with Journal.open(self._folder) as journal:
             yield journal
 
-    def _refusal(self, refusal: RatlsError) -> Refused:
-        return Refused(
+    def _refusal(self, refusal: RatlsError) -> RefusedEntry:
+        return RefusedEntry(
             action=self._action,
             task=None if self.task is None else digest_text(self.task),
             dataset=self._dataset,
@@ -80,7 +80,7 @@ class Trail:
         )
 
 
-def _stands(records: tuple[Record, ...], refusal: Refused) -> bool:
+def _stands(records: tuple[JournalRecord, ...], refusal: RefusedEntry) -> bool:
     """Is this the last that was recorded about this task and dataset?"""
     about = (refusal.task, refusal.dataset)
     for record in reversed(records):

@@ -14,8 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 from policy.document import digest_text
-from ratls.cli_forecast import parse_within
 from ratls.cli_verify import app
+from ratls.cli_verify_forecast import parse_within
 from simulation.documents import instant, tcb_level
 from simulation.intel import root_name
 from tests.support.intel import AT, World

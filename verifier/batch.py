@@ -213,7 +213,7 @@ class WorkerLost(Exception):
     """A worker ended before its answers came: killed, out of memory, or a bug of ours."""
 
 
-class Hand(Protocol):
+class Worker(Protocol):
     """Who works on one batch at a time."""
 
     def ask(self, number: int) -> None:
@@ -223,31 +223,31 @@ class Hand(Protocol):
         """Its answers."""
 
 
-H = TypeVar("H", bound=Hand)
+W = TypeVar("W", bound=Worker)
 
 
 def in_order(
-    total: int, hands: Sequence[H], ready: Callable[[Sequence[H]], Iterable[H]], *, ahead: int
+    total: int, workers: Sequence[W], ready: Callable[[Sequence[W]], Iterable[W]], *, ahead: int
 ) -> Iterator[Answers]:
     """The answers of batches 0 to `total` - 1, in this order, whoever finishes first.
 
     Args:
         total: How many batches there are.
-        hands: Who works on them, each on one at a time.
-        ready: Waits, and returns those of the hands given that have finished. At least one.
+        workers: Who works on them, each on one at a time.
+        ready: Waits, and returns those of the workers given that have finished. At least one.
         ahead: How many batches are begun and not yet handed on, at most.
     """
-    idle, busy, finished = list(hands), dict[H, int](), dict[int, Answers]()
+    idle, busy, finished = list(workers), dict[W, int](), dict[int, Answers]()
     begun = handed_on = 0
     while handed_on < total:
         while idle and begun < min(total, handed_on + ahead):
-            hand = idle.pop()
-            hand.ask(begun)
-            busy[hand] = begun
+            worker = idle.pop()
+            worker.ask(begun)
+            busy[worker] = begun
             begun += 1
-        for hand in ready(list(busy)):
-            finished[busy.pop(hand)] = hand.take()
-            idle.append(hand)
+        for worker in ready(list(busy)):
+            finished[busy.pop(worker)] = worker.take()
+            idle.append(worker)
         while handed_on in finished:
             yield finished.pop(handed_on)
             handed_on += 1
@@ -272,29 +272,29 @@ def judging(
     if workers == 1 or len(batches) < 2:
         yield map(judge, files)
         return
-    hands: list[_Worker] = []
+    started: list[_WorkerProcess] = []
     # Ctrl-C reaches the whole group: the workers never see it, and this process ends them.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         try:
             for _ in range(min(workers, len(batches))):
-                hands.append(_Worker(batches, judge, hands))
+                started.append(_WorkerProcess(batches, judge, started))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        yield in_order(len(batches), hands, _ready, ahead=BATCHES_AHEAD * len(hands))
+        yield in_order(len(batches), started, _ready, ahead=BATCHES_AHEAD * len(started))
     finally:
-        for hand in hands:
-            hand.end()
+        for worker in started:
+            worker.end()
 
 
 Batches: TypeAlias = Sequence[Sequence[str]]
 
 
-class _Worker:
+class _WorkerProcess:
     """A forked process, and the pipe to it. Numbers go in, answers come out."""
 
     def __init__(
-        self, batches: Batches, judge: Callable[[str], Answers], older: Iterable[_Worker]
+        self, batches: Batches, judge: Callable[[str], Answers], older: Iterable[_WorkerProcess]
     ) -> None:
         # Wherever this project runs there is fork: its files are locked with `fcntl`.
         context = get_context("fork")
@@ -337,7 +337,7 @@ class _Worker:
         self.process.join()
 
 
-def _ready(workers: Sequence[_Worker]) -> Iterable[_Worker]:
+def _ready(workers: Sequence[_WorkerProcess]) -> Iterable[_WorkerProcess]:
     done = set(wait([worker.pipe for worker in workers]))
     return [worker for worker in workers if worker.pipe in done]
 

@@ -1,0 +1,234 @@
+"""`ratls task`: ask for a computation, and collect its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provider.cli_task_queue import show, submit, watch
+from provider.options import (
+    CollateralFile,
+    EnclaveAt,
+    Json,
+    MailboxAt,
+    MailboxCertificate,
+    PartyDir,
+    PassphraseFile,
+    StateDir,
+    TaskFile,
+    Timeout,
+    enclave_request,
+    enclave_shown,
+    require_both,
+    state_folder,
+)
+from verifier.modes import with_simulation_option
+from verifier.usage import Commands
+
+if TYPE_CHECKING:
+    from provider.collect import Outputs
+    from provider.exchange import EnclaveRequest
+    from scheduler.queued_task import DatasetStatus
+    from verifier.shell import Shell
+
+task = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Ask for an agreed computation; fetch its result."
+)
+
+
+def sign(
+    party: PartyDir,
+    study: Annotated[str, typer.Option(help="Study whose accepted policy is meant.")],
+    computation: Annotated[str, typer.Option(help="Id of the computation in the policy.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to make.")],
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter left open; TOML value."),
+    ] = None,
+    valid_for: Annotated[str, typer.Option(help="Like 30m, 1h or 7d.")] = "1h",
+    passphrase_file: PassphraseFile = None,
+    state: StateDir = None,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Sign a task: one run of an agreed computation, for every provider to check by itself.
+
+    Example: ratls task sign --study my-study --computation train --party carol -o task.json
+    """
+    from verifier.shell import parse_instant, refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        from policy.party import LocalParty
+        from policy.passphrase import passphrase_source
+        from policy.statement import instant_text
+        from provider.task_signing import (
+            parse_duration,
+            parse_parameters,
+            policy_in_force,
+            sign_task,
+        )
+        from verifier.anchors import Mode
+        from verifier.files import write_new
+        from verifier.modes import anchors_for
+
+        parameters, lifetime = parse_parameters(setting or []), parse_duration(valid_for)
+        local = LocalParty.load(party, passphrase_source(passphrase_file))
+        at = parse_instant(None)
+        policy = policy_in_force(local, state_folder(state), study, at=at)
+        mode = anchors_for(policy.platform.root, allow_simulation=allow_simulation).mode
+        if mode is Mode.SIMULATION:
+            shell.warn_simulation()
+        made, envelope = sign_task(local, policy, computation, parameters, lifetime, at=at)
+        write_new(output, envelope, mode=0o644)
+        until = instant_text(made.expires)
+        shell.answer(
+            {
+                "task": str(output),
+                "task_digest": f"sha256:{made.digest.hex()}",
+                "policy_digest": f"sha256:{made.policy_digest.hex()}",
+                "study": made.study,
+                "computation": made.computation,
+                "submitter": made.submitter,
+                "expires": until,
+                "mode": mode.value,
+            },
+            f"{output}: {made.computation} of {made.study}, signed by {made.submitter}, "
+            f"until {until}\n  sha256:{made.digest.hex()}",
+        )
+
+
+task.command("sign")(with_simulation_option(sign))
+task.command("submit")(submit)
+task.command("list")(show)
+task.command("watch")(watch)
+
+
+def result(
+    task_file: TaskFile,
+    enclave: EnclaveAt,
+    collateral: CollateralFile,
+    party: PartyDir,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the result.")],
+    receipt: Annotated[
+        Path | None, typer.Option(help="File for the receipt. Default: beside the result.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="File for your signed record. Default: beside the result.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write the result as it was sealed, not indented.")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, max=86_400, help="Seconds to wait for missing inputs.")
+    ] = 0,
+    scheduler: MailboxAt = None,
+    scheduler_certificate: MailboxCertificate = None,
+    passphrase_file: PassphraseFile = None,
+    state: StateDir = None,
+    timeout: Timeout = 60,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Have the enclave prove itself, fetch the result of a task, check its receipt, decrypt it.
+
+    Existing files are never overwritten. With --scheduler, a result that can never come is told
+    apart from one that must be waited for: 6 where the enclave was started anew after a release.
+
+    Example: ratls task result --task task.json --enclave enclave.example:7443
+    --collateral collateral.json --party carol -o result.json --wait 60
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    require_both(scheduler, scheduler_certificate)
+    with refusals_as_exit_status(json_output) as shell:
+        from provider.collect import Outputs, collect
+
+        outputs = Outputs(
+            output,
+            receipt or output.with_suffix(".receipt.json"),
+            record or output.with_suffix(".record.json"),
+        )
+        request = enclave_request(
+            shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
+            allow_simulation,
+        )  # fmt: skip
+        with (
+            _waiting(shell) as waiting,
+            _reports(shell, request, scheduler, scheduler_certificate) as reported,
+        ):
+            done = collect(request, outputs, raw=raw, wait=wait, waiting=waiting, reported=reported)
+        if not json_output:
+            shell.show_appraisal(done.fresh.appraisal)
+        inputs = [i.dataset for i in done.receipt.inputs]
+        shell.answer(
+            {
+                "result": str(outputs.result),
+                "bytes": done.size,
+                "receipt": str(outputs.receipt),
+                "record": str(outputs.record),
+                "task_digest": f"sha256:{done.receipt.task_digest.hex()}",
+                "computation": done.receipt.computation,
+                "run": done.receipt.run,
+                "inputs": inputs,
+            }
+            | enclave_shown(done.fresh, done.mode, enclave),
+            f"collected: {done.receipt.computation} over {', '.join(inputs)} from "
+            f"{done.fresh.admission.enclave.name}; its receipt holds ({done.mode})\n"
+            f"{_paths(outputs)}",
+        )
+
+
+task.command("result")(with_simulation_option(result))
+
+
+def _paths(outputs: Outputs) -> str:
+    return (
+        f"  result        {outputs.result}\n"
+        f"  receipt       {outputs.receipt}\n"
+        f"  signed record {outputs.record}"
+    )
+
+
+@contextmanager
+def _reports(
+    shell: Shell, request: EnclaveRequest, scheduler: str | None, certificate: Path | None
+) -> Iterator[Callable[[bytes], tuple[DatasetStatus, ...]]]:
+    """What a mailbox says of a task's datasets: nothing where there is none, or it is away."""
+    if scheduler is None or certificate is None:
+        yield lambda digest: ()
+        return
+    from provider.mailbox import mailbox
+    from ratls.address import Address
+    from verifier.errors import RatlsError
+
+    with mailbox(Address.parse(scheduler), certificate, request.party) as client:
+
+        def ask(digest: bytes) -> tuple[DatasetStatus, ...]:
+            try:
+                queued = client.list(task_digest=digest)
+            except RatlsError as refusal:
+                shell.say(f"[{refusal.code}] {refusal}")
+                return ()
+            return tuple(d for task in queued if task.digest == digest for d in task.datasets)
+
+        yield ask
+
+
+@contextmanager
+def _waiting(shell: Shell) -> Iterator[Callable[[str], None]]:
+    """What a result still waits for, on stderr; nothing without a terminal."""
+    from rich.markup import escape
+
+    from verifier.shell import can_redraw
+
+    if shell.json_output or not can_redraw(shell.err):
+        yield lambda missing: None
+        return
+    with shell.err.status("asking the enclave") as status:
+        yield lambda missing: status.update(f"no result yet: {escape(missing)}")
