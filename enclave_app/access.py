@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from enclave_app.errors import (
-    ChannelIdentityShared,
-    CollectNotAuthorized,
-    PeerUnknown,
-    ReasonNotAgreed,
-    ReleaseNotAuthorized,
-    ServerWouldNotAuthenticate,
-)
 from policy.channel import URI_PREFIX, ChannelCertificate
 from policy.document import Computation, Dataset, Party, Policy
+from ratls.errors import AuthorizationError, PeerIdentityError
+from verifier.errors import ConfigError
+
+
+class ServerWouldNotAuthenticate(ConfigError):
+    """The server would be built without the check of its clients' certificates."""
+
+    code = "server-would-not-authenticate"
+    default_fix = "the policy must list a channel certificate for each party"
+
+
+class ChannelIdentityShared(ConfigError):
+    """Two parties could not be told apart by their channel certificates."""
+
+    code = "channel-identity-shared"
+    default_fix = "each party needs its own id and its own channel key"
 
 
 def client_roots(certificates: Sequence[ChannelCertificate]) -> bytes:
@@ -33,6 +41,13 @@ def client_roots(certificates: Sequence[ChannelCertificate]) -> bytes:
     return "".join(certificate.pem for certificate in certificates).encode("ascii")
 
 
+class PeerUnknown(PeerIdentityError):
+    """The channel certificate is that of no party in the policy."""
+
+    code = "peer-unknown"
+    default_fix = "use the channel certificate that the policy lists for your party"
+
+
 def identify(policy: Policy, peer_identity: bytes) -> Party:
     """The party behind an authenticated connection.
 
@@ -47,6 +62,13 @@ def identify(policy: Policy, peer_identity: bytes) -> Party:
         if peer_identity == f"{URI_PREFIX}{party.id}".encode():
             return party
     raise PeerUnknown("peer", expected="a party of the policy", found="another name")
+
+
+class ReleaseNotAuthorized(AuthorizationError):
+    """The dataset is not the peer's, not an input of the task, or does not exist."""
+
+    code = "release-not-authorized"
+    default_fix = "release a dataset that the policy says is yours and the task's computation uses"
 
 
 def require_release(
@@ -64,6 +86,13 @@ def require_release(
     return dataset
 
 
+class ReasonNotAgreed(AuthorizationError):
+    """The policy lets nobody ask why a result was denied."""
+
+    code = "reason-not-agreed"
+    default_fix = 'agree on a policy with `reasons = "own input"` in the computation\'s release'
+
+
 def require_reason(
     policy: Policy, party: Party, computation: Computation, dataset_id: str
 ) -> Dataset:
@@ -77,6 +106,13 @@ def require_reason(
     if computation.release.reasons is None:
         raise ReasonNotAgreed("reason", expected="one that the policy gives", found="none")
     return dataset
+
+
+class CollectNotAuthorized(AuthorizationError):
+    """The peer is no recipient of the task's computation."""
+
+    code = "collect-not-authorized"
+    default_fix = "only the recipients that the policy names may fetch a result"
 
 
 def require_collect(party: Party, computation: Computation) -> None:

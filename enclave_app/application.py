@@ -24,7 +24,7 @@ from typing import Self
 
 from enclave_app.access import require_collect, require_reason
 from enclave_app.compute import agreed, compute, denied, own_reasons, required
-from enclave_app.errors import AttesterModeMismatch, ComputationFailed, ComputationTooLong
+from enclave_app.errors import ComputeDeniedError
 from enclave_app.intake import Intake
 from enclave_app.limits import Limits, MemoryBudget, Need
 from enclave_app.receive import Receiving
@@ -40,13 +40,34 @@ from ratls.identity import EnclaveIdentity
 from ratls.log import Log, bind, place_of
 from ratls.stream import Hello, Kind, ServerExchange
 from verifier.anchors import Mode
-from verifier.errors import RatlsError
+from verifier.errors import ModeMismatchError, RatlsError
 
 KEEPER_SECONDS = 1.0
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+class AttesterModeMismatch(ModeMismatchError):
+    """The attester simulates and the policy demands hardware, or the reverse."""
+
+    code = "attester-mode-mismatch"
+    default_fix = "the policy's root and --attester must both be real or both be simulated"
+
+
+class ComputationTooLong(ComputeDeniedError):
+    """The computation takes longer than the enclave lets it."""
+
+    code = "computation-too-long"
+    default_fix = "agree on fewer rows, columns or iterations"
+
+
+class ComputationFailed(ComputeDeniedError):
+    """The computation ended with an error that its authors did not foresee."""
+
+    code = "computation-failed"
+    default_fix = "run the computation on rows of your own making, and tell the authors"
 
 
 class Enclave:

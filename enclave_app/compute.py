@@ -17,16 +17,23 @@ import pyarrow as pa
 
 from enclave_app.computations import COMPUTATIONS
 from enclave_app.deadline import asking
-from enclave_app.errors import ComputationTooLarge
 from enclave_app.limits import Need
 from enclave_app.release import Input, denial, padded, padded_size, released, require_groups
 from enclave_app.session import Denied, Released
 from policy.document import Computation, Dataset, Policy
+from policy.errors import ResourceLimitError
 from policy.receipt import SALT_LENGTH, SALT_SIZE, result_digest, salted
 from policy.rows import arrow_type
 from policy.seal import result_info, seal_result
 from policy.task import Task
 from verifier.errors import RatlsError
+
+
+class ComputationTooLarge(ResourceLimitError):
+    """With all rows that the policy allows, the computation would not fit into the enclave."""
+
+    code = "computation-too-large"
+    default_fix = "agree on a smaller max_rows, or on fewer columns"
 
 
 def required(policy: Policy, task: Task, limit: int) -> Need:

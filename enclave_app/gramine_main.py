@@ -15,9 +15,9 @@ from pathlib import Path
 
 import typer
 
-from enclave_app.errors import ArgumentsUnexpected
 from enclave_app.serving import serve
 from ratls.gramine import GramineAttester
+from verifier.errors import ConfigError, Exit
 from verifier.shell import refusals_as_exit_status
 
 # The manifest lists this file, alone, under sgx.allowed_files.
@@ -25,6 +25,14 @@ AGREEMENT = Path("/etc/ratls/agreement.json")
 # Every interface: which address the outside sees is the host's to arrange, and proves nothing.
 LISTEN = "0.0.0.0:7443"
 ROOTS = frozenset({"intel"})
+
+
+class ArgumentsUnexpected(ConfigError):
+    """The production entry point was given arguments, and takes none."""
+
+    code = "arguments-unexpected"
+    exit_status = Exit.USAGE
+    default_fix = "start it bare: a measured manifest fixes how; `ratls enclave serve` has options"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -16,11 +16,33 @@ import threading
 
 import pyarrow as pa
 
-from enclave_app.errors import AttemptClosed, BatchesExceeded, InputEmpty, RowsNotAsDeclared
+from enclave_app.errors import AttemptClosed
 from enclave_app.limits import Limits, MemoryBudget, Need
 from policy.document import Dataset
-from policy.errors import InvalidDataError
+from policy.errors import InvalidDataError, ResourceLimitError
 from policy.rows import arrow_schema, check_batch, check_schema
+from ratls.errors import StreamIntegrityError
+
+
+class BatchesExceeded(ResourceLimitError):
+    """A release consists of more batches than the enclave keeps."""
+
+    code = "batches-exceeded"
+    default_fix = "send batches of 1 to 4 MiB"
+
+
+class RowsNotAsDeclared(StreamIntegrityError):
+    """A null, a number that is not finite, or a value outside its domain, in an agreed column."""
+
+    code = "rows-not-as-declared"
+    default_fix = "use `ratls provider push`: it checks every row before it sends any, and names it"
+
+
+class InputEmpty(StreamIntegrityError):
+    """A dataset without a single row was committed."""
+
+    code = "input-empty"
+    default_fix = "check the source: it has no rows"
 
 
 class Intake:

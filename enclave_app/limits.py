@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from enclave_app.errors import ExchangesExhausted, MemoryExhausted
+from policy.errors import ResourceLimitError
 
 MEBIBYTE = 1 << 20
 
@@ -57,6 +57,13 @@ class Need:
     def bytes(self, rows: int, received: int) -> int:
         """For so many rows, which are `received` bytes as they came."""
         return rows * self.per_row + received * self.copies
+
+
+class ExchangesExhausted(ResourceLimitError):
+    """Too many exchanges run at once."""
+
+    code = "exchanges-exhausted"
+    default_fix = "wait until your other calls have ended, then try again"
 
 
 class Slots:
@@ -106,6 +113,13 @@ class Slots:
         finally:
             with self._lock:
                 self._running[party] -= 1
+
+
+class MemoryExhausted(ResourceLimitError):
+    """The enclave cannot hold more rows."""
+
+    code = "memory-exhausted"
+    default_fix = "wait until running tasks are finished, then release again with the same task"
 
 
 class MemoryBudget:

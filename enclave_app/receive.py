@@ -13,23 +13,40 @@ from typing import TYPE_CHECKING
 
 from enclave_app.access import require_release
 from enclave_app.compute import agreed
-from enclave_app.errors import (
-    CommitCountMismatch,
-    CommitDigestMismatch,
-    CommitOfAnotherRelease,
-    ExchangeTooLong,
-)
 from enclave_app.intake import Intake
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.document import Party
+from policy.errors import ResourceLimitError
 from policy.rows import schema_digest
 from policy.task import Task
+from ratls.errors import StreamIntegrityError
 from ratls.log import Log
 from ratls.stream import Caps, CommitMessage, Hello, RowDigest, ServerExchange
 
 if TYPE_CHECKING:
     from enclave_app.application import Enclave
+
+
+class ExchangeTooLong(ResourceLimitError):
+    """A release takes longer than the enclave waits."""
+
+    code = "exchange-too-long"
+    default_fix = "release again with the same task, over a faster link"
+
+
+class CommitCountMismatch(StreamIntegrityError):
+    """The commit counts other rows or batches than arrived."""
+
+    code = "commit-count-mismatch"
+    default_fix = "release again with the same task"
+
+
+class CommitDigestMismatch(StreamIntegrityError):
+    """The commit is about other rows than arrived."""
+
+    code = "commit-digest-mismatch"
+    default_fix = "release again with the same task"
 
 
 class Receiving:
@@ -177,6 +194,13 @@ class Receiving:
             tls_spki=identity.spki,
             receipt_key=identity.receipt_spki,
         ).seal(identity.receipt_signer)
+
+
+class CommitOfAnotherRelease(StreamIntegrityError):
+    """The commit is about another task, policy, instance, challenge, dataset or provider."""
+
+    code = "commit-of-another-release"
+    default_fix = "release again with the same task"
 
 
 def _another(thing: str) -> CommitOfAnotherRelease:

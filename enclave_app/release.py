@@ -26,15 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enclave_app.deadline import go_on
-from enclave_app.errors import (
-    OutputNotAgreed,
-    OutputNotCanonical,
-    ReleaseDenied,
-    ReleaseDeniedError,
-    ResultTooLarge,
-    SubjectDominates,
-    TooFewSubjects,
-)
+from enclave_app.errors import ReleaseDeniedError
 from policy.seal import DENIAL_SCHEMA
 
 People = npt.NDArray[np.int64]  # one number for each row; the same number is the same person
@@ -62,12 +54,26 @@ class ReleaseRule(Protocol):
     def significant_digits(self) -> int: ...
 
 
+class TooFewSubjects(ReleaseDeniedError):
+    """An input has fewer distinct subjects than the policy demands."""
+
+    code = "too-few-subjects"
+    default_fix = "the policy's min_subjects_per_input protects the persons in small inputs"
+
+
 class Group(NamedTuple):
     """Persons of one input that an output is about: k of them, or nothing leaves."""
 
     thing: str  # names input and column, never a value
     people: People  # of each row in question, numbered
     leaf: type[ReleaseDeniedError] = TooFewSubjects
+
+
+class SubjectDominates(ReleaseDeniedError):
+    """Most of the rows, or of what varies in one input, is one subject's."""
+
+    code = "subject-dominates"
+    default_fix = "give the column a domain (min, max), or release fewer rows of one subject"
 
 
 class Share(NamedTuple):
@@ -128,6 +134,13 @@ def require_groups(
             )
 
 
+class OutputNotAgreed(ReleaseDeniedError):
+    """The computation's outputs are not exactly those that the policy releases."""
+
+    code = "output-not-agreed"
+    default_fix = "name the computation's outputs in the policy's release rule"
+
+
 def released(outputs: Mapping[str, Any], rule: ReleaseRule, *, computation: str, run: str) -> bytes:
     """The result document, in its only form.
 
@@ -160,6 +173,13 @@ def padded_size(longest: int) -> int:
     return min(max(SMALLEST_RESULT, 1 << (longest - 1).bit_length()), LARGEST_RESULT)
 
 
+class ResultTooLarge(ReleaseDeniedError):
+    """The result is longer than one message to a recipient may be."""
+
+    code = "result-too-large"
+    default_fix = "agree on a smaller output, or on inputs with fewer rows"
+
+
 def padded(document: bytes, size: int) -> bytes:
     """`document` and spaces, which JSON ignores, up to `size`.
 
@@ -171,10 +191,24 @@ def padded(document: bytes, size: int) -> bytes:
     return document.ljust(size)
 
 
+class ReleaseDenied(ReleaseDeniedError):
+    """There is no result. Why depends on rows, so neither recipient nor host is told."""
+
+    code = "release-denied"
+    default_fix = "ask the providers: with `reasons` in the policy each can ask about its own input"
+
+
 def denial(*, computation: str, run: str) -> bytes:
     """The document that says: no result. It is the same whatever the rows were."""
     document = {"code": ReleaseDenied.code, "computation": computation, "run": run}
     return json.dumps(document | {"schema": DENIAL_SCHEMA}, sort_keys=True).encode()
+
+
+class OutputNotCanonical(ReleaseDeniedError):
+    """A result holds something that has no single written form, such as NaN."""
+
+    code = "output-not-canonical"
+    default_fix = "tell the authors: a computation returned what cannot be released"
 
 
 def _rounded(value: Any, digits: int) -> Any:

@@ -23,17 +23,25 @@ import pyarrow.flight as flight
 
 from enclave_app.access import client_roots, identify
 from enclave_app.application import Enclave
-from enclave_app.errors import ListenAddressUnusable, MethodNotOffered, ServerFailed
+from enclave_app.errors import ListenAddressUnusable
 from enclave_app.limits import Slots
 from policy.document import Party
 from ratls.address import Address
 from ratls.environment import prepare_process
+from ratls.errors import AuthorizationError
 from ratls.log import Log, bind, bound, place_of
 from ratls.serving import open_many_files
 from ratls.stream import Kind, ServerExchange, flight_refusal
-from verifier.errors import RatlsError
+from verifier.errors import Exit, RatlsError
 
 STOP_SECONDS = 5.0
+
+
+class MethodNotOffered(AuthorizationError):
+    """Only the four exchanges of ratls/1 are served, whatever name is asked for."""
+
+    code = "method-not-offered"
+    default_fix = "use `ratls provider push`, `ratls task result` or `ratls verify server`"
 
 
 class Entrance(flight.ServerMiddlewareFactory):
@@ -74,6 +82,14 @@ class _Counted(flight.ServerMiddleware):
     def call_completed(self, exception: Any) -> None:
         """Called by Flight at the end of the call, also of one that never said anything."""
         self._slots.end()
+
+
+class ServerFailed(RatlsError):
+    """Something went wrong in the enclave that nobody foresaw."""
+
+    code = "internal"
+    exit_status = Exit.PEER
+    default_fix = "its operator finds kind and place of the error in the log, under the id"
 
 
 class EnclaveServer(flight.FlightServerBase):

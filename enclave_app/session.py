@@ -20,8 +20,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from enclave_app.errors import AnotherCommitCounts, AttemptClosed, TasksExhausted
+from enclave_app.errors import AttemptClosed, InputCommittedError
 from enclave_app.limits import Limits
+from policy.errors import ResourceLimitError
 
 
 class Closable(Protocol):
@@ -108,6 +109,13 @@ class _Session(Generic[R]):
         for rows in (*self.attempts.values(), *self.rows.values()):
             rows.close()
         self.attempts, self.rows = {}, {}
+
+
+class TasksExhausted(ResourceLimitError):
+    """Too many unexpired tasks are open in this enclave."""
+
+    code = "tasks-exhausted"
+    default_fix = "wait until earlier tasks have expired, and sign tasks with a shorter validity"
 
 
 class Sessions(Generic[R]):
@@ -302,6 +310,13 @@ def _same(committed: Committed, dataset: str, commit_digest: bytes) -> bytes:
     if committed.commit_digest != commit_digest:
         raise _another(dataset)
     return committed.acknowledgement
+
+
+class AnotherCommitCounts(InputCommittedError):
+    """The dataset was committed for this task before, by another commit."""
+
+    code = "another-commit-counts"
+    default_fix = "nothing to do: the first commit stands; use a new task to release other rows"
 
 
 def _another(dataset: str) -> AnotherCommitCounts:

@@ -16,21 +16,16 @@ from enum import StrEnum
 
 from policy.agreement import require_window
 from policy.document import Enclave, Platform, Policy, little_endian
-from policy.errors import (
-    CollateralTooOld,
-    EvaluationNumberTooLow,
-    FmspcNotListed,
-    KssIdPresent,
-    MachineNotListed,
-    MeasurementNotListed,
-    ProductDiffers,
-    RootDiffers,
-    SvnTooLow,
-    TcbDateTooOld,
-)
+from policy.errors import MeasurementError, PlatformDeniedError
 from verifier.acceptance import require_advisories, require_attributes, require_status
 from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, AppraisalLog
+from verifier.errors import (
+    CollateralStaleError,
+    EnclaveAttributeError,
+    ModeMismatchError,
+    TcbStatusError,
+)
 from verifier.quote import EnclaveReport
 from verifier.tcb import TcbStatus
 from verifier.td import TdReport
@@ -115,6 +110,13 @@ def admit(
     return Admission(enclave, log.close())
 
 
+class RootDiffers(ModeMismatchError):
+    """The evidence was judged under another root than the policy names."""
+
+    code = "root-differs"
+    default_fix = "judge under the root that the policy names"
+
+
 def _require_root(named: str, root: TrustAnchors) -> None:
     """X05: the root under which the quote was judged is the one that everybody signed."""
     if named == "intel":
@@ -125,12 +127,26 @@ def _require_root(named: str, root: TrustAnchors) -> None:
         raise RootDiffers("root of trust", expected=named, found=f"{root.mode}: {root.name}")
 
 
+class EvaluationNumberTooLow(TcbStatusError):
+    """The collateral is of an earlier TCB recovery than the policy demands."""
+
+    code = "policy-evaluation-number"
+    default_fix = "fetch current collateral; an old one hides what became known since"
+
+
 def _require_evaluation_number(platform: Platform, verified: VerifiedQuote) -> None:
     floor, found = platform.min_tcb_evaluation_data_number, verified.tcb.evaluation_data_number
     if found < floor:
         raise EvaluationNumberTooLow(
             "TCB evaluation data number", expected=f"{floor} or higher", found=str(found)
         )
+
+
+class TcbDateTooOld(TcbStatusError):
+    """The platform's patch level is older than the policy demands."""
+
+    code = "policy-tcb-date"
+    default_fix = "have the operator update the platform"
 
 
 def _require_tcb_date(platform: Platform, verified: VerifiedQuote) -> None:
@@ -140,6 +156,13 @@ def _require_tcb_date(platform: Platform, verified: VerifiedQuote) -> None:
             expected=f"{platform.min_tcb_date} or later",
             found=f"{verified.tcb.date:%Y-%m-%d}",
         )
+
+
+class CollateralTooOld(CollateralStaleError):
+    """The collateral is older than the policy allows."""
+
+    code = "policy-collateral-age"
+    default_fix = "fetch current collateral"
 
 
 def _require_collateral_age(platform: Platform, verified: VerifiedQuote, at: datetime) -> None:
@@ -153,6 +176,13 @@ def _require_collateral_age(platform: Platform, verified: VerifiedQuote, at: dat
             raise CollateralTooOld(
                 f"age of the {thing}", expected=f"at most {limit.days} days", found=f"{at - issued}"
             )
+
+
+class MachineNotListed(PlatformDeniedError):
+    """A genuine machine, yet none of those that the policy lists."""
+
+    code = "machine-not-listed"
+    default_fix = "ask the operator which machine this is; it may be a diversion"
 
 
 def _require_machine(platform: Platform, verified: VerifiedQuote) -> str:
@@ -171,10 +201,24 @@ def _require_machine(platform: Platform, verified: VerifiedQuote) -> str:
     )
 
 
+class FmspcNotListed(PlatformDeniedError):
+    """The machine is of a CPU family that the policy does not list."""
+
+    code = "fmspc-not-listed"
+    default_fix = "ask the operator which machine this is; it may be a diversion"
+
+
 def _require_fmspc(platform: Platform, verified: VerifiedQuote) -> None:
     found = verified.platform.fmspc.hex()
     if platform.fmspcs is not None and found not in platform.fmspcs:
         raise FmspcNotListed("FMSPC", expected=" or ".join(platform.fmspcs), found=found)
+
+
+class MeasurementNotListed(MeasurementError):
+    """The enclave's code is none of those that the policy lists."""
+
+    code = "measurement-not-listed"
+    default_fix = "start the agreed release of the enclave, or agree on this one"
 
 
 def _require_measurement(
@@ -195,6 +239,20 @@ def _require_measurement(
     )
 
 
+class ProductDiffers(MeasurementError):
+    """The measured enclave carries another product id than the policy lists."""
+
+    code = "product-differs"
+    default_fix = "sign the enclave with the agreed product id"
+
+
+class SvnTooLow(MeasurementError):
+    """The enclave's security version is below the policy's floor."""
+
+    code = "svn-too-low"
+    default_fix = "start a release of the enclave with at least the agreed version"
+
+
 def _require_product(enclave: Enclave, report: EnclaveReport) -> None:
     if report.isv_prod_id != enclave.isv_prod_id:
         raise ProductDiffers(
@@ -204,6 +262,13 @@ def _require_product(enclave: Enclave, report: EnclaveReport) -> None:
         raise SvnTooLow(
             "ISVSVN", expected=f"{enclave.min_isv_svn} or higher", found=str(report.isv_svn)
         )
+
+
+class KssIdPresent(EnclaveAttributeError):
+    """The enclave uses key separation ids, which every policy here wants zero."""
+
+    code = "kss-id-present"
+    default_fix = "build the enclave without KSS ids"
 
 
 def _require_attributes(enclave: Enclave, report: EnclaveReport) -> None:

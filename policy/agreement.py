@@ -17,25 +17,20 @@ from typing import Self
 
 from policy import envelope as dsse
 from policy.document import Party, Policy, digest_text
-from policy.envelope import Envelope, strict_json
+from policy.envelope import Envelope, EnvelopeMalformed, strict_json
 from policy.errors import (
-    AgreementIncomplete,
-    AnchorDiffers,
-    ChainBroken,
-    EnvelopeMalformed,
-    KeyChangeUnsigned,
-    OwnSignatureMissing,
     PartyNotListed,
-    PolicyExpired,
-    PolicyNotYetValid,
-    PolicyTooLarge,
-    PredecessorNotConsenting,
-    SignatureInvalid,
+    PolicyConflictError,
+    PolicyExpiredError,
+    PolicySignatureError,
+    PolicyThresholdError,
+    PolicyTrustError,
 )
 from policy.keys import KeySigner, PublicKey
 from policy.party import LocalParty
 from policy.references import require_keys_stay
 from policy.statement import instant_text
+from policy.syntax import PolicyTooLarge
 
 SCHEMA = "ratls-agreement/0"
 VERSIONS_CAP = 64
@@ -69,6 +64,20 @@ class SignedPolicy:
         if len(votes) < needed:
             return tuple(absent)
         return tuple(v for v in absent if v in owners)
+
+
+class SignatureInvalid(PolicySignatureError):
+    """A signature on a policy does not hold for these bytes."""
+
+    code = "signature-invalid"
+    default_fix = "ask that party for the agreement as it signed it"
+
+
+class AgreementIncomplete(PolicyThresholdError):
+    """Parties whose signature is needed have not signed."""
+
+    code = "agreement-incomplete"
+    default_fix = "have the named parties run `ratls policy sign`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +192,20 @@ class Agreement:
 _TOKEN = object()
 
 
+class AnchorDiffers(PolicyTrustError):
+    """The policy lists another key or certificate under this party's id than it holds itself."""
+
+    code = "anchor-differs"
+    default_fix = "do not sign: find out who put that key there; your own stands in party.toml"
+
+
+class OwnSignatureMissing(PolicyThresholdError):
+    """This party has not signed the agreement that it is to accept."""
+
+    code = "own-signature-missing"
+    default_fix = "read the policy, then run `ratls policy sign`"
+
+
 class CompleteAgreement:
     """An agreement that holds. Cannot be made but by `Agreement.require_complete`."""
 
@@ -254,6 +277,20 @@ def _is_own(version: SignedPolicy, party: LocalParty) -> bool:
 def require_not_expired(policy: Policy, at: datetime) -> None:
     """For what is signed or accepted ahead of its first instant. Raises: PolicyExpired."""
     require_window(policy, max(at, policy.not_before))
+
+
+class PolicyNotYetValid(PolicyExpiredError):
+    """The policy's first instant has not come."""
+
+    code = "policy-not-yet-valid"
+    default_fix = "wait until its not_before, and check this machine's clock"
+
+
+class PolicyExpired(PolicyExpiredError):
+    """The policy's last instant has passed."""
+
+    code = "policy-expired"
+    default_fix = "agree on a new version"
 
 
 def require_window(policy: Policy, at: datetime) -> None:
@@ -345,6 +382,13 @@ def _signing_keys(policy: Policy, before: Policy) -> tuple[PublicKey, ...]:
     return tuple(keys.values())
 
 
+class ChainBroken(PolicyConflictError):
+    """The versions in an agreement file do not follow one another."""
+
+    code = "agreement-chain-broken"
+    default_fix = "start from the accepted agreement of the version before"
+
+
 def _require_chain(policies: list[Policy]) -> None:
     """Version 1 first, contiguous, one study, each naming the one before; no key changes hands."""
     for i, policy in enumerate(policies):
@@ -367,6 +411,20 @@ def _require_chain(policies: list[Policy]) -> None:
                 found=found,
             )
         require_keys_stay(policy, before)
+
+
+class PredecessorNotConsenting(PolicyThresholdError):
+    """The parties of the version before did not agree to this one."""
+
+    code = "predecessor-not-consenting"
+    default_fix = "have the named parties of the earlier version sign this one too"
+
+
+class KeyChangeUnsigned(PolicyThresholdError):
+    """A party's signing key changes without a signature of its old key."""
+
+    code = "key-change-unsigned"
+    default_fix = "have the party sign with its old key as well"
 
 
 def _require_consent(version: SignedPolicy, before: Policy) -> None:

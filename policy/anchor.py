@@ -13,17 +13,25 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from policy.agreement import FILE_CAP, Agreement, CompleteAgreement
+from policy.agreement import FILE_CAP, Agreement, CompleteAgreement, OwnSignatureMissing
 from policy.document import Policy, digest_text
-from policy.errors import (
-    AgreementUnverified,
-    EnvelopeMalformed,
-    OwnSignatureMissing,
-    PolicyConflict,
-)
+from policy.envelope import EnvelopeMalformed
+from policy.errors import PolicyConflict, PolicyTrustError
 from policy.party import LocalParty
+from verifier.errors import Exit
 from verifier.files import parse_file, read_file
 from verifier.modes import known_roots
+
+
+class AgreementUnverified(PolicyTrustError):
+    """Whoever presents evidence can bring an agreement that fits it: this one was only shown."""
+
+    code = "agreement-unverified"
+    exit_status = Exit.UNDECIDED
+    default_fix = (
+        "compare the digest with the one you signed, and name it with --digest sha256:…; "
+        "or name your own folder with --party DIR"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from policy.errors import KeyFileMalformed, KeyTypeUnsupported
-from policy.keys import PublicKey
+from policy.keys import KeyFileMalformed, KeyTypeUnsupported, PublicKey
 from policy.problems import Unfit
 from policy.statement import Blob, Nonce, Statement
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policy.cli_state import state as state_commands
+from verifier.errors import ConfigError, Exit
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
@@ -172,8 +173,7 @@ def policy_lint(
 
     with refusals_as_exit_status(json) as shell:
         from policy.computations import DECLARED
-        from policy.document import digest_text
-        from policy.errors import PolicyInvalid
+        from policy.document import PolicyInvalid, digest_text
 
         try:
             read = _read_policy(file)
@@ -483,13 +483,23 @@ def _warn_simulation(shell: Shell, shown: Policy) -> None:
         shell.warn_simulation()
 
 
+class ConsentMissing(ConfigError):
+    """Nobody was asked, and nobody typed which policy is meant: silence is no consent."""
+
+    code = "consent-missing"
+    exit_status = Exit.USAGE
+    default_fix = (
+        "read the policy (`ratls policy show FILE`), then answer at a terminal or add "
+        "--yes with its digest, sha256:…"
+    )
+
+
 def _require_consent(act: str, policy: Policy, party: LocalParty, yes: str | None) -> None:
     """A person's yes at a terminal, or the digest of this very policy, typed with `--yes`.
 
     Raises: ConsentMissing.
     """
     from policy.document import digest_text
-    from policy.errors import ConsentMissing
 
     digest = digest_text(policy.digest)
     thing = f"{act} {policy.study} version {policy.version}, {digest}, as {party.party_id}"

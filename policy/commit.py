@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from policy import envelope as dsse
 from policy.document import Policy
-from policy.errors import CommitScopeDiffers, CommitSignatureInvalid
+from policy.errors import TicketScopeError, TicketSignatureError
 from policy.statement import (
     Count,
     Digest,
@@ -17,6 +17,20 @@ from policy.statement import (
     Statement,
     require_policy,
 )
+
+
+class CommitSignatureInvalid(TicketSignatureError):
+    """The commit is not signed by the operation key of the provider that it names."""
+
+    code = "commit-signature-invalid"
+    default_fix = "check that the provider's operation key is the one in the policy"
+
+
+class CommitScopeDiffers(TicketScopeError):
+    """A commit for a dataset that its provider does not own."""
+
+    code = "commit-scope-differs"
+    default_fix = "let the owner of the dataset commit it"
 
 
 class Commit(Statement):

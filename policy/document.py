@@ -29,10 +29,10 @@ from pydantic import (
 )
 
 from policy.channel import ChannelCertificate
-from policy.errors import PolicyInvalid, PolicyTeeUnsupported, Problem
+from policy.errors import PolicyFormatError
 from policy.keys import EncryptionKey, PublicKey
 from policy.parameters import Parameter, parse_parameter
-from policy.problems import Unfit, from_pydantic, unknown_field
+from policy.problems import Problem, Unfit, from_pydantic, unknown_field
 from policy.references import cross_problems, require_distinct_keys
 from policy.syntax import LineIndex, read_toml, value_problems
 from policy.text import Fault, identifier_fault, name_fault, slug_fault
@@ -389,6 +389,24 @@ _LISTS: dict[str, type[Section]] = {
 _LIST_CAP = 256
 
 
+class PolicyInvalid(PolicyFormatError):
+    """The document breaks rules of its schema; `problems` has all of them at once."""
+
+    code = "policy-invalid"
+    default_fix = "correct the policy; `ratls policy lint` lists every problem"
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        first = problems[0]
+        rest = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        super().__init__(
+            f"policy: {first.place}",
+            expected=first.expected,
+            found=first.found + rest,
+            fix=f"{first.fix}; {self.default_fix}" if first.fix else None,
+        )
+        self.problems = problems
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A policy whose every rule was checked while it was read. Signatures are another matter."""
@@ -466,6 +484,13 @@ class Policy:
 def digest_text(digest: bytes) -> str:
     """The one text form of a digest: `sha256:<64 lower-case hex>`."""
     return f"sha256:{digest.hex()}"
+
+
+class PolicyTeeUnsupported(PolicyFormatError):
+    """The policy names an enclave of a kind that is not supported yet."""
+
+    code = "policy-tee-unsupported"
+    default_fix = 'use tee = "sgx"; other kinds are not supported yet'
 
 
 def _refuse_other_tees(document: dict[str, Any], lines: LineIndex) -> None:

@@ -18,13 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from policy.errors import (
-    EnvelopeMalformed,
-    EnvelopeTooLarge,
-    EnvelopeTypeDiffers,
+    PolicyFormatError,
     PolicySignatureError,
+    PolicyThresholdError,
+    ResourceLimitError,
     ResultSignatureError,
-    SignatureRepeated,
-    SignerUnknown,
     TicketSignatureError,
 )
 from policy.keys import KeySigner, PublicKey, pre_authentication_encoding
@@ -53,6 +51,41 @@ class EnvelopeSignature:
 
     keyid: str  # 64 hex
     sig: bytes
+
+
+class EnvelopeTooLarge(ResourceLimitError):
+    """An envelope with too many bytes or signatures."""
+
+    code = "envelope-too-large"
+    default_fix = "ask whoever sent it for the right file"
+
+
+class EnvelopeMalformed(PolicyFormatError):
+    """Not a DSSE envelope in the one form that is read."""
+
+    code = "envelope-malformed"
+    default_fix = "ask its sender for the file again; it must arrive byte for byte"
+
+
+class SignatureRepeated(PolicyThresholdError):
+    """One key appears twice among the signatures: it would be counted twice."""
+
+    code = "signature-repeated"
+    default_fix = "remove the second signature of that key"
+
+
+class EnvelopeTypeDiffers(PolicySignatureError):
+    """A document of one kind offered as another."""
+
+    code = "envelope-type-differs"
+    default_fix = "check that the right file is named"
+
+
+class SignerUnknown(PolicySignatureError):
+    """A signature by a key that the policy does not list for this purpose."""
+
+    code = "signer-unknown"
+    default_fix = "ask its sender who signed it; the policy lists the keys that may"
 
 
 @dataclass(frozen=True, slots=True)

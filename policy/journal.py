@@ -36,17 +36,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from policy.errors import (
-    JournalAltered,
-    JournalCut,
-    JournalHeadLost,
-    JournalMissing,
-    JournalNotWritten,
-    StateCopied,
-)
+from policy.errors import AuditError, StateError
 from verifier.appraisal import Appraisal
-from verifier.errors import CollateralRolledBack, FileNotWritten
-from verifier.files import locked, make_folder, sync_folder, write_atomically
+from verifier.errors import CollateralRolledBack
+from verifier.files import FileNotWritten, locked, make_folder, sync_folder, write_atomically
 
 GENESIS = bytes(32)  # what the first line names as the line before it
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -231,6 +224,12 @@ class JournalRecord:
     digest: bytes
 
 
+class JournalHeadLost(AuditError):
+    """There are lines, and the head that would vouch for the last is missing or unreadable."""
+
+    code = "journal-head-lost"
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """How many lines there are, and the digest of the last (32 zero bytes for none)."""
@@ -280,6 +279,12 @@ def parse_lines(raw: bytes) -> tuple[tuple[JournalRecord, ...], int]:
     return tuple(records), whole
 
 
+class JournalAltered(AuditError):
+    """A line of the journal is edited, missing, repeated or out of order."""
+
+    code = "journal-altered"
+
+
 # Pure: the same bytes at the same place after the same line are the same record. An agent reads
 # its journal anew for each decision, and almost all of it is what it was.
 @lru_cache(maxsize=65_536)
@@ -299,6 +304,12 @@ def _parse_line(line: bytes, seq: int, previous: bytes) -> JournalRecord:
             where, expected="the line that follows the one before", found="another"
         )
     return JournalRecord(seq, at, read.entry, hashlib.sha256(line).digest())
+
+
+class JournalCut(AuditError):
+    """The journal ends before the line that its head names."""
+
+    code = "journal-cut"
 
 
 def reconcile(records: tuple[JournalRecord, ...], torn: bool, head: Head | None) -> Head:
@@ -489,6 +500,16 @@ def _is_used(folder: Path) -> bool:
     return any(folder.glob("studies/*.agreement.json")) or any(folder.glob("releases/*"))
 
 
+class StateCopied(StateError):
+    """This state folder is not where its journal says: it is a copy, or came from elsewhere."""
+
+    code = "state-copied"
+    default_fix = (
+        "work in the original folder; where it is gone for good, run "
+        "`ratls policy state adopt --state DIR --head sha256:HEAD` once"
+    )
+
+
 def require_place(records: Iterable[JournalRecord], folder: Path) -> None:
     """The folder is where its journal says that it is.
 
@@ -534,12 +555,29 @@ def _make(folder: Path) -> None:
             sync_folder(folder)
 
 
+class JournalNotWritten(AuditError):
+    """A record could not be made durable, so what it would have allowed does not happen."""
+
+    code = "journal-not-written"
+    default_fix = "make room and check that the state folder is writable by this user alone"
+
+
 @contextmanager
 def _writing() -> Iterator[None]:
     try:
         yield
     except FileNotWritten as error:
         raise JournalNotWritten(error.thing, expected=error.expected, found=error.found) from error
+
+
+class JournalMissing(AuditError):
+    """There is no journal here. It begins when a policy is accepted, and never anew."""
+
+    code = "journal-missing"
+    default_fix = (
+        "check --state; restore journal and head together from a backup made after the last "
+        "release; a folder in which nothing was accepted yet needs `ratls policy accept`"
+    )
 
 
 def _missing(folder: Path) -> JournalMissing:

@@ -30,7 +30,8 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]
     SSlibKey,
 )
 
-from policy.errors import KeyFileMalformed, KeyPermissions, KeyTypeUnsupported, PassphraseWrong
+from policy.errors import KeyPermissions
+from verifier.errors import ConfigError
 from verifier.files import read_secret
 
 _KEY_FILE_CAP = 64 * 1024
@@ -82,6 +83,13 @@ class PublicKey:
         except (UnverifiedSignatureError, VerificationError):
             return False
         return True
+
+
+class KeyTypeUnsupported(ConfigError):
+    """A kind of key that is not accepted for signatures."""
+
+    code = "key-type-unsupported"
+    default_fix = "use Ed25519, ECDSA P-256 or P-384, or RSA of at least 3072 bits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,20 @@ class KeySigner:
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
     """What DSSE signs: kind and payload, each with its length."""
     return _Dsse(payload, payload_type, {}).pae()
+
+
+class KeyFileMalformed(ConfigError):
+    """A private key file that is not an encrypted PEM of a supported key."""
+
+    code = "key-file-malformed"
+    default_fix = "restore the file from a backup, or make new keys with `ratls party new`"
+
+
+class PassphraseWrong(ConfigError):
+    """The passphrase does not open the key file."""
+
+    code = "passphrase-wrong"
+    default_fix = "check the passphrase file; a trailing newline is removed, nothing else"
 
 
 def load_private_key(path: Path, passphrase: bytes) -> PrivateKeyTypes:

@@ -23,20 +23,22 @@ from pydantic import ValidationError
 
 from policy.channel import ChannelCertificate, make_channel_certificate
 from policy.document import Party
-from policy.errors import (
-    KeyPairDiffers,
-    PartyFolderMalformed,
-    PartyIdMalformed,
-    PassphraseMissing,
-)
+from policy.errors import PartyFolderMalformed, PassphraseMissing
 from policy.keys import EncryptionKey, KeySigner, PublicKey, encrypted_pem, load_private_key
 from policy.problems import from_pydantic
 from policy.syntax import read_toml
 from policy.text import slug_fault
-from verifier.errors import FileNotWritten
-from verifier.files import make_folder, read_file, write_new
+from verifier.errors import ConfigError
+from verifier.files import FileNotWritten, make_folder, read_file, write_new
 
 Passphrase = bytes | Callable[[], bytes] | None  # a callable is asked once, when first needed
+
+
+class KeyPairDiffers(ConfigError):
+    """A private key does not belong to the public key that stands beside it."""
+
+    code = "key-pair-differs"
+    default_fix = "restore the party folder from a backup: its files belong together"
 
 
 class LocalParty:
@@ -118,6 +120,13 @@ class LocalParty:
             raise KeyPairDiffers(
                 str(self.folder / name), expected="the key of party.toml", found="another key"
             )
+
+
+class PartyIdMalformed(ConfigError):
+    """A party's name is not an id."""
+
+    code = "party-id-malformed"
+    default_fix = "use lower-case letters, digits and hyphens, at most 64"
 
 
 def create_party(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Protocol, get_args
 
 from pydantic import BaseModel, ValidationError
-
-from policy.errors import Problem
 
 
 class Unfit(ValueError):
@@ -35,6 +34,25 @@ def join(path: str, location: tuple[Any, ...]) -> str:
         elif isinstance(part, str):
             path += f".{part}" if path else part
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One error of meaning: where it is, what is expected there, what is there."""
+
+    path: str  #          like `party[2].roles[0]`, counted from 0
+    line: int | None  #   in the file, counted from 1; None where it cannot be located
+    expected: str
+    found: str
+    fix: str = ""
+
+    @property
+    def place(self) -> str:
+        return self.path if self.line is None else f"{self.path} (line {self.line})"
+
+    def __str__(self) -> str:
+        hint = f" ({self.fix})" if self.fix else ""
+        return f"{self.place}: expected {self.expected}, found {self.found}{hint}"
 
 
 def unknown_field(name: str, known: Collection[str], path: str, lines: Lines | None) -> Problem:

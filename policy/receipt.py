@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from policy import envelope as dsse
 from policy.attested import Attested
 from policy.document import digest_text
-from policy.envelope import strict_json
-from policy.errors import EnvelopeMalformed, ReceiptSignatureInvalid, ResultDiffers
+from policy.envelope import EnvelopeMalformed, strict_json
+from policy.errors import ReceiptSignatureInvalid, ResultBindingError
 from policy.statement import Digest, IdText, Instance, SlugText
 
 RESULT_CAP = 256 << 20  # bytes of a file: a result has at most 32 MiB, and more when indented
@@ -65,6 +65,13 @@ class ReceiptInput(BaseModel):
 
     dataset: IdText
     commit_digest: Digest
+
+
+class ResultDiffers(ResultBindingError):
+    """The receipt is about another result than this one, or somebody changed it."""
+
+    code = "result-differs"
+    default_fix = "use the result as it was collected, and the receipt that came with it"
 
 
 class Receipt(Attested):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policy import envelope as dsse
 from policy.document import Policy, digest_text
-from policy.errors import PartyNotListed, RecordScopeDiffers, RecordSignatureInvalid
+from policy.errors import PartyNotListed, ResultBindingError, ResultSignatureError
 from policy.keys import PublicKey
 from policy.statement import Blob, Digest, Moment, SlugText, Statement
 from verifier.appraisal import Appraisal
@@ -28,6 +28,20 @@ class RecordedCheck(BaseModel):
     check: Annotated[str, Field(max_length=128)]
     outcome: Literal["passed", "failed", "not_reached"]
     detail: Annotated[str, Field(max_length=_DETAIL_CAP)] = ""
+
+
+class RecordSignatureInvalid(ResultSignatureError):
+    """The record was altered after its holder signed it."""
+
+    code = "record-signature-invalid"
+    default_fix = "use the file as its holder wrote it"
+
+
+class RecordScopeDiffers(ResultBindingError):
+    """The record is about another document."""
+
+    code = "record-scope-differs"
+    default_fix = "name the record that was stored with this very document"
 
 
 class Record(Statement):

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from policy.computations import Told, computation_problems
-from policy.errors import PolicyKeysShared, Problem
+from policy.errors import PolicyTrustError
+from policy.problems import Problem
 
 if TYPE_CHECKING:
     from policy.document import Computation, Dataset, Head, Party, Policy
@@ -44,6 +45,13 @@ def cross_problems(
         told += _people(path, computation, roles, unread)
         told += _inputs(path, computation, datasets, unread_data)
     return [Problem(path, lines.find(path), expected, found) for path, expected, found in told]
+
+
+class PolicyKeysShared(PolicyTrustError):
+    """One key stands at two places of the policy: one holder could pose as two."""
+
+    code = "policy-keys-shared"
+    default_fix = "give every party and every purpose a key of its own"
 
 
 def require_distinct_keys(parties: Mapping[int, Party]) -> None:

@@ -20,22 +20,7 @@ import pyarrow.compute as pc
 
 from policy import text
 from policy.document import Column, Dataset
-from policy.errors import (
-    ColumnMissing,
-    ColumnOrderDiffers,
-    ColumnTypeDiffers,
-    ColumnUnexpected,
-    InvalidDataError,
-    PersonSpelledInCapitals,
-    PersonSpelledInParts,
-    PersonSpelledInvisibly,
-    PersonSpelledWithBlanks,
-    PersonUnnamed,
-    RowsMalformed,
-    ValueNotFinite,
-    ValueNull,
-    ValueOutsideDomain,
-)
+from policy.errors import InvalidDataError, SchemaError
 
 _ROWS_NAMED = 5  # in one refusal
 _TYPES: dict[str, Any] = {
@@ -78,6 +63,34 @@ def schema_digest(dataset: Dataset) -> bytes:
     return digest.digest()
 
 
+class ColumnUnexpected(SchemaError):
+    """A column that the policy does not declare, or one that is there twice."""
+
+    code = "column-unexpected"
+    default_fix = "remove it from the source: what nobody agreed on is not sent"
+
+
+class ColumnMissing(SchemaError):
+    """A declared column is not there."""
+
+    code = "column-missing"
+    default_fix = "give the source every column that the policy declares"
+
+
+class ColumnTypeDiffers(SchemaError):
+    """A column has another type than declared; nothing is cast silently."""
+
+    code = "column-type-differs"
+    default_fix = "convert the column at the source"
+
+
+class ColumnOrderDiffers(SchemaError):
+    """The columns are not in the declared order, or carry metadata."""
+
+    code = "column-order-differs"
+    default_fix = "send the columns in the policy's order, without schema metadata"
+
+
 def check_schema(schema: pa.Schema, dataset: Dataset) -> None:
     """Exactly the declared columns.
 
@@ -116,6 +129,13 @@ def check_schema(schema: pa.Schema, dataset: Dataset) -> None:
         raise ColumnOrderDiffers(
             f"{dataset.id}: columns", expected="the declared order, no metadata", found="another"
         )
+
+
+class RowsMalformed(InvalidDataError):
+    """The arrays of a batch contradict themselves."""
+
+    code = "rows-malformed"
+    default_fix = "write the source again with a current Arrow"
 
 
 def check_batch(batch: pa.RecordBatch, dataset: Dataset, *, rows_before: int = 0) -> None:
@@ -161,6 +181,20 @@ def _rows(wrong: pa.Array, rows_before: int) -> str:
 Fault = tuple[type[InvalidDataError], str, pa.Array]  # refusal, what is asked for, where not so
 
 
+class PersonUnnamed(InvalidDataError):
+    """A person's id is empty or blank."""
+
+    code = "person-unnamed"
+    default_fix = "give the person an id, or leave the row out"
+
+
+class PersonSpelledWithBlanks(InvalidDataError):
+    """A person's id begins or ends with a space, and would count as another person's."""
+
+    code = "person-spelled-with-blanks"
+    default_fix = "trim the column at the source: in SQL trim(id), in pandas ids.str.strip()"
+
+
 def _misspelled(values: pa.Array, spelling: str | None) -> Iterator[Fault]:
     """R06: `P1`, `P1 ` and `p1` are one person to people and three to a computer that counts."""
     if spelling is None:
@@ -180,10 +214,38 @@ def _misspelled(values: pa.Array, spelling: str | None) -> Iterator[Fault]:
 
 
 _Rule = tuple[type[InvalidDataError], str, Callable[[str], bool]]
+
+
+class PersonSpelledInvisibly(InvalidDataError):
+    """A person's id holds a character that nobody sees, and would count as another person's."""
+
+    code = "person-spelled-invisibly"
+    default_fix = "remove control and zero-width characters, and blanks other than the space"
+
+
+class PersonSpelledInParts(InvalidDataError):
+    """A person's id is not in NFC: an accent stands apart, and it would count as another's."""
+
+    code = "person-spelled-in-parts"
+    default_fix = (
+        "compose the column at the source: in PostgreSQL normalize(id), in pandas "
+        'ids.str.normalize("NFC")'
+    )
+
+
 _CANONICAL: tuple[_Rule, ...] = (
     (PersonSpelledInvisibly, "characters that can be seen", text.is_visible),
     (PersonSpelledInParts, "NFC form", text.is_composed),
 )
+
+
+class PersonSpelledInCapitals(InvalidDataError):
+    """A person's id is not case-folded, as the policy's spelling `folded` demands."""
+
+    code = "person-spelled-in-capitals"
+    default_fix = "fold the column at the source, for example in pandas ids.str.casefold()"
+
+
 _SPELLINGS: dict[str, tuple[_Rule, ...]] = {
     "canonical": _CANONICAL,
     "folded": (*_CANONICAL, (PersonSpelledInCapitals, "case-folded letters", text.is_folded)),
@@ -196,6 +258,27 @@ def _joined(values: pa.Array) -> str:
     ends = pa.array([0, len(values)], pa.int32())
     joined: str = pc.binary_join(pa.ListArray.from_arrays(ends, values), " ")[0].as_py()
     return joined
+
+
+class ValueNull(InvalidDataError):
+    """A null in a column that must not have one."""
+
+    code = "value-null"
+    default_fix = "fill or drop the row at the source; only a type that ends in ? takes nulls"
+
+
+class ValueNotFinite(InvalidDataError):
+    """NaN or infinity in a column that must not have one."""
+
+    code = "value-not-finite"
+    default_fix = "fill or drop the row at the source; only a type that ends in ? takes these"
+
+
+class ValueOutsideDomain(InvalidDataError):
+    """A value outside the declared minimum and maximum."""
+
+    code = "value-outside-domain"
+    default_fix = "correct the row at the source, or agree on a wider domain"
 
 
 def _faults(values: pa.Array, column: Column) -> Iterator[Fault]:

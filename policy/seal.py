@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
-from policy.errors import ResultNotOpenable
+from policy.errors import ResultBindingError
 from policy.keys import EncryptionKey
 
 DENIAL_SCHEMA = "ratls-denial/1"
@@ -29,6 +29,13 @@ def result_info(task_digest: bytes, policy_digest: bytes, recipient: str) -> byt
 def seal_result(plaintext: bytes, recipient_key: EncryptionKey, info: bytes) -> bytes:
     """Encapsulated key and ciphertext in one; only the holder of the private key opens it."""
     return _SUITE.encrypt(plaintext, recipient_key.crypto, info=info)
+
+
+class ResultNotOpenable(ResultBindingError):
+    """The ciphertext is not for this recipient, task and policy, or was altered."""
+
+    code = "result-not-openable"
+    default_fix = "fetch it again; check that --party is the recipient and the task the same"
 
 
 def open_result(ciphertext: bytes, key: X25519PrivateKey, info: bytes) -> bytes:

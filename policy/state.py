@@ -24,22 +24,46 @@ from policy.agreement import (
     require_window,
 )
 from policy.document import digest_text
-from policy.errors import (
-    PolicyConflict,
-    PolicyNotAccepted,
-    PolicyRollback,
-    StateCorrupt,
-    StateMissing,
-)
+from policy.errors import PolicyConflict, PolicyConflictError, PolicyRollbackError, StateError
 from policy.journal import AcceptedEntry, Journal, JournalRecord, Reading, has_begun, require_place
 from policy.party import LocalParty
 from policy.text import SLUG
-from verifier.errors import FileUnreadable, RatlsError
-from verifier.files import own_folder, read_file, write_atomically
+from verifier.errors import RatlsError
+from verifier.files import FileUnreadable, own_folder, read_file, write_atomically
 from verifier.modes import known_roots
 
 _SUFFIX = ".agreement.json"
 _AGAIN = "run `ratls policy accept` with the agreement of that version, which your parties have"
+
+
+class StateCorrupt(StateError):
+    """The stored agreement no longer reads as what was accepted."""
+
+    code = "state-corrupt"
+    default_fix = "restore the state folder from a backup, then compare digests with the others"
+
+
+class StateMissing(StateError):
+    """No accepted policy for this study; absence is never a first use."""
+
+    code = "state-missing"
+    default_fix = "run `ratls policy accept AGREEMENT`, or name the right --state"
+
+
+class PolicyRollback(PolicyRollbackError):
+    """A version lower than the one already accepted, or no longer in force."""
+
+    code = "policy-rollback"
+    default_fix = "use the newest agreement; ask who still offers the old one"
+
+
+class PolicyNotAccepted(PolicyConflictError):
+    """A document names a policy that this party never accepted."""
+
+    code = "policy-not-accepted"
+    default_fix = (
+        "compare policy digests with its sender; accept the agreement first if it is right"
+    )
 
 
 class StudyState:

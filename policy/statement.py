@@ -28,7 +28,7 @@ from pydantic import (
 from policy import envelope as dsse
 from policy.document import Policy, digest_text
 from policy.envelope import SignatureLeaf, strict_base64, strict_json
-from policy.errors import DocumentMalformed, PolicyDigestDiffers, StudyDiffers
+from policy.errors import PolicyConflictError, PolicyScopeError, TicketFormatError
 from policy.keys import KeySigner, PublicKey
 from policy.problems import Unfit, from_pydantic
 from policy.text import identifier_fault, slug_fault
@@ -112,6 +112,13 @@ IdText = Annotated[str, _ascii(identifier_fault)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
+class DocumentMalformed(TicketFormatError):
+    """The payload of a signed document does not have exactly its fields."""
+
+    code = "document-malformed"
+    default_fix = "ask its sender for the file again; both sides need the same ratls version"
+
+
 class Statement(BaseModel):
     """Base of every signed document that is not a policy."""
 
@@ -171,12 +178,26 @@ class Statement(BaseModel):
         envelope.signers((key,), cls.signature_leaf)
 
 
+class PolicyDigestDiffers(PolicyConflictError):
+    """A signed document belongs to another policy than the one in force."""
+
+    code = "policy-digest-differs"
+    default_fix = "have it made again under the policy that is in force"
+
+
 def require_policy(thing: str, named: bytes, policy: Policy) -> None:
     """P15: a document belongs to one policy, byte for byte. Raises: PolicyDigestDiffers."""
     if named != policy.digest:
         raise PolicyDigestDiffers(
             f"{thing}: policy_digest", expected=digest_text(policy.digest), found=digest_text(named)
         )
+
+
+class StudyDiffers(PolicyScopeError):
+    """A signed document names another study than its policy."""
+
+    code = "study-differs"
+    default_fix = "have it made again for this study"
 
 
 def require_study(thing: str, named: str, policy: Policy) -> None:

@@ -10,7 +10,8 @@ import tomllib
 from datetime import datetime, time
 from typing import Any
 
-from policy.errors import PolicyEncoding, PolicySyntax, PolicyTooLarge, Problem
+from policy.errors import PolicyFormatError, ResourceLimitError
+from policy.problems import Problem
 from policy.text import describe, hidden_character
 from verifier.text import instant_fault
 
@@ -25,6 +26,13 @@ _FRACTION = re.compile(
     r"^[^#\n]*[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}\.", re.MULTILINE | re.ASCII
 )
 _INT_RANGE = range(-(2**63), 2**63)
+
+
+class PolicySyntax(PolicyFormatError):
+    """The text is not TOML."""
+
+    code = "policy-syntax"
+    default_fix = "correct the file at the named line and column"
 
 
 def read_toml(raw: bytes, thing: str = "policy") -> dict[str, Any]:
@@ -50,6 +58,20 @@ def read_toml(raw: bytes, thing: str = "policy") -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # a number too long, nesting too deep
         found = "nesting too deep" if isinstance(error, RecursionError) else "a number too large"
         raise PolicySyntax(thing, expected="TOML", found=found) from error
+
+
+class PolicyTooLarge(ResourceLimitError):
+    """The policy, or the agreement around it, is larger than anything honest."""
+
+    code = "policy-too-large"
+    default_fix = "ask whoever sent it for the right file"
+
+
+class PolicyEncoding(PolicyFormatError):
+    """The text has bytes or characters that people cannot see, or that show as others."""
+
+    code = "policy-encoding"
+    default_fix = "save the file as UTF-8 with Unix line ends, without invisible characters"
 
 
 def _visible_text(raw: bytes, thing: str) -> str:

@@ -16,14 +16,7 @@ from pydantic import Field, PlainSerializer, PlainValidator
 
 from policy import envelope as dsse
 from policy.document import Computation, Party, Policy
-from policy.errors import (
-    TaskComputationUnknown,
-    TaskExpired,
-    TaskNotYetValid,
-    TaskParameterDenied,
-    TaskSignatureInvalid,
-    TaskSubmitterDenied,
-)
+from policy.errors import TicketScopeError, TicketSignatureError
 from policy.parameters import Fixed, Value, as_value, plain
 from policy.problems import Unfit
 from policy.statement import (
@@ -50,6 +43,48 @@ def _values(value: Any) -> dict[str, Value]:
         if not isinstance(name, str) or identifier_fault(name):
             raise Unfit("parameter names as in a policy", "another name")
     return {n: v if isinstance(v, tuple) else as_value(n, v) for n, v in value.items()}
+
+
+class TaskSignatureInvalid(TicketSignatureError):
+    """The task is not signed by the operation key of the submitter that it names."""
+
+    code = "task-signature-invalid"
+    default_fix = "ask the submitter for the task as it signed it"
+
+
+class TaskParameterDenied(TicketScopeError):
+    """A parameter that the policy fixes, does not know, or limits otherwise."""
+
+    code = "task-parameter-denied"
+    default_fix = "look at the computation's parameters with `ratls policy show`"
+
+
+class TaskComputationUnknown(TicketScopeError):
+    """The policy has no computation of this name."""
+
+    code = "task-computation-unknown"
+    default_fix = "use the id of a computation in the policy"
+
+
+class TaskSubmitterDenied(TicketScopeError):
+    """The task's submitter may not ask for this computation."""
+
+    code = "task-submitter-denied"
+    default_fix = "have a submitter that the policy lists for this computation sign the task"
+
+
+class TaskExpired(TicketScopeError):
+    """The task's last instant has passed."""
+
+    code = "task-expired"
+    default_fix = "sign a new task"
+
+
+class TaskNotYetValid(TicketScopeError):
+    """The task was issued in the future."""
+
+    code = "task-not-yet-valid"
+    default_fix = "compare the clocks of the submitter and of this machine"
 
 
 class Task(Statement):

@@ -25,27 +25,22 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from policy.document import digest_text
-from policy.errors import AuditError, StateCopied
-from policy.journal import Journal, ReleasedEntry
+from policy.errors import AuditError
+from policy.journal import Journal, ReleasedEntry, StateCopied
 from policy.statement import instant_text
 from policy.task import Task
 from provider.agent_tasks import AgentTask, TaskReleaser
-from provider.errors import ReleaseUnderWay, TaskAlreadyReleased
 from provider.mailbox import PASSING, Backoff
 from provider.release import Release
-from ratls.errors import (
-    AnswerMissing,
-    AnswerNotOpened,
-    CallFailed,
-    DeadlineExceeded,
-    HandshakeFailed,
-    HandshakeOversized,
-    PeerRefused,
-    PeerUnreachable,
-)
+from provider.release_state import ReleaseUnderWay, TaskAlreadyReleased
+from ratls.address import PeerUnreachable
+from ratls.errors import DeadlineExceeded
+from ratls.probe import HandshakeFailed, HandshakeOversized
+from ratls.stream import AnswerMissing, AnswerNotOpened, CallFailed, PeerRefused
 from scheduler.queued_task import QueuedTask, State
 from verifier.anchors import Mode
-from verifier.errors import Exit, LockHeld, RatlsError
+from verifier.errors import Exit, RatlsError
+from verifier.files import LockHeld
 from verifier.text import printable
 
 # Of the statuses that several tasks had, the one that a command ends with: the worst first.

@@ -18,14 +18,12 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from policy.errors import PolicyEncoding, PolicySyntax, PolicyTooLarge
 from policy.problems import from_pydantic
 from policy.statement import IdText, SlugText
-from policy.syntax import LineIndex, read_toml
-from provider.errors import AgentConfigMalformed
+from policy.syntax import LineIndex, PolicyEncoding, PolicySyntax, PolicyTooLarge, read_toml
 from provider.sources import SourceSpec, parse_source
 from ratls.address import Address
-from verifier.errors import RatlsError
+from verifier.errors import ConfigError, RatlsError
 from verifier.files import read_file
 
 SAMPLE = """\
@@ -143,6 +141,13 @@ class AgentConfig:
             enclaves=enclaves,
             sources=sources,
         )
+
+
+class AgentConfigMalformed(ConfigError):
+    """The agent's configuration does not read."""
+
+    code = "agent-config-malformed"
+    default_fix = "correct the file; `ratls provider agent --sample` shows a complete one"
 
 
 def _document(raw: bytes, name: str) -> _Document:

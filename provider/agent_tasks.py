@@ -1,6 +1,6 @@
 """An agent's own configuration at work: is this task for us, and may its rows leave?
 
-    with Station.open(config, allow_simulation=False, timeout=600, clock=now) as releaser:
+    with TaskReleaser.open(config, allow_simulation=False, timeout=600, clock=now) as releaser:
         task = releaser.sift(envelope)              # talks to nobody, writes nothing
         releaser.release(task, task.datasets[0])    # through `provider.release`, journalled
 
@@ -15,19 +15,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
-from policy.errors import StateMissing
 from policy.party import LocalParty
 from policy.passphrase import passphrase_source
-from policy.state import StudyState
+from policy.state import StateMissing, StudyState
 from policy.task import Task
 from provider.agent_config import AgentConfig, EnclavePlace
-from provider.errors import AgentRunning, DatasetNotConfigured, EnclaveNotConfigured
 from provider.exchange import EnclaveRequest
 from provider.journalling import Journalling
 from provider.release import Release, release
 from verifier.anchors import Mode
-from verifier.errors import LockHeld
-from verifier.files import locked, read_collateral
+from verifier.errors import ConfigError
+from verifier.files import LockHeld, locked, read_collateral
 from verifier.modes import anchors_for
 
 
@@ -39,6 +37,20 @@ class AgentTask:
     digest: bytes  #             of the task, 32
     datasets: tuple[str, ...]  # own inputs of the computation; may be none
     enclaves: tuple[str, ...]  # that the policy lists, in its order
+
+
+class DatasetNotConfigured(ConfigError):
+    """The agent has no source for a dataset that a task asks for."""
+
+    code = "dataset-not-configured"
+    default_fix = "add the [[dataset]] with its source, then start the agent again"
+
+
+class EnclaveNotConfigured(ConfigError):
+    """The agent has no address for any enclave that the policy lists."""
+
+    code = "enclave-not-configured"
+    default_fix = "add the [[enclave]] with its address and collateral, then start the agent again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +163,13 @@ class TaskReleaser:
             expected=f"an address of {' or '.join(listed)}",
             found=", ".join(self.config.enclaves),
         )
+
+
+class AgentRunning(ConfigError):
+    """Another agent works for this study in this state folder."""
+
+    code = "agent-running"
+    default_fix = "one agent is enough: it takes every task of the study; stop the other one first"
 
 
 @contextmanager

@@ -15,24 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policy.document import Computation, digest_text
+from policy.errors import ResultBindingError, TicketScopeError
 from policy.journal import CollectedEntry
 from policy.receipt import Receipt, indented
 from policy.seal import is_denial, open_result, result_info
-from provider.errors import (
-    EnclaveRestarted,
-    ReceiptMismatch,
-    RecipientNotListed,
-    ResultDenied,
-    ResultPending,
-)
+from provider.errors import EnclaveRestarted, ResultDeniedError, ResultUnavailable
 from provider.exchange import Believed, EnclaveRequest, require_own
 from provider.journalling import Journalling
 from ratls.appraise import FreshEvidence
 from ratls.stream import Kind, Pending, Result
 from scheduler.queued_task import DatasetStatus, State
 from verifier.anchors import Mode
-from verifier.errors import FileNotWritten
-from verifier.files import write_new
+from verifier.files import FileNotWritten, write_new
 
 POLL_SECONDS = 1.0
 
@@ -62,6 +56,20 @@ class Collection:
     fresh: FreshEvidence
     mode: Mode
     size: int  # bytes of the plaintext
+
+
+class ResultPending(ResultUnavailable):
+    """Some provider has not committed its rows."""
+
+    code = "result-pending"
+    default_fix = "wait for the providers named, or add --wait SECONDS"
+
+
+class ResultDenied(ResultDeniedError):
+    """The computation failed or its release rule was not met; which of them, nobody is told."""
+
+    code = "result-denied"
+    default_fix = "ask the providers about their inputs; other rows or parameters need a new task"
 
 
 def collect(
@@ -130,6 +138,13 @@ def collect(
         return Collection(receipt, fresh, job.mode, len(plaintext))
 
 
+class RecipientNotListed(TicketScopeError):
+    """The result of this task is not for this party."""
+
+    code = "recipient-not-listed"
+    default_fix = "only the computation's `recipients` can collect its result"
+
+
 def _require_recipient(job: Believed, own: str) -> Computation:
     computation = job.policy.computation_by_id(job.task.computation)
     assert computation is not None  # `Task.open` refuses what the policy does not have
@@ -170,6 +185,13 @@ def _require_same_start(
 def missing_text(answer: Pending) -> str:
     """What an outcome still waits for."""
     return f"missing {', '.join(answer.missing)}" if answer.missing else "still computing"
+
+
+class ReceiptMismatch(ResultBindingError):
+    """A field of the receipt differs from the task, the policy or the result."""
+
+    code = "receipt-mismatch"
+    default_fix = "do not use the result; ask the operator which enclave answered"
 
 
 def check_receipt(

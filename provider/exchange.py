@@ -21,17 +21,16 @@ from pathlib import Path
 from policy.admission import admit
 from policy.attested import Attested
 from policy.document import Computation, Dataset, Policy, digest_text
+from policy.errors import TicketScopeError
 from policy.journal import Journal, NotedEntry
 from policy.party import LocalParty
 from policy.record import Record
 from policy.state import StudyState
 from policy.statement import instant_text
 from policy.task import Task
-from provider.errors import DatasetNotAsked, DatasetNotOwned
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
-from ratls.claims import require_key
-from ratls.errors import ReceiptKeyUnbound
+from ratls.claims import ReceiptKeyUnbound, require_key
 from ratls.evidence import Evidence
 from ratls.pin import ChannelIdentity
 from ratls.probe import probe_name
@@ -235,6 +234,20 @@ class Watch:
         if second != self._second:
             self._session.require_still()
             self._second = second
+
+
+class DatasetNotAsked(TicketScopeError):
+    """The computation of this task does not take this dataset."""
+
+    code = "dataset-not-asked"
+    default_fix = "look at the computation's inputs with `ratls policy show`"
+
+
+class DatasetNotOwned(TicketScopeError):
+    """The dataset belongs to another party."""
+
+    code = "dataset-not-owned"
+    default_fix = "name a dataset that the policy lists under your own party id"
 
 
 def own_input(job: Believed, dataset_id: str, own: str) -> tuple[Dataset, Computation]:

@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Literal
 
 from policy.document import digest_text
-from policy.errors import AuditError, StateCopied
-from policy.journal import Entry, Journal, JournalRecord, RefusedEntry, Step, has_begun, outcomes
+from policy.errors import AuditError
+from policy.journal import (
+    Entry,
+    Journal,
+    JournalRecord,
+    RefusedEntry,
+    StateCopied,
+    Step,
+    has_begun,
+    outcomes,
+)
 from verifier.anchors import Mode
 from verifier.errors import RatlsError
 

@@ -19,16 +19,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from policy.errors import TaskExpired
 from policy.party import LocalParty
 from policy.statement import instant_text
-from policy.task import Task
-from provider.errors import EnclaveRestarted, ReleaseRefusedElsewhere, TaskBoundToInstance
+from policy.task import Task, TaskExpired
+from provider.errors import EnclaveRestarted, ProviderRefusedError, TaskBoundToInstance
 from ratls.address import Address
 from ratls.errors import DeadlineExceeded
 from ratls.pin import ChannelIdentity
-from scheduler.client import WATCH_SECONDS, SchedulerClient
-from scheduler.errors import SchedulerAnswerMalformed, SchedulerBusy, SchedulerUnreachable
+from scheduler.client import WATCH_SECONDS, SchedulerBusy, SchedulerClient, SchedulerUnreachable
+from scheduler.messages import SchedulerAnswerMalformed
 from scheduler.queued_task import QueuedTask, State
 from verifier.errors import RatlsError
 from verifier.files import read_file
@@ -284,6 +283,13 @@ def seconds_left(task: Task | None, at: datetime) -> float:
             found=f"its end, {instant_text(task.expires)}",
         )
     return min(left, WATCH_SECONDS)
+
+
+class ReleaseRefusedElsewhere(ProviderRefusedError):
+    """The scheduler says that a provider refused. A hint: only that provider knows."""
+
+    code = "release-refused-elsewhere"
+    default_fix = "look the code up in docs/errors.md, and ask that provider"
 
 
 def outcome(notice: Notice) -> bool:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from provider.collect import missing_text
-from provider.errors import ReasonsNotAgreed, ResultPending
+from policy.errors import TicketScopeError
+from provider.collect import ResultPending, missing_text
 from provider.exchange import EnclaveRequest, own_input
 from ratls.appraise import FreshEvidence
 from ratls.stream import Kind, Pending
@@ -26,6 +26,13 @@ class Reason:
     code: str
     fresh: FreshEvidence
     mode: Mode
+
+
+class ReasonsNotAgreed(TicketScopeError):
+    """The policy tells no provider which rule its input broke."""
+
+    code = "reasons-not-agreed"
+    default_fix = 'agree on `reasons = "own input"` in the computation\'s release'
 
 
 def ask_reason(request: EnclaveRequest, dataset: str) -> Reason:

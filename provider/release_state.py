@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from policy.errors import TicketScopeError
 from policy.journal import (
     CommittedEntry,
     JournalRecord,
@@ -22,15 +23,15 @@ from policy.journal import (
     ReservedEntry,
     ReturnedEntry,
 )
-from provider.errors import (
-    ReleaseStateDamaged,
-    ReleaseUnderWay,
-    TaskAlreadyReleased,
-    TaskBoundToInstance,
-    UsesExhausted,
-)
-from verifier.errors import LockHeld
-from verifier.files import locked, own_folder, read_file, write_atomically
+from provider.errors import TaskBoundToInstance, TicketReplayError
+from verifier.errors import ConfigError
+from verifier.files import LockHeld, locked, own_folder, read_file, write_atomically
+
+
+class TaskAlreadyReleased(TicketReplayError):
+    """The rows for this task were released and acknowledged before."""
+
+    code = "task-already-released"
 
 
 def require_unreleased(records: tuple[JournalRecord, ...], task: str, dataset: str) -> None:
@@ -113,6 +114,13 @@ def ended(records: Iterable[JournalRecord], at: datetime) -> list[ReservedEntry]
     ]
 
 
+class ReleaseStateDamaged(ConfigError):
+    """What was kept of an earlier attempt cannot be read."""
+
+    code = "release-state-damaged"
+    default_fix = TicketReplayError.default_fix
+
+
 def require_attempt(
     records: Iterable[JournalRecord], task: str, dataset: str, attempt: Attempt | None
 ) -> None:
@@ -125,6 +133,13 @@ def require_attempt(
         raise ReleaseStateDamaged(
             f"task {task}, dataset {dataset}", expected="the commit that was kept", found="none"
         )
+
+
+class UsesExhausted(TicketScopeError):
+    """The computation was released to as often as the policy allows."""
+
+    code = "uses-exhausted"
+    default_fix = "agree on a policy version with more `uses`"
 
 
 def require_uses_left(
@@ -179,6 +194,13 @@ class Attempt:
 def release_path(state: Path, task: bytes, dataset: str) -> Path:
     """Where the files of one release stand."""
     return state / "releases" / task.hex() / dataset
+
+
+class ReleaseUnderWay(ConfigError):
+    """Another process is releasing this dataset for this task right now."""
+
+    code = "release-under-way"
+    default_fix = "wait for the other process to end"
 
 
 class ReleaseFolder:

@@ -16,14 +16,15 @@ from pathlib import Path
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.document import Dataset, Policy, digest_text
-from policy.errors import PolicyNotAccepted
+from policy.errors import ResultBindingError
 from policy.journal import Reading, ReleasedEntry
 from policy.rows import schema_digest
-from policy.state import StudyState
-from provider.errors import AcknowledgementMismatch, ReleaseUnclear, SourceDiffers
+from policy.state import PolicyNotAccepted, StudyState
+from provider.errors import AcknowledgementMismatch
 from provider.release_state import Attempt, release_path
 from provider.sources import SourceSpec
 from ratls.stream import RowDigest, without_metadata
+from verifier.errors import ConfigError
 from verifier.files import read_file
 
 
@@ -33,6 +34,13 @@ class MatchingRelease:
 
     acknowledgement: Acknowledgement
     path: Path  # of its file
+
+
+class SourceDiffers(ResultBindingError):
+    """The rows of the source are not those whose arrival was acknowledged."""
+
+    code = "source-differs"
+    default_fix = "name the file as it was when it was released; its order and options count too"
 
 
 def compare_source(
@@ -71,6 +79,13 @@ def compare_source(
             found=digest_text(found),
         )
     return MatchingRelease(acknowledgement, path / "acknowledgement.json")
+
+
+class ReleaseUnclear(ConfigError):
+    """The journal has no release that is meant, or several."""
+
+    code = "release-unclear"
+    default_fix = "name one with --task and --dataset; `ratls provider journal show` lists them"
 
 
 def _one(reading: Reading, task: str | None, dataset: str | None) -> ReleasedEntry:

@@ -12,12 +12,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from policy.document import Policy
-from policy.errors import TaskParameterDenied
 from policy.parameters import Fixed, Value, as_value
 from policy.party import LocalParty
 from policy.state import StudyState
-from policy.task import Task
-from provider.errors import DurationMalformed, ParameterMalformed
+from policy.task import Task, TaskParameterDenied
+from verifier.errors import ConfigError
 
 _DURATION = re.compile(r"([1-9][0-9]{0,4})([smhd])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -66,6 +65,13 @@ def sign_task(
     return task, task.seal(party.operation)
 
 
+class ParameterMalformed(ConfigError):
+    """A `--set` is not one `name=value` with a TOML value."""
+
+    code = "parameter-malformed"
+    default_fix = "write for example --set max_iter=200 or --set 'label=\"y\"'"
+
+
 def parse_parameters(settings: Sequence[str]) -> dict[str, Value]:
     """`name=value` with TOML values. Raises: ParameterMalformed."""
     parameters: dict[str, Value] = {}
@@ -82,6 +88,13 @@ def parse_parameters(settings: Sequence[str]) -> dict[str, Value]:
         except (ValueError, RecursionError) as error:
             raise ParameterMalformed(thing, expected="one TOML value", found="another") from error
     return parameters
+
+
+class DurationMalformed(ConfigError):
+    """A duration cannot be read."""
+
+    code = "duration-malformed"
+    default_fix = "write for example 30m, 1h or 7d"
 
 
 def parse_duration(text: str) -> timedelta:

@@ -15,11 +15,26 @@ from dataclasses import dataclass
 from typing import Self
 
 from ratls.call_thread import CallThread
-from ratls.errors import AddressMalformed, DeadlineExceeded, PeerUnreachable
+from ratls.errors import DeadlineExceeded, TransportError
+from verifier.errors import ConfigError
 
 LOOKUP_SECONDS = 10.0
 
 _FORM = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})", re.ASCII)
+
+
+class AddressMalformed(ConfigError):
+    """An address is not HOST:PORT."""
+
+    code = "address-malformed"
+    default_fix = "write HOST:PORT, for example 127.0.0.1:7443 or [::1]:7443"
+
+
+class PeerUnreachable(TransportError):
+    """No connection to the address could be made."""
+
+    code = "peer-unreachable"
+    default_fix = "is the enclave running, and is the address right?"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol, cast
 
-from ratls.errors import AttesterUnknown
+from ratls.errors import AttesterError
 from verifier.anchors import Mode
-from verifier.errors import SimulationNotAllowed
-from verifier.modes import simulation_lock
+from verifier.modes import SimulationNotAllowed, simulation_lock
 
 
 class Attester(Protocol):
@@ -22,6 +21,13 @@ class Attester(Protocol):
     def quote(self, report_data: bytes) -> bytes:
         """A fresh quote whose report carries exactly these 64 bytes."""
         ...
+
+
+class AttesterUnknown(AttesterError):
+    """No attester of that name is installed here."""
+
+    code = "attester-unknown"
+    default_fix = "use --attester simulation:DIR with --allow-simulation"
 
 
 def resolve_attester(name: str, *, allow_simulation: bool) -> Attester:

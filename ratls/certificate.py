@@ -22,20 +22,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ratls.errors import (
-    EnclaveCertificateIsAuthority,
-    EnclaveCertificateKeyUnsuitable,
-    EnclaveCertificateLongLived,
-    EnclaveCertificateMalformed,
-    EnclaveCertificateNameWrong,
-    EnclaveCertificateNotCurrent,
-    EnclaveCertificateNotSelfSigned,
-    EnclaveCertificateOversized,
-    EnclaveCertificateUsageWrong,
-    EvidenceAmbiguous,
-    EvidenceCritical,
-    EvidenceMissing,
+    CertificateProfileError,
+    EvidenceAmbiguousError,
+    EvidenceFormatError,
+    EvidenceMissingError,
+    FreshnessError,
 )
 from verifier import der as der_of
+from verifier.errors import Exit
 
 ENCLAVE_NAME = "enclave.ratls.invalid"  # .invalid never resolves: a name to pin, not to look up
 EVIDENCE_OID = x509.ObjectIdentifier("2.23.133.5.4.9")
@@ -92,6 +86,20 @@ def check_certificate(der: bytes, at: datetime) -> EnclaveCertificate:
     return EnclaveCertificate(der, spki, evidence)
 
 
+class EnclaveCertificateOversized(EvidenceFormatError):
+    """The certificate is larger than any that carries one piece of evidence."""
+
+    code = "enclave-certificate-oversized"
+    default_fix = "the peer is not an enclave of this project"
+
+
+class EvidenceAmbiguous(EvidenceAmbiguousError):
+    """There are several pieces of evidence in one certificate."""
+
+    code = "evidence-ambiguous"
+    default_fix = "the enclave's certificate must carry the extension 2.23.133.5.4.9 once, alone"
+
+
 def _load(der: bytes) -> x509.Certificate:
     if len(der) > MAX_CERTIFICATE:
         raise EnclaveCertificateOversized(
@@ -144,8 +152,29 @@ def as_der(content: bytes) -> bytes:
     return found[0].public_bytes(Encoding.DER)
 
 
+class EnclaveCertificateMalformed(EvidenceFormatError):
+    """The bytes are not one X.509 certificate in DER."""
+
+    code = "enclave-certificate-malformed"
+    default_fix = "the peer must present one plain DER certificate; rebuild the enclave's software"
+
+
 def _malformed(found: str) -> EnclaveCertificateMalformed:
     return EnclaveCertificateMalformed("certificate", expected="one X.509 certificate", found=found)
+
+
+class EvidenceMissing(EvidenceMissingError):
+    """The certificate has no evidence extension 2.23.133.5.4.9."""
+
+    code = "evidence-missing"
+    default_fix = "check the address: this is no attested enclave, or one of another format"
+
+
+class EvidenceCritical(CertificateProfileError):
+    """The evidence extension is marked critical, which no pinned TLS client would accept."""
+
+    code = "evidence-critical"
+    default_fix = "the enclave must mark its evidence non-critical"
 
 
 def _evidence(certificate: x509.Certificate) -> bytes:
@@ -189,6 +218,13 @@ def _key(certificate: x509.Certificate) -> bytes:
     return spki
 
 
+class EnclaveCertificateKeyUnsuitable(CertificateProfileError):
+    """The key is not an EC key on P-256 or P-384 in its plain encoding."""
+
+    code = "enclave-certificate-key-unsuitable"
+    default_fix = "the enclave's key must be P-256 or P-384, named curve, uncompressed"
+
+
 def _unsuitable(found: str) -> EnclaveCertificateKeyUnsuitable:
     return EnclaveCertificateKeyUnsuitable(
         "certificate key", expected="EC P-256 or P-384", found=found
@@ -212,8 +248,29 @@ def _require_self_signed(certificate: x509.Certificate) -> None:
         raise _issued("a signature that does not hold") from error
 
 
+class EnclaveCertificateNotSelfSigned(CertificateProfileError):
+    """The certificate is not signed by its own key, or was issued by someone else."""
+
+    code = "enclave-certificate-not-self-signed"
+    default_fix = "an enclave signs its own certificate; check the address"
+
+
 def _issued(found: str) -> EnclaveCertificateNotSelfSigned:
     return EnclaveCertificateNotSelfSigned("certificate", expected="its own signature", found=found)
+
+
+class EnclaveCertificateIsAuthority(CertificateProfileError):
+    """The certificate is not marked CA:FALSE, so its key could admit other certificates."""
+
+    code = "enclave-certificate-is-authority"
+    default_fix = "the enclave's certificate must say CA:FALSE"
+
+
+class EnclaveCertificateUsageWrong(CertificateProfileError):
+    """Key usage or extended key usage are not those of a TLS end entity."""
+
+    code = "enclave-certificate-usage-wrong"
+    default_fix = "the certificate needs digitalSignature, serverAuth and clientAuth"
 
 
 def _require_end_entity(certificate: x509.Certificate) -> None:
@@ -240,6 +297,13 @@ def _require_end_entity(certificate: x509.Certificate) -> None:
         )
 
 
+class EnclaveCertificateNameWrong(CertificateProfileError):
+    """The certificate does not carry exactly the one name that clients ask for."""
+
+    code = "enclave-certificate-name-wrong"
+    default_fix = "the enclave's certificate must have the single SAN enclave.ratls.invalid"
+
+
 def _require_name(certificate: x509.Certificate) -> None:
     names = _extension(certificate, x509.SubjectAlternativeName)
     if names is None or list(names) != [x509.DNSName(ENCLAVE_NAME)]:
@@ -248,6 +312,21 @@ def _require_name(certificate: x509.Certificate) -> None:
             expected=f"only {ENCLAVE_NAME}",
             found="none" if names is None else "another",
         )
+
+
+class EnclaveCertificateLongLived(FreshnessError):
+    """The certificate is valid for longer than an enclave's start should last."""
+
+    code = "enclave-certificate-long-lived"
+    exit_status = Exit.NOT_GENUINE
+    default_fix = "the enclave must make its certificate at start, for seven days at most"
+
+
+class EnclaveCertificateNotCurrent(FreshnessError):
+    """The certificate does not cover the instant of judgement."""
+
+    code = "enclave-certificate-not-current"
+    default_fix = "check this machine's clock; restart the enclave if its certificate has expired"
 
 
 def _require_current(certificate: x509.Certificate, at: datetime) -> None:

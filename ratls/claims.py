@@ -12,23 +12,10 @@ import hmac
 from dataclasses import dataclass, fields
 from typing import ClassVar, Self
 
+from policy.errors import PolicyConflictError
 from ratls import cbor
-from ratls.errors import (
-    ClaimMissing,
-    ClaimOfAnotherPurpose,
-    ClaimsMalformed,
-    ContextMismatch,
-    InstanceChanged,
-    KeyUnbound,
-    ModeClaimMismatch,
-    NonceMismatch,
-    PeerHashMismatch,
-    PolicyHashMismatch,
-    ReceiptKeyUnbound,
-    RoleMismatch,
-    TaskHashMismatch,
-)
-from verifier.errors import RatlsError
+from ratls.errors import BindingError, EvidenceFormatError, FreshnessError
+from verifier.errors import Exit, ModeMismatchError, RatlsError
 
 ROLE_SERVER = b"server"
 NONCE_SIZE = 32
@@ -52,6 +39,28 @@ _SIZES = {
 def key_hash(spki: bytes, algorithm: int = 1) -> bytes:
     """The value of `pubkey-hash`: a CBOR array of hash id and digest of the SPKI's DER."""
     return cbor.encode([algorithm, _HASHES[algorithm](spki).digest()])
+
+
+class ClaimsMalformed(EvidenceFormatError):
+    """The claims are not a strict CBOR map of text to byte strings of the right sizes."""
+
+    code = "claims-malformed"
+    exit_status = Exit.NOT_GENUINE  # unreadable evidence is none
+    default_fix = "the peer must write its claims as ratls/1 does"
+
+
+class ClaimMissing(BindingError):
+    """The evidence does not commit to something that it must commit to."""
+
+    code = "claim-missing"
+    default_fix = "the peer does not speak ratls/1"
+
+
+class ClaimOfAnotherPurpose(BindingError):
+    """Evidence for a certificate carries claims of a challenge."""
+
+    code = "claim-of-another-purpose"
+    default_fix = "do not connect: the evidence was made for another exchange"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +165,13 @@ def _check_hash_entry(raw: bytes) -> None:
         raise cbor.NotStrict("pubkey-hash has a digest of another size")
 
 
+class KeyUnbound(BindingError):
+    """The evidence is about another TLS key than the one shown."""
+
+    code = "key-unbound"
+    default_fix = "do not connect: someone shows the evidence of another server"
+
+
 def require_key(claim: bytes, spki: bytes) -> None:
     """`pubkey-hash` must name exactly this key, under the hash that it chose of the three.
 
@@ -168,6 +184,73 @@ def require_key(claim: bytes, spki: bytes) -> None:
         raise KeyUnbound(
             "claim pubkey-hash", expected="the key of this connection", found="another key"
         )
+
+
+class ContextMismatch(BindingError):
+    """The evidence was made for another purpose or protocol version."""
+
+    code = "context-mismatch"
+    default_fix = "do not connect: the evidence was made for another exchange"
+
+
+class RoleMismatch(BindingError):
+    """The evidence was made for the other role, or is a reflection."""
+
+    code = "role-mismatch"
+    default_fix = "do not connect: the evidence was made for another role"
+
+
+class ModeClaimMismatch(ModeMismatchError):
+    """The evidence says simulation where production is demanded, or the reverse."""
+
+    code = "mode-claim-mismatch"
+    default_fix = "production and simulation never meet; check the address and the policy's root"
+
+
+class PolicyHashMismatch(PolicyConflictError):
+    """The enclave serves another policy."""
+
+    code = "policy-hash-mismatch"
+    default_fix = "compare `ratls policy show` on both sides; the enclave must serve your agreement"
+
+
+class InstanceChanged(BindingError):
+    """The enclave that answers is another start than the one that was verified."""
+
+    code = "instance-changed"
+    default_fix = "the enclave restarted: verify it again; what was released needs a new task"
+
+
+class ReceiptKeyUnbound(BindingError):
+    """The evidence does not vouch for the key that signs receipts."""
+
+    code = "receipt-key-unbound"
+    default_fix = "do not rely on this receipt"
+
+
+class PeerHashMismatch(BindingError):
+    """The evidence was made for another party."""
+
+    code = "peer-hash-mismatch"
+    default_fix = (
+        "someone forwards another party's challenge, or the enclave knows you by another key"
+    )
+
+
+class TaskHashMismatch(BindingError):
+    """The evidence was made for another task."""
+
+    code = "task-hash-mismatch"
+    default_fix = "someone forwards the evidence of another task"
+
+
+class NonceMismatch(FreshnessError):
+    """The evidence answers another nonce: it is a replay."""
+
+    code = "nonce-mismatch"
+    # Somebody answered with evidence of another moment: that is a verdict, not a lack of one.
+    exit_status = Exit.NOT_GENUINE
+    default_fix = "do not connect: old evidence is being replayed"
 
 
 # Comparison runs in the order of the fields. The nonce comes last: evidence of another party

@@ -12,9 +12,9 @@ from importlib.metadata import version
 
 import typer
 
-from verifier.errors import OutputReaderGone, RatlsError
+from verifier.errors import RatlsError
 from verifier.modes import own_entry_points
-from verifier.output import settle_streams
+from verifier.output import OutputReaderGone, settle_streams
 from verifier.usage import Commands
 
 

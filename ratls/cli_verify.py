@@ -10,6 +10,8 @@ import typer
 from policy.cli import AnchorDigest, AnchorParty
 from ratls.cli_verify_forecast import forecast
 from ratls.cli_verify_quote import doubt_of, quote
+from ratls.errors import FreshnessError
+from verifier.errors import CollateralFetchError
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 
@@ -79,6 +81,16 @@ def cert(
         _show(shell, admitted, expectation, facts, str(file), refusal=doubt)
 
 
+class CollateralNotNamed(CollateralFetchError):
+    """There is no collateral to judge a quote with."""
+
+    code = "collateral-not-named"
+    default_fix = (
+        "ratls collateral fetch --enclave HOST:PORT -o FILE "
+        "--from https://api.trustedservices.intel.com; then name it: --collateral"
+    )
+
+
 def server(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where it listens.")],
     agreement: AgreementFile,
@@ -140,7 +152,6 @@ def server(
         from ratls.address import Address
         from ratls.appraise import appraise_certificate, presented_quote
         from ratls.environment import prepare_process
-        from ratls.errors import CollateralNotNamed
         from ratls.probe import probe_name
         from verifier.cache import Marks
         from verifier.files import user_folder, write_new
@@ -206,8 +217,14 @@ def _challenge(
         return exchange.fresh
 
 
+class NoFreshProof(FreshnessError):
+    """Only the certificate was judged, and it could be a copy of an old one."""
+
+    code = "no-fresh-proof"
+    default_fix = "name your party with --party DIR, or say --certificate-only if that is enough"
+
+
 def _no_fresh_proof(address: str) -> RatlsError:
-    from ratls.errors import NoFreshProof
 
     return NoFreshProof(address, expected="a fresh proof", found="a certificate alone")
 

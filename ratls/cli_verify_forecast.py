@@ -130,8 +130,7 @@ def parse_within(text: str) -> timedelta:
 
 def _one(file: Path, at: datetime, ask: Callable[[bytes], Forecast]) -> Forecast:
     """The answer on one file; one that cannot be read does not keep the others from theirs."""
-    from verifier.errors import FileUnreadable
-    from verifier.files import read_file
+    from verifier.files import FileUnreadable, read_file
     from verifier.forecast import Forecast
 
     try:

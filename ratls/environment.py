@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ratls.errors import EnvironmentUnsafe
+from verifier.errors import ConfigError
 
 # With an EC certificate this leaves TLS 1.3 only, at both ends (flight.md 0.30): the one cipher
 # allowed for TLS 1.2 needs an RSA certificate, and TLS 1.3 has its ciphers in another list.
@@ -21,6 +21,13 @@ _LEAKING = ("SSLKEYLOGFILE", "GRPC_TRACE")
 # Of gRPC's verbosities, those that show errors alone. Set for other programs, as many do, they
 # leak nothing; INFO and DEBUG show what passes, and another word means nobody knows what.
 _HARMLESS = frozenset({"none", "error"})
+
+
+class EnvironmentUnsafe(ConfigError):
+    """An environment variable would write keys or traffic to a log."""
+
+    code = "environment-unsafe"
+    default_fix = "unset the variable and start again"
 
 
 def prepare_process() -> None:

@@ -18,11 +18,19 @@ from typing import Self
 from ratls import cbor
 from ratls.attester import Attester
 from ratls.claims import CertificateClaims
-from ratls.errors import AttesterMixedUp, EvidenceMalformed, ReportDataUnbound
+from ratls.errors import AttesterMixedUp, BindingError, EvidenceFormatError
+from verifier.errors import Exit
 from verifier.quote import Quote
 
 TAG_QUOTE = 60000  # the only tag that a remote verifier accepts; 60001 and 60002 are local reports
 MAX_EVIDENCE = 8192  # what the other implementations of this format read
+
+
+class ReportDataUnbound(BindingError):
+    """The quote was not made over these claims."""
+
+    code = "report-data-unbound"
+    default_fix = "do not connect: the quote was made for something else"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,14 @@ class Evidence:
                 expected=report_data(self.claims).hex(),
                 found=found.hex(),
             )
+
+
+class EvidenceMalformed(EvidenceFormatError):
+    """The evidence is not tag 60000 with quote and claims, in the strict form."""
+
+    code = "evidence-malformed"
+    exit_status = Exit.NOT_GENUINE  # unreadable evidence is none
+    default_fix = "the peer must produce interoperable RA-TLS evidence (CBOR tag 60000)"
 
 
 def _malformed(found: str) -> EvidenceMalformed:

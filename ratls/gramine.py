@@ -18,16 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from ratls.errors import (
-    AttestationDeviceUnusable,
-    AttesterMixedUp,
-    QuoteNotMade,
-    QuoteOfAnotherEnclave,
-    RemoteAttestationOff,
-    SgxAbsent,
-)
+from ratls.errors import AttesterError, AttesterMixedUp, EvidenceMissingError
 from verifier.anchors import Mode
-from verifier.errors import placed
+from verifier.errors import Exit, placed
 from verifier.quote import MrEnclave, Quote, strip_file_padding
 
 DEVICE = Path("/dev/attestation")
@@ -54,6 +47,29 @@ class FileCalls(Protocol):
 
     def close(self, handle: int, /) -> None:
         """Let go of the descriptor."""
+
+
+class RemoteAttestationOff(EvidenceMissingError):
+    """The enclave's manifest does not ask for DCAP quotes."""
+
+    code = "remote-attestation-off"
+    exit_status = Exit.UNUSABLE
+    default_fix = 'the manifest must say sgx.remote_attestation = "dcap"; sign it again'
+
+
+class SgxAbsent(EvidenceMissingError):
+    """This process does not run inside an SGX enclave under Gramine."""
+
+    code = "sgx-absent"
+    exit_status = Exit.UNUSABLE  # nobody was judged: it is this machine that shows no evidence
+    default_fix = "start the enclave with gramine-sgx; gramine-direct protects nothing"
+
+
+class QuoteNotMade(AttesterError):
+    """The platform or its quoting service could not make a report or a quote."""
+
+    code = "quote-not-made"
+    default_fix = "the cause stands in Gramine's log on the host: look for the AESM error there"
 
 
 class AttestationDevice:
@@ -101,8 +117,22 @@ class AttestationDevice:
             raise _unusable(path, "a file that works", found) from error
 
 
+class AttestationDeviceUnusable(AttesterError):
+    """A file of the attestation device does not behave as Gramine's does."""
+
+    code = "attestation-device-unusable"
+    default_fix = "run the enclave under the Gramine version that its manifest was made for"
+
+
 def _unusable(path: Path, expected: str, found: str) -> AttestationDeviceUnusable:
     return AttestationDeviceUnusable(str(path), expected=expected, found=found)
+
+
+class QuoteOfAnotherEnclave(AttesterError):
+    """The host's quoting service answered with a quote of another enclave."""
+
+    code = "quote-of-another-enclave"
+    default_fix = "the host hands out foreign quotes: restart its quoting service, or do not use it"
 
 
 class GramineAttester:

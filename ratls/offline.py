@@ -19,13 +19,12 @@ from policy import envelope as dsse
 from policy.acknowledgement import Acknowledgement
 from policy.agreement import CompleteAgreement
 from policy.document import Policy
-from policy.errors import PartyNotListed
+from policy.errors import PartyNotListed, ResultBindingError
 from policy.receipt import Receipt
 from policy.record import Record
 from policy.statement import require_policy
 from ratls.appraise import Expectation, FreshEvidence, appraise_fresh, preceded_by
-from ratls.claims import ChallengeClaims
-from ratls.errors import ModeClaimMismatch, ReceiptOutsidePolicy
+from ratls.claims import ChallengeClaims, ModeClaimMismatch
 from verifier.anchors import TrustAnchors
 from verifier.appraisal import Appraisal, AppraisalLog
 from verifier.collateral import Collateral
@@ -167,6 +166,13 @@ def _require_computation(receipt: Receipt, policy: Policy) -> None:
         or tuple(i.dataset for i in receipt.inputs) != agreed.inputs
     ):
         raise _outside("receipt", f"{receipt.computation} for {receipt.recipient}")
+
+
+class ReceiptOutsidePolicy(ResultBindingError):
+    """The document names parties, datasets or a computation that the policy does not combine."""
+
+    code = "receipt-outside-policy"
+    default_fix = "use the agreement under which the document was made"
 
 
 def _outside(noun: str, found: str) -> ReceiptOutsidePolicy:

@@ -20,7 +20,7 @@ from ratls.address import Address
 from ratls.appraise import AdmittedCertificate
 from ratls.certificate import ENCLAVE_NAME
 from ratls.environment import prepare_process
-from ratls.errors import PinUnusable
+from verifier.errors import ConfigError
 
 _OPTIONS = [
     # A message arrives as it was sent or not at all: 1 MB of gzip would be 1 GB here, before
@@ -48,6 +48,13 @@ class ChannelIdentity:
     cert_pem: bytes
     key_pem: bytes = field(repr=False)
     spki_sha256: bytes  # 32, of the certificate's key
+
+
+class PinUnusable(ConfigError):
+    """There is not exactly one verified certificate to pin, or the address is not numeric."""
+
+    code = "pin-unusable"
+    default_fix = "probe and appraise the enclave at a resolved address first"
 
 
 def pinned_client(

@@ -19,15 +19,8 @@ import time
 
 from OpenSSL import SSL, crypto
 
-from ratls.address import Address
-from ratls.errors import (
-    DeadlineExceeded,
-    EnclaveCertificateChainPresented,
-    HandshakeFailed,
-    HandshakeOversized,
-    PeerUnreachable,
-    TransportError,
-)
+from ratls.address import Address, PeerUnreachable
+from ratls.errors import BindingError, DeadlineExceeded, TransportError
 
 MAX_HANDSHAKE = 256 * 1024  # bytes from the peer; a pinned certificate has 100 KB at most
 _PIECE = 16 * 1024
@@ -56,6 +49,20 @@ def probe_name(address: Address, timeout: float) -> tuple[Address, bytes]:
         except TransportError:
             continue  # not a verdict on anybody: the next address is asked
     return last, probe(last, end - time.monotonic())
+
+
+class HandshakeFailed(TransportError):
+    """The peer does not complete a TLS 1.3 handshake with a certificate."""
+
+    code = "handshake-failed"
+    default_fix = "the peer must speak TLS 1.3 and present its certificate"
+
+
+class EnclaveCertificateChainPresented(BindingError):
+    """The peer sent more than its own certificate, so evidence could sit where no key is used."""
+
+    code = "enclave-certificate-chain-presented"
+    default_fix = "the enclave must send one certificate"
 
 
 def probe(address: Address, timeout: float) -> bytes:
@@ -115,6 +122,13 @@ def _context(shown: list[bytes]) -> SSL.Context:
     context.set_alpn_protos([b"h2"])
     context.set_verify(SSL.VERIFY_PEER, take)
     return context
+
+
+class HandshakeOversized(TransportError):
+    """The peer sends more than any handshake has, and does not end it."""
+
+    code = "handshake-oversized"
+    default_fix = "the peer is not an enclave of this project; check the address"
 
 
 def _handshake(

@@ -27,6 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.flight as flight
 
+from policy.errors import ResourceLimitError
 from policy.text import IDENTIFIER
 from ratls import cbor
 from ratls.address import Address
@@ -39,18 +40,7 @@ from ratls.appraise import (
 )
 from ratls.call_thread import CallThread
 from ratls.claims import NONCE_SIZE
-from ratls.errors import (
-    AnswerMissing,
-    AnswerNotOpened,
-    CallFailed,
-    DeadlineExceeded,
-    MessageOversized,
-    MessageUnexpected,
-    PeerRefused,
-    SequenceBroken,
-    StreamOversized,
-    StreamTruncated,
-)
+from ratls.errors import DeadlineExceeded, StreamIntegrityError, TransportError
 from ratls.pin import ChannelIdentity, pinned_client
 from verifier.errors import Exit, RatlsError
 
@@ -59,6 +49,13 @@ MAX_MESSAGE = 256 * 1024  # any message but a result
 MAX_RESULT = 64 * MEBIBYTE
 SALT_SIZE = 32
 REASON_SIZE = 64
+
+
+class MessageUnexpected(StreamIntegrityError):
+    """A message is malformed, or not the one that is due."""
+
+    code = "message-unexpected"
+    default_fix = "both sides must run the same version"
 
 
 class Kind(Enum):
@@ -148,6 +145,14 @@ def _size_of(value: object) -> int:
     return len(value) if isinstance(value, bytes) else 0
 
 
+class MessageOversized(ResourceLimitError):
+    """One message exceeds its cap."""
+
+    code = "message-oversized"
+    exit_status = Exit.PEER
+    default_fix = "send smaller batches (1 to 4 MiB)"
+
+
 def _require_size(size: int, *due: str) -> None:
     cap = MAX_RESULT if "result" in due else MAX_MESSAGE
     if size > cap:
@@ -203,6 +208,24 @@ class Pending:
     """Nothing yet: these datasets are not there."""
 
     missing: tuple[str, ...]
+
+
+class CallFailed(TransportError):
+    """The connection broke, or never opened, during a call."""
+
+    code = "call-failed"
+    default_fix = (
+        "verify the enclave again: it may have stopped, restarted with another certificate, "
+        "or refused your channel certificate"
+    )
+
+
+class AnswerNotOpened(ResourceLimitError):
+    """The peer's answer is compressed, larger than its kind may be, or rows: it was not opened."""
+
+    code = "answer-not-opened"
+    exit_status = Exit.PEER
+    default_fix = "the enclave must run the agreed version: its answers are small and plain"
 
 
 @contextmanager
@@ -341,6 +364,13 @@ def _closed(client: Any, thread: CallThread) -> Iterator[Any]:
             client.close()
 
 
+class AnswerMissing(TransportError):
+    """The stream ended where an answer was due."""
+
+    code = "answer-missing"
+    default_fix = "nothing is known to have arrived; try again with the same task and enclave"
+
+
 class _ClientWire:
     """Reads and writes of one RPC, with Flight's errors translated.
 
@@ -474,6 +504,21 @@ def _dataset_id(text: object) -> str:
     return text if isinstance(text, str) and IDENTIFIER.fullmatch(text) else "unreadable"
 
 
+class PeerRefused(TransportError):
+    """The other side refused, and says why with one of its codes."""
+
+    code = "peer-refused"
+    default_fix = "look the code up in docs/errors.md; its operator finds the id in the log"
+
+    def __init__(self, *, peer_code: str, correlation_id: str) -> None:
+        super().__init__(
+            "the enclave's answer",
+            expected="the next message",
+            found=f"refused: {peer_code} (id {correlation_id})",
+        )
+        self.peer_code, self.correlation_id = peer_code, correlation_id
+
+
 def _raise_peer_refusal(error: Any) -> None:
     try:
         told = json.loads(bytes(error.extra_info or b"")[:1024])
@@ -511,6 +556,21 @@ class CommitMessage:
 
     envelope: bytes
     salt: bytes  # 32
+
+
+class SequenceBroken(StreamIntegrityError):
+    """A batch is missing, doubled or out of order."""
+
+    code = "sequence-broken"
+    default_fix = "release again with the same task"
+
+
+class StreamOversized(ResourceLimitError):
+    """The rows or bytes of a whole stream exceed their cap."""
+
+    code = "stream-oversized"
+    exit_status = Exit.PEER
+    default_fix = "the policy's max_rows limits a dataset"
 
 
 class ServerExchange:
@@ -641,6 +701,13 @@ class ServerExchange:
             raise _truncated("a client that went away" if cancelled else "its end") from end
         except (pa.ArrowException, OSError) as error:
             raise MessageUnexpected("stream", expected="Arrow messages", found="others") from error
+
+
+class StreamTruncated(StreamIntegrityError):
+    """The stream ended before its commit: nothing of it counts."""
+
+    code = "stream-truncated"
+    default_fix = "release again with the same task"
 
 
 def _truncated(found: str) -> StreamTruncated:

@@ -27,11 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from policy.errors import KeyPermissions
-from scheduler.errors import (
-    SchedulerCertificateNotCurrent,
-    SchedulerCertificateUnusable,
-    SchedulerKeyDiffers,
-)
+from verifier.errors import ConfigError
 from verifier.files import locked, make_folder, parse_file, read_secret, write_new
 
 SCHEDULER_NAME = "scheduler.ratls.invalid"  # .invalid never resolves: a name to pin
@@ -46,6 +42,23 @@ class OwnCertificate:
 
     cert_pem: bytes
     key_pem: bytes = field(repr=False)
+
+
+class SchedulerKeyDiffers(ConfigError):
+    """The key in the scheduler's folder is missing, or belongs to another certificate."""
+
+    code = "scheduler-key-differs"
+    default_fix = "restore scheduler.key, or remove both files and hand out the new certificate"
+
+
+class SchedulerCertificateNotCurrent(ConfigError):
+    """The scheduler's certificate does not cover this instant."""
+
+    code = "scheduler-certificate-not-current"
+    default_fix = (
+        "check the clock; if it has expired, remove scheduler.key and scheduler.crt, start the "
+        "scheduler again, and give its new certificate to every party"
+    )
 
 
 def own_certificate(folder: Path, at: datetime) -> OwnCertificate:
@@ -114,6 +127,13 @@ def check_pin(pem: bytes) -> x509.Certificate:
     if not isinstance(certificate.public_key(), ec.EllipticCurvePublicKey):
         raise _unusable("an EC key", "another")
     return certificate
+
+
+class SchedulerCertificateUnusable(ConfigError):
+    """A file is not exactly one certificate of a scheduler."""
+
+    code = "scheduler-certificate-unusable"
+    default_fix = "use scheduler.crt from the folder that `ratls scheduler serve --state` names"
 
 
 def _unusable(expected: str, found: str) -> SchedulerCertificateUnusable:

@@ -23,22 +23,17 @@ import grpc
 
 from ratls.address import Address
 from ratls.environment import prepare_process
-from ratls.errors import DeadlineExceeded
+from ratls.errors import DeadlineExceeded, TransportError
 from ratls.pin import ChannelIdentity
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import SCHEDULER_NAME, check_pin
-from scheduler.errors import (
-    SchedulerAnswerMalformed,
-    SchedulerBusy,
-    SchedulerRefused,
-    SchedulerUnreachable,
-    TaskOversized,
-)
+from scheduler.errors import TaskOversized
 from scheduler.messages import (
     ANSWER_CAP,
     DIGEST_SIZE,
     ENVELOPE_CAP,
     LET_IN,
+    SchedulerAnswerMalformed,
     is_code,
     read_status,
     read_task,
@@ -216,6 +211,16 @@ class _Call(Protocol):
     def __iter__(self) -> Iterator[pb.QueuedTask]: ...
 
 
+class SchedulerUnreachable(TransportError):
+    """No call to the scheduler came through. May be tried again."""
+
+    code = "scheduler-unreachable"
+    default_fix = (
+        "is the scheduler running at this address, with the certificate that you pin, and does it "
+        "have the agreement that lists yours?"
+    )
+
+
 class Watch:
     """The tasks of one watch, as they come. Iterate in one thread; `cancel` from any."""
 
@@ -248,6 +253,28 @@ class Watch:
                 raise
         finally:
             self._call.cancel()  # whoever stops iterating must not hold the server's thread
+
+
+class SchedulerBusy(TransportError):
+    """The scheduler cannot take the call now. May be tried again, later."""
+
+    code = "scheduler-busy"
+    default_fix = "try again later; what it lacks is behind the code, in docs/errors.md"
+
+
+class SchedulerRefused(TransportError):
+    """The scheduler refused, and says why with one of its codes. Trying again changes nothing."""
+
+    code = "scheduler-refused"
+    default_fix = "look the code up in docs/errors.md; its operator finds the id in the log"
+
+    def __init__(self, *, peer_code: str, correlation_id: str) -> None:
+        super().__init__(
+            "the scheduler's answer",
+            expected="the call to be taken",
+            found=f"refused: {peer_code} (id {correlation_id})",
+        )
+        self.peer_code, self.correlation_id = peer_code, correlation_id
 
 
 @contextmanager

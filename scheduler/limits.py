@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from scheduler.errors import CallsExhausted, OpenTasksExhausted, SubmissionsTooFast
+from policy.errors import ResourceLimitError
 
 RATE_WINDOW = timedelta(minutes=1)
 
@@ -20,6 +20,20 @@ class Usage:
 
     open: int  #    unexpired tasks
     recent: int  #  tasks that came within `RATE_WINDOW`, expired or not
+
+
+class OpenTasksExhausted(ResourceLimitError):
+    """A submitter has too many unexpired tasks in the queue."""
+
+    code = "open-tasks-exhausted"
+    default_fix = "wait until earlier tasks have expired, and sign tasks with a shorter validity"
+
+
+class SubmissionsTooFast(ResourceLimitError):
+    """A submitter brings tasks faster than it may."""
+
+    code = "submissions-too-fast"
+    default_fix = "wait a minute, then submit again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,13 @@ class Limits:
                 expected=f"fewer than {self.tasks_per_minute}",
                 found=str(usage.recent),
             )
+
+
+class CallsExhausted(ResourceLimitError):
+    """Too many calls run at once."""
+
+    code = "calls-exhausted"
+    default_fix = "wait until your other calls have ended, then try again"
 
 
 class Calls:

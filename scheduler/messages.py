@@ -7,8 +7,9 @@ import re
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from policy.errors import TicketFormatError
+from ratls.errors import TransportError
 from scheduler import task_service_pb2 as pb
-from scheduler.errors import RequestMalformed, SchedulerAnswerMalformed
 from scheduler.queued_task import DatasetStatus, QueuedTask, State
 
 DIGEST_SIZE = 32
@@ -26,6 +27,13 @@ _STATES = {
     State.RELEASED: pb.DatasetState.RELEASED,
     State.REFUSED: pb.DatasetState.REFUSED,
 }
+
+
+class RequestMalformed(TicketFormatError):
+    """A request holds a field that is unknown, missing, or of another size."""
+
+    code = "request-malformed"
+    default_fix = "both sides must run the same version"
 
 
 def require_known_fields(request: Message) -> None:
@@ -109,6 +117,13 @@ def read_task(message: pb.QueuedTask) -> QueuedTask:
         raise _malformed("at most 256 datasets and a short cursor", "more")
     datasets = tuple(read_status(status) for status in message.datasets)
     return QueuedTask(message.task_digest, message.envelope, datasets, message.cursor)
+
+
+class SchedulerAnswerMalformed(TransportError):
+    """What the scheduler answers is not what it should."""
+
+    code = "scheduler-answer-malformed"
+    default_fix = "both sides must run the same version; is it the scheduler that you meant?"
 
 
 def _malformed(expected: str, found: str) -> SchedulerAnswerMalformed:

@@ -35,27 +35,21 @@ from ratls.log import Log, bind, bound, place_of
 from ratls.serving import open_many_files
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import OwnCertificate
-from scheduler.errors import (
-    PeerNotServed,
-    RequestMalformed,
-    SchedulerAddressUnusable,
-    SchedulerFailed,
-    StoreUnavailable,
-)
 from scheduler.limits import Calls, Limits
 from scheduler.messages import (
     ANSWER_CAP,
     LET_IN,
     REQUEST_CAP,
+    RequestMalformed,
     read_report,
     require_digest,
     require_known_fields,
     write_status,
     write_task,
 )
-from scheduler.service import Roster, Service
-from scheduler.store import Store
-from verifier.errors import Exit, RatlsError
+from scheduler.service import PeerNotServed, Roster, Service
+from scheduler.store import Store, StoreUnavailable
+from verifier.errors import ConfigError, Exit, RatlsError
 
 STOP_SECONDS = 5.0
 POLL_SECONDS = 1.0  #    how soon a watch sees what another scheduler on this database took
@@ -143,6 +137,14 @@ class Pulse:
 
 
 M = TypeVar("M", bound=Message)
+
+
+class SchedulerFailed(RatlsError):
+    """Something went wrong in the scheduler that nobody foresaw."""
+
+    code = "scheduler-failed"
+    exit_status = Exit.PEER
+    default_fix = "its operator finds kind and place of the error in the log, under the id"
 
 
 class TaskServer:
@@ -281,6 +283,13 @@ class SchedulerServer:
         handlers.start()
         handlers.join(seconds)
         return ended and not handlers.is_alive()
+
+
+class SchedulerAddressUnusable(ConfigError):
+    """The scheduler cannot listen where it was told to."""
+
+    code = "scheduler-address-unusable"
+    default_fix = "another process may use the port: choose another, or 0 for a free one"
 
 
 def start_server(

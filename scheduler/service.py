@@ -16,24 +16,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from policy.agreement import CompleteAgreement
+from policy.agreement import CompleteAgreement, PolicyExpired, PolicyNotYetValid
 from policy.channel import ChannelCertificate
 from policy.document import Party, Policy, digest_text
-from policy.errors import PolicyExpired, PolicyNotYetValid
+from policy.errors import TicketScopeError
 from policy.task import Task
-from scheduler.errors import (
-    PeerNotServed,
-    PolicyNotServed,
-    ReportNotAuthorized,
-    StudyGivenTwice,
-    SubmitterDiffers,
-    TaskNotQueued,
-    TaskOversized,
-)
+from ratls.errors import AuthorizationError, PeerIdentityError
+from scheduler.errors import TaskOversized
 from scheduler.limits import Limits
 from scheduler.messages import ENVELOPE_CAP
 from scheduler.queued_task import Cursor, DatasetStatus, QueuedTask, State
-from scheduler.store import NewTask, Store
+from scheduler.store import NewTask, Store, TaskNotQueued
+from verifier.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +36,20 @@ class Seat:
 
     policy: Policy
     party: Party
+
+
+class StudyGivenTwice(ConfigError):
+    """Two agreement files are about one study."""
+
+    code = "study-given-twice"
+    default_fix = "give the newest agreement of each study; it carries the versions before it"
+
+
+class PeerNotServed(PeerIdentityError):
+    """The channel certificate is that of no party in a policy in force."""
+
+    code = "peer-not-served"
+    default_fix = "the scheduler needs the agreement in which your channel certificate is listed"
 
 
 class Roster:
@@ -104,6 +112,20 @@ class Offer:
     tasks: tuple[QueuedTask, ...]
     more: bool
     change: int  # every change up to this number was looked at, if there is no more
+
+
+class SubmitterDiffers(TicketScopeError):
+    """A task is brought by somebody else than the party that signed it."""
+
+    code = "submitter-differs"
+    default_fix = "submit with the channel certificate of the party that signed the task"
+
+
+class ReportNotAuthorized(AuthorizationError):
+    """The dataset is not the peer's, or no input of the task."""
+
+    code = "report-not-authorized"
+    default_fix = "only a dataset's owner reports on it"
 
 
 class Service:
@@ -207,6 +229,13 @@ class Service:
         return self._store.report(
             digest, dataset, state, code, at, cap=self._limits.reports, instance=instance
         )
+
+
+class PolicyNotServed(AuthorizationError):
+    """The policy is not one that is in force here and lists the peer."""
+
+    code = "policy-not-served"
+    default_fix = "give the agreement to the scheduler, or sign the task under the policy in force"
 
 
 def _seat(seats: dict[bytes, Seat], policy_digest: bytes) -> Seat:

@@ -26,16 +26,10 @@ from typing import Any, Self
 import sqlalchemy as sql
 from sqlalchemy import event, exc
 
-from scheduler.errors import (
-    DatabaseIncompatible,
-    DatabasePasswordShown,
-    DatabaseUrlUnusable,
-    ReportsExhausted,
-    StoreUnavailable,
-    TaskNotQueued,
-)
+from policy.errors import ResourceLimitError, TicketScopeError
 from scheduler.limits import RATE_WINDOW, Usage
 from scheduler.queued_task import Cursor, DatasetStatus, QueuedTask, State
+from verifier.errors import ConfigError
 
 VERSION = 2
 BUSY_SECONDS = 5
@@ -106,6 +100,20 @@ class Page:
 
     held: tuple[Held, ...]
     more: bool
+
+
+class TaskNotQueued(TicketScopeError):
+    """No unexpired task of this digest is in the queue, or the peer has no part in it."""
+
+    code = "task-not-queued"
+    default_fix = "it may have expired: look with `ratls task list`"
+
+
+class ReportsExhausted(ResourceLimitError):
+    """The state of one dataset was changed too often."""
+
+    code = "reports-exhausted"
+    default_fix = "report once per outcome; what counts is the acknowledgement, not the report"
 
 
 class Store:
@@ -334,6 +342,20 @@ class Store:
             yield connection, int(connection.execute(sql.select(_queue.c.change)).scalar_one())
 
 
+class DatabaseUrlUnusable(ConfigError):
+    """The database cannot be named like this."""
+
+    code = "database-url-unusable"
+    default_fix = "write a SQLAlchemy URL, for example postgresql+psycopg://scheduler@host/ratls"
+
+
+class DatabasePasswordShown(ConfigError):
+    """A password stands in the URL, where every user of the machine can read it."""
+
+    code = "database-password-shown"
+    default_fix = "put it into a file of libpq: append ?passfile=FILE to the URL, or use ~/.pgpass"
+
+
 def database_url(text: str) -> sql.URL:
     """A database as the command line names it.
 
@@ -396,6 +418,13 @@ def _engine(url: sql.URL) -> sql.Engine:
     return engine
 
 
+class StoreUnavailable(ConfigError):
+    """The database does not answer, or does not take what it should keep."""
+
+    code = "store-unavailable"
+    default_fix = "is the disk full, the database running, and its address right? Then try again"
+
+
 def _make_private(path: Path) -> None:
     """SQLite makes its file for whoever the umask lets in, and follows a link in its place."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -433,6 +462,13 @@ def _translated(engine: sql.Engine) -> Iterator[None]:
         raise StoreUnavailable(
             _name(engine.url), expected="a database that works", found=type(cause).__name__
         ) from error
+
+
+class DatabaseIncompatible(ConfigError):
+    """The database holds a queue of another version, or something else under its names."""
+
+    code = "database-incompatible"
+    default_fix = "name an empty database, or use the version of ratls that made this one"
 
 
 def _incompatible(engine: sql.Engine, found: str) -> DatabaseIncompatible:

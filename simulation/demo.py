@@ -38,8 +38,7 @@ def run(keep: Path | None) -> int:
     Args:
         keep: Folder to make and to leave everything in; None works in one that is removed.
     """
-    from verifier.errors import FileNotWritten
-    from verifier.files import make_folder
+    from verifier.files import FileNotWritten, make_folder
 
     if keep is not None:
         try:

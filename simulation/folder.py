@@ -29,13 +29,19 @@ from cryptography.hazmat.primitives.serialization import (
 
 from simulation import pck_extension
 from simulation.certificates import Issued, PrivateKey
-from simulation.errors import SimulationFolderNotEmpty, SimulationFolderUnusable
 from simulation.intel import Intel, Platform, root_name
 from simulation.pck_extension import PckExtensionForm
 from simulation.quote import QuotingEnclave
-from verifier.errors import FileNotWritten, FileUnreadable, PckExtensionMalformed
-from verifier.files import make_folder, read_file, write_atomically, write_new
-from verifier.pck import SGX_TYPES, PckExtension
+from verifier.errors import ConfigError
+from verifier.files import (
+    FileNotWritten,
+    FileUnreadable,
+    make_folder,
+    read_file,
+    write_atomically,
+    write_new,
+)
+from verifier.pck import SGX_TYPES, PckExtension, PckExtensionMalformed
 
 # Of the platform's enclaves, and of its trust domains.
 SGX_COLLATERAL, TDX_COLLATERAL = "collateral.json", "collateral.tdx.json"
@@ -50,6 +56,13 @@ _QUOTING_ENCLAVE_SIZES = {
     "qe_report_signature": 64,
     "qe_auth_data": 32,
 }
+
+
+class SimulationFolderNotEmpty(ConfigError):
+    """The folder for a new simulation holds something, which is never overwritten."""
+
+    code = "simulation-folder-not-empty"
+    default_fix = "name a folder that does not exist yet, or an empty one"
 
 
 def write(intel: Intel, platform: Platform, folder: Path) -> None:
@@ -206,6 +219,13 @@ def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def _key_pem(key: PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+class SimulationFolderUnusable(ConfigError):
+    """A simulation's folder lacks a file, or a file in it is not what was once written."""
+
+    code = "simulation-folder-unusable"
+    default_fix = "make another with `ratls simulation new DIR` and name what it wrote"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from simulation.errors import MeasuredPackageMissing
+from verifier.errors import ConfigError
 
 MEASURED_PACKAGES = ("enclave_app", "policy", "ratls", "verifier")
 
@@ -40,6 +40,13 @@ def _measured_files() -> Iterator[tuple[str, Path]]:
             inside = path.relative_to(folder)
             if path.is_file() and "__pycache__" not in inside.parts:
                 yield f"{package}/{inside.as_posix()}", path
+
+
+class MeasuredPackageMissing(ConfigError):
+    """A package that a simulated enclave consists of is not installed."""
+
+    code = "measured-package-missing"
+    default_fix = "install the whole ratls distribution, at the same version as ratls-simulation"
 
 
 def _package_folder(package: str) -> Path:

@@ -35,12 +35,11 @@ from cryptography.x509.oid import NameOID
 from enclave_app.errors import ListenAddressUnusable
 from ratls.address import Address
 from ratls.log import open_log, place_of
-from simulation.errors import SimulationNotLoopback
 from simulation.folder import SGX_COLLATERAL, TDX_COLLATERAL
 from verifier.certificate import PLATFORM_CA, read_chain
 from verifier.collateral import Collateral
 from verifier.crl import crl_der
-from verifier.errors import RatlsError
+from verifier.errors import ConfigError, RatlsError
 from verifier.files import parse_file, write_atomically, write_new
 from verifier.qe import QeIdentity
 from verifier.tcb import TcbInfo
@@ -48,6 +47,13 @@ from verifier.tcb import TcbInfo
 _SGX, _TDX = "/sgx/certification/v4", "/tdx/certification/v4"
 _IDLE_SECONDS = 10.0
 _VALIDITY = dt.timedelta(days=365)
+
+
+class SimulationNotLoopback(ConfigError):
+    """The simulated collateral service is asked to listen where other machines reach it."""
+
+    code = "simulation-not-loopback"
+    default_fix = "listen on 127.0.0.1 or [::1]"
 
 
 @contextmanager

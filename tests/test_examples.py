@@ -22,21 +22,21 @@ import typer
 from sqlalchemy import make_url
 from typer.testing import CliRunner
 
-from policy.errors import PersonSpelledInCapitals, PersonSpelledInParts, PersonSpelledWithBlanks
+from policy.rows import PersonSpelledInCapitals, PersonSpelledInParts, PersonSpelledWithBlanks
 from policy.text import is_composed, is_folded
-from provider.errors import (
-    DurationMalformed,
-    ParameterMalformed,
-    SourceTableMalformed,
-    SourceUrlUnfit,
-)
+from provider.errors import SourceTableMalformed
 from provider.sources import parse_source, source_at
 from provider.sources.spec import _FIELDS
-from provider.task_signing import parse_duration, parse_parameters
-from ratls.address import Address
+from provider.sources.sql import SourceUrlUnfit
+from provider.task_signing import (
+    DurationMalformed,
+    ParameterMalformed,
+    parse_duration,
+    parse_parameters,
+)
+from ratls.address import Address, AddressMalformed
 from ratls.cli import build
-from ratls.errors import AddressMalformed
-from scheduler.errors import DatabaseUrlUnusable
+from scheduler.store import DatabaseUrlUnusable
 from tests.provider.test_sources import dataset
 from tests.support.error_page import PACKAGES, ROOT, leaves
 from tests.support.refusal import refused

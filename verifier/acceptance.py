@@ -9,17 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from verifier.appraisal import Appraisal, AppraisalLog
-from verifier.errors import (
-    AdvisoryUnaccepted,
-    EnclaveAttributesUnaccepted,
-    EnclaveDebuggable,
-    ServiceTdUnaccepted,
-    StatusNeverAcceptable,
-    TcbRevoked,
-    TcbStatusUnaccepted,
-    TdAttributesUnaccepted,
-    TdDebuggable,
-)
+from verifier.errors import ConfigError, EnclaveAttributeError, TcbStatusError
 from verifier.quote import EnclaveReport
 from verifier.tcb import TcbStatus, TcbVerdict
 from verifier.td import TdReport
@@ -45,6 +35,13 @@ class AcceptanceCheck(StrEnum):
     ATTRIBUTES = "attributes"
     TCB_STATUS = "tcb-status"
     ADVISORIES = "advisories"
+
+
+class StatusNeverAcceptable(ConfigError):
+    """The list of statuses to accept is empty or holds `Revoked`."""
+
+    code = "status-never-acceptable"
+    default_fix = "list at least one status other than Revoked"
 
 
 def accept(
@@ -96,6 +93,27 @@ def _require_default_attributes(report: EnclaveReport | TdReport) -> str:
     return "no debug, no profiling, no service domain"
 
 
+class TdDebuggable(EnclaveAttributeError):
+    """A trust domain under debug, or with another attribute that leaves it without protection."""
+
+    code = "td-debuggable"
+    default_fix = "launch the trust domain without debug and without profiling"
+
+
+class TdAttributesUnaccepted(EnclaveAttributeError):
+    """The trust domain's attributes or extended features are not those that are accepted."""
+
+    code = "td-attributes-unaccepted"
+    default_fix = "launch the trust domain with SEPT_VE_DISABLE and without the bits named"
+
+
+class ServiceTdUnaccepted(EnclaveAttributeError):
+    """A service domain is bound to the trust domain, and may migrate it or act on it."""
+
+    code = "service-td-unaccepted"
+    default_fix = "launch the trust domain without a service domain"
+
+
 def require_td_attributes(
     report: TdReport,
     *,
@@ -136,6 +154,20 @@ def require_td_attributes(
         raise ServiceTdUnaccepted(
             "service domain of the trust domain", expected="none", found=report.mr_service_td.hex()
         )
+
+
+class EnclaveDebuggable(EnclaveAttributeError):
+    """A debug enclave: its host reads and writes all of its memory."""
+
+    code = "enclave-debuggable"
+    default_fix = "build and sign the enclave without debug, and start it so"
+
+
+class EnclaveAttributesUnaccepted(EnclaveAttributeError):
+    """The enclave's attributes are not those that are accepted."""
+
+    code = "enclave-attributes-unaccepted"
+    default_fix = "compare the enclave's attributes with what was agreed on"
 
 
 def require_attributes(
@@ -180,6 +212,20 @@ def require_attributes(
             )
 
 
+class TcbRevoked(TcbStatusError):
+    """Intel revoked this TCB level: nothing on this platform is protected. Never acceptable."""
+
+    code = "tcb-revoked"
+    default_fix = "do not release anything to this platform; no option accepts it"
+
+
+class TcbStatusUnaccepted(TcbStatusError):
+    """The platform is genuine, but its TCB status is not among those accepted."""
+
+    code = "tcb-status-unaccepted"
+    default_fix = "update the platform, or accept the status explicitly if you can live with it"
+
+
 def require_status(tcb: TcbVerdict, statuses: frozenset[TcbStatus]) -> None:
     """The merged status is one of those accepted; `Revoked` never is.
 
@@ -191,6 +237,13 @@ def require_status(tcb: TcbVerdict, statuses: frozenset[TcbStatus]) -> None:
         raise TcbRevoked("TCB status", expected=expected, found=tcb.status)
     if tcb.status not in statuses:
         raise TcbStatusUnaccepted("TCB status", expected=expected, found=tcb.status)
+
+
+class AdvisoryUnaccepted(TcbStatusError):
+    """A security advisory applies to the platform that is not among those accepted."""
+
+    code = "advisory-unaccepted"
+    default_fix = "read the advisory; update the platform, or accept the advisory explicitly"
 
 
 def require_advisories(tcb: TcbVerdict, advisories: frozenset[str] | None) -> None:

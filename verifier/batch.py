@@ -27,13 +27,8 @@ from verifier.anchors import TrustAnchors
 from verifier.appraisal import Appraisal
 from verifier.collateral import Collateral
 from verifier.contents import Contents
-from verifier.errors import (
-    CollateralOfOtherPlatforms,
-    CollateralStaleError,
-    FileUnreadable,
-    RatlsError,
-)
-from verifier.files import read_collateral, read_file
+from verifier.errors import CollateralFetchError, CollateralStaleError, Exit, RatlsError
+from verifier.files import FileUnreadable, read_collateral, read_file
 from verifier.pck import PckChain, authenticate_pck_chain
 from verifier.quote import Quote, Tee, strip_file_padding
 from verifier.report import QuoteReport, report_quote
@@ -122,6 +117,14 @@ def _covers(contents: Contents, at: datetime) -> bool:
     except CollateralStaleError:
         return False
     return True
+
+
+class CollateralOfOtherPlatforms(CollateralFetchError):
+    """None of several collateral bundles is for the kind of platform that made the quote."""
+
+    code = "collateral-of-other-platforms"
+    exit_status = Exit.UNDECIDED  # nothing is wrong with the quote: nobody could look
+    default_fix = "fetch the collateral for this quote's own FMSPC and PCK authority"
 
 
 def _nothing_for(tee: Tee, pck: PckChain, given: int) -> RatlsError:

@@ -28,17 +28,16 @@ from verifier.collateral import Collateral
 from verifier.contents import Contents
 from verifier.document import parse_object
 from verifier.errors import (
-    CollateralMarksCorrupt,
-    CollateralNotCached,
+    CollateralFetchError,
     CollateralRollbackError,
     CollateralRolledBack,
-    FileNotWritten,
-    FileUnreadable,
+    ConfigError,
     RatlsError,
-    TcbInfoMismatch,
 )
 from verifier.files import (
     MEBIBYTE,
+    FileNotWritten,
+    FileUnreadable,
     locked,
     own_folder,
     parse_file,
@@ -56,6 +55,7 @@ from verifier.pcs import (
     judge,
     require_not_older,
 )
+from verifier.tcb import TcbInfoMismatch
 from verifier.validity import rfc3339
 
 MAX_BUNDLES = 64  #         in one cache, whatever their roots
@@ -392,6 +392,13 @@ class Marks:
         return place.with_name(f"{place.name}.json")
 
 
+class CollateralMarksCorrupt(ConfigError):
+    """What was noted about the newest collateral ever seen cannot be read."""
+
+    code = "collateral-marks-corrupt"
+    default_fix = "restore the file; to start over deliberately, remove it"
+
+
 def _read_mark(path: Path) -> Mark | None:
     if not path.exists():
         return None
@@ -406,6 +413,13 @@ def _read_mark(path: Path) -> Mark | None:
 
 
 # Both together
+
+
+class CollateralNotCached(CollateralFetchError):
+    """No service was asked, and nothing in the cache serves these quotes at this instant."""
+
+    code = "collateral-not-cached"
+    default_fix = "fetch once without --offline, with the same --cache, --root and --early"
 
 
 def obtain(

@@ -19,13 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from verifier import der, ecdsa, extensions
 from verifier.anchors import INTEL_ROOT, TrustAnchors
-from verifier.errors import (
-    CertChainError,
-    CertificateMalformed,
-    CertificateNotIssued,
-    CertificateRoleWrong,
-    RootUntrusted,
-)
+from verifier.errors import CertChainError
 
 _EXTENSIONS = 0xA3  # [3], the last field
 _VERSION_3 = bytes.fromhex("a003020102")
@@ -110,6 +104,20 @@ class Certificate:
     @property
     def serial_hex(self) -> str:
         return f"{self.serial:040x}"
+
+
+class CertificateRoleWrong(CertChainError):
+    """A certificate is well formed but is not one that may stand in this place."""
+
+    code = "certificate-role-wrong"
+    default_fix = "do not use it: genuine chains have Intel's exact profile"
+
+
+class CertificateMalformed(CertChainError):
+    """A certificate or the text that should hold a chain of them cannot be read."""
+
+    code = "certificate-malformed"
+    default_fix = "obtain the quote or the collateral again from its source"
 
 
 @lru_cache(maxsize=256)  # pure: every chain repeats the same authorities
@@ -288,6 +296,13 @@ def require_role(certificate: Certificate, role: Role) -> None:
         )
 
 
+class RootUntrusted(CertChainError):
+    """The chain ends in a root whose key is not the one that is believed."""
+
+    code = "root-untrusted"
+    default_fix = "do not use it, unless it is a simulation that your policy names as its root"
+
+
 @lru_cache(maxsize=64)
 def require_anchor(root: Certificate, roots: TrustAnchors) -> None:
     """The root is self-signed by the one key that is believed. Everything else hangs on this.
@@ -307,6 +322,13 @@ def require_anchor(root: Certificate, roots: TrustAnchors) -> None:
         )
     if root is not _INTEL_ROOT:
         require_issued_by(root, root)
+
+
+class CertificateNotIssued(CertChainError):
+    """A certificate was not issued by the one above it."""
+
+    code = "certificate-not-issued"
+    default_fix = "do not use it: the chain is forged or damaged"
 
 
 @lru_cache(maxsize=256)  # pure, and what is refused is not remembered

@@ -21,15 +21,8 @@ from verifier.certificate import (
     SignerChain,
     authenticate_signer,
 )
-from verifier.document import Fields, parse_object
-from verifier.errors import (
-    CollateralMalformed,
-    CollateralSignatureError,
-    CrlMissing,
-    CrlOfAnotherIssuer,
-    QeIdentitySignatureInvalid,
-    TcbInfoSignatureInvalid,
-)
+from verifier.document import CollateralMalformed, Fields, parse_object
+from verifier.errors import CollateralSignatureError, CrlMissing, CrlOfAnotherIssuer
 from verifier.qe import QeIdentity
 from verifier.strict_json import read_flat_object
 from verifier.tcb import TcbInfo
@@ -93,6 +86,13 @@ def _crl(fields: Fields, name: str) -> bytes:
     return fields.text(name).encode("utf-8")
 
 
+class TcbInfoSignatureInvalid(CollateralSignatureError):
+    """Intel's TCB signing key did not sign this TCB info."""
+
+    code = "tcb-info-signature-invalid"
+    default_fix = "fetch the collateral again; the text must be stored exactly as served"
+
+
 @lru_cache(maxsize=32)  # pure, as is the next: the same bundle gives the same answer
 def authenticate_tcb_info(
     collateral: Collateral, roots: TrustAnchors
@@ -112,6 +112,13 @@ def authenticate_tcb_info(
         ("TCB info", TcbInfoSignatureInvalid),
     )
     return TcbInfo.parse(collateral.tcb_info), chain
+
+
+class QeIdentitySignatureInvalid(CollateralSignatureError):
+    """Intel's TCB signing key did not sign this QE identity."""
+
+    code = "qe-identity-signature-invalid"
+    default_fix = "fetch the collateral again; the text must be stored exactly as served"
 
 
 @lru_cache(maxsize=32)

@@ -14,8 +14,8 @@ from verifier.anchors import TrustAnchors
 from verifier.certificate import PCK_CA, Certificate, authenticate_signer
 from verifier.collateral import Collateral, authenticate_qe_identity, authenticate_tcb_info
 from verifier.crl import RevocationList, authenticate_crl
-from verifier.errors import CollateralRolledBack, QeIdentityMismatch
-from verifier.qe import QeIdentity
+from verifier.errors import CollateralRolledBack
+from verifier.qe import QeIdentity, QeIdentityMismatch
 from verifier.quote import Tee
 from verifier.tcb import TcbInfo
 from verifier.validity import CollateralWindow, Period, require_instant, rfc3339

@@ -12,13 +12,7 @@ from functools import lru_cache
 
 from verifier import der, ecdsa
 from verifier.certificate import ECDSA_SHA256, Certificate, read_name, signed_parts
-from verifier.errors import (
-    CertificateRevoked,
-    CrlMalformed,
-    CrlMissing,
-    CrlOfAnotherIssuer,
-    CrlSignatureInvalid,
-)
+from verifier.errors import CrlMissing, CrlOfAnotherIssuer, RevocationError
 from verifier.extensions import (
     AUTHORITY_KEY_ID,
     CRL_NUMBER,
@@ -29,6 +23,13 @@ from verifier.extensions import (
 
 _PEM_HEAD, _PEM_FOOT = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
 _WHITE = b" \t\r\n\0"
+
+
+class CertificateRevoked(RevocationError):
+    """Intel revoked this certificate."""
+
+    code = "certificate-revoked"
+    default_fix = "do not release anything to this platform"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,13 @@ class RevocationList:
             )
 
 
+class CrlMalformed(RevocationError):
+    """A revocation list cannot be read, or is of a kind that Intel does not issue."""
+
+    code = "crl-malformed"
+    default_fix = "fetch the collateral again from its source"
+
+
 def crl_der(stored: bytes, title: str) -> bytes:
     """DER of a list that is stored as PEM, as hexadecimal text or as DER (Intel's services differ).
 
@@ -75,6 +83,13 @@ def crl_der(stored: bytes, title: str) -> bytes:
     if stored.startswith(b"\x30"):
         return stored
     raise CrlMalformed(title, expected="PEM, hexadecimal text or DER", found="something else")
+
+
+class CrlSignatureInvalid(RevocationError):
+    """The authority named in a revocation list did not sign it."""
+
+    code = "crl-signature-invalid"
+    default_fix = "fetch the collateral again; this list is forged or damaged"
 
 
 @lru_cache(maxsize=32)  # pure: the same bytes under the same authority give the same list

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Self, TypeAlias, TypeVar
 
-from verifier.errors import CollateralMalformed
+from verifier.errors import CollateralFormatError
 from verifier.strict_json import JsonError, read_object
 
 MAX_SIZE = 1 << 20
@@ -38,6 +38,13 @@ def parse_object(
         return Fields(read(text), where)
     except JsonError as error:
         raise _refuse(where, "one JSON object", str(error)) from error
+
+
+class CollateralMalformed(CollateralFormatError):
+    """The collateral bundle, the TCB info or the QE identity cannot be read."""
+
+    code = "collateral-malformed"
+    default_fix = "fetch the collateral again; it must be stored byte for byte as Intel serves it"
 
 
 def _refuse(where: str, expected: str, found: str) -> CollateralMalformed:

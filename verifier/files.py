@@ -20,15 +20,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from verifier.collateral import Collateral
-from verifier.errors import (
-    FileNotWritten,
-    FileUnreadable,
-    LockHeld,
-    LocksMissing,
-    RatlsError,
-    UserFolderUnknown,
-    placed,
-)
+from verifier.errors import ConfigError, RatlsError, placed
 from verifier.responses import MAX_ANSWER, MAX_FILES, read_folder
 
 MEBIBYTE = 1 << 20
@@ -91,6 +83,13 @@ def _opened(path: Path) -> Iterator[int]:
             os.close(handle)
 
 
+class FileUnreadable(ConfigError):
+    """A file that the command needs is missing, unreadable or too large."""
+
+    code = "file-unreadable"
+    default_fix = "check the path and its permissions"
+
+
 @contextmanager
 def _unreadable(path: Path) -> Iterator[None]:
     try:
@@ -125,6 +124,13 @@ def _await_bytes(handle: int, path: Path, end: float) -> None:
             found="none",
             fix="start what writes into this pipe, or name a file",
         )
+
+
+class UserFolderUnknown(ConfigError):
+    """No folder is named, and this user has none."""
+
+    code = "user-folder-unknown"
+    default_fix = "name one with --state DIR (and --cache DIR), or set HOME to a folder"
 
 
 def user_folder(kind: Literal["state", "cache"]) -> Path:
@@ -252,6 +258,20 @@ def locked(
         os.close(handle)
 
 
+class LockHeld(ConfigError):
+    """Another process holds a lock for longer than this one waits."""
+
+    code = "lock-held"
+    default_fix = "wait for the other process, or end it, and try again"
+
+
+class LocksMissing(ConfigError):
+    """The file system has no locks, so two processes could write the same state at once."""
+
+    code = "locks-missing"
+    default_fix = "use a folder on a file system with locks, as a local disk has"
+
+
 def _take(handle: int, path: Path, kind: int, wait: float) -> None:
     end, pause = time.monotonic() + wait, 0.001
     while True:
@@ -271,6 +291,13 @@ def _take(handle: int, path: Path, kind: int, wait: float) -> None:
             ) from error
         time.sleep(pause)
         pause = min(0.05, pause * 2)
+
+
+class FileNotWritten(ConfigError):
+    """A file could not be written, or exists and is never overwritten."""
+
+    code = "file-not-written"
+    default_fix = "choose another path, or make room and check the folder's permissions"
 
 
 @contextmanager

@@ -28,7 +28,6 @@ from verifier.errors import (
     CollateralSignatureError,
     CollateralStaleError,
     ConfigError,
-    EarlyCollateralUnfit,
     Exit,
     RatlsError,
     placed,
@@ -353,6 +352,13 @@ def _now(refusal: RatlsError, at: datetime) -> Reason:
         | CollateralStaleError,
     )
     return Reason(kind, at, str(refusal), refusal.fix, renewable=of_collateral)
+
+
+class EarlyCollateralUnfit(ConfigError):
+    """Early collateral that cannot say what the standard collateral at hand will say one day."""
+
+    code = "early-collateral-unfit"
+    default_fix = "fetch both for the same platform, the early one with Intel's update `early`"
 
 
 def _require_early_of(early: Contents, standard: Contents) -> None:

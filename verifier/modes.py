@@ -16,6 +16,8 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
+from verifier.errors import ConfigError, ModeMismatchError
+
 if TYPE_CHECKING:
     from verifier.anchors import TrustAnchors
 
@@ -32,6 +34,13 @@ class SimulationLock(Protocol):
         """A simulated attester (`ratls.attester.Attester`) on the platform folder `argument`."""
 
 
+class ForeignEntryPoint(ConfigError):
+    """A distribution that is none of ours adds a command, or poses as the simulation."""
+
+    code = "foreign-entry-point"
+    default_fix = "uninstall that distribution, or give ratls an environment of its own"
+
+
 def own_entry_points(group: str, ours: frozenset[str] = _OURS) -> list[EntryPoint]:
     """What our distributions contribute to a group. Looks at metadata only and loads nothing.
 
@@ -39,7 +48,6 @@ def own_entry_points(group: str, ours: frozenset[str] = _OURS) -> list[EntryPoin
         ForeignEntryPoint: Another distribution contributes to it too. Its code would run in our
             process, under the name of a command, or as the simulation (X09).
     """
-    from verifier.errors import ForeignEntryPoint
 
     found = list(entry_points(group=group))
     for entry in found:
@@ -74,8 +82,14 @@ def simulation_lock() -> SimulationLock:
     return lock
 
 
+class SimulationNotInstalled(ModeMismatchError):
+    """A simulated root is asked for, and the distribution that could name one is absent."""
+
+    code = "simulation-not-installed"
+    default_fix = 'use root = "intel"; simulations need the ratls-simulation distribution'
+
+
 def _lock() -> EntryPoint:
-    from verifier.errors import SimulationNotInstalled
 
     found = own_entry_points(_GROUP, frozenset({_SIMULATION}))
     if len(found) != 1:
@@ -90,6 +104,20 @@ def known_roots() -> frozenset[str]:
     return frozenset({"intel", "simulation"} if simulation_installed() else {"intel"})
 
 
+class RootMalformed(ConfigError):
+    """A root of trust is named in no known form."""
+
+    code = "root-malformed"
+    default_fix = "use intel, or what `ratls simulation new` printed"
+
+
+class SimulationNotAllowed(ModeMismatchError):
+    """A simulated root is asked for, and the command was not told to allow it."""
+
+    code = "simulation-not-allowed"
+    default_fix = "add --allow-simulation if a simulation is what you want"
+
+
 def anchors_for(root: str, *, allow_simulation: bool) -> TrustAnchors:
     """The anchors that a policy's `root` names: `intel` or `simulation:sha256:<64 hex>`.
 
@@ -100,7 +128,6 @@ def anchors_for(root: str, *, allow_simulation: bool) -> TrustAnchors:
         ForeignEntryPoint: Another distribution wants to be the simulation.
     """
     from verifier.anchors import Mode, TrustAnchors
-    from verifier.errors import RootMalformed, SimulationNotAllowed
 
     if root == "intel":
         return TrustAnchors.intel()

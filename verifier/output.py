@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
 
-from verifier.errors import OutputNotWritten, OutputReaderGone
+from verifier.errors import ConfigError, Exit
 
 READER_SECONDS = 0.2  # for a reader that is slow; one that was too slow gets none until it reads
 
@@ -91,6 +91,21 @@ class _Descriptor(io.RawIOBase):
         except OSError as error:
             self._failed(error)
         return size
+
+
+class OutputReaderGone(ConfigError):
+    """Whoever read the answer has closed the pipe, as `head` does."""
+
+    code = "output-reader-gone"
+    exit_status = Exit.BROKEN_PIPE
+    default_fix = "read the whole output; what was done before stands"
+
+
+class OutputNotWritten(ConfigError):
+    """The answer could not be written. What the command did before it answered stands."""
+
+    code = "output-not-written"
+    default_fix = "make room, or send the output elsewhere; what was done before stands"
 
 
 def _refuse(error: OSError) -> None:

@@ -23,7 +23,7 @@ from verifier.certificate import (
     require_issued_by,
     require_role,
 )
-from verifier.errors import PckExtensionMalformed
+from verifier.errors import CertChainError
 from verifier.extensions import SGX
 
 SGX_TYPES = ("Standard", "Scalable", "ScalableWithIntegrity")
@@ -50,6 +50,13 @@ class PlatformTcb:
     components: tuple[int, ...]  #  16 SVNs, 0..255
     pce_svn: int  #                 0..65535
     cpu_svn: bytes  #               16; never compared: only the components are
+
+
+class PckExtensionMalformed(CertChainError):
+    """The SGX extension of the PCK certificate is absent or not as Intel writes it."""
+
+    code = "pck-extension-malformed"
+    default_fix = "do not use it: the platform's identity and patch level cannot be read"
 
 
 @dataclass(frozen=True, slots=True)

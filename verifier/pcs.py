@@ -33,26 +33,17 @@ from verifier.certificate import PLATFORM_CA
 from verifier.collateral import Collateral
 from verifier.contents import Contents
 from verifier.errors import (
-    CaFileUnusable,
+    CollateralFetchError,
     CollateralRollbackError,
-    CollateralSourcesExhausted,
     CollateralStaleError,
-    PcsAddressMalformed,
-    PcsAnswerMalformed,
-    PcsAnswerTooLarge,
-    PcsCertificateUntrusted,
-    PcsRedirects,
-    PcsRefused,
-    PcsTooSlow,
-    PcsUnreachable,
-    QuotesOfDifferentPlatforms,
+    ConfigError,
     RatlsError,
     placed,
 )
 from verifier.files import parse_file, read_file, write_atomically
 from verifier.pck import authenticate_pck_chain
 from verifier.quote import Quote, Tee
-from verifier.responses import MAX_ANSWER, Answer, Answers
+from verifier.responses import MAX_ANSWER, Answer, Answers, PcsAnswerMalformed
 from verifier.validity import rfc3339
 from verifier.verify import VerifiedQuote, verify_quote
 
@@ -78,6 +69,13 @@ _FIXES = {
 }
 
 
+class PcsAddressMalformed(ConfigError):
+    """The address of the collateral service is not `https://HOST[:PORT]`."""
+
+    code = "pcs-address-malformed"
+    default_fix = "give scheme, host and port alone; paths are fixed, and plain HTTP is not spoken"
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """Whom to ask, from local configuration: Intel's own service or one that speaks like it."""
@@ -101,6 +99,13 @@ class Service:
         origin = match[1].lower()
         root_crl = _INTEL_ROOT_CRL if origin == INTEL else f"{origin}{_PATH}/rootcacrl"
         return cls(origin, root_crl, trust)
+
+
+class QuotesOfDifferentPlatforms(ConfigError):
+    """One bundle serves one kind of platform, and the quotes given are of more than one."""
+
+    code = "quotes-of-different-platforms"
+    default_fix = "fetch once for each kind of platform, into a bundle of its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +285,15 @@ def fetch_collateral(
     return replace(found, passed_over=passed_over)
 
 
+class CaFileUnusable(ConfigError):
+    """The file of `--ca` holds no certificates."""
+
+    code = "ca-file-unusable"
+    default_fix = (
+        "give a PEM file with the certificate, or the authority, of the collateral service"
+    )
+
+
 def tls_trust(ca: Path | None = None) -> Trust:
     """TLS 1.2 or later, chain and name verified, whatever the environment says.
 
@@ -355,6 +369,13 @@ class _Resolver(ThreadPoolExecutor):
         return found
 
 
+class CollateralSourcesExhausted(CollateralFetchError):
+    """Of several collateral services, none gave what could be used."""
+
+    code = "collateral-sources-exhausted"
+    default_fix = "see what is said of each service"
+
+
 def _exhausted(passed_over: Sequence[PassedOver]) -> RatlsError:
     """The refusal of the only one, or one that names them all."""
     if len(passed_over) == 1:
@@ -375,6 +396,13 @@ class _Question:
     trust: Trust
     early: bool
     retries: Retries
+
+
+class PcsTooSlow(CollateralFetchError):
+    """The collateral service did not finish in time, however much it sent."""
+
+    code = "pcs-too-slow"
+    default_fix = "try again later, or give it longer with --timeout"
 
 
 async def _ask(service: Service, question: _Question, seconds: float) -> Answers:
@@ -418,6 +446,13 @@ class _Passing(Exception):
         self.refusal, self.pause = refusal, pause
 
 
+class PcsAnswerTooLarge(CollateralFetchError):
+    """The collateral service sent more than any collateral takes."""
+
+    code = "pcs-answer-too-large"
+    default_fix = "do not use this service"
+
+
 @dataclass(frozen=True, slots=True)
 class _Asker:
     """Requests to one service, each repeated where that can help and time is left."""
@@ -459,6 +494,20 @@ class _Asker:
         return Answer(address, tuple(response.headers.raw), bytes(body))
 
 
+class PcsRedirects(CollateralFetchError):
+    """The collateral service points elsewhere, which is never followed."""
+
+    code = "pcs-redirects"
+    default_fix = "give the address of the service itself"
+
+
+class PcsRefused(CollateralFetchError):
+    """The collateral service does not have, or does not give, what was asked for."""
+
+    code = "pcs-refused"
+    default_fix = "404: it does not know this platform; otherwise see the service's own log"
+
+
 def _require_answer(address: str, response: httpx.Response) -> None:
     """Status 200 and plain bytes, before anything of the body is read."""
     status = response.status_code
@@ -479,6 +528,20 @@ def _seconds_asked_for(response: httpx.Response) -> float:
     """`Retry-After` in seconds. As a date it would have to be held against a clock, and is not."""
     text = response.headers.get("Retry-After", "")
     return float(text) if re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) else 0.0
+
+
+class PcsCertificateUntrusted(CollateralFetchError):
+    """Whoever listens there does not show a certificate that is believed for that name."""
+
+    code = "pcs-certificate-untrusted"
+    default_fix = "name the certificate or authority of your own service with --ca"
+
+
+class PcsUnreachable(CollateralFetchError):
+    """The collateral service cannot be reached, or broke off."""
+
+    code = "pcs-unreachable"
+    default_fix = "check the address, and that the service runs and speaks HTTPS"
 
 
 def _broken(address: str, error: httpx.TransportError) -> Exception:

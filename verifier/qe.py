@@ -16,21 +16,20 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from verifier import ecdsa
-from verifier.document import Fields, parse_object
-from verifier.errors import (
-    AttestationKeyUnbound,
-    CollateralMalformed,
-    QeIdentityMismatch,
-    QeNotIntels,
-    QeReportSignatureInvalid,
-    QeTcbLevelUnmatched,
-    QuoteSignatureInvalid,
-)
+from verifier.document import CollateralMalformed, Fields, parse_object
+from verifier.errors import CollateralMismatchError, QeIdentityError, QuoteSignatureError
 from verifier.quote import EcdsaAuthData, EnclaveReport, Quote, Tee
 from verifier.status import SvnLevel
 from verifier.tcb import read_issue_dates
 
 DEBUG = 0x2
+
+
+class QeReportSignatureInvalid(QuoteSignatureError):
+    """The platform's PCK key did not sign the quoting enclave's report."""
+
+    code = "qe-report-signature-invalid"
+    default_fix = "do not use it: the quote is forged or damaged"
 
 
 def verify_qe_report_signature(auth: EcdsaAuthData, pck_key: ec.EllipticCurvePublicKey) -> None:
@@ -43,6 +42,13 @@ def verify_qe_report_signature(auth: EcdsaAuthData, pck_key: ec.EllipticCurvePub
         raise QeReportSignatureInvalid(
             "QE report signature", expected="one by the PCK key", found="one that does not verify"
         )
+
+
+class AttestationKeyUnbound(QuoteSignatureError):
+    """The quoting enclave vouched for another key than the one that signed the quote."""
+
+    code = "attestation-key-unbound"
+    default_fix = "do not use it: the quote is forged or damaged"
 
 
 def verify_attestation_key_binding(auth: EcdsaAuthData) -> None:
@@ -61,6 +67,13 @@ def verify_attestation_key_binding(auth: EcdsaAuthData) -> None:
             expected=expected.hex(),
             found=auth.qe_report.report_data.hex(),
         )
+
+
+class QuoteSignatureInvalid(QuoteSignatureError):
+    """The attestation key did not sign this quote, or is no key at all."""
+
+    code = "quote-signature-invalid"
+    default_fix = "do not use it: the quote is forged or damaged"
 
 
 def verify_quote_signature(quote: Quote) -> None:
@@ -93,6 +106,27 @@ class EnclaveId(StrEnum):
 
 
 _DESCRIBED = {EnclaveId.QE: Tee.SGX, EnclaveId.TD_QE: Tee.TDX}
+
+
+class QeIdentityMismatch(CollateralMismatchError):
+    """A genuine identity document, but not of the quoting enclave that made the quote."""
+
+    code = "qe-identity-mismatch"
+    default_fix = "fetch the collateral for this quote: SGX and TDX have different QE identities"
+
+
+class QeNotIntels(QeIdentityError):
+    """The enclave that vouches for the attestation key is not Intel's quoting enclave."""
+
+    code = "qe-not-intels"
+    default_fix = "do not use it: any enclave on a genuine machine could have made this quote"
+
+
+class QeTcbLevelUnmatched(QeIdentityError):
+    """The quoting enclave is older than every level that Intel lists."""
+
+    code = "qe-tcb-level-unmatched"
+    default_fix = "update the platform's SGX software"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

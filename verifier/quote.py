@@ -15,7 +15,7 @@ from enum import StrEnum
 from struct import Struct
 from typing import Any, Self
 
-from verifier.errors import QuoteMalformed, QuoteUnsupported
+from verifier.errors import QuoteFormatError
 from verifier.layout import Integer, Octets, Typed
 from verifier.td import TD_1_0, TD_1_5, TdReport
 
@@ -45,6 +45,13 @@ class Tee(StrEnum):
 
 _TEE_TYPES = {0: Tee.SGX, 0x81: Tee.TDX}
 _BODIES = {1: (Tee.SGX, ENCLAVE_REPORT_SIZE), 2: (Tee.TDX, TD_1_0), 3: (Tee.TDX, TD_1_5)}
+
+
+class QuoteMalformed(QuoteFormatError):
+    """Not the layout of a quote: a length lies, something is missing or left over."""
+
+    code = "quote-malformed"
+    default_fix = "obtain the quote again; exactly its own bytes, nothing before or after"
 
 
 def _unpack(form: Struct, raw: bytes, at: int, thing: str) -> tuple[Any, ...]:
@@ -87,6 +94,16 @@ class MrSigner(_Measurement):
     """SHA-256 of the modulus of the key that signed the enclave: whose it is. Not the code."""
 
     __slots__ = ()
+
+
+class QuoteUnsupported(QuoteFormatError):
+    """A quote of a kind that is not supported, or that does not carry its PCK chain."""
+
+    code = "quote-unsupported"
+    default_fix = (
+        "ask for an ECDSA quote that carries its PCK certificate chain: SGX version 3, or TDX "
+        "version 4 or 5; with --newer-sgx also SGX of those versions"
+    )
 
 
 @dataclass(frozen=True, slots=True)

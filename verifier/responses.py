@@ -25,20 +25,20 @@ from typing import TypeAlias
 from verifier.certificate import read_chain
 from verifier.collateral import Collateral
 from verifier.crl import crl_der
-from verifier.document import parse_object
-from verifier.errors import (
-    CollateralMalformed,
-    PcsAnswerMalformed,
-    ResponseFileMissing,
-    ResponseFileUnexpected,
-    ResponseHeadersMalformed,
-    placed,
-)
+from verifier.document import CollateralMalformed, parse_object
+from verifier.errors import CollateralFetchError, ConfigError, placed
 
 MAX_ANSWER = 1 << 20  # bytes; genuine ones have some tens of kilobytes
 MAX_FILES = 8  #         of a folder: four bodies, and the headers of each
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]  # in their order; names in any case
+
+
+class PcsAnswerMalformed(CollateralFetchError):
+    """An answer of the collateral service lacks a part, or has one twice."""
+
+    code = "pcs-answer-malformed"
+    default_fix = "give the address of a service that speaks version 4 of Intel's interface"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,20 @@ _PROPER = {"root_crl": "rootcacrl", "pck_crl": "pckcrl", "tcb": "tcb", "identity
 _NAME = re.compile(r"(.*?)(\.(?:json|der|pem|crl|hex|txt))?(\.headers)?", re.IGNORECASE)
 
 
+class ResponseFileMissing(ConfigError):
+    """A folder of answers lacks a part."""
+
+    code = "response-file-missing"
+    default_fix = "ask the service for this part too: curl -D PART.headers -o PART ADDRESS"
+
+
+class ResponseHeadersMalformed(ConfigError):
+    """The headers that were kept of an answer are none, or lack the issuer chain."""
+
+    code = "response-headers-malformed"
+    default_fix = "ask the service again: curl -D PART.headers -o PART ADDRESS"
+
+
 def read_folder(files: Mapping[str, bytes]) -> Collateral:
     """The bundle that these files make, each by its name.
 
@@ -190,6 +204,13 @@ def read_folder(files: Mapping[str, bytes]) -> Collateral:
         raise ResponseHeadersMalformed(
             f"headers of {refusal.thing}", expected=refusal.expected, found=refusal.found
         ) from refusal
+
+
+class ResponseFileUnexpected(ConfigError):
+    """A folder of answers holds a file that is no known part, or a part twice."""
+
+    code = "response-file-unexpected"
+    default_fix = "leave one file for each part in the folder, by the names in the help"
 
 
 def _sorted_out(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:

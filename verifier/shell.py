@@ -23,9 +23,9 @@ from rich.markup import escape
 
 from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
-from verifier.errors import Exit, InstantMalformed, OutputReaderGone, RatlsError, SystemRefused
+from verifier.errors import ConfigError, Exit, InstantMalformed, RatlsError
 from verifier.modes import anchors_for
-from verifier.output import Lines, settle_streams
+from verifier.output import Lines, OutputReaderGone, settle_streams
 from verifier.text import instant_fault, printable
 
 # TOML's form, with seconds and without their fractions.
@@ -143,6 +143,13 @@ def _ended(shell: Shell, refusal: RatlsError) -> typer.Exit:
         with suppress(RatlsError, OSError):
             shell.show_refusal(refusal)
     return typer.Exit(int(refusal.exit_status))
+
+
+class SystemRefused(ConfigError):
+    """The operating system refused what the command needs: memory, files, threads, a place."""
+
+    code = "system-refused"
+    default_fix = "look at limits (ulimit -a), free space and permissions, then try again"
 
 
 def _system_refused(error: OSError | MemoryError) -> SystemRefused:

@@ -9,8 +9,7 @@ from enum import StrEnum
 from itertools import islice, starmap
 from typing import Self
 
-from verifier.document import Fields, Table
-from verifier.errors import CollateralMalformed
+from verifier.document import CollateralMalformed, Fields, Table
 
 
 class TcbStatus(StrEnum):

@@ -15,13 +15,8 @@ from itertools import starmap
 from operator import ge
 from typing import NamedTuple, Self, TypeAlias
 
-from verifier.document import Fields, Table, parse_object
-from verifier.errors import (
-    CollateralMalformed,
-    TcbInfoMismatch,
-    TcbInfoVersionOutdated,
-    TcbLevelUnmatched,
-)
+from verifier.document import CollateralMalformed, Fields, Table, parse_object
+from verifier.errors import CollateralMismatchError, CollateralStaleError
 from verifier.pck import PlatformIdentity, PlatformTcb
 from verifier.quote import EnclaveReport, Tee
 from verifier.status import (
@@ -116,6 +111,27 @@ def _svns(components: Table) -> list[tuple[int, ...]]:
 def _first_compared(tee_tcb_svn: bytes) -> int:
     # The first two name the TDX module, whose own identity judges it from version 1 on.
     return 2 if tee_tcb_svn[1] else 0
+
+
+class TcbInfoVersionOutdated(CollateralStaleError):
+    """TCB info of version 2, which Intel no longer serves: it cannot say what holds today."""
+
+    code = "tcb-info-version-outdated"
+    default_fix = "fetch the collateral from version 4 of Intel's service"
+
+
+class TcbInfoMismatch(CollateralMismatchError):
+    """Genuine TCB info, but of another kind of platform than the one that made the quote."""
+
+    code = "tcb-info-mismatch"
+    default_fix = "fetch the collateral for this quote's own FMSPC and PCE"
+
+
+class TcbLevelUnmatched(CollateralMismatchError):
+    """The platform is below every TCB level that Intel lists for it."""
+
+    code = "tcb-level-unmatched"
+    default_fix = "update BIOS, microcode and SGX software of the platform"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,12 +13,19 @@ from dataclasses import dataclass
 from itertools import starmap
 from typing import Self
 
-from verifier.document import Fields
-from verifier.errors import CollateralMalformed, TdxModuleLevelUnmatched, TdxModuleMismatch
+from verifier.document import CollateralMalformed, Fields
+from verifier.errors import CollateralMismatchError
 from verifier.status import SvnLevel
 from verifier.td import TdReport
 
 _ID = re.compile(r"TDX_([0-9A-Fa-f]{2})", re.ASCII | re.IGNORECASE)
+
+
+class TdxModuleMismatch(CollateralMismatchError):
+    """The TDX module beneath a trust domain is not one that Intel lists."""
+
+    code = "tdx-module-mismatch"
+    default_fix = "do not use it: something other than Intel's TDX module may have answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,13 @@ class TdxModule:
                 expected="zero, in the quote and in TCB info",
                 found=f"{found:#x} and {self.attributes:#x}",
             )
+
+
+class TdxModuleLevelUnmatched(CollateralMismatchError):
+    """The TDX module is older than every level that Intel lists for its version."""
+
+    code = "tdx-module-level-unmatched"
+    default_fix = "update the TDX module of the platform"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,17 +13,34 @@ from typing import NamedTuple, Self
 
 from verifier.certificate import Certificate
 from verifier.crl import RevocationList
-from verifier.errors import (
-    CertificateNotCurrent,
-    CollateralNotCurrent,
-    CollateralStaleError,
-    CrlNotCurrent,
-    InstantMalformed,
-)
+from verifier.errors import CollateralStaleError, InstantMalformed
 
 SKEW = timedelta(seconds=300)  # how far the publisher's clock may be ahead of ours
 _EPOCH = datetime.fromtimestamp(0, UTC)
 RESOLUTION = datetime.resolution  # of all instants here: a microsecond
+
+
+class CertificateNotCurrent(CollateralStaleError):
+    """A certificate is not valid at the instant of judgement."""
+
+    code = "certificate-not-current"
+    default_fix = (
+        "check the clock; for a past event give its instant with --at; or fetch newer data"
+    )
+
+
+class CrlNotCurrent(CollateralStaleError):
+    """A revocation list does not cover the instant of judgement."""
+
+    code = "crl-not-current"
+    default_fix = "fetch the collateral again; for a past event give its instant with --at"
+
+
+class CollateralNotCurrent(CollateralStaleError):
+    """TCB info or QE identity does not cover the instant of judgement."""
+
+    code = "collateral-not-current"
+    default_fix = "fetch the collateral again; for a past event give its instant with --at"
 
 
 class Period(NamedTuple):

@@ -16,18 +16,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from enclave_app.errors import (
-    ColumnConstant,
-    ReleaseDeniedError,
-    SubjectDominates,
-    ValueTooRare,
-)
-from enclave_app.release import Group, People, Share
+from enclave_app.errors import ReleaseDeniedError
+from enclave_app.release import Group, People, Share, SubjectDominates
 
 Matrix = npt.NDArray[np.float64]
 # A direction that is smaller than this is rounding; in six digits it could not be seen anyway.
 _NOTHING = 1e-12
 _SMALL = float(np.finfo(float).tiny)
+
+
+class ValueTooRare(ReleaseDeniedError):
+    """Too few subjects of one input have a value, or several together, that few others have."""
+
+    code = "value-too-rare"
+    default_fix = "agree on the result without this column, or on a coarser one"
+
+
+class ColumnConstant(ReleaseDeniedError):
+    """In one input a column has one value: what is said of it would be said of everybody."""
+
+    code = "column-constant"
+    default_fix = "agree on the result without this column"
 
 
 def of_values(thing: str, values: npt.NDArray[Any], people: People, *, few: int) -> Iterator[Group]:

@@ -30,6 +30,7 @@ from scipy.special import expit
 
 from enclave_app.computations.groups import (
     Matrix,
+    ValueTooRare,
     from_zero_to_one,
     of_directions,
     of_most_alike,
@@ -38,14 +39,7 @@ from enclave_app.computations.groups import (
     of_weights,
 )
 from enclave_app.deadline import go_on
-from enclave_app.errors import (
-    ClassesNotTwo,
-    ClassTooSmall,
-    FeatureConstant,
-    NumbersOutOfRange,
-    SolverNotConverged,
-    ValueTooRare,
-)
+from enclave_app.errors import ComputeDeniedError, NumbersOutOfRange, ReleaseDeniedError
 from enclave_app.limits import Need
 from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered, persons
 
@@ -59,6 +53,13 @@ FEW = 10
 MOST_OF_ONE, MOST_TIMES_AVERAGE, MOST_OF_ALL = 0.1, 5, 0.5
 # At each end of a feature at least one person in so many, or k, are equally far out.
 _ENDS = 20
+
+
+class ClassesNotTwo(ComputeDeniedError):
+    """The label does not have exactly two values over all inputs."""
+
+    code = "classes-not-two"
+    default_fix = "the label column must hold two classes"
 
 
 def fit(
@@ -94,6 +95,13 @@ def fit(
 
 def _joined(inputs: Sequence[Input], name: str) -> npt.NDArray[Any]:
     return np.concatenate([table.column(name).to_numpy() for table, _ in inputs])
+
+
+class FeatureConstant(ComputeDeniedError):
+    """A feature has one value over all inputs and cannot be standardised."""
+
+    code = "feature-constant"
+    default_fix = "agree on the features without the constant one"
 
 
 def _standardised(
@@ -144,6 +152,13 @@ def _require_finite(values: Matrix) -> None:
         raise NumbersOutOfRange("features", expected="finite intermediate values", found="overflow")
 
 
+class SolverNotConverged(ComputeDeniedError):
+    """The solver stopped before it converged."""
+
+    code = "solver-not-converged"
+    default_fix = "agree on a larger max_iter"
+
+
 def _solve(matrix: Matrix, target: npt.NDArray[Any], max_iter: int) -> tuple[Matrix, float]:
     """Weights and bias where mean log-loss and penalty together are least: as sklearn solves it,
     but asked at each iteration whether it may go on, and without its warnings. These are the
@@ -183,6 +198,13 @@ def need(parameters: Mapping[str, Any]) -> Need:
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:
     """Of each feature its name, escaped, and a number."""
     return 2000 + sum(2 * len(name.encode()) + 32 for name in parameters["features"])
+
+
+class ClassTooSmall(ReleaseDeniedError):
+    """Too few subjects of one input, or none, belong to one of the label's classes."""
+
+    code = "class-too-small"
+    default_fix = "each provider needs min_subjects_per_input persons of each class"
 
 
 def groups(

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enclave_app.errors import IntersectionTooSmall
+from enclave_app.errors import ReleaseDeniedError
 from enclave_app.limits import Need
 from enclave_app.release import Group, Input, ReleaseRule, numbered
 
@@ -43,6 +43,13 @@ def _shared(tables: Sequence[pa.Table], key: str) -> pa.Array:
     for table in tables[1:]:
         shared = shared.filter(pc.is_in(shared, value_set=pc.unique(table.column(key))))
     return shared
+
+
+class IntersectionTooSmall(ReleaseDeniedError):
+    """Too few subjects of one input are in the intersection, or none."""
+
+    code = "intersection-too-small"
+    default_fix = "check that the inputs write the key alike; a small intersection is not released"
 
 
 def groups(

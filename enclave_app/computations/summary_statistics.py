@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 
 from enclave_app.computations.groups import of_values, of_weights
 from enclave_app.deadline import go_on
-from enclave_app.errors import NumbersOutOfRange, QuantileExposes
+from enclave_app.errors import NumbersOutOfRange, ReleaseDeniedError
 from enclave_app.limits import Need
 from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered
 
@@ -126,6 +126,13 @@ def groups(
 
 def _people(rows: pd.DataFrame) -> People:
     return rows["person"].to_numpy()
+
+
+class QuantileExposes(ReleaseDeniedError):
+    """Below, above or between the agreed quantiles lie too few subjects of one input."""
+
+    code = "quantile-exposes"
+    default_fix = "agree on fewer quantiles, further apart and further from 0 and 1"
 
 
 def _of_statistics(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from policy.errors import RowsMalformed
+from policy.rows import RowsMalformed
 from provider.errors import SourceFormatUnknown, SourceUnreadable
 from provider.sources.base import NO_NAMES, rows_per_read
 from provider.sources.files import FileSource, OpenFile

@@ -15,15 +15,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from policy.errors import ColumnMissing, ColumnTypeDiffers
-from policy.rows import arrow_schema, check_batch
-from provider.errors import (
-    SourceChanged,
-    SourceEmpty,
-    SourceRowTooLarge,
-    SourceTableMalformed,
-    SourceTooLong,
-)
+from policy.rows import ColumnMissing, ColumnTypeDiffers, arrow_schema, check_batch
+from provider.errors import SourceError, SourceTableMalformed
 from verifier.errors import placed
 
 if TYPE_CHECKING:
@@ -35,6 +28,27 @@ _MOST_ROWS_READ = 131_072
 _MOST_ROWS_READ_WITH_STRINGS = 8_192  # their lengths are unknown before they are read
 _GUESSED_STRING = 32  # bytes
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
+
+
+class SourceTooLong(SourceError):
+    """The source has more rows than the policy lets a release carry."""
+
+    code = "source-too-long"
+    default_fix = "release a smaller selection, or agree on a higher max_rows"
+
+
+class SourceEmpty(SourceError):
+    """The source has no rows; a release of nothing would still use the task up."""
+
+    code = "source-empty"
+    default_fix = "check that the export finished and that the right file is named"
+
+
+class SourceChanged(SourceError):
+    """The source changed between its check and its release; the stream was not committed."""
+
+    code = "source-changed"
+    default_fix = "release from a source that nobody writes to; the same task can be tried again"
 
 
 class Source(ABC):
@@ -207,6 +221,13 @@ def _resize(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordB
             waiting = []
     if waiting:
         yield from _cut(pa.concat_batches(waiting), name)
+
+
+class SourceRowTooLarge(SourceError):
+    """One row alone is larger than a message may be."""
+
+    code = "source-row-too-large"
+    default_fix = "shorten the longest strings of the source"
 
 
 def _cut(batch: pa.RecordBatch, name: str) -> Iterator[pa.RecordBatch]:

@@ -20,17 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from policy.errors import ColumnMissing, ColumnTypeDiffers, ColumnUnexpected
-from provider.errors import (
-    SourceCut,
-    SourceLineMalformed,
-    SourcePackedDamaged,
-    SourceUnreadable,
-)
+from policy.rows import ColumnMissing, ColumnTypeDiffers, ColumnUnexpected
+from provider.errors import SourceError, SourceUnreadable
 from provider.sources.base import NO_NAMES
 from provider.sources.dialect import RFC_4180, Dialect
 from provider.sources.files import FileSource, OpenFile
-from provider.sources.records import BYTE_ORDER_MARK, Piece, Records
+from provider.sources.records import BYTE_ORDER_MARK, Piece, Records, SourceCut, SourceLineMalformed
 from provider.sources.text import describe, parse_text
 
 if TYPE_CHECKING:
@@ -234,6 +229,13 @@ def _nearly(name: str, found: Sequence[str]) -> str | None:
         if other != name and other.strip().casefold() == name.casefold():
             return f"{other!a} in field {place + 1}"
     return None
+
+
+class SourcePackedDamaged(SourceError):
+    """A gzip file does not unpack, or has other bytes after its end."""
+
+    code = "source-packed-damaged"
+    default_fix = "fetch the file again, or pack it again: gzip -k rows.csv"
 
 
 class _Unpacked:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
-from policy.errors import ColumnTypeDiffers
-from policy.rows import type_name
-from provider.errors import SourceBatchTooLarge, SourceChanged, SourceUnreadable
-from provider.sources.base import MEBIBYTE, NO_NAMES, Source
+from policy.rows import ColumnTypeDiffers, type_name
+from provider.errors import SourceError, SourceUnreadable
+from provider.sources.base import MEBIBYTE, NO_NAMES, Source, SourceChanged
 
 if TYPE_CHECKING:
     from policy.document import Dataset
@@ -23,6 +22,13 @@ if TYPE_CHECKING:
 _UTC = frozenset({"UTC", "Etc/UTC", "GMT", "Etc/GMT", "Z", "Zulu", "+00:00", "+0000", "+00"})
 _IN_PYARROW = {"bool": "pa.bool_()", "timestamp[us, UTC]": 'pa.timestamp("us", "UTC")'}
 MOST_READ_AT_ONCE = 128 * MEBIBYTE  # bytes; what a length inside a file may ask for
+
+
+class SourceBatchTooLarge(SourceError):
+    """One batch or page of the file is larger than what is read at once."""
+
+    code = "source-batch-too-large"
+    default_fix = "write the file again in batches of at most 65,536 rows"
 
 
 class OpenFile:

@@ -21,18 +21,8 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from provider.errors import (
-    SourceCut,
-    SourceEncoding,
-    SourceError,
-    SourceEscapeUnclear,
-    SourceLineBreakInCell,
-    SourceLineEndMixed,
-    SourceLineMalformed,
-    SourceQuoteMisplaced,
-    SourceRowTooLarge,
-)
-from provider.sources.base import LARGEST, MEBIBYTE
+from provider.errors import SourceError
+from provider.sources.base import LARGEST, MEBIBYTE, SourceRowTooLarge
 
 Places = NDArray[np.int64]
 
@@ -94,6 +84,67 @@ class Piece:
 
     def _start(self, record: int) -> int:
         return int(self.ends[record - 1]) + 1 if record else 0
+
+
+class SourceEncoding(SourceError):
+    """A CSV file is not UTF-8 text."""
+
+    code = "source-encoding"
+    default_fix = "save the file as UTF-8; NUL bytes often mean a damaged or half-written file"
+
+
+class SourceQuoteMisplaced(SourceError):
+    """A quote in a CSV file stands where RFC 4180 has none, or is never closed."""
+
+    code = "source-quote-misplaced"
+    default_fix = (
+        "write the file again with a CSV library: cells that hold a quote, a delimiter or a line "
+        'break stand in quotes, and a quote inside is written ""; if this file writes \\" instead, '
+        "name that in the source table: escape = '\\'"
+    )
+
+
+class SourceLineEndMixed(SourceError):
+    """Lines of a CSV file end in different ways, so a line break may be part of a cell."""
+
+    code = "source-line-end-mixed"
+    default_fix = "end every line with LF, or every line with CR LF, the header too"
+
+
+class SourceLineBreakInCell(SourceError):
+    """A cell of a CSV file goes on over more lines than the source table allows."""
+
+    code = "source-line-break-in-cell"
+    default_fix = (
+        "close the quote on its line; where cells do hold line breaks, allow as many as the "
+        "longest has in the source table: line_breaks = 20"
+    )
+
+
+class SourceLineMalformed(SourceError):
+    """A line of a CSV file is blank, or has more or fewer cells than the header."""
+
+    code = "source-line-malformed"
+    default_fix = "put quotes around cells that hold a delimiter; check the delimiter itself"
+
+
+class SourceEscapeUnclear(SourceError):
+    """A backslash in a CSV file with `escape` could mean more than one thing."""
+
+    code = "source-escape-unclear"
+    default_fix = (
+        "write the file again with quotes doubled instead of escaped, and without `escape`"
+    )
+
+
+class SourceCut(SourceError):
+    """A file ends in the middle: it was cut short, or is still being written."""
+
+    code = "source-cut"
+    default_fix = (
+        "export or fetch the file again; if its last row is complete, end it with a line break: "
+        "echo >> rows.csv"
+    )
 
 
 class Records:

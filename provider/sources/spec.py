@@ -21,15 +21,9 @@ from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provider.errors import (
-    SourceChanged,
-    SourceFolderMixed,
-    SourceFormatUnknown,
-    SourceTableMalformed,
-    SourceUnreadable,
-)
+from provider.errors import SourceError, SourceFormatUnknown, SourceTableMalformed, SourceUnreadable
 from provider.sources.arrow import ArrowSource
-from provider.sources.base import JoinedSource
+from provider.sources.base import JoinedSource, SourceChanged
 from provider.sources.csv import CsvSource
 from provider.sources.dialect import DIALECT_FIELDS, RFC_4180, Dialect
 from provider.sources.parquet import ParquetSource
@@ -129,6 +123,16 @@ def _joined(
     with ExitStack() as files:
         sources = [files.enter_context(part.open(dataset)) for part in parts]
         yield JoinedSource(sources, dataset, name, require_unchanged)
+
+
+class SourceFolderMixed(SourceError):
+    """A folder holds more than Parquet files: some rows might be meant and not read."""
+
+    code = "source-folder-mixed"
+    default_fix = (
+        "move all else away, or list what is meant in a source table: "
+        'path = ["a.parquet", "b.parquet"]; columns in the names of folders are not read'
+    )
 
 
 def _parquet_files(folder: Path) -> list[Path]:

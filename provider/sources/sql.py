@@ -27,14 +27,7 @@ import pyarrow.compute as pc
 from sqlalchemy import URL, Connection, CursorResult, Engine, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
-from provider.errors import (
-    SourceBusy,
-    SourceQueryRefused,
-    SourceUnreachable,
-    SourceUnreadable,
-    SourceUrlExposed,
-    SourceUrlUnfit,
-)
+from provider.errors import SourceError, SourceUnavailable, SourceUnreadable
 from provider.sources.base import Source, rows_per_read
 from provider.sources.exact import narrowed
 from provider.sources.text import parse_text
@@ -85,6 +78,13 @@ _CASTS_OF_SQLITE = {
     "date32[day]": "substr({0}, 1, 4) || '-' || substr({0}, 5, 2) || '-' || substr({0}, 7, 2)",
     "timestamp[us, tz=UTC]": "strftime('%Y-%m-%dT%H:%M:%SZ', {})",
 }
+
+
+class SourceQueryRefused(SourceError):
+    """The database did not answer the query with rows."""
+
+    code = "source-query-refused"
+    default_fix = "run the query by hand, as the user of the URL, in a read-only transaction"
 
 
 class SqlSource(Source):
@@ -196,6 +196,16 @@ def _of_sqlite(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
     return _exactly(values, type_)
 
 
+class SourceUrlUnfit(SourceError):
+    """The file does not hold the URL of a database that can be opened here."""
+
+    code = "source-url-unfit"
+    default_fix = (
+        "write one line like postgresql+psycopg://user:password@host/name or sqlite:///rows.db, "
+        "and install the driver that it names"
+    )
+
+
 def _engine(url_file: Path) -> Engine:
     url, name = _read_url(url_file), str(url_file)
     arguments: dict[str, Any] = {}
@@ -210,6 +220,13 @@ def _engine(url_file: Path) -> Engine:
         raise SourceUrlUnfit(
             name, expected="a database whose driver is installed", found=type(error).__name__
         ) from None
+
+
+class SourceUrlExposed(SourceError):
+    """Others can read the file that holds the database's URL, and so its password."""
+
+    code = "source-url-exposed"
+    default_fix = "chmod 600 the file, and change the password"
 
 
 def _read_url(url_file: Path) -> URL:
@@ -265,6 +282,13 @@ def steadiest(levels: Sequence[str]) -> str | None:
     return next((level for level in _STEADY if level in levels), None)
 
 
+class SourceBusy(SourceUnavailable):
+    """The database cannot answer just now: a lock, a conflict, a timeout, no room, a restart."""
+
+    code = "source-busy"
+    default_fix = "try again; an agent does so by itself"
+
+
 @contextmanager
 def _answered(name: str) -> Iterator[None]:
     try:
@@ -278,6 +302,13 @@ def _answered(name: str) -> Iterator[None]:
         raise SourceQueryRefused(name, expected="rows", found=_kind(error)) from None
     except (SQLAlchemyError, ValueError, OverflowError) as error:
         raise SourceQueryRefused(name, expected="rows", found=_kind(error)) from None
+
+
+class SourceUnreachable(SourceUnavailable):
+    """The database does not take the connection, or dropped it."""
+
+    code = "source-unreachable"
+    default_fix = "check that the database runs and lets this user in, then try again"
 
 
 def _unreachable(name: str, error: Exception) -> SourceUnreachable:

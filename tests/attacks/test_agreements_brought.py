@@ -17,8 +17,10 @@ import pytest
 from typer.testing import CliRunner
 
 from policy import cli as policy_cli
+from policy.agreement import AnchorDiffers, OwnSignatureMissing
+from policy.anchor import AgreementUnverified
 from policy.document import digest_text
-from policy.errors import AgreementUnverified, AnchorDiffers, OwnSignatureMissing, PolicyConflict
+from policy.errors import PolicyConflict
 from policy.record import Record
 from ratls.cli_verify import app
 from tests.support.flight_peers import NOW, PlainEnclave, Script, Study, serving

@@ -18,14 +18,23 @@ from typer.testing import CliRunner, Result
 
 from policy.cli import policy
 from policy.document import digest_text
-from policy.errors import JournalCut, StateCopied, StateCorrupt
-from policy.journal import AcceptedEntry, Entry, Head, Journal, NotedEntry, PlacedEntry, Reading
-from policy.state import StudyState
+from policy.journal import (
+    AcceptedEntry,
+    Entry,
+    Head,
+    Journal,
+    JournalCut,
+    NotedEntry,
+    PlacedEntry,
+    Reading,
+    StateCopied,
+)
+from policy.state import StateCorrupt, StudyState
 from provider.agent_config import AgentConfig
 from provider.agent_tasks import TaskReleaser
-from provider.errors import TaskAlreadyReleased
+from provider.release_state import TaskAlreadyReleased
 from provider.task_signing import policy_in_force
-from ratls.errors import PeerRefused
+from ratls.stream import PeerRefused
 from tests.provider.agents import configure
 from tests.provider.desk import Desk
 from tests.provider.test_cli import code

@@ -19,10 +19,10 @@ import pytest
 from enclave_app import application
 from enclave_app.computations import COMPUTATIONS
 from enclave_app.computations.logistic_regression import need
-from enclave_app.compute import required
-from enclave_app.errors import ComputationTooLarge, MemoryExhausted, ReleaseDenied
+from enclave_app.compute import ComputationTooLarge, required
 from enclave_app.intake import Intake
-from enclave_app.limits import MEBIBYTE, Limits, MemoryBudget, Need
+from enclave_app.limits import MEBIBYTE, Limits, MemoryBudget, MemoryExhausted, Need
+from enclave_app.release import ReleaseDenied
 from policy.document import Dataset
 from ratls.stream import Kind, Result
 from tests.enclave_app.agreed import Agreed

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from policy import cli
-from policy.errors import ConsentMissing
+from policy.cli import ConsentMissing
 from tests.policy.desk import APP, WORLD, Desk
 from tests.support.refusal import count_refusal
 

@@ -19,17 +19,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provider.errors import (
+from provider.errors import SourceUnreadable
+from provider.sources.base import SourceRowTooLarge
+from provider.sources.records import (
+    Records,
     SourceEncoding,
     SourceEscapeUnclear,
     SourceLineBreakInCell,
     SourceLineEndMixed,
     SourceLineMalformed,
     SourceQuoteMisplaced,
-    SourceRowTooLarge,
-    SourceUnreadable,
 )
-from provider.sources.records import Records
 from tests.provider.formats import csv_text, read, scan
 from tests.provider.test_sources import dataset
 from tests.support.refusal import count_refusal, refused

@@ -18,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from policy.document import Policy
-from policy.errors import ColumnUnexpected, DocumentMalformed, PolicyInvalid, PolicySyntax
-from policy.rows import check_schema
+from policy.document import Policy, PolicyInvalid
+from policy.rows import ColumnUnexpected, check_schema
 from policy.show import as_json
-from policy.statement import instant_text
+from policy.statement import DocumentMalformed, instant_text
+from policy.syntax import PolicySyntax
 from policy.task import Task
 from provider.mailbox import follow
 from ratls.cli import build
 from ratls.cli_verify import app as verify
-from scheduler.errors import SchedulerAnswerMalformed
+from scheduler.messages import SchedulerAnswerMalformed
 from scheduler.queued_task import QueuedTask
 from tests.support.enclave import rows
 from tests.support.parties import AT, COLUMNS, ROOTS, Consortium, TaskWorld

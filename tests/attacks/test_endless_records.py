@@ -27,7 +27,11 @@ import ratls.probe
 from ratls import errors
 from ratls.address import Address
 from ratls.identity import EnclaveIdentity
-from ratls.probe import probe, probe_name
+from ratls.probe import (
+    HandshakeOversized,
+    probe,
+    probe_name,
+)
 from ratls.stream import Kind, ServerExchange
 from scheduler.certificate import own_certificate
 from scheduler.client import SchedulerClient
@@ -36,8 +40,8 @@ from tests.support.flight_peers import LOOPBACK, NOW, Script, Study, serving
 from tests.support.parties import PASSPHRASE
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.pcs_peer import PUBLISHED, TCB, W, drip, fetch, peer
-from verifier.errors import Exit, PcsTooSlow
-from verifier.pcs import Service, fetch_collateral, tls_trust
+from verifier.errors import Exit
+from verifier.pcs import PcsTooSlow, Service, fetch_collateral, tls_trust
 
 HELLO_REQUEST = b"\x16\x03\x03\x00\x04" + bytes(4)
 MANY_IN_ONE = b"\x16\x03\x03\x40\x00" + bytes(1 << 14)
@@ -89,7 +93,7 @@ def study() -> Study:
 
 @pytest.mark.parametrize("records", FLOODS.values(), ids=FLOODS)
 def test_a_flood_before_the_handshake_ends_at_the_cap(records: bytes) -> None:
-    with flood(records) as address, refused(errors.HandshakeOversized):
+    with flood(records) as address, refused(HandshakeOversized):
         probe(address, 60)
 
 

@@ -16,21 +16,33 @@ from typing import Any
 import grpc
 import pytest
 
-from ratls import errors
 from ratls.address import Address
-from ratls.stream import Kind, write_message
+from ratls.stream import (
+    Kind,
+    MessageUnexpected,
+    write_message,
+)
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import OwnCertificate, own_certificate
 from scheduler.client import LISTED_BYTES, SchedulerClient
-from scheduler.errors import SchedulerAnswerMalformed
-from scheduler.messages import ENVELOPE_CAP
+from scheduler.messages import ENVELOPE_CAP, SchedulerAnswerMalformed
 from simulation.serve import Reply
 from tests.support.flight_peers import LOOPBACK, NOW, Study
 from tests.support.raw_flight import flight_data, raw_enclave
 from tests.support.refusal import refused
 from tests.verifier.pcs_peer import PATHS, PUBLISHED, TCB, Alter, fetch_from, says, wire
-from verifier import errors as e
+from verifier.document import (
+    CollateralMalformed,
+)
 from verifier.errors import RatlsError
+from verifier.pcs import (
+    PcsAnswerTooLarge,
+    PcsTooSlow,
+    PcsUnreachable,
+)
+from verifier.responses import (
+    PcsAnswerMalformed,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +69,17 @@ def forever(piece: bytes, *before: bytes) -> Alter:
 
 OK = b"HTTP/1.1 200 X\r\n"
 FLOODS: list[Any] = [
-    pytest.param(forever(b"HTTP/1.1 103 X\r\nA: b\r\n\r\n" * 3000), e.PcsTooSlow, id="early-hints"),
-    pytest.param(forever(b"A: b\r\n" * 3000, OK), e.PcsUnreachable, id="headers"),
-    pytest.param(forever(b"x" * 60_000), e.PcsUnreachable, id="no-http"),
+    pytest.param(forever(b"HTTP/1.1 103 X\r\nA: b\r\n\r\n" * 3000), PcsTooSlow, id="early-hints"),
+    pytest.param(forever(b"A: b\r\n" * 3000, OK), PcsUnreachable, id="headers"),
+    pytest.param(forever(b"x" * 60_000), PcsUnreachable, id="no-http"),
     pytest.param(
         forever(b"1\r\n1\r\n" * 9000, OK, b"Transfer-Encoding: chunked\r\n\r\n"),
-        e.PcsTooSlow,
+        PcsTooSlow,
         id="chunks",
     ),
     pytest.param(
         forever(b"A: b\r\n" * 3000, OK, b"Transfer-Encoding: chunked\r\n\r\n0\r\n"),
-        e.PcsUnreachable,
+        PcsUnreachable,
         id="trailers",
     ),
 ]
@@ -84,7 +96,7 @@ def test_a_flood_from_a_collateral_service(
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "GZIP", "gzip, identity"])
 def test_an_answer_that_is_packed(tmp_path: Path, coding: str) -> None:
     """Refused by its header: nothing is read, much less unpacked."""
-    with refused(e.PcsAnswerMalformed):
+    with refused(PcsAnswerMalformed):
         fetch_from(tmp_path, {TCB: says(200, Content_Encoding=coding)})
 
 
@@ -100,12 +112,12 @@ def test_every_part_is_capped_before_it_is_read(tmp_path: Path, path: str) -> No
     def deep(reply: Reply) -> Iterable[bytes]:
         return [wire(replace(reply, body=b"[" * ((1 << 20) + 1)))]
 
-    with refused(e.PcsAnswerTooLarge):
+    with refused(PcsAnswerTooLarge):
         fetch_from(tmp_path, {path: deep})
 
 
 def test_an_answer_that_nests_to_the_cap(tmp_path: Path) -> None:
-    with refused(e.CollateralMalformed):
+    with refused(CollateralMalformed):
         fetch_from(tmp_path, {TCB: lambda reply: replace(reply, body=b"[" * (1 << 20))})
 
 
@@ -180,7 +192,7 @@ def test_messages_that_nobody_asked_for(study: Study) -> None:
 
     with (
         raw_enclave(study, chatty) as peer,
-        refused(errors.MessageUnexpected),
+        refused(MessageUnexpected),
         study.exchange(Kind.COLLECT, peer.address, peer.admitted, task=b"t") as exchange,
     ):
         exchange.collect()

@@ -28,26 +28,23 @@ from hypothesis import strategies as st
 
 from ratls import cbor
 from ratls.address import Address
-from ratls.errors import (
-    AnswerNotOpened,
-    MessageOversized,
-    MessageUnexpected,
-    StreamOversized,
-)
 from ratls.stream import (
     MAX_MESSAGE,
+    AnswerNotOpened,
     Caps,
     Kind,
+    MessageOversized,
+    MessageUnexpected,
     Result,
     ServerExchange,
+    StreamOversized,
     read_message,
     size_of_copy,
     write_message,
 )
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import SCHEDULER_NAME, OwnCertificate, own_certificate
-from scheduler.client import SchedulerClient
-from scheduler.errors import SchedulerUnreachable
+from scheduler.client import SchedulerClient, SchedulerUnreachable
 from scheduler.task_service_pb2_grpc import TaskServiceStub
 from tests.support import hostile_enclave
 from tests.support.flight_peers import LOOPBACK, NOW, Study

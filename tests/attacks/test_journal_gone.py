@@ -17,20 +17,21 @@ import pytest
 
 from policy.agreement import Agreement
 from policy.document import digest_text
-from policy.errors import (
-    AuditError,
+from policy.errors import AuditError, PolicyConflict
+from policy.journal import (
+    AcceptedEntry,
+    CollectedEntry,
+    Journal,
     JournalCut,
     JournalHeadLost,
     JournalMissing,
-    PolicyConflict,
-    PolicyRollback,
-    StateCorrupt,
-    StateMissing,
+    PlacedEntry,
+    has_begun,
 )
-from policy.journal import AcceptedEntry, CollectedEntry, Journal, PlacedEntry, has_begun
-from policy.state import StudyState
+from policy.state import PolicyRollback, StateCorrupt, StateMissing, StudyState
 from policy.task import Task
-from provider.errors import ReleaseStateDamaged, TaskBoundToInstance, UsesExhausted
+from provider.errors import TaskBoundToInstance
+from provider.release_state import ReleaseStateDamaged, UsesExhausted
 from provider.task_signing import policy_in_force, sign_task
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_release import Killed, die, sent, serving

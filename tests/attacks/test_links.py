@@ -19,14 +19,13 @@ from typing import Any
 
 import pytest
 
-from policy.errors import JournalNotWritten, KeyPermissions
-from policy.journal import CollectedEntry, Journal
+from policy.errors import KeyPermissions
+from policy.journal import CollectedEntry, Journal, JournalNotWritten
 from policy.party import create_party
 from policy.state import StudyState
 from provider.release_state import Attempt, ReleaseFolder
 from scheduler.certificate import own_certificate
-from scheduler.errors import StoreUnavailable
-from scheduler.store import Store, queue_file
+from scheduler.store import Store, StoreUnavailable, queue_file
 from simulation.intel import DAY
 from tests.support.parties import AT as POLICY_AT
 from tests.support.parties import PASSPHRASE, Consortium
@@ -35,8 +34,8 @@ from tests.verifier.pcs_peer import ROOTS, W
 from tests.verifier.world import AT
 from verifier.cache import Cache, Marks, Subject
 from verifier.contents import Contents
-from verifier.errors import FileNotWritten, RatlsError
-from verifier.files import locked, make_folder, read_secret, write_atomically
+from verifier.errors import RatlsError
+from verifier.files import FileNotWritten, locked, make_folder, read_secret, write_atomically
 from verifier.pcs import Wanted
 from verifier.quote import Tee
 

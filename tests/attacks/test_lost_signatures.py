@@ -20,8 +20,7 @@ from policy import cli
 from tests.policy.desk import WORLD, Desk
 from tests.support.parties import PASSPHRASE
 from tests.support.refusal import refused
-from verifier.errors import FileNotWritten
-from verifier.files import rewrite, write_atomically
+from verifier.files import FileNotWritten, rewrite, write_atomically
 
 CAP = 1 << 20
 

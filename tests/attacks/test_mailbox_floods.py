@@ -15,14 +15,12 @@ from itertools import count
 
 import pytest
 
-from policy.errors import TaskExpired
 from policy.journal import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
-from policy.task import Task
+from policy.task import Task, TaskExpired
 from provider.agent import MAX_WAITING_BYTES, Event, attend
 from provider.cli_task_queue import MAX_SHOWN, _Display
 from provider.mailbox import Notice
-from ratls.address import Address
-from ratls.errors import PeerUnreachable
+from ratls.address import Address, PeerUnreachable
 from scheduler.messages import ENVELOPE_CAP
 from scheduler.queued_task import DatasetStatus, QueuedTask
 from tests.provider.agents import Enough, offer, stationed

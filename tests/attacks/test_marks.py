@@ -26,10 +26,11 @@ from tests.provider.test_cli import code
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
-from verifier.cache import Marks, Subject
+from verifier.cache import CollateralMarksCorrupt, Marks, Subject
 from verifier.collateral import Collateral
 from verifier.contents import Contents
-from verifier.errors import CertificateRevoked, CollateralMarksCorrupt, CollateralRolledBack
+from verifier.crl import CertificateRevoked
+from verifier.errors import CollateralRolledBack
 
 DAY = timedelta(days=1)
 

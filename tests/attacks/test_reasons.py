@@ -13,18 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from enclave_app.errors import (
-    ColumnConstant,
-    ReasonNotAgreed,
-    ReleaseNotAuthorized,
-    TooFewSubjects,
-    ValueTooRare,
-)
+from enclave_app.access import ReasonNotAgreed, ReleaseNotAuthorized
+from enclave_app.computations.groups import ColumnConstant, ValueTooRare
 from enclave_app.limits import Limits
+from enclave_app.release import TooFewSubjects
 from policy.party import LocalParty
 from provider.cli import provider
-from provider.errors import DatasetNotOwned, ReasonsNotAgreed, ResultPending
-from provider.reason import ask_reason
+from provider.collect import ResultPending
+from provider.exchange import DatasetNotOwned
+from provider.reason import ReasonsNotAgreed, ask_reason
 from ratls.stream import REASON_SIZE, Kind, Pending, write_message
 from tests.enclave_app.agreed import computation
 from tests.provider.desk import Desk

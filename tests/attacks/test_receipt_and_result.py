@@ -22,17 +22,18 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import provider.collect
-from policy.errors import EnvelopeMalformed, ResultDiffers
-from policy.receipt import Receipt, indented, is_document, result_digest, salted
+from policy.envelope import EnvelopeMalformed
+from policy.receipt import Receipt, ResultDiffers, indented, is_document, result_digest, salted
 from policy.record import Record
 from provider.cli import provider as provider_app
-from provider.errors import AcknowledgementMismatch, ReleaseUnclear, SourceDiffers
+from provider.errors import AcknowledgementMismatch
+from provider.source_check import ReleaseUnclear, SourceDiffers
 from ratls.cli_verify import app
 from ratls.stream import Pending
 from tests.provider.desk import CANARY, Desk
 from tests.support.enclave import EnclaveWorld
 from tests.support.refusal import count_refusal, refused
-from verifier.errors import FileUnreadable
+from verifier.files import FileUnreadable
 
 
 @dataclass

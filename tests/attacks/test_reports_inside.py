@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from enclave_app import application
-from enclave_app.errors import ServerFailed
 from enclave_app.intake import Intake
+from enclave_app.server import ServerFailed
 from policy.acknowledgement import Acknowledgement
-from ratls.errors import PeerRefused
-from ratls.stream import Kind, Pending, Result
+from ratls.stream import Kind, PeerRefused, Pending, Result
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.refusal import count_refusal
 

@@ -29,20 +29,19 @@ from typing import Any, cast
 
 import pytest
 
-from enclave_app.errors import ServerFailed
+from enclave_app.server import ServerFailed
 from policy.journal import Journal, ReleasedEntry
 from policy.task import Task
 from provider.mailbox import Inbox
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, appraise_certificate
-from ratls.errors import PeerRefused
 from ratls.log import bind, bound, open_log
 from ratls.probe import probe
 from ratls.serving import supervised
-from ratls.stream import Kind
-from scheduler.client import SchedulerClient
-from scheduler.errors import SchedulerFailed, SchedulerRefused
+from ratls.stream import Kind, PeerRefused
+from scheduler.client import SchedulerClient, SchedulerRefused
 from scheduler.queued_task import State
+from scheduler.server import SchedulerFailed
 from scheduler.service import Service
 from simulation.folder import write
 from simulation.intel import Intel

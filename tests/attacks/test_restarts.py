@@ -25,17 +25,12 @@ from policy.journal import (
 )
 from policy.state import StudyState
 from policy.task import Task
-from provider.errors import (
-    EnclaveRestarted,
-    ResultPending,
-    TaskBoundToInstance,
-    UsesExhausted,
-)
+from provider.collect import ResultPending
+from provider.errors import EnclaveRestarted, TaskBoundToInstance
 from provider.release import Watch
-from ratls.errors import CallFailed
-from ratls.stream import ClientExchange
-from scheduler.errors import RequestMalformed
-from scheduler.messages import read_report
+from provider.release_state import UsesExhausted
+from ratls.stream import CallFailed, ClientExchange
+from scheduler.messages import RequestMalformed, read_report
 from scheduler.queued_task import State
 from scheduler.task_service_pb2 import DatasetState, ReportRequest
 from tests.provider.agents import stationed

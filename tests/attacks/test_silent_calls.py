@@ -21,15 +21,13 @@ import grpc.aio
 import pytest
 
 import ratls.serving
-from enclave_app.errors import ExchangesExhausted
-from enclave_app.limits import Limits, Slots
+from enclave_app.limits import ExchangesExhausted, Limits, Slots
 from policy.party import LocalParty
 from ratls.address import Address
 from ratls.certificate import ENCLAVE_NAME
-from ratls.errors import CallFailed, PeerRefused
-from ratls.stream import Kind
+from ratls.stream import CallFailed, Kind, PeerRefused
 from scheduler.certificate import SCHEDULER_NAME
-from scheduler.errors import SchedulerBusy
+from scheduler.client import SchedulerBusy
 from scheduler.limits import Limits as MailboxLimits
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave
 from tests.support.refusal import refused

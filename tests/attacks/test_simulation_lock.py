@@ -25,7 +25,8 @@ from tests.support.intel import World
 from tests.support.refusal import count_refusal, refused
 from verifier import modes
 from verifier.anchors import Mode, TrustAnchors
-from verifier.errors import Exit, ForeignEntryPoint
+from verifier.errors import Exit
+from verifier.modes import ForeignEntryPoint
 
 RATLS = str(Path(sys.executable).with_name("ratls"))
 FOREIGN = '''

@@ -17,16 +17,11 @@ import pyarrow as pa
 import pytest
 
 from enclave_app.computations import COMPUTATIONS
-from enclave_app.computations.logistic_regression import C, _standardised, fit
-from enclave_app.errors import (
-    ClassTooSmall,
-    ColumnConstant,
-    ReleaseDeniedError,
-    SubjectDominates,
-    ValueTooRare,
-)
-from enclave_app.release import Input, require_groups
-from policy.errors import PolicyInvalid
+from enclave_app.computations.groups import ColumnConstant, ValueTooRare
+from enclave_app.computations.logistic_regression import C, ClassTooSmall, _standardised, fit
+from enclave_app.errors import ReleaseDeniedError
+from enclave_app.release import Input, SubjectDominates, require_groups
+from policy.document import PolicyInvalid
 from ratls.stream import Result
 from tests.enclave_app.agreed import Agreed, gated
 from tests.enclave_app.test_release import Rule

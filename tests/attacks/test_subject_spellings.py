@@ -17,18 +17,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enclave_app.errors import RowsNotAsDeclared
-from policy.document import Dataset
-from policy.errors import (
+from enclave_app.intake import RowsNotAsDeclared
+from policy.document import Dataset, PolicyInvalid
+from policy.rows import (
     PersonSpelledInCapitals,
     PersonSpelledInParts,
     PersonSpelledInvisibly,
     PersonSpelledWithBlanks,
     PersonUnnamed,
-    PolicyInvalid,
     ValueNull,
+    arrow_schema,
+    check_batch,
 )
-from policy.rows import arrow_schema, check_batch
 from policy.show import as_json
 from policy.text import is_composed, is_folded, is_visible
 from tests.enclave_app.agreed import computation

@@ -22,22 +22,29 @@ from typing import Any
 
 import pytest
 
-from policy.errors import JournalNotWritten, PassphraseMissing
-from policy.journal import Journal, Reading
+from policy.errors import PassphraseMissing
+from policy.journal import Journal, JournalNotWritten, Reading
 from policy.passphrase import new_passphrase, passphrase_source
 from policy.state import StudyState
-from provider.agent_tasks import _only_one
-from provider.errors import AgentRunning, ReleaseUnderWay
-from provider.release_state import ReleaseFolder
-from ratls.environment import prepare_process
-from ratls.errors import EnvironmentUnsafe
+from provider.agent_tasks import AgentRunning, _only_one
+from provider.release_state import ReleaseFolder, ReleaseUnderWay
+from ratls.environment import EnvironmentUnsafe, prepare_process
 from ratls.serving import on_stop, stop_signals
 from tests.attacks.test_links import accept, certify, keep, mark, record, release
 from tests.support.parties import Consortium
 from tests.support.refusal import count_refusal, refused
 from tests.support.surroundings import leaves
 from verifier import errors as e
-from verifier.files import locked, read_file, user_folder
+from verifier.files import (
+    FileNotWritten,
+    FileUnreadable,
+    LockHeld,
+    LocksMissing,
+    UserFolderUnknown,
+    locked,
+    read_file,
+    user_folder,
+)
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -217,7 +224,7 @@ def test_file_system_without_locks(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with refused(e.LocksMissing):
+    with refused(LocksMissing):
         act(tmp_path)
 
 
@@ -226,7 +233,7 @@ def test_cache_without_locks_is_told_of(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with refused(e.FileNotWritten):
+    with refused(FileNotWritten):
         keep(tmp_path)
 
 
@@ -245,7 +252,7 @@ def test_every_lock_is_taken_in_one_place() -> None:
 def test_lock_that_is_never_given_back(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "lock"),
-        refused(e.LockHeld),
+        refused(LockHeld),
         locked(tmp_path / "lock", wait=0.05),
     ):
         pass
@@ -272,7 +279,7 @@ def test_journal_is_read_beside_another_reader(tmp_path: Path) -> None:
 
 def test_pipe_that_nobody_fills(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "policy.toml")
-    with refused(e.FileUnreadable):
+    with refused(FileUnreadable):
         read_file(tmp_path / "policy.toml", seconds=0.05)
 
 
@@ -295,7 +302,7 @@ def test_pipe_that_brings_too_much(tmp_path: Path) -> None:
 
     writer = threading.Thread(target=fill)
     writer.start()
-    with refused(e.FileUnreadable):
+    with refused(FileUnreadable):
         read_file(tmp_path / "pipe", cap=1000, seconds=30)
     writer.join()
 
@@ -344,7 +351,7 @@ def test_user_without_a_home(monkeypatch: pytest.MonkeyPatch, kind: Any, home: s
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", home)
-    with refused(e.UserFolderUnknown):
+    with refused(UserFolderUnknown):
         user_folder(kind)
 
 
@@ -353,7 +360,7 @@ def test_user_that_the_system_does_not_know(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    with refused(e.UserFolderUnknown):
+    with refused(UserFolderUnknown):
         user_folder("state")
 
 
@@ -373,9 +380,9 @@ def test_disk_that_is_mounted_read_only(tmp_path: Path, monkeypatch: pytest.Monk
     Consortium.create()  # makes folders of its own, once for all tests
     monkeypatch.setattr(os, "mkdir", refuse)
     for act, leaf in (
-        (mark, e.FileNotWritten),
+        (mark, FileNotWritten),
         (accept, JournalNotWritten),
-        (release, e.FileNotWritten),
+        (release, FileNotWritten),
     ):
         with refused(leaf):
             act(tmp_path / "new")

@@ -13,18 +13,20 @@ from pathlib import Path
 
 import pytest
 
+from policy.agreement import PolicyExpired
 from policy.document import digest_text
-from policy.errors import PolicyExpired, PolicyRollback, TaskExpired
 from policy.journal import RefusedEntry, ReservedEntry, ReturnedEntry
-from policy.state import StudyState
+from policy.state import PolicyRollback, StudyState
+from policy.task import TaskExpired
 from ratls.address import Address
-from ratls.errors import EnclaveCertificateNotCurrent
+from ratls.certificate import EnclaveCertificateNotCurrent
 from tests.provider.desk import Desk
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.refusal import refused
 from tests.support.relay import Relay
 from verifier.collateral import Collateral
-from verifier.errors import CollateralNotCurrent, RatlsError
+from verifier.errors import RatlsError
+from verifier.validity import CollateralNotCurrent
 
 ROWS = 100_000
 TWO_HOURS, FOUR_DAYS = timedelta(hours=2), timedelta(days=4)

@@ -18,15 +18,16 @@ from typing import Any
 import pytest
 
 from enclave_app import application
+from enclave_app.application import ComputationTooLong
 from enclave_app.computations import summary_statistics
 from enclave_app.compute import compute
-from enclave_app.errors import AttemptClosed, ComputationTooLong
+from enclave_app.errors import AttemptClosed
 from enclave_app.intake import Intake
 from enclave_app.limits import Limits
 from enclave_app.session import Denied
-from policy.errors import PolicyExpired, TaskExpired
-from ratls.errors import PeerRefused
-from ratls.stream import Kind, Result, ServerExchange
+from policy.agreement import PolicyExpired
+from policy.task import TaskExpired
+from ratls.stream import Kind, PeerRefused, Result, ServerExchange
 from tests.enclave_app.agreed import Agreed, computation
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.parties import TaskWorld

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from enclave_app.access import client_roots, identify, require_collect, require_release
-from enclave_app.errors import (
+from enclave_app.access import (
     ChannelIdentityShared,
     CollectNotAuthorized,
     PeerUnknown,
     ReleaseNotAuthorized,
     ServerWouldNotAuthenticate,
+    client_roots,
+    identify,
+    require_collect,
+    require_release,
 )
 from policy.channel import ChannelCertificate
 from tests.support.parties import AT, Consortium, local_party

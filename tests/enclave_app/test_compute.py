@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 
-from enclave_app.application import Enclave
+from enclave_app.application import AttesterModeMismatch, Enclave
 from enclave_app.compute import compute
-from enclave_app.errors import (
-    AttesterModeMismatch,
-)
 from enclave_app.session import Denied, Released
-from policy.errors import AgreementIncomplete, PolicyExpired, PolicyNotYetValid
+from policy.agreement import AgreementIncomplete, PolicyExpired, PolicyNotYetValid
 from policy.task import Task
 from ratls.log import open_log
 from tests.support.enclave import NOW, EnclaveWorld, rows

@@ -15,56 +15,47 @@ import pytest
 
 from enclave_app import application
 from enclave_app import release as gate
+from enclave_app.access import CollectNotAuthorized, ReleaseNotAuthorized
 from enclave_app.computations.logistic_regression import fit
-from enclave_app.errors import (
-    AnotherCommitCounts,
-    AttemptClosed,
-    CollectNotAuthorized,
+from enclave_app.errors import AttemptClosed
+from enclave_app.intake import InputEmpty, Intake, RowsNotAsDeclared
+from enclave_app.limits import Limits
+from enclave_app.receive import (
     CommitCountMismatch,
     CommitDigestMismatch,
     CommitOfAnotherRelease,
     ExchangeTooLong,
-    InputEmpty,
-    ReleaseDenied,
-    ReleaseNotAuthorized,
-    RowsNotAsDeclared,
-    ServerFailed,
 )
-from enclave_app.intake import Intake
-from enclave_app.limits import Limits
-from enclave_app.release import Input
+from enclave_app.release import Input, ReleaseDenied
+from enclave_app.server import ServerFailed
+from enclave_app.session import AnotherCommitCounts
 from policy.acknowledgement import Acknowledgement
-from policy.commit import Commit
-from policy.envelope import Envelope
-from policy.errors import (
-    ColumnMissing,
-    ColumnOrderDiffers,
-    ColumnTypeDiffers,
-    CommitScopeDiffers,
-    EnvelopeMalformed,
-    EnvelopeTypeDiffers,
-    PolicyDigestDiffers,
-    ResultNotOpenable,
-    SignerUnknown,
-    StudyDiffers,
+from policy.commit import Commit, CommitScopeDiffers
+from policy.envelope import Envelope, EnvelopeMalformed, EnvelopeTypeDiffers, SignerUnknown
+from policy.party import LocalParty
+from policy.receipt import Receipt
+from policy.rows import ColumnMissing, ColumnOrderDiffers, ColumnTypeDiffers
+from policy.seal import ResultNotOpenable, open_result, result_info
+from policy.statement import PolicyDigestDiffers, StudyDiffers
+from policy.task import (
+    Task,
     TaskComputationUnknown,
     TaskExpired,
     TaskNotYetValid,
     TaskParameterDenied,
     TaskSubmitterDenied,
 )
-from policy.party import LocalParty
-from policy.receipt import Receipt
-from policy.seal import open_result, result_info
-from policy.task import Task
-from ratls.errors import (
+from ratls.stream import (
+    Kind,
     MessageOversized,
     MessageUnexpected,
+    Pending,
+    Result,
     SequenceBroken,
     StreamOversized,
     StreamTruncated,
+    write_message,
 )
-from ratls.stream import Kind, Pending, Result, write_message
 from tests.enclave_app.test_release import Rule
 from tests.support.enclave import (
     NOW,

@@ -13,15 +13,17 @@ from pathlib import Path
 import pytest
 
 from enclave_app import gramine_main
-from enclave_app.errors import ArgumentsUnexpected, AttesterModeMismatch
-from policy.errors import AgreementIncomplete, EnvelopeMalformed, PolicyInvalid, SignatureInvalid
+from enclave_app.application import AttesterModeMismatch
+from enclave_app.gramine_main import ArgumentsUnexpected
+from policy.agreement import AgreementIncomplete, SignatureInvalid
+from policy.document import PolicyInvalid
+from policy.envelope import EnvelopeMalformed
 from ratls.address import Address
 from ratls.appraise import Expectation, appraise_certificate
 from ratls.certificate import check_certificate
 from ratls.claims import CertificateClaims
-from ratls.errors import RemoteAttestationOff, SgxAbsent
 from ratls.evidence import Evidence
-from ratls.gramine import GramineAttester
+from ratls.gramine import GramineAttester, RemoteAttestationOff, SgxAbsent
 from ratls.probe import probe
 from simulation.folder import write
 from tests.support.enclave import MR_ENCLAVE, NOW, EnclaveWorld
@@ -29,8 +31,10 @@ from tests.support.gramine import StandInDevice
 from tests.support.parties import Consortium
 from tests.support.refusal import count_refusal, refused
 from verifier.anchors import TrustAnchors
+from verifier.certificate import RootUntrusted
 from verifier.collateral import Collateral
-from verifier.errors import Exit, FileUnreadable, RatlsError, RootUntrusted
+from verifier.errors import Exit, RatlsError
+from verifier.files import FileUnreadable
 from verifier.verify import QuoteCheck
 
 ROOT = Path(__file__).parent.parent.parent

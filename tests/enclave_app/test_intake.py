@@ -13,17 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclave_app.errors import (
-    AttemptClosed,
-    BatchesExceeded,
-    InputEmpty,
-    MemoryExhausted,
-    RowsNotAsDeclared,
-)
-from enclave_app.intake import Intake
-from enclave_app.limits import Limits, MemoryBudget, Need
+from enclave_app.errors import AttemptClosed
+from enclave_app.intake import BatchesExceeded, InputEmpty, Intake, RowsNotAsDeclared
+from enclave_app.limits import Limits, MemoryBudget, MemoryExhausted, Need
 from policy.document import Dataset
-from policy.errors import (
+from policy.rows import (
     ColumnMissing,
     ColumnOrderDiffers,
     ColumnTypeDiffers,

@@ -13,13 +13,13 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 
 from enclave_app.computations.groups import of_weights
-from enclave_app.computations.logistic_regression import fit
-from enclave_app.errors import (
+from enclave_app.computations.logistic_regression import (
     ClassesNotTwo,
     FeatureConstant,
-    NumbersOutOfRange,
     SolverNotConverged,
+    fit,
 )
+from enclave_app.errors import NumbersOutOfRange
 from enclave_app.release import Input
 from tests.enclave_app.agreed import gated
 from tests.enclave_app.test_release import Rule

@@ -10,11 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclave_app.computations.private_set_intersection import intersection
-from enclave_app.errors import (
-    IntersectionTooSmall,
-    TooFewSubjects,
-)
+from enclave_app.computations.private_set_intersection import IntersectionTooSmall, intersection
+from enclave_app.release import TooFewSubjects
 from tests.enclave_app.agreed import Agreed, computation, gated
 from tests.enclave_app.test_release import Rule
 from tests.support.enclave import EnclaveWorld, rows

@@ -14,21 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclave_app.errors import (
-    IntersectionTooSmall,
-    OutputNotAgreed,
-    OutputNotCanonical,
-    ReleaseDeniedError,
-    ResultTooLarge,
-    SubjectDominates,
-    TooFewSubjects,
-    ValueTooRare,
-)
+from enclave_app.computations.groups import ValueTooRare
+from enclave_app.computations.private_set_intersection import IntersectionTooSmall
+from enclave_app.errors import ReleaseDeniedError
 from enclave_app.release import (
     LARGEST_RESULT,
     Group,
     Input,
+    OutputNotAgreed,
+    OutputNotCanonical,
+    ResultTooLarge,
     Share,
+    SubjectDominates,
+    TooFewSubjects,
     numbered,
     padded,
     padded_size,

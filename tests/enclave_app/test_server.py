@@ -15,19 +15,16 @@ import pyarrow.flight as flight
 import pytest
 from OpenSSL import SSL
 
-from enclave_app.errors import (
-    ExchangesExhausted,
-    ListenAddressUnusable,
-    ReleaseNotAuthorized,
-    TasksExhausted,
-)
-from enclave_app.limits import Limits
+from enclave_app.access import ReleaseNotAuthorized
+from enclave_app.errors import ListenAddressUnusable
+from enclave_app.limits import ExchangesExhausted, Limits
 from enclave_app.server import start_server
-from ratls.address import Address
-from ratls.errors import AddressMalformed, CallFailed, EnvironmentUnsafe
+from enclave_app.session import TasksExhausted
+from ratls.address import Address, AddressMalformed
+from ratls.environment import EnvironmentUnsafe
 from ratls.pin import pinned_client
 from ratls.serving import listen_address
-from ratls.stream import Kind, write_message
+from ratls.stream import CallFailed, Kind, write_message
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.parties import local_party
 from tests.support.refusal import count_refusal, refused

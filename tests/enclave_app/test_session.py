@@ -8,15 +8,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from enclave_app.errors import (
+from enclave_app.errors import AttemptClosed
+from enclave_app.limits import ExchangesExhausted, Limits, MemoryBudget, MemoryExhausted, Slots
+from enclave_app.session import (
     AnotherCommitCounts,
-    AttemptClosed,
-    ExchangesExhausted,
-    MemoryExhausted,
+    NoOutcomeYet,
+    Released,
+    Sessions,
     TasksExhausted,
+    Ticket,
 )
-from enclave_app.limits import Limits, MemoryBudget, Slots
-from enclave_app.session import NoOutcomeYet, Released, Sessions, Ticket
 from tests.support.refusal import refused
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

@@ -12,15 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enclave_app.computations.summary_statistics import describe
-from enclave_app.errors import (
-    ColumnConstant,
-    NumbersOutOfRange,
-    QuantileExposes,
-    SubjectDominates,
-    TooFewSubjects,
-    ValueTooRare,
-)
+from enclave_app.computations.groups import ColumnConstant, ValueTooRare
+from enclave_app.computations.summary_statistics import QuantileExposes, describe
+from enclave_app.errors import NumbersOutOfRange
+from enclave_app.release import SubjectDominates, TooFewSubjects
 from tests.enclave_app.agreed import Agreed, gated
 from tests.enclave_app.test_release import Rule
 from tests.support.refusal import count_refusal, refused

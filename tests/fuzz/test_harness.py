@@ -13,7 +13,8 @@ from tests.fuzz.__main__ import shares
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.worker import Judge, mutator
 from tests.support.refusal import count_refusal
-from verifier.errors import CollateralMalformed, RatlsError
+from verifier.document import CollateralMalformed
+from verifier.errors import RatlsError
 
 ROOT = Path(__file__).parent.parent.parent
 PARSERS = pytest.mark.parametrize("name", TARGETS)

@@ -9,32 +9,32 @@ from typing import Any
 
 import pytest
 
-from policy.admission import AdmissionCheck, admit
-from policy.document import Policy
-from policy.errors import (
+from policy.admission import (
+    AdmissionCheck,
     CollateralTooOld,
     EvaluationNumberTooLow,
     FmspcNotListed,
     KssIdPresent,
     MachineNotListed,
     MeasurementNotListed,
-    PolicyExpired,
-    PolicyNotYetValid,
     ProductDiffers,
     RootDiffers,
     SvnTooLow,
     TcbDateTooOld,
+    admit,
 )
+from policy.agreement import PolicyExpired, PolicyNotYetValid
+from policy.document import Policy
 from tests.support.intel import World
 from tests.support.parties import AT, Consortium
 from tests.support.refusal import refused
-from verifier.errors import (
+from verifier.acceptance import (
     AdvisoryUnaccepted,
     EnclaveAttributesUnaccepted,
     EnclaveDebuggable,
-    RatlsError,
     TcbStatusUnaccepted,
 )
+from verifier.errors import RatlsError
 from verifier.verify import VerifiedQuote
 
 INTEL = World.create(AT)
@@ -223,7 +223,7 @@ def _statuses() -> Mapping[str, Any]:
 @pytest.mark.parametrize("status", sorted(_statuses()))
 def test_patch_level_that_the_policy_does_not_name(status: str) -> None:
     """T13."""
-    from verifier.errors import TcbRevoked
+    from verifier.acceptance import TcbRevoked
 
     leaf = TcbRevoked if status == "Revoked" else TcbStatusUnaccepted
     with refused(leaf, check="tcb-status"):

@@ -9,26 +9,30 @@ from typing import Any
 import pytest
 
 from policy import envelope as dsse
-from policy.agreement import Agreement, CompleteAgreement, key_changes, sign
-from policy.document import digest_text
-from policy.envelope import Envelope
-from policy.errors import (
+from policy.agreement import (
+    Agreement,
     AgreementIncomplete,
     AnchorDiffers,
     ChainBroken,
-    EnvelopeMalformed,
-    EnvelopeTypeDiffers,
+    CompleteAgreement,
     KeyChangeUnsigned,
     OwnSignatureMissing,
-    PartyNotListed,
-    PolicyInvalid,
-    PolicyKeysShared,
-    PolicyTooLarge,
     PredecessorNotConsenting,
     SignatureInvalid,
+    key_changes,
+    sign,
+)
+from policy.document import PolicyInvalid, digest_text
+from policy.envelope import (
+    Envelope,
+    EnvelopeMalformed,
+    EnvelopeTypeDiffers,
     SignatureRepeated,
     SignerUnknown,
 )
+from policy.errors import PartyNotListed
+from policy.references import PolicyKeysShared
+from policy.syntax import PolicyTooLarge
 from tests.support.parties import ROOTS, Consortium, local_party
 from tests.support.refusal import refused
 from verifier.errors import RatlsError

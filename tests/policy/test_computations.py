@@ -9,8 +9,7 @@ import pytest
 from enclave_app.computations import COMPUTATIONS
 from policy.agreement import Agreement
 from policy.computations import DECLARED
-from policy.document import Policy
-from policy.errors import PolicyInvalid
+from policy.document import Policy, PolicyInvalid
 from tests.enclave_app.agreed import computation
 from tests.support.parties import ROOTS, Consortium
 from tests.support.refusal import refused

@@ -9,15 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policy.document import Policy, Status, digest_text
-from policy.errors import (
-    PolicyEncoding,
-    PolicyInvalid,
-    PolicyKeysShared,
-    PolicySyntax,
-    PolicyTeeUnsupported,
-    PolicyTooLarge,
-)
+from policy.document import Policy, PolicyInvalid, PolicyTeeUnsupported, Status, digest_text
+from policy.references import PolicyKeysShared
+from policy.syntax import PolicyEncoding, PolicySyntax, PolicyTooLarge
 from tests.support.parties import ROOTS, Consortium, local_party
 from tests.support.refusal import refused
 from verifier.errors import RatlsError

@@ -17,18 +17,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy import envelope as dsse
-from policy.envelope import Envelope, EnvelopeSignature
-from policy.errors import (
+from policy.agreement import SignatureInvalid
+from policy.envelope import (
+    Envelope,
     EnvelopeMalformed,
+    EnvelopeSignature,
     EnvelopeTooLarge,
     EnvelopeTypeDiffers,
-    KeyFileMalformed,
-    KeyTypeUnsupported,
-    SignatureInvalid,
     SignatureRepeated,
     SignerUnknown,
 )
-from policy.keys import KeySigner, PublicKey, pre_authentication_encoding
+from policy.keys import (
+    KeyFileMalformed,
+    KeySigner,
+    KeyTypeUnsupported,
+    PublicKey,
+    pre_authentication_encoding,
+)
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
 

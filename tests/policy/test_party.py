@@ -14,20 +14,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from policy.channel import ChannelCertificate
-from policy.errors import (
-    KeyFileMalformed,
-    KeyPairDiffers,
-    KeyPermissions,
-    PartyFolderMalformed,
-    PartyIdMalformed,
-    PassphraseMissing,
-    PassphraseWrong,
-    PolicyEncoding,
-)
-from policy.party import LocalParty, create_party
+from policy.errors import KeyPermissions, PartyFolderMalformed, PassphraseMissing
+from policy.keys import KeyFileMalformed, PassphraseWrong
+from policy.party import KeyPairDiffers, LocalParty, PartyIdMalformed, create_party
+from policy.syntax import PolicyEncoding
 from tests.support.parties import AT, PASSPHRASE, local_party
 from tests.support.refusal import refused
-from verifier.errors import FileNotWritten, FileUnreadable, RatlsError
+from verifier.errors import RatlsError
+from verifier.files import FileNotWritten, FileUnreadable
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.document import Dataset
-from policy.errors import (
+from policy.rows import (
     ColumnMissing,
     ColumnOrderDiffers,
     ColumnTypeDiffers,
@@ -21,8 +21,11 @@ from policy.errors import (
     ValueNotFinite,
     ValueNull,
     ValueOutsideDomain,
+    arrow_schema,
+    check_batch,
+    check_schema,
+    schema_digest,
 )
-from policy.rows import arrow_schema, check_batch, check_schema, schema_digest
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
 

@@ -8,21 +8,17 @@ from typing import Any
 
 import pytest
 
-from policy.agreement import Agreement
-from policy.document import digest_text
-from policy.errors import (
+from policy.agreement import (
+    Agreement,
     AgreementIncomplete,
     AnchorDiffers,
     OwnSignatureMissing,
-    PolicyConflict,
     PolicyExpired,
-    PolicyNotAccepted,
     PolicyNotYetValid,
-    PolicyRollback,
-    StateCorrupt,
-    StateMissing,
 )
-from policy.state import StudyState
+from policy.document import digest_text
+from policy.errors import PolicyConflict
+from policy.state import PolicyNotAccepted, PolicyRollback, StateCorrupt, StateMissing, StudyState
 from tests.support.parties import AT, ROOTS, Consortium, instant, local_party
 from tests.support.refusal import refused
 

@@ -14,21 +14,16 @@ from hypothesis import strategies as st
 
 from policy import envelope as dsse
 from policy.acknowledgement import Acknowledgement
-from policy.commit import Commit
-from policy.errors import (
-    CommitScopeDiffers,
-    CommitSignatureInvalid,
-    DocumentMalformed,
-    EnvelopeMalformed,
-    EnvelopeTypeDiffers,
-    PartyNotListed,
-    PolicyDigestDiffers,
-    ReceiptSignatureInvalid,
-    RecordScopeDiffers,
-    RecordSignatureInvalid,
-    ResultNotOpenable,
-    SignerUnknown,
-    StudyDiffers,
+from policy.commit import Commit, CommitScopeDiffers, CommitSignatureInvalid
+from policy.envelope import EnvelopeMalformed, EnvelopeTypeDiffers, SignerUnknown
+from policy.errors import PartyNotListed, ReceiptSignatureInvalid
+from policy.keys import EncryptionKey, KeySigner
+from policy.receipt import Receipt, ReceiptInput
+from policy.record import Record, RecordScopeDiffers, RecordSignatureInvalid
+from policy.seal import ResultNotOpenable, open_result, result_info, seal_result
+from policy.statement import DocumentMalformed, PolicyDigestDiffers, StudyDiffers
+from policy.task import (
+    Task,
     TaskComputationUnknown,
     TaskExpired,
     TaskNotYetValid,
@@ -36,11 +31,6 @@ from policy.errors import (
     TaskSignatureInvalid,
     TaskSubmitterDenied,
 )
-from policy.keys import EncryptionKey, KeySigner
-from policy.receipt import Receipt, ReceiptInput
-from policy.record import Record
-from policy.seal import open_result, result_info, seal_result
-from policy.task import Task
 from tests.support.parties import AT, Consortium, TaskWorld, local_party
 from tests.support.refusal import refused
 from verifier.appraisal import Appraisal, CheckRecord, Outcome

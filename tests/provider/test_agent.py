@@ -10,40 +10,33 @@ from typing import Any
 
 import pytest
 
-from policy.errors import (
-    AnchorDiffers,
+from policy.admission import MeasurementNotListed
+from policy.agreement import AnchorDiffers
+from policy.errors import PartyNotListed
+from policy.journal import (
+    CommittedEntry,
     JournalCut,
     JournalNotWritten,
-    MeasurementNotListed,
-    PartyNotListed,
-    PassphraseWrong,
-    StateMissing,
-    TaskExpired,
-    ValueNotFinite,
+    RefusedEntry,
+    ReleasedEntry,
+    ReservedEntry,
 )
-from policy.journal import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
-from policy.state import StudyState
-from policy.task import Task
+from policy.keys import PassphraseWrong
+from policy.rows import ValueNotFinite
+from policy.state import StateMissing, StudyState
+from policy.task import Task, TaskExpired
 from provider.agent import may_try_again
 from provider.agent_config import AgentConfig
-from provider.agent_tasks import TaskReleaser
-from provider.errors import (
-    AgentRunning,
-    ReleaseUnderWay,
-    SourceUnreachable,
-    TaskBoundToInstance,
-)
+from provider.agent_tasks import AgentRunning, TaskReleaser
+from provider.errors import TaskBoundToInstance
 from provider.mailbox import Backoff
-from ratls.errors import (
-    AnswerMissing,
-    CallFailed,
-    DeadlineExceeded,
-    HandshakeFailed,
-    PeerRefused,
-    PeerUnreachable,
-)
-from ratls.stream import ClientExchange
-from scheduler.errors import SchedulerBusy, SchedulerRefused, SchedulerUnreachable
+from provider.release_state import ReleaseUnderWay
+from provider.sources.sql import SourceUnreachable
+from ratls.address import PeerUnreachable
+from ratls.errors import DeadlineExceeded
+from ratls.probe import HandshakeFailed
+from ratls.stream import AnswerMissing, CallFailed, ClientExchange, PeerRefused
+from scheduler.client import SchedulerBusy, SchedulerRefused, SchedulerUnreachable
 from scheduler.queued_task import State
 from tests.provider.agents import ENCLAVE, configure, offer, stationed
 from tests.provider.desk import CANARY, Desk
@@ -52,7 +45,9 @@ from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.parties import local_party
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
-from verifier.errors import CollateralNotCurrent, Exit, RatlsError, SimulationNotAllowed
+from verifier.errors import Exit, RatlsError
+from verifier.modes import SimulationNotAllowed
+from verifier.validity import CollateralNotCurrent
 
 
 def test_a_task_is_released_to_and_reported(world: EnclaveWorld, alice: Desk) -> None:

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider.agent_config import SAMPLE, AgentConfig
-from provider.errors import AgentConfigMalformed
+from provider.agent_config import SAMPLE, AgentConfig, AgentConfigMalformed
 from provider.sources import parse_source
 from ratls.address import Address
 from tests.support.refusal import count_refusal, refused
-from verifier.errors import FileUnreadable
+from verifier.files import FileUnreadable
 
 BASE = Path("/srv/ratls")
 

@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from policy.errors import TaskComputationUnknown, TaskParameterDenied, TaskSubmitterDenied
 from policy.statement import instant_text
-from policy.task import Task
+from policy.task import Task, TaskComputationUnknown, TaskParameterDenied, TaskSubmitterDenied
 from provider.cli import provider
 from provider.cli_task import task
-from provider.errors import DurationMalformed, ParameterMalformed
-from provider.task_signing import parse_duration, parse_parameters, policy_in_force, sign_task
+from provider.task_signing import (
+    DurationMalformed,
+    ParameterMalformed,
+    parse_duration,
+    parse_parameters,
+    policy_in_force,
+    sign_task,
+)
 from tests.provider.desk import CANARY, Desk
 from tests.support.enclave import NOW, EnclaveWorld
 from tests.support.parties import PASSPHRASE

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from policy.errors import (
+from policy.journal import (
+    Journal,
     JournalAltered,
     JournalCut,
     JournalHeadLost,
     JournalMissing,
-    ValueNotFinite,
+    Reading,
 )
-from policy.journal import Journal, Reading
+from policy.rows import ValueNotFinite
 from provider.cli import provider
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_cli import code

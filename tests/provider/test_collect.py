@@ -11,20 +11,27 @@ from typing import Any
 
 import pytest
 
-from policy.errors import MeasurementNotListed, TaskExpired
+from policy.admission import MeasurementNotListed
 from policy.journal import CollectedEntry
 from policy.receipt import Receipt
 from policy.record import Record
-from provider.collect import check_receipt
-from provider.errors import ReceiptMismatch, RecipientNotListed, ResultDenied, ResultPending
-from ratls.errors import KeyUnbound, ReceiptKeyUnbound
+from policy.task import TaskExpired
+from provider.collect import (
+    ReceiptMismatch,
+    RecipientNotListed,
+    ResultDenied,
+    ResultPending,
+    check_receipt,
+)
+from ratls.claims import KeyUnbound, ReceiptKeyUnbound
 from ratls.offline import verify_with_record
 from ratls.stream import Kind, Result
 from tests.provider.desk import CANARY, Desk
 from tests.support.enclave import MR_ENCLAVE, EnclaveWorld, LiveEnclave
 from tests.support.flight_peers import PlatformAttester
 from tests.support.refusal import refused
-from verifier.errors import Exit, FileNotWritten
+from verifier.errors import Exit
+from verifier.files import FileNotWritten
 
 
 def test_both_release_and_carol_collects(

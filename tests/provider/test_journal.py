@@ -13,20 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.errors import (
-    AuditError,
-    JournalAltered,
-    JournalCut,
-    JournalHeadLost,
-    JournalMissing,
-    JournalNotWritten,
-)
+from policy.errors import AuditError
 from policy.journal import (
     GENESIS,
     CheckOutcome,
     Entry,
     Head,
     Journal,
+    JournalAltered,
+    JournalCut,
+    JournalHeadLost,
+    JournalMissing,
+    JournalNotWritten,
     PlacedEntry,
     RefusedEntry,
     ReservedEntry,

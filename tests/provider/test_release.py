@@ -19,67 +19,52 @@ from typing import Any
 import pytest
 
 from policy.acknowledgement import Acknowledgement
+from policy.admission import MachineNotListed, MeasurementNotListed
+from policy.agreement import AnchorDiffers, PolicyExpired
 from policy.commit import Commit
 from policy.document import digest_text
-from policy.errors import (
-    AnchorDiffers,
-    ColumnMissing,
-    JournalCut,
-    KeyPermissions,
-    MachineNotListed,
-    MeasurementNotListed,
-    PassphraseWrong,
-    PolicyExpired,
-    PolicyNotAccepted,
-    PolicyRollback,
-    StateMissing,
-    TaskExpired,
-    TaskSignatureInvalid,
-    ValueNotFinite,
-    ValueNull,
-)
-from policy.journal import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
+from policy.errors import KeyPermissions
+from policy.journal import CommittedEntry, JournalCut, RefusedEntry, ReleasedEntry, ReservedEntry
+from policy.keys import PassphraseWrong
 from policy.party import LocalParty
 from policy.record import Record
-from policy.rows import schema_digest
-from policy.state import StudyState
-from policy.task import Task
-from provider.errors import (
-    AcknowledgementMismatch,
-    DatasetNotAsked,
-    DatasetNotOwned,
+from policy.rows import ColumnMissing, ValueNotFinite, ValueNull, schema_digest
+from policy.state import PolicyNotAccepted, PolicyRollback, StateMissing, StudyState
+from policy.task import Task, TaskExpired, TaskSignatureInvalid
+from provider.errors import AcknowledgementMismatch, SourceUnreadable, TaskBoundToInstance
+from provider.exchange import DatasetNotAsked, DatasetNotOwned
+from provider.release import check_acknowledgement
+from provider.release_state import (
+    Attempt,
     ReleaseStateDamaged,
     ReleaseUnderWay,
-    SourceEmpty,
-    SourceUnreadable,
     TaskAlreadyReleased,
-    TaskBoundToInstance,
     UsesExhausted,
 )
-from provider.release import check_acknowledgement
-from provider.release_state import Attempt
 from provider.sources import ParquetSource
-from ratls.address import Address
-from ratls.errors import (
+from provider.sources.base import SourceEmpty
+from ratls.address import Address, PeerUnreachable
+from ratls.certificate import EvidenceMissing
+from ratls.claims import KeyUnbound, PolicyHashMismatch, ReceiptKeyUnbound
+from ratls.offline import verify_with_record
+from ratls.probe import HandshakeFailed
+from ratls.stream import (
     AnswerMissing,
     CallFailed,
-    EvidenceMissing,
-    HandshakeFailed,
-    KeyUnbound,
+    ClientExchange,
     PeerRefused,
-    PeerUnreachable,
-    PolicyHashMismatch,
-    ReceiptKeyUnbound,
+    RowDigest,
+    ServerExchange,
 )
-from ratls.offline import verify_with_record
-from ratls.stream import ClientExchange, RowDigest, ServerExchange
 from tests.provider.desk import CANARY, Desk
 from tests.support.enclave import MR_ENCLAVE, NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.flight_peers import PlatformAttester
 from tests.support.parties import PASSPHRASE, local_party
 from tests.support.refusal import refused
 from tests.support.relay import Relay
-from verifier.errors import Exit, FileNotWritten, RatlsError, SimulationNotAllowed
+from verifier.errors import Exit, RatlsError
+from verifier.files import FileNotWritten
+from verifier.modes import SimulationNotAllowed
 
 
 def sent(relay: Relay) -> bytes:

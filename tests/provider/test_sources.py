@@ -14,21 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.document import Dataset
-from policy.errors import (
+from policy.rows import (
     ColumnMissing,
     ColumnTypeDiffers,
     ValueNotFinite,
     ValueNull,
     ValueOutsideDomain,
 )
-from provider.errors import (
-    SourceChanged,
-    SourceEmpty,
-    SourceRowTooLarge,
-    SourceTooLong,
-    SourceUnreadable,
-)
+from provider.errors import SourceUnreadable
 from provider.sources import LARGEST, SMALLEST, ParquetSource
+from provider.sources.base import SourceChanged, SourceEmpty, SourceRowTooLarge, SourceTooLong
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
 

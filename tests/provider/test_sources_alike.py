@@ -17,22 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import provider.sources.sql  # noqa: F401 - loaded late, it would count as memory of a source
-from policy.errors import (
+from policy.rows import (
     ColumnMissing,
     ColumnTypeDiffers,
     ValueNotFinite,
     ValueNull,
     ValueOutsideDomain,
 )
-from provider.errors import (
-    SourceChanged,
-    SourceCut,
-    SourceEmpty,
-    SourceEncoding,
-    SourceTooLong,
-    SourceUnreadable,
-)
+from provider.errors import SourceUnreadable
 from provider.sources import LARGEST, SMALLEST, SourceSpec
+from provider.sources.base import SourceChanged, SourceEmpty, SourceTooLong
+from provider.sources.records import SourceCut, SourceEncoding
 from tests.provider.formats import (
     FORMATS,
     arrow_file,

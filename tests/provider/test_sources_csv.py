@@ -17,24 +17,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.errors import (
+from policy.rows import (
     ColumnMissing,
     ColumnTypeDiffers,
     ColumnUnexpected,
     ValueNotFinite,
     ValueNull,
 )
-from provider.errors import (
+from provider.errors import SourceTableMalformed
+from provider.sources import SourceSpec, parse_source, source_at
+from provider.sources.base import SourceTooLong
+from provider.sources.csv import SourcePackedDamaged
+from provider.sources.records import (
     SourceCut,
     SourceEncoding,
     SourceLineBreakInCell,
     SourceLineMalformed,
-    SourcePackedDamaged,
     SourceQuoteMisplaced,
-    SourceTableMalformed,
-    SourceTooLong,
 )
-from provider.sources import SourceSpec, parse_source, source_at
 from provider.sources.text import parse_text
 from tests.provider.formats import csv_text, read, scan
 from tests.provider.test_sources import dataset

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.errors import ValueOutsideDomain
+from policy.rows import ValueOutsideDomain
 from provider.errors import SourceFormatUnknown, SourceTableMalformed, SourceUnreadable
 from provider.release import release
 from provider.sources import SourceSpec, parse_source, source_at
@@ -21,7 +21,7 @@ from tests.provider.formats import FORMATS
 from tests.provider.test_cli import Terminal, code
 from tests.support.enclave import EnclaveWorld
 from tests.support.refusal import count_refusal, refused
-from verifier.errors import FileUnreadable
+from verifier.files import FileUnreadable
 
 import pyarrow as pa  # isort: skip - after tests.support.enclave, which prepares the process
 import pyarrow.parquet as pq  # isort: skip

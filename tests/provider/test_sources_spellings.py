@@ -13,17 +13,11 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from policy.errors import ColumnMissing, ColumnTypeDiffers, ValueNull, ValueOutsideDomain
-from provider.errors import (
-    SourceChanged,
-    SourceEmpty,
-    SourceFolderMixed,
-    SourceFormatUnknown,
-    SourceTableMalformed,
-    SourceTooLong,
-    SourceUnreadable,
-)
+from policy.rows import ColumnMissing, ColumnTypeDiffers, ValueNull, ValueOutsideDomain
+from provider.errors import SourceFormatUnknown, SourceTableMalformed, SourceUnreadable
 from provider.sources import LARGEST, SMALLEST, SourceSpec, parse_source, source_at
+from provider.sources.base import SourceChanged, SourceEmpty, SourceTooLong
+from provider.sources.spec import SourceFolderMixed
 from tests.provider.formats import arrow_file, arrow_stream, csv, parquet, read, scan, sql, sqlite
 from tests.provider.test_sources import dataset, replaced, rows
 from tests.provider.test_sources_sql import Server, running  # noqa: F401 - a fixture

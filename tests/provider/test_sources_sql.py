@@ -16,26 +16,24 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import make_url
 
-from policy.errors import ColumnMissing, ColumnTypeDiffers
+from policy.rows import ColumnMissing, ColumnTypeDiffers
 from provider.agent import may_try_again
-from provider.errors import (
+from provider.errors import SourceError, SourceTableMalformed, SourceUnavailable, SourceUnreadable
+from provider.sources import SourceSpec
+from provider.sources.sql import (
     SourceBusy,
-    SourceError,
     SourceQueryRefused,
-    SourceTableMalformed,
-    SourceUnavailable,
     SourceUnreachable,
-    SourceUnreadable,
     SourceUrlExposed,
     SourceUrlUnfit,
+    steadiest,
 )
-from provider.sources import SourceSpec
-from provider.sources.sql import steadiest
 from tests.provider.formats import read, scan, sql, sqlite
 from tests.provider.test_sources import dataset, rows
 from tests.support.postgresql import cluster
 from tests.support.refusal import refused
-from verifier.errors import FileUnreadable, RatlsError
+from verifier.errors import RatlsError
+from verifier.files import FileUnreadable
 
 ALL = "select patient, age, bmi, y from measured"
 SECRET = "SECRET-5e1f"

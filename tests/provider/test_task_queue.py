@@ -26,12 +26,11 @@ from provider.agent import Event, Line
 from provider.cli import provider
 from provider.cli_task import task
 from provider.cli_task_queue import _tell
-from provider.errors import ReleaseRefusedElsewhere, ResultPending
-from provider.mailbox import Backoff, Notice, follow, outcome
-from ratls.address import Address
-from ratls.errors import CallFailed, PeerUnreachable
-from ratls.stream import ClientExchange, Kind
-from scheduler.errors import SchedulerRefused, SchedulerUnreachable
+from provider.collect import ResultPending
+from provider.mailbox import Backoff, Notice, ReleaseRefusedElsewhere, follow, outcome
+from ratls.address import Address, PeerUnreachable
+from ratls.stream import CallFailed, ClientExchange, Kind
+from scheduler.client import SchedulerRefused, SchedulerUnreachable
 from scheduler.queued_task import DatasetStatus, QueuedTask, State
 from tests.provider.agents import SECONDS, Watched, at_work, configure, stationed
 from tests.provider.desk import CANARY, Desk

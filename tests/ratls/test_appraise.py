@@ -12,8 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from policy.errors import MachineNotListed, MeasurementNotListed, PolicyExpired, RootDiffers
-from ratls import cbor, errors
+from policy.admission import MachineNotListed, MeasurementNotListed, RootDiffers
+from policy.agreement import PolicyExpired
+from ratls import cbor
 from ratls.appraise import (
     AdmittedCertificate,
     Challenge,
@@ -23,16 +24,32 @@ from ratls.appraise import (
     appraise_challenge,
 )
 from ratls.certificate import build_certificate, check_certificate
-from ratls.claims import CertificateClaims, ChallengeClaims
+from ratls.claims import (
+    CertificateClaims,
+    ChallengeClaims,
+    ClaimMissing,
+    ClaimOfAnotherPurpose,
+    ContextMismatch,
+    InstanceChanged,
+    KeyUnbound,
+    ModeClaimMismatch,
+    NonceMismatch,
+    PeerHashMismatch,
+    PolicyHashMismatch,
+    ReceiptKeyUnbound,
+    RoleMismatch,
+    TaskHashMismatch,
+)
 from ratls.evidence import Evidence, make_evidence, report_data
 from ratls.identity import EnclaveIdentity
 from simulation.intel import Intel
 from tests.support.flight_peers import NOW, PlatformAttester, Study
 from tests.support.refusal import refused
+from verifier.acceptance import EnclaveDebuggable
 from verifier.anchors import TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
 from verifier.collateral import Collateral
-from verifier.errors import EnclaveDebuggable, RatlsError
+from verifier.errors import RatlsError
 
 PEER, TASK, NONCE = b"p" * 32, b"t" * 32, b"n" * 32
 CHALLENGE = Challenge(NONCE, PEER, TASK)
@@ -83,7 +100,7 @@ def test_right_enclave_on_a_machine_that_the_attacker_chose(study: Study) -> Non
 
 def test_enclave_that_serves_another_policy(study: Study) -> None:
     """P15: with other recipients or release rules, for instance."""
-    with refused(errors.PolicyHashMismatch, check="certificate-claims"):
+    with refused(PolicyHashMismatch, check="certificate-claims"):
         study.admitted(study.identity(digest=b"x" * 32))
 
 
@@ -131,16 +148,16 @@ def forged(identity: EnclaveIdentity, study: Study, **claims: Any) -> bytes:
 @pytest.mark.parametrize(
     ("claims", "leaf"),
     [
-        ({"nonce": b"m" * 32}, errors.NonceMismatch),  #                                 B06
-        ({"peer_hash": b"q" * 32}, errors.PeerHashMismatch),  #                          B07
-        ({"task_hash": bytes(32)}, errors.TaskHashMismatch),
-        ({"instance": b"i" * 16}, errors.InstanceChanged),  #                            B18
-        ({"receipt_key_hash": b"r" * 32}, errors.ReceiptKeyUnbound),
-        ({"policy_hash": b"x" * 32}, errors.PolicyHashMismatch),
-        ({"role": b"client"}, errors.RoleMismatch),  #                                   B17
-        ({"mode": b"production"}, errors.ModeClaimMismatch),
-        ({"context": b"ratls/2 challenge"}, errors.ContextMismatch),  #                  B04
-        ({"context": CertificateClaims.CONTEXT}, errors.ContextMismatch),
+        ({"nonce": b"m" * 32}, NonceMismatch),  #                                 B06
+        ({"peer_hash": b"q" * 32}, PeerHashMismatch),  #                          B07
+        ({"task_hash": bytes(32)}, TaskHashMismatch),
+        ({"instance": b"i" * 16}, InstanceChanged),  #                            B18
+        ({"receipt_key_hash": b"r" * 32}, ReceiptKeyUnbound),
+        ({"policy_hash": b"x" * 32}, PolicyHashMismatch),
+        ({"role": b"client"}, RoleMismatch),  #                                   B17
+        ({"mode": b"production"}, ModeClaimMismatch),
+        ({"context": b"ratls/2 challenge"}, ContextMismatch),  #                  B04
+        ({"context": CertificateClaims.CONTEXT}, ContextMismatch),
     ],
 )
 def test_genuine_evidence_for_something_else(
@@ -161,7 +178,7 @@ def test_genuine_evidence_for_something_else(
 def test_answer_of_another_start_with_the_same_code(study: Study) -> None:
     """B18: a genuine, admitted enclave, yet not the one whose certificate is pinned."""
     answer = study.identity().answer_challenge(NONCE, PEER, TASK)
-    with refused(errors.KeyUnbound, check="challenge-claims"):
+    with refused(KeyUnbound, check="challenge-claims"):
         appraise_challenge(
             answer, study.admitted(study.identity()), CHALLENGE, study.expectation, at=NOW
         )
@@ -171,7 +188,7 @@ def test_evidence_of_the_certificate_in_place_of_a_fresh_one(study: Study) -> No
     """B06: it is genuine and bound, and says nothing about now."""
     identity = study.identity()
     worn = check_certificate(identity.certificate_der, NOW).evidence
-    with refused(errors.ClaimMissing, check="challenge-claims"):
+    with refused(ClaimMissing, check="challenge-claims"):
         appraise_challenge(worn, study.admitted(identity), CHALLENGE, study.expectation, at=NOW)
 
 
@@ -182,14 +199,14 @@ def test_fresh_evidence_worn_as_a_certificate(study: Study) -> None:
     worn = build_certificate(
         key, identity.answer_challenge(NONCE, PEER, TASK), identity.instance, 9, NOW
     )
-    with refused(errors.ClaimOfAnotherPurpose, check="certificate-claims"):
+    with refused(ClaimOfAnotherPurpose, check="certificate-claims"):
         appraise_certificate(worn.public_bytes(Encoding.DER), study.expectation, at=NOW)
 
 
 def test_simulated_evidence_before_a_production_verifier(study: Study) -> None:
     """S11: whatever the policy says, the roots decide what the claim must be."""
     expectation = replace(study.expectation, roots=TrustAnchors.intel())
-    with refused(errors.ModeClaimMismatch, check="certificate-claims"):
+    with refused(ModeClaimMismatch, check="certificate-claims"):
         appraise_certificate(study.identity().certificate_der, expectation, at=NOW)
 
 

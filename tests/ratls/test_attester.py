@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ratls.attester import resolve_attester
-from ratls.errors import AttesterUnknown
+from ratls.attester import AttesterUnknown, resolve_attester
 from simulation import folder
 from tests.support.flight_peers import Study
 from tests.support.refusal import refused
 from verifier.anchors import Mode
-from verifier.errors import SimulationNotAllowed
+from verifier.modes import SimulationNotAllowed
 from verifier.quote import Quote
 
 

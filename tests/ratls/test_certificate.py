@@ -17,11 +17,22 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratls import errors
 from ratls.certificate import (
     ENCLAVE_NAME,
     EVIDENCE_OID,
     FOREIGN_EVIDENCE,
+    EnclaveCertificateIsAuthority,
+    EnclaveCertificateKeyUnsuitable,
+    EnclaveCertificateLongLived,
+    EnclaveCertificateMalformed,
+    EnclaveCertificateNameWrong,
+    EnclaveCertificateNotCurrent,
+    EnclaveCertificateNotSelfSigned,
+    EnclaveCertificateOversized,
+    EnclaveCertificateUsageWrong,
+    EvidenceAmbiguous,
+    EvidenceCritical,
+    EvidenceMissing,
     build_certificate,
     check_certificate,
 )
@@ -127,65 +138,65 @@ def test_resigning_alone_changes_nothing() -> None:
 
 
 WRONG: dict[str, tuple[Form, type[RatlsError]]] = {
-    "ordinary server, B05": (Form(evidences=()), errors.EvidenceMissing),
-    "critical evidence": (Form(evidences=(evidence(critical=True),)), errors.EvidenceCritical),
-    "CA:TRUE": (Form(basic=x509.BasicConstraints(True, 0)), errors.EnclaveCertificateIsAuthority),
-    "no basic constraints": (Form(basic=None), errors.EnclaveCertificateIsAuthority),
+    "ordinary server, B05": (Form(evidences=()), EvidenceMissing),
+    "critical evidence": (Form(evidences=(evidence(critical=True),)), EvidenceCritical),
+    "CA:TRUE": (Form(basic=x509.BasicConstraints(True, 0)), EnclaveCertificateIsAuthority),
+    "no basic constraints": (Form(basic=None), EnclaveCertificateIsAuthority),
     "P-521": (
         Form(key=ec.generate_private_key(ec.SECP521R1())),
-        errors.EnclaveCertificateKeyUnsuitable,
+        EnclaveCertificateKeyUnsuitable,
     ),
     "secp256k1": (
         Form(key=ec.generate_private_key(ec.SECP256K1())),
-        errors.EnclaveCertificateKeyUnsuitable,
+        EnclaveCertificateKeyUnsuitable,
     ),
     "RSA": (
         Form(key=rsa.generate_private_key(65537, 2048)),
-        errors.EnclaveCertificateKeyUnsuitable,
+        EnclaveCertificateKeyUnsuitable,
     ),
     "Ed25519": (
         Form(key=ed25519.Ed25519PrivateKey.generate()),
-        errors.EnclaveCertificateKeyUnsuitable,
+        EnclaveCertificateKeyUnsuitable,
     ),
-    "signed by another key, B13": (Form(signer=P384), errors.EnclaveCertificateNotSelfSigned),
-    "another issuer": (Form(issuer="a CA"), errors.EnclaveCertificateNotSelfSigned),
-    "no name": (Form(names=None), errors.EnclaveCertificateNameWrong),
+    "signed by another key, B13": (Form(signer=P384), EnclaveCertificateNotSelfSigned),
+    "another issuer": (Form(issuer="a CA"), EnclaveCertificateNotSelfSigned),
+    "no name": (Form(names=None), EnclaveCertificateNameWrong),
     "another name": (
         Form(names=x509.SubjectAlternativeName([x509.DNSName("localhost")])),
-        errors.EnclaveCertificateNameWrong,
+        EnclaveCertificateNameWrong,
     ),
     "a second name": (
         Form(names=x509.SubjectAlternativeName([x509.DNSName(ENCLAVE_NAME), x509.DNSName("x")])),
-        errors.EnclaveCertificateNameWrong,
+        EnclaveCertificateNameWrong,
     ),
     "the name as URI": (
         Form(names=x509.SubjectAlternativeName([x509.UniformResourceIdentifier(ENCLAVE_NAME)])),
-        errors.EnclaveCertificateNameWrong,
+        EnclaveCertificateNameWrong,
     ),
-    "no key usage": (Form(usage=None), errors.EnclaveCertificateUsageWrong),
+    "no key usage": (Form(usage=None), EnclaveCertificateUsageWrong),
     "may sign certificates": (
         Form(usage=usage(key_cert_sign=True)),
-        errors.EnclaveCertificateUsageWrong,
+        EnclaveCertificateUsageWrong,
     ),
     "may not sign": (
         Form(usage=usage(digital_signature=False, key_agreement=True)),
-        errors.EnclaveCertificateUsageWrong,
+        EnclaveCertificateUsageWrong,
     ),
     "client only": (
         Form(purposes=x509.ExtendedKeyUsage([Eku.CLIENT_AUTH])),
-        errors.EnclaveCertificateUsageWrong,
+        EnclaveCertificateUsageWrong,
     ),
     "any purpose": (
         Form(purposes=x509.ExtendedKeyUsage([Eku.ANY_EXTENDED_KEY_USAGE])),
-        errors.EnclaveCertificateUsageWrong,
+        EnclaveCertificateUsageWrong,
     ),
-    "expired": (Form(starts=timedelta(days=-4)), errors.EnclaveCertificateNotCurrent),
-    "not yet valid": (Form(starts=timedelta(hours=1)), errors.EnclaveCertificateNotCurrent),
-    "decades, B22": (Form(days=9000), errors.EnclaveCertificateLongLived),
-    "a second too long": (Form(days=7 + 1 / 86400), errors.EnclaveCertificateLongLived),
+    "expired": (Form(starts=timedelta(days=-4)), EnclaveCertificateNotCurrent),
+    "not yet valid": (Form(starts=timedelta(hours=1)), EnclaveCertificateNotCurrent),
+    "decades, B22": (Form(days=9000), EnclaveCertificateLongLived),
+    "a second too long": (Form(days=7 + 1 / 86400), EnclaveCertificateLongLived),
     "over 64 KiB": (
         Form(evidences=((x509.UnrecognizedExtension(EVIDENCE_OID, bytes(65536)), False),)),
-        errors.EnclaveCertificateOversized,
+        EnclaveCertificateOversized,
     ),
 }
 
@@ -200,14 +211,14 @@ def test_one_thing_differs(case: str) -> None:
 @pytest.mark.parametrize("oid", FOREIGN_EVIDENCE)
 def test_legacy_evidence_alone_is_no_evidence(oid: str) -> None:
     """Downgrade: whoever can strip the evidence would choose the weaker format."""
-    with refused(errors.EvidenceMissing):
+    with refused(EvidenceMissing):
         check_certificate(replace(Form(), evidences=(evidence(oid),)).issue(), AT)
 
 
 @pytest.mark.parametrize("oid", FOREIGN_EVIDENCE)
 def test_legacy_evidence_beside_ours_is_ambiguous(oid: str) -> None:
     """B12: two readers of one certificate could believe two quotes."""
-    with refused(errors.EvidenceAmbiguous):
+    with refused(EvidenceAmbiguous):
         check_certificate(replace(Form(), evidences=(evidence(), evidence(oid))).issue(), AT)
 
 
@@ -223,7 +234,7 @@ def test_evidence_twice_is_ambiguous() -> None:
         extensions = _extensions(parts)
         parts[-1] = write.tlv(0xA3, write.sequence(*extensions, extensions[-1]))
 
-    with refused(errors.EvidenceAmbiguous):
+    with refused(EvidenceAmbiguous):
         check_certificate(resigned(edit), AT)
 
 
@@ -232,7 +243,7 @@ def test_another_extension_twice_is_malformed() -> None:
         extensions = _extensions(parts)
         parts[-1] = write.tlv(0xA3, write.sequence(*extensions, extensions[0]))
 
-    with refused(errors.EnclaveCertificateMalformed):
+    with refused(EnclaveCertificateMalformed):
         check_certificate(resigned(edit), AT)
 
 
@@ -244,7 +255,7 @@ def test_the_key_as_a_compressed_point() -> None:
         algorithm = read.children(parts[6])[0]
         parts[6] = write.sequence(algorithm, write.bit_string(point))
 
-    with refused(errors.EnclaveCertificateKeyUnsuitable):
+    with refused(EnclaveCertificateKeyUnsuitable):
         check_certificate(resigned(edit), AT)
 
 
@@ -257,27 +268,27 @@ def test_ecdsa_algorithm_with_a_null_as_old_mbedtls_writes_it() -> None:
     body = write.sequence(*(e.replace(plain, padded) for e in read.children(tbs)))
     assert len(body) == len(tbs) + 2
     signature = write.bit_string(KEY.sign(body, ec.ECDSA(hashes.SHA256())))
-    with refused(errors.EnclaveCertificateMalformed):
+    with refused(EnclaveCertificateMalformed):
         check_certificate(write.sequence(body, padded, signature), AT)
 
 
 def test_signature_of_its_own_key_over_something_else() -> None:
     genuine = bytearray(Form().issue())
     genuine[-1] ^= 1
-    with refused(errors.EnclaveCertificateNotSelfSigned):
+    with refused(EnclaveCertificateNotSelfSigned):
         check_certificate(bytes(genuine), AT)
 
 
 @pytest.mark.parametrize("raw", [b"", b"\0", Form().issue() + b"\0", b"0" * 100])
 def test_something_else_than_one_certificate(raw: bytes) -> None:
-    with refused(errors.EnclaveCertificateMalformed):
+    with refused(EnclaveCertificateMalformed):
         check_certificate(raw, AT)
 
 
 def test_no_prefix_of_a_certificate_is_read() -> None:
     genuine = Form().issue()
     for end in range(0, len(genuine), 7):
-        with refused(errors.EnclaveCertificateMalformed):
+        with refused(EnclaveCertificateMalformed):
             check_certificate(genuine[:end], AT)
 
 

@@ -15,12 +15,6 @@ from hypothesis import strategies as st
 from ratls.claims import (
     CertificateClaims,
     ChallengeClaims,
-    key_hash,
-    parse_claim_map,
-    require_equal,
-    require_key,
-)
-from ratls.errors import (
     ClaimMissing,
     ClaimOfAnotherPurpose,
     ClaimsMalformed,
@@ -34,6 +28,10 @@ from ratls.errors import (
     ReceiptKeyUnbound,
     RoleMismatch,
     TaskHashMismatch,
+    key_hash,
+    parse_claim_map,
+    require_equal,
+    require_key,
 )
 from tests.support.refusal import refused
 from verifier.errors import RatlsError

@@ -17,9 +17,9 @@ from policy.document import digest_text
 from policy.record import Record
 from ratls.appraise import presented_quote
 from ratls.certificate import build_certificate, check_certificate
+from ratls.claims import KeyUnbound
 from ratls.cli_collateral import collateral
 from ratls.cli_verify import app
-from ratls.errors import KeyUnbound
 from ratls.evidence import Evidence
 from tests.support.flight_peers import (
     NOW,

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from ratls.environment import prepare_process
-from ratls.errors import EnvironmentUnsafe
+from ratls.environment import EnvironmentUnsafe, prepare_process
 from tests.support.refusal import count_refusal, refused
 
 

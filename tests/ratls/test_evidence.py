@@ -11,13 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratls.claims import key_hash
-from ratls.errors import AttesterMixedUp, EvidenceMalformed, ReportDataUnbound
-from ratls.evidence import TAG_QUOTE, Evidence, make_evidence, report_data
+from ratls.errors import AttesterMixedUp
+from ratls.evidence import (
+    TAG_QUOTE,
+    Evidence,
+    EvidenceMalformed,
+    ReportDataUnbound,
+    make_evidence,
+    report_data,
+)
 from tests.ratls.test_claims import CERTIFICATE, SPKI
 from tests.support.flight_peers import PlatformAttester
 from tests.support.intel import World
 from tests.support.refusal import refused
-from verifier.errors import QuoteMalformed, QuoteUnsupported
+from verifier.quote import QuoteMalformed, QuoteUnsupported
 
 CLAIMS = cbor2.dumps({"pubkey-hash": key_hash(SPKI)})
 

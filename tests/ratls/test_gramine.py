@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 
 from ratls.claims import CertificateClaims, ChallengeClaims
-from ratls.errors import (
+from ratls.errors import AttesterMixedUp
+from ratls.evidence import Evidence
+from ratls.gramine import (
+    DEVICE,
+    AttestationDevice,
     AttestationDeviceUnusable,
-    AttesterMixedUp,
+    GramineAttester,
     QuoteNotMade,
     QuoteOfAnotherEnclave,
     RemoteAttestationOff,
     SgxAbsent,
 )
-from ratls.evidence import Evidence
-from ratls.gramine import DEVICE, AttestationDevice, GramineAttester
 from ratls.identity import EnclaveIdentity
 from simulation.quote import ReportForm
 from tests.support.flight_peers import NOW
@@ -29,8 +31,8 @@ from tests.support.gramine import MR_ENCLAVE, StandInDevice
 from tests.support.intel import World
 from tests.support.refusal import count_refusal, refused
 from verifier.anchors import Mode
-from verifier.errors import QuoteMalformed, QuoteUnsupported, RatlsError
-from verifier.quote import Quote
+from verifier.errors import RatlsError
+from verifier.quote import Quote, QuoteMalformed, QuoteUnsupported
 
 ASKED = bytes(range(64))
 

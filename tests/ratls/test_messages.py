@@ -14,14 +14,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.errors import MeasurementNotListed
-from ratls import errors
+from policy.admission import MeasurementNotListed
+from ratls.claims import (
+    NonceMismatch,
+)
 from ratls.stream import (
     MAX_MESSAGE,
     Caps,
     Kind,
+    MessageOversized,
+    MessageUnexpected,
     RowDigest,
+    SequenceBroken,
     ServerExchange,
+    StreamOversized,
+    StreamTruncated,
     flight_refusal,
     read_message,
     write_message,
@@ -84,17 +91,17 @@ def test_rows_then_commit() -> None:
 @pytest.mark.parametrize(
     ("chunks", "leaf"),
     [
-        ([rows(1), COMMIT], errors.SequenceBroken),  #                 F15: the first is missing
-        ([rows(0), rows(0), COMMIT], errors.SequenceBroken),  #        F15: replayed
-        ([rows(0), rows(2), COMMIT], errors.SequenceBroken),  #        F15: dropped
-        ([rows(0), rows(1)], errors.StreamTruncated),  #               F14: no commit
-        ([], errors.StreamTruncated),
-        ([rows(0), message("resume", commit=b"c")], errors.MessageUnexpected),
-        ([rows(0), message("commit", commit=b"c", salt=b"short")], errors.MessageUnexpected),
-        ([Chunk(ROWS, None)], errors.MessageUnexpected),
-        ([Chunk(None, None)], errors.MessageUnexpected),
-        ([Chunk(ROWS, pa.py_buffer(b"x"))], errors.MessageUnexpected),
-        ([rows(i) for i in range(4)], errors.StreamOversized),  #      12 rows of at most 10
+        ([rows(1), COMMIT], SequenceBroken),  #                 F15: the first is missing
+        ([rows(0), rows(0), COMMIT], SequenceBroken),  #        F15: replayed
+        ([rows(0), rows(2), COMMIT], SequenceBroken),  #        F15: dropped
+        ([rows(0), rows(1)], StreamTruncated),  #               F14: no commit
+        ([], StreamTruncated),
+        ([rows(0), message("resume", commit=b"c")], MessageUnexpected),
+        ([rows(0), message("commit", commit=b"c", salt=b"short")], MessageUnexpected),
+        ([Chunk(ROWS, None)], MessageUnexpected),
+        ([Chunk(None, None)], MessageUnexpected),
+        ([Chunk(ROWS, pa.py_buffer(b"x"))], MessageUnexpected),
+        ([rows(i) for i in range(4)], StreamOversized),  #      12 rows of at most 10
     ],
 )
 def test_a_stream_that_is_not_complete_in_order(
@@ -111,12 +118,12 @@ def test_a_stream_that_is_not_complete_in_order(
         (
             pa.record_batch({"x": pa.nulls(1 << 28)}),
             Caps(rows=1 << 40, bytes=1000),
-            errors.MessageOversized,
+            MessageOversized,
         ),
-        (ROWS, Caps(rows=10, bytes=1000, batch_rows=2), errors.MessageOversized),
-        (ROWS, Caps(rows=10, bytes=1000, batch_bytes=23), errors.MessageOversized),
-        (ROWS, Caps(rows=10, bytes=23), errors.StreamOversized),
-        (ROWS, Caps(rows=2, bytes=1000), errors.StreamOversized),
+        (ROWS, Caps(rows=10, bytes=1000, batch_rows=2), MessageOversized),
+        (ROWS, Caps(rows=10, bytes=1000, batch_bytes=23), MessageOversized),
+        (ROWS, Caps(rows=10, bytes=23), StreamOversized),
+        (ROWS, Caps(rows=2, bytes=1000), StreamOversized),
     ],
 )
 def test_more_than_a_receiver_holds(
@@ -127,24 +134,24 @@ def test_more_than_a_receiver_holds(
 
 
 def test_rows_before_the_hello() -> None:
-    with refused(errors.MessageUnexpected):
+    with refused(MessageUnexpected):
         exchange(rows(0)).hello()
 
 
 def test_commit_without_any_rows_has_no_schema() -> None:
-    with refused(errors.MessageUnexpected):
+    with refused(MessageUnexpected):
         exchange(COMMIT).schema()
 
 
 def test_bytes_that_are_no_arrow_messages() -> None:
-    with refused(errors.MessageUnexpected):
+    with refused(MessageUnexpected):
         exchange(rows(0), end=pa.ArrowInvalid("garbage")).hello()
-    with refused(errors.MessageUnexpected):
+    with refused(MessageUnexpected):
         list(exchange(rows(0), end=OSError("garbage")).batches(CAPS))
 
 
 def test_commit_is_asked_for_before_it_came() -> None:
-    with refused(errors.StreamTruncated):
+    with refused(StreamTruncated):
         _ = exchange(rows(0)).committed
 
 
@@ -177,24 +184,24 @@ HELLO = {"type": "hello", "nonce": b"n" * 32, "task": b"t", "dataset": "d"}
     ],
 )
 def test_a_message_of_another_form(raw: bytes) -> None:
-    with refused(errors.MessageUnexpected):
+    with refused(MessageUnexpected):
         read_message(raw, "hello")
 
 
 @given(st.binary(max_size=200))
 def test_garbage_is_a_message_or_a_refusal(raw: bytes) -> None:
-    with suppress(errors.MessageUnexpected):
+    with suppress(MessageUnexpected):
         read_message(raw, "hello", "batch", "absent")
 
 
 @pytest.mark.parametrize("name", ["hello", "batch", "acknowledgement"])
 def test_a_message_over_its_cap_is_refused_before_it_is_read(name: str) -> None:
-    with refused(errors.MessageOversized):
+    with refused(MessageOversized):
         read_message(bytes(MAX_MESSAGE + 1), name)
 
 
 def test_a_message_over_its_cap_is_not_sent() -> None:
-    with refused(errors.MessageOversized):
+    with refused(MessageOversized):
         write_message("resume", commit=bytes(MAX_MESSAGE))
 
 
@@ -215,16 +222,16 @@ def test_descriptors_of_ours(kind: Kind) -> None:
 )
 def test_other_descriptors(descriptor: Any) -> None:
     """F13: nothing in a descriptor is a path, a name or a query."""
-    with refused(errors.MessageUnexpected):
+    with refused(MessageUnexpected):
         Kind.of(descriptor)
 
 
 @pytest.mark.parametrize(
     ("leaf", "kind"),
     [
-        (errors.NonceMismatch, flight.FlightUnauthenticatedError),
+        (NonceMismatch, flight.FlightUnauthenticatedError),
         (MeasurementNotListed, flight.FlightUnauthorizedError),
-        (errors.StreamTruncated, flight.FlightServerError),
+        (StreamTruncated, flight.FlightServerError),
     ],
 )
 def test_a_refusal_on_the_wire_is_class_code_and_number(

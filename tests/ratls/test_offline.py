@@ -8,20 +8,28 @@ from typing import Any
 
 import pytest
 
-from policy.errors import (
-    EnvelopeMalformed,
-    EnvelopeTypeDiffers,
-    MeasurementNotListed,
-    PartyNotListed,
-    PolicyDigestDiffers,
-    ReceiptSignatureInvalid,
-    RecordScopeDiffers,
-    RecordSignatureInvalid,
-    SignerUnknown,
+from policy.admission import MeasurementNotListed
+from policy.envelope import EnvelopeMalformed, EnvelopeTypeDiffers, SignerUnknown
+from policy.errors import PartyNotListed, ReceiptSignatureInvalid
+from policy.record import Record, RecordScopeDiffers, RecordSignatureInvalid
+from policy.statement import PolicyDigestDiffers
+from ratls.claims import (
+    InstanceChanged,
+    KeyUnbound,
+    ModeClaimMismatch,
+    NonceMismatch,
+    ReceiptKeyUnbound,
+    TaskHashMismatch,
 )
-from policy.record import Record
-from ratls import errors
-from ratls.offline import policy_named_by, verify_document, verify_with_record
+from ratls.evidence import (
+    EvidenceMalformed,
+)
+from ratls.offline import (
+    ReceiptOutsidePolicy,
+    policy_named_by,
+    verify_document,
+    verify_with_record,
+)
 from tests.support.flight_peers import NOW, Study
 from tests.support.parties import TaskWorld
 from tests.support.refusal import refused
@@ -58,15 +66,15 @@ def test_a_genuine_document_holds_and_every_check_is_on_record(study: Study, kin
     [
         ({"policy_digest": b"x" * 32}, PolicyDigestDiffers, "document-policy"),
         ({"recipient": "nobody"}, PartyNotListed, "document-party"),
-        ({"recipient": "alice-clinic"}, errors.ReceiptOutsidePolicy, "document-party"),
-        ({"computation": "other"}, errors.ReceiptOutsidePolicy, "document-party"),
-        ({"run": "count"}, errors.ReceiptOutsidePolicy, "document-party"),
-        ({"mode": "production"}, errors.ModeClaimMismatch, "document-mode"),
-        ({"instance": b"i" * 16}, errors.InstanceChanged, "challenge-claims"),
-        ({"nonce": b"m" * 32}, errors.NonceMismatch, "challenge-claims"),
-        ({"task_digest": b"u" * 32}, errors.TaskHashMismatch, "challenge-claims"),
-        ({"tls_spki": b"another key"}, errors.KeyUnbound, "challenge-claims"),
-        ({"evidence": b"verified"}, errors.EvidenceMalformed, "challenge-evidence"),
+        ({"recipient": "alice-clinic"}, ReceiptOutsidePolicy, "document-party"),
+        ({"computation": "other"}, ReceiptOutsidePolicy, "document-party"),
+        ({"run": "count"}, ReceiptOutsidePolicy, "document-party"),
+        ({"mode": "production"}, ModeClaimMismatch, "document-mode"),
+        ({"instance": b"i" * 16}, InstanceChanged, "challenge-claims"),
+        ({"nonce": b"m" * 32}, NonceMismatch, "challenge-claims"),
+        ({"task_digest": b"u" * 32}, TaskHashMismatch, "challenge-claims"),
+        ({"tls_spki": b"another key"}, KeyUnbound, "challenge-claims"),
+        ({"evidence": b"verified"}, EvidenceMalformed, "challenge-evidence"),
     ],
 )
 def test_receipt_signed_by_its_enclave_that_says_another_thing(
@@ -83,7 +91,7 @@ def test_receipt_under_a_key_that_no_evidence_vouches_for(study: Study) -> None:
     """The forger signs with a key of its own and attaches genuine evidence."""
     genuine, forger = study.identity(), study.identity()
     forged = study.receipt(genuine, receipt_key=forger.receipt_spki).seal(forger.receipt_signer)
-    with refused(errors.ReceiptKeyUnbound, check="challenge-claims"):
+    with refused(ReceiptKeyUnbound, check="challenge-claims"):
         verify_document(forged, study.expectation, at=NOW)
 
 
@@ -120,7 +128,7 @@ def test_receipt_of_an_enclave_that_runs_other_code(study: Study) -> None:
 def test_acknowledgement_for_a_dataset_of_somebody_else(study: Study) -> None:
     identity = study.identity()
     raw = study.acknowledgement(identity, dataset="train_party_2").seal(identity.receipt_signer)
-    with refused(errors.ReceiptOutsidePolicy, check="document-party"):
+    with refused(ReceiptOutsidePolicy, check="document-party"):
         verify_document(raw, study.expectation, at=NOW)
 
 
@@ -154,7 +162,7 @@ def test_record_brings_collateral_and_instant_of_the_day(study: Study) -> None:
     ("fields", "signer", "leaf"),
     [
         ({"document_digest": b"x" * 32}, "carol-lab", RecordScopeDiffers),
-        ({"mode": "production"}, "carol-lab", errors.ModeClaimMismatch),
+        ({"mode": "production"}, "carol-lab", ModeClaimMismatch),
         ({"holder": "nobody"}, "carol-lab", PartyNotListed),
         ({}, "bob-hospital", SignerUnknown),
     ],

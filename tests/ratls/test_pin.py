@@ -22,12 +22,17 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
-from ratls import errors
 from ratls.address import Address
 from ratls.certificate import ENCLAVE_NAME
-from ratls.pin import pinned_client
+from ratls.pin import (
+    PinUnusable,
+    pinned_client,
+)
 from ratls.probe import probe
-from ratls.stream import Kind
+from ratls.stream import (
+    CallFailed,
+    Kind,
+)
 from tests.support.flight_peers import (
     LOOPBACK,
     Script,
@@ -48,14 +53,14 @@ def script(study: Study) -> Script:
 @pytest.mark.parametrize("pin", [None, b"", b"-----BEGIN CERTIFICATE-----", object()])
 def test_a_pin_that_is_no_admitted_certificate(study: Study, pin: Any) -> None:
     """flight.md 0.7: None and b"" mean "any root of this system"."""
-    with refused(errors.PinUnusable):
+    with refused(PinUnusable):
         pinned_client(Address(LOOPBACK, 1), pin, study.channel())
 
 
 def test_an_address_that_would_be_resolved_again(study: Study) -> None:
     """B21: DNS may say something else than at the probe."""
     admitted = study.admitted(study.identity())
-    with refused(errors.PinUnusable):
+    with refused(PinUnusable):
         pinned_client(Address("localhost", 1), admitted, study.channel())
 
 
@@ -79,7 +84,7 @@ def test_server_that_talks_plaintext_at_the_probed_address(study: Study) -> None
     with flight.FlightServerBase(f"grpc://{LOOPBACK}:0") as plain:
         admitted = study.admitted(study.identity())
         with (
-            refused(errors.CallFailed),
+            refused(CallFailed),
             study.exchange(Kind.ATTEST, Address(LOOPBACK, plain.port), admitted, timeout=5),
         ):
             pass
@@ -111,7 +116,7 @@ def test_server_swapped_between_probe_and_connection(study: Study) -> None:
         assert probe(address, 5) == admitted.der
         relay.point_at((LOOPBACK, second.port))
         with (
-            refused(errors.CallFailed),
+            refused(CallFailed),
             study.exchange(Kind.ATTEST, address, admitted, timeout=5),
         ):
             pass
@@ -151,7 +156,7 @@ def test_server_swapped_within_one_call(study: Study) -> None:
         admitted = study.admitted(first.script.identity)
         address = Address.parse(relay.address)
         with (
-            refused(errors.CallFailed),
+            refused(CallFailed),
             study.exchange(Kind.RELEASE, address, admitted, task=b"t") as exchange,
         ):
             relay.point_at((LOOPBACK, second.port))
@@ -213,7 +218,7 @@ def test_leaf_signed_by_the_pinned_certificate(study: Study) -> None:
     identity, own = study.identity(), ec.generate_private_key(ec.SECP256R1())
     with (
         tls_server([leaf_of(study, identity, own)], own) as server,
-        refused(errors.CallFailed),
+        refused(CallFailed),
         study.exchange(Kind.ATTEST, server.address, study.admitted(identity), timeout=5),
     ):
         pass
@@ -265,7 +270,7 @@ def test_an_issuer_that_passed_the_appraisal_is_not_pinned(
     object.__setattr__(admitted, "der", honest)
     pinned_client(Address(LOOPBACK, 1), admitted, study.channel()).close()
     object.__setattr__(admitted, "der", issuer)
-    with refused(errors.PinUnusable):
+    with refused(PinUnusable):
         pinned_client(Address(LOOPBACK, 1), admitted, study.channel())
 
 
@@ -273,7 +278,7 @@ def test_a_certificate_of_another_key_than_the_evidence_is_about(study: Study) -
     identity = study.identity()
     admitted = study.admitted(identity)
     object.__setattr__(admitted, "der", study.identity().certificate_der)
-    with refused(errors.PinUnusable):
+    with refused(PinUnusable):
         pinned_client(Address(LOOPBACK, 1), admitted, study.channel())
 
 
@@ -284,7 +289,7 @@ def test_holder_of_the_pinned_key_that_speaks_tls_12(study: Study, version: int)
     certificate = x509.load_der_x509_certificate(identity.certificate_der)
     with (
         tls_server([certificate], enclave_key(study, identity), version=version) as server,
-        refused(errors.CallFailed),
+        refused(CallFailed),
         study.exchange(Kind.ATTEST, server.address, study.admitted(identity), timeout=5),
     ):
         pass

@@ -12,16 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
-from ratls.address import Address
+from ratls.address import Address, AddressMalformed, PeerUnreachable
 from ratls.certificate import build_certificate
-from ratls.errors import (
-    AddressMalformed,
-    DeadlineExceeded,
-    EnclaveCertificateChainPresented,
-    HandshakeFailed,
-    PeerUnreachable,
-)
-from ratls.probe import probe, probe_name
+from ratls.errors import DeadlineExceeded
+from ratls.probe import EnclaveCertificateChainPresented, HandshakeFailed, probe, probe_name
 from tests.support.flight_peers import (
     LOOPBACK,
     Script,

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from ratls.certificate import EVIDENCE_OID, check_certificate
-from ratls.claims import CertificateClaims, parse_claim_map, require_key
-from ratls.errors import (
-    ClaimMissing,
+from ratls.certificate import (
+    EVIDENCE_OID,
     EnclaveCertificateMalformed,
     EnclaveCertificateUsageWrong,
     EvidenceMissing,
+    check_certificate,
 )
+from ratls.claims import CertificateClaims, ClaimMissing, parse_claim_map, require_key
 from ratls.evidence import Evidence
 from tests.support.refusal import refused
 from verifier import der as read

@@ -12,8 +12,28 @@ import pytest
 
 from ratls import errors
 from ratls.address import Address
+from ratls.claims import (
+    KeyUnbound,
+    NonceMismatch,
+    PeerHashMismatch,
+    TaskHashMismatch,
+)
+from ratls.evidence import (
+    EvidenceMalformed,
+)
 from ratls.identity import EnclaveIdentity
-from ratls.stream import Caps, Kind, Pending, Result, RowDigest, ServerExchange
+from ratls.stream import (
+    AnswerMissing,
+    CallFailed,
+    Caps,
+    Kind,
+    MessageUnexpected,
+    PeerRefused,
+    Pending,
+    Result,
+    RowDigest,
+    ServerExchange,
+)
 from tests.support.flight_peers import (
     LOOPBACK,
     PlainEnclave,
@@ -112,11 +132,11 @@ def test_a_commit_that_arrived_is_acknowledged_again_and_one_that_did_not_goes_o
 @pytest.mark.parametrize(
     ("answer", "leaf"),
     [
-        (lambda i, n, t: i.answer_challenge(b"o" * 32, PEER[0], t), errors.NonceMismatch),
-        (lambda i, n, t: i.answer_challenge(n, b"m" * 32, t), errors.PeerHashMismatch),
-        (lambda i, n, t: i.answer_challenge(n, PEER[0], b"o" * 32), errors.TaskHashMismatch),
-        (lambda i, n, t: b'{"verified": true}', errors.EvidenceMalformed),  #          B20
-        (lambda i, n, t: OTHER[0].answer_challenge(n, PEER[0], t), errors.KeyUnbound),  # B18
+        (lambda i, n, t: i.answer_challenge(b"o" * 32, PEER[0], t), NonceMismatch),
+        (lambda i, n, t: i.answer_challenge(n, b"m" * 32, t), PeerHashMismatch),
+        (lambda i, n, t: i.answer_challenge(n, PEER[0], b"o" * 32), TaskHashMismatch),
+        (lambda i, n, t: b'{"verified": true}', EvidenceMalformed),  #          B20
+        (lambda i, n, t: OTHER[0].answer_challenge(n, PEER[0], t), KeyUnbound),  # B18
     ],
 )
 def test_evidence_that_is_not_of_this_exchange(
@@ -151,18 +171,18 @@ def fail(leaf: type[RatlsError]) -> Callable[[ServerExchange], None]:
 
 def fail_after_a_batch(exchange: ServerExchange) -> None:
     next(exchange.batches(Caps(10**9, 10**12)))
-    raise errors.TaskHashMismatch("rows", expected="1", found="canary-c4n4ry")
+    raise TaskHashMismatch("rows", expected="1", found="canary-c4n4ry")
 
 
 @pytest.mark.parametrize("when", ["before_evidence", "after_evidence"])
 def test_refusal_of_the_enclave_reaches_the_user_as_a_code(study: Study, when: str) -> None:
     """S28: class and number, nothing of the message."""
     with (
-        enclave(study, **{when: fail(errors.TaskHashMismatch)}) as server,
-        refused(errors.PeerRefused) as seen,
+        enclave(study, **{when: fail(TaskHashMismatch)}) as server,
+        refused(PeerRefused) as seen,
     ):
         release(study, server, ROWS)
-    assert isinstance(seen.error, errors.PeerRefused)
+    assert isinstance(seen.error, PeerRefused)
     assert seen.error.peer_code == "task-hash-mismatch"
     assert seen.error.correlation_id == "0001"
     assert "one of yours" not in str(seen.error)
@@ -172,10 +192,10 @@ def test_refusal_in_the_middle_of_an_upload(study: Study) -> None:
     """A write fails with another exception than the refusal, which is then still to be read."""
     with (
         enclave(study, after_evidence=fail_after_a_batch) as server,
-        refused(errors.PeerRefused) as seen,
+        refused(PeerRefused) as seen,
     ):
         release(study, server, *[BIG] * 64)
-    assert isinstance(seen.error, errors.PeerRefused)
+    assert isinstance(seen.error, PeerRefused)
     assert seen.error.peer_code == "task-hash-mismatch"
     assert "c4n4ry" not in str(seen.error)
 
@@ -187,19 +207,19 @@ def silent(exchange: ServerExchange) -> None:
 @pytest.mark.parametrize("when", ["before_evidence", "after_evidence"])
 def test_server_that_ends_the_call_without_an_answer(study: Study, when: str) -> None:
     """flight.md 0.22: without reading the answer, the upload would look complete."""
-    with enclave(study, **{when: silent}) as server, refused(errors.AnswerMissing):
+    with enclave(study, **{when: silent}) as server, refused(AnswerMissing):
         release(study, server, ROWS)
 
 
 def test_server_that_ends_the_call_in_the_middle_of_an_upload(study: Study) -> None:
-    with enclave(study, after_evidence=silent) as server, refused(errors.AnswerMissing):
+    with enclave(study, after_evidence=silent) as server, refused(AnswerMissing):
         release(study, server, *[BIG] * 64)
 
 
 def test_another_message_than_the_one_that_is_due(study: Study) -> None:
     with (
         enclave(study, before_evidence=lambda e: e.acknowledge(b"fine")) as server,
-        refused(errors.MessageUnexpected),
+        refused(MessageUnexpected),
     ):
         release(study, server, ROWS)
 
@@ -212,7 +232,7 @@ def test_message_after_the_last(study: Study) -> None:
     with enclave(study, after_evidence=twice) as server:
         admitted = study.admitted(server.script.identity)
         with (
-            refused(errors.MessageUnexpected),
+            refused(MessageUnexpected),
             study.exchange(Kind.COLLECT, server.address, admitted, task=b"t") as exchange,
         ):
             exchange.collect()
@@ -257,7 +277,7 @@ def test_nobody_listens(study: Study) -> None:
     admitted = study.admitted(study.identity())
     with silent_server() as address:
         gone = address
-    with refused(errors.CallFailed), study.exchange(Kind.ATTEST, gone, admitted, timeout=5):
+    with refused(CallFailed), study.exchange(Kind.ATTEST, gone, admitted, timeout=5):
         pass
 
 
@@ -285,7 +305,7 @@ def test_connection_cut_in_the_middle_of_an_upload(study: Study) -> None:
         address = Address.parse(relay.address)
         admitted = study.admitted(server.script.identity)
         with (
-            refused(errors.CallFailed),
+            refused(CallFailed),
             study.exchange(Kind.RELEASE, address, admitted, task=b"t") as exchange,
         ):
             exchange.begin(BIG.schema)
@@ -304,7 +324,7 @@ def test_party_whose_certificate_is_not_listed(study: Study) -> None:
     with enclave(study) as server:
         admitted = study.admitted(server.script.identity)
         with (
-            refused(errors.CallFailed),
+            refused(CallFailed),
             study.exchange(Kind.ATTEST, server.address, admitted, party="bob-hospital"),
         ):
             pass

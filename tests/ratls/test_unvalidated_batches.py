@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from ratls.errors import MessageOversized, StreamOversized
-from ratls.stream import Caps, ServerExchange, write_message
+from ratls.stream import Caps, MessageOversized, ServerExchange, StreamOversized, write_message
 from tests.support.refusal import refused
 
 CAPS = Caps(rows=1 << 40, bytes=1 << 20, batch_rows=1 << 40, batch_bytes=1 << 16)

@@ -17,15 +17,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from policy.errors import KeyPermissions
-from scheduler.certificate import SCHEDULER_NAME, check_pin, own_certificate
-from scheduler.errors import (
+from scheduler.certificate import (
+    SCHEDULER_NAME,
     SchedulerCertificateNotCurrent,
     SchedulerCertificateUnusable,
     SchedulerKeyDiffers,
+    check_pin,
+    own_certificate,
 )
 from tests.support.refusal import refused
 from tests.support.scheduler import NOW
-from verifier.errors import FileNotWritten, RatlsError
+from verifier.errors import RatlsError
+from verifier.files import FileNotWritten
 
 
 def test_made_once_and_kept(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 from ratls.address import Address
 from ratls.errors import DeadlineExceeded
 from scheduler.cli import app
-from scheduler.client import SchedulerClient
-from scheduler.errors import SchedulerUnreachable
+from scheduler.client import SchedulerClient, SchedulerUnreachable
 from scheduler.store import Store, queue_file
 from tests.support.parties import Consortium, TaskWorld, instant
 from tests.support.refusal import count_refusal

@@ -15,18 +15,13 @@ import grpc
 import pytest
 
 from ratls.address import Address
-from ratls.errors import DeadlineExceeded, EnvironmentUnsafe
+from ratls.environment import EnvironmentUnsafe
+from ratls.errors import DeadlineExceeded
 from scheduler import task_service_pb2 as pb
-from scheduler.certificate import OwnCertificate, own_certificate
-from scheduler.client import SchedulerClient
-from scheduler.errors import (
-    SchedulerAnswerMalformed,
-    SchedulerBusy,
-    SchedulerCertificateUnusable,
-    SchedulerRefused,
-    SchedulerUnreachable,
-    TaskOversized,
-)
+from scheduler.certificate import OwnCertificate, SchedulerCertificateUnusable, own_certificate
+from scheduler.client import SchedulerBusy, SchedulerClient, SchedulerRefused, SchedulerUnreachable
+from scheduler.errors import TaskOversized
+from scheduler.messages import SchedulerAnswerMalformed
 from scheduler.queued_task import State
 from scheduler.task_service_pb2_grpc import (
     TaskServiceServicer,

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler import task_service_pb2 as pb
-from scheduler.errors import RequestMalformed, SchedulerAnswerMalformed
 from scheduler.messages import (
+    RequestMalformed,
+    SchedulerAnswerMalformed,
     is_code,
     read_report,
     read_status,

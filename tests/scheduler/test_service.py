@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from policy.agreement import CompleteAgreement
-from policy.errors import (
-    EnvelopeMalformed,
-    SignerUnknown,
+from policy.envelope import EnvelopeMalformed, SignerUnknown
+from policy.party import LocalParty
+from policy.task import (
     TaskComputationUnknown,
     TaskExpired,
     TaskNotYetValid,
@@ -22,21 +22,19 @@ from policy.errors import (
     TaskSignatureInvalid,
     TaskSubmitterDenied,
 )
-from policy.party import LocalParty
-from scheduler.errors import (
-    OpenTasksExhausted,
+from scheduler.errors import TaskOversized
+from scheduler.limits import Limits, OpenTasksExhausted
+from scheduler.queued_task import Cursor, State
+from scheduler.service import (
     PeerNotServed,
     PolicyNotServed,
     ReportNotAuthorized,
+    Roster,
+    Service,
     StudyGivenTwice,
     SubmitterDiffers,
-    TaskNotQueued,
-    TaskOversized,
 )
-from scheduler.limits import Limits
-from scheduler.queued_task import Cursor, State
-from scheduler.service import Roster, Service
-from scheduler.store import Store, queue_file
+from scheduler.store import Store, TaskNotQueued, queue_file
 from tests.support.parties import Consortium, TaskWorld, local_party
 from tests.support.refusal import refused
 from tests.support.scheduler import NOW

@@ -11,19 +11,20 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from scheduler.errors import (
+from scheduler.limits import Limits, OpenTasksExhausted, SubmissionsTooFast, Usage
+from scheduler.queued_task import Cursor, State
+from scheduler.store import (
     DatabaseIncompatible,
     DatabasePasswordShown,
     DatabaseUrlUnusable,
-    OpenTasksExhausted,
+    NewTask,
     ReportsExhausted,
+    Store,
     StoreUnavailable,
-    SubmissionsTooFast,
     TaskNotQueued,
+    database_url,
+    queue_file,
 )
-from scheduler.limits import Limits, Usage
-from scheduler.queued_task import Cursor, State
-from scheduler.store import NewTask, Store, database_url, queue_file
 from tests.support.refusal import refused
 from tests.support.scheduler import NOW
 

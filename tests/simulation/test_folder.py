@@ -19,16 +19,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulation.attester import MR_SIGNER, SimulatedAttester
-from simulation.errors import SimulationFolderNotEmpty, SimulationFolderUnusable
-from simulation.folder import read, read_quoting_enclave, renew_collateral, write
+from simulation.folder import (
+    SimulationFolderNotEmpty,
+    SimulationFolderUnusable,
+    read,
+    read_quoting_enclave,
+    renew_collateral,
+    write,
+)
 from simulation.intel import DAY, root_name
 from tests.support.intel import AT, REPORT_DATA, World
 from tests.support.refusal import refused
-from verifier import errors
 from verifier.acceptance import accept
 from verifier.anchors import Mode, TrustAnchors
+from verifier.certificate import (
+    RootUntrusted,
+)
 from verifier.collateral import Collateral
+from verifier.files import (
+    FileNotWritten,
+)
 from verifier.modes import anchors_for
+from verifier.validity import (
+    CollateralNotCurrent,
+)
 from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
 
 MR_ENCLAVE = b"\x77" * 32
@@ -81,7 +95,7 @@ def test_the_same_files_do_not_convince_a_production_verifier(folder: Path) -> N
     """X01."""
     raw = SimulatedAttester(folder / "platform", MR_ENCLAVE).quote(REPORT_DATA)
     collateral = Collateral.parse((folder / "collateral.json").read_bytes())
-    with refused(errors.RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+    with refused(RootUntrusted, check=QuoteCheck.PCK_CHAIN):
         verify_quote(raw, collateral, roots=TrustAnchors.intel(), at=AT)
 
 
@@ -150,7 +164,7 @@ def test_an_empty_folder_is_used(world: World, tmp_path: Path) -> None:
 def test_a_file_stands_where_the_folder_should_be(world: World, tmp_path: Path, below: str) -> None:
     file = tmp_path / "file"
     file.write_text("mine", "utf-8")
-    with refused(errors.FileNotWritten):
+    with refused(FileNotWritten):
         write(world.intel, world.platform, file / below)
     assert file.read_text("utf-8") == "mine"
 
@@ -159,7 +173,7 @@ def test_collateral_ends_and_is_renewed_under_the_same_root(folder: Path) -> Non
     """Otherwise a policy that all have signed would end with its first bundle."""
     later = AT + 40 * DAY
     root = (folder / "root.txt").read_bytes()
-    with refused(errors.CollateralNotCurrent, check=QuoteCheck.VALIDITY):
+    with refused(CollateralNotCurrent, check=QuoteCheck.VALIDITY):
         judge(folder, later)
     renew_collateral(folder, later)
     judge(folder, later)

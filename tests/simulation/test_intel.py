@@ -20,9 +20,53 @@ from simulation.quote import DEBUG, QuoteForm
 from tests.support.intel import AT, World
 from tests.support.refusal import refused
 from verifier import errors
-from verifier.acceptance import accept
+from verifier.acceptance import (
+    EnclaveDebuggable,
+    accept,
+)
+from verifier.certificate import (
+    CertificateMalformed,
+    CertificateNotIssued,
+    CertificateRoleWrong,
+    RootUntrusted,
+)
+from verifier.collateral import (
+    QeIdentitySignatureInvalid,
+    TcbInfoSignatureInvalid,
+)
+from verifier.crl import (
+    CertificateRevoked,
+    CrlMalformed,
+    CrlSignatureInvalid,
+)
+from verifier.document import (
+    CollateralMalformed,
+)
 from verifier.errors import RatlsError
-from verifier.tcb import TcbStatus
+from verifier.pck import (
+    PckExtensionMalformed,
+)
+from verifier.qe import (
+    AttestationKeyUnbound,
+    QeIdentityMismatch,
+    QeNotIntels,
+    QeReportSignatureInvalid,
+    QeTcbLevelUnmatched,
+    QuoteSignatureInvalid,
+)
+from verifier.quote import (
+    QuoteMalformed,
+    QuoteUnsupported,
+)
+from verifier.tcb import (
+    TcbInfoMismatch,
+    TcbStatus,
+)
+from verifier.validity import (
+    CertificateNotCurrent,
+    CollateralNotCurrent,
+    CrlNotCurrent,
+)
 from verifier.verify import QuoteCheck
 
 Alteration = dict[str, Any]
@@ -58,7 +102,7 @@ def test_the_default_world_holds_for_thirty_days(world: World, days: int) -> Non
 @pytest.mark.parametrize("late", [-DAY, 30 * DAY])
 def test_a_judge_outside_the_thirty_days_decides_nothing(world: World, late: timedelta) -> None:
     """An old bundle might hide what was revoked since."""
-    with refused(errors.CollateralNotCurrent, check=QuoteCheck.VALIDITY):
+    with refused(CollateralNotCurrent, check=QuoteCheck.VALIDITY):
         world.verify(collateral=_without_crl_dates(world), at=AT + late)
 
 
@@ -82,7 +126,7 @@ def test_an_evil_twin_of_intel_is_not_believed(
     platform = evil.platform()
     collateral = replace(world, intel=evil, platform=platform).collateral()
     world.verify(quote=platform.quote(), collateral=collateral, roots=evil.anchors())
-    with refused(errors.RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+    with refused(RootUntrusted, check=QuoteCheck.PCK_CHAIN):
         world.verify(quote=platform.quote(), collateral=collateral)
 
 
@@ -102,115 +146,115 @@ CERTIFICATES: list[tuple[str, Alteration, type[RatlsError], QuoteCheck]] = [
     (
         "N063 the intermediate is signed by another key",
         {"platform_ca": lambda c: replace(c, signer=new_key())},
-        errors.CertificateNotIssued,
+        CertificateNotIssued,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N064 the leaf names another issuer",
         {"pck": lambda c: replace(c, issuer=c.subject)},
-        errors.CertificateNotIssued,
+        CertificateNotIssued,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N065 the leaf's name only contains the right one",
         {"pck": lambda c: c.named(f"{PCK_CN} 2")},
-        errors.CertificateRoleWrong,
+        CertificateRoleWrong,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N067 the leaf is a CA",
         {"pck": lambda c: c.extended(x509.BasicConstraints(True, None), critical=True)},
-        errors.CertificateRoleWrong,
+        CertificateRoleWrong,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N069 the leaf is signed with SHA-384",
         {"pck": lambda c: replace(c, algorithm=hashes.SHA384())},
-        errors.CertificateMalformed,
+        CertificateMalformed,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N069 the leaf says another algorithm outside than inside",
         {"pck": lambda c: replace(c, outer_algorithm=hashes.SHA384())},
-        errors.CertificateMalformed,
+        CertificateMalformed,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N069 the intermediate is of X.509 version 1",
         {"platform_ca": lambda c: replace(c, version=1)},
-        errors.CertificateRoleWrong,
+        CertificateRoleWrong,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N070 the leaf names no authority key",
         {"pck": lambda c: c.without(x509.AuthorityKeyIdentifier)},
-        errors.CertificateRoleWrong,
+        CertificateRoleWrong,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N071 the leaf has an unknown critical extension",
         {"pck": lambda c: c.extended(UNKNOWN)},
-        errors.CertificateRoleWrong,
+        CertificateRoleWrong,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N072 the intermediate ended a second ago",
         {"platform_ca": lambda c: replace(c, not_after=AT - SECOND)},
-        errors.CertificateNotCurrent,
+        CertificateNotCurrent,
         QuoteCheck.VALIDITY,
     ),
     (
         "N072 the root ended a second ago",
         {"root": lambda c: replace(c, not_after=AT - SECOND)},
-        errors.CertificateNotCurrent,
+        CertificateNotCurrent,
         QuoteCheck.VALIDITY,
     ),
     (
         "N067 the root is no CA",
         {"root": lambda c: c.extended(x509.BasicConstraints(False, None), critical=True)},
-        errors.CertificateRoleWrong,
+        CertificateRoleWrong,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N073 the leaf begins in a second",
         {"pck": lambda c: replace(c, not_before=AT + SECOND)},
-        errors.CertificateNotCurrent,
+        CertificateNotCurrent,
         QuoteCheck.VALIDITY,
     ),
     (
         "N075 a Platform CA's leaf has five elements",
         {"sgx": lambda e: replace(e, piid=None, configuration=None).encode()},
-        errors.PckExtensionMalformed,
+        PckExtensionMalformed,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N077 the TCB lacks an element",
         {"sgx": lambda e: e.encode(tcb=lambda elements: elements[1:])},
-        errors.PckExtensionMalformed,
+        PckExtensionMalformed,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N078 a component of 256",
         {"sgx": lambda e: replace(e, components=(256, *e.components[1:])).encode()},
-        errors.PckExtensionMalformed,
+        PckExtensionMalformed,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N082 the configuration has two entries",
         {"sgx": lambda e: e.encode(configuration=lambda elements: elements[:2])},
-        errors.PckExtensionMalformed,
+        PckExtensionMalformed,
         QuoteCheck.PCK_CHAIN,
     ),
     (
         "N104 the signer of collateral has another name",
         {"tcb_signer": lambda c: c.named("Intel SGX Something")},
-        errors.CertificateRoleWrong,
+        CertificateRoleWrong,
         QuoteCheck.TCB_INFO,
     ),
     (
         "N105 the signer of collateral ended a second ago",
         {"tcb_signer": lambda c: replace(c, not_after=AT - SECOND)},
-        errors.CertificateNotCurrent,
+        CertificateNotCurrent,
         QuoteCheck.VALIDITY,
     ),
 ]
@@ -229,14 +273,14 @@ def test_attacker_alters_a_certificate_and_signs_all_below(
 def test_attacker_gives_the_intermediate_an_rsa_key() -> None:
     """N069: the chain may verify; quotes know one kind of key."""
     key = rsa.generate_private_key(65537, 2048)
-    with refused(errors.CertificateMalformed, check=QuoteCheck.PCK_CHAIN):
+    with refused(CertificateMalformed, check=QuoteCheck.PCK_CHAIN):
         World.create(platform_ca=lambda c: replace(c, key=key)).verify()
 
 
 def test_attacker_gives_the_leaf_a_key_on_another_curve() -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     world = World.create(pck=lambda c: replace(c, key=key))
-    with refused(errors.CertificateRoleWrong, check=QuoteCheck.PCK_CHAIN):
+    with refused(CertificateRoleWrong, check=QuoteCheck.PCK_CHAIN):
         world.verify(quote=world.quote(qe_key=new_key()))
 
 
@@ -248,67 +292,67 @@ QUOTES: list[tuple[str, Alteration, type[RatlsError], QuoteCheck]] = [
     (
         "N009 another vendor's quoting enclave",
         {"header": lambda h: replace(h, qe_vendor_id=bytes(16))},
-        errors.QuoteUnsupported,
+        QuoteUnsupported,
         QuoteCheck.QUOTE_FORMAT,
     ),
     (
         "N016 the signature data is said to be shorter than it is",
         {"form": lambda q: replace(q, signature_data_len=600)},
-        errors.QuoteMalformed,
+        QuoteMalformed,
         QuoteCheck.QUOTE_FORMAT,
     ),
     (
         "N017 a byte follows the quote",
         {"form": lambda q: replace(q, trailing=b"\x01")},
-        errors.QuoteMalformed,
+        QuoteMalformed,
         QuoteCheck.QUOTE_FORMAT,
     ),
     (
         "N020 more auth data is announced than there is",
         {"form": lambda q: replace(q, qe_auth_data_len=65535)},
-        errors.QuoteMalformed,
+        QuoteMalformed,
         QuoteCheck.QUOTE_FORMAT,
     ),
     (
         "N030 the certification data is of another type",
         {"form": lambda q: replace(q, certification_data_type=4)},
-        errors.QuoteUnsupported,
+        QuoteUnsupported,
         QuoteCheck.QUOTE_FORMAT,
     ),
     (
         "N041 the signature is zero",
         {"form": lambda q: replace(q, signature=bytes(64))},
-        errors.QuoteSignatureInvalid,
+        QuoteSignatureInvalid,
         QuoteCheck.QUOTE_SIGNATURE,
     ),
     (
         "N042 the quote is signed by another key than it carries",
         {"form": lambda q: replace(q, signature=sign_raw(new_key(), q.signed))},
-        errors.QuoteSignatureInvalid,
+        QuoteSignatureInvalid,
         QuoteCheck.QUOTE_SIGNATURE,
     ),
     (
         "N045 a key that the quoting enclave never saw",
         {"form": _unbound},
-        errors.AttestationKeyUnbound,
+        AttestationKeyUnbound,
         QuoteCheck.KEY_BINDING,
     ),
     (
         "N047 the second half of the binding is not zero",
         {"qe_report": lambda r: replace(r, report_data=r.report_data[:32] + b"\x01" * 32)},
-        errors.AttestationKeyUnbound,
+        AttestationKeyUnbound,
         QuoteCheck.KEY_BINDING,
     ),
     (
         "N048 the quoting enclave's report is signed by another key",
         {"qe_key": new_key()},
-        errors.QeReportSignatureInvalid,
+        QeReportSignatureInvalid,
         QuoteCheck.QE_REPORT_SIGNATURE,
     ),
     (
         "N146 another signer's quoting enclave",
         {"qe_report": lambda r: replace(r, mr_signer=bytes(32))},
-        errors.QeNotIntels,
+        QeNotIntels,
         QuoteCheck.QE_MATCH,
     ),
 ]
@@ -338,7 +382,7 @@ def test_another_attestation_key_that_is_vouched_for_is_accepted(world: World) -
 def test_a_debug_enclave_is_authentic_and_not_accepted(world: World) -> None:
     """N212: fields of the report are given by their names."""
     verified = world.verify(quote=world.quote(flags=0x05 | DEBUG))
-    with refused(errors.EnclaveDebuggable):
+    with refused(EnclaveDebuggable):
         accept(verified)
 
 
@@ -350,19 +394,19 @@ COLLATERAL: list[tuple[str, Callable[[World], Alteration], type[RatlsError], Quo
     (
         "N084 the leaf is revoked",
         lambda w: {"pck_crl": _revoked(w.platform.pck.serial)},
-        errors.CertificateRevoked,
+        CertificateRevoked,
         QuoteCheck.PCK_CRL,
     ),
     (
         "N085 the intermediate is revoked",
         lambda w: {"root_crl": _revoked(w.intel.platform_ca.serial)},
-        errors.CertificateRevoked,
+        CertificateRevoked,
         QuoteCheck.ROOT_CRL,
     ),
     (
         "N086 a list with the right name, by another key",
         lambda w: {"pck_crl": lambda c: replace(c, signer=new_key())},
-        errors.CrlSignatureInvalid,
+        CrlSignatureInvalid,
         QuoteCheck.PCK_CRL,
     ),
     (
@@ -374,61 +418,61 @@ COLLATERAL: list[tuple[str, Callable[[World], Alteration], type[RatlsError], Quo
     (
         "N088 a list without a number",
         lambda w: {"pck_crl": lambda c: c.without(x509.CRLNumber)},
-        errors.CrlMalformed,
+        CrlMalformed,
         QuoteCheck.PCK_CRL,
     ),
     (
         "N088 a list that only holds changes",
         lambda w: {"root_crl": lambda c: c.extended(x509.DeltaCRLIndicator(1), critical=True)},
-        errors.CrlMalformed,
+        CrlMalformed,
         QuoteCheck.ROOT_CRL,
     ),
     (
         "N089 a list without an end",
         lambda w: {"pck_crl": lambda c: replace(c, next_update=None)},
-        errors.CrlMalformed,
+        CrlMalformed,
         QuoteCheck.PCK_CRL,
     ),
     (
         "N089 a list that ended",
         lambda w: {"root_crl": lambda c: replace(c, next_update=AT)},
-        errors.CrlNotCurrent,
+        CrlNotCurrent,
         QuoteCheck.VALIDITY,
     ),
     (
         "N103 TCB info signed by the PCK key",
         lambda w: {"tcb_info_key": w.platform.pck.key},
-        errors.TcbInfoSignatureInvalid,
+        TcbInfoSignatureInvalid,
         QuoteCheck.TCB_INFO,
     ),
     (
         "N102 a space is put into the signed identity",
         lambda w: {"bundle": lambda b: b | {"qe_identity": b["qe_identity"] + " "}},
-        errors.QeIdentitySignatureInvalid,
+        QeIdentitySignatureInvalid,
         QuoteCheck.QE_IDENTITY,
     ),
     (
         "N111 TCB info of another model",
         lambda w: {"tcb_info": lambda d: d | {"fmspc": "00906EA10000"}},
-        errors.TcbInfoMismatch,
+        TcbInfoMismatch,
         QuoteCheck.PLATFORM_MATCH,
     ),
     (
         "N125 a second fmspc, signed",
         lambda w: {"tcb_info_text": lambda t: t[:-1] + ',"fmspc":"00906EA10000"}'},
-        errors.CollateralMalformed,
+        CollateralMalformed,
         QuoteCheck.TCB_INFO,
     ),
     (
         "N144 the identity of another enclave",
         lambda w: {"qe_identity": lambda d: d | {"id": "QVE"}},
-        errors.QeIdentityMismatch,
+        QeIdentityMismatch,
         QuoteCheck.QE_IDENTITY,
     ),
     (
         "N151 the quoting enclave is older than every level",
         lambda w: {"qe_identity": lambda d: d | {"tcbLevels": [documents.qe_level(9, date=AT)]}},
-        errors.QeTcbLevelUnmatched,
+        QeTcbLevelUnmatched,
         QuoteCheck.QE_LEVEL,
     ),
 ]

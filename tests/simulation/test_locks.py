@@ -17,6 +17,13 @@ from tests.support.intel import AT, World
 from tests.support.refusal import count_refusal, refused
 from verifier import errors, modes
 from verifier.anchors import Mode, TrustAnchors
+from verifier.certificate import (
+    RootUntrusted,
+)
+from verifier.modes import (
+    SimulationNotAllowed,
+    SimulationNotInstalled,
+)
 from verifier.verify import QuoteCheck
 
 ROOT = Path(__file__).parent.parent.parent
@@ -57,7 +64,7 @@ def test_all_three_locks_open_gives_the_simulated_root(world: World) -> None:
 
 def test_simulated_quote_is_shown_to_a_production_verifier(world: World) -> None:
     """X01: every byte has Intel's form, every signature holds; only the root is another."""
-    with refused(errors.RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+    with refused(RootUntrusted, check=QuoteCheck.PCK_CHAIN):
         world.verify(roots=TrustAnchors.intel())
 
 
@@ -65,14 +72,14 @@ def test_simulated_quote_is_shown_to_a_production_verifier(world: World) -> None
 def test_first_lock_without_the_distribution_nothing_names_another_root(world: World) -> None:
     """X03: policy and command ask for it, but what could answer is not installed."""
     assert modes.known_roots() == {"intel"}
-    with refused(errors.SimulationNotInstalled):
+    with refused(SimulationNotInstalled):
         modes.anchors_for(root_name(world.intel.root), allow_simulation=True)
 
 
 def test_second_lock_the_policy_names_another_simulated_root(world: World) -> None:
     """A simulation of one's own must not pass for the one that all parties agreed on."""
     agreed = modes.anchors_for(root_name(Intel.create(AT).root), allow_simulation=True)
-    with refused(errors.RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+    with refused(RootUntrusted, check=QuoteCheck.PCK_CHAIN):
         world.verify(roots=agreed)
 
 
@@ -80,12 +87,12 @@ def test_second_lock_the_policy_says_intel(world: World) -> None:
     """`--allow-simulation` permits what a policy names; it never replaces it."""
     roots = modes.anchors_for("intel", allow_simulation=True)
     assert roots == TrustAnchors.intel()
-    with refused(errors.RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+    with refused(RootUntrusted, check=QuoteCheck.PCK_CHAIN):
         world.verify(roots=roots)
 
 
 def test_third_lock_the_command_does_not_allow_it(world: World) -> None:
-    with refused(errors.SimulationNotAllowed):
+    with refused(SimulationNotAllowed):
         modes.anchors_for(root_name(world.intel.root), allow_simulation=False)
 
 
@@ -96,9 +103,9 @@ def test_no_environment_variable_changes_a_verdict(
     """X02: whoever controls the host controls the environment."""
     for name in SWITCHES:
         monkeypatch.setenv(name, value)
-    with refused(errors.SimulationNotAllowed):
+    with refused(SimulationNotAllowed):
         modes.anchors_for(root_name(world.intel.root), allow_simulation=False)
-    with refused(errors.RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+    with refused(RootUntrusted, check=QuoteCheck.PCK_CHAIN):
         world.verify(roots=modes.anchors_for("intel", allow_simulation=False))
 
 
@@ -115,13 +122,13 @@ def test_an_enclave_that_may_simulate_gets_its_attester(platform_folder: str) ->
 
 def test_an_enclave_simulates_without_being_told(platform_folder: str) -> None:
     """A production entry point that is given a simulated platform must not start with it."""
-    with refused(errors.SimulationNotAllowed):
+    with refused(SimulationNotAllowed):
         resolve_attester(platform_folder, allow_simulation=False)
 
 
 @pytest.mark.usefixtures("production")
 def test_an_enclave_simulates_without_the_distribution(platform_folder: str) -> None:
-    with refused(errors.SimulationNotInstalled):
+    with refused(SimulationNotInstalled):
         resolve_attester(platform_folder, allow_simulation=True)
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from simulation import measure as module
-from simulation.errors import MeasuredPackageMissing
-from simulation.measure import MEASURED_PACKAGES, measure
+from simulation.measure import MEASURED_PACKAGES, MeasuredPackageMissing, measure
 from tests.support.refusal import count_refusal, refused
 
 ROOT = Path(__file__).parent.parent.parent

@@ -24,14 +24,15 @@ from ratls.address import Address
 from ratls.cli_collateral import collateral
 from simulation.attester import SimulatedAttester
 from simulation.cli import app
-from simulation.errors import SimulationNotLoopback
 from simulation.folder import renew_collateral, write
-from simulation.serve import Reply, reply_to, serving
+from simulation.serve import Reply, SimulationNotLoopback, reply_to, serving
 from tests.support.intel import AT, World
 from tests.support.refusal import count_refusal, refused
 from verifier.anchors import Mode
 from verifier.collateral import Collateral
-from verifier.errors import CollateralMalformed, Exit, FileNotWritten, FileUnreadable, RatlsError
+from verifier.document import CollateralMalformed
+from verifier.errors import Exit, RatlsError
+from verifier.files import FileNotWritten, FileUnreadable
 from verifier.pcs import Service, fetch_collateral, tls_trust
 
 WORLD = World.create()

@@ -14,13 +14,38 @@ from simulation.intel import TDX_COMPONENTS, TEE_TCB_SVN
 from simulation.quote import QE_REPORT, SEPT_VE_DISABLE, DescriptorForm, QuoteForm
 from tests.support.intel import AT, REPORT_DATA, World
 from tests.support.refusal import refused
-from verifier import errors
-from verifier.acceptance import AcceptanceCheck, accept
+from verifier.acceptance import (
+    AcceptanceCheck,
+    ServiceTdUnaccepted,
+    TdAttributesUnaccepted,
+    TdDebuggable,
+    accept,
+)
 from verifier.collateral import Collateral
 from verifier.errors import RatlsError
-from verifier.quote import Quote, Tee
-from verifier.tcb import TcbStatus
+from verifier.qe import (
+    AttestationKeyUnbound,
+    QeIdentityMismatch,
+    QeNotIntels,
+    QeReportSignatureInvalid,
+    QuoteSignatureInvalid,
+)
+from verifier.quote import (
+    Quote,
+    QuoteMalformed,
+    QuoteUnsupported,
+    Tee,
+)
+from verifier.tcb import (
+    TcbInfoMismatch,
+    TcbLevelUnmatched,
+    TcbStatus,
+)
 from verifier.td import TdReport
+from verifier.tdx_module import (
+    TdxModuleLevelUnmatched,
+    TdxModuleMismatch,
+)
 from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
 
 Alteration = dict[str, Any]
@@ -125,38 +150,38 @@ FRAMING: list[tuple[str, Alteration, type[RatlsError]]] = [
     (
         "N007 a trust domain in version 3",
         {"header": lambda h: replace(h, version=3)},
-        errors.QuoteUnsupported,
+        QuoteUnsupported,
     ),
     (
         "N010 a trust domain's report under an enclave's header",
         {"header": lambda h: replace(h, tee_type=0)},
-        errors.QuoteUnsupported,
+        QuoteUnsupported,
     ),
-    ("N011 a body of the type to come", _descriptor(4, 885), errors.QuoteUnsupported),
-    ("N012 a body one byte shorter", _descriptor(2, 583), errors.QuoteMalformed),
-    ("N012 a body of any size", _descriptor(2, 0xFFFFFFFF), errors.QuoteMalformed),
-    ("N013 an enclave's body in a domain's quote", _descriptor(1, 384), errors.QuoteMalformed),
-    ("TDX 1.0 that says it is 1.5", _descriptor(3, 648), errors.QuoteMalformed),
-    ("N014 signature data of version 3", _form(outer_type=None), errors.QuoteMalformed),
+    ("N011 a body of the type to come", _descriptor(4, 885), QuoteUnsupported),
+    ("N012 a body one byte shorter", _descriptor(2, 583), QuoteMalformed),
+    ("N012 a body of any size", _descriptor(2, 0xFFFFFFFF), QuoteMalformed),
+    ("N013 an enclave's body in a domain's quote", _descriptor(1, 384), QuoteMalformed),
+    ("TDX 1.0 that says it is 1.5", _descriptor(3, 648), QuoteMalformed),
+    ("N014 signature data of version 3", _form(outer_type=None), QuoteMalformed),
     (
         "N014 signature data of version 3 in version 5",
         {"version": 5, **_form(outer_type=None)},
-        errors.QuoteMalformed,
+        QuoteMalformed,
     ),
-    ("N025 bytes inside the wrapper", _form(inner_slack=b"\0"), errors.QuoteMalformed),
-    ("N025 bytes behind the wrapper", _form(slack=b"\0"), errors.QuoteMalformed),
-    ("N025 the wrapper ends early", _form(outer_len=600), errors.QuoteMalformed),
-    ("N025 the wrapper is endless", _form(outer_len=0xFFFFFFFF), errors.QuoteMalformed),
-    ("N027 another wrapper", _form(outer_type=5), errors.QuoteMalformed),
+    ("N025 bytes inside the wrapper", _form(inner_slack=b"\0"), QuoteMalformed),
+    ("N025 bytes behind the wrapper", _form(slack=b"\0"), QuoteMalformed),
+    ("N025 the wrapper ends early", _form(outer_len=600), QuoteMalformed),
+    ("N025 the wrapper is endless", _form(outer_len=0xFFFFFFFF), QuoteMalformed),
+    ("N027 another wrapper", _form(outer_type=5), QuoteMalformed),
     (
         "N028 a wrapper in the wrapper",
         _form(certification_data_type=QE_REPORT),
-        errors.QuoteMalformed,
+        QuoteMalformed,
     ),
     (
         "a version 4 with the fields of TDX 1.5",
         {"tee_tcb_svn_2": TEE_TCB_SVN},
-        errors.QuoteMalformed,
+        QuoteMalformed,
     ),
 ]
 
@@ -172,14 +197,14 @@ def test_attacker_frames_a_quote_otherwise_and_signs_it(
 def test_attacker_wraps_the_signature_data_of_version_3(world: World) -> None:
     """N014, the other way round."""
     raw = world.quote(form=lambda q: replace(q, outer_type=QE_REPORT))
-    with refused(errors.QuoteMalformed, check=QuoteCheck.QUOTE_FORMAT):
+    with refused(QuoteMalformed, check=QuoteCheck.QUOTE_FORMAT):
         world.verify(quote=raw)
 
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_newer_quotes_of_enclaves_have_to_be_asked_for(world: World, version: int) -> None:
     """N008."""
-    with refused(errors.QuoteUnsupported, check=QuoteCheck.QUOTE_FORMAT):
+    with refused(QuoteUnsupported, check=QuoteCheck.QUOTE_FORMAT):
         world.verify(quote=world.quote(version=version))
 
 
@@ -191,7 +216,7 @@ def test_attacker_changes_the_descriptor_after_the_signature(world: World) -> No
         return replace(form, report=body, descriptor=DescriptorForm.of(body).encode())
 
     raw = td_quote(world, version=5, tee_tcb_svn_2=TEE_TCB_SVN, form=shortened)
-    with refused(errors.QuoteSignatureInvalid, check=QuoteCheck.QUOTE_SIGNATURE):
+    with refused(QuoteSignatureInvalid, check=QuoteCheck.QUOTE_SIGNATURE):
         verify(world, quote=raw)
 
 
@@ -201,43 +226,43 @@ QUOTES: list[tuple[str, Alteration, type[RatlsError], QuoteCheck]] = [
     (
         "N045 a key that the quoting enclave never saw",
         {"form": lambda q: q.signed_by(new_key())},
-        errors.AttestationKeyUnbound,
+        AttestationKeyUnbound,
         QuoteCheck.KEY_BINDING,
     ),
     (
         "N048 the quoting enclave's report is signed by another key",
         {"qe_key": new_key()},
-        errors.QeReportSignatureInvalid,
+        QeReportSignatureInvalid,
         QuoteCheck.QE_REPORT_SIGNATURE,
     ),
     (
         "N149 the quoting enclave is the one for enclaves",
         {"qe_report": lambda r: replace(r, isv_prod_id=1)},
-        errors.QeNotIntels,
+        QeNotIntels,
         QuoteCheck.QE_MATCH,
     ),
     (
         "N160 somebody else's TDX module",
         {"mr_signer_seam": b"\x01" * 48},
-        errors.TdxModuleMismatch,
+        TdxModuleMismatch,
         QuoteCheck.PLATFORM_MATCH,
     ),
     (
         "N161 a TDX module that is no production module",
         {"seam_attributes": b"\x01" + bytes(7)},
-        errors.TdxModuleMismatch,
+        TdxModuleMismatch,
         QuoteCheck.PLATFORM_MATCH,
     ),
     (
         "N163 a TDX module of a version that Intel does not know",
         {"tee_tcb_svn": bytes((5, 2, *(0,) * 14))},
-        errors.TdxModuleMismatch,
+        TdxModuleMismatch,
         QuoteCheck.PLATFORM_MATCH,
     ),
     (
         "N166 a TDX module older than every level",
         {"tee_tcb_svn": bytes((1, 1, 2, *(0,) * 13))},
-        errors.TdxModuleLevelUnmatched,
+        TdxModuleLevelUnmatched,
         QuoteCheck.TCB_LEVEL,
     ),
 ]
@@ -258,9 +283,9 @@ def test_attacker_alters_a_quote_and_signs_all_below(
 
 def test_collateral_of_the_other_technology_says_nothing(world: World) -> None:
     """N110: the same platform, the same signer, another question."""
-    with refused(errors.TcbInfoMismatch, check=QuoteCheck.PLATFORM_MATCH):
+    with refused(TcbInfoMismatch, check=QuoteCheck.PLATFORM_MATCH):
         verify(world, collateral=world.collateral())
-    with refused(errors.TcbInfoMismatch, check=QuoteCheck.PLATFORM_MATCH):
+    with refused(TcbInfoMismatch, check=QuoteCheck.PLATFORM_MATCH):
         world.verify(collateral=td_collateral(world))
 
 
@@ -273,9 +298,9 @@ def test_the_identity_of_the_other_quoting_enclave(world: World) -> None:
         )
 
     sgx, tdx = world.collateral(), td_collateral(world)
-    with refused(errors.QeIdentityMismatch, check=QuoteCheck.QE_MATCH):
+    with refused(QeIdentityMismatch, check=QuoteCheck.QE_MATCH):
         verify(world, collateral=with_identity_of(sgx, tdx))
-    with refused(errors.QeIdentityMismatch, check=QuoteCheck.QE_MATCH):
+    with refused(QeIdentityMismatch, check=QuoteCheck.QE_MATCH):
         world.verify(collateral=with_identity_of(tdx, sgx))
 
 
@@ -286,7 +311,7 @@ def test_tcb_info_without_module_identities(world: World) -> None:
         return {n: m for n, m in document.items() if n != "tdxModuleIdentities"}
 
     collateral = td_collateral(world, tcb_info=without)
-    with refused(errors.TdxModuleMismatch, check=QuoteCheck.PLATFORM_MATCH):
+    with refused(TdxModuleMismatch, check=QuoteCheck.PLATFORM_MATCH):
         verify(world, collateral=collateral)
     version_0 = td_quote(world, tee_tcb_svn=bytes(TDX_COMPONENTS))
     verified = verify(world, quote=version_0, collateral=collateral)
@@ -312,7 +337,7 @@ def test_levels_are_what_the_test_says(world: World, status: str) -> None:
 
 def test_a_trust_domain_below_every_level(world: World) -> None:
     """N171: microcode of SVN 2 under a level that asks for 3."""
-    with refused(errors.TcbLevelUnmatched, check=QuoteCheck.TCB_LEVEL):
+    with refused(TcbLevelUnmatched, check=QuoteCheck.TCB_LEVEL):
         verify(world, collateral=_level("UpToDate", (5, 0, 3, *(0,) * 13))(world))
 
 
@@ -337,14 +362,12 @@ def test_a_module_updated_beneath_a_running_domain(world: World) -> None:
 @pytest.mark.parametrize(
     ("altered", "leaf"),
     [
-        pytest.param(
-            {"td_attributes": SEPT_VE_DISABLE | 1}, errors.TdDebuggable, id="N172 debuggable"
-        ),
-        pytest.param({"td_attributes": 0}, errors.TdAttributesUnaccepted, id="N173 no SEPT"),
-        pytest.param({"xfam": 0x2}, errors.TdAttributesUnaccepted, id="N176 no x87"),
+        pytest.param({"td_attributes": SEPT_VE_DISABLE | 1}, TdDebuggable, id="N172 debuggable"),
+        pytest.param({"td_attributes": 0}, TdAttributesUnaccepted, id="N173 no SEPT"),
+        pytest.param({"xfam": 0x2}, TdAttributesUnaccepted, id="N176 no x87"),
         pytest.param(
             {"version": 5, "mr_service_td": b"\x01" * 48},
-            errors.ServiceTdUnaccepted,
+            ServiceTdUnaccepted,
             id="N175 bound to a service domain",
         ),
     ],

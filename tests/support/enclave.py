@@ -40,12 +40,12 @@ from policy.task import Task  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate  # noqa: E402
 from ratls.claims import NO_TASK  # noqa: E402
-from ratls.errors import PeerRefused  # noqa: E402
 from ratls.log import open_log  # noqa: E402
 from ratls.pin import ChannelIdentity  # noqa: E402
 from ratls.stream import (  # noqa: E402
     ClientExchange,
     Kind,
+    PeerRefused,
     Pending,
     Result,
     RowDigest,

@@ -25,9 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from simulation.certificates import CertificateForm, Issued, new_key
 from simulation.intel import Intel, Platform
+from tests.support.error_page import leaves
 from tests.vectors.reference import LINES
-from verifier import errors
-from verifier.errors import Exit, RatlsError
+from verifier.errors import Exit
 
 AT = datetime(2030, 1, 1, 12, tzinfo=UTC)
 SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
@@ -49,11 +49,7 @@ MEMBERS = [
 Members = dict[str, bytes]
 Hook = Callable[[Any], Any]
 CODES = json.loads((Path(__file__).parent / "codes.json").read_text("utf-8"))
-_EXITS = {
-    kind.code: kind.exit_status
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, RatlsError) and kind.code
-}
+_EXITS = {leaf.code: leaf.exit_status for leaf in leaves("verifier")}
 
 
 class Stream:

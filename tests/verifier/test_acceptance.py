@@ -10,11 +10,14 @@ import pytest
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import with_status, world
 from verifier import TcbStatus, accept
-from verifier.acceptance import AEX_NOTIFY, CET, KSS, require_attributes
-from verifier.errors import (
+from verifier.acceptance import (
+    AEX_NOTIFY,
+    CET,
+    KSS,
     AdvisoryUnaccepted,
     EnclaveAttributesUnaccepted,
     EnclaveDebuggable,
+    require_attributes,
 )
 from verifier.verify import VerifiedQuote
 

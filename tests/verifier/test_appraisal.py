@@ -13,7 +13,7 @@ from tests.verifier.world import AT, World
 from verifier import endorsements, verify
 from verifier.acceptance import accept
 from verifier.appraisal import AppraisalLog
-from verifier.errors import FileUnreadable
+from verifier.files import FileUnreadable
 from verifier.qe import QeIdentity
 from verifier.quote import Quote
 from verifier.tcb import TcbInfo

@@ -18,13 +18,18 @@ from simulation.documents import instant
 from simulation.intel import new_key
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import AT, World, processor_world, put, world
-from verifier.batch import Answers, Shelf, WorkerLost, expand, in_order, judging
-from verifier.errors import (
+from verifier.acceptance import StatusNeverAcceptable
+from verifier.batch import (
+    Answers,
     CollateralOfOtherPlatforms,
-    StatusNeverAcceptable,
-    TcbInfoMismatch,
-    TcbInfoSignatureInvalid,
+    Shelf,
+    WorkerLost,
+    expand,
+    in_order,
+    judging,
 )
+from verifier.collateral import TcbInfoSignatureInvalid
+from verifier.tcb import TcbInfoMismatch
 from verifier.verify import verify_quote
 
 DAY = timedelta(days=1)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.support.refusal import refused
 from verifier.anchors import INTEL_ROOT, Mode, TrustAnchors
-from verifier.certificate import Certificate, require_anchor, require_issued_by
-from verifier.errors import CertChainError, RootUntrusted
+from verifier.certificate import Certificate, RootUntrusted, require_anchor, require_issued_by
+from verifier.errors import CertChainError
 
 
 @pytest.mark.parametrize("size", [0, 20, 31, 33, 64])

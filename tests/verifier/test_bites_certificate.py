@@ -14,9 +14,8 @@ from simulation import der
 from simulation.certificates import CertificateForm
 from tests.support.refusal import refused
 from tests.verifier.world import World, world
-from verifier.certificate import read_name, split_pem
+from verifier.certificate import CertificateMalformed, CertificateRoleWrong, read_name, split_pem
 from verifier.der import DerError
-from verifier.errors import CertificateMalformed, CertificateRoleWrong
 
 PCK_CHAIN = "pck-chain"
 CertificateHook = Callable[[CertificateForm], CertificateForm]

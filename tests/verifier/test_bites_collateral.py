@@ -16,7 +16,9 @@ from simulation.intel import PROCESSOR_CA_CN
 from tests.support.refusal import refused
 from tests.verifier.world import AT, World, put
 from verifier import Collateral
-from verifier.errors import CertificateNotCurrent, CollateralMalformed, CrlOfAnotherIssuer
+from verifier.document import CollateralMalformed
+from verifier.errors import CrlOfAnotherIssuer
+from verifier.validity import CertificateNotCurrent
 
 DAY = timedelta(days=1)
 

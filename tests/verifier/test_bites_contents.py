@@ -12,14 +12,12 @@ import pytest
 from simulation.certificates import CertificateForm, CrlForm, Issued
 from tests.support.refusal import refused
 from tests.verifier.world import AT, World, put, world
+from verifier.certificate import RootUntrusted
 from verifier.contents import Contents
-from verifier.errors import (
-    CertificateNotCurrent,
-    CertificateRevoked,
-    InstantMalformed,
-    QeIdentityMismatch,
-    RootUntrusted,
-)
+from verifier.crl import CertificateRevoked
+from verifier.errors import InstantMalformed
+from verifier.qe import QeIdentityMismatch
+from verifier.validity import CertificateNotCurrent
 
 W = world()
 ROOTS = W.intel.anchors()

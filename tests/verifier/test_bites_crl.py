@@ -22,8 +22,8 @@ from verifier import Collateral
 from verifier import der as read
 from verifier.certificate import ECDSA_SHA256, signed_parts
 from verifier.contents import Contents
-from verifier.crl import _USUAL_ENTRIES, _serial, _serials
-from verifier.errors import CertificateRevoked, CrlMalformed, CrlOfAnotherIssuer
+from verifier.crl import _USUAL_ENTRIES, CertificateRevoked, CrlMalformed, _serial, _serials
+from verifier.errors import CrlOfAnotherIssuer
 
 W = world()
 HEAD, FOOT = "-----BEGIN X509 CRL-----", "-----END X509 CRL-----"

@@ -7,8 +7,7 @@ import json
 import pytest
 
 from tests.support.refusal import refused
-from verifier.document import MAX_SIZE, parse_object
-from verifier.errors import CollateralMalformed
+from verifier.document import MAX_SIZE, CollateralMalformed, parse_object
 from verifier.strict_json import MAX_DEPTH
 
 

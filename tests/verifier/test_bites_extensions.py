@@ -11,7 +11,8 @@ from simulation import der
 from simulation.certificates import CertificateForm, Extension
 from tests.support.refusal import refused
 from tests.verifier.world import World
-from verifier.errors import CertificateMalformed, CertificateRoleWrong, RatlsError
+from verifier.certificate import CertificateMalformed, CertificateRoleWrong
+from verifier.errors import RatlsError
 
 PCK_CHAIN = "pck-chain"
 CONSTRAINTS, USAGE = "2.5.29.19", "2.5.29.15"

@@ -10,7 +10,7 @@ from simulation import der
 from simulation.pck_extension import OID
 from tests.support.refusal import refused
 from tests.verifier.world import World, world
-from verifier.errors import PckExtensionMalformed
+from verifier.pck import PckExtensionMalformed
 
 KINDS = ["Standard", "Scalable", "ScalableWithIntegrity"]
 

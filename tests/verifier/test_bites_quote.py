@@ -10,8 +10,14 @@ import pytest
 from simulation.quote import QuoteForm
 from tests.support.refusal import refused
 from tests.verifier.world import world
-from verifier.errors import QuoteMalformed, QuoteUnsupported
-from verifier.quote import MAX_PCK_CHAIN, MAX_SIZE, MIN_SIZE, Quote
+from verifier.quote import (
+    MAX_PCK_CHAIN,
+    MAX_SIZE,
+    MIN_SIZE,
+    Quote,
+    QuoteMalformed,
+    QuoteUnsupported,
+)
 
 FORMAT = "quote-format"
 W = world()

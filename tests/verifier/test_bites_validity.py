@@ -8,7 +8,7 @@ from datetime import timedelta
 from simulation.documents import instant
 from tests.support.refusal import refused
 from tests.verifier.world import AT, put, world
-from verifier.errors import CrlNotCurrent
+from verifier.validity import CrlNotCurrent
 
 SKEW = timedelta(seconds=300)
 W = world()

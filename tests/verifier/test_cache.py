@@ -34,10 +34,40 @@ from tests.verifier.pcs_peer import (
 from tests.verifier.world import AT, World, put
 from verifier import Collateral
 from verifier import errors as e
-from verifier.cache import MAX_BUNDLES, Cache, Mark, Marks, Subject, obtain
+from verifier.cache import (
+    MAX_BUNDLES,
+    Cache,
+    CollateralMarksCorrupt,
+    CollateralNotCached,
+    Mark,
+    Marks,
+    Subject,
+    obtain,
+)
+from verifier.collateral import (
+    TcbInfoSignatureInvalid,
+)
 from verifier.contents import Contents
-from verifier.files import locked
-from verifier.pcs import Fetched, Service, Wanted, tls_trust
+from verifier.crl import (
+    CertificateRevoked,
+)
+from verifier.document import (
+    CollateralMalformed,
+)
+from verifier.files import (
+    FileNotWritten,
+    locked,
+)
+from verifier.pcs import (
+    Fetched,
+    PcsUnreachable,
+    Service,
+    Wanted,
+    tls_trust,
+)
+from verifier.qe import (
+    QuoteSignatureInvalid,
+)
 from verifier.quote import Tee
 
 TDX = W.collateral(tdx=True)
@@ -136,7 +166,7 @@ def test_it_serves_where_no_service_gives(disk: Disk) -> None:
     found = disk.obtain(gone(disk))
     assert found.collateral.raw == kept.collateral.raw
     assert found.source == "cache"
-    assert [type(p.refusal) for p in found.passed_over] == [e.PcsUnreachable]
+    assert [type(p.refusal) for p in found.passed_over] == [PcsUnreachable]
     assert found.verified[0].tcb.status == "UpToDate"
 
 
@@ -175,13 +205,13 @@ def test_a_service_that_gives_comes_first(disk: Disk) -> None:
 
 
 def test_nothing_is_cached(disk: Disk) -> None:
-    with refused(e.CollateralNotCached):
+    with refused(CollateralNotCached):
         disk.obtain()
 
 
 def test_a_service_gives_nothing_and_nothing_is_cached(disk: Disk) -> None:
     """Then it is the service's refusal that says what to do."""
-    with refused(e.PcsUnreachable):
+    with refused(PcsUnreachable):
         disk.obtain(gone(disk))
 
 
@@ -189,7 +219,7 @@ def test_no_cache_is_neither_read_nor_written(disk: Disk) -> None:
     filled(disk, cache=False)
     assert disk.bundles() == []
     filled(disk)
-    with refused(e.PcsUnreachable):
+    with refused(PcsUnreachable):
         disk.obtain(gone(disk), cache=False)
 
 
@@ -198,9 +228,9 @@ def test_it_never_serves_past_its_end(disk: Disk, days: int) -> None:
     """T08: not for a second, and not as a last resort."""
     filled(disk)
     assert disk.obtain(at=AT + 30 * DAY - datetime.resolution).source == "cache"
-    with refused(e.CollateralNotCached):
+    with refused(CollateralNotCached):
         disk.obtain(at=AT + days * DAY)
-    with refused(e.PcsUnreachable):
+    with refused(PcsUnreachable):
         disk.obtain(gone(disk), at=AT + days * DAY)
     assert len(disk.said) == 2
 
@@ -212,13 +242,13 @@ def test_a_forgery_is_never_kept_and_never_made_up_for(disk: Disk) -> None:
     """T22: whoever forges is not rewarded with silence, though a good bundle is at hand."""
     filled(disk)
     before = [file.read_bytes() for file in (*disk.bundles(), *disk.notes())]
-    with serving(disk, altered={TCB: POISONED}) as place, refused(e.TcbInfoSignatureInvalid):
+    with serving(disk, altered={TCB: POISONED}) as place, refused(TcbInfoSignatureInvalid):
         disk.obtain(place)
     assert [file.read_bytes() for file in (*disk.bundles(), *disk.notes())] == before
 
 
 def test_a_first_forgery_is_not_kept(disk: Disk) -> None:
-    with serving(disk, altered={TCB: POISONED}) as place, refused(e.TcbInfoSignatureInvalid):
+    with serving(disk, altered={TCB: POISONED}) as place, refused(TcbInfoSignatureInvalid):
         disk.obtain(place)
     assert disk.bundles() == disk.notes() == []
 
@@ -279,7 +309,7 @@ def test_a_damaged_entry_is_a_miss_that_is_said_aloud(
     """T22: and the next fetch mends it."""
     filled(disk)
     damage(disk.bundles()[0])
-    with refused(e.CollateralNotCached):
+    with refused(CollateralNotCached):
         disk.obtain()
     assert len(disk.said) == 1
     if damage is not folder:
@@ -291,7 +321,7 @@ def test_a_quote_that_is_forged_is_no_miss(disk: Disk) -> None:
     """Genuine collateral is at hand: the answer is `not genuine`, not `could not look`."""
     filled(disk)
     forged = W.quote(form=lambda f: replace(f, signature=bytes(64)))
-    with refused(e.QuoteSignatureInvalid):
+    with refused(QuoteSignatureInvalid):
         disk.obtain(quotes={"q.bin": forged})
 
 
@@ -299,7 +329,7 @@ def test_a_platform_that_was_revoked_is_no_miss(disk: Disk) -> None:
     sister = W.with_platform()
     revoking = sister.collateral(pck_crl=lambda c: replace(c, revoked=(W.platform.pck.serial,)))
     filled(disk, revoking, quotes={"q.bin": sister.quote()})
-    with refused(e.CertificateRevoked):
+    with refused(CertificateRevoked):
         disk.obtain()
 
 
@@ -308,7 +338,7 @@ def test_simulation_and_another_root_never_mix(disk: Disk) -> None:
     filled(disk)
     intel = W.intel.twin()
     twin = World(intel, intel.platform())
-    with refused(e.CollateralNotCached):
+    with refused(CollateralNotCached):
         disk.obtain(w=twin)
     filled(disk, twin.collateral(), w=twin)
     assert len({file.parent.parent for file in disk.bundles()}) == 2
@@ -319,9 +349,9 @@ def test_simulation_and_another_root_never_mix(disk: Disk) -> None:
 def test_each_technology_and_edition_has_its_own(disk: Disk) -> None:
     td = {"td.bin": W.platform.td_quote()}
     filled(disk)
-    with refused(e.CollateralNotCached):
+    with refused(CollateralNotCached):
         disk.obtain(quotes=td)
-    with refused(e.CollateralNotCached):
+    with refused(CollateralNotCached):
         disk.obtain(early=True)
     with serving(disk, tdx=TDX) as place:
         disk.obtain(place, quotes=td)
@@ -368,7 +398,7 @@ def test_a_cache_that_cannot_be_read_is_told_of(disk: Disk) -> None:
     disk.bundles()[0].unlink()
     place.rmdir()
     place.write_bytes(b"a file")
-    with refused(e.CollateralNotCached):
+    with refused(CollateralNotCached):
         disk.obtain()
     assert len(disk.said) == 1
 
@@ -417,7 +447,7 @@ def test_a_cache_put_back_from_a_backup(disk: Disk, older: dict[str, Any]) -> No
     filled(disk)
     disk.bundles()[0].unlink()
     old.write_bytes(raw)
-    with refused(e.CollateralNotCached):
+    with refused(CollateralNotCached):
         disk.obtain()
     assert len(disk.said) == 1
 
@@ -526,7 +556,7 @@ def test_a_mark_rises_part_by_part(disk: Disk) -> None:
 def test_a_quote_that_is_forged_moves_no_mark(disk: Disk) -> None:
     """Not the collateral of it, however genuine: nothing was verified with it."""
     forged = W.quote(form=lambda f: replace(f, signature=bytes(64)))
-    with serving(disk) as place, refused(e.QuoteSignatureInvalid):
+    with serving(disk) as place, refused(QuoteSignatureInvalid):
         disk.obtain(place, quotes={"q.bin": forged})
     assert disk.notes() == []
 
@@ -555,9 +585,9 @@ def test_a_mark_that_cannot_be_read(disk: Disk, content: bytes) -> None:
     filled(disk)
     disk.notes()[0].write_bytes(content)
     for places in ([], [gone(disk)]):
-        with refused(e.CollateralMarksCorrupt):
+        with refused(CollateralMarksCorrupt):
             disk.obtain(*places)
-    with refused(e.CollateralMarksCorrupt):
+    with refused(CollateralMarksCorrupt):
         filled(disk)
 
 
@@ -578,14 +608,14 @@ def test_a_mark_that_was_altered(
     filled(disk)
     (note,) = disk.notes()
     note.write_text(json.dumps(change(json.loads(note.read_text("utf-8")))), "utf-8")
-    with refused(e.CollateralMarksCorrupt):
+    with refused(CollateralMarksCorrupt):
         filled(disk)
 
 
 def test_a_state_that_cannot_be_written(disk: Disk) -> None:
     """Without a mark the next replay would go unnoticed; nothing is handed out."""
     (disk.folder / "state").write_bytes(b"a file")
-    with refused(e.FileNotWritten):
+    with refused(FileNotWritten):
         filled(disk)
     assert disk.bundles() == []
 
@@ -597,7 +627,7 @@ def test_a_mark_is_written_as_it_is_read() -> None:
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_no_mark(raw: bytes) -> None:
-    with refused(e.CollateralMalformed):
+    with refused(CollateralMalformed):
         Mark.parse(raw)
 
 

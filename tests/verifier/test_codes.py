@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.support.error_page import leaves
 from verifier import errors
 from verifier.errors import (
     CollateralFetchError,
@@ -16,11 +17,7 @@ from verifier.errors import (
 )
 
 CODES = json.loads((Path(__file__).parent.parent / "vectors" / "codes.json").read_text("utf-8"))
-LEAVES = [
-    kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, RatlsError) and kind.code
-]
+LEAVES = leaves("verifier")
 
 
 def test_each_code_belongs_to_one_leaf_and_says_what_to_do() -> None:

@@ -19,19 +19,17 @@ from simulation.certificates import CertificateForm, new_key
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import World, drop, put, world
 from verifier import Collateral
-from verifier.errors import (
+from verifier.certificate import (
     CertificateMalformed,
     CertificateNotIssued,
     CertificateRoleWrong,
-    CollateralMalformed,
-    QeIdentityMismatch,
-    QeIdentitySignatureInvalid,
-    RatlsError,
     RootUntrusted,
-    TcbInfoMismatch,
-    TcbInfoSignatureInvalid,
-    TcbInfoVersionOutdated,
 )
+from verifier.collateral import QeIdentitySignatureInvalid, TcbInfoSignatureInvalid
+from verifier.document import CollateralMalformed
+from verifier.errors import RatlsError
+from verifier.qe import QeIdentityMismatch
+from verifier.tcb import TcbInfoMismatch, TcbInfoVersionOutdated
 
 W = world()
 INTEL = W.intel

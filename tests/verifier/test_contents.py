@@ -20,8 +20,29 @@ from tests.verifier.pcs_peer import (
 from tests.verifier.world import AT, put
 from verifier import Collateral, TrustAnchors
 from verifier import errors as e
+from verifier.certificate import (
+    CertificateNotIssued,
+    CertificateRoleWrong,
+)
+from verifier.collateral import (
+    QeIdentitySignatureInvalid,
+    TcbInfoSignatureInvalid,
+)
 from verifier.contents import Contents
+from verifier.crl import (
+    CertificateRevoked,
+    CrlSignatureInvalid,
+)
+from verifier.document import (
+    CollateralMalformed,
+)
+from verifier.files import (
+    FileNotWritten,
+)
 from verifier.pcs import Fetched, kept_bundle, store
+from verifier.validity import (
+    CollateralNotCurrent,
+)
 
 SIGNER, ROOT = W.intel.tcb_signer.pem, W.intel.root.pem
 TWIN = W.intel.twin()
@@ -93,12 +114,12 @@ def test_a_file_that_is_no_bundle_is_not_overwritten(tmp_path: Path, content: by
     """A slip of the keyboard after -o would cost somebody's file."""
     file = tmp_path / "notes.txt"
     file.write_bytes(content)
-    with refused(e.CollateralMalformed):
+    with refused(CollateralMalformed):
         kept_bundle(file)
 
 
 def test_a_bundle_that_has_no_place(tmp_path: Path) -> None:
-    with refused(e.FileNotWritten):
+    with refused(FileNotWritten):
         store(fetched(tmp_path), tmp_path / "none" / "b.json", kept=None, roots=ROOTS)
 
 
@@ -114,41 +135,39 @@ def test_contents_cover_their_days(days: int) -> None:
 
 @pytest.mark.parametrize("days", [-1, 30])
 def test_contents_do_not_cover_other_days(days: int) -> None:
-    with refused(e.CollateralNotCurrent):
+    with refused(CollateralNotCurrent):
         Contents.authenticate(PUBLISHED, ROOTS).window(AT + days * DAY)
 
 
 CONTENTS: list[Any] = [
-    pytest.param({"tcb_info_key": W.platform.pck.ec_key}, e.TcbInfoSignatureInvalid, id="T01"),
-    pytest.param(
-        {"qe_identity_key": W.platform.pck.ec_key}, e.QeIdentitySignatureInvalid, id="T02"
-    ),
+    pytest.param({"tcb_info_key": W.platform.pck.ec_key}, TcbInfoSignatureInvalid, id="T01"),
+    pytest.param({"qe_identity_key": W.platform.pck.ec_key}, QeIdentitySignatureInvalid, id="T02"),
     pytest.param(
         {"root_crl": lambda c: replace(c, signer=W.platform.pck.key)},
-        e.CrlSignatureInvalid,
+        CrlSignatureInvalid,
         id="root-CRL",
     ),
     pytest.param(
         {"pck_crl": lambda c: replace(c, signer=W.intel.root.key)},
-        e.CrlSignatureInvalid,
+        CrlSignatureInvalid,
         id="PCK-CRL",
     ),
     pytest.param(
-        {"bundle": put(pck_crl_issuer_chain=SIGNER + ROOT)}, e.CertificateRoleWrong, id="authority"
+        {"bundle": put(pck_crl_issuer_chain=SIGNER + ROOT)}, CertificateRoleWrong, id="authority"
     ),
     pytest.param(
         {"bundle": put(pck_crl_issuer_chain=TWIN.platform_ca.pem + ROOT)},
-        e.CertificateNotIssued,
+        CertificateNotIssued,
         id="twin-authority",
     ),
     pytest.param(
         {"root_crl": lambda c: replace(c, revoked=(W.intel.platform_ca.serial,))},
-        e.CertificateRevoked,
+        CertificateRevoked,
         id="authority-revoked",
     ),
     pytest.param(
         {"root_crl": lambda c: replace(c, revoked=(W.intel.tcb_signer.serial,))},
-        e.CertificateRevoked,
+        CertificateRevoked,
         id="signer-revoked",
     ),
 ]

@@ -20,20 +20,16 @@ from simulation.certificates import CertificateForm, CrlForm, Extension, Issued,
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import AT, World, drop, processor_world, put, world
 from verifier import Collateral
-from verifier.certificate import ECDSA_SHA256
-from verifier.errors import (
+from verifier.certificate import (
+    ECDSA_SHA256,
     CertificateMalformed,
     CertificateNotIssued,
-    CertificateRevoked,
     CertificateRoleWrong,
-    CrlMalformed,
-    CrlMissing,
-    CrlNotCurrent,
-    CrlOfAnotherIssuer,
-    CrlSignatureInvalid,
-    RatlsError,
     RootUntrusted,
 )
+from verifier.crl import CertificateRevoked, CrlMalformed, CrlSignatureInvalid
+from verifier.errors import CrlMissing, CrlOfAnotherIssuer, RatlsError
+from verifier.validity import CrlNotCurrent
 
 SECOND = timedelta(seconds=1)
 STRANGER = new_key(os.urandom)

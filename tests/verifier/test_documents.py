@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.refusal import refused
 from tests.verifier.world import drop, put, world
-from verifier.errors import CollateralMalformed
+from verifier.document import CollateralMalformed
 
 W = world()
 Hook = Callable[[dict[str, Any]], dict[str, Any]]

@@ -19,9 +19,41 @@ from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import AT, DATE, World, processor_world, put, world
 from verifier import Collateral, TcbStatus, TrustAnchors, VerifiedQuote, accept, verify_quote
 from verifier import errors as e
+from verifier.acceptance import (
+    EnclaveDebuggable,
+    StatusNeverAcceptable,
+    TcbStatusUnaccepted,
+)
+from verifier.collateral import (
+    TcbInfoSignatureInvalid,
+)
+from verifier.crl import (
+    CertificateRevoked,
+)
 from verifier.errors import Exit, RatlsError
-from verifier.forecast import Demand, Forecast, Kind, Reason, forecast, later
-from verifier.quote import strip_file_padding
+from verifier.forecast import (
+    Demand,
+    EarlyCollateralUnfit,
+    Forecast,
+    Kind,
+    Reason,
+    forecast,
+    later,
+)
+from verifier.qe import (
+    QuoteSignatureInvalid,
+)
+from verifier.quote import (
+    QuoteMalformed,
+    QuoteUnsupported,
+    strip_file_padding,
+)
+from verifier.tcb import (
+    TcbInfoMismatch,
+)
+from verifier.validity import (
+    CollateralNotCurrent,
+)
 
 SECOND = timedelta(seconds=1)
 W = world()
@@ -151,7 +183,7 @@ def test_newer_quotes_of_enclaves_are_read_where_that_is_asked_for(version: int)
     with_them = ask(quote=quote, newer_sgx=True)
     assert with_them.reasons == ask().reasons
     count_refusal()
-    assert isinstance(ask(quote=quote).refusal, e.QuoteUnsupported)
+    assert isinstance(ask(quote=quote).refusal, QuoteUnsupported)
 
 
 THINGS = ("tcb_info", "qe_identity", "root_crl", "pck_crl")
@@ -304,7 +336,7 @@ def test_early_collateral_revokes_the_platform() -> None:
     answer = ask(early=revoking)
     assert answer.reasons[0].kind == Kind.EARLY_STATUS
     assert answer.early is not None
-    assert isinstance(answer.early.refusal, e.CertificateRevoked)
+    assert isinstance(answer.early.refusal, CertificateRevoked)
 
 
 UNFIT: list[Any] = [
@@ -324,29 +356,29 @@ UNFIT: list[Any] = [
 @pytest.mark.parametrize("unfit", UNFIT)
 def test_early_collateral_that_cannot_say_anything(unfit: Callable[[], Collateral]) -> None:
     """It would be silent about this platform, and silence would look like good news."""
-    with refused(e.EarlyCollateralUnfit):
+    with refused(EarlyCollateralUnfit):
         ask(early=unfit())
 
 
 def test_early_collateral_that_has_ended() -> None:
-    with refused(e.CollateralNotCurrent):
+    with refused(CollateralNotCurrent):
         ask(early=early(issueDate=instant(AT - 40 * DAY), nextUpdate=instant(AT)))
 
 
 def test_early_collateral_that_somebody_else_signed() -> None:
     """Bad news can be forged too: a fleet that is shut down for it is a victory."""
     forged = Collateral.parse(W.intel.collateral(W.platform, tcb_info_key=W.platform.pck.ec_key))
-    with refused(e.TcbInfoSignatureInvalid):
+    with refused(TcbInfoSignatureInvalid):
         ask(early=forged)
 
 
 def test_early_collateral_that_is_too_old_for_what_accepts() -> None:
     def impatient(verified: VerifiedQuote, at: datetime) -> None:
         if verified.window.tcb_info_issue < AT - 9 * DAY:
-            raise e.CollateralNotCurrent("age", expected="9 days", found="more")
+            raise CollateralNotCurrent("age", expected="9 days", found="more")
 
     assert ask(early=early(), demand=Demand(impatient)).early is not None
-    with refused(e.CollateralNotCurrent):
+    with refused(CollateralNotCurrent):
         ask(early=early(issueDate=instant(AT - 10 * DAY)), demand=Demand(impatient))
 
 
@@ -361,28 +393,28 @@ def test_quote_that_is_refused_today_has_no_future() -> None:
     assert (reason.kind, reason.date, reason.renewable) == (Kind.ALREADY_REFUSED, AT, False)
     assert (answer.verdict, answer.exit_status) == ("refused", Exit.NOT_ADMITTED)
     assert answer.stops == answer.stops_even_if_renewed == AT
-    assert isinstance(answer.refusal, e.EnclaveDebuggable)
+    assert isinstance(answer.refusal, EnclaveDebuggable)
     assert answer.tcb is not None
     assert answer.pck is not None
 
 
 FAILING: list[Any] = [
-    pytest.param({"quote": b"\3\0"}, e.QuoteMalformed, False, id="no-quote"),
+    pytest.param({"quote": b"\3\0"}, QuoteMalformed, False, id="no-quote"),
     pytest.param(
         {"quote": W.quote(form=lambda f: replace(f, signature=bytes(64)))},
-        e.QuoteSignatureInvalid,
+        QuoteSignatureInvalid,
         False,
         id="forged-quote",
     ),
     pytest.param(
         {"collateral": W.collateral(tcb_info_key=W.platform.pck.ec_key)},
-        e.TcbInfoSignatureInvalid,
+        TcbInfoSignatureInvalid,
         True,
         id="forged-bundle",
     ),
     pytest.param(
         {"collateral": W.collateral(tcb_info=put(fmspc="00606A0000FF"))},
-        e.TcbInfoMismatch,
+        TcbInfoMismatch,
         True,
         id="bundle-of-other-platforms",
     ),
@@ -430,7 +462,7 @@ def test_instant_that_is_none_is_no_verdict() -> None:
 
 def test_list_of_statuses_that_means_nothing_is_no_verdict() -> None:
     nothing = Demand(lambda verified, at: accept(verified, statuses=frozenset()))
-    with refused(e.StatusNeverAcceptable):
+    with refused(StatusNeverAcceptable):
         ask(demand=nothing)
 
 
@@ -442,7 +474,7 @@ def demand_until(end: datetime, named: datetime, *, renewable: bool = False) -> 
 
     def accepts(verified: VerifiedQuote, at: datetime) -> None:
         if at >= end:
-            raise e.TcbStatusUnaccepted("patience", expected="some", found="none")
+            raise TcbStatusUnaccepted("patience", expected="some", found="none")
 
     return Demand(
         accepts, lambda verified, at: [Reason("patience-ends", named, "none", "wait", renewable)]
@@ -454,7 +486,7 @@ def test_limits_of_what_accepts_stand_among_the_others() -> None:
     answer = ask(demand=demand_until(SOON, SOON))
     assert (answer.reasons[0].kind, answer.stops) == ("patience-ends", SOON)
     assert answer.stops_even_if_renewed == SOON
-    assert isinstance(answer.refusal, e.TcbStatusUnaccepted)
+    assert isinstance(answer.refusal, TcbStatusUnaccepted)
     assert ask(demand=demand_until(SOON, SOON, renewable=True)).stops == SOON
 
 

@@ -18,23 +18,18 @@ from verifier.anchors import Mode, TrustAnchors
 from verifier.certificate import (
     PCK_CA,
     PCK_LEAF,
+    CertificateNotIssued,
+    CertificateRoleWrong,
+    RootUntrusted,
     read_chain,
     require_anchor,
     require_issued_by,
     require_role,
 )
-from verifier.crl import authenticate_crl
-from verifier.errors import (
-    CertificateNotCurrent,
-    CertificateNotIssued,
-    CertificateRevoked,
-    CertificateRoleWrong,
-    PckExtensionMalformed,
-    RatlsError,
-    RootUntrusted,
-)
-from verifier.pck import PckExtension
-from verifier.validity import Period
+from verifier.crl import CertificateRevoked, authenticate_crl
+from verifier.errors import RatlsError
+from verifier.pck import PckExtension, PckExtensionMalformed
+from verifier.validity import CertificateNotCurrent, Period
 
 AT = datetime.fromtimestamp(1767225600, UTC)
 FOLDERS: dict[str, type[RatlsError] | None] = {

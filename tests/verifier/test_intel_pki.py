@@ -16,12 +16,13 @@ from verifier.certificate import (
     PCK_CA,
     TCB_SIGNER,
     Certificate,
+    RootUntrusted,
     require_anchor,
     require_issued_by,
     require_role,
 )
 from verifier.crl import authenticate_crl
-from verifier.errors import CrlOfAnotherIssuer, RootUntrusted
+from verifier.errors import CrlOfAnotherIssuer
 
 INTEL = TrustAnchors.intel()
 ROOTS = ("intel-root-ca-2018-2033", "intel-root-ca-2018-2049")

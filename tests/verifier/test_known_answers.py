@@ -21,16 +21,16 @@ from simulation import documents
 from simulation.certificates import public_point
 from tests.support.refusal import refused
 from verifier import ecdsa
-from verifier.errors import QuoteSignatureInvalid, QuoteUnsupported, TcbLevelUnmatched
 from verifier.pck import PckExtension, PlatformTcb
 from verifier.qe import (
     QeIdentity,
+    QuoteSignatureInvalid,
     verify_attestation_key_binding,
     verify_qe_report_signature,
     verify_quote_signature,
 )
-from verifier.quote import MrEnclave, MrSigner, Quote, Tee
-from verifier.tcb import TcbInfo
+from verifier.quote import MrEnclave, MrSigner, Quote, QuoteUnsupported, Tee
+from verifier.tcb import TcbInfo, TcbLevelUnmatched
 from verifier.td import TdReport
 
 ANSWERS = json.loads(

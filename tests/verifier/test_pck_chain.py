@@ -27,17 +27,16 @@ from simulation.pck_extension import OID, PckExtensionForm, element
 from simulation.quote import QuoteForm
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import World, processor_world, world
-from verifier.certificate import ECDSA_SHA256, split_pem
-from verifier.errors import (
-    CertChainError,
+from verifier.certificate import (
+    ECDSA_SHA256,
     CertificateMalformed,
     CertificateNotIssued,
     CertificateRoleWrong,
-    PckExtensionMalformed,
-    RatlsError,
     RootUntrusted,
+    split_pem,
 )
-from verifier.pck import PckExtension
+from verifier.errors import CertChainError, RatlsError
+from verifier.pck import PckExtension, PckExtensionMalformed
 
 PCK_CHAIN = "pck-chain"
 STRANGER = new_key(os.urandom)

@@ -46,7 +46,32 @@ from tests.verifier.pcs_peer import (
 from tests.verifier.world import World, processor_world
 from verifier import Collateral, TrustAnchors, strip_file_padding
 from verifier import errors as e
-from verifier.pcs import Service, tls_trust
+from verifier.certificate import (
+    RootUntrusted,
+)
+from verifier.files import (
+    FileUnreadable,
+)
+from verifier.pcs import (
+    CaFileUnusable,
+    PcsAddressMalformed,
+    PcsAnswerTooLarge,
+    PcsCertificateUntrusted,
+    PcsRedirects,
+    PcsRefused,
+    PcsTooSlow,
+    PcsUnreachable,
+    QuotesOfDifferentPlatforms,
+    Service,
+    tls_trust,
+)
+from verifier.quote import (
+    QuoteMalformed,
+    QuoteUnsupported,
+)
+from verifier.responses import (
+    PcsAnswerMalformed,
+)
 
 # The genuine service
 
@@ -216,7 +241,7 @@ def test_intels_own_service_has_the_root_list_elsewhere() -> None:
 )
 def test_not_an_address(text: str) -> None:
     """T21: a path or a user in it would end up in requests; plain HTTP is read by everybody."""
-    with refused(e.PcsAddressMalformed):
+    with refused(PcsAddressMalformed):
         Service.parse(text)
 
 
@@ -225,7 +250,7 @@ def test_any_text_is_an_address_or_a_refusal(text: str) -> None:
     count_refusal()
     try:
         service = Service.parse(text)
-    except e.PcsAddressMalformed:
+    except PcsAddressMalformed:
         return
     assert httpx.URL(service.origin).host
 
@@ -259,11 +284,11 @@ def test_path_tricks_in_an_fmspc_stay_hexadecimal(tmp_path: Path, fmspc: bytes) 
 
 
 FORGED: list[Any] = [
-    pytest.param(W.intel.twin().platform().quote(), e.RootUntrusted, id="another-root"),
-    pytest.param(b"", e.QuoteMalformed, id="empty"),
-    pytest.param(W.quote()[:-1], e.QuoteMalformed, id="cut"),
+    pytest.param(W.intel.twin().platform().quote(), RootUntrusted, id="another-root"),
+    pytest.param(b"", QuoteMalformed, id="empty"),
+    pytest.param(W.quote()[:-1], QuoteMalformed, id="cut"),
     pytest.param(
-        W.quote(header=lambda h: replace(h, version=4)), e.QuoteUnsupported, id="another-version"
+        W.quote(header=lambda h: replace(h, version=4)), QuoteUnsupported, id="another-version"
     ),
 ]
 
@@ -286,13 +311,13 @@ def test_a_forged_quote_makes_nobody_ask(
 )
 def test_one_bundle_is_for_one_kind_of_platform(tmp_path: Path, other: dict[str, Any]) -> None:
     quotes = {"a.bin": W.quote(), "b.bin": W.intel.platform(**other).quote()}
-    with peer(tmp_path, PUBLISHED) as place, refused(e.QuotesOfDifferentPlatforms):
+    with peer(tmp_path, PUBLISHED) as place, refused(QuotesOfDifferentPlatforms):
         fetch(place, quotes)
     assert place.seen == []
 
 
 def test_no_quote_at_all(tmp_path: Path) -> None:
-    with refused(e.QuotesOfDifferentPlatforms):
+    with refused(QuotesOfDifferentPlatforms):
         fetch_from(tmp_path, {}, quotes={})
 
 
@@ -303,27 +328,27 @@ def test_a_certificate_that_nobody_named(tmp_path: Path) -> None:
     """T21: without --ca the public authorities count, and none of them knows this one."""
     with peer(tmp_path, PUBLISHED) as place:
         place.certificate = Path(certifi.where())
-        with refused(e.PcsCertificateUntrusted):
+        with refused(PcsCertificateUntrusted):
             fetch(place)
     assert place.seen == []
 
 
 def test_the_certificate_of_another_host(tmp_path: Path) -> None:
     """T21: believed, but for another address."""
-    with peer(tmp_path, PUBLISHED, host="127.0.0.2") as place, refused(e.PcsCertificateUntrusted):
+    with peer(tmp_path, PUBLISHED, host="127.0.0.2") as place, refused(PcsCertificateUntrusted):
         fetch(place)
     assert place.seen == []
 
 
 def test_somebody_speaks_http_where_tls_should_be(tmp_path: Path) -> None:
-    with peer(tmp_path, PUBLISHED, plain=True) as place, refused(e.PcsUnreachable):
+    with peer(tmp_path, PUBLISHED, plain=True) as place, refused(PcsUnreachable):
         fetch(place)
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
     with peer(tmp_path, PUBLISHED) as place:
         pass
-    with refused(e.PcsUnreachable):
+    with refused(PcsUnreachable):
         fetch(place)
 
 
@@ -338,7 +363,7 @@ def test_the_environment_is_not_asked(tmp_path: Path, monkeypatch: pytest.Monkey
     with peer(tmp_path, PUBLISHED) as place:
         fetch(place)
         place.certificate = Path(certifi.where())
-        with refused(e.PcsCertificateUntrusted):
+        with refused(PcsCertificateUntrusted):
             fetch(place)
     assert not log.exists()
 
@@ -347,12 +372,12 @@ def test_the_environment_is_not_asked(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_file_of_authorities_without_any(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "ca.pem"
     file.write_bytes(content)
-    with refused(e.CaFileUnusable):
+    with refused(CaFileUnusable):
         tls_trust(file)
 
 
 def test_a_file_of_authorities_that_is_missing(tmp_path: Path) -> None:
-    with refused(e.FileUnreadable):
+    with refused(FileUnreadable):
         tls_trust(tmp_path / "ca.pem")
 
 
@@ -373,7 +398,7 @@ def test_a_redirection_is_not_followed(tmp_path: Path, path: str, status: int) -
     (tmp_path / "other").mkdir()
     with peer(tmp_path / "other", PUBLISHED) as other:
         altered = {path: says(status, Location=f"{other.origin}{path}")}
-        with refused(e.PcsRedirects):
+        with refused(PcsRedirects):
             fetch_from(tmp_path, altered)
     assert other.seen == []
 
@@ -382,7 +407,7 @@ def test_a_redirection_is_not_followed(tmp_path: Path, path: str, status: int) -
 @pytest.mark.parametrize("status", [204, 206, 400, 401, 404, 410, 460, 461, 500, 502, 503])
 def test_the_service_declines(tmp_path: Path, path: str, status: int) -> None:
     """A body comes with it, a genuine one even; only 200 says that it is the answer."""
-    with refused(e.PcsRefused):
+    with refused(PcsRefused):
         fetch_from(tmp_path, {path: says(status)})
 
 
@@ -396,13 +421,13 @@ def test_an_answer_of_a_gigabyte(tmp_path: Path, path: str) -> None:
         while True:
             yield b"0" * 65536
 
-    with peer(tmp_path, PUBLISHED, {path: flood}) as place, refused(e.PcsAnswerTooLarge):
+    with peer(tmp_path, PUBLISHED, {path: flood}) as place, refused(PcsAnswerTooLarge):
         fetch(place)
     assert place.sent < 32 << 20  # what the sockets' buffers take, and not the gigabyte
 
 
 def test_an_answer_that_unpacks_to_a_gigabyte(tmp_path: Path) -> None:
-    with refused(e.PcsAnswerMalformed):
+    with refused(PcsAnswerMalformed):
         fetch_from(tmp_path, {TCB: says(200, Content_Encoding="gzip")})
 
 
@@ -419,12 +444,12 @@ SLOW: list[Any] = [
 @pytest.mark.parametrize("script", SLOW)
 def test_a_drip_feed_ends(tmp_path: Path, script: Alter) -> None:
     """T21: each byte comes in time, the last one never; a limit for each read would not end it."""
-    with refused(e.PcsTooSlow):
+    with refused(PcsTooSlow):
         fetch_from(tmp_path, {TCB: script}, seconds=0.4)
 
 
 def test_somebody_accepts_and_says_nothing(tmp_path: Path) -> None:
-    with peer(tmp_path, PUBLISHED, silent=True) as place, refused(e.PcsTooSlow):
+    with peer(tmp_path, PUBLISHED, silent=True) as place, refused(PcsTooSlow):
         fetch(place, seconds=0.3)
 
 
@@ -444,5 +469,5 @@ def test_the_connection_breaks(tmp_path: Path, said: bytes) -> None:
         yield said
         raise OSError  # hangs up
 
-    with refused(e.PcsUnreachable):
+    with refused(PcsUnreachable):
         fetch_from(tmp_path, {TCB: script})

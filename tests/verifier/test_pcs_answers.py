@@ -33,13 +33,40 @@ from tests.verifier.pcs_peer import (
 from tests.verifier.world import AT, put
 from verifier import Collateral
 from verifier import errors as e
-from verifier.responses import Answer
+from verifier.certificate import (
+    CertificateMalformed,
+    CertificateNotIssued,
+    CertificateRoleWrong,
+    RootUntrusted,
+)
+from verifier.crl import (
+    CertificateRevoked,
+    CrlMalformed,
+    CrlSignatureInvalid,
+)
+from verifier.document import (
+    CollateralMalformed,
+)
+from verifier.qe import (
+    QeIdentityMismatch,
+    QuoteSignatureInvalid,
+)
+from verifier.responses import (
+    Answer,
+    PcsAnswerMalformed,
+)
+from verifier.tcb import (
+    TcbInfoMismatch,
+)
+from verifier.validity import (
+    CollateralNotCurrent,
+)
 from verifier.verify import QuoteCheck
 
 
 @pytest.mark.parametrize("path", CHAINS)
 def test_a_chain_header_is_missing(tmp_path: Path, path: str) -> None:
-    with refused(e.PcsAnswerMalformed):
+    with refused(PcsAnswerMalformed):
         fetch_from(tmp_path, {path: with_header(CHAINS[path], None)})
 
 
@@ -50,7 +77,7 @@ def test_a_chain_header_comes_twice(tmp_path: Path, path: str) -> None:
     def twice(reply: Reply) -> Iterable[bytes]:
         return [wire(reply, [(CHAINS[path], reply.headers[CHAINS[path]])])]
 
-    with refused(e.PcsAnswerMalformed):
+    with refused(PcsAnswerMalformed):
         fetch_from(tmp_path, {path: twice})
 
 
@@ -61,19 +88,15 @@ TWIN = W.intel.twin()
 @pytest.mark.parametrize(
     ("text", "leaf"),
     [
-        pytest.param(quote(SIGNER), e.CertificateMalformed, id="one-certificate"),
-        pytest.param(quote(SIGNER + ROOT + ROOT), e.CertificateMalformed, id="three"),
-        pytest.param(quote_plus(SIGNER + ROOT), e.CertificateMalformed, id="form-encoded"),
-        pytest.param(quote(SIGNER + ROOT) + ", x", e.CertificateMalformed, id="list"),
-        pytest.param("", e.CertificateMalformed, id="empty"),
-        pytest.param("%FF%FE", e.PcsAnswerMalformed, id="not-UTF-8"),
-        pytest.param(quote(ROOT + SIGNER), e.CertificateRoleWrong, id="reversed"),
-        pytest.param(
-            quote(TWIN.tcb_signer.pem + TWIN.root.pem), e.RootUntrusted, id="another-root"
-        ),
-        pytest.param(
-            quote(TWIN.tcb_signer.pem + ROOT), e.CertificateNotIssued, id="another-signer"
-        ),
+        pytest.param(quote(SIGNER), CertificateMalformed, id="one-certificate"),
+        pytest.param(quote(SIGNER + ROOT + ROOT), CertificateMalformed, id="three"),
+        pytest.param(quote_plus(SIGNER + ROOT), CertificateMalformed, id="form-encoded"),
+        pytest.param(quote(SIGNER + ROOT) + ", x", CertificateMalformed, id="list"),
+        pytest.param("", CertificateMalformed, id="empty"),
+        pytest.param("%FF%FE", PcsAnswerMalformed, id="not-UTF-8"),
+        pytest.param(quote(ROOT + SIGNER), CertificateRoleWrong, id="reversed"),
+        pytest.param(quote(TWIN.tcb_signer.pem + TWIN.root.pem), RootUntrusted, id="another-root"),
+        pytest.param(quote(TWIN.tcb_signer.pem + ROOT), CertificateNotIssued, id="another-signer"),
     ],
 )
 def test_another_chain_in_the_header(tmp_path: Path, text: str, leaf: type[e.RatlsError]) -> None:
@@ -116,7 +139,7 @@ BODIES: list[Any] = [
 def test_a_document_that_cannot_be_read(
     tmp_path: Path, path: str, change: Callable[[bytes], bytes]
 ) -> None:
-    with refused(e.CollateralMalformed):
+    with refused(CollateralMalformed):
         fetch_from(tmp_path, {path: body(change)})
 
 
@@ -141,20 +164,20 @@ def test_a_text_that_imitates_the_end_stays_inside() -> None:
 def test_every_prefix_of_a_document_is_refused() -> None:
     count_refusal()
     for size in range(len(SIGNED)):
-        with pytest.raises(e.CollateralMalformed):
+        with pytest.raises(CollateralMalformed):
             answer(SIGNED[:size]).signed("tcbInfo")
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_garbage_for_a_document(raw: bytes) -> None:
-    with refused(e.CollateralMalformed):
+    with refused(CollateralMalformed):
         answer(raw).signed("tcbInfo")
 
 
 @given(st.binary(max_size=80) | st.text(max_size=80).map(lambda text: quote(text).encode()))
 def test_any_header_that_is_no_chain_is_a_refusal(value: bytes) -> None:
     count_refusal()
-    with pytest.raises((e.PcsAnswerMalformed, e.CertificateMalformed)):
+    with pytest.raises((PcsAnswerMalformed, CertificateMalformed)):
         Answer("https://x", ((b"X", value),), b"").chain("x")
 
 
@@ -171,12 +194,12 @@ def test_escapes_are_those_that_everybody_decodes(inside: bytes) -> None:
     ("change", "leaf"),
     [
         pytest.param(lambda raw: b"", e.CrlMissing, id="empty"),
-        pytest.param(lambda raw: b"<html>", e.CrlMalformed, id="a-web-page"),
-        pytest.param(lambda raw: as_der(raw) + b"\0", e.CrlMalformed, id="trailing"),
-        pytest.param(lambda raw: as_der(raw)[:-1], e.CrlMalformed, id="cut"),
+        pytest.param(lambda raw: b"<html>", CrlMalformed, id="a-web-page"),
+        pytest.param(lambda raw: as_der(raw) + b"\0", CrlMalformed, id="trailing"),
+        pytest.param(lambda raw: as_der(raw)[:-1], CrlMalformed, id="cut"),
         pytest.param(
             lambda raw: as_der(raw)[:-1] + bytes([as_der(raw)[-1] ^ 1]),
-            e.CrlSignatureInvalid,
+            CrlSignatureInvalid,
             id="altered",
         ),
     ],
@@ -212,16 +235,14 @@ def documents_of(published: Collateral) -> dict[str, Alter]:
 
 
 WRONG: list[Any] = [
-    pytest.param(
-        {"tcb_info": put(fmspc="00906ED50000")}, e.TcbInfoMismatch, id="T06-another-FMSPC"
-    ),
-    pytest.param({"tcb_info": put(pceId="0001")}, e.TcbInfoMismatch, id="T07-another-PCE"),
-    pytest.param({"qe_identity": put(id="TD_QE")}, e.QeIdentityMismatch, id="T05-TD-QE"),
-    pytest.param({"at": AT - 40 * DAY}, e.CollateralNotCurrent, id="T08-expired"),
-    pytest.param({"at": AT + 40 * DAY}, e.CollateralNotCurrent, id="T08-not-yet"),
+    pytest.param({"tcb_info": put(fmspc="00906ED50000")}, TcbInfoMismatch, id="T06-another-FMSPC"),
+    pytest.param({"tcb_info": put(pceId="0001")}, TcbInfoMismatch, id="T07-another-PCE"),
+    pytest.param({"qe_identity": put(id="TD_QE")}, QeIdentityMismatch, id="T05-TD-QE"),
+    pytest.param({"at": AT - 40 * DAY}, CollateralNotCurrent, id="T08-expired"),
+    pytest.param({"at": AT + 40 * DAY}, CollateralNotCurrent, id="T08-not-yet"),
     pytest.param(
         {"pck_crl": lambda c: replace(c, revoked=(W.platform.pck.serial,))},
-        e.CertificateRevoked,
+        CertificateRevoked,
         id="revoked",
     ),
 ]
@@ -252,5 +273,5 @@ def test_an_outdated_platform_is_no_reason_not_to_keep_it(tmp_path: Path) -> Non
 def test_one_of_several_quotes_is_forged(tmp_path: Path, place: int) -> None:
     quotes = [W.quote(), W.quote()]
     quotes[place] = W.quote(form=lambda f: replace(f, signature=bytes(64)))
-    with refused(e.QuoteSignatureInvalid, check=QuoteCheck.QUOTE_SIGNATURE):
+    with refused(QuoteSignatureInvalid, check=QuoteCheck.QUOTE_SIGNATURE):
         fetch_from(tmp_path, {}, quotes={"a.bin": quotes[0], "b.bin": quotes[1]})

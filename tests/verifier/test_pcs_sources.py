@@ -42,9 +42,52 @@ from tests.verifier.pcs_peer import (
 from tests.verifier.world import AT
 from verifier import Collateral
 from verifier import errors as e
+from verifier.certificate import (
+    CertificateMalformed,
+    RootUntrusted,
+)
+from verifier.collateral import (
+    QeIdentitySignatureInvalid,
+    TcbInfoSignatureInvalid,
+)
 from verifier.contents import Contents
-from verifier.pcs import Retries, Wanted
-from verifier.quote import Tee
+from verifier.crl import (
+    CertificateRevoked,
+    CrlMalformed,
+    CrlSignatureInvalid,
+)
+from verifier.document import (
+    CollateralMalformed,
+)
+from verifier.pcs import (
+    CollateralSourcesExhausted,
+    PcsAnswerTooLarge,
+    PcsCertificateUntrusted,
+    PcsRedirects,
+    PcsRefused,
+    PcsTooSlow,
+    PcsUnreachable,
+    QuotesOfDifferentPlatforms,
+    Retries,
+    Wanted,
+)
+from verifier.qe import (
+    QeIdentityMismatch,
+    QuoteSignatureInvalid,
+)
+from verifier.quote import (
+    QuoteUnsupported,
+    Tee,
+)
+from verifier.responses import (
+    PcsAnswerMalformed,
+)
+from verifier.tcb import (
+    TcbInfoMismatch,
+)
+from verifier.validity import (
+    CollateralNotCurrent,
+)
 
 TDX = W.collateral(tdx=True)
 
@@ -71,15 +114,15 @@ def endless(reply: Reply) -> Iterable[bytes]:
 
 
 NOT_GIVEN: list[Any] = [
-    pytest.param({TCB: says(404)}, e.PcsRefused, id="unknown"),
-    pytest.param({QE: says(502)}, e.PcsRefused, id="502"),
-    pytest.param({TCB: says(302, Location="https://x")}, e.PcsRedirects, id="elsewhere"),
-    pytest.param({QE: breaks_off}, e.PcsUnreachable, id="breaks-off"),
-    pytest.param({TCB: endless}, e.PcsAnswerTooLarge, id="endless"),
-    pytest.param({TCB: with_header(CHAINS[TCB], None)}, e.PcsAnswerMalformed, id="no-chain"),
-    pytest.param({QE: with_header(CHAINS[QE], "x")}, e.CertificateMalformed, id="chain-of-text"),
-    pytest.param({TCB: body(lambda _: b"<html>")}, e.CollateralMalformed, id="a-web-page"),
-    pytest.param({PCK_CRL: body(lambda _: b"<html>")}, e.CrlMalformed, id="a-web-page-as-CRL"),
+    pytest.param({TCB: says(404)}, PcsRefused, id="unknown"),
+    pytest.param({QE: says(502)}, PcsRefused, id="502"),
+    pytest.param({TCB: says(302, Location="https://x")}, PcsRedirects, id="elsewhere"),
+    pytest.param({QE: breaks_off}, PcsUnreachable, id="breaks-off"),
+    pytest.param({TCB: endless}, PcsAnswerTooLarge, id="endless"),
+    pytest.param({TCB: with_header(CHAINS[TCB], None)}, PcsAnswerMalformed, id="no-chain"),
+    pytest.param({QE: with_header(CHAINS[QE], "x")}, CertificateMalformed, id="chain-of-text"),
+    pytest.param({TCB: body(lambda _: b"<html>")}, CollateralMalformed, id="a-web-page"),
+    pytest.param({PCK_CRL: body(lambda _: b"<html>")}, CrlMalformed, id="a-web-page-as-CRL"),
     pytest.param({ROOT_CRL: body(lambda _: b"")}, e.CrlMissing, id="an-empty-CRL"),
 ]
 
@@ -113,7 +156,7 @@ def test_the_next_service_is_asked_where_somebody_else_listens(tmp_path: Path) -
         found = fetch(one, None, other)
     assert found.source == other.origin
     assert one.seen == []
-    assert isinstance(found.passed_over[0].refusal, e.PcsCertificateUntrusted)
+    assert isinstance(found.passed_over[0].refusal, PcsCertificateUntrusted)
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["silent", "drip"])
@@ -127,7 +170,7 @@ def test_a_slow_service_leaves_its_share_to_the_next(tmp_path: Path, silent: boo
     ):
         found = fetch(one, None, other, seconds=4)
     assert found.source == other.origin
-    assert isinstance(found.passed_over[0].refusal, e.PcsTooSlow)
+    assert isinstance(found.passed_over[0].refusal, PcsTooSlow)
 
 
 def test_a_resolver_that_hangs_holds_nobody_up(
@@ -152,7 +195,7 @@ def test_a_resolver_that_hangs_holds_nobody_up(
     assert not gave_up.is_set()
     released.set()
     assert found.source == other.origin
-    assert isinstance(found.passed_over[0].refusal, e.PcsTooSlow)
+    assert isinstance(found.passed_over[0].refusal, PcsTooSlow)
 
 
 def test_a_name_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +205,7 @@ def test_a_name_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with peer(tmp_path, PUBLISHED) as place:
         monkeypatch.setattr(socket, "getaddrinfo", unknown)
         nowhere = replace(place, origin="https://pccs.invalid:8081")
-        with refused(e.PcsUnreachable):
+        with refused(PcsUnreachable):
             fetch(nowhere)
 
 
@@ -181,7 +224,7 @@ def test_the_next_service_is_asked_where_one_is_not_current(tmp_path: Path, days
     with peer(first, stale) as one, peer(second, PUBLISHED) as other:
         found = fetch(one, None, other)
     assert found.collateral == PUBLISHED
-    assert isinstance(found.passed_over[0].refusal, e.CollateralNotCurrent)
+    assert isinstance(found.passed_over[0].refusal, CollateralNotCurrent)
 
 
 def test_the_next_service_is_asked_where_newer_is_known(tmp_path: Path) -> None:
@@ -202,17 +245,17 @@ TWIN = W.intel.twin()
 FORGED: list[Any] = [
     pytest.param(
         {TCB: body(lambda raw: raw.replace(b"OutOfDate", b"UpToDate"))},
-        e.TcbInfoSignatureInvalid,
+        TcbInfoSignatureInvalid,
         id="T01-altered",
     ),
     pytest.param(
         {QE: body(lambda raw: raw.replace(b"OutOfDate", b"UpToDate"))},
-        e.QeIdentitySignatureInvalid,
+        QeIdentitySignatureInvalid,
         id="T02-altered",
     ),
     pytest.param(
         {PCK_CRL: body(lambda raw: as_der(raw)[:-1] + bytes([as_der(raw)[-1] ^ 1]))},
-        e.CrlSignatureInvalid,
+        CrlSignatureInvalid,
         id="CRL-altered",
     ),
     pytest.param(
@@ -220,7 +263,7 @@ FORGED: list[Any] = [
     ),
     pytest.param(
         {TCB: with_header(CHAINS[TCB], quote(TWIN.tcb_signer.pem + TWIN.root.pem))},
-        e.RootUntrusted,
+        RootUntrusted,
         id="another-root",
     ),
 ]
@@ -248,7 +291,7 @@ def test_nobody_else_is_asked_whether_a_revoked_platform_is_good(tmp_path: Path)
     with (
         peer(first, revoked) as one,
         peer(second, PUBLISHED) as other,
-        refused(e.CertificateRevoked),
+        refused(CertificateRevoked),
     ):
         fetch(one, None, other)
     assert other.seen == []
@@ -260,7 +303,7 @@ def test_nobody_else_is_asked_about_a_forged_quote(tmp_path: Path) -> None:
     with (
         peer(first, PUBLISHED) as one,
         peer(second, PUBLISHED) as other,
-        refused(e.QuoteSignatureInvalid),
+        refused(QuoteSignatureInvalid),
     ):
         fetch(one, {"q.bin": forged}, other)
     assert other.seen == []
@@ -272,7 +315,7 @@ def test_none_of_several_gives(tmp_path: Path) -> None:
     with (
         peer(first, PUBLISHED, {TCB: says(461)}) as one,
         peer(second, W.collateral(at=AT - 40 * DAY)) as other,
-        refused(e.CollateralSourcesExhausted) as seen,
+        refused(CollateralSourcesExhausted) as seen,
     ):
         fetch(one, None, other)
     for named in (one.origin, "pcs-refused", other.origin, "collateral-not-current"):
@@ -337,7 +380,7 @@ def test_nobody_listens_however_often_it_is_tried(tmp_path: Path) -> None:
     waiting = Waiting()
     with peer(tmp_path, PUBLISHED) as gone:
         pass
-    with refused(e.PcsUnreachable):
+    with refused(PcsUnreachable):
         fetch(gone, retries=waiting.retries())
     assert waiting.pauses == [0.5, 1.0, 2.0]
 
@@ -345,7 +388,7 @@ def test_nobody_listens_however_often_it_is_tried(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_it_is_not_asked_for_for_ever(tmp_path: Path, number: int) -> None:
     waiting = Waiting(number)
-    with peer(tmp_path, PUBLISHED, {ROOT_CRL: says(503)}) as place, refused(e.PcsRefused):
+    with peer(tmp_path, PUBLISHED, {ROOT_CRL: says(503)}) as place, refused(PcsRefused):
         fetch(place, retries=waiting.retries())
     assert place.seen == [ROOT_CRL] * (number + 1)
     assert len(waiting.pauses) == number
@@ -376,20 +419,20 @@ def test_a_pause_that_would_outlast_the_time_is_not_made(tmp_path: Path) -> None
     """And the refusal says what was wrong, not that time ran out."""
     waiting = Waiting()
     altered = {QE: says(503, Retry_After="100")}
-    with refused(e.PcsRefused):
+    with refused(PcsRefused):
         fetch_from(tmp_path, altered, seconds=10, retries=waiting.retries(longest=60.0))
     assert waiting.pauses == []
 
 
 NOT_PASSING: list[Any] = [
-    *(pytest.param(says(s), e.PcsRefused, id=str(s)) for s in (400, 401, 404, 410, 460, 461, 462)),
-    pytest.param(says(302, Location="https://x"), e.PcsRedirects, id="302"),
-    pytest.param(says(200, Content_Encoding="gzip"), e.PcsAnswerMalformed, id="packed"),
-    pytest.param(endless, e.PcsAnswerTooLarge, id="endless"),
-    pytest.param(body(lambda _: b"<html>"), e.CollateralMalformed, id="a-web-page"),
+    *(pytest.param(says(s), PcsRefused, id=str(s)) for s in (400, 401, 404, 410, 460, 461, 462)),
+    pytest.param(says(302, Location="https://x"), PcsRedirects, id="302"),
+    pytest.param(says(200, Content_Encoding="gzip"), PcsAnswerMalformed, id="packed"),
+    pytest.param(endless, PcsAnswerTooLarge, id="endless"),
+    pytest.param(body(lambda _: b"<html>"), CollateralMalformed, id="a-web-page"),
     pytest.param(
         body(lambda raw: raw.replace(b"OutOfDate", b"UpToDate")),
-        e.TcbInfoSignatureInvalid,
+        TcbInfoSignatureInvalid,
         id="T01-altered",
     ),
 ]
@@ -408,7 +451,7 @@ def test_what_asking_again_cannot_help(
 
 def test_a_certificate_that_is_not_believed_is_not_asked_again(tmp_path: Path) -> None:
     waiting = Waiting()
-    with peer(tmp_path, PUBLISHED) as place, refused(e.PcsCertificateUntrusted):
+    with peer(tmp_path, PUBLISHED) as place, refused(PcsCertificateUntrusted):
         place.certificate = Path(certifi.where())
         fetch(place, retries=waiting.retries())
     assert waiting.pauses == []
@@ -427,10 +470,10 @@ def test_pauses_differ() -> None:
 
 @pytest.mark.parametrize("status", [404, 429, 460, 461, 462, 502])
 def test_what_a_caching_service_means_has_a_fix_of_its_own(tmp_path: Path, status: int) -> None:
-    with refused(e.PcsRefused) as seen:
+    with refused(PcsRefused) as seen:
         fetch_from(tmp_path, {TCB: says(status)})
     assert seen.error.found == str(status)
-    assert seen.error.fix != e.PcsRefused.default_fix
+    assert seen.error.fix != PcsRefused.default_fix
 
 
 # Trust domains
@@ -459,7 +502,7 @@ def test_early_collateral_of_a_trust_domain(tmp_path: Path) -> None:
 
 
 def test_a_service_that_knows_the_platform_for_enclaves_alone(tmp_path: Path) -> None:
-    with refused(e.PcsRefused):
+    with refused(PcsRefused):
         fetch_from(tmp_path, {}, quotes={"td.bin": W.platform.td_quote()})
 
 
@@ -476,8 +519,8 @@ def answered_with(path: str) -> Alter:
 @pytest.mark.parametrize(
     ("altered", "leaf"),
     [
-        pytest.param({TD_TCB: answered_with(TCB)}, e.TcbInfoMismatch, id="T06-TCB-info"),
-        pytest.param({TD_QE: answered_with(QE)}, e.QeIdentityMismatch, id="T05-QE"),
+        pytest.param({TD_TCB: answered_with(TCB)}, TcbInfoMismatch, id="T06-TCB-info"),
+        pytest.param({TD_QE: answered_with(QE)}, QeIdentityMismatch, id="T05-QE"),
     ],
 )
 def test_enclave_collateral_for_a_trust_domain(
@@ -493,7 +536,7 @@ def test_an_enclave_and_a_trust_domain_of_one_platform(tmp_path: Path) -> None:
     quotes = {"a.bin": W.quote(), "td.bin": W.platform.td_quote()}
     with (
         peer(tmp_path, PUBLISHED, tdx=TDX) as place,
-        refused(e.QuotesOfDifferentPlatforms),
+        refused(QuotesOfDifferentPlatforms),
     ):
         fetch(place, quotes)
     assert place.seen == []
@@ -504,7 +547,7 @@ def test_newer_quotes_of_enclaves_are_read_where_asked_for(tmp_path: Path, versi
     quotes = {"q.bin": W.platform.quote(version=version)}
     found = fetch_from(tmp_path, {}, quotes=quotes, newer_sgx=True)
     assert found.collateral == PUBLISHED
-    with refused(e.QuoteUnsupported):
+    with refused(QuoteUnsupported):
         fetch_from(tmp_path, {}, quotes=quotes)
 
 
@@ -533,7 +576,7 @@ def test_peers_are_each_believed_by_their_own_certificate(tmp_path: Path) -> Non
     with peer(first, PUBLISHED, {TCB: says(404)}) as one, peer(second, PUBLISHED) as other:
         honest = other.certificate
         other.certificate = one.certificate
-        with refused(e.CollateralSourcesExhausted):
+        with refused(CollateralSourcesExhausted):
             fetch(one, None, other)
         other.certificate = honest
         assert isinstance(fetch(one, None, other).source, str)

@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from simulation.quote import HeaderForm, QuoteForm, qe_binding
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import world
-from verifier.errors import QuoteFormatError, QuoteMalformed, QuoteUnsupported, RatlsError
-from verifier.quote import MrEnclave, MrSigner, Quote, strip_file_padding
+from verifier.errors import QuoteFormatError, RatlsError
+from verifier.quote import (
+    MrEnclave,
+    MrSigner,
+    Quote,
+    QuoteMalformed,
+    QuoteUnsupported,
+    strip_file_padding,
+)
 
 FORMAT = "quote-format"
 

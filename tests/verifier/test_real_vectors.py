@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import vectors_folder
 from tests.support.refusal import count_refusal, refused
 from verifier import Collateral, TrustAnchors
-from verifier.errors import TcbInfoSignatureInvalid
+from verifier.collateral import TcbInfoSignatureInvalid
 from verifier.quote import strip_file_padding
 from verifier.report import QuoteReport, report_quote
 from verifier.verify import QuoteCheck, verify_quote

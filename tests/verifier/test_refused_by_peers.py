@@ -12,12 +12,9 @@ from simulation.intel import TDX_COMPONENTS, TEE_TCB_SVN
 from tests.support.refusal import refused
 from tests.verifier.world import DATE, World, put, world
 from verifier import Collateral, TcbStatus, VerifiedQuote
-from verifier.errors import (
-    CertificateMalformed,
-    CertificateRevoked,
-    CollateralMalformed,
-    CrlMalformed,
-)
+from verifier.certificate import CertificateMalformed
+from verifier.crl import CertificateRevoked, CrlMalformed
+from verifier.document import CollateralMalformed
 
 W = world()
 INTEL = W.intel

@@ -17,20 +17,15 @@ import verifier
 from tests.support.refusal import refused
 from tests.verifier.world import AT, World
 from verifier import Collateral
-from verifier.acceptance import accept
-from verifier.certificate import Certificate
+from verifier.acceptance import TcbRevoked, accept
+from verifier.certificate import Certificate, RootUntrusted
+from verifier.collateral import TcbInfoSignatureInvalid
+from verifier.crl import CertificateRevoked
 from verifier.endorsements import endorse
-from verifier.errors import (
-    CertificateRevoked,
-    CollateralNotCurrent,
-    QeReportSignatureInvalid,
-    QuoteSignatureInvalid,
-    RatlsError,
-    RootUntrusted,
-    TcbInfoSignatureInvalid,
-    TcbRevoked,
-)
+from verifier.errors import RatlsError
 from verifier.pck import authenticate_pck_chain
+from verifier.qe import QeReportSignatureInvalid, QuoteSignatureInvalid
+from verifier.validity import CollateralNotCurrent
 
 DAY = timedelta(days=1)
 

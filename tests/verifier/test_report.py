@@ -14,7 +14,8 @@ from simulation.documents import tcb_level
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import AT, DATE, World, put, world
 from verifier import Collateral, TcbStatus, TrustAnchors, accept, verify_quote
-from verifier.errors import Exit, StatusNeverAcceptable
+from verifier.acceptance import StatusNeverAcceptable
+from verifier.errors import Exit
 from verifier.report import QuoteReport, report_quote
 
 W = world()

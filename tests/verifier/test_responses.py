@@ -20,9 +20,31 @@ from tests.support.refusal import count_refusal, refused
 from tests.verifier.pcs_peer import PCK_CRL, PUBLISHED, QE, ROOT_CRL, TCB, TD_QE, TD_TCB, W, wire
 from verifier import Collateral, TrustAnchors, VerifiedQuote, strip_file_padding, verify_quote
 from verifier import errors as e
-from verifier.crl import crl_der
-from verifier.files import read_collateral
-from verifier.responses import MAX_FILES, parse_headers, read_folder
+from verifier.certificate import (
+    CertificateMalformed,
+)
+from verifier.collateral import (
+    TcbInfoSignatureInvalid,
+)
+from verifier.crl import (
+    CrlMalformed,
+    crl_der,
+)
+from verifier.document import (
+    CollateralMalformed,
+)
+from verifier.files import (
+    FileUnreadable,
+    read_collateral,
+)
+from verifier.responses import (
+    MAX_FILES,
+    ResponseFileMissing,
+    ResponseFileUnexpected,
+    ResponseHeadersMalformed,
+    parse_headers,
+    read_folder,
+)
 
 TDX = W.collateral(tdx=True)
 
@@ -178,10 +200,10 @@ def test_n093_the_same_in_a_bundle(name: str, write: Callable[[bytes], bytes]) -
     [
         pytest.param(lambda raw: b"", e.CrlMissing, id="empty"),
         pytest.param(lambda raw: b" \n", e.CrlMissing, id="white-space"),
-        pytest.param(lambda raw: b"abc", e.CrlMalformed, id="half-a-byte"),
-        pytest.param(lambda raw: b"\\x30", e.CrlMalformed, id="escaped"),
-        pytest.param(lambda raw: pem_of(raw)[:-3], e.CrlMalformed, id="PEM-cut"),
-        pytest.param(lambda raw: b"<html>", e.CrlMalformed, id="a-web-page"),
+        pytest.param(lambda raw: b"abc", CrlMalformed, id="half-a-byte"),
+        pytest.param(lambda raw: b"\\x30", CrlMalformed, id="escaped"),
+        pytest.param(lambda raw: pem_of(raw)[:-3], CrlMalformed, id="PEM-cut"),
+        pytest.param(lambda raw: b"<html>", CrlMalformed, id="a-web-page"),
     ],
 )
 def test_a_list_in_no_form(
@@ -200,7 +222,7 @@ def test_a_list_in_no_form(
 )
 def test_a_file_that_is_no_part(name: str) -> None:
     """A name that we do not know may be the one that its owner relies on."""
-    with refused(e.ResponseFileUnexpected):
+    with refused(ResponseFileUnexpected):
         read_folder({**FOLDER, name: b"x"})
 
 
@@ -216,13 +238,13 @@ def test_a_file_that_is_no_part(name: str) -> None:
 )
 def test_a_part_that_is_there_twice(name: str, also: str) -> None:
     """Equal ones too: with the next renewal, one of them stays behind."""
-    with refused(e.ResponseFileUnexpected):
+    with refused(ResponseFileUnexpected):
         read_folder({**FOLDER, also: FOLDER[name]})
 
 
 @pytest.mark.parametrize("name", [n for n in FOLDER if n != "rootcacrl.headers"])
 def test_a_part_that_is_missing(name: str) -> None:
-    with refused(e.ResponseFileMissing):
+    with refused(ResponseFileMissing):
         read_folder(without(name))
 
 
@@ -244,7 +266,7 @@ HEADERS: list[Any] = [
 @pytest.mark.parametrize("change", HEADERS)
 def test_headers_that_are_none(name: str, change: Callable[[bytes], bytes]) -> None:
     assert change(FOLDER[name]) != FOLDER[name]
-    with refused(e.ResponseHeadersMalformed):
+    with refused(ResponseHeadersMalformed):
         read_folder(changed(name, change))
 
 
@@ -258,7 +280,7 @@ def test_headers_that_are_none(name: str, change: Callable[[bytes], bytes]) -> N
     ],
 )
 def test_a_chain_that_is_none(name: str, change: Callable[[bytes], bytes]) -> None:
-    with refused(e.CertificateMalformed):
+    with refused(CertificateMalformed):
         read_folder(changed(name, change))
 
 
@@ -277,19 +299,19 @@ def test_a_chain_that_is_none(name: str, change: Callable[[bytes], bytes]) -> No
     ],
 )
 def test_a_document_that_is_none(name: str, change: Callable[[bytes], bytes]) -> None:
-    with refused(e.CollateralMalformed):
+    with refused(CollateralMalformed):
         read_folder(changed(name, change))
 
 
 def test_documents_that_changed_places() -> None:
-    with refused(e.CollateralMalformed):
+    with refused(CollateralMalformed):
         read_folder({**FOLDER, "tcb": FOLDER["identity"], "identity": FOLDER["tcb"]})
 
 
 def test_a_folder_is_believed_no_more_than_a_bundle() -> None:
     """T01: it is read without complaint, and refused where signatures are looked at."""
     found = read_folder(changed("tcb", lambda raw: raw.replace(b"OutOfDate", b"UpToDate")))
-    with refused(e.TcbInfoSignatureInvalid):
+    with refused(TcbInfoSignatureInvalid):
         W.verify(collateral=found)
 
 
@@ -298,7 +320,7 @@ def test_any_bytes_are_headers_or_a_refusal(raw: bytes) -> None:
     count_refusal()
     try:
         found = parse_headers("tcb.headers", raw)
-    except e.ResponseHeadersMalformed:
+    except ResponseHeadersMalformed:
         return
     for name, value in found:
         assert b":" not in name
@@ -331,26 +353,26 @@ def test_a_folder_and_a_bundle_are_both_read(tmp_path: Path) -> None:
 
 
 def test_nothing_is_there(tmp_path: Path) -> None:
-    with refused(e.FileUnreadable):
+    with refused(FileUnreadable):
         read_collateral(tmp_path / "none")
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with refused(e.ResponseFileMissing):
+    with refused(ResponseFileMissing):
         read_collateral(write(tmp_path / "pcs", {}))
 
 
 def test_a_folder_in_the_folder(tmp_path: Path) -> None:
     folder = write(tmp_path / "pcs", without("rootcacrl.headers"))
     (folder / "more").mkdir()
-    with refused(e.FileUnreadable):
+    with refused(FileUnreadable):
         read_collateral(folder)
 
 
 def test_a_folder_of_a_million_files(tmp_path: Path) -> None:
     """Nobody reads them all before saying so."""
     many = {f"tcb{n}": b"" for n in range(MAX_FILES + 1)}
-    with refused(e.FileUnreadable):
+    with refused(FileUnreadable):
         read_collateral(write(tmp_path / "pcs", many))
 
 
@@ -358,7 +380,7 @@ def test_an_answer_of_a_gigabyte(tmp_path: Path) -> None:
     folder = write(tmp_path / "pcs", without("tcb"))
     with (folder / "tcb").open("wb") as file:
         file.truncate(1 << 30)
-    with refused(e.FileUnreadable):
+    with refused(FileUnreadable):
         read_collateral(folder)
 
 

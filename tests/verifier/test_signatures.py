@@ -15,12 +15,12 @@ from simulation.quote import QuoteForm, ReportForm, qe_binding
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import world
 from verifier.ecdsa import ORDER
-from verifier.errors import (
+from verifier.errors import RatlsError
+from verifier.qe import (
     AttestationKeyUnbound,
     QeNotIntels,
     QeReportSignatureInvalid,
     QuoteSignatureInvalid,
-    RatlsError,
 )
 
 ATTESTATION = world().platform.attestation_key

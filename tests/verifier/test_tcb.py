@@ -14,14 +14,9 @@ from simulation.documents import qe_level, tcb_level
 from tests.support.refusal import refused
 from tests.verifier.world import DATE, World, put, with_status, world
 from verifier import accept
-from verifier.errors import (
-    QeTcbLevelUnmatched,
-    StatusNeverAcceptable,
-    TcbLevelUnmatched,
-    TcbRevoked,
-    TcbStatusUnaccepted,
-)
-from verifier.tcb import TcbStatus, TcbVerdict, converge
+from verifier.acceptance import StatusNeverAcceptable, TcbRevoked, TcbStatusUnaccepted
+from verifier.qe import QeTcbLevelUnmatched
+from verifier.tcb import TcbLevelUnmatched, TcbStatus, TcbVerdict, converge
 
 W = world()
 Level = tuple[Sequence[int], int, str]  # the first components, PCESVN, status

@@ -18,18 +18,17 @@ from simulation.documents import qe_level, tcb_level, tdx_module_identity
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import DATE, drop, put, world
 from verifier import VerifiedQuote
-from verifier.acceptance import XFAM_ALLOWED, accept, require_td_attributes
-from verifier.errors import (
-    QuoteFormatError,
-    QuoteUnsupported,
-    RatlsError,
+from verifier.acceptance import (
+    XFAM_ALLOWED,
     ServiceTdUnaccepted,
-    TcbInfoMismatch,
     TdAttributesUnaccepted,
     TdDebuggable,
+    accept,
+    require_td_attributes,
 )
-from verifier.quote import Quote, Tee
-from verifier.tcb import TcbStatus
+from verifier.errors import QuoteFormatError, RatlsError
+from verifier.quote import Quote, QuoteUnsupported, Tee
+from verifier.tcb import TcbInfoMismatch, TcbStatus
 from verifier.td import TdReport
 
 W = world()

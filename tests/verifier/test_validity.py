@@ -12,18 +12,12 @@ import pytest
 from simulation.documents import instant
 from tests.support.refusal import refused
 from tests.verifier.world import AT, World, put, world
-from verifier.acceptance import accept
-from verifier.errors import (
-    CertificateNotCurrent,
-    CertificateRevoked,
-    CollateralNotCurrent,
-    InstantMalformed,
-    QuoteSignatureInvalid,
-    RatlsError,
-    TcbInfoMismatch,
-    TcbLevelUnmatched,
-    TcbRevoked,
-)
+from verifier.acceptance import TcbRevoked, accept
+from verifier.crl import CertificateRevoked
+from verifier.errors import InstantMalformed, RatlsError
+from verifier.qe import QuoteSignatureInvalid
+from verifier.tcb import TcbInfoMismatch, TcbLevelUnmatched
+from verifier.validity import CertificateNotCurrent, CollateralNotCurrent
 
 SECOND = timedelta(seconds=1)
 SKEW = timedelta(seconds=300)
