@@ -12,7 +12,7 @@ ifneq ($(wildcard $(VECTORS)/index.json),)
 export RATLS_VECTORS ?= $(abspath $(VECTORS))
 endif
 
-.PHONY: demo test check format lint types errors proto bench differential fuzz mutants cases venv lock clean
+.PHONY: demo test check format lint types errors messages proto bench differential fuzz mutants cases venv lock clean
 
 demo: $(VENV)/.runs
 	$(BIN)/ratls demo
@@ -57,6 +57,12 @@ $(VENV)/.installed: requirements/dev.txt $(VENV)/.runs
 
 errors: venv
 	$(BIN)/python -m tests.support.error_page
+
+# One example of every refusal, noted while the tests run.
+messages: venv
+	rm -rf build/messages && mkdir -p build/messages
+	$(BIN)/pytest -q -n auto --messages build/messages --deselect tests/test_messages.py
+	$(BIN)/python -m tests.support.message_page build/messages
 
 proto: venv
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \

@@ -43,16 +43,6 @@ from verifier.errors import Exit, RatlsError
 from verifier.files import LockHeld
 from verifier.text import printable
 
-# Of the statuses that several tasks had, the one that a command ends with: the worst first.
-WORST_FIRST = (
-    Exit.BUG,
-    Exit.NOT_GENUINE,
-    Exit.NOT_ADMITTED,
-    Exit.PEER,
-    Exit.UNDECIDED,
-    Exit.UNUSABLE,
-    Exit.YES,
-)
 _BROKEN = (
     PeerUnreachable,
     HandshakeFailed,
@@ -388,7 +378,7 @@ class Agent:
         again: float | None = None,
     ) -> None:
         if refusal is not None:
-            self.worst = min(self.worst, refusal.exit_status, key=WORST_FIRST.index)
+            self.worst = Exit.worst((self.worst, refusal.exit_status))
         releaser = self._releaser
         mode = releaser.mode if done is None else done.mode
         at = releaser.clock()

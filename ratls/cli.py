@@ -63,5 +63,7 @@ def main() -> None:
         build()()
     except RatlsError as refusal:  # of what no command's body writes, as `--help`
         if not isinstance(refusal, OutputReaderGone):
-            sys.stderr.write(f"refused [{refusal.code}] {refusal}\n  to do: {refusal.fix}\n")
+            sys.stderr.write(
+                f"{refusal.exit_status.word} [{refusal.code}] {refusal}\n  to do: {refusal.fix}\n"
+            )
         sys.exit(int(refusal.exit_status))

@@ -12,7 +12,6 @@ import typer
 
 from policy.cli import AnchorDigest, AnchorParty
 from ratls.cli_verify_quote import (
-    WORST_FIRST,
     AcceptAdvisory,
     AcceptStatus,
     NewerSgx,
@@ -86,6 +85,7 @@ def forecast(
         from functools import partial
 
         from policy.anchor import bring
+        from verifier.errors import Exit
         from verifier.files import read_collateral
         from verifier.forecast import forecast as look_ahead
 
@@ -114,10 +114,10 @@ def forecast(
         answers = [(file, _one(file, instant, ask)) for file in files]
         answers.sort(key=_earliest_first)
         _show(shell, answers, roots, within)
-    found = [int(answer.status_within(limit)) for _, answer in answers]
-    worst = min(found + ([] if doubt is None else [int(doubt.exit_status)]), key=WORST_FIRST.index)
+    found = [answer.status_within(limit) for _, answer in answers]
+    worst = Exit.worst(found + ([] if doubt is None else [doubt.exit_status]))
     if worst:
-        raise typer.Exit(worst)
+        raise typer.Exit(int(worst))
 
 
 def parse_within(text: str) -> timedelta:
@@ -280,8 +280,8 @@ def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]
 
 
 def _left(answer: Forecast) -> str:
-    if answer.verdict != "accepted":
-        return answer.verdict
+    if answer.exit_status:
+        return answer.exit_status.word
     seconds = int((answer.stops - answer.at).total_seconds())
     if seconds >= 2 * 86400:
         return f"{seconds // 86400}d"

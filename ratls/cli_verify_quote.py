@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from verifier.verify import VerifiedQuote
 
 FEW = 20  # files, for which nobody needs a progress bar
-WORST_FIRST = (1, 4, 6, 5, 3, 0)
 
 # What both commands that judge quotes are told.
 AcceptStatus = Annotated[
@@ -113,7 +112,7 @@ def quote(
         judge = Judge(shelf, acceptance, newer_sgx, json_output)
         worst = _judge_all(list(expand(files)), judge, workers, shell)
     if worst:
-        raise typer.Exit(worst)
+        raise typer.Exit(int(worst))
 
 
 def _judge_all(files: Sequence[str], judge: Judge, workers: int | None, shell: Shell) -> int:
@@ -122,10 +121,11 @@ def _judge_all(files: Sequence[str], judge: Judge, workers: int | None, shell: S
     import time
 
     from verifier.batch import WorkerLost, judging
+    from verifier.errors import Exit
 
     if workers is None:
         workers = _cores() if len(files) > FEW else 1
-    began, counts = time.monotonic(), dict.fromkeys(WORST_FIRST, 0)
+    began, counts = time.monotonic(), dict.fromkeys(map(int, Exit), 0)
     try:
         # The bar has a thread, and workers are forked before there is any.
         with (
@@ -140,10 +140,10 @@ def _judge_all(files: Sequence[str], judge: Judge, workers: int | None, shell: S
                 advance(len(statuses))
     except WorkerLost as lost:
         shell.err.print(f"error: {lost}", markup=False, style="bold red")
-        return WORST_FIRST[0]
+        return Exit.BUG
     if len(files) > 1:
         shell.say(_summary(counts, time.monotonic() - began))
-    return next(status for status in WORST_FIRST if counts[status])
+    return Exit.worst(status for status, count in counts.items() if count)
 
 
 def _cores() -> int:

@@ -10,11 +10,21 @@ from pathlib import Path
 import pytest
 
 from tests.support import postgresql, refusal
+from tests.support.message_page import Recorder
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--messages", type=Path, help="Folder to note what refusals say, for a page.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Commands that tests start inherit this: in the background a shell has Ctrl-C ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    folder = config.getoption("--messages")
+    if folder is not None:
+        recorder = Recorder(folder, os.environ.get("PYTEST_XDIST_WORKER", "main"))
+        recorder.install(refusal.current)
+        config.add_cleanup(recorder.write)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,7 +9,7 @@ the leaves that several of its modules raise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -32,6 +32,40 @@ class Exit(IntEnum):
     INTERRUPTED = 130
     BROKEN_PIPE = 141  # whoever read the answer has enough: 128 and SIGPIPE, as of any program
 
+    @property
+    def word(self) -> str:
+        """What people read: accepted, refused, undecided, unusable or failed."""
+        return _WORDS.get(self, "failed")
+
+    @property
+    def verdict(self) -> str:
+        """The `verdict` of the JSON formats: accepted, refused or undecided."""
+        words = {Exit.YES: "accepted", Exit.UNDECIDED: "undecided"}
+        return words.get(self, "refused")
+
+    @classmethod
+    def worst(cls, statuses: Iterable[int]) -> Exit:
+        """The status of a command that had several: a bug first, yes last."""
+        return cls(min(statuses, key=_WORST_FIRST.index, default=cls.YES))
+
+
+_WORDS = {
+    Exit.YES: "accepted",
+    Exit.UNUSABLE: "unusable",
+    Exit.NOT_GENUINE: "refused",
+    Exit.UNDECIDED: "undecided",
+    Exit.NOT_ADMITTED: "refused",
+}
+_WORST_FIRST = (
+    Exit.BUG,
+    Exit.NOT_GENUINE,
+    Exit.NOT_ADMITTED,
+    Exit.PEER,
+    Exit.UNDECIDED,
+    Exit.UNUSABLE,
+    Exit.YES,
+)
+
 
 class RatlsError(Exception):
     """A refusal. `thing: expected …, found …` and, apart from it, `fix`.
@@ -46,11 +80,18 @@ class RatlsError(Exception):
     def __init__(self, thing: str, *, expected: str, found: str, fix: str | None = None) -> None:
         if not self.code:
             raise TypeError(f"{type(self).__name__} is a branch: raise one of its leaves")
-        super().__init__(f"{thing}: expected {expected}, found {found}")
+        super().__init__()
         self.thing, self.expected, self.found = thing, expected, found
         self.fix = self.default_fix if fix is None else fix
         self.check: str | None = None  #            the check that refused, where there was one
         self.appraisal: Appraisal | None = None  #  what passed, failed and was not reached
+
+    def __str__(self) -> str:
+        return self.sentence()
+
+    def sentence(self) -> str:
+        """The three parts in one sentence; a leaf may have its own words."""
+        return f"{self.thing}: expected {self.expected}, found {self.found}"
 
     def as_json(self) -> dict[str, str | None]:
         """The `error` member of the commands' JSON."""
@@ -64,7 +105,6 @@ class RatlsError(Exception):
     def place(self, name: str) -> None:
         """Say in which file, or which input, the thing is."""
         self.thing = f"{name}: {self.thing}"
-        self.args = (f"{self.thing}: expected {self.expected}, found {self.found}",)
 
 
 @contextmanager

@@ -113,7 +113,7 @@ class EarlyVerdict:
         return {
             "accepted": self.refusal is None,
             **_status(self.tcb),
-            "error": _error(self.refusal),
+            "error": self.refusal and self.refusal.as_json(),
         }
 
 
@@ -161,8 +161,7 @@ class Forecast:
     @property
     def verdict(self) -> str:
         """Of today; the words of `ratls verify quote`."""
-        words = {Exit.YES: "accepted", Exit.UNDECIDED: "undecided"}
-        return words.get(self.exit_status, "refused")
+        return self.exit_status.verdict
 
     def as_json(self, *, file: str, mode: Mode) -> dict[str, object]:
         """The line of `ratls verify forecast --json`; other programs rely on it."""
@@ -179,7 +178,7 @@ class Forecast:
             "platform": _platform(self.pck),
             **_status(self.tcb),
             "early": None if self.early is None else self.early.as_json(),
-            "error": _error(self.refusal),
+            "error": self.refusal and self.refusal.as_json(),
         }
 
 
@@ -401,15 +400,4 @@ def _platform(pck: PckChain | None) -> dict[str, object] | None:
         "piid": None if platform.piid is None else platform.piid.hex(),
         "pce_id": platform.pce_id.hex(),
         "pck_serial": pck.leaf.serial_hex,
-    }
-
-
-def _error(refusal: RatlsError | None) -> dict[str, str | None] | None:
-    if refusal is None:
-        return None
-    return {
-        "code": refusal.code,
-        "check": refusal.check,
-        "message": str(refusal),
-        "fix": refusal.fix,
     }

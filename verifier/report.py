@@ -47,8 +47,7 @@ class QuoteReport:
     @property
     def verdict(self) -> str:
         """accepted, refused, or undecided."""
-        words = {Exit.YES: "accepted", Exit.UNDECIDED: "undecided"}
-        return words.get(self.exit_status, "refused")
+        return self.exit_status.verdict
 
     @property
     def authentic(self) -> bool | None:
@@ -76,14 +75,14 @@ class QuoteReport:
     @property
     def people(self) -> str:
         """Several lines."""
-        lines = [f"{self.file}: {self.verdict}  mode={self.mode}"]
+        lines = [f"{self.file}: {self.exit_status.word}  mode={self.mode}"]
         for record in self.appraisal.records:
             lines.append(f"  {_WORDS[record.outcome]}  {record.check:<20}{record.detail}".rstrip())
         refusal = self.refusal
         if self.verified is not None:
             lines += [f"  {line}" for line in _believed(self.verified, accepted=refusal is None)]
         if refusal is not None:
-            lines.append(f"  {self.verdict} [{refusal.code}] {refusal}")
+            lines.append(f"  {self.exit_status.word} [{refusal.code}] {refusal}")
             if refusal.fix:
                 lines.append(f"  to do: {refusal.fix}")
         return "\n".join(map(printable, lines))

@@ -111,9 +111,8 @@ class Shell:
             return
         if refusal.appraisal is not None:
             self.show_appraisal(refusal.appraisal)
-        self.err.print(
-            f"[bold red]refused[/] {escape(f'[{refusal.code}]')} {escape(printable(str(refusal)))}"
-        )
+        word, said = refusal.exit_status.word, printable(str(refusal))
+        self.err.print(f"[bold red]{word}[/] {escape(f'[{refusal.code}]')} {escape(said)}")
         if refusal.fix:
             self.err.print(f"  [bold]to do:[/] {escape(refusal.fix)}")
 
