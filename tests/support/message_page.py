@@ -1,6 +1,6 @@
 """The page `docs/messages.md`: every refusal once, as a user reads it (`make messages`).
 
-The suite runs with `--messages FOLDER`; each process notes there what refusals said, and
+The suite runs with `--messages=FOLDER`; each process notes there what refusals said, and
 the page takes of each leaf the first by the name of the test. It is read by people: nothing
 tests a wording, `tests/test_messages.py` only that no leaf is missing.
 """
