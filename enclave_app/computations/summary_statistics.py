@@ -8,7 +8,7 @@ rows that have a value. There is no minimum and no maximum, and no statistic of 
 
 Null and NaN mean "no value" and are left out. Values are sorted first: a sum in order of arrival
 would carry that order in its last digits. The deviation is that of a sample (n - 1); quantiles
-are interpolated linearly, as pandas does by default.
+are interpolated linearly.
 
 The rules below hold in *each* input, not in the joint rows: a provider that also receives the
 result can subtract its own rows, and what remains are the others' numbers. Whatever a column
@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,24 +35,39 @@ from enclave_app.errors import NumbersOutOfRange, ReleaseDeniedError
 from enclave_app.limits import Need
 from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered
 
+Numbers = npt.NDArray[np.float64]
+
 # Count, mean and deviation are three equations: the frequencies of three values are solved.
 _TABLE_LIKE = 3
 
 
-def describe(values: pd.Series[float], quantiles: Sequence[float]) -> dict[str, Any]:
+class Rows(NamedTuple):
+    """Of each row its value, NaN where there is none, and the person it is about."""
+
+    values: Numbers
+    people: People
+
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Rows:
+        """The rows for which `chosen`, one truth for each, is true."""
+        return Rows(self.values[chosen], self.people[chosen])
+
+
+def describe(values: Numbers, quantiles: Sequence[float]) -> dict[str, Any]:
     """The statistics of these values, the same in whatever order they come.
 
     Args:
-        values: At least two, no NaN.
+        values: No NaN.
         quantiles: Probabilities; each becomes a member of `quantiles` by its shortest decimal form.
 
     Raises:
-        NumbersOutOfRange: Infinite, or too large or small to be squared.
+        NumbersOutOfRange: Infinite, too large or small to be squared, or fewer than two.
     """
-    ordered = values.sort_values(ignore_index=True)
+    if len(values) < 2:
+        _require_workable(np.nan)  # no deviation, and no warning about it
+    ordered = np.sort(values)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        mean, deviation = float(ordered.mean()), float(ordered.std())
-        cuts = [float(ordered.quantile(p)) for p in quantiles]
+        mean, deviation = float(ordered.mean()), float(ordered.std(ddof=1))
+        cuts = [float(np.quantile(ordered, p)) for p in quantiles]
     _require_workable(deviation, mean, *cuts)
     found: dict[str, Any] = {"mean": mean, "standard_deviation": deviation}
     if quantiles:
@@ -85,14 +100,16 @@ def run(
     return outputs
 
 
-def _values(inputs: Mapping[str, Input], name: str) -> pd.Series[float]:
+def _values(inputs: Mapping[str, Input], name: str) -> Numbers:
     """What all rows have in this column, where they have something."""
-    return pd.concat([_numbers(table.column(name)) for table, _ in inputs.values()]).dropna()
+    joint = np.concatenate([_numbers(table.column(name)) for table, _ in inputs.values()])
+    values: Numbers = joint[~np.isnan(joint)]
+    return values
 
 
-def _numbers(column: pa.ChunkedArray) -> pd.Series[float]:
-    # Integers above 2^53 lose their last bits.
-    numbers: pd.Series[float] = pc.cast(column, pa.float64(), safe=False).to_pandas()
+def _numbers(column: pa.ChunkedArray) -> Numbers:
+    # Integers above 2^53 lose their last bits. Null becomes NaN.
+    numbers: Numbers = pc.cast(column, pa.float64(), safe=False).to_numpy()
     return numbers
 
 
@@ -107,25 +124,22 @@ def groups(
     people = {d: numbered(table.column(subject)) for d, (table, subject) in inputs.items()}
     for name in parameters["columns"]:
         parts = {
-            f"dataset {dataset!r}: column {name!r}": pd.DataFrame(
-                {"person": people[dataset], "value": _numbers(table.column(name))}
+            f"dataset {dataset!r}: column {name!r}": Rows(
+                _numbers(table.column(name)), people[dataset]
             )
             for dataset, (table, _) in inputs.items()
         }
         for thing, rows in parts.items():
-            yield Group(thing, _people(rows.dropna()))
-            missing = rows[rows["value"].isna()]
+            nothing = np.isnan(rows.values)
+            yield Group(thing, rows.people[~nothing])
+            missing = rows.people[nothing]
             # R08: who knows the number of rows gets those without a value by subtraction. They
             # are a group too, unless there are none.
             if "counts" in rule.outputs and len(missing):
-                yield Group(f"{thing}: missing", _people(missing))
+                yield Group(f"{thing}: missing", missing)
         if "statistics" in rule.outputs:
-            present = {thing: rows.dropna() for thing, rows in parts.items()}
+            present = {t: rows.only(~np.isnan(rows.values)) for t, rows in parts.items()}
             yield from _of_statistics(present, _values(inputs, name), parameters)
-
-
-def _people(rows: pd.DataFrame) -> People:
-    return rows["person"].to_numpy()
 
 
 class QuantileExposes(ReleaseDeniedError):
@@ -136,10 +150,10 @@ class QuantileExposes(ReleaseDeniedError):
 
 
 def _of_statistics(
-    present: Mapping[str, pd.DataFrame], values: pd.Series[float], parameters: Mapping[str, Any]
+    present: Mapping[str, Rows], values: Numbers, parameters: Mapping[str, Any]
 ) -> Iterator[Group | Share]:
     for thing, rows in present.items():
-        yield from of_values(thing, rows["value"].to_numpy(), _people(rows), few=_TABLE_LIKE)
+        yield from of_values(thing, rows.values, rows.people, few=_TABLE_LIKE)
     cuts = describe(values, parameters.get("quantiles", ())).get("quantiles", {}).values()
     for thing, rows in present.items():
         yield from _shares(thing, rows)
@@ -147,21 +161,21 @@ def _of_statistics(
         # a provider could bring as many low values of its own as it takes for the agreed median
         # to be the largest value of somebody else.
         for low, high in itertools.pairwise([-np.inf, *cuts, np.inf] if cuts else []):
-            cell = rows[rows["value"].between(low, high)]
-            yield Group(thing, _people(cell), QuantileExposes)
+            within = (low <= rows.values) & (rows.values <= high)
+            yield Group(thing, rows.people[within], QuantileExposes)
 
 
-def _shares(thing: str, rows: pd.DataFrame) -> Iterator[Share]:
+def _shares(thing: str, rows: Rows) -> Iterator[Share]:
     """Nobody holds more than half of an input's rows, or of its squared deviations.
 
     The mean of such an input is about that person: one large value among small ones, or one
     patient with a thousand visits among a hundred with one.
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        squares = ((rows["value"] - rows["value"].mean()) ** 2).to_numpy()
+        squares = (rows.values - rows.values.mean()) ** 2
         _require_workable(float(squares.sum()))
-    yield of_weights(thing, squares, _people(rows), most=0.5)
-    yield of_weights(thing, np.ones(len(rows)), _people(rows), most=0.5)
+    yield of_weights(thing, squares, rows.people, most=0.5)
+    yield of_weights(thing, np.ones(len(squares)), rows.people, most=0.5)
 
 
 def need(parameters: Mapping[str, Any]) -> Need:
