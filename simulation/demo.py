@@ -13,6 +13,7 @@ import shutil
 import signal
 import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -24,11 +25,13 @@ from rich.table import Table
 
 from simulation.measure import MEASURED_PACKAGES
 from simulation.relay import RecordingRelay
-from simulation.stage import DemoFailed, Server, Stage
+from simulation.stage import DemoFailed, Server, Stage, Typed
 from verifier.errors import Exit
 
 PARTIES = {"alice": "alice-clinic", "bob": "bob-hospital", "carol": "carol-lab"}
-STUDY = "breast-cancer-joint-training"
+STUDY = "joint-training"
+AGREEMENT = "policy.agreement.json"
+PATIENTS, MARKERS = 600, 30
 STEPS = 11
 
 
@@ -88,74 +91,77 @@ def _tell_story(stage: Stage) -> None:
             title="ratls demo",
         )
     )
+    # What does not need one another runs at the same time: most of a command is its start.
+    intel = stage.type("operator", "simulation", "new", "intel", "--json")
+    keys = _type_keys(stage)
+    measured = stage.type("everyone", "simulation", "measure", "--json")
     _prepare_data(stage)
-    root, ppid = _make_intel(stage)
-    _make_parties(stage)
-    _agree(stage, root, ppid)
-    _ask(stage)
-    with ExitStack() as servers:
+    root, ppid = _make_intel(stage, intel)
+    stage.title("Three parties make their keys")
+    for typed in keys:
+        stage.show(typed)
+    yes = _sign(stage, root, ppid, measured)
+    with ExitStack() as opened:
+        servers = _start_servers(stage, opened)
+        _accept(stage, yes)
+        _ask(stage)
         stage.title("An operator starts the enclave")
-        serving = servers.enter_context(stage.serve("operator", *_serve_arguments()))
-        enclave = stage.ready(serving)
-        refused = _refuse_an_altered_enclave(stage)
-        _release(stage, servers, enclave, refused)
+        enclave = stage.ready(servers.enclave)
+        _release(stage, opened, servers, enclave)
         _collect(stage, enclave)
     _compare(stage)
 
 
 def _prepare_data(stage: Stage) -> None:
-    """Split the Wisconsin set in two Parquet files; the unsplit one serves the comparison."""
+    """Made-up patients in two Parquet files; the unsplit one serves the comparison."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from sklearn.datasets import load_breast_cancer
 
-    stage.title("The data: Wisconsin breast cancer, in two parts")
-    source = load_breast_cancer()
+    stage.title("The data: made-up patients, in two parts")
+    rng = np.random.default_rng(7)
+    markers = rng.normal(50, 10, (PATIENTS, MARKERS)).round(3)
+    # Ten of them say something about the illness, each less than the one before.
+    signs = (markers[:, :10] - 50) / 10 @ np.linspace(1.5, 0.5, 10)
     columns: dict[str, Any] = {
-        "patient": [f"patient-{i:04d}" for i in range(len(source.target))],
-        **{_column(n): source.data[:, i] for i, n in enumerate(source.feature_names)},
-        "malignant": np.asarray(source.target == 0, dtype=np.int64),
+        "patient": [f"patient-{i:04d}" for i in range(PATIENTS)],
+        **{f"marker_{i + 1}": markers[:, i] for i in range(MARKERS)},
+        "ill": (signs + rng.normal(0, 1, PATIENTS) > 0).astype(np.int64),
     }
     table = pa.table(columns)
     pq.write_table(table, stage.folder / "unsplit.parquet")
     # Every other patient: each part must hold a hundred ill ones and a hundred others.
     for who, first in (("alice", 0), ("bob", 1)):
         part = table.take(list(range(first, table.num_rows, 2)))
-        (stage.folder / who).mkdir()
         pq.write_table(part, stage.folder / who / "rows.parquet")
         stage.tell(f"  {who}/rows.parquet: {part.num_rows} patients, {part.num_columns} columns")
 
 
-def _column(feature: str) -> str:
-    return feature.replace(" ", "_")
-
-
-def _make_intel(stage: Stage) -> tuple[str, str]:
+def _make_intel(stage: Stage, typed: Typed) -> tuple[str, str]:
     stage.title("A whole Intel in software")
-    answer = stage.run("operator", "simulation", "new", "intel", "--json", quiet=True).stdout
-    facts = json.loads(answer.splitlines()[-1])
+    facts = json.loads(stage.show(typed, quiet=True).splitlines()[-1])
     stage.tell(f"  root of trust: {facts['root']}")
     stage.tell(f"  platform     : ppid {facts['ppid']}, fmspc {facts['fmspc']}")
     return facts["root"], facts["ppid"]
 
 
-def _make_parties(stage: Stage) -> None:
-    stage.title("Three parties make their keys")
+def _type_keys(stage: Stage) -> list[Typed]:
     roles = {
         "alice": ["--role", "provider"],
         "bob": ["--role", "provider"],
         "carol": ["--role", "recipient", "--role", "submitter"],
     }
+    typed = []
     for who, party_id in PARTIES.items():
-        (stage.folder / who).mkdir(exist_ok=True)
+        (stage.folder / who).mkdir()
         passphrase = stage.folder / who / "passphrase"
         passphrase.touch(mode=0o600)
         passphrase.write_text(os.urandom(16).hex() + "\n", "utf-8")
-        stage.run(
+        typed.append(stage.type(
             who, "party", "new", party_id, "--dir", f"{who}/keys", *roles[who],
             "--passphrase-file", f"{who}/passphrase",
-        )  # fmt: skip
+        ))  # fmt: skip
+    return typed
 
 
 def _as(who: str) -> tuple[str, ...]:
@@ -166,43 +172,49 @@ def _state(who: str) -> tuple[str, ...]:
     return ("--state", f"{who}/state", "--allow-simulation")
 
 
-def _agree(stage: Stage, root: str, ppid: str) -> None:
+def _sign(stage: Stage, root: str, ppid: str, measured: Typed) -> tuple[str, str]:
+    """The option that says which policy they read."""
     stage.title("They agree: one policy, signed by each")
-    measured = stage.run("everyone", "simulation", "measure", "--json", quiet=True).stdout
-    mr_enclave = json.loads(measured.splitlines()[-1])["mr_enclave"]
+    mr_enclave = json.loads(stage.show(measured, quiet=True).splitlines()[-1])["mr_enclave"]
     stage.tell(f"  the code that all parties agreed on: MRENCLAVE {mr_enclave}")
     text = _policy_text(stage.folder, root, ppid, mr_enclave)
     (stage.folder / "policy.toml").write_text(text, "utf-8")
     stage.tell("  policy.toml is written; everybody reads it, and signs exactly those bytes")
-    linted = stage.run("alice", "policy", "lint", "policy.toml").stdout
+    linted = stage.run("alice", "policy", "lint", "policy.toml")
     yes = ("--yes", linted.splitlines()[0].split()[-1])  # the digest of what they read
     for who in ("alice", "carol"):
         stage.run(who, "policy", "sign", "policy.toml", *_as(who), *yes, quiet=True)
     stage.tell("\n  Bob has not signed yet. Can Alice already take it into force?")
-    agreement = "policy.agreement.json"
-    stage.run(
-        "alice", "policy", "accept", agreement, "--party", "alice/keys",
-        "--state", "alice/state", *yes, expect=Exit.NOT_ADMITTED,
-    )  # fmt: skip
+    serving = stage.type("operator", *_serve_arguments())
+    stage.show(_type_accept(stage, "alice", yes), expect=Exit.NOT_ADMITTED)
     stage.tell("  And would an enclave start with it?")
-    stage.run("operator", *_serve_arguments(), expect=Exit.NOT_ADMITTED)
+    stage.show(serving, expect=Exit.NOT_ADMITTED)
     stage.tell("")
     stage.run("bob", "policy", "sign", "policy.toml", *_as("bob"), *yes, quiet=True)
-    stage.run("anyone", "policy", "status", agreement)
-    for who in PARTIES:
-        stage.run(
-            who, "policy", "accept", agreement, "--party", f"{who}/keys",
-            "--state", f"{who}/state", *yes, quiet=who != "bob",
-        )  # fmt: skip
+    return yes
+
+
+def _type_accept(stage: Stage, who: str, yes: tuple[str, str]) -> Typed:
+    return stage.type(
+        who, "policy", "accept", AGREEMENT, "--party", f"{who}/keys",
+        "--state", f"{who}/state", *yes,
+    )  # fmt: skip
+
+
+def _accept(stage: Stage, yes: tuple[str, str]) -> None:
+    accepting = {who: _type_accept(stage, who, yes) for who in PARTIES}
+    stage.run("anyone", "policy", "status", AGREEMENT)
+    for who, typed in accepting.items():
+        stage.show(typed, quiet=who != "bob")
 
 
 def _policy_text(folder: Path, root: str, ppid: str, mr_enclave: str) -> str:
     import pyarrow.parquet as pq
 
     names = pq.read_schema(folder / "unsplit.parquet").names
-    features = [n for n in names if n not in {"patient", "malignant"}]
+    features = [n for n in names if n not in {"patient", "ill"}]
     columns = ", ".join(
-        ['patient = "string"', *(f'{n} = "float64"' for n in features), 'malignant = "int64"']
+        ['patient = "string"', *(f'{n} = "float64"' for n in features), 'ill = "int64"']
     )
     now = datetime.now(UTC).replace(microsecond=0)
     parties = "\n".join(
@@ -249,7 +261,7 @@ machines = ["ppid:{ppid}"]
 id = "train"
 run = "logistic_regression"
 inputs = ["train_party_1", "train_party_2"]
-parameters = {{ features = {json.dumps(features)}, label = "malignant", max_iter = 2000 }}
+parameters = {{ features = {json.dumps(features)}, label = "ill", max_iter = 2000 }}
 submitters = ["carol-lab"]
 recipients = ["carol-lab"]
 uses = 10
@@ -259,7 +271,7 @@ release = {{ outputs = ["model_weights"], min_subjects_per_input = 100, signific
 
 def _serve_arguments() -> tuple[str, ...]:
     return (
-        "enclave", "serve", "--agreement", "policy.agreement.json", "--listen", "127.0.0.1:0",
+        "enclave", "serve", "--agreement", AGREEMENT, "--listen", "127.0.0.1:0",
         "--attester", "simulation:intel/platform", "--allow-simulation",
     )  # fmt: skip
 
@@ -288,56 +300,71 @@ def _altered_code(folder: Path) -> Path:
     return altered
 
 
-def _refuse_an_altered_enclave(stage: Stage) -> RecordingRelay:
-    """What the relay recorded while Alice refused."""
+@dataclass(frozen=True, slots=True)
+class _Servers:
+    """What operators started as soon as everybody had signed."""
+
+    enclave: Server
+    altered: Server
+    mailbox: Server
+
+
+def _start_servers(stage: Stage, opened: ExitStack) -> _Servers:
+    def start(*arguments: str, code: Path | None = None) -> Server:
+        return opened.enter_context(stage.serve("operator", *arguments, code=code))
+
+    return _Servers(
+        start(*_serve_arguments()),
+        start(*_serve_arguments(), code=_altered_code(stage.folder)),
+        start(*_mailbox_arguments("127.0.0.1:0")),
+    )
+
+
+def _release(stage: Stage, opened: ExitStack, servers: _Servers, enclave: tuple[str, int]) -> None:
+    """A refusal, and two agents, woken by a mailbox that dies in the middle."""
     stage.title("Refusal: an enclave with one line more")
     stage.tell("  Same platform, same policy, other MRENCLAVE. A relay records what leaves Alice.")
-    altered = _altered_code(stage.folder)
-    with (
-        stage.serve("operator", *_serve_arguments(), code=altered) as spy,
-        RecordingRelay(stage.ready(spy)) as relay,
-    ):
-        stage.run(
-            "alice", "provider", "push", "--task", "task.json", "--dataset", "train_party_1",
-            "--source", "alice/rows.parquet", "--enclave", relay.address,
-            "--collateral", "intel/collateral.json", *_as("alice"), *_state("alice"),
-            expect=Exit.NOT_ADMITTED,
-        )  # fmt: skip
-        if len(relay.connections) != 1:
-            raise DemoFailed("the refused enclave saw more than the probe")
-        return relay
-
-
-def _release(
-    stage: Stage, servers: ExitStack, enclave: tuple[str, int], refused: RecordingRelay
-) -> None:
-    """Two agents, woken by a mailbox that dies in the middle."""
-    stage.title("Bob's agent releases, and the mailbox dies")
-    mailbox = servers.enter_context(stage.serve("operator", *_mailbox_arguments("127.0.0.1:0")))
-    address = "{}:{}".format(*stage.ready(mailbox))
-    stage.run(
-        "carol", "task", "submit", "--task", "task.json", *_mailbox(address), *_as("carol"),
+    altered = opened.enter_context(RecordingRelay(stage.ready(servers.altered)))
+    push = stage.type(
+        "alice", "provider", "push", "--task", "task.json", "--dataset", "train_party_1",
+        "--source", "alice/rows.parquet", "--enclave", altered.address,
+        "--collateral", "intel/collateral.json", *_as("alice"), *_state("alice"),
+    )  # fmt: skip
+    mailbox = servers.mailbox.ready().split()[1]
+    submit = stage.type(
+        "carol", "task", "submit", "--task", "task.json", *_mailbox(mailbox), *_as("carol"),
         *_state("carol"),
     )  # fmt: skip
-    to_bob = servers.enter_context(RecordingRelay(enclave))
-    _start_agent(stage, servers, "bob", address, to_bob)
-    stage.tell(f"  the mailbox is killed: kill -9 {mailbox.pid}")
-    mailbox.kill()
-    again = servers.enter_context(stage.serve("operator", *_mailbox_arguments(address)))
+    to_bob = opened.enter_context(RecordingRelay(enclave))
+    bob = _start_agent(stage, opened, "bob", mailbox, to_bob)
+    stage.show(push, expect=Exit.NOT_ADMITTED)
+    if len(altered.connections) != 1:
+        raise DemoFailed("the refused enclave saw more than the probe")
+    servers.altered.end()
+    stage.title("Bob's agent releases, and the mailbox dies")
+    stage.ready(servers.mailbox)
+    stage.show(submit)
+    stage.enter(bob)
+    stage.tell(f"  {escape(bob.wait_for('released'))}")
+    stage.tell(f"  the mailbox is killed: kill -9 {servers.mailbox.pid}")
+    servers.mailbox.kill()
+    again = opened.enter_context(stage.serve("operator", *_mailbox_arguments(mailbox)))
     stage.ready(again)
     stage.tell("  The task is still there:")
-    stage.run("carol", "task", "list", *_mailbox(address), *_as("carol"))
+    listed = stage.type("carol", "task", "list", *_mailbox(mailbox), *_as("carol"))
+    to_alice = opened.enter_context(RecordingRelay(enclave))
+    alice = _start_agent(stage, opened, "alice", mailbox, to_alice)
+    stage.show(listed)
     stage.title("Alice's agent was away, and gets its task too")
-    to_alice = servers.enter_context(RecordingRelay(enclave))
-    _start_agent(stage, servers, "alice", address, to_alice)
-    _show_connections(
-        stage, {"alice, refused": refused, "bob, accepted": to_bob, "alice, accepted": to_alice}
-    )
+    stage.enter(alice)
+    stage.tell(f"  {escape(alice.wait_for('released'))}")
+    relays = {"alice, refused": altered, "bob, accepted": to_bob, "alice, accepted": to_alice}
+    _show_connections(stage, relays)
 
 
 def _mailbox_arguments(listen: str) -> tuple[str, ...]:
     return (
-        "scheduler", "serve", "--agreement", "policy.agreement.json", "--listen", listen,
+        "scheduler", "serve", "--agreement", AGREEMENT, "--listen", listen,
         "--state", "mailbox",
     )  # fmt: skip
 
@@ -347,9 +374,8 @@ def _mailbox(address: str) -> tuple[str, ...]:
 
 
 def _start_agent(
-    stage: Stage, servers: ExitStack, who: str, mailbox: str, relay: RecordingRelay
+    stage: Stage, opened: ExitStack, who: str, mailbox: str, relay: RecordingRelay
 ) -> Server:
-    """An agent, once it has released."""
     number = {"alice": 1, "bob": 2}[who]
     config = f"""study = "{STUDY}"
 party = "keys"
@@ -370,11 +396,9 @@ id = "train_party_{number}"
 source = {{ kind = "parquet", path = "rows.parquet" }}
 """
     (stage.folder / who / "agent.toml").write_text(config, "utf-8")
-    agent = servers.enter_context(
+    return opened.enter_context(
         stage.serve(who, "provider", "agent", "--config", f"{who}/agent.toml", "--allow-simulation")
     )
-    stage.tell(f"  {escape(agent.wait_for('released'))}")
-    return agent
 
 
 def _show_connections(stage: Stage, relays: dict[str, RecordingRelay]) -> None:
@@ -396,16 +420,18 @@ def _collect(stage: Stage, enclave: tuple[str, int]) -> None:
         "--collateral", "intel/collateral.json", *_as("carol"), *_state("carol"), "--wait", "90",
         "-o", "carol/model.json",
     )  # fmt: skip
-    stage.tell("\n  Months later, offline: is this the model, and does its receipt still hold?")
-    stage.run(
-        "carol", "verify", "receipt", "carol/model.json", "--agreement", "policy.agreement.json",
+    receipt = stage.type(
+        "carol", "verify", "receipt", "carol/model.json", "--agreement", AGREEMENT,
         "--party", "carol/keys", "--allow-simulation",
     )  # fmt: skip
-    stage.tell("\n  And Alice: are these the rows that the enclave acknowledged?")
-    stage.run(
+    journal = stage.type(
         "alice", "provider", "journal", "verify", "--state", "alice/state",
         "--source", "alice/rows.parquet",
     )  # fmt: skip
+    stage.tell("\n  Months later, offline: is this the model, and does its receipt still hold?")
+    stage.show(receipt)
+    stage.tell("\n  And Alice: are these the rows that the enclave acknowledged?")
+    stage.show(journal)
 
 
 def _compare(stage: Stage) -> None:
@@ -418,16 +444,16 @@ def _compare(stage: Stage) -> None:
 
     stage.title("Is it the model that pooled rows would give?")
     whole = pq.read_table(stage.folder / "unsplit.parquet")
-    features = [n for n in whole.column_names if n not in {"patient", "malignant"}]
+    features = [n for n in whole.column_names if n not in {"patient", "ill"}]
     pooled = [Input(whole, "patient")]
-    central = fit(pooled, features=features, label="malignant", max_iter=2000, k=100)
+    central = fit(pooled, features=features, label="ill", max_iter=2000, k=100)
     document = json.loads((stage.folder / "carol" / "model.json").read_text("utf-8"))
     joint = document["model_weights"]
     ours, theirs = (np.array([*m["coefficients"], m["intercept"]]) for m in (joint, central))
     distance = float(np.max(np.abs(ours / theirs - 1)))
     matrix = np.column_stack([whole.column(n).to_numpy() for n in joint["features"]])
     scores = matrix @ np.array(joint["coefficients"]) + joint["intercept"]
-    accuracy = float(np.mean((scores > 0) == whole.column("malignant").to_numpy()))
+    accuracy = float(np.mean((scores > 0) == whole.column("ill").to_numpy()))
     stage.tell(
         f"  largest difference of any coefficient: {distance:.0e} of it, as it has six digits"
     )

@@ -2,7 +2,8 @@
 
 Each step is the command that a person would type, shown as typed and run as a process of its
 own. What a command must answer is said with it; another answer ends the demonstration, with
-the command's last lines.
+the command's last lines. Commands that do not need each other may run at the same time; each is
+shown with what it printed, one after the other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -32,12 +34,22 @@ class DemoFailed(Exception):
     """A step did not end as it must; the message holds the child's last lines."""
 
 
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A command that was typed, as yet unseen: it runs, or has ended already."""
+
+    who: str
+    arguments: tuple[str, ...]
+    child: subprocess.Popen[str]
+
+
 class Server:
     """A command that keeps running. Its lines are kept; `wait_for` reads them as they come."""
 
-    def __init__(self, who: str, child: subprocess.Popen[str]) -> None:
-        self.who, self._child = who, child
+    def __init__(self, who: str, line: str, child: subprocess.Popen[str]) -> None:
+        self.who, self.line, self._child = who, line, child
         self._lines: list[str] = []
+        self._ready: str | None = None
         self._come: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         for stream in (child.stdout, child.stderr):
             assert stream is not None
@@ -64,13 +76,22 @@ class Server:
             pass  # the same refusal as for a process that ended
         raise DemoFailed(f"no word `{word}` from {self.who}:\n{self.last_lines()}")
 
+    def ready(self) -> str:
+        """The line in which it says `ready` and its address.
+
+        Raises: as `wait_for`.
+        """
+        if self._ready is None:
+            self._ready = self.wait_for("ready")
+        return self._ready
+
     def last_lines(self) -> str:
         """What it said last, for whoever looks for the reason of a failure."""
         return last_lines("".join(self._lines))
 
     def end(self) -> None:
         """An orderly end, by its own process id."""
-        end(self._child)
+        end([self._child])
 
     def kill(self) -> None:
         """kill -9: it can neither finish nor tidy anything."""
@@ -106,16 +127,22 @@ class Stage:
         """A sentence of the story."""
         self.console.print(text, soft_wrap=True)
 
-    def run(
-        self, who: str, *arguments: str, expect: Exit = Exit.YES, quiet: bool = False
-    ) -> subprocess.CompletedProcess[str]:
-        """Type one `ratls` command as `who`, show what it prints, insist on its exit status.
+    def run(self, who: str, *arguments: str, expect: Exit = Exit.YES, quiet: bool = False) -> str:
+        """Type one `ratls` command as `who`, and `show` it: what it printed."""
+        return self.show(self.type(who, *arguments), expect=expect, quiet=quiet)
+
+    def type(self, who: str, *arguments: str) -> Typed:
+        """Start one `ratls` command as `who`; it runs while others do, until `show`."""
+        return Typed(who, arguments, self._start(arguments, stderr=subprocess.STDOUT))
+
+    def show(self, typed: Typed, *, expect: Exit = Exit.YES, quiet: bool = False) -> str:
+        """Show a command and, when it has ended, what it printed; insist on its exit status.
 
         Raises:
             DemoFailed: Another exit status, or no end in time.
         """
-        self._show_command(who, arguments)
-        child = self._start(arguments, stderr=subprocess.STDOUT)
+        arguments, child = typed.arguments, typed.child
+        self._show_line(typed.who, _line(arguments))
         try:
             output, _ = child.communicate(timeout=COMMAND_SECONDS)
         except subprocess.TimeoutExpired as late:
@@ -131,17 +158,19 @@ class Stage:
             self._show_output(output)
         if expect is not Exit.YES:
             self.console.print(f"  [green]refused, as it must be[/] (exit status {int(expect)})")
-        return subprocess.CompletedProcess(child.args, child.returncode, output)
+        return output
 
     @contextmanager
     def serve(self, who: str, *arguments: str, code: Path | None = None) -> Iterator[Server]:
-        """Run a command in the background until the block ends.
+        """Run a command in the background until the block ends. `ready` or `enter` show it.
 
         Args:
             code: A folder whose packages shadow the installed ones.
         """
-        self._show_command(who, arguments, running_in=code)
-        server = Server(who, self._start(arguments, code=code, stderr=subprocess.PIPE))
+        line = _line(arguments)
+        if code is not None:
+            line = f"PYTHONPATH={shlex.quote(code.name)} {line}"
+        server = Server(who, line, self._start(arguments, code=code, stderr=subprocess.PIPE))
         try:
             yield server
         except DemoFailed as failure:
@@ -151,17 +180,21 @@ class Stage:
         finally:
             server.end()
 
+    def enter(self, server: Server) -> None:
+        """Show the command of a server."""
+        self._show_line(server.who, server.line)
+
     def ready(self, server: Server) -> tuple[str, int]:
-        """The address of a server, once it says `ready`."""
-        line = server.wait_for("ready")
+        """Show the command of a server; its address, once it says `ready`."""
+        self.enter(server)
+        line = server.ready()
         self.console.print(f"  {escape(line)}   (process {server.pid})", soft_wrap=True)
         host, _, port = line.split()[1].rpartition(":")
         return host, int(port)
 
     def close(self) -> None:
         """End every child that is still there, by its own process id."""
-        for child in self._children:
-            end(child)
+        end(self._children)
 
     def _start(
         self, arguments: tuple[str, ...], *, stderr: int, code: Path | None = None
@@ -187,12 +220,7 @@ class Stage:
         self._children.append(child)
         return child
 
-    def _show_command(
-        self, who: str, arguments: tuple[str, ...], *, running_in: Path | None = None
-    ) -> None:
-        line = shlex.join(("ratls", *arguments))
-        if running_in is not None:
-            line = f"PYTHONPATH={shlex.quote(running_in.name)} {line}"
+    def _show_line(self, who: str, line: str) -> None:
         self.commands.append(f"# {who}\n{line}")
         self.console.print(f"[bold cyan]{escape(who)}[/] [bold]$[/] {escape(line)}", soft_wrap=True)
 
@@ -213,18 +241,23 @@ class Stage:
             self.console.print(text, soft_wrap=True)
 
 
+def _line(arguments: tuple[str, ...]) -> str:
+    return shlex.join(("ratls", *arguments))
+
+
 def last_lines(output: str, count: int = 12) -> str:
     """The end of what a process printed, set off from what is said about it."""
     return "\n".join("  | " + line for line in output.rstrip().splitlines()[-count:])
 
 
-def end(child: subprocess.Popen[str]) -> None:
-    """SIGTERM, and SIGKILL for who does not listen. Ended already: nothing."""
-    if child.poll() is not None:
-        return
-    child.send_signal(signal.SIGTERM)
-    try:
-        child.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+def end(children: list[subprocess.Popen[str]]) -> None:
+    """SIGTERM to all of them, and SIGKILL for who does not listen. Ended already: nothing."""
+    running = [child for child in children if child.poll() is None]
+    for child in running:
+        child.send_signal(signal.SIGTERM)
+    for child in running:
+        try:
+            child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
