@@ -24,8 +24,11 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def build() -> typer.Typer:
-    """The whole command tree of what is installed.
+def build(wanted: str | None = None) -> typer.Typer:
+    """The command tree of what is installed.
+
+    Args:
+        wanted: What comes after `ratls`. Where it names a command, no other one is loaded.
 
     Raises: ForeignEntryPoint.
     """
@@ -47,7 +50,8 @@ def build() -> typer.Typer:
     ) -> None:
         """Options of `ratls` itself."""
 
-    for entry in sorted(own_entry_points("ratls.commands"), key=lambda e: e.name):
+    entries = sorted(own_entry_points("ratls.commands"), key=lambda e: e.name)
+    for entry in [entry for entry in entries if entry.name == wanted] or entries:
         command = entry.load()
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=entry.name)
@@ -60,7 +64,7 @@ def main() -> None:
     """Console script `ratls`."""
     settle_streams()
     try:
-        build()()
+        build(next(iter(sys.argv[1:]), None))()
     except RatlsError as refusal:  # of what no command's body writes, as `--help`
         if not isinstance(refusal, OutputReaderGone):
             sys.stderr.write(

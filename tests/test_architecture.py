@@ -106,6 +106,19 @@ def test_help_loads_nothing_heavy() -> None:
     assert seen.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("wanted", "others"), [("verify", False), ("--help", True), ("verifi", True), (None, True)]
+)
+def test_a_command_loads_no_other_one(wanted: str | None, others: bool) -> None:
+    """Most of what a command takes is its start. Help and misspellings need all of them."""
+    code = (
+        f"import sys; from ratls.cli import build; build({wanted!r});"
+        "print([m in sys.modules for m in ('ratls.cli_verify', 'provider.cli', 'scheduler.cli')])"
+    )
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert seen.stdout.strip() == str([True, others, others])
+
+
 def test_locks_name_no_host_and_no_machine() -> None:
     """A lock that names an index would send every installer there; hashes are enough."""
     for lock in (ROOT / "requirements").glob("*.txt"):
