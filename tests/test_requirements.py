@@ -9,6 +9,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.support.refusal import count_refusal
 
 ROOT = Path(__file__).parent.parent
@@ -30,13 +32,29 @@ def unlocked(makefile: str) -> list[str]:
 def test_every_install_compares_hashes() -> None:
     count_refusal()
     assert unlocked(MAKEFILE) == []
-    assert len(re.findall(r"--require-hashes -r requirements/", MAKEFILE)) >= 3
+    assert len(re.findall(r"--require-hashes -r requirements/", MAKEFILE)) >= 4
     for planted in (
         "\t$(PIP) -r requirements/run.txt",
         "\t$(PIP) pytest",
         "\t$(BIN)/pip install --no-deps x",
     ):
         assert unlocked(f"{MAKEFILE}\n{planted}\n") == [planted.strip()]
+
+
+@pytest.mark.parametrize("failing", ["arrays.txt", "run.txt", "./simulation", None])
+def test_an_install_that_fails_beside_another_stops_make(
+    tmp_path: Path, failing: str | None
+) -> None:
+    """U01: two run at once, and a refused hash in either must not go by unseen."""
+    pip, done = tmp_path / "pip", tmp_path / "venv" / ".runs"
+    pip.write_text(f"""#!/bin/sh\ncase "$*" in *"{failing}"*) exit 1;; esac\n""")
+    pip.chmod(0o700)
+    done.parent.mkdir()
+    tools = (f"VENV={done.parent}", f"PIP={pip}", "PYTHON=true", "COMPILE=true")
+    make = subprocess.run(["make", "-C", ROOT, *tools, done], capture_output=True, check=False)
+    assert (make.returncode == 0) == done.exists() == (failing is None)
+    if failing is not None:
+        count_refusal()
 
 
 def wheel(folder: Path, content: str) -> Path:
