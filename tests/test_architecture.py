@@ -173,7 +173,7 @@ def test_production_lists_its_packages_and_simulation_is_not_among_them() -> Non
     assert "ratls.simulation" not in project["project"]["entry-points"]
 
 
-# Besides the standard library. The design names where each of these may stand.
+# Besides the standard library, and where each may be imported.
 LIBRARIES = {
     "certificate": {"cryptography"},
     "ecdsa": {"cryptography"},

@@ -1,8 +1,8 @@
 """Where the two verifiers differ on purpose, each by name, with the line that says who is right.
 
 A divergence explains a pair of answers only where its predicate finds its cause in the question
-itself. What no predicate recognises is a finding. `row` names the section of the reference, and
-its row where the section is the table 6.1.
+itself. What no predicate recognises is a finding. `row` names a section of `docs/dcap.md`, and a
+row of its table where the section is 6.1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Predicate = Callable[[Question, Answer, Answer], bool]
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """One known difference: its name, its row in the reference, and how to recognise it."""
+    """One known difference: its name, its row in dcap.md, and how to recognise it."""
 
     name: str
     row: str
@@ -167,23 +167,27 @@ def _relaunch_onto_a_revoked_level(question: Question, ours: Answer, theirs: Ans
 
 
 ACCEPTED_HERE: tuple[Divergence, ...] = (
-    Divergence("qe-auth-data-of-any-length", "6.1, qe_auth length", _qe_auth_size),
-    Divergence("issued-within-the-skew", "6.1, issueDate in future", _issued_within_the_skew),
-    Divergence("svns-of-the-components", "6.1, TCB comps source", _other_octets),
-    Divergence("qe-levels-by-height", "6.1, level order", _qe_levels_as_written),
-    Divergence("module-levels-by-height", "6.1, level order", _module_levels_as_written),
-    Divergence("extended-key-usage-is-no-role", "6.1, cert roles", _extended_key_usage),
-    Divergence("pce-svn-of-sixteen-bits", "2.1, PCESVN 0..65535", _wide_pce_svn),
-    Divergence("module-svn-of-sixteen-bits", "3.4, isvsvn 0..65535", _wide_module_svn),
+    Divergence("qe-auth-data-of-any-length", "dcap.md 6.1, qe_auth length", _qe_auth_size),
     Divergence(
-        "outdated-launch-stays-outdated", "6.1, TD relaunch", _relaunch_onto_a_revoked_level
+        "issued-within-the-skew", "dcap.md 6.1, issueDate in future", _issued_within_the_skew
+    ),
+    Divergence("svns-of-the-components", "dcap.md 6.1, TCB comps source", _other_octets),
+    Divergence("qe-levels-by-height", "dcap.md 6.1, level order", _qe_levels_as_written),
+    Divergence("module-levels-by-height", "dcap.md 6.1, level order", _module_levels_as_written),
+    Divergence("extended-key-usage-is-no-role", "dcap.md 6.1, cert roles", _extended_key_usage),
+    Divergence("pce-svn-of-sixteen-bits", "dcap.md 2.1, PCESVN 0..65535", _wide_pce_svn),
+    Divergence("module-svn-of-sixteen-bits", "dcap.md 3.4, isvsvn 0..65535", _wide_module_svn),
+    Divergence(
+        "outdated-launch-stays-outdated", "dcap.md 6.1, TD relaunch", _relaunch_onto_a_revoked_level
     ),
 )
 OTHER_VERDICT: tuple[Divergence, ...] = (
-    Divergence("svns-of-the-components", "6.1, TCB comps source", _other_octets),
-    Divergence("qe-levels-by-height", "6.1, level order", _qe_levels_as_written),
-    Divergence("module-levels-by-height", "6.1, level order", _module_levels_as_written),
-    Divergence("qe-configuration-is-outdated", "6.1, platform + module status", _qe_configuration),
+    Divergence("svns-of-the-components", "dcap.md 6.1, TCB comps source", _other_octets),
+    Divergence("qe-levels-by-height", "dcap.md 6.1, level order", _qe_levels_as_written),
+    Divergence("module-levels-by-height", "dcap.md 6.1, level order", _module_levels_as_written),
+    Divergence(
+        "qe-configuration-is-outdated", "dcap.md 6.1, platform + module status", _qe_configuration
+    ),
 )
 
 
@@ -256,50 +260,56 @@ def _list_from_the_future(question: Question, ours: Answer, theirs: Answer) -> b
 
 
 ACCEPTED_THERE: tuple[Divergence, ...] = (
-    Divergence("outer-type-six", "6.1, outer cert type 6 check", _wrapper),
-    Divergence("body-size-exact", "6.1, v5 body_size vs type", _body_size),
-    Divergence("no-byte-behind-the-quote", "6.1, trailing bytes", _bytes_behind),
-    Divergence("qe-report-data-whole", "6.1, QE report_data upper half", _report_data_tail),
-    Divergence("pce-id-compared", "6.1, PCEID compare", _other_pce),
-    Divergence("nextupdate-is-expired", "4.8, now < nextUpdate", _expiry_at_the_second),
-    Divergence("list-from-the-future", "4.8, CRL thisUpdate", _list_from_the_future),
+    Divergence("outer-type-six", "dcap.md 6.1, outer cert type 6 check", _wrapper),
+    Divergence("body-size-exact", "dcap.md 6.1, v5 body_size vs type", _body_size),
+    Divergence("no-byte-behind-the-quote", "dcap.md 6.1, trailing bytes", _bytes_behind),
+    Divergence("qe-report-data-whole", "dcap.md 6.1, QE report_data upper half", _report_data_tail),
+    Divergence("pce-id-compared", "dcap.md 6.1, PCEID compare", _other_pce),
+    Divergence("nextupdate-is-expired", "dcap.md 4.8, now < nextUpdate", _expiry_at_the_second),
+    Divergence("list-from-the-future", "dcap.md 4.8, CRL thisUpdate", _list_from_the_future),
     Divergence(
         "exact-roles-and-links",
-        "6.1, cert roles",
+        "dcap.md 6.1, cert roles",
         _refused_as("certificate-role-wrong", "certificate-not-issued"),
     ),
     Divergence(
         "exact-chains",
-        "4.2 and 4.4, number of certificates and white space",
+        "dcap.md 4.2 and 4.4, number of certificates and white space",
         _refused_as("certificate-malformed"),
     ),
     Divergence(
         "every-certificate-shown-counts",
-        "6.1, root compare",
+        "dcap.md 6.1, root compare",
         _refused_as("certificate-not-current", "root-untrusted"),
     ),
     Divergence(
         "pck-extension-exact",
-        "2.1, element count and ranges",
+        "dcap.md 2.1, element count and ranges",
         _refused_as("pck-extension-malformed"),
     ),
     Divergence(
         "documents-exact",
-        "3.6, parser requirements",
+        "dcap.md 3.6, parser requirements",
         _refused_as("collateral-malformed", "tcb-info-version-outdated"),
     ),
     Divergence(
-        "lists-exact", "3.8, CRL rules", _refused_as("crl-malformed", "crl-of-another-issuer")
+        "lists-exact",
+        "dcap.md 3.8, CRL rules",
+        _refused_as("crl-malformed", "crl-of-another-issuer"),
     ),
-    Divergence("svns-of-the-components", "6.1, TCB comps source", _lower(_other_octets)),
-    Divergence("qe-levels-by-height", "6.1, level order", _lower(_qe_levels_as_written)),
-    Divergence("module-levels-by-height", "6.1, level order", _lower(_module_levels_as_written)),
+    Divergence("svns-of-the-components", "dcap.md 6.1, TCB comps source", _lower(_other_octets)),
+    Divergence("qe-levels-by-height", "dcap.md 6.1, level order", _lower(_qe_levels_as_written)),
     Divergence(
-        "module-identity-needed", "6.1, module version > 0", _refused_as("tdx-module-mismatch")
+        "module-levels-by-height", "dcap.md 6.1, level order", _lower(_module_levels_as_written)
+    ),
+    Divergence(
+        "module-identity-needed",
+        "dcap.md 6.1, module version > 0",
+        _refused_as("tdx-module-mismatch"),
     ),
     Divergence(
         "attributes-by-default",
-        "4.10, reserved and key attributes",
+        "dcap.md 4.10, reserved and key attributes",
         _refused_as("enclave-attributes-unaccepted", "td-attributes-unaccepted"),
     ),
 )

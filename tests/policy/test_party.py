@@ -198,7 +198,7 @@ def test_certificate_in_its_one_form_is_read() -> None:
 
 
 BAD = {
-    "CA:TRUE": certificate(ca=True),  # flight.md 0.6: it would admit whatever it signs
+    "CA:TRUE": certificate(ca=True),  # flight.md 1.2: it would admit whatever it signs
     "no basicConstraints": certificate(ca=None),
     "no name": certificate(names=[]),
     "two names": certificate(names=[URI, x509.DNSName("bob-hospital")]),  # I05

@@ -196,7 +196,7 @@ def test_a_damaged_file_is_rows_or_a_refusal(
 
 
 def test_batches_are_neither_small_nor_large(tmp_path: Path) -> None:
-    """Many row groups are joined, one large one is cut (flight.md 0.16)."""
+    """Many row groups are joined, one large one is cut (flight.md 2.4)."""
     table = rows(100_000)
     table = replaced(table, "age", pa.array([i % 100 for i in range(100_000)]))
     for size in (1_000, 100_000):

@@ -245,7 +245,7 @@ def test_a_damaged_file_is_rows_or_a_refusal(
 
 
 def test_batches_are_neither_small_nor_large(kept: tuple[SourceSpec, Path]) -> None:
-    """Small batches of a file are joined, large ones cut (flight.md 0.16)."""
+    """Small batches of a file are joined, large ones cut (flight.md 2.4)."""
     spec, path = kept
     table = rows(100_000)
     table = replaced(table, "age", pa.array([i % 100 for i in range(100_000)]))

@@ -1,4 +1,4 @@
-"""Claims: the published worked examples, and each way to abuse the map (ra-tls.md 3.6, 4, 13)."""
+"""Claims: worked examples, and each way to abuse the map (channel.md 3.5, 4 and 6)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from ratls.claims import (
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
 
-# ra-tls.md 4: P-384, private scalar 1.
+# channel.md 4: P-384, private scalar 1.
 SPKI = bytes.fromhex(
     "3076301006072a8648ce3d020106052b8104002203620004aa87ca22be8b05378eb1c71ef320ad746e1d3b628ba7"
     "9b9859f741e082542a385502f25dbf55296c3a545e3872760ab73617de4a96262c6f5d9e98bf9292dc29f8f41dbd"

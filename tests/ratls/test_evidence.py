@@ -30,7 +30,7 @@ CLAIMS = cbor2.dumps({"pubkey-hash": key_hash(SPKI)})
 
 
 def test_worked_example_with_a_stand_in_quote() -> None:
-    """ra-tls.md 4: 74 bytes, spelt out."""
+    """channel.md 4: 74 bytes, spelt out."""
     raw = Evidence(bytes(range(16)), CLAIMS).encode()
     assert raw.hex() == (
         "d9ea608250000102030405060708090a0b0c0d0e0f5833a16b7075626b65792d686173685824820158202"
@@ -40,7 +40,7 @@ def test_worked_example_with_a_stand_in_quote() -> None:
 
 
 def test_worked_example_with_a_dummy_quote() -> None:
-    """ra-tls.md 4: 512 bytes, by digest."""
+    """channel.md 4: 512 bytes, by digest."""
     header = bytes.fromhex("0300020000000000") + bytes(4)
     header += bytes.fromhex("939a7233f79c4ca9940a0db3957f0607") + bytes(20)
     body = bytearray(384)

@@ -114,7 +114,7 @@ def test_a_stream_that_is_not_complete_in_order(
 @pytest.mark.parametrize(
     ("batch", "caps", "leaf"),
     [
-        # F09, flight.md 0.27: 224 bytes on the wire, 268 million rows.
+        # F09, flight.md 3.2: 224 bytes on the wire, 268 million rows.
         (
             pa.record_batch({"x": pa.nulls(1 << 28)}),
             Caps(rows=1 << 40, bytes=1000),

@@ -52,7 +52,7 @@ def script(study: Study) -> Script:
 
 @pytest.mark.parametrize("pin", [None, b"", b"-----BEGIN CERTIFICATE-----", object()])
 def test_a_pin_that_is_no_admitted_certificate(study: Study, pin: Any) -> None:
-    """flight.md 0.7: None and b"" mean "any root of this system"."""
+    """flight.md 1.3: None and b"" mean "any root of this system"."""
     with refused(PinUnusable):
         pinned_client(Address(LOOPBACK, 1), pin, study.channel())
 
@@ -105,7 +105,7 @@ def test_proxy_variables_name_a_listener(study: Study, monkeypatch: pytest.Monke
 
 
 def test_server_swapped_between_probe_and_connection(study: Study) -> None:
-    """flight.md 0.4: same code, same policy, genuinely attested; yet not the one verified."""
+    """flight.md 1.1: same code, same policy, genuinely attested; yet not the one verified."""
     with (
         serving(script(study), study.channel()) as first,
         serving(script(study), study.channel()) as second,
@@ -214,7 +214,7 @@ def leaf_of(study: Study, identity: Any, own: ec.EllipticCurvePrivateKey) -> x50
 
 
 def test_leaf_signed_by_the_pinned_certificate(study: Study) -> None:
-    """flight.md 0.6: under a pinned CA:TRUE certificate this leaf would be believed."""
+    """flight.md 1.2: under a pinned CA:TRUE certificate this leaf would be believed."""
     identity, own = study.identity(), ec.generate_private_key(ec.SECP256R1())
     with (
         tls_server([leaf_of(study, identity, own)], own) as server,

@@ -97,7 +97,7 @@ def test_no_published_certificate_fits_the_profile(
 
 
 def test_a_pck_certificate_is_no_evidence(vectors: Path) -> None:
-    """Its SGX extension has the number of an old evidence format (ra-tls.md 2.1)."""
+    """Its SGX extension has the number of an old evidence format (channel.md 2.1)."""
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 

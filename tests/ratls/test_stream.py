@@ -206,7 +206,7 @@ def silent(exchange: ServerExchange) -> None:
 
 @pytest.mark.parametrize("when", ["before_evidence", "after_evidence"])
 def test_server_that_ends_the_call_without_an_answer(study: Study, when: str) -> None:
-    """flight.md 0.22: without reading the answer, the upload would look complete."""
+    """flight.md 2.2: without reading the answer, the upload would look complete."""
     with enclave(study, **{when: silent}) as server, refused(AnswerMissing):
         release(study, server, ROWS)
 
@@ -241,7 +241,7 @@ def test_message_after_the_last(study: Study) -> None:
 @pytest.mark.parametrize("batches", [1, 64])
 @pytest.mark.parametrize("when", ["before_evidence", "after_evidence"])
 def test_server_that_stalls_is_left_at_the_deadline(study: Study, when: str, batches: int) -> None:
-    """flight.md 0.24: a call without a deadline waits for ever, reading or writing."""
+    """flight.md 2.3: a call without a deadline waits for ever, reading or writing."""
     over = threading.Event()
     try:
         with enclave(study, **{when: lambda e: over.wait(20) and None}) as server:
@@ -285,7 +285,7 @@ def test_nobody_listens(study: Study) -> None:
 
 
 def test_upload_given_up_half_way_does_not_look_complete(study: Study) -> None:
-    """flight.md 0.20: an exception in the sender ends the stream like a complete upload."""
+    """flight.md 2.1: an exception in the sender ends the stream like a complete upload."""
     with enclave(study) as server:
         admitted = study.admitted(server.script.identity)
         with (

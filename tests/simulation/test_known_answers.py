@@ -74,17 +74,17 @@ def sha256(raw: bytes) -> str:
     ],
 )
 def test_public_keys_are_written_as_quotes_write_them(byte: int, x: str) -> None:
-    """8.1: x || y, big-endian; a 0x04 prefix or the other order would move every byte."""
+    """dcap.md 8.1: x || y, big-endian; a 0x04 prefix or the other order would move every byte."""
     assert public_point(key_of(byte))[:32].hex() == x
 
 
 def test_processor_extension_is_byte_exact() -> None:
-    """8.5: components 5 and 16 need two content bytes, PCESVN two, everything else one."""
+    """dcap.md 8.5: components 5 and 16 need two content bytes, PCESVN two, everything else one."""
     assert EXTENSION.encode() == PROCESSOR_FORM
 
 
 def test_platform_extension_is_byte_exact() -> None:
-    """8.5: the same with PIID and configuration."""
+    """dcap.md 8.5: the same with PIID and configuration."""
     form = replace(
         EXTENSION, sgx_type=1, piid=bytes(range(0xA0, 0xB0)), configuration=(True, False, True)
     )
@@ -92,7 +92,7 @@ def test_platform_extension_is_byte_exact() -> None:
 
 
 def test_quote_of_case_a_is_byte_exact() -> None:
-    """8.2 A: a version 3 quote with every field set, signed as RFC 6979 says."""
+    """dcap.md 8.2, A: a version 3 quote with every field set, signed as RFC 6979 says."""
     pck, attestation = key_of(0x11), key_of(0x22)
     qe_auth_data = bytes(range(32))
     report = ReportForm(
@@ -186,7 +186,7 @@ TD_REPORT_1_5 = replace(
 def test_quotes_of_trust_domains_are_byte_exact(
     version: int, report: TdReportForm, sizes: tuple[int, int], signed: str, whole: str
 ) -> None:
-    """8.2 B to D: the descriptor of version 5 is signed, and the QE's report is wrapped."""
+    """dcap.md 8.2, B to D: the descriptor of version 5 is signed, the QE's report wrapped."""
     pck, attestation = key_of(0x11), key_of(0x22)
     qe_auth_data = bytes(range(32))
     qe_report = ReportForm(
@@ -225,7 +225,7 @@ def test_quotes_of_trust_domains_are_byte_exact(
 def test_every_field_of_a_trust_domain_stands_where_the_verifier_reads_it(
     form: TdReportForm,
 ) -> None:
-    """1.4: in the known answers some fields are zero, and could change places unseen."""
+    """dcap.md 1.4: in the known answers some fields are zero, and could change places unseen."""
     distinct = replace(
         form,
         mr_signer_seam=b"\x41" * 48,
@@ -240,7 +240,7 @@ def test_every_field_of_a_trust_domain_stands_where_the_verifier_reads_it(
 
 
 def test_signed_json_is_byte_exact() -> None:
-    """8.3: member order, no whitespace, r || s in hex."""
+    """dcap.md 8.3: member order, no whitespace, r || s in hex."""
     level = {"tcb": {"isvsvn": 8}, "tcbDate": "2029-12-01T00:00:00Z", "tcbStatus": "UpToDate"}
     older = {"tcb": {"isvsvn": 6}, "tcbDate": "2028-12-01T00:00:00Z", "tcbStatus": "OutOfDate"}
     identity = {

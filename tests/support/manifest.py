@@ -4,7 +4,7 @@
     lint(manifest)          # the keys that a party would refuse; empty for a good one
 
 A list of what may be, never of what may not: a key that is not known here is refused, whatever
-the Gramine of today does with it (gramine.md 3.3).
+the Gramine of today does with it (gramine.md 3).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the cases of the reference are made of: one world from fixed bytes, and a book of cases.
+"""What the cases of dcap.md section 5 are made of: one world from fixed bytes, and a book of cases.
 
     book = Book("5.3")
     book.line("N047")
@@ -185,7 +185,7 @@ class Book:
     _known: list[tuple[str, Members]] = field(default_factory=list)
 
     def line(self, line: str) -> None:
-        """What follows belongs to this line of the reference."""
+        """What follows belongs to this line of the page."""
         if LINES[line].section != self.section:
             raise ValueError(f"{line} is in section {LINES[line].section}")
         self._line = line
@@ -241,7 +241,7 @@ class Book:
         self.refuses(code, does, status=status, differs=differs, **case)
 
     def _class(self, code: str, differs: str | None) -> str:
-        """The reference's class for this code: one of the line's column, where that has any."""
+        """The class of dcap.md 4.11 for this code: one of the line's column, where that has any."""
         fitting = [name for name, codes in CODES["dcap"].items() if code in codes]
         named = [name for name in self.classes if name in fitting]
         if not named and self.classes and differs is None:

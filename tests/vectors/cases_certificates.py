@@ -1,4 +1,4 @@
-"""Section 5.4: the PCK chain, the SGX extension of its leaf, and the revocation lists."""
+"""dcap.md 5.4: the PCK chain, the SGX extension of its leaf, and the revocation lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sections 5.5 and 5.6: TCB info, QE identity, and the quoting enclave held against it."""
+"""dcap.md 5.5 and 5.6: TCB info, QE identity, and the quoting enclave held against it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def refuse_each(book: Book, slot: str, cases: Iterator[tuple[str, Hook]]) -> Non
 
 
 def tcb_info(book: Book) -> None:
-    """5.5, SGX."""
+    """dcap.md 5.5, SGX."""
     book.share(SGX, GENUINE)
     outer(book)
     signed_by(book, INFO, "N102", "N103")
@@ -332,7 +332,7 @@ def more_members(book: Book) -> None:
         "tcb-info-version-outdated",
         "TCB info is of version 2, as Intel served it until 2023",
         collateral=W.collateral(tcb_info=lambda d: {**drop("id")(d), "version": 2}),
-        differs="genuine once and silent about today: undecided, where the reference has an option",
+        differs="genuine once and silent about today: undecided",
     )
     float_version = W.collateral(tcb_info_text=lambda t: t.replace('"version":3', '"version":3.0'))
     book.refuses(MALFORMED, "TCB info has 3.0 for version", collateral=float_version)
@@ -515,7 +515,7 @@ def readings(book: Book, slot: str) -> None:
 
 
 def identity(book: Book) -> None:
-    """5.6, SGX."""
+    """dcap.md 5.6, SGX."""
     book.share(SGX, GENUINE)
     book.line("N140")
     for group in (

@@ -1,4 +1,4 @@
-"""Sections 5.1 to 5.3: header and framing, signature data, the signatures inside the quote."""
+"""dcap.md 5.1 to 5.3: header and framing, signature data, the signatures inside the quote."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def signature_data_len(change: int) -> Hook:
 
 
 def framing(book: Book) -> None:
-    """5.1, SGX."""
+    """dcap.md 5.1, SGX."""
     book.share(SGX, W.collateral())
     book.line("N001")
     for size in (0, 1, 47):
@@ -139,7 +139,7 @@ def framing(book: Book) -> None:
 
 
 def signature_data(book: Book) -> None:
-    """5.2, SGX."""
+    """dcap.md 5.2, SGX."""
     book.share(SGX, W.collateral())
     book.line("N020")
     book.refuses(
@@ -213,7 +213,7 @@ def signature_data(book: Book) -> None:
 
 
 def pem_text(book: Book) -> None:
-    """5.2: the text that should hold the PCK chain."""
+    """dcap.md 5.2: the text that should hold the PCK chain."""
     leaf, ca, root = W.chain
 
     def swapped(pem: str) -> str:
@@ -286,7 +286,7 @@ def little_endian(signature: bytes) -> bytes:
 
 
 def signatures(book: Book) -> None:
-    """5.3, SGX."""
+    """dcap.md 5.3, SGX."""
     book.share(SGX, W.collateral())
     attestation = W.platform.attestation_key
     book.line("N040")

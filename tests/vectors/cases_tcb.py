@@ -1,4 +1,4 @@
-"""Sections 5.8 and 5.9 for SGX: levels, their convergence, acceptance, and time."""
+"""dcap.md 5.8 and 5.9 for SGX: levels, their convergence, acceptance, and time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def placed(components: Sequence[int], pce_svn: int, *entries: Level) -> dict[str
 
 
 def evaluation(book: Book) -> None:
-    """5.8, SGX."""
+    """dcap.md 5.8, SGX."""
     book.share(SGX, W.collateral())
     book.line("N180")
     book.accepts("platform and quoting enclave are at the latest level")
@@ -191,7 +191,7 @@ def advisories(book: Book) -> None:
 
 
 def policy(book: Book) -> None:
-    """5.9, as far as it needs no policy file."""
+    """dcap.md 5.9, as far as it needs no policy file."""
     book.share(SGX, W.collateral())
     book.line("N210")
     for status in PLATFORM_STATUSES:
@@ -313,5 +313,4 @@ def expiry(book: Book) -> None:
             document,
             f"TCB info ended {days} days ago",
             collateral=W.collateral(tcb_info=late),
-            differs=None if days > 90 else "there is no grace: what has ended decides nothing",
         )

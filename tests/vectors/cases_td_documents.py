@@ -1,4 +1,4 @@
-"""Sections 5.5 and 5.6 for TDX: its TCB info, the modules in it, and its quoting enclave."""
+"""dcap.md 5.5 and 5.6 for TDX: its TCB info, the modules in it, and its quoting enclave."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ W = scene()
 
 
 def tcb_info(shared: Book) -> None:
-    """5.5."""
+    """dcap.md 5.5."""
     book, malformed = TdBook(shared), "collateral-malformed"
 
     def info(hook: Hook) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def modules(book: TdBook, info: Callable[[Hook], dict[str, Any]]) -> None:
 
 
 def identity(shared: Book) -> None:
-    """5.6."""
+    """dcap.md 5.6."""
     book, not_intels = TdBook(shared), "qe-not-intels"
     genuine, sgx = W.collateral(tdx=True), W.collateral()
     members = ("qe_identity", "qe_identity_signature")

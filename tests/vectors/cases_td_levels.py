@@ -1,4 +1,4 @@
-"""Sections 5.7 to 5.9 for TDX: the module, the trust domain, levels, relaunch, acceptance."""
+"""dcap.md 5.7 to 5.9 for TDX: the module, the trust domain, levels, relaunch, acceptance."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def described_module(version: int, **module: bytes) -> Hook:
 
 
 def specifics(shared: Book) -> None:
-    """5.7."""
+    """dcap.md 5.7."""
     book = TdBook(shared)
     module(book)
     module_levels(book)
@@ -259,7 +259,7 @@ def domain(book: TdBook) -> None:
 
 
 def evaluation(shared: Book) -> None:
-    """5.8."""
+    """dcap.md 5.8."""
     book = TdBook(shared)
     tcb = W.platform.tcb
 
@@ -483,7 +483,7 @@ def advisories(book: TdBook, level: Callable[..., dict[str, Any]]) -> None:
 
 
 def policy(shared: Book) -> None:
-    """5.9."""
+    """dcap.md 5.9."""
     book = TdBook(shared)
     book.line("N210")
     for status in PLATFORM_STATUSES:

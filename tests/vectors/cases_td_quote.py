@@ -1,4 +1,4 @@
-"""Sections 5.1 to 5.3 for TDX, and for what else versions 4 and 5 brought."""
+"""dcap.md 5.1 to 5.3 for TDX, and for what else versions 4 and 5 brought."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def quote_1_5(**altered: Any) -> bytes:
 
 
 def framing(shared: Book) -> None:
-    """5.1."""
+    """dcap.md 5.1."""
     book, malformed, unsupported = TdBook(shared), "quote-malformed", "quote-unsupported"
     book.line("N002")
     for version in (4, 5):
@@ -182,7 +182,7 @@ def described(book: TdBook) -> None:
 
 
 def signature_data(shared: Book) -> None:
-    """5.2."""
+    """dcap.md 5.2."""
     book, malformed = TdBook(shared), "quote-malformed"
 
     def formed(**fields: Any) -> bytes:
@@ -249,7 +249,7 @@ def signature_data(shared: Book) -> None:
 
 
 def signatures(shared: Book) -> None:
-    """5.3."""
+    """dcap.md 5.3."""
     book, invalid = TdBook(shared), "quote-signature-invalid"
     own = W.platform.td_attestation_key
     book.line("N040")

@@ -1,4 +1,4 @@
-"""Write the cases of the reference's section 5: `python -m tests.vectors.make_cases`.
+"""Write the cases of dcap.md section 5: `python -m tests.vectors.make_cases`.
 
 `cases.json` says how the files are read, which lines there are, and which tests cover what no
 file of bytes can say; `cases-5.1.json` and the others hold the cases of one section each.
@@ -53,9 +53,9 @@ its certificates, for verifiers that start from such.
 newer_sgx: SGX quotes of versions 4 and 5 are read too (default: not). padded_file: the quote is \
 a file, whose zero bytes at the end are dropped (default: they are not).
 accept_statuses (default: UpToDate alone), accept_advisories (default: those of UpToDate).
-expected: verdict accepted, refused or undecided; code of ratls; class of the reference; \
+expected: verdict accepted, refused or undecided; code of ratls; class of docs/dcap.md 4.11; \
 tcb_status and advisory_ids where the quote is genuine, whether accepted or not.
-differs: why the answer is not the one in the reference's column.
+differs: why the answer is not the one in the column of docs/dcap.md 5.
 """
 # Lines, or parts of them, that speak of more than one verdict on some bytes.
 ELSEWHERE: dict[str, list[str]] = {

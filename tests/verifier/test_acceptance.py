@@ -50,7 +50,7 @@ def test_debug_enclave_is_authentic_and_refused() -> None:
     ],
 )
 def test_attribute_outside_the_defaults_is_refused(flags: int) -> None:
-    """4.10: keys that only Intel's own enclaves need, and bits that mean nothing yet."""
+    """dcap.md 4.10: keys that only Intel's own enclaves need, and bits that mean nothing yet."""
     with refused(EnclaveAttributesUnaccepted, check="attributes"):
         accept(with_flags(flags))
 

@@ -39,7 +39,7 @@ def test_a_branch_is_never_raised() -> None:
             raise AssertionError(f"{kind.__name__} can be raised")
 
 
-def test_every_verdict_has_its_exit_status_and_a_name_in_the_reference() -> None:
+def test_every_verdict_has_its_exit_status_and_a_class() -> None:
     # Fetching decides nothing about a quote: its refusals are no verdicts.
     others = ConfigError | ModeMismatchError | CollateralFetchError | CollateralRollbackError
     verdicts: dict[str, list[str]] = {}

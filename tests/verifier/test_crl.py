@@ -250,13 +250,13 @@ TWIN = INTEL.twin()
     ],
 )
 def test_issuer_chain_of_the_list_is_of_somebody_else(chain: str, leaf: type[RatlsError]) -> None:
-    """4.3: it must be the quote's own authority, by key."""
+    """dcap.md 4.3: it must be the quote's own authority, by key."""
     with refused(leaf, check="pck-crl"):
         W.verify(collateral=W.collateral(bundle=put(pck_crl_issuer_chain=chain)))
 
 
 def test_reissued_authority_with_the_same_key_is_the_same_authority() -> None:
-    """2.3: Intel reissued its PCK authorities; certificates differ, name and key do not."""
+    """dcap.md 2.3: Intel reissued its PCK authorities; certificates differ, name and key do not."""
     forms: list[CertificateForm] = []
 
     def keep(form: CertificateForm) -> CertificateForm:

@@ -1,6 +1,6 @@
 """What a verdict on a trust domain says, and what its caller may allow; see also `test_cases`.
 
-The cases of the reference are bytes and one answer each (N160 to N202); here stands what they
+The cases of dcap.md 5 are bytes and one answer each (N160 to N202); here stands what they
 leave out: the parts of the verdict, options of acceptance, and garbage in every place.
 """
 
