@@ -2,7 +2,7 @@
 
     people = numbered(subjects)                       # persons as numbers, the same for one person
     require_groups(inputs, declared, rule)            # each group that an output is about, or none
-    plaintext = padded(released(outputs, rule, …), size)  # canonical JSON, or a refusal
+    plaintext = padded(released(outputs, rule, **ids), size)  # canonical JSON, or a refusal
 
 There is one rule about persons: a computation declares every group that its outputs are about
 (`Group`), and how much of something one person holds (`Share`); here they are counted.

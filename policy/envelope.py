@@ -1,7 +1,8 @@
 """DSSE envelopes, read strictly: exact fields, no duplicates, one base64, caps before crypto.
 
-    envelope = Envelope.parse(raw)                       # nothing believed yet
-    payload = open_signed(raw, TASK, key, leaf)          # one signature, by exactly this key
+    envelope = Envelope.parse(raw)       # no signature was checked yet
+    envelope.require_type(TASK)
+    envelope.signers([key], leaf)        # which of these keys signed; each signature holds
 
 The pre-authentication encoding is `securesystemslib`'s; its `Envelope.verify` is not called:
 it counts key ids, stops at the threshold and drops unknown fields.

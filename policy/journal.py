@@ -2,7 +2,7 @@
 
     with Journal.open(folder) as journal:  # exclusive: one process at a time
         journal.records                    # verified, oldest first
-        journal.append(Refused(…), at)     # durable when the call returns
+        journal.append(refused, at)        # durable when the call returns
 
 `policy accept` begins it, and nothing else does: a state folder without its journal has lost
 what was released, and is refused.

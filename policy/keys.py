@@ -1,7 +1,7 @@
 """Keys: public ones as policies list them, private ones from encrypted files.
 
     key = PublicKey.from_pem(text)          # .spki .keyid .scheme
-    key.verify(message, signature)          # securesystemslib, one key at a time
+    key.holds(message, signature)           # securesystemslib, one key at a time
     signer = KeySigner.from_private(private) # .public .sign(payload_type, payload)
 
 The scheme comes from the enrolled key and never from a message. `EncryptionKey` is X25519.

@@ -1,7 +1,7 @@
 """A party's own folder: its keys and certificate. What stands here is its anchor.
 
     party = LocalParty.load(folder, passphrase)    # reads no private key yet
-    party.operation.sign(...)                      # reads operation.key now
+    party.operation.sign(payload_type, payload)    # reads operation.key now
 
 Files: `party.toml` (public, to paste into a policy), `signing.key`, `operation.key`,
 `channel.key`, for recipients `encryption.key` (all encrypted, 0600), and `channel.crt`.

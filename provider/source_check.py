@@ -1,7 +1,7 @@
 """Hold a source against what was acknowledged: are these the rows that left then?
 
-    held = hold(state, spec, task=None, dataset="train_party_1")
-    held.acknowledgement.rows
+    found = compare_source(state, reading, source, task=None, dataset="train_party_1")
+    found.acknowledgement.rows
 
 The acknowledgement names a salted digest of the rows. Its salt stands in the release folder alone,
 so only the provider can do this; nobody connects anywhere.

@@ -2,8 +2,9 @@
 
     address, shown = probe_name(Address.parse("enclave.example:7443"), timeout=10)
     admitted = appraise_certificate(shown, expectation, at=now)
-    with open_exchange(Kind.RELEASE, address, admitted, identity, task=task, ...) as exchange:
+    with open_exchange(Kind.RELEASE, address, admitted, identity, **asked) as exchange:
         exchange.begin(schema)  # rows may follow: the enclave has proved itself on this very RPC
+        exchange.commit(envelope, salt)
 
 Read in this order: `certificate` and `claims` (what an enclave says about itself), `evidence`
 (what its quote commits to), `appraise` (the chain of checks), `probe` and `pin` (to whom one

@@ -1,6 +1,7 @@
 """Attested streams over Arrow Flight: one DoExchange in which the enclave first proves itself.
 
-    with open_exchange(Kind.RELEASE, address, admitted, identity, task=..., ...) as exchange:
+    asked = {"task": task, "task_digest": digest, "dataset": "train_party_1"}
+    with open_exchange(Kind.RELEASE, address, admitted, identity, **asked, **held) as exchange:
         exchange.fresh                 # appraised already: rows may follow on this very RPC
         exchange.begin(schema)
         exchange.send(batch)

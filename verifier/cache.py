@@ -1,7 +1,8 @@
 """Collateral on disk that was verified once, and how new the newest was that was ever seen.
 
     cache, marks = Cache(user_cache_path("ratls")), Marks(user_state_path("ratls"))
-    fetched = obtain(quotes, service, roots=roots, …, marks=marks, cache=cache)
+    now = {"trust": trust, "clock": clock}
+    fetched = obtain(quotes, service, roots=roots, marks=marks, cache=cache, **now)
     fetched.source  # whose it is: `cache` where no service gave
 
 The cache may be deleted at any time. The marks are no cache: without them an old, unexpired

@@ -2,7 +2,7 @@
 
     with refusals_as_exit_status(json_output) as shell:
         shell.say("reading …")             # stderr, for people
-        shell.answer({"digest": …}, text)  # stdout: one JSON line, or the text
+        shell.answer({"digest": digest}, text)  # stdout: one JSON line, or the text
 
 Commands import this module inside their functions, so that `ratls --help` stays fast.
 """

@@ -1,0 +1,504 @@
+"""The worlds in which the examples of docstrings run: for each module the names that it needs.
+
+    WORLDS["verifier"](Scene("verifier", folder))     # {"raw": …, "collateral": …, …}
+
+Everything in them is valid; a simulation's root stands in for Intel's.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from enum import StrEnum
+from functools import cached_property, partial
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from enclave_app.application import Enclave
+from enclave_app.limits import Limits, MemoryBudget, Need
+from enclave_app.release import Group, Input
+from enclave_app.server import start_server
+from policy.admission import admit
+from policy.agreement import Agreement
+from policy.envelope import TASK
+from policy.journal import Reading, RefusedEntry
+from policy.keys import KeySigner
+from policy.party import LocalParty
+from policy.receipt import salted
+from policy.task import Task, TaskSignatureInvalid
+from provider.agent_config import AgentConfig
+from provider.agent_tasks import TaskReleaser
+from provider.release import release
+from provider.sources import parse_source
+from ratls.address import Address
+from ratls.appraise import Challenge, appraise_certificate
+from ratls.claims import CertificateClaims, key_hash
+from ratls.gramine import GramineAttester
+from ratls.log import open_log
+from ratls.probe import probe_name
+from ratls.serving import listen_address
+from ratls.stream import Kind, open_exchange
+from scheduler.certificate import own_certificate
+from scheduler.service import Roster
+from scheduler.store import Store, queue_file
+from simulation.folder import write
+from simulation.intel import Intel
+from simulation.serve import serving as serving_collateral
+from tests.provider.agents import configure, offer
+from tests.provider.desk import Desk
+from tests.ratls.test_offline import record
+from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
+from tests.support.flight_peers import Script, Study, serving
+from tests.support.gramine import StandInDevice
+from tests.support.intel import World
+from tests.support.parties import PASSPHRASE, ROOTS
+from verifier import pcs
+from verifier.batch import Answers
+from verifier.collateral import Collateral
+from verifier.verify import verify_quote
+
+Names = dict[str, Any]
+
+
+@dataclass
+class Scene:
+    """One consortium, its enclave and its desks, each made when an example needs it."""
+
+    module: str
+    folder: Path
+    stack: ExitStack = field(default_factory=ExitStack)
+    changed: dict[str, str] = field(default_factory=dict)  # of the policy
+
+    @cached_property
+    def world(self) -> EnclaveWorld:
+        return EnclaveWorld.create(**self.changed)
+
+    @cached_property
+    def study(self) -> Study:
+        return Study.create()
+
+    @cached_property
+    def live(self) -> LiveEnclave:
+        return self.stack.enter_context(self.world.running())
+
+    @cached_property
+    def task(self) -> bytes:
+        return self.world.task()
+
+    @property
+    def intel(self) -> World:
+        return self.world.intel
+
+    def desk(self, who: str) -> Desk:
+        return Desk.of(who, self.world, self.folder, self.live.address)
+
+    def quote(self) -> bytes:
+        return self.world.attester.quote(bytes(64))
+
+    def config(self) -> AgentConfig:
+        return AgentConfig.read(configure(self.desk("alice")))
+
+    def write(self, name: str, raw: bytes) -> Path:
+        path = self.folder / name
+        path.write_bytes(raw)
+        return path
+
+
+WORLDS: dict[str, Callable[[Scene], Names]] = {}
+_Give = Callable[[Scene], Names]
+
+
+def world_of(*modules: str) -> Callable[[_Give], _Give]:
+    """The names that the examples of these modules need besides their own."""
+
+    def keep(give: _Give) -> _Give:
+        WORLDS.update(dict.fromkeys(modules, give))
+        return give
+
+    return keep
+
+
+@world_of("verifier", "verifier.quote", "verifier.forecast")
+def genuine(scene: Scene) -> Names:
+    return {
+        "raw": scene.quote(),
+        "collateral": scene.intel.collateral(),
+        "now": NOW,
+        "TrustAnchors": SimpleNamespace(intel=scene.intel.intel.anchors),
+    }
+
+
+@world_of("verifier.appraisal", "verifier.layout", "verifier.shell")
+def small(scene: Scene) -> Names:
+    one_check = StrEnum("QuoteCheck", {"PCK_CHAIN": "pck-chain"})
+    names = {"QuoteCheck": one_check, "dataclass": dataclass}
+    return names | {"json_output": True, "digest": "sha256:…", "text": "done"}
+
+
+@world_of("verifier.cache", "verifier.pcs", "simulation.serve")
+def collateral_service(scene: Scene) -> Names:
+    folder = scene.folder / "simulation"
+    write(scene.intel.intel, scene.intel.platform, folder)
+    origin = scene.stack.enter_context(serving_collateral(folder, Address("127.0.0.1", 0)))
+    service, trust = pcs.Service.parse(origin), pcs.tls_trust(folder / "pcs.crt")
+    return {
+        "folder": folder,
+        "Address": Address,
+        "Service": SimpleNamespace(parse=lambda text: service),
+        "INTEL": pcs.INTEL,
+        "tls_trust": lambda: trust,
+        "raw": scene.quote(),
+        "quotes": {"quote.bin": scene.quote()},
+        "service": service,
+        "trust": trust,
+        "roots": scene.intel.intel.anchors(),
+        "clock": lambda: NOW,
+        "now": lambda: NOW,
+        "user_cache_path": lambda name: scene.folder / "cache",
+        "user_state_path": lambda name: scene.folder / "state",
+        "Path": Path,
+    }
+
+
+def judged(file: str) -> Answers:
+    """Not nested: another process imports it."""
+    return Answers.of(file.upper(), 0)
+
+
+@world_of("verifier.collateral", "verifier.batch")
+def files(scene: Scene) -> Names:
+    scene.write("collateral.json", scene.world.collateral)
+    return {"Path": Path, "files": [f"{n}.bin" for n in range(20)], "judge": judged}
+
+
+@world_of("policy", "policy.admission", "policy.agreement", "policy.anchor", "policy.computations")
+def agreed(scene: Scene) -> Names:
+    alice, policy = scene.world.consortium.alice, scene.world.policy
+    raw = scene.world.complete.agreement.encode()
+    return {
+        "raw": raw,
+        "known_roots": lambda: ROOTS,
+        "folder": alice.folder,
+        "local_party": alice,
+        "Agreement": Agreement,
+        "LocalParty": LocalParty,
+        "admit": admit,
+        "policy": policy,
+        "path": scene.write("agreement.json", raw),
+        "verified": scene.intel.verify(quote=scene.quote()),
+        "now": NOW,
+        "computation": policy.computation[0],
+        "inputs": policy.dataset,
+    }
+
+
+@world_of("policy.document", "policy.state")
+def own_study(scene: Scene) -> Names:
+    scene.changed["study"] = '"my-study"'
+    return {
+        "raw": scene.world.consortium.policy_text().encode(),
+        "known_roots": lambda: ROOTS,
+        "folder": scene.folder / "state",
+        "agreement": scene.world.complete.agreement,
+        "party": scene.world.consortium.alice,
+        "at": NOW,
+        "task": Task.read(scene.task)[0],
+    }
+
+
+@world_of("policy.envelope", "policy.keys", "policy.party")
+def keys(scene: Scene) -> Names:
+    private, party = ed25519.Ed25519PrivateKey.generate(), scene.world.consortium.carol
+    return {
+        "raw": scene.task,
+        "key": party.operation.public,
+        "leaf": TaskSignatureInvalid,
+        "text": KeySigner.from_private(private).public.pem,
+        "message": b"message",
+        "signature": private.sign(b"message"),
+        "private": private,
+        "folder": party.folder,
+        "passphrase": PASSPHRASE,
+        "payload_type": TASK,
+        "payload": b"{}",
+    }
+
+
+@world_of("policy.journal")
+def journal(scene: Scene) -> Names:
+    of: Names = dict.fromkeys(("task", "dataset", "check", "mode"))
+    refused = RefusedEntry(action="release", code="policy-expired", checks=(), **of)
+    return {"folder": scene.desk("alice").state, "refused": refused, "at": NOW}
+
+
+@world_of("policy.receipt", "ratls.offline")
+def kept(scene: Scene) -> Names:
+    study, identity = scene.study, scene.study.identity()
+    file = salted(b"{}", bytes(32))
+    receipt = study.receipt(identity, result_digest=sha256(file).digest())
+    return {
+        "result": b"{}",
+        "salt": bytes(32),
+        "file": file,
+        "receipt": receipt,
+        "raw": receipt.seal(identity.receipt_signer),
+        "record": record(study, receipt.digest).seal(study.parties.carol.operation),
+        "expectation": study.expectation,
+        "policy": study.policy,
+        "roots": study.expectation.roots,
+        "instant": NOW,
+    }
+
+
+@world_of("policy.rows", "enclave_app.intake")
+def received(scene: Scene) -> Names:
+    batch = rows(1).to_batches()[0]
+    return {
+        "dataset": scene.world.policy.dataset[0],
+        "batch": batch,
+        "reader": SimpleNamespace(schema=batch.schema),
+        "limits": Limits(),
+        "memory": MemoryBudget(1 << 20),
+        "need": Need(0),
+        "until": math.inf,
+    }
+
+
+@world_of("ratls", "ratls.probe", "ratls.appraise", "ratls.pin", "ratls.stream")
+def connected(scene: Scene) -> Names:
+    study, identity = scene.study, scene.study.identity()
+    channel, batch = study.channel(), rows(1).to_batches()[0]
+    challenge = Challenge(bytes(32), channel.spki_sha256, sha256(b"task").digest())
+    script = Script(identity, channel.spki_sha256)
+    address = scene.stack.enter_context(serving(script, channel)).address
+    held: Names = {"expectation": study.expectation, "clock": lambda: NOW, "timeout": 20}
+    asked: Names = {"task": b"task", "task_digest": challenge.task_digest, "dataset": "one"}
+    return {
+        "Address": SimpleNamespace(parse=lambda text: address),
+        "address": address,
+        "admitted": study.admitted(identity),
+        "channel": channel,
+        "identity": channel,
+        "expectation": study.expectation,
+        "der": identity.certificate_der,
+        "challenge": challenge,
+        "evidence": identity.answer_challenge(
+            challenge.nonce, challenge.peer_spki_sha256, challenge.task_digest
+        ),
+        "now": NOW,
+        "held": held,
+        "asked": asked | held,
+        "task": b"task",
+        "digest": challenge.task_digest,
+        "schema": batch.schema,
+        "batch": batch,
+        "envelope": b"commit",
+        "salt": bytes(32),
+        "Kind": Kind,
+        "probe_name": probe_name,
+        "appraise_certificate": appraise_certificate,
+        "open_exchange": open_exchange,
+    }
+
+
+@world_of(
+    "ratls.call_thread", "ratls.cbor", "ratls.environment", "ratls.log", "enclave_app.deadline"
+)
+def alone(scene: Scene) -> Names:
+    log = partial(open_log, io.StringIO())
+    names = {"socket": socket, "host": "127.0.0.1", "port": 0, "open_log": log}
+    return names | {"ask": lambda: None}
+
+
+@world_of("ratls.evidence", "ratls.gramine", "ratls.identity")
+def attested(scene: Scene) -> Names:
+    claims = CertificateClaims(
+        pubkey_hash=key_hash(b"key"),
+        context=CertificateClaims.CONTEXT,
+        role=b"server",
+        mode=b"simulation",
+        policy_hash=bytes(32),
+        instance=bytes(16),
+        receipt_key_hash=bytes(32),
+    )
+    device = StandInDevice(scene.intel.platform)
+    return {
+        "attester": scene.world.attester,
+        "claims": claims,
+        "GramineAttester": lambda: GramineAttester(device.files),
+        "report_data": bytes(64),
+        "policy": scene.world.policy,
+        "now": NOW,
+        **dict.fromkeys(("nonce", "peer_spki_sha256", "task_digest"), bytes(32)),
+    }
+
+
+@world_of("scheduler.certificate", "scheduler.server")
+def scheduler(scene: Scene) -> Names:
+    store = Store.open(queue_file(scene.folder / "queue.sqlite"))
+    scene.stack.callback(store.close)
+    certificate = own_certificate(scene.folder, NOW)
+    return {
+        "roster": Roster([scene.world.complete]),
+        "store": store,
+        "certificate": certificate,
+        "log": open_log(io.StringIO()),
+        "folder": scene.folder,
+        "at": NOW,
+        "pem": certificate.cert_pem,
+    }
+
+
+@world_of("provider", "provider.release")
+def provider(scene: Scene) -> Names:
+    desk = scene.desk("alice")
+    scene.write("rows.parquet", desk.path.read_bytes())
+    return {"request": desk.request(scene.task), "release": release, "Path": Path}
+
+
+@world_of("provider.collect", "provider.source_check", "provider.reason")
+def released(scene: Scene) -> Names:
+    section = scene.world.consortium.sections()["computation"]
+    scene.changed["computation"] = section.replace(
+        "release = {", 'release = { reasons = "own input",'
+    )
+    del scene.world  # made anew, with reasons
+    alice, bob, carol = (scene.desk(who) for who in ("alice", "bob", "carol"))
+    alice.push(scene.task)
+    bob.push(scene.task)
+    scene.live.wait(carol.party, scene.task)  # the outcome is there
+    return {
+        "request": (carol if scene.module == "provider.collect" else alice).request(scene.task),
+        "outputs": carol.outputs,
+        "state": alice.state,
+        "reading": Reading.of(alice.state),
+        "source": parse_source({"kind": "parquet", "path": "rows.parquet"}, alice.folder),
+    }
+
+
+@world_of("provider.agent", "provider.agent_config", "provider.agent_tasks")
+def at_work(scene: Scene) -> Names:
+    config = scene.config()
+    allowed: Names = {"allow_simulation": True}
+
+    def opened(config: AgentConfig, **options: Any) -> Any:
+        return TaskReleaser.open(config, **options | allowed)
+
+    agent = scene.module == "provider.agent"
+    opening: Names = {"timeout": 20, "clock": lambda: NOW}
+    return {
+        "config": config,
+        "TaskReleaser": SimpleNamespace(open=opened),
+        "now": lambda: NOW,
+        "envelope": scene.task,
+        "queued": offer(scene.task),
+        **({"releaser": scene.stack.enter_context(opened(config, **opening))} if agent else {}),
+        "client": SimpleNamespace(report=lambda *report: None),
+        "say": lambda line: None,
+        "Path": lambda name: scene.folder / "alice" / name,
+    }
+
+
+@world_of("enclave_app.computations.private_set_intersection")
+def overlapping(scene: Scene) -> Names:
+    table = pa.table({"national_id": ["11", "47"]})
+    return {"alice": table, "bob": table}
+
+
+@world_of("provider.sources")
+def source(scene: Scene) -> Names:
+    pc.write_csv(rows(1), scene.folder / "rows.csv")
+    names = {"dataset": scene.world.policy.dataset[0], "parse_source": parse_source}
+    return names | {"Path": lambda text: scene.folder}
+
+
+@world_of("enclave_app", "enclave_app.server")
+def enclave(scene: Scene) -> Names:
+    log = open_log(io.StringIO())
+
+    def started(*given: Any, **options: Any) -> Enclave:
+        made = Enclave.start(*given, **options)
+        scene.stack.callback(made.stop)
+        return made
+
+    def served(*given: Any) -> Any:
+        server = start_server(*given)
+        scene.stack.callback(server.stop)
+        return server
+
+    return {
+        "agreement": scene.world.complete,
+        "attester": scene.world.attester,
+        "log": log,
+        "Enclave": SimpleNamespace(start=started),
+        "enclave": started(scene.world.complete, scene.world.attester, log=log),
+        "start_server": served,
+        "listen_address": listen_address,
+    }
+
+
+@world_of(
+    "enclave_app.compute",
+    "enclave_app.computations.groups",
+    "enclave_app.computations.logistic_regression",
+    "enclave_app.computations.summary_statistics",
+    "enclave_app.release",
+)
+def computing(scene: Scene) -> Names:
+    tables = [rows(1, 600), rows(2, 600)]
+    people = np.arange(600)
+    table = tables[0].append_column("ill", tables[0]["y"])
+    table = table.append_column("national_id", table["patient"])
+    rule = SimpleNamespace(
+        outputs=("model_weights",), min_subjects_per_input=100, significant_digits=6
+    )
+    return {
+        "policy": scene.world.policy,
+        "task": Task.read(scene.task)[0],
+        "tables": tables,
+        "ask": lambda: None,
+        "thing": "train_party_1.age",
+        "values": pd.Series(np.arange(600.0)),
+        "people": people,
+        "squares": np.ones(600),
+        "matrix": np.ones((600, 1)),
+        "alice": Input(table, "patient"),
+        "bob": Input(table, "patient"),
+        "subjects": table["patient"],
+        "inputs": {"train_party_1": Input(table, "patient")},
+        "declared": [Group("train_party_1.age", people)],
+        "outputs": {"model_weights": {}},
+        "ids": {"computation": "train", "run": "logistic_regression"},
+        "rule": rule,
+        "size": 1000,
+    }
+
+
+@world_of("simulation.intel", "simulation.certificates")
+def simulated(scene: Scene) -> Names:
+    forms: list[Any] = []
+    Intel.create(NOW, platform_ca=lambda form: forms.append(form) or form)
+    return {
+        "at": NOW,
+        "SECOND": timedelta(seconds=1),
+        "yesterday": NOW - timedelta(days=1),
+        "replace": replace,
+        "x509": x509,
+        "form": forms[0],
+        "Collateral": Collateral,
+        "verify_quote": verify_quote,
+    }

@@ -1,0 +1,100 @@
+"""Examples in docstrings of modules run, in a world where everything is valid.
+
+An example is the first indented block of a module's docstring. It runs in the module's own names
+and those that its world gives; a simulation's root stands in for Intel's. What cannot run says why.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent, indent
+
+import pytest
+
+from tests.support.example_worlds import WORLDS, Names, Scene
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("verifier", "policy", "ratls", "scheduler", "provider", "enclave_app", "simulation")
+
+
+def example(docstring: str) -> str | None:
+    """The first indented block; `…` reads as Python's `...`."""
+    paragraphs = docstring.split("\n\n")
+    first = next((n for n, p in enumerate(paragraphs) if p.startswith("    ")), None)
+    if first is None:
+        return None
+    last = first
+    while last + 1 < len(paragraphs) and paragraphs[last + 1].startswith("    "):
+        last += 1
+    return dedent("\n\n".join(paragraphs[first : last + 1])).replace("…", "...")
+
+
+def examples() -> dict[str, str]:
+    """Each module whose docstring has one."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+            if docstring and (text := example(docstring)):
+                parts = path.relative_to(ROOT).with_suffix("").parts
+                found[".".join(p for p in parts if p != "__init__")] = text
+    return found
+
+
+EXAMPLES = examples()
+NOT_RUN = {
+    "enclave_app.application": "one exchange, as the server has it",
+    "enclave_app.receive": "one exchange, as the server has it",
+    "enclave_app.serving": "serves until a signal comes",
+    "enclave_app.session": "states, no code",
+    "provider.exchange": "its session ends with a commit, which is in provider.release",
+    "provider.mailbox": "follows until it is stopped",
+    "provider.sources.records": "a grammar, no code",
+    "provider.sources.spec": "TOML: tests/test_examples.py reads such lines in the README",
+    "ratls.address": "asks the resolver of this machine",
+    "scheduler.client": "calls of a submitter and of a provider",
+    "scheduler.service": "calls of a submitter and of a provider",
+    "scheduler.store": "names a database server",
+    "simulation": "a call and a command",
+    "simulation.folder": "names of files, no code",
+    "verifier.output": "changes the streams of the process",
+    "verifier.responses": "its answers are shortened",
+}
+
+
+@pytest.fixture
+def scene(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.chdir(tmp_path)
+    made = Scene(module, tmp_path)
+    with made.stack:
+        yield made
+
+
+def run(module: str, text: str, world: Names) -> None:
+    """In the names of the module, and over them those of the world."""
+    if "yield" in text:  # part of a generator
+        text = f"def parts():\n{indent(text, '    ')}\nlist(parts())"
+    home = importlib.import_module(module)
+    names = {name: getattr(home, name) for name in (*vars(home), *getattr(home, "__all__", ()))}
+    exec(compile(text, f"<docstring of {module}>", "exec"), names | world)  # noqa: S102
+
+
+@pytest.mark.parametrize("module", sorted(WORLDS))
+def test_an_example_runs(module: str, scene: Scene) -> None:
+    run(module, EXAMPLES[module], WORLDS[module](scene))
+
+
+def test_every_example_runs_or_says_why_not() -> None:
+    assert WORLDS.keys() & NOT_RUN.keys() == set()
+    assert sorted(EXAMPLES.keys() ^ (WORLDS.keys() | NOT_RUN.keys())) == []
+
+
+def test_a_stale_example_is_noticed() -> None:
+    """A name that is gone, an argument too many."""
+    with pytest.raises(AttributeError):
+        run("policy.keys", "PublicKey.verify", {})
+    with pytest.raises(TypeError):
+        run("ratls.cbor", "decode(encode(1), 2)", {})
