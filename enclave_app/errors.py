@@ -9,7 +9,7 @@ from __future__ import annotations
 from ratls.errors import StreamIntegrityError
 from verifier.errors import ConfigError, Exit, RatlsError
 
-# Branches. Names: threats.md section 3.
+# Branches. All leaves: docs/errors.md.
 
 
 class InputCommittedError(RatlsError):

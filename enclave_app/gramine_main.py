@@ -1,10 +1,10 @@
 """The production entry point: `python -I -B -m enclave_app.gramine_main`, inside Gramine on SGX.
 
-It has no options, and its environment decides nothing: the manifest fixes both, for what the
-host could choose would be code. Quotes come from the processor, or nothing is served; the one
-root that a policy may name is Intel's, whatever else is installed. The agreement cannot be
-measured, because it names the measurement: it comes from the one file that the host may change,
-and is believed by its signatures alone; its digest then stands in all evidence.
+It has no options, and its environment decides nothing: the manifest fixes both, for what the host
+could choose would be code (docs/gramine.md 1). Quotes come from the processor, or nothing is
+served; the one root that a policy may name is Intel's, whatever else is installed. The agreement
+cannot be measured, because it names the measurement: it comes from the one file that the host may
+change, and is believed by its signatures alone; its digest then stands in all evidence.
 """
 
 from __future__ import annotations

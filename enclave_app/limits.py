@@ -1,8 +1,8 @@
 """Hard caps of the enclave, the two counters that hold them (exchanges, bytes), and buckets.
 
-Below these caps lies what no handler sees: gRPC takes a message of any size and Arrow
-decompresses it before Python is called (`flight.md` 6). That is bounded by admitting listed
-parties only, and by the memory limit of the process, which for an enclave is its size.
+Below these caps lies what no handler sees: gRPC takes a message of any size and Arrow decompresses
+it before Python is called (docs/flight.md 3.2). That is bounded by admitting listed parties only,
+and by the memory limit of the process, which for an enclave is its size.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 Only `DoExchange` is served; every other method gets one and the same refusal. Each exchange
 passes one guard: who is it, is there a free slot, and whatever goes wrong, the peer reads a code
 and an id. An exception that left a handler would be sent to the peer with its message and
-traceback (flight.md 0.25).
+traceback (docs/flight.md 3.1).
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class EnclaveServer(flight.FlightServerBase):
     def stop(self, seconds: float = STOP_SECONDS) -> bool:
         """Stop listening and wait for running calls, but not for ever; False if some still run.
 
-        A stalled client would hold `shutdown` without limit (flight.md 3).
+        A stalled client would hold `shutdown` without limit (docs/flight.md 3.3).
         """
         waiting = threading.Thread(target=self.shutdown, daemon=True)
         waiting.start()

@@ -50,7 +50,7 @@ class ChannelCertificate:
         except (InvalidSignature, TypeError) as error:
             raise _refusal("a self-signed certificate", "another issuer") from error
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        # flight.md 0.6: as a root, a CA certificate admits whatever its key signs.
+        # docs/flight.md 1.2: as a root, a CA certificate admits whatever its key signs.
         if basic.ca:
             raise _refusal("CA:FALSE", "CA:TRUE")
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

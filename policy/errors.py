@@ -1,4 +1,4 @@
-"""The branches of the refusals that `policy` gives: threats.md section 3.
+"""The branches of the refusals that `policy` gives; docs/errors.md lists all leaves.
 
 Branches that other packages share (`SchemaError`, `TicketScopeError`, `ResourceLimitError`, …)
 stand here, because `policy` is the leftmost package that needs them.

@@ -46,7 +46,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `HOST:PORT` or `[IPv6]:PORT`; schemes, paths and users are refused.
+        """Read `HOST:PORT` or `[IPv6]:PORT` (RFC 3986, section 3.2.2); nothing before or after it.
 
         Raises:
             AddressMalformed: Another form, or no such port.

@@ -47,7 +47,10 @@ class ChallengeCheck(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What this verifier holds: never taken from the peer."""
+    """What this verifier holds: never taken from the peer.
+
+    Endorsements (RFC 9334, section 8.2) and reference values (RFC 9334, section 8.3).
+    """
 
     policy: Policy
     collateral: Collateral
@@ -78,7 +81,10 @@ _SEAL = object()
 
 @dataclass(frozen=True, slots=True)
 class AdmittedCertificate:
-    """A certificate whose enclave the policy admits. Says nothing about now: see FreshEvidence."""
+    """A certificate whose enclave the policy admits. Says nothing about now: see FreshEvidence.
+
+    An attestation result in the words of RFC 9334, section 8.4.
+    """
 
     der: bytes
     spki: bytes
@@ -99,7 +105,10 @@ class AdmittedCertificate:
 
 @dataclass(frozen=True, slots=True)
 class FreshEvidence:
-    """Evidence made for this nonce, this party and this task, by the enclave of the certificate."""
+    """Evidence made for this nonce, this party and this task, by the enclave of the certificate.
+
+    Fresh by its nonce: RFC 9334, section 10.2.
+    """
 
     raw: bytes
     claims: ChallengeClaims

@@ -14,12 +14,18 @@ from verifier.modes import SimulationNotAllowed, simulation_lock
 
 
 class Attester(Protocol):
-    """The hardware, or its simulation, that vouches for the running enclave."""
+    """The hardware, or its simulation, that vouches for the running enclave.
+
+    With the enclave, the attester of RFC 9334, section 4.1.
+    """
 
     mode: Mode
 
     def quote(self, report_data: bytes) -> bytes:
-        """A fresh quote whose report carries exactly these 64 bytes."""
+        """A fresh quote whose report carries exactly these 64 bytes.
+
+        They are the `sgx_report_data_t` of `sgx_report.h`.
+        """
         ...
 
 

@@ -2,10 +2,11 @@
 
     decode(encode({"type": "hello"})) == {"type": "hello"}
 
-General decoders accept duplicate keys (the last wins), trailing bytes, indefinite and
-over-long lengths, and build dates and bignums on demand (measured with cbor2 6.3): two
-readers of one message could then disagree. Here every value has exactly one encoding except
-for the order of map keys, which `encode` fixes and `decode` leaves free (ra-tls.md 3.6).
+General decoders accept duplicate keys (the last wins), trailing bytes, indefinite and over-long
+lengths, and build dates and bignums on demand (measured with cbor2 6.3): two readers of one
+message could then disagree. Here every value has exactly one encoding except for the order of map
+keys, which `encode` fixes and `decode` leaves free: RFC 8949, section 4.2.1 and RFC 8949, section
+5.6; docs/channel.md 3.5.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ class NotStrict(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """A tag and its content."""
+    """A tag and its content (RFC 8949, section 3.4)."""
 
     tag: int
     value: Value
 
 
 def encode(value: Value) -> bytes:
-    """Deterministic encoding: shortest lengths, keys ordered by length and then by bytes."""
+    """Deterministic encoding: shortest lengths, keys ordered by length and then by bytes.
+
+    The order is that of RFC 8949, section 4.2.3.
+    """
     return cbor2.dumps(_plain(value), canonical=True)
 
 
@@ -57,7 +61,7 @@ def decode(raw: bytes) -> Value:
 
 
 def _head(raw: bytes, at: int) -> tuple[int, int, int]:
-    """Major type, argument in its shortest form, and where the head ends."""
+    """Major type, argument in its shortest form, and where the head ends (RFC 8949, section 3)."""
     if at >= len(raw):
         raise NotStrict(f"end of input at byte {at}")
     major, info = raw[at] >> 5, raw[at] & 0x1F
@@ -65,7 +69,7 @@ def _head(raw: bytes, at: int) -> tuple[int, int, int]:
         return major, info, at + 1
     size = {24: 1, 25: 2, 26: 4, 27: 8}.get(info)
     if size is None or at + 1 + size > len(raw):
-        raise NotStrict(f"indefinite or cut head at byte {at}")
+        raise NotStrict(f"indefinite or cut head at byte {at}")  # RFC 8949, section 3.2
     argument = int.from_bytes(raw[at + 1 : at + 1 + size], "big")
     # Half the range of each width belongs to the next shorter one.
     if argument < (24 if size == 1 else 1 << (8 * size // 2)):
@@ -110,7 +114,7 @@ def _string(raw: bytes, at: int, size: int, *, text: bool) -> tuple[Value, int]:
     try:
         return content.decode("utf-8"), at + size
     except UnicodeDecodeError as error:
-        raise NotStrict("text is not UTF-8") from error
+        raise NotStrict("text is not UTF-8") from error  # RFC 8949, section 3.1
 
 
 def _map(raw: bytes, at: int, count: int, depth: int, budget: Iterator[int]) -> tuple[Value, int]:

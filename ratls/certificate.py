@@ -1,9 +1,10 @@
 """The enclave's certificate: how it is built, and what a pinned one must look like.
 
-A self-signed certificate has no authority: everything in it but the evidence is chosen by
-whoever made it. The profile is there because of what TLS stacks do with a pinned certificate:
-one marked CA:TRUE admits every leaf that its key signs (flight.md 0.6), a critical evidence
-extension is refused by all of them, and a name is needed to connect at all.
+A self-signed certificate has no authority: everything in it but the evidence is chosen by whoever
+made it. The profile is there because of what TLS stacks do with a pinned certificate: one marked
+CA:TRUE admits every leaf that its key signs (docs/flight.md 1.2), a critical evidence extension is
+refused by all of them (RFC 5280, section 4.2), and a name is needed to connect at all. The
+profile: docs/channel.md 2.2 and 3.1.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from ratls.errors import (
 from verifier import der as der_of
 from verifier.errors import Exit
 
-ENCLAVE_NAME = "enclave.ratls.invalid"  # .invalid never resolves: a name to pin, not to look up
+# A name to pin, not to look up: .invalid never resolves (RFC 6761, section 6.4).
+ENCLAVE_NAME = "enclave.ratls.invalid"
 EVIDENCE_OID = x509.ObjectIdentifier("2.23.133.5.4.9")
 MAX_CERTIFICATE = 64 * 1024
 MAX_VALIDITY = timedelta(days=7)
@@ -40,7 +42,7 @@ CLOCK_SKEW = timedelta(hours=1)
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
-# Formats of other producers (ra-tls.md 2.1). None is read; beside ours, one is an ambiguity.
+# Formats of other producers (docs/channel.md 2.1). None is read; beside ours, one is ambiguous.
 FOREIGN_EVIDENCE = {
     "0.6.9.42.840.113741.1337.6": "Gramine's legacy quote",
     "1.2.840.113741.1337.6": "a legacy quote",
@@ -115,10 +117,11 @@ def _load(der: bytes) -> x509.Certificate:
             _ = certificate.extensions, certificate.subject, certificate.issuer
             _ = certificate.signature_algorithm_oid, certificate.serial_number
             _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        # The library reads one signature in several encodings; one certificate has one DER.
+        # The library reads one signature in several encodings; one certificate has one DER:
+        # RFC 5280, section 4.1.1.3.
         if der_of.content(der_of.children(der)[2], der_of.BIT_STRING)[:1] != b"\0":
             raise ValueError("unused bits in the signature")
-    except x509.DuplicateExtension as error:
+    except x509.DuplicateExtension as error:  # one of each: RFC 5280, section 4.2
         if error.oid == EVIDENCE_OID:
             raise EvidenceAmbiguous("certificate", expected="one", found="several") from error
         raise _malformed(f"the extension {error.oid.dotted_string} twice") from error
@@ -135,7 +138,7 @@ def _load(der: bytes) -> x509.Certificate:
 
 
 def as_der(content: bytes) -> bytes:
-    """The DER of a certificate file, which may be PEM with one certificate in it.
+    """The DER of a certificate file, which may be PEM (RFC 7468, section 5.1) with one in it.
 
     Raises:
         EnclaveCertificateMalformed: PEM with none, several, or an unreadable one.
@@ -211,8 +214,8 @@ def _key(certificate: x509.Certificate) -> bytes:
     if not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
         raise _unsuitable(key.curve.name)
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    # The same key has other encodings (compressed point, explicit curve) with other hashes:
-    # only the canonical one, carried literally, is taken.
+    # The same key has other encodings with other hashes: compressed points (RFC 5480, section 2.2),
+    # explicit curves (RFC 5480, section 2.1.1). Only one, carried literally, is taken.
     if carried_spki(certificate.tbs_certificate_bytes) != spki:
         raise _unsuitable("another encoding of the key")
     return spki
@@ -234,7 +237,8 @@ def _unsuitable(found: str) -> EnclaveCertificateKeyUnsuitable:
 def carried_spki(tbs: bytes) -> bytes:
     """The SubjectPublicKeyInfo exactly as it stands in a TBSCertificate (DER, version 3).
 
-    It follows version, serial number, signature algorithm, issuer, validity and subject.
+    It follows version, serial number, signature algorithm, issuer, validity and subject: RFC 5280,
+    section 4.1.
     """
     return der_of.children(tbs)[6]
 
@@ -275,19 +279,20 @@ class EnclaveCertificateUsageWrong(CertificateProfileError):
 
 def _require_end_entity(certificate: x509.Certificate) -> None:
     constraints = _extension(certificate, x509.BasicConstraints)
-    # Absent counts as CA: grpcio accepts a leaf signed by a pinned certificate without it.
+    # Absent counts as CA, unlike in RFC 5280, section 4.2.1.9: grpcio accepts a leaf signed by a
+    # pinned certificate without it.
     if constraints is None or constraints.ca:
         raise EnclaveCertificateIsAuthority(
             "basic constraints",
             expected="CA:FALSE",
             found="none" if constraints is None else "CA:TRUE",
         )
-    usage = _extension(certificate, x509.KeyUsage)
+    usage = _extension(certificate, x509.KeyUsage)  # RFC 5280, section 4.2.1.3
     if usage is None or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
         raise EnclaveCertificateUsageWrong(
             "key usage", expected="digitalSignature", found="another"
         )
-    purposes = _extension(certificate, x509.ExtendedKeyUsage)
+    purposes = _extension(certificate, x509.ExtendedKeyUsage)  # RFC 5280, section 4.2.1.12
     if purposes is None or set(purposes) != {
         ExtendedKeyUsageOID.SERVER_AUTH,
         ExtendedKeyUsageOID.CLIENT_AUTH,
@@ -305,7 +310,7 @@ class EnclaveCertificateNameWrong(CertificateProfileError):
 
 
 def _require_name(certificate: x509.Certificate) -> None:
-    names = _extension(certificate, x509.SubjectAlternativeName)
+    names = _extension(certificate, x509.SubjectAlternativeName)  # RFC 5280, section 4.2.1.6
     if names is None or list(names) != [x509.DNSName(ENCLAVE_NAME)]:
         raise EnclaveCertificateNameWrong(
             "subject alternative name",
@@ -335,7 +340,7 @@ def _require_current(certificate: x509.Certificate, at: datetime) -> None:
         raise EnclaveCertificateLongLived(
             "certificate", expected=f"at most {MAX_VALIDITY.days} days", found=str(end - start)
         )
-    if not start <= at <= end:
+    if not start <= at <= end:  # both belong to it: RFC 5280, section 4.1.2.5
         raise EnclaveCertificateNotCurrent(
             "certificate", expected=f"validity at {at:%FT%TZ}", found=f"{start:%FT%TZ}/{end:%FT%TZ}"
         )

@@ -1,8 +1,8 @@
 """What an enclave says about a connection, in the bytes that its quote commits to.
 
-A claims buffer is a CBOR map of text to byte strings (interoperable RA-TLS, ra-tls.md 3.3);
-the claims beyond `pubkey-hash` and `nonce` are this project's (design, section 5). Parsing
-checks names and sizes; `require_equal` holds every claim against the verifier's own value.
+A claims buffer is a CBOR map of text to byte strings (interoperable RA-TLS); the claims beyond
+`pubkey-hash` and `nonce` are this project's, and docs/channel.md 3.3 lists them. Parsing checks
+names and sizes; `require_equal` holds every claim against the verifier's own value.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ _SIZES = {
 
 
 def key_hash(spki: bytes, algorithm: int = 1) -> bytes:
-    """The value of `pubkey-hash`: a CBOR array of hash id and digest of the SPKI's DER."""
+    """The value of `pubkey-hash`: a CBOR array of hash id and digest of the SPKI's DER.
+
+    The hash entry of RFC 9393, section 2.9.1.
+    """
     return cbor.encode([algorithm, _HASHES[algorithm](spki).digest()])
 
 
@@ -121,7 +124,9 @@ class CertificateClaims:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChallengeClaims(CertificateClaims):
-    """Claims of the evidence that answers a challenge."""
+    """Claims of the evidence that answers a challenge: freshness by a nonce, as in RFC 9334,
+    section 10.2.
+    """
 
     CONTEXT: ClassVar[bytes] = b"ratls/1 challenge"
 

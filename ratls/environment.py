@@ -11,8 +11,9 @@ import os
 
 from verifier.errors import ConfigError
 
-# With an EC certificate this leaves TLS 1.3 only, at both ends (flight.md 0.30): the one cipher
-# allowed for TLS 1.2 needs an RSA certificate, and TLS 1.3 has its ciphers in another list.
+# With an EC certificate this leaves TLS 1.3 only, at both ends (docs/flight.md 1.4): the one cipher
+# allowed for TLS 1.2 needs an RSA certificate (RFC 5289, section 3.2), and TLS 1.3 has its ciphers
+# in another list (RFC 8446, appendix B.4).
 _TLS13_ONLY = ("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
 # gRPC's own log: it would mix the peer's words with ours.
 _QUIET = ("GRPC_VERBOSITY", "NONE")

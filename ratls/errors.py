@@ -11,7 +11,7 @@ from verifier.errors import (
     RatlsError,
 )
 
-# Branches. Names: threats.md section 3.
+# Branches. All leaves: docs/errors.md.
 
 
 class EvidenceFormatError(RatlsError):

@@ -3,9 +3,10 @@
     evidence = make_evidence(attester, claims)   # on the enclave's side
     Evidence.parse(evidence).require_bound()     # on the verifier's side
 
-Wire form (interoperable RA-TLS, ra-tls.md 3.2): CBOR tag 60000 over an array of two byte
-strings, quote and claims buffer. The quote's 64 bytes of report data are SHA-256 of the
-claims buffer as transported, then 32 zero bytes.
+Wire form (interoperable RA-TLS, docs/channel.md 3.2): CBOR tag 60000 over an array of two byte
+strings, quote and claims buffer. The quote's 64 bytes of report data are SHA-256 of the claims
+buffer as transported, then 32 zero bytes (docs/channel.md 3.4). Evidence, in the words of RFC
+9334, section 8.1; it carries no verdict.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def _malformed(found: str) -> EvidenceMalformed:
 
 
 def report_data(claims: bytes) -> bytes:
-    """The 64 bytes that commit to a claims buffer."""
+    """The 64 bytes that commit to a claims buffer: SHA-256 (FIPS 180-4, section 6.2) and zeros."""
     return hashlib.sha256(claims).digest() + bytes(32)
 
 

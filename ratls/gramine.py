@@ -5,7 +5,7 @@
 
 Gramine makes a quote when the file is *opened*, over whatever any thread wrote last, and passes
 on what the host's quoting service answered without looking at it. So one lock is held from the
-write to the close, and what comes back is compared before it is used.
+write to the close, and what comes back is compared before it is used: docs/gramine.md 2.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from verifier.errors import Exit, placed
 from verifier.quote import MrEnclave, Quote, strip_file_padding
 
 DEVICE = Path("/dev/attestation")
-REPORT_DATA_SIZE = 64
-REPORT_SIZE = 432  #        the local report: 384 bytes of body, then key id and MAC
+REPORT_DATA_SIZE = 64  #    `sgx_report_data_t` in `sgx_report.h`
+REPORT_SIZE = 432  #        `sgx_report_t` in `sgx_report.h`: 384 bytes of body, key id, MAC
 MR_ENCLAVE = slice(64, 96)  # in that body
 MAX_FILE = 8192  #          no file of the device is larger; quotes have about 4,700 bytes
 

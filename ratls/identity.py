@@ -87,7 +87,7 @@ class EnclaveIdentity:
             instance=instance,
             receipt_key_hash=hashlib.sha256(_spki(receipt_key)).digest(),
         )
-        serial = int.from_bytes(random(16), "big") | 1
+        serial = int.from_bytes(random(16), "big") | 1  # positive: RFC 5280, section 4.1.2.2
         certificate = build_certificate(
             tls_key, make_evidence(attester, claims), instance, serial, at
         )
@@ -102,7 +102,10 @@ class EnclaveIdentity:
 
     @property
     def key_pem(self) -> bytes:
-        """The TLS key for the server that is started in this process; never written anywhere."""
+        """The TLS key for the server in this process; never written anywhere.
+
+        In the form of RFC 5958, section 2.
+        """
         return self._tls_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     @property

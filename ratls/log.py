@@ -6,8 +6,9 @@
         log.info("committed")
 
 One JSON object a line on stderr, always with `party` and `task_digest`: null where the line is
-about none. Everything that is not ASCII is escaped, so that no name can forge a line or colour a
-terminal. A line that cannot be written is dropped and counted (`dropped`): it never raises (L08).
+about none. What is not ASCII is escaped (RFC 8259, section 7): so that no name can forge a line or
+colour a terminal. A line that cannot be written is dropped and counted (`dropped`): it never
+raises (L08).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     with pinned_client(address, admitted, channel) as client:
         ...
 
-Left to itself a Flight client fails open in three ways (flight.md 0.7): without roots it
+Left to itself a Flight client fails open in three ways (docs/flight.md 1.3): without roots it
 believes the system's, with verification disabled it ignores the pin, and under the scheme
 `grpc://` it ignores the pin and talks plaintext. None of the three can be asked for here.
 """
@@ -27,12 +27,12 @@ _OPTIONS = [
     # anybody could look at it. Both, since the first alone still unpacks what comes.
     ("grpc.compression_enabled_algorithms_bitset", 1),  # bit 0: as it is
     ("grpc.per_message_decompression", 0),
-    # Else `https_proxy` and `grpc_proxy` would choose where the connection goes.
+    # Else proxy variables would choose where the connection goes: docs/flight.md 1.5.
     ("grpc.enable_http_proxy", 0),
     # A retry would replay a stream's first messages to whoever answers next.
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
-    # A link that is dead but open is noticed.
+    # A link that is dead but open is noticed: RFC 9113, section 6.7.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 ]
@@ -111,7 +111,8 @@ def _require_no_issuer(certificate: x509.Certificate) -> None:
 
     gRPC does not show which certificate the other end of the data connection has. Under a pin
     that may issue, it could be any that the pinned key has signed, with any key. Each of the two
-    marks alone keeps the TLS library from taking it.
+    marks (RFC 5280, section 4.2.1.9 and RFC 5280, section 4.2.1.3) alone keeps the TLS library
+    from taking it.
     """
     try:
         extensions = certificate.extensions

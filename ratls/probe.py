@@ -3,8 +3,8 @@
     address, der = probe_name(Address.parse("enclave.example:7443"), timeout=10)
 
 Neither Flight nor gRPC lets a client look at the peer's certificate, so it is fetched by a
-handshake of its own and then pinned. That leaves no gap: whoever answers later must hold the
-key of exactly this certificate (flight.md 0.4).
+handshake of its own and then pinned. That leaves no gap: whoever answers later must hold the key
+of exactly this certificate (docs/flight.md 1.1; RFC 8446, section 4.4.3).
 
 The TLS library never touches the socket. It skips some records before the handshake ends, and
 where more of them are always there it does not return: no time limit would be asked, and no
@@ -68,6 +68,8 @@ class EnclaveCertificateChainPresented(BindingError):
 def probe(address: Address, timeout: float) -> bytes:
     """The one certificate that a peer shows in a TLS 1.3 handshake, as DER.
 
+    Its message: RFC 8446, section 4.4.2.
+
     Own certificate and data are withheld: the connection is dropped after the handshake.
 
     Args:
@@ -109,17 +111,18 @@ def probe(address: Address, timeout: float) -> bytes:
 
 
 def _context(shown: list[bytes]) -> SSL.Context:
-    """A fresh context per probe: no session, hence no resumption, can be carried over."""
+    """A fresh context per probe: no session can be carried over (RFC 8446, section 2.2)."""
 
     def take(_: SSL.Connection, certificate: crypto.X509, __: int, depth: int, ___: int) -> bool:
         shown.append(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))
-        return True  # believed by nobody yet: the handshake only shows who holds the key
+        # Not trusted yet: the handshake only shows who holds the key (RFC 8446, section 4.4.3).
+        return True
 
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
-    context.set_alpn_protos([b"h2"])
+    context.set_alpn_protos([b"h2"])  # RFC 7301, section 3.1; RFC 9113, section 3.2
     context.set_verify(SSL.VERIFY_PEER, take)
     return context
 

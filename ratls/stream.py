@@ -729,7 +729,7 @@ def _require_batch(batch: pa.RecordBatch, caps: Caps) -> int:
     Raises:
         MessageOversized: More rows or bytes than one batch may have.
     """
-    # Rows too: a batch of nulls counts 2^28 rows in no bytes (flight.md 0.27).
+    # Rows too: a batch of nulls counts 2^28 rows in no bytes (docs/flight.md 3.2).
     size = size_of_copy(batch)
     if batch.num_rows > caps.batch_rows or size > caps.batch_bytes:
         raise MessageOversized(

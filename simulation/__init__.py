@@ -5,4 +5,5 @@
 
 For trying ratls without SGX, and for its tests. It protects nothing, is a distribution of its
 own, and is absent from the production wheel; `simulation.lock` is all that production can see.
+How it is made: docs/dcap.md 7.
 """

@@ -4,7 +4,7 @@
         ...  # `ratls collateral fetch --from ORIGIN --ca FOLDER/pcs.crt`
 
 Paths, parameters, headers and statuses are those of version 4 (dcap.md 3.2), and a PCCS's
-`rootcacrl` (3.3). What a verifier of quotes does not ask for is not known here: 404.
+`rootcacrl` (dcap.md 3.3). What a verifier of quotes does not ask for is not known here: 404.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Is a genuine quote good enough? Attributes and TCB status, where no policy says more.
 
 `verify_quote` finds out what is; this refuses what protects nothing (a debug enclave, a revoked
-level) always, and everything but an up-to-date platform unless told otherwise.
+level) always, and everything but an up-to-date platform unless told otherwise: docs/dcap.md 4.10.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from verifier.tcb import TcbStatus, TcbVerdict
 from verifier.td import TdReport
 from verifier.verify import VerifiedQuote
 
+# `sgx_attributes_t` in `sgx_attributes.h`.
 INIT, DEBUG, MODE64BIT, PROVISION_KEY, EINITTOKEN_KEY = 0x1, 0x2, 0x4, 0x10, 0x20
 CET, KSS, AEX_NOTIFY = 0x40, 0x80, 0x400
 # Either value protects alike; every other bit, reserved ones included, has one right value.
 _FREE_FLAGS = CET | KSS | AEX_NOTIFY
 _DEFAULT_FLAGS, _DEFAULT_MASK = INIT | MODE64BIT, (2**64 - 1) & ~_FREE_FLAGS
 
-# Of a trust domain: bits 0 to 7 each end its protection (DEBUG, profiling, reserved ones).
+# Of a trust domain (TDX DCAP Quoting Library API, appendix A.3.4): bits 0 to 7 each end its
+# protection (DEBUG, profiling, reserved ones).
 TD_UNPROTECTED = 0xFF
 SEPT_VE_DISABLE, PKS, PERFMON = 1 << 28, 1 << 30, 1 << 63
 TD_ALLOWED = SEPT_VE_DISABLE | PKS | PERFMON

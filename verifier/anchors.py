@@ -37,7 +37,8 @@ class TrustAnchors:
     """The pinned root key.
 
     The key is pinned and not a certificate: Intel reissued its root, the same name and key with
-    other dates, and genuine quotes carry either edition.
+    other dates, and genuine quotes carry either edition (docs/dcap.md 2.3). What is pinned is the
+    trust anchor of RFC 5280, section 6.1.1.
     """
 
     mode: Mode

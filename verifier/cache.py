@@ -5,9 +5,9 @@
     fetched = obtain(quotes, service, roots=roots, marks=marks, cache=cache, **now)
     fetched.source  # whose it is: `cache` where no service gave
 
-The cache may be deleted at any time. The marks are no cache: without them an old, unexpired
-bundle would pass for a new one (T09). Both have a place of their own for each root, so that
-what a simulation signed never stands where Intel's word is looked for.
+The cache may be deleted at any time. The marks are no cache: without them an old, unexpired bundle
+would pass for a new one (T09, docs/dcap.md 3.7). Both have a place of their own for each root, so
+that what a simulation signed never stands where Intel's word is looked for.
 """
 
 from __future__ import annotations

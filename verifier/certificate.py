@@ -2,8 +2,9 @@
 
 PCK leaves, PCK authorities and the TCB signer all descend from one root, so a valid signature says
 little: what stops a PCK leaf from signing TCB info is its role. Each role fixes name, basic
-constraints and key usage; each link is checked by name, key identifier and signature.
-Profile: Intel's "PCK Certificate and Certificate Revocation List Profile", revision 1.5.
+constraints and key usage; each link is checked by name, key identifier and signature. Profile:
+Intel's "SGX PCK Certificate and Certificate Revocation List Profile Specification", revision 1.4,
+sections 1.2 and 1.3; in tables in docs/dcap.md 2.2. Links: docs/dcap.md 4.2.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from verifier.errors import CertChainError
 _EXTENSIONS = 0xA3  # [3], the last field
 _VERSION_3 = bytes.fromhex("a003020102")
 _COMMON_NAME = bytes.fromhex("0603550403")  # OID 2.5.4.3, with tag and length
-ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")  # AlgorithmIdentifier, no parameters
-# SubjectPublicKeyInfo of a point on the named curve P-256, up to x || y; its first length fixes
-# the size of the whole. Comparing the bytes also
-# refuses explicit curve parameters, with which CVE-2020-0601 forged keys.
+# AlgorithmIdentifier of ecdsa-with-SHA256, without parameters: RFC 5758, section 3.2.
+ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+# SubjectPublicKeyInfo of a point on the named curve P-256 (RFC 5480, section 2.1.1.1), up to
+# x || y; its first length fixes the size of the whole. Comparing the bytes also refuses explicit
+# curve parameters, with which CVE-2020-0601 forged keys.
 _P256_SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 
 _REQUIRED = {
@@ -70,7 +72,7 @@ class Certificate:
     subject: bytes  #                   DER of the name, compared byte for byte
     issuer: bytes
     serial: int
-    not_before: datetime  #             both bounds are valid instants (RFC 5280)
+    not_before: datetime  #             both belong to it: RFC 5280, section 4.1.2.5
     not_after: datetime
     key: ec.EllipticCurvePublicKey
     spki: bytes
@@ -138,7 +140,8 @@ def _parse(raw: bytes) -> Certificate:
             raise CertificateRoleWrong(
                 "certificate", expected="a P-256 key", found="another kind of key"
             )
-        # Read here: a negative serial number could be listed as revoked under another spelling.
+        # Positive, of 20 bytes at most: RFC 5280, section 4.1.2.2. A negative number could be
+        # listed as revoked under another spelling.
         number = der.integer(serial, low=1, high=2**160 - 1)
         not_before, not_after = map(der.time, der.children(validity))
         common_name, organisation = read_name(subject)
@@ -174,7 +177,8 @@ def _parse(raw: bytes) -> Certificate:
 def signed_parts(raw: bytes) -> tuple[bytes, bytes]:
     """Split a certificate or CRL into what is signed and the signature (DER).
 
-    DerError unless it is one SEQUENCE of exactly three whose outer algorithm is ecdsa-with-SHA256.
+    DerError unless it is one SEQUENCE of exactly three whose outer algorithm is ecdsa-with-SHA256
+    (RFC 5280, section 4.1.1.2 and section 5.1.1.2).
     """
     tbs, algorithm, signature = der.children(raw)
     if algorithm != ECDSA_SHA256:
@@ -210,7 +214,7 @@ _BLANK_LINE = re.compile(rb"\n\r?\n")
 
 
 def split_pem(text: bytes | str, thing: str) -> list[bytes]:
-    """The DER of each certificate in PEM that holds nothing else.
+    """The DER of each certificate in PEM that holds nothing else (RFC 7468, section 5.1).
 
     Raises:
         CertificateMalformed: Something else is in it.
@@ -236,7 +240,8 @@ def _decode(block: bytes) -> bytes:
     for white in (b"\n", b"\r", b" ", b"\t"):  # faster than translating a kilobyte
         body = body.replace(white, b"")
     decoded = binascii.a2b_base64(body)
-    # Decoding skips what is no base64; encoding again shows whether there was any.
+    # Decoding skips what is no base64; encoding again shows whether there was any, or pad bits
+    # that are set (RFC 4648, section 3.5).
     if binascii.b2a_base64(decoded, newline=False) != body:
         raise ValueError("another form of base64")
     return decoded
@@ -266,6 +271,8 @@ _INTEL_ROOT = _parse(INTEL_ROOT)
 
 def require_role(certificate: Certificate, role: Role) -> None:
     """Name, basic constraints, key usage and extensions are those of the role.
+
+    More than RFC 5280, section 6.1.4, asks: Intel's profile is exact.
 
     Raises:
         CertificateRoleWrong: One of them is not.
@@ -334,6 +341,8 @@ class CertificateNotIssued(CertChainError):
 @lru_cache(maxsize=256)  # pure, and what is refused is not remembered
 def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
     """`issuer` issued `certificate`: names, key identifiers and signature, each one always.
+
+    RFC 5280, section 6.1.3, without the times, which are judged later.
 
     Raises:
         CertificateNotIssued: One of them does not fit.

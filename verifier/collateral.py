@@ -2,7 +2,8 @@
 
     collateral = Collateral.parse(Path("collateral.json").read_bytes())
 
-A bundle is believed in nothing until `verify_quote` has followed its signatures to the root.
+What belongs to it: docs/dcap.md 3.1. Nothing in a bundle is trusted until `verify_quote` has
+checked its signatures up to the root.
 """
 
 from __future__ import annotations

@@ -34,7 +34,10 @@ class CertificateRevoked(RevocationError):
 
 @dataclass(frozen=True, slots=True)
 class RevocationList:
-    """A list that its authority signed. Whether it is current is judged with everything else."""
+    """A list that its authority signed. Whether it is current is judged with everything else.
+
+    Rules: docs/dcap.md 3.8 and 4.3; RFC 5280, section 5 and section 6.3.3.
+    """
 
     title: str
     this_update: datetime
@@ -64,6 +67,8 @@ class CrlMalformed(RevocationError):
 
 def crl_der(stored: bytes, title: str) -> bytes:
     """DER of a list that is stored as PEM, as hexadecimal text or as DER (Intel's services differ).
+
+    PEM: RFC 7468, section 6.
 
     Raises:
         CrlMissing: There is nothing.
@@ -106,7 +111,7 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
         if version != _VERSION_2 or algorithm != ECDSA_SHA256:
             raise der.DerError("not a CRL of version 2 with ecdsa-with-SHA256")
         if not rest or rest[0][0] not in (der.UTC_TIME, der.GENERALIZED_TIME):
-            raise der.DerError("no nextUpdate")
+            raise der.DerError("no nextUpdate")  # RFC 5280, section 5.1.2.5, demands it
         this_update, next_update = der.time(this), der.time(rest[0])
         # What is left: the entries, unless there are none, and the extensions.
         *entries, last = rest[1:]
@@ -132,12 +137,16 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
 _VERSION_2 = bytes.fromhex("020101")
 _EXTENSIONS = 0xA0  # [0], the last field
 _NEEDED = {CRL_NUMBER, AUTHORITY_KEY_ID}
-# A delta list, or one for some distribution points only, is silent about the rest.
+# A delta list, or one for some distribution points only, is silent about the rest: RFC 5280,
+# section 5.2.4 and RFC 5280, section 5.2.5.
 _PARTIAL = {DELTA_CRL_INDICATOR, ISSUING_DISTRIBUTION_POINT}
 
 
 def _require_profile(found: Extensions) -> bytes:
-    """A complete, direct list with number and authority key; the latter's identifier."""
+    """A complete, direct list with number and authority key; the latter's identifier.
+
+    RFC 5280, section 5.2.3 and RFC 5280, section 5.2.1.
+    """
     if not found.values.keys() >= _NEEDED:
         raise der.DerError("not both, cRLNumber and authorityKeyIdentifier")
     odd = (found.values.keys() & _PARTIAL) | (found.critical - _NEEDED)
@@ -154,7 +163,7 @@ def _shown(name: bytes, authority_key_id: bytes) -> str:
 
 
 def _serials(entries: bytes) -> frozenset[int]:
-    """What is revoked. Lists have thousands of entries, and Intel writes all in one form."""
+    """What is revoked. Intel writes all entries in one form: RFC 5280, section 5.1.2.6."""
     if _USUAL_ENTRIES.fullmatch(entries):
         found = _USUAL_ENTRY.findall(entries)
         return frozenset([int.from_bytes(entry[4:-_BEHIND_SERIAL], "big") for entry in found])
@@ -206,6 +215,7 @@ def _require_harmless(extensions: bytes) -> None:
     if not extensions:
         return
     for extension in der.children(extensions):
-        # The one critical extension that standards define here hands the entry to another CA.
+        # The one critical extension that is defined here hands the entry to another CA: RFC 5280,
+        # section 5.3.3.
         if len(der.children(extension)) != 2:
             raise der.DerError("a revoked certificate with a critical extension")

@@ -3,7 +3,7 @@
 An element is its encoding: tag, length and content, as bytes. What is inside is read, and held to
 the rules, where it is asked for. The reader goes exactly as deep as its caller asks and never
 recurses, so nesting cannot exhaust it. Callers translate `DerError` into the refusal of the thing
-that they read.
+that they read. The rules of DER are those of X.690, sections 10 and 11.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def contents(element: bytes, tag: int) -> list[bytes]:
 
 
 def _long_size(data: bytes, width: int, at: int) -> tuple[int, int]:
-    """A length of `width` bytes at offset `at`, and the offset after it."""
+    """A length of `width` bytes at offset `at`, and the offset after it (X.690, section 10.1)."""
     if not 1 <= width <= 3:  # none is the indefinite form; no certificate needs 16 MiB
         raise DerError("length is indefinite or too long")
     end = at + width
@@ -94,7 +94,7 @@ _LEAST = (0, 0x80, 0x100, 0x10000)  # what a length of so many bytes must say, t
 
 
 def integer(element: bytes, *, high: int, low: int = 0, tag: int = INTEGER) -> int:
-    """A minimal INTEGER (or ENUMERATED) from `low` to `high`."""
+    """A minimal INTEGER (or ENUMERATED) from `low` to `high` (X.690, section 8.3.2)."""
     octets = content(element, tag)
     if not octets or (len(octets) > 1 and octets[0] == 0 and octets[1] < 0x80):
         raise DerError("integer is empty or not minimal")
@@ -105,7 +105,7 @@ def integer(element: bytes, *, high: int, low: int = 0, tag: int = INTEGER) -> i
 
 
 def boolean(element: bytes) -> bool:
-    """A BOOLEAN: exactly 0x00 or 0xff."""
+    """A BOOLEAN: exactly 0x00 or 0xff (X.690, section 11.1)."""
     octets = content(element, BOOLEAN)
     if octets not in (b"\x00", b"\xff"):
         raise DerError("boolean is neither 00 nor ff")
@@ -122,12 +122,15 @@ def octet_string(element: bytes, size: int) -> bytes:
 
 @lru_cache(maxsize=256)  # pure: certificates of one hierarchy share their dates
 def time(element: bytes) -> datetime:
-    """A UTCTime or GeneralizedTime in the one form of DER: to the second, in UTC."""
+    """A UTCTime or GeneralizedTime in the one form of DER: to the second, in UTC.
+
+    X.690, section 11.7 and section 11.8; RFC 5280, section 4.1.2.5.
+    """
     match = _TIME.fullmatch(element)
     if match is None:
         raise DerError("not a time, or not in the form of DER")
     text = element[2:].decode("ascii")
-    if match[1]:  # two digits of the year, 1950 to 2049 (RFC 5280)
+    if match[1]:  # two digits of the year, 1950 to 2049: RFC 5280, section 4.1.2.5.1
         text = ("19" if text >= "50" else "20") + text
     try:
         return datetime.fromisoformat(f"{text[:8]}T{text[8:]}")
@@ -136,7 +139,7 @@ def time(element: bytes) -> datetime:
 
 
 def bit_string(element: bytes) -> bytes:
-    """The bytes of a BIT STRING, whose unused bits at the end are zero."""
+    """The bytes of a BIT STRING, whose unused bits are zero (X.690, section 11.2.1)."""
     octets = content(element, BIT_STRING)
     if not octets or octets[0] > 7 or (octets[0] and not octets[1:]):
         raise DerError("bit string is cut off")
@@ -146,7 +149,7 @@ def bit_string(element: bytes) -> bytes:
 
 
 def true(element: bytes) -> bool:
-    """A BOOLEAN that DER would leave out if it were false."""
+    """A BOOLEAN that DER would leave out if it were false (X.690, section 11.5)."""
     if not boolean(element):
         raise DerError("false is written as absence")
     return True

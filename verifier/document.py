@@ -1,6 +1,7 @@
 """Signed JSON, read strictly: one reading, of the very text that was signed.
 
-Each member is taken with its exact type; True is no 1, and nothing is converted.
+Each member is taken with its exact type; True is no 1, and nothing is converted. Which documents
+there are: docs/dcap.md 4.4 and 4.5.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ def _refuse(where: str, expected: str, found: str) -> CollateralMalformed:
 
 @lru_cache(maxsize=256)
 def _instant(text: str) -> datetime:
-    """ValueError unless it is `YYYY-MM-DDTHH:MM:SSZ` and exists."""
+    """ValueError unless it is `YYYY-MM-DDTHH:MM:SSZ` and exists.
+
+    One of the forms of RFC 3339, section 5.6: no fraction, no offset, capitals.
+    """
     if not _INSTANT.fullmatch(text):
         raise ValueError("not YYYY-MM-DDTHH:MM:SSZ")
     return datetime.fromisoformat(text)

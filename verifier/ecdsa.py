@@ -16,7 +16,10 @@ _CURVE = ec.SECP256R1()
 
 @lru_cache(maxsize=1024)  # pure: a platform signs all its quotes with one attestation key
 def public_key(point: bytes) -> ec.EllipticCurvePublicKey:
-    """The key whose point is x || y, 64 bytes. ValueError when it is not on the curve."""
+    """The key whose point is x || y, 64 bytes. ValueError when it is not on the curve.
+
+    With 0x04 before it, it is an uncompressed point as in RFC 5480, section 2.2.
+    """
     return ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, b"\x04" + point)
 
 
@@ -26,14 +29,15 @@ def signed_raw(key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes)
     (r, n - s) verifies too, so neither a signature nor a quote identifies anything.
     """
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
-    # CVE-2022-21449: a library that forgets the range accepts r = s = 0 for every message.
+    # FIPS 186-5, section 6.4.2, asks for this range first. CVE-2022-21449: a library that forgot
+    # it accepted r = s = 0 for every message.
     if len(signature) != 64 or not (0 < r < ORDER and 0 < s < ORDER):
         return False
     return signed_der(key, encode_dss_signature(r, s), message)
 
 
 def signed_der(key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes) -> bool:
-    """Did `key` sign `message`? `signature` is the DER form of X.509."""
+    """Did `key` sign `message`? `signature` is in DER, as in RFC 3279, section 2.2.3."""
     try:
         key.verify(signature, message, _ALGORITHM)
     except InvalidSignature:

@@ -117,7 +117,7 @@ def placed(name: str) -> Iterator[None]:
         raise
 
 
-# The branches that belong to evidence and endorsements. Names: threats.md section 3.
+# The branches that belong to evidence and endorsements. All leaves: docs/errors.md.
 
 
 class QuoteFormatError(RatlsError):

@@ -32,7 +32,10 @@ class Extensions:
 
     @classmethod
     def read(cls, sequence: bytes) -> Self:
-        """Read `Extensions`; DerError for another form, or one that stands there twice."""
+        """Read `Extensions`; DerError for another form, or one that stands there twice.
+
+        RFC 5280, section 4.2, allows one of each.
+        """
         values: dict[bytes, bytes] = {}
         critical = []
         for inside in der.contents(sequence, der.SEQUENCE):
@@ -42,7 +45,7 @@ class Extensions:
             if tag != der.OID or oid in values:
                 raise der.DerError(f"extension {oid.hex()} is repeated or malformed")
             flag_or_value = inside[len(oid) :]
-            # False is the default, which DER leaves out.
+            # False is the default, which DER leaves out (X.690, section 11.5).
             if flag_or_value.startswith(_TRUE):
                 critical.append(oid)
                 flag_or_value = flag_or_value[len(_TRUE) :]
@@ -51,7 +54,10 @@ class Extensions:
 
     @property
     def constraints(self) -> tuple[bool, int | None] | None:
-        """Basic constraints: is it a CA, and how many may follow; None without them."""
+        """Is it a CA, and how many may follow; None where it does not say.
+
+        Basic constraints: RFC 5280, section 4.2.1.9.
+        """
         if BASIC_CONSTRAINTS not in self.values:
             return None
         match der.children(self.values[BASIC_CONSTRAINTS]):
@@ -65,7 +71,10 @@ class Extensions:
 
     @property
     def usage(self) -> tuple[bool, bool, bool] | None:
-        """Key usage: for signatures, certificates, CRLs; None without it."""
+        """For signatures, certificates, CRLs; None where it does not say.
+
+        Key usage: RFC 5280, section 4.2.1.3.
+        """
         if KEY_USAGE not in self.values:
             return None
         bits = der.bit_string(self.values[KEY_USAGE])
@@ -78,13 +87,13 @@ class Extensions:
 
     @property
     def key_id(self) -> bytes:
-        """Subject key identifier, empty where there is none."""
+        """Subject key identifier (RFC 5280, section 4.2.1.2), empty where there is none."""
         value = self.values.get(SUBJECT_KEY_ID)
         return b"" if value is None else der.content(value, der.OCTET_STRING)
 
     @property
     def issuer_key_id(self) -> bytes:
-        """The key identifier of the issuer, empty where there is none."""
+        """The issuer's key identifier (RFC 5280, section 4.2.1.1), empty where there is none."""
         value = self.values.get(AUTHORITY_KEY_ID)
         parts = [] if value is None else der.children(value)
         found = [part for part in parts if part[0] == _KEY_IDENTIFIER]

@@ -1,7 +1,8 @@
 """The PCK chain inside a quote, and what its leaf says about the platform.
 
 The leaf's SGX extension (OID 1.2.840.113741.1.13.1) states identity and patch level; everything
-that is decided about the platform rests on it. Layout: Intel's PCK certificate profile.
+that is decided about the platform rests on it. Layout: "SGX PCK Certificate and Certificate
+Revocation List Profile Specification", revision 1.4, section 1.3.5; as a table in docs/dcap.md 2.1.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class PckChain:
 
 @lru_cache(maxsize=1024)  # pure: the same text under the same root gives the same chain
 def authenticate_pck_chain(pem: bytes, roots: TrustAnchors) -> PckChain:
-    """Follow the chain from the pinned root to the PCK leaf.
+    """Follow the chain from the pinned root to the PCK leaf (RFC 5280, section 6.1).
 
     Raises:
         CertChainError: The leaf that says which link does not hold.

@@ -2,7 +2,7 @@
 
 Without the identity check any report that a genuine machine signs could vouch for a key: the
 critical hole of another verifier (CVE-2026-22696), which checked every signature but not this.
-Source: Intel's "Enclave Identity" of the Provisioning Certification Service, version 4.
+Source: Intel's PCS API v4, `/sgx/certification/v4/qe/identity`; docs/dcap.md 3.5 and 4.7.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class AttestationKeyUnbound(QuoteSignatureError):
 def verify_attestation_key_binding(auth: EcdsaAuthData) -> None:
     """The quoting enclave vouches for the key that signed the quote.
 
-    Its 64-byte report_data is SHA-256(attestation_key || qe_auth_data), then 32 zero bytes.
+    Its 64-byte report_data is SHA-256(attestation_key || qe_auth_data), then 32 zero bytes
+    (ECDSA Quote Library API, appendix A.4).
 
     Raises:
         AttestationKeyUnbound: It vouches for something else.

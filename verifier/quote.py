@@ -4,8 +4,9 @@
     quote.report.mr_enclave  # of SGX; a claim until `verifier.verify_quote` has passed
 
 SGX quotes of version 3; TDX quotes of version 4, and of version 5 for TDX 1.0 and 1.5. Layouts:
-Intel's `sgx_quote_3.h`, `sgx_quote_4.h`, `sgx_quote_5.h` and `sgx_report.h`. Integers are
-little-endian, except inside signatures and keys, where each half is big-endian.
+`sgx_quote3_t` in `sgx_quote_3.h`, `sgx_quote4_t` in `sgx_quote_4.h`, `sgx_quote5_t` in
+`sgx_quote_5.h`; in tables in docs/dcap.md 1.1 to 1.3 and 1.5 to 1.8. Integers are little-endian,
+except inside signatures and keys, where each half is big-endian.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _SIZE = Struct("<I")
 _SIGNATURE = Struct("<64s64s")  #    quote signature, attestation key
 _QE = Struct("<384s64sH")  #         QE report, its signature, size of the QE's auth data
 _CERTIFICATION = Struct("<HI")  #    type and size of certification data
-_PPID_DATA_SIZES = {1: 36, 2: 276, 3: 404}  # kinds that only name the platform
+# Kinds that only name the platform; `sgx_ql_cert_key_type_t` in `sgx_quote_3.h`.
+_PPID_DATA_SIZES = {1: 36, 2: 276, 3: 404}
 
 
 class Tee(StrEnum):
@@ -108,7 +110,10 @@ class QuoteUnsupported(QuoteFormatError):
 
 @dataclass(frozen=True, slots=True)
 class QuoteHeader:
-    """Bytes 0..48. The SVNs in it are informational: the PCK certificate states the real ones."""
+    """Bytes 0..48. The SVNs in it are informational: the PCK certificate states the real ones.
+
+    `sgx_quote_header_t` in `sgx_quote_3.h`; ECDSA Quote Library API, appendix A.4.
+    """
 
     version: int  #      3, 4 or 5
     tee: Tee
@@ -155,6 +160,8 @@ def _newer_sgx(version: int) -> QuoteUnsupported:
 class EnclaveReport:
     """What the processor says about one enclave: 384 bytes. Names are Intel's.
 
+    `sgx_report_body_t` in `sgx_report.h`.
+
     The fields of key separation and sharing (KSS) are zero in enclaves without it.
     """
 
@@ -182,7 +189,11 @@ class EnclaveReport:
 
 @dataclass(frozen=True, slots=True)
 class EcdsaAuthData:
-    """Everything behind the signed part: two signatures, the key, the quoting enclave's report."""
+    """Everything behind the signed part: two signatures, the key, the quoting enclave's report.
+
+    `sgx_ql_ecdsa_sig_data_t` in `sgx_quote_3.h`; from version 4 on `sgx_ecdsa_sig_data_v4_t` in
+    `sgx_quote_4.h`, around `sgx_qe_report_certification_data_t` in `sgx_quote_4.h`.
+    """
 
     signature: bytes  #            64, r || s, by the attestation key over `Quote.signed`
     attestation_key: bytes  #      64, x || y

@@ -56,12 +56,13 @@ class Answer:
             PcsAnswerMalformed: There is not exactly one such header, or it is not encoded so.
             CertificateMalformed, CertificateRoleWrong: Not two certificates.
         """
-        wanted = header.lower().encode("ascii")
+        wanted = header.lower().encode("ascii")  # in any case: RFC 9110, section 5.1
         values = [value for name, value in self.headers if name.lower() == wanted]
         if len(values) != 1:
             # Of two, which one counts would depend on who reads them.
             raise PcsAnswerMalformed(self.source, expected=f"one {header}", found=str(len(values)))
-        # Not form decoding: where a proxy left a `+` of the base64 bare, it is a `+`.
+        # RFC 3986, section 2.1, and not form decoding: a `+` of the base64 that a proxy left bare
+        # is a `+`.
         raw = _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode("ascii")), values[0])
         try:
             pem = raw.decode("ascii")
@@ -261,5 +262,6 @@ def parse_headers(name: str, raw: bytes) -> Headers:
     return tuple(found)
 
 
+# RFC 9112, section 4 and RFC 9112, section 5.
 _STATUS = re.compile(rb"HTTP/[0-9.]{1,3} ([0-9]{3})(?: [^\r\n]*)?")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")

@@ -1,8 +1,9 @@
 """JSON objects, read strictly: what `json.loads` lets pass in silence is refused.
 
-A repeated member, a float, -0 for 0, any depth: where a signature check and a parser see different
-things, the attacker writes in between. To look at each object as it is made costs more than to
-read it. But outside the strings of valid JSON, each colon is a member that was written, and the
+A repeated member, a float, -0 for 0, any depth: RFC 8259, section 4, section 6 and section 9,
+leave them to the reader. Where a signature check and a parser see different things, the attacker
+writes in between (docs/dcap.md 3.6). To look at each object as it is made costs more than to read
+it. But outside the strings of valid JSON, each colon is a member that was written, and the
 brackets show how deep it is: they are counted instead.
 """
 

@@ -1,8 +1,9 @@
 """How current is the platform: Intel's TCB info, the level that fits, and the merged verdict.
 
 Levels are ordered lexicographically but matched component by component; a level that a newer
-component alone would reach is not reached (dcap-qvl once compared vectors as numbers).
-Source: Intel's "TCB Info" of the Provisioning Certification Service, version 4 of the interface.
+component alone would reach is not reached (dcap-qvl once compared vectors as numbers). Source:
+Intel's PCS API v4, `/sgx/certification/v4/tcb` and PCS API v4, `/tdx/certification/v4/tcb`;
+members in docs/dcap.md 3.4, levels in docs/dcap.md 4.9.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What the TDX module says about one trust domain: the body of a TDX quote.
 
-TDX 1.0 has 584 bytes; 1.5 appends two fields. Layout: `sgx_report2_body_t` and
-`sgx_report2_body_v1_5_t` in Intel's `sgx_quote_4.h` and `sgx_quote_5.h`.
+TDX 1.0 has 584 bytes; 1.5 appends two fields. Layout: `sgx_report2_body_t` in `sgx_quote_4.h`
+(TDX DCAP Quoting Library API, appendix A.3.2) and `sgx_report2_body_v1_5_t` in `sgx_quote_5.h`;
+a table is in docs/dcap.md 1.4.
 """
 
 from __future__ import annotations

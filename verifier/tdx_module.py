@@ -1,8 +1,8 @@
 """The TDX module, which stands between processor and trust domain: is it Intel's, how current?
 
 Its major version is byte 1 of a domain's TEE_TCB_SVN. From version 1 on, an identity of its own
-describes it; before that, one entry of TCB info does. Source: Intel's "TCB Info" of the
-Provisioning Certification Service, version 4, `tdxModule` and `tdxModuleIdentities`.
+describes it; before that, one entry of TCB info does. Source: `tdxModule` and
+`tdxModuleIdentities` of Intel's PCS API v4, `/tdx/certification/v4/tcb`; docs/dcap.md 4.6.
 """
 
 from __future__ import annotations

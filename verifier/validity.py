@@ -1,7 +1,7 @@
 """One instant, and every dated thing that a verdict rests on must cover it.
 
-Nothing else in this package compares times. Outside a window nothing was decided: the caller may
-look again with newer collateral, or say which past instant is meant.
+Rules: docs/dcap.md 4.8. Nothing else in this package compares times. Outside a window nothing was
+decided: the caller may look again with newer collateral, or say which past instant is meant.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class Period(NamedTuple):
 
     @classmethod
     def of_certificate(cls, certificate: Certificate) -> Self:
-        """Both bounds are valid instants (RFC 5280), and there is no skew."""
+        """Both bounds are valid instants (RFC 5280, section 4.1.2.5), and there is no skew."""
         starts, ends = certificate.not_before, certificate.not_after
         thing = f"{certificate.common_name} {certificate.serial_hex}"
         return cls(thing, starts, ends, starts, ends + RESOLUTION, CertificateNotCurrent)
 
     @classmethod
     def of_crl(cls, crl: RevocationList) -> Self:
-        """Current until, not at, its nextUpdate."""
+        """Current until, not at, its nextUpdate (RFC 5280, section 5.1.2.5)."""
         starts, ends = crl.this_update, crl.next_update
         return cls(crl.title, starts, ends, starts - SKEW, ends, CrlNotCurrent)
 

@@ -1,7 +1,7 @@
 """The decision: does this quote come from genuine hardware, and how current is it?
 
-`verify_quote` reads as the chain of trust. No link of it can be left out: a link that is crashes
-`log.close()`, and no caller can ask for less.
+`verify_quote` reads as the chain of trust (docs/dcap.md 4). No link of it can be left out: a link
+that is crashes `log.close()`, and no caller can ask for less.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from policy.document import Dataset
 
 MEBIBYTE = 1 << 20
-SMALLEST, AIM, LARGEST = MEBIBYTE, 2 * MEBIBYTE, 4 * MEBIBYTE  # bytes of a batch (flight.md 0.16)
+SMALLEST, AIM, LARGEST = MEBIBYTE, 2 * MEBIBYTE, 4 * MEBIBYTE  # bytes of a batch (flight.md 2.4)
 _MOST_ROWS_READ = 131_072
 _MOST_ROWS_READ_WITH_STRINGS = 8_192  # their lengths are unknown before they are read
 _GUESSED_STRING = 32  # bytes
