@@ -17,6 +17,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ _SECTIONS = re.compile(
     rf"\b({'|'.join(NAMES)})\.md`?(?:,? sections?)? ({_NUMBER}(?:(?:, | and | to ){_NUMBER})*)"
 )
 _PAGE = re.compile(r"(?<![\w/.-])((?:docs/|\.\./)*(?:[\w-]+/)*[\w-]+\.md)\b")
+_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 # Rules of the linter look like ids.
 _LINTER = re.compile(r"# (?:noqa|ruff).*|^ignore = .*|\bN818\b")
 
@@ -49,22 +51,26 @@ PUBLIC = re.compile(
     r"|SP 800-\w+,? section \d+"
     r"|CVE-\d{4}-\d{4,}|GHSA(?:-\w{4}){3}"
     r"|Quot(?:e|ing) Library API,? (?:appendix )?A\.\d"
-    r"|Profile Specification,? revision 1\.\d,? sections? \d"
+    r"|Profile Specification\"?,? revision 1\.\d,? sections? \d"
     r"|PCS API v4,? `/[a-z]"
     r"|`sgx_\w+_t` (?:in|of) `sgx_\w+\.h`"
 )
 LEAST = {"verifier": 10, "ratls": 10}  # public citations per 1,000 lines of code
 
 
-def citing() -> Iterator[tuple[str, str]]:
+@cache
+def citing() -> tuple[tuple[str, str], ...]:
     """Path and text of each file that may cite."""
+    paths = [*ROOT.glob("*.md"), ROOT / "pyproject.toml"]
     for folder in CITING:
-        for path in sorted((ROOT / folder).rglob("*")):
-            kind = path.suffix in {".py", ".pyi", ".md", ".toml", ".proto", ".template"}
-            if kind and not {"__pycache__", "build"} & set(path.parts) and path != Path(__file__):
-                yield str(path.relative_to(ROOT)), path.read_text("utf-8")
-    for path in (*ROOT.glob("*.md"), ROOT / "pyproject.toml"):
-        yield path.name, path.read_text("utf-8")
+        paths += sorted((ROOT / folder).rglob("*"))
+    return tuple(
+        (str(path.relative_to(ROOT)), path.read_text("utf-8"))
+        for path in paths
+        if path.suffix in {".py", ".pyi", ".md", ".toml", ".proto", ".template"}
+        and not {"__pycache__", "build"} & set(path.parts)
+        and path != Path(__file__)
+    )
 
 
 def _between(first: str, last: str) -> Iterator[str]:
@@ -121,42 +127,53 @@ def test_what_is_cited_is_explained() -> None:
     assert unexplained([*citing(), *pages]) == []
 
 
-def test_what_is_explained_is_cited_or_says_why_not() -> None:
-    """A row, and a section without sections of its own."""
-    ids, sections = set(), set()
-    for _, text in citing():
+def unused(name: str, page: Page, files: Iterable[tuple[str, str]]) -> list[str]:
+    """Rows, and sections without sections in them, that nothing cites and that give no reason."""
+    ids, cited = set(), set()
+    for _, text in files:
         ids |= cited_ids(text)
-        sections |= cited_sections(text)
-    unused = []
-    for name in NAMES:
-        page = Page.read(name)
-        reasons = {row for row, heading in page.under.items() if heading == UNCITED}
-        assert all(page.rows[row][1] for row in reasons)
-        unused += [f"{name}.md: {row}" for row in page.rows.keys() - ids - reasons]
-        # Whatever gives a reason and is cited after all belongs to the others.
-        unused += [f"{name}.md: {row} is cited" for row in reasons & ids]
-        leaves = {s for s in page.sections if not any(o.startswith(f"{s}.") for o in page.sections)}
-        # A citation of a section is one of all that is in it.
-        used = {
-            leaf
-            for leaf in leaves
-            if any(f"{leaf}.".startswith(f"{s}.") for p, s in sections if p == name)
-        }
-        tabled = {page.under[row] for row in page.rows}  # cited by their rows
-        unused += [f"{name}.md: section {leaf}" for leaf in leaves - used - tabled]
-    assert sorted(unused) == []
+        cited |= {f"{section}." for page_name, section in cited_sections(text) if page_name == name}
+    reasons = {row for row, heading in page.under.items() if heading == UNCITED}
+    found = [f"{row} gives no reason" for row in reasons if not page.rows[row][1]]
+    found += page.rows.keys() - ids - reasons
+    found += [f"{row} is cited" for row in reasons & ids]  # and belongs to the others
+    leaves = {s for s in page.sections if not any(o.startswith(f"{s}.") for o in page.sections)}
+    leaves -= set(page.under.values())  # cited by their rows
+    # A citation of a section is one of all that is in it.
+    found += [s for s in leaves if not any(f"{s}.".startswith(c) for c in cited)]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_explained_is_cited_or_says_why_not(name: str) -> None:
+    assert unused(name, Page.read(name), citing()) == []
 
 
 def test_a_page_that_is_named_exists() -> None:
     """From the root, from `docs/`, or from the folder of the file that names it."""
     missing = []
     for path, text in citing():
-        home = (ROOT / path).parent
+        if path.endswith("_page.py"):
+            continue  # names the page that it writes
+        places = (ROOT, ROOT / "docs", (ROOT / path).parent)
         for name in _PAGE.findall(text):
-            places = (ROOT / name, ROOT / "docs" / name, home / name)
-            if not any(place.is_file() for place in places):
+            if not any((place / name).is_file() for place in places):
                 missing.append(f"{path}: {name}")
     assert missing == []
+
+
+def test_a_link_leads_somewhere() -> None:
+    """Links to other places are not followed."""
+    broken = []
+    for path in (
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *ROOT.glob("manifests/**/*.md"),
+    ):
+        for target in _LINK.findall(path.read_text("utf-8")):
+            if not target.startswith(("https://", "#")) and not (path.parent / target).exists():
+                broken.append(f"{path.relative_to(ROOT)}: {target}")
+    assert broken == []
 
 
 @pytest.mark.parametrize(
@@ -186,6 +203,17 @@ def test_a_citation_is_found(text: str, ids: set[str], sections: set[tuple[str, 
 )
 def test_a_citation_without_a_target_is_noticed(text: str) -> None:
     assert len(unexplained([("x.py", text)])) == 1
+
+
+def test_a_row_or_section_that_nothing_cites_is_noticed() -> None:
+    page = Page.of(
+        "## 1. One\n### 1.1 A\n### 1.2 B\n| B01 | a | x |\n| B02 | b | y |\n"
+        f"## {UNCITED}\n| B03 | c | not yet |\n| B04 | d |  |\n| B05 | e | not yet |\n"
+    )
+    files = [("x.py", "# B01, B05")]
+    assert unused("flight", page, files) == ["1.1", "B02", "B04 gives no reason", "B05 is cited"]
+    files = [("x.py", "# B01, B02, flight.md 1"), ("y.py", "# B06")]
+    assert unused("flight", page, files) == ["B04 gives no reason"]
 
 
 def test_an_id_that_stands_in_two_rows_is_noticed() -> None:

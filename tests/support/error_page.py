@@ -62,12 +62,12 @@ def page() -> str:
             f"| {c.default_fix or 'see the message'} |"
             for c in rows
         ]
-    return "\n".join(lines) + "\n" + _reference_names()
+    return "\n".join(lines) + "\n" + _classes()
 
 
-def _reference_names() -> str:
+def _classes() -> str:
     names = json.loads((ROOT / "tests" / "vectors" / "codes.json").read_text("utf-8"))
-    lines = ["", "## Names of the verification reference", ""]
+    lines = ["", "## Classes of failure in [`dcap.md`](dcap.md), 4.11", ""]
     lines += ["| failure class | our codes |", "| --- | --- |"]
     lines += [
         f"| `{name}` | {', '.join(f'`{c}`' for c in codes)} |"

@@ -100,7 +100,7 @@ def verify(file: str, case: dict[str, Any], quote: bytes) -> VerifiedQuote:
 
 
 @pytest.mark.parametrize("name", [name for name, (_, c) in CASES.items() if "each" not in c])
-def test_case_ends_as_the_reference_says(name: str) -> None:
+def test_case_ends_as_the_page_says(name: str) -> None:
     file, case = CASES[name]
     expected = case["expected"]
     verified, refusal = None, None
