@@ -129,7 +129,7 @@ class SourceLineMalformed(SourceError):
 
 
 class SourceEscapeUnclear(SourceError):
-    """A backslash in a CSV file with `escape` could mean more than one thing."""
+    """In a CSV file with `escape`, a backslash or a doubled quote has more than one meaning."""
 
     code = "source-escape-unclear"
     default_fix = (
@@ -322,6 +322,15 @@ class Records:
         if len(bare):
             yield _Fault(
                 int(bare[0]), SourceEscapeUnclear, "escapes inside quotes only", "one outside"
+            )
+        opening, doubled = _openings(quotes)
+        if doubled.any():
+            # Where quotes are written \", some readers take "" for one quote and some for two.
+            yield _Fault(
+                int(opening[doubled][0]),
+                SourceEscapeUnclear,
+                "every quote in a cell after a backslash",
+                "one that is doubled",
             )
         if b"\\" in raw:
             yield _Fault(

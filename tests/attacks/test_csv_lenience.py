@@ -256,6 +256,7 @@ def test_backslashes_escape_where_the_source_table_says_so(tmp_path: Path) -> No
         ("C:\\\\dir", SourceEscapeUnclear),
         ('\\"', SourceEscapeUnclear),
         ('"a\\"', SourceLineBreakInCell),
+        ('"a""b"', SourceEscapeUnclear),  # one quote, as RFC 4180 has it, or two, as Spark does?
     ],
 )
 def test_a_backslash_with_two_meanings(tmp_path: Path, note: str, leaf: type[RatlsError]) -> None:
