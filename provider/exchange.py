@@ -22,11 +22,11 @@ from policy.admission import admit
 from policy.attested import Attested
 from policy.document import Computation, Dataset, Policy, digest_text
 from policy.errors import TicketScopeError
-from policy.journal import Journal, NotedEntry
+from policy.journal import Journal
 from policy.party import LocalParty
 from policy.record import Record
+from policy.seen import require_newest
 from policy.state import StudyState
-from policy.statement import instant_text
 from policy.task import Task
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
@@ -36,7 +36,6 @@ from ratls.pin import ChannelIdentity
 from ratls.probe import probe_name
 from ratls.stream import ClientExchange, Kind, open_exchange
 from verifier.anchors import Mode
-from verifier.cache import Marks, Subject
 from verifier.collateral import Collateral
 from verifier.errors import RatlsError, placed
 from verifier.modes import anchors_for
@@ -155,28 +154,15 @@ class EnclaveRequest:
             yield Session(self, job, admitted, exchange)
 
     def _require_newest_lists(self, job: Believed) -> None:
-        """Collateral older than what this party has seen is not judged by (T09).
+        """The bundle is no older than what this party has seen; what is new is noted first.
 
-        What fetches saw stands in the marks; what releases and collections saw, in the journal,
-        noted before anything is judged: also a list that then says "revoked".
-
-        Raises: CollateralRolledBack, CollateralMarksCorrupt, and what `Contents.authenticate`
-            and `Journal.open` raise.
+        Raises: What `require_newest` and `Journal.open` raise.
         """
-        roots = job.expectation.roots
-        contents = Marks(self.state).require(self.collateral, roots)
-        periods = contents.periods()
-        noted = NotedEntry(
-            collateral=Subject.of(contents, roots, early=False).name,
-            root_list=instant_text(periods["root CRL"].starts),
-            platform_list=instant_text(periods["PCK CRL"].starts),
-        )
         with Journal.open(self.state) as journal:
-            seen = [r.entry for r in journal.records if isinstance(r.entry, NotedEntry)]
-            newest = next((n for n in reversed(seen) if n.collateral == noted.collateral), None)
-            if newest is not None:
-                newest.require_reached_by(noted)
-            if newest != noted:
+            noted = require_newest(
+                self.state, journal.records, self.collateral, job.expectation.roots
+            )
+            if noted is not None:
                 journal.append(noted, self.clock())
 
     def record(self, job: Believed, document: Attested, fresh: FreshEvidence) -> bytes:

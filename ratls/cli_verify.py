@@ -122,7 +122,7 @@ def server(
     ] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="Marks of the newest collateral seen. Default: per user."),
+        typer.Option(help="Where the newest collateral seen stands. Default: per user."),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for each step.")] = 10,
     json_output: Json = False,
@@ -149,11 +149,12 @@ def server(
         )
     with refusals_as_exit_status(json_output) as shell:
         from policy.anchor import bring
+        from policy.journal import Reading, has_begun
+        from policy.seen import require_newest
         from ratls.address import Address
         from ratls.appraise import appraise_certificate, presented_quote
         from ratls.environment import prepare_process
         from ratls.probe import probe_name
-        from verifier.cache import Marks
         from verifier.files import user_folder, write_new
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
@@ -169,7 +170,9 @@ def server(
         if collateral is None:
             raise CollateralNotNamed(address, expected="a bundle to judge with", found="none")
         expectation = _expectation(agreed, collateral, allow_simulation, shell)
-        Marks(state or user_folder("state")).require(expectation.collateral, expectation.roots)
+        folder = state or user_folder("state")
+        records = Reading.of(folder).records if has_begun(folder) else ()
+        require_newest(folder, records, expectation.collateral, expectation.roots)
         found = appraise_certificate(shown, expectation, at=parse_instant(None))
         proof: AdmittedCertificate | FreshEvidence = found
         if identity is not None:

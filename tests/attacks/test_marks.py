@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from policy.document import digest_text
-from policy.journal import Journal, NotedEntry
+from policy.journal import Journal, JournalMissing, NotedEntry
 from provider.exchange import EnclaveRequest
 from ratls.cli import build
 from simulation.intel import unaltered
@@ -128,23 +128,49 @@ def test_a_collection_asks_too(
     assert carol.fetch(task, wait=60).size > 0
 
 
-def test_verify_server_asks_too(
-    world: EnclaveWorld, alice: Desk, live: LiveEnclave, tmp_path: Path
-) -> None:
-    seen, older = tmp_path / "seen", tmp_path / "older.json"
-    see(seen, world, revoking(world, DAY))
+@pytest.fixture
+def ask(
+    world: EnclaveWorld, live: LiveEnclave, tmp_path: Path
+) -> Callable[[Path], tuple[int, str | None]]:
+    """`ratls verify server` with a bundle of the day before yesterday, and this state folder."""
+    older, agreement = tmp_path / "older.json", tmp_path / "policy.agreement.json"
     older.write_bytes(bundle(world, 2 * DAY).raw)
-    agreement = tmp_path / "policy.agreement.json"
     agreement.write_bytes(world.complete.agreement.encode())
     line = ["verify", "server", str(live.address), "--agreement", str(agreement)]
     line += ["--collateral", str(older), "--certificate-only", "--allow-simulation", "--json"]
     line += ["--digest", digest_text(world.complete.digest)]
+
+    def asked(state: Path) -> tuple[int, str | None]:
+        told = CliRunner().invoke(build(), [*line, "--state", str(state)])
+        return told.exit_code, code(told) if told.exit_code else None
+
+    return asked
+
+
+def test_verify_server_asks_too(
+    world: EnclaveWorld, ask: Callable[[Path], tuple[int, str | None]], tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen"
+    see(seen, world, revoking(world, DAY))
     count_refusal()
-    told = CliRunner().invoke(build(), [*line, "--state", str(seen)])
-    assert (code(told), told.exit_code) == (CollateralRolledBack.code, 5)
-    fresh = CliRunner().invoke(build(), [*line, "--state", str(tmp_path / "none")])
-    assert fresh.exit_code == 0, fresh.output
+    assert ask(seen) == (5, CollateralRolledBack.code)
+    assert ask(tmp_path / "none") == (0, None)
     assert not (tmp_path / "none").exists()  # asked, and nothing noted: nobody asked to fetch
+
+
+def test_verify_server_asks_what_a_release_saw(
+    world: EnclaveWorld, ask: Callable[[Path], tuple[int, str | None]], alice: Desk
+) -> None:
+    """What a refused release noted stands in the journal alone."""
+    assert ask(alice.state) == (0, None)
+    with alice.refuses(CertificateRevoked):
+        push(alice, revoking(world, DAY))
+    before = (alice.state / "journal.jsonl").read_bytes()
+    assert ask(alice.state) == (5, CollateralRolledBack.code)
+    assert (alice.state / "journal.jsonl").read_bytes() == before
+    for name in ("journal.jsonl", "journal.head"):
+        (alice.state / name).unlink()
+    assert ask(alice.state) == (3, JournalMissing.code)
 
 
 def test_an_early_edition_shuts_no_standard_one_out(world: EnclaveWorld, alice: Desk) -> None:

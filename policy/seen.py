@@ -1,0 +1,46 @@
+"""Collateral older than what this party has seen is not judged by (T09).
+
+A machine whose certificate was seen revoked is shown with an older bundle that has not expired.
+What fetches saw stands in the marks; what releases and collections saw, in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from policy.journal import JournalRecord, NotedEntry
+from policy.statement import instant_text
+from verifier.anchors import TrustAnchors
+from verifier.cache import Marks, Subject
+from verifier.collateral import Collateral
+
+
+def require_newest(
+    folder: Path, records: Iterable[JournalRecord], collateral: Collateral, roots: TrustAnchors
+) -> NotedEntry | None:
+    """What the journal does not say yet of this bundle, and must before anything is judged by it.
+
+    Also of a list that then says "revoked". None: nothing new.
+
+    Args:
+        folder: The state folder, where the marks are.
+        records: Of its journal; none where there is no journal.
+
+    Raises:
+        CollateralRolledBack: Something newer was seen (5).
+        CollateralMarksCorrupt: The marks cannot be read (3).
+        RatlsError: What `Contents.authenticate` says.
+    """
+    contents = Marks(folder).require(collateral, roots)
+    periods = contents.periods()
+    noted = NotedEntry(
+        collateral=Subject.of(contents, roots, early=False).name,
+        root_list=instant_text(periods["root CRL"].starts),
+        platform_list=instant_text(periods["PCK CRL"].starts),
+    )
+    seen = [r.entry for r in records if isinstance(r.entry, NotedEntry)]
+    newest = next((n for n in reversed(seen) if n.collateral == noted.collateral), None)
+    if newest is not None:
+        newest.require_reached_by(noted)
+    return None if newest == noted else noted
