@@ -34,6 +34,7 @@ from provider.mailbox import PASSING, Backoff
 from provider.release import Release
 from provider.release_state import ReleaseUnderWay, TaskAlreadyReleased
 from ratls.address import PeerUnreachable
+from ratls.call_thread import pause
 from ratls.errors import DeadlineExceeded
 from ratls.probe import HandshakeFailed, HandshakeOversized
 from ratls.stream import AnswerMissing, AnswerNotOpened, CallFailed, PeerRefused
@@ -398,7 +399,7 @@ def _remember(memory: OrderedDict[K, Case], key: K, case: Case) -> None:
 def attend(
     agent: Agent,
     next_offer: Callable[[float | None], QueuedTask | None],
-    pause: Callable[[float], None] = time.sleep,
+    pause: Callable[[float], object] = pause,
 ) -> None:
     """Work until something raises: a stop, or a scheduler that refuses for good.
 

@@ -146,9 +146,8 @@ def watch(
 
 
 def _follow(shell: Shell, client: SchedulerClient, task: Task | None) -> None:
-    from threading import Event
-
     from provider.mailbox import Notice, follow, outcome, seconds_left
+    from ratls.aside import pause
     from verifier.errors import RatlsError
     from verifier.shell import parse_instant
 
@@ -159,7 +158,7 @@ def _follow(shell: Shell, client: SchedulerClient, task: Task | None) -> None:
         Notice.of(queued)
         for queued in follow(
             client,
-            pause=Event().wait,
+            pause=pause,
             lost=lost,
             back=lambda: shell.say("the scheduler is back"),
             lasting=lambda: seconds_left(task, parse_instant(None)),

@@ -1,7 +1,7 @@
 """The scheduler, as this party uses it: a mailbox whose word wakes somebody up, and nothing more.
 
     with mailbox(address, certificate, party) as client:
-        for queued in follow(client, pause=Event().wait, lost=say): ...
+        for queued in follow(client, pause=pause, lost=say): ...
 
 `follow` outlives restarts of the scheduler: it watches again from where it was. `Inbox` does so
 in a thread of its own, for somebody who has other things to do until a task comes.
@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,7 @@ from policy.statement import instant_text
 from policy.task import Task, TaskExpired
 from provider.errors import EnclaveRestarted, ProviderRefusedError, TaskBoundToInstance
 from ratls.address import Address
+from ratls.aside import WAKE_SECONDS
 from ratls.errors import DeadlineExceeded
 from ratls.pin import ChannelIdentity
 from scheduler.client import WATCH_SECONDS, SchedulerBusy, SchedulerClient, SchedulerUnreachable
@@ -154,13 +156,20 @@ class Inbox:
         Raises:
             RatlsError: The scheduler refused for good; whatever ended the thread.
         """
-        try:
-            came = self._came.get(block=seconds != 0, timeout=seconds or None)
-        except queue.Empty:
-            return None
-        if isinstance(came, BaseException):
-            raise came
-        return came
+        left = inf if seconds is None else seconds
+        while True:
+            # In short waits: a signal that arrives at another thread is handled as this one wakes.
+            step = min(left, WAKE_SECONDS)
+            try:
+                came = self._came.get(block=step > 0, timeout=step or None)
+            except queue.Empty:
+                left -= step
+                if left <= 0:
+                    return None
+                continue
+            if isinstance(came, BaseException):
+                raise came
+            return came
 
     def _follow(self) -> None:
         try:

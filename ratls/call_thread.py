@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from math import inf
@@ -19,6 +20,14 @@ from typing import Any, Self, TypeVar
 
 WAKE_SECONDS = 0.5
 T = TypeVar("T")
+
+
+def pause(seconds: float) -> bool:
+    """Sleep in short pieces, so that a signal that arrives at another thread is heard. False."""
+    while seconds > 0:
+        time.sleep(min(seconds, WAKE_SECONDS))
+        seconds -= WAKE_SECONDS
+    return False
 
 
 class CallThread:

@@ -15,17 +15,21 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 import ratls.probe
+from provider.mailbox import Inbox
 from ratls import errors
 from ratls.address import Address
+from ratls.aside import pause
 from ratls.identity import EnclaveIdentity
 from ratls.probe import (
     HandshakeOversized,
@@ -248,6 +252,52 @@ def test_ctrl_c_while_the_mailbox_is_silent(study: Study, tmp_path: Path, call: 
         interrupted(),
     ):
         list(client.list() if call == "list" else client.watch(seconds=3600))
+
+
+def elsewhere() -> None:
+    """Ctrl-C as the system may hand it to a library's thread, while the main one waits."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+
+class Nobody:
+    """A mailbox that offers nothing, ever; `met` is called once a watch has begun."""
+
+    def __init__(self, met: Callable[[], None]) -> None:
+        self._met, self._end = met, threading.Event()
+
+    def watch(self, *_: object, **__: object) -> Iterator[Any]:
+        self._met()
+        self._end.wait()
+        yield from ()
+
+    def close(self) -> None:
+        self._end.set()
+
+
+def offering_nothing(met: Callable[[], None]) -> Inbox:
+    return Inbox(cast(SchedulerClient, Nobody(met)), lambda refusal, again: None)
+
+
+@pytest.mark.parametrize("seconds", [None, 3600])
+def test_ctrl_c_that_reaches_another_thread_of_an_agent(seconds: float | None) -> None:
+    """Its main thread waited for an offer without end, and did not learn of the signal."""
+    with interrupted(), offering_nothing(elsewhere) as inbox:
+        inbox.next(seconds)
+
+
+def test_ctrl_c_that_reaches_another_thread_in_a_pause() -> None:
+    with interrupted():
+        threading.Timer(0.1, elsewhere).start()
+        pause(3600)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.6])
+def test_an_offer_is_waited_for_as_long_as_was_asked(seconds: float) -> None:
+    """The honest twin: nothing came, and nobody interrupted."""
+    before = time.monotonic()
+    with offering_nothing(lambda: None) as inbox:
+        assert inbox.next(seconds) is None
+    assert time.monotonic() - before >= seconds
 
 
 @pytest.mark.parametrize(
