@@ -147,7 +147,7 @@ def watch(
 
 def _follow(shell: Shell, client: SchedulerClient, task: Task | None) -> None:
     from provider.mailbox import Notice, follow, outcome, seconds_left
-    from ratls.aside import pause
+    from ratls.call_thread import pause
     from verifier.errors import RatlsError
     from verifier.shell import parse_instant
 

@@ -25,7 +25,7 @@ from policy.statement import instant_text
 from policy.task import Task, TaskExpired
 from provider.errors import EnclaveRestarted, ProviderRefusedError, TaskBoundToInstance
 from ratls.address import Address
-from ratls.aside import WAKE_SECONDS
+from ratls.call_thread import WAKE_SECONDS
 from ratls.errors import DeadlineExceeded
 from ratls.pin import ChannelIdentity
 from scheduler.client import WATCH_SECONDS, SchedulerBusy, SchedulerClient, SchedulerUnreachable

@@ -29,7 +29,7 @@ import ratls.probe
 from provider.mailbox import Inbox
 from ratls import errors
 from ratls.address import Address
-from ratls.aside import pause
+from ratls.call_thread import pause
 from ratls.identity import EnclaveIdentity
 from ratls.probe import (
     HandshakeOversized,
