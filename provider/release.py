@@ -40,6 +40,7 @@ from provider.release_state import (
     ended,
     require_attempt,
     require_instance,
+    require_reservations,
     require_unreleased,
     require_uses_left,
 )
@@ -190,6 +191,7 @@ def check_locally(
     dataset, computation = own_input(believed, dataset_id, request.party.party_id)
     job = CheckedRelease(request, believed, dataset, computation)
     with journalling.journal() as journal:
+        require_reservations(journal.records, request.state)
         for reserved in ended(journal.records, request.clock()):
             _give_back(journal, reserved, "no-commit-before-the-end", request.clock())
         require_unreleased(journal.records, *job.names)

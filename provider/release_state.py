@@ -18,6 +18,7 @@ from typing import Self
 from policy.errors import TicketScopeError
 from policy.journal import (
     CommittedEntry,
+    JournalCut,
     JournalRecord,
     ReleasedEntry,
     ReservedEntry,
@@ -26,6 +27,8 @@ from policy.journal import (
 from provider.errors import TaskBoundToInstance, TicketReplayError
 from verifier.errors import ConfigError
 from verifier.files import LockHeld, locked, own_folder, read_file, write_atomically
+
+_RELEASES, _ATTEMPT = "releases", "attempt.json"
 
 
 class TaskAlreadyReleased(TicketReplayError):
@@ -135,6 +138,25 @@ def require_attempt(
         )
 
 
+def require_reservations(records: Iterable[JournalRecord], state: Path) -> None:
+    """Of each commit that was kept, for whatever task, the journal names the reservation.
+
+    D14: where it does not, journal and head were put back as they once were. Uses would begin
+    anew, and a task could go to a second instance, as if the journal were gone.
+
+    Raises: JournalCut.
+    """
+    known = {(task.removeprefix("sha256:"), dataset) for task, dataset in reservations(records)}
+    for kept in state.glob(f"{_RELEASES}/*/*/{_ATTEMPT}"):
+        task, dataset = kept.parts[-3:-1]
+        if (task, dataset) not in known:
+            raise JournalCut(
+                "journal",
+                expected=f"the reservation of task sha256:{task}, dataset {dataset}",
+                found="none",
+            )
+
+
 class UsesExhausted(TicketScopeError):
     """The computation was released to as often as the policy allows."""
 
@@ -193,7 +215,7 @@ class Attempt:
 
 def release_path(state: Path, task: bytes, dataset: str) -> Path:
     """Where the files of one release stand."""
-    return state / "releases" / task.hex() / dataset
+    return state / _RELEASES / task.hex() / dataset
 
 
 class ReleaseUnderWay(ConfigError):
@@ -234,12 +256,12 @@ class ReleaseFolder:
 
         Raises: ReleaseStateDamaged, FileUnreadable.
         """
-        path = self._path / "attempt.json"
+        path = self._path / _ATTEMPT
         return Attempt.parse(read_file(path)) if path.exists() else None
 
     def keep_attempt(self, attempt: Attempt) -> None:
         """Raises: FileNotWritten."""
-        write_atomically(self._path / "attempt.json", attempt.encode(), mode=0o600)
+        write_atomically(self._path / _ATTEMPT, attempt.encode(), mode=0o600)
 
     def keep_proof(self, acknowledgement: bytes, record: bytes) -> None:
         """Raises: FileNotWritten."""

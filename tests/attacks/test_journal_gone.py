@@ -31,7 +31,7 @@ from policy.journal import (
 from policy.state import PolicyRollback, StateCorrupt, StateMissing, StudyState
 from policy.task import Task
 from provider.errors import TaskBoundToInstance
-from provider.release_state import ReleaseStateDamaged, UsesExhausted
+from provider.release_state import ReleaseStateDamaged, TaskAlreadyReleased, UsesExhausted
 from provider.task_signing import policy_in_force, sign_task
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_release import Killed, die, sent, serving
@@ -99,6 +99,35 @@ def test_the_uses_begin_anew(alice: Desk, relay: Relay) -> None:
         lose_journal(alice)
         with refused(JournalMissing):
             alice.push(once.task())
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["the same task", "another task"])
+def test_an_older_journal_is_put_back(alice: Desk, relay: Relay, again: bool) -> None:
+    """Both of its files as they were before the release: to one that lacks its last lines, what
+    they said is as gone as with the files. What was kept of the release still tells."""
+    world = alice.world
+    text = world.consortium.policy_text(replace=[("uses = 10", "uses = 1")])
+    once = replace(world, complete=world.consortium.complete(text))
+    shutil.rmtree(alice.state)
+    StudyState(alice.state).accept(once.complete.agreement, alice.party, NOW)
+    older = {p: p.read_bytes() for p in alice.state.glob("journal.*")}
+    task = once.task()
+    with once.running() as live:
+        relay.point_at(("127.0.0.1", live.server.port))
+        alice.push(task)
+    newer = {p: p.read_bytes() for p in older}
+    with once.running() as live:  # another start
+        relay.point_at(("127.0.0.1", live.server.port))
+        before, leaked = len(relay.connections), sent(relay)
+        for path, content in older.items():
+            path.write_bytes(content)
+        with refused(JournalCut):
+            alice.push(task if again else once.task())
+        assert (len(relay.connections), sent(relay)) == (before, leaked)
+        for path, content in newer.items():
+            path.write_bytes(content)
+        with alice.refuses(TaskAlreadyReleased if again else UsesExhausted):
+            alice.push(task if again else once.task())
 
 
 # The kind: every file of a state folder, removed in turn.

@@ -523,13 +523,15 @@ def test_what_an_earlier_run_left_is_damaged(
 ) -> None:
     """Sent again with another salt, the rows would be refused anyway: better before they leave."""
     task = world.task()
+    with pytest.raises(Killed):
+        alice.push(task, progress=die)
+    before = len(relay.connections)
     spot = alice.state / "releases" / Task.read(task)[0].digest.hex() / "train_party_1"
-    spot.mkdir(parents=True)
     for content in (b"", b"{}", b"[]", b'{"commit":"","salt":"","evidence":""}', b'{"commit":1}'):
         (spot / "attempt.json").write_bytes(content)
         with alice.refuses(ReleaseStateDamaged):
             alice.push(task)
-    assert relay.connections == []
+    assert len(relay.connections) == before
 
 
 def test_the_link_is_cut_in_mid_stream(world: EnclaveWorld, alice: Desk, relay: Relay) -> None:
