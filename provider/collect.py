@@ -102,8 +102,9 @@ def collect(
     journalling = Journalling(request.state, "collect", request.clock)
     with journalling.refusals_recorded():
         outputs.require_new()
+        journalling.task = request.named().digest
         job = request.believe()
-        journalling.task, journalling.mode = job.task.digest, job.mode
+        journalling.mode = job.mode
         computation = _require_recipient(job, request.party.party_id)
         key = request.party.encryption
         end = seconds() + wait

@@ -79,6 +79,14 @@ class EnclaveRequest:
     enclave: str | None = None  # its name in the policy; None means any that the policy lists
     announce: Callable[[Mode], None] = lambda mode: None  # told as soon as the mode is known
 
+    def named(self) -> Task:
+        """The task as it says of itself: believed only as to its digest and its policy's.
+
+        Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed.
+        """
+        with placed("task"):
+            return Task.read(self.task)[0]
+
     def believe(self) -> Believed:
         """Check the task against the policy in force, and this party's keys, without any peer.
 
@@ -89,9 +97,8 @@ class EnclaveRequest:
             SimulationNotAllowed: The policy's root is simulated, and nobody allowed that.
         """
         at = self.clock()
-        with placed("task"):
-            named, _ = Task.read(self.task)  # believed only as to which policy to look for
-        agreement = StudyState(self.state).find_by_policy_digest(named.policy_digest, at)
+        policy_digest = self.named().policy_digest
+        agreement = StudyState(self.state).find_by_policy_digest(policy_digest, at)
         agreement.require_anchor(self.party)
         policy = agreement.policy
         task = Task.open(self.task, policy, at)

@@ -186,8 +186,10 @@ def check_locally(
     Raises:
         RatlsError: The leaf of the first check that failed.
     """
+    # Before it is believed: each task that is refused has a record of its own.
+    journalling.task = request.named().digest
     believed = request.believe()
-    journalling.task, journalling.mode = believed.task.digest, believed.mode
+    journalling.mode = believed.mode
     dataset, computation = own_input(believed, dataset_id, request.party.party_id)
     job = CheckedRelease(request, believed, dataset, computation)
     with journalling.journal() as journal:

@@ -15,10 +15,12 @@ from itertools import count
 
 import pytest
 
+from policy.document import digest_text
 from policy.journal import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
 from policy.task import Task, TaskExpired
 from provider.agent import MAX_WAITING_BYTES, Event, attend
 from provider.cli_task_queue import MAX_SHOWN, _Display
+from provider.collect import collect
 from provider.mailbox import Notice
 from ratls.address import Address, PeerUnreachable
 from scheduler.messages import ENVELOPE_CAP
@@ -26,7 +28,7 @@ from scheduler.queued_task import DatasetStatus, QueuedTask
 from tests.provider.agents import Enough, offer, stationed
 from tests.provider.desk import Desk
 from tests.support.enclave import NOW, EnclaveWorld
-from tests.support.refusal import count_refusal
+from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
 from verifier.shell import Shell
 
@@ -72,6 +74,37 @@ def test_an_expired_task_in_400_envelopes(world: EnclaveWorld, alice: Desk, rela
     assert relay.connections == []
     with stationed(alice) as agent:
         assert agent.take(world.task()).said == [Event.RELEASED]
+
+
+@pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "by the agent"])
+def test_each_of_several_expired_tasks_is_recorded(
+    world: EnclaveWorld, alice: Desk, by_hand: bool
+) -> None:
+    """L06: once means once for each task. Refused alike, they are still different tasks."""
+    count_refusal()
+    clock = Turned()
+    tasks = [world.task(lifetime=HOUR) for _ in range(3)]
+    clock.now += 2 * HOUR
+    for again in range(2):
+        if by_hand:
+            for task in tasks:
+                with refused(TaskExpired):
+                    alice.push(task, clock=clock)
+        else:
+            with stationed(alice, clock=clock) as agent:
+                agent.take(*(spelled(task, again) for task in tasks))
+    recorded = [e.task for e in alice.journal if isinstance(e, Refused)]
+    assert recorded == [digest_text(Task.read(task)[0].digest) for task in tasks]
+
+
+def test_each_of_several_expired_tasks_is_not_collected(world: EnclaveWorld, carol: Desk) -> None:
+    """The same at the recipient."""
+    tasks = [world.task(lifetime=HOUR) for _ in range(2)]
+    for task in tasks:
+        with refused(TaskExpired):
+            collect(carol.errand(task, clock=lambda: NOW + 2 * HOUR), carol.outputs)
+    recorded = [e.task for e in carol.journal if isinstance(e, Refused)]
+    assert recorded == [digest_text(Task.read(task)[0].digest) for task in tasks]
 
 
 def test_a_task_in_many_long_envelopes_waits_once(world: EnclaveWorld, alice: Desk) -> None:
