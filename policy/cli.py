@@ -338,7 +338,9 @@ def policy_accept(
         local, store = LocalParty.load(party), _state(state)
         agreement = read_agreement(file)
         agreement.require_complete().require_anchor(local)
-        changes = key_changes(agreement.policy, _before(agreement, store))
+        # Our own file may be lost or damaged: this is the command that mends it.
+        before = store.accepted_in(agreement) or _before(agreement, store)
+        changes = key_changes(agreement.policy, before)
         _warn_simulation(shell, agreement.policy)
         _show_changes(shell, changes)
         _require_consent("take into force", agreement.policy, local, yes)

@@ -23,7 +23,7 @@ from policy.agreement import (
     require_not_expired,
     require_window,
 )
-from policy.document import digest_text
+from policy.document import Policy, digest_text
 from policy.errors import PolicyConflict, PolicyConflictError, PolicyRollbackError, StateError
 from policy.journal import AcceptedEntry, Journal, JournalRecord, Reading, has_begun, require_place
 from policy.party import LocalParty
@@ -141,6 +141,17 @@ class StudyState:
                 fix=_AGAIN,
             )
         return complete
+
+    def accepted_in(self, offered: Agreement) -> Policy | None:
+        """The newest accepted version, out of an agreement that has it, whatever became of ours.
+
+        Raises: AuditError, StateCopied.
+        """
+        newest = self._accepted().get(offered.policy.study)
+        policies = [version.policy for version in offered.versions]
+        return next(
+            (p for p in policies if newest and digest_text(p.digest) == newest.policy), None
+        )
 
     def current(self, study: str, at: datetime) -> CompleteAgreement:
         """The agreement in force at this instant.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from policy.document import digest_text
 from tests.policy.desk import NOW, WORLD, Desk
 from tests.support.parties import AT, Consortium, instant, local_party
 
@@ -186,6 +187,28 @@ def test_bob_signs_what_he_should_not(desk: Desk, text: str, status: int) -> Non
     assert "refused [" in said
     assert "to do:" in said
     assert not (desk.folder / "bad.agreement.json").exists()
+
+
+@pytest.mark.parametrize("left", [None, b"", b"{}", b"older"], ids=["gone", "empty", "{}", "older"])
+def test_accept_mends_what_became_of_its_file(desk: Desk, left: bytes | None) -> None:
+    """Other commands refuse and say so; a crash of `accept` itself leaves the file missing too."""
+    first = WORLD.complete()
+    older = desk.write("older.agreement.json", first.agreement.encode())
+    desk.accept(older, "alice-clinic")
+    text = WORLD.policy_text(version="2", previous=f'"{digest_text(first.digest)}"')
+    newer = desk.write("newer.agreement.json", WORLD.agreement(text, before=first).encode())
+    desk.accept(newer, "alice-clinic")
+    stored = next((desk.folder / "state" / "studies").iterdir())
+    accepted = stored.read_bytes()
+    if left is None:
+        stored.unlink()
+    else:
+        stored.write_bytes(older.read_bytes() if left == b"older" else left)
+    desk.sign(newer, "alice-clinic", 3)
+    desk.accept(older, "alice-clinic", 3)
+    assert "unchanged" in desk.accept(newer, "alice-clinic")
+    assert stored.read_bytes() == accepted
+    desk.sign(newer, "alice-clinic")
 
 
 def test_files_that_are_missing_or_unusable(desk: Desk, toml: Path) -> None:
