@@ -23,9 +23,11 @@ carries the journal's head, signed, to the enclave, whose acknowledgement names 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -603,7 +605,9 @@ def _text(digest: bytes) -> str:
 
 def _read(path: Path) -> bytes | None:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "no file")
             raw = file.read(_CAP + 1)
     except FileNotFoundError:
         return None
@@ -612,6 +616,11 @@ def _read(path: Path) -> bytes | None:
     if len(raw) > _CAP:
         raise JournalAltered(str(path), expected=f"at most {_CAP} bytes", found="more")
     return raw
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # A pipe without a writer would hold the process in `open`.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _append_durably(path: Path, line: bytes) -> None:

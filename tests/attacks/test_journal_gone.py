@@ -7,6 +7,7 @@ to a dead instance went to its clone, a released task was released again, and no
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -204,6 +205,22 @@ def test_an_empty_journal_is_written_in_its_place(world: EnclaveWorld, alice: De
         alice.push(world.task())
     with refused(JournalMissing):
         StudyState(alice.state).accept(world.complete.agreement, alice.party, NOW)
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "journal.head"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_folder_is_put_in_its_place(
+    world: EnclaveWorld, alice: Desk, name: str, make: Callable[[Path], None]
+) -> None:
+    """A pipe that nobody fills is not waited for."""
+    path = alice.state / name
+    kept = path.rename(alice.folder / name)
+    make(path)
+    with refused(JournalHeadLost):
+        alice.push(world.task())
+    path.rmdir() if make is os.mkdir else path.unlink()
+    kept.rename(path)
+    assert alice.push(world.task()).commit.rows == 60
 
 
 # The same for the version of a policy.
