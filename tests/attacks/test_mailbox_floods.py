@@ -93,7 +93,7 @@ def test_each_of_several_expired_tasks_is_recorded(
         else:
             with stationed(alice, clock=clock) as agent:
                 agent.take(*(spelled(task, again) for task in tasks))
-    recorded = [e.task for e in alice.journal if isinstance(e, Refused)]
+    recorded = [e.task for e in alice.journal if isinstance(e, RefusedEntry)]
     assert recorded == [digest_text(Task.read(task)[0].digest) for task in tasks]
 
 
@@ -102,8 +102,8 @@ def test_each_of_several_expired_tasks_is_not_collected(world: EnclaveWorld, car
     tasks = [world.task(lifetime=HOUR) for _ in range(2)]
     for task in tasks:
         with refused(TaskExpired):
-            collect(carol.errand(task, clock=lambda: NOW + 2 * HOUR), carol.outputs)
-    recorded = [e.task for e in carol.journal if isinstance(e, Refused)]
+            collect(carol.request(task, clock=lambda: NOW + 2 * HOUR), carol.outputs)
+    recorded = [e.task for e in carol.journal if isinstance(e, RefusedEntry)]
     assert recorded == [digest_text(Task.read(task)[0].digest) for task in tasks]
 
 
