@@ -10,6 +10,7 @@ import pytest
 from policy.document import digest_text
 from tests.policy.desk import NOW, WORLD, Desk
 from tests.support.parties import AT, Consortium, instant, local_party
+from verifier.errors import Exit
 
 
 @pytest.fixture
@@ -184,7 +185,7 @@ BAD: list[tuple[str, str, int]] = [
 def test_bob_signs_what_he_should_not(desk: Desk, text: str, status: int) -> None:
     """One line with what to do, and nothing is written."""
     said = desk.sign(desk.write("bad.toml", text), "bob-hospital", status)
-    assert "refused [" in said
+    assert f"{Exit(status).word} [" in said
     assert "to do:" in said
     assert not (desk.folder / "bad.agreement.json").exists()
 
