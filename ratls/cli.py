@@ -7,15 +7,36 @@ the standard library and typer at module level, so that `ratls --help` is quick.
 
 from __future__ import annotations
 
+import re
 import sys
-from importlib.metadata import version
+from importlib.metadata import requires, version
+from typing import NoReturn
 
 import typer
 
-from verifier.errors import RatlsError
+from verifier.errors import ConfigError, RatlsError
 from verifier.modes import own_entry_points
 from verifier.output import OutputReaderGone, settle_streams
 from verifier.usage import Commands
+
+# What a command needs beside the plain install, where that is not `policy`.
+_EXTRAS = {
+    "enclave": "enclave",
+    "provider": "provider",
+    "scheduler": "scheduler",
+    "task": "provider",
+}
+# Modules that are not called as the package that brings them.
+_PACKAGES = {"OpenSSL": "pyopenssl", "google": "protobuf", "grpc": "grpcio"}
+
+
+class PackageMissing(ConfigError):
+    """A command needs a package that this installation was made without."""
+
+    code = "package-missing"
+
+    def sentence(self) -> str:
+        return f"`ratls {self.thing}` needs the package {self.expected}, which is not installed"
 
 
 def _show_version(wanted: bool) -> None:
@@ -60,14 +81,35 @@ def build(wanted: str | None = None) -> typer.Typer:
     return app
 
 
+def package_missing(command: str, module: str) -> PackageMissing | None:
+    """The refusal for a module that cannot be found; None where no extra of ours brings it."""
+    package = _PACKAGES.get(module.split(".")[0], module.split(".")[0])
+    optional = [line for line in requires("ratls") or () if "extra ==" in line]
+    if not any(re.match(rf"{re.escape(package)}\b", line) for line in optional):
+        return None
+    # `verify server --party` proves itself on a stream, as a provider does.
+    own = _EXTRAS.get(command, "provider" if package in ("pyarrow", "structlog") else "policy")
+    fix = f'pip install "ratls[{own}]"'
+    return PackageMissing(command, expected=package, found="none", fix=fix)
+
+
 def main() -> None:
     """Console script `ratls`."""
     settle_streams()
+    wanted = next(iter(sys.argv[1:]), "")
     try:
-        build(next(iter(sys.argv[1:]), None))()
+        build(wanted or None)()
+    except ModuleNotFoundError as error:
+        refusal = package_missing(wanted, error.name or "")
+        if refusal is None:
+            raise
+        _end(refusal)
     except RatlsError as refusal:  # of what no command's body writes, as `--help`
-        if not isinstance(refusal, OutputReaderGone):
-            sys.stderr.write(
-                f"{refusal.exit_status.word} [{refusal.code}] {refusal}\n  to do: {refusal.fix}\n"
-            )
-        sys.exit(int(refusal.exit_status))
+        _end(refusal)
+
+
+def _end(refusal: RatlsError) -> NoReturn:
+    if not isinstance(refusal, OutputReaderGone):
+        word = refusal.exit_status.word
+        sys.stderr.write(f"{word} [{refusal.code}] {refusal}\n  to do: {refusal.fix}\n")
+    sys.exit(int(refusal.exit_status))

@@ -84,7 +84,6 @@ def forecast(
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
-        from policy.anchor import bring
         from verifier.errors import Exit
         from verifier.files import read_collateral
         from verifier.forecast import forecast as look_ahead
@@ -97,6 +96,8 @@ def forecast(
             demand = _usual_demand(statuses, accept_advisory)
             believed = "intel" if root is None else root
         else:
+            from policy.anchor import bring
+
             brought = bring(policy, party=party, digest=digest, drafts=True)
             demand = _demand_of(brought.policies)
             agreed = _in_force(brought.policies, instant)
