@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import postgresql, refusal
 from tests.support.message_page import Recorder
+
+# On a busy machine anything may be slow, and nothing fails for it.
+settings.register_profile("ratls", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ratls")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -246,7 +246,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(st.text(max_size=5).filter("payloadType".__ne__), JSON, max_size=5))
 def test_one_result_has_one_digest_in_every_layout(value: dict[str, Any]) -> None:
     document = salted(json.dumps(value).encode(), bytes(32))
