@@ -14,11 +14,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
+from tests.support.waiting import HANG_LIMIT
 from verifier.errors import Exit
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- walk: (.*?) -->\n```\n(.*?)```\n", re.DOTALL)
-SECONDS = 60
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -55,14 +55,14 @@ def staying(script: list[str], folder: Path, env: dict[str, str], word: str) -> 
     try:
         said: list[str] = []
         while not said or word not in said[-1].split():
-            line = lines.get(timeout=SECONDS)
+            line = lines.get(timeout=HANG_LIMIT)
             assert line is not None, "".join(said)
             said.append(line)
         yield
     finally:
         child.terminate()
-        assert child.wait(timeout=SECONDS) == Exit.YES
-        reader.join(timeout=SECONDS)
+        assert child.wait(timeout=HANG_LIMIT) == Exit.YES
+        reader.join(timeout=HANG_LIMIT)
 
 
 def test_the_walk_by_hand(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_walk_by_hand(tmp_path: Path) -> None:
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     text=True,
-                    timeout=SECONDS,
+                    timeout=HANG_LIMIT,
                     check=False,
                 )
                 assert done.returncode == Exit.YES, f"{where}:\n{text}\n{done.stdout}{done.stderr}"

@@ -42,6 +42,7 @@ from tests.provider.test_release import sent, serving
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
+from tests.support.waiting import HANG_LIMIT
 
 STUDY = "breast-cancer-joint-training"
 
@@ -85,7 +86,7 @@ def task_sign(desk: Desk) -> object:
 def agent(desk: Desk) -> object:
     config = AgentConfig.read(configure(desk))
     with TaskReleaser.open(
-        config, allow_simulation=True, timeout=20, clock=lambda: NOW
+        config, allow_simulation=True, timeout=HANG_LIMIT, clock=lambda: NOW
     ) as releaser:
         return releaser.sift(desk.world.task())
 

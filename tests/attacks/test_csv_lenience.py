@@ -292,7 +292,7 @@ def as_read(raw: bytes, size: int, **dialect: Any) -> list[object]:
     escape=st.booleans(),
     line_breaks=st.integers(0, 2),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_it_makes_no_difference_where_reads_end(
     raw: bytes, size: int, escape: bool, line_breaks: int
 ) -> None:
@@ -307,7 +307,7 @@ def test_it_makes_no_difference_where_reads_end(
 
 
 @given(raw=st.text('",\n\r a;é', max_size=40).map(lambda text: f"id,note\n{text}\n".encode()))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_is_accepted_two_other_readers_see_alike(
     tmp_path_factory: pytest.TempPathFactory, raw: bytes
 ) -> None:
@@ -331,7 +331,7 @@ def test_what_is_accepted_two_other_readers_see_alike(
     ),
     end=st.sampled_from(["\n", "\r\n"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_a_library_wrote_is_read_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], end: str
 ) -> None:

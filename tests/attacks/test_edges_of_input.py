@@ -114,7 +114,7 @@ def test_an_instant_of_a_task(field: str, instant: datetime) -> None:
     Task.open(tasks.signed(), WORLD.policy(), AT)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.text(max_size=30)
     | st.datetimes(timezones=st.timezones()).map(datetime.isoformat)

@@ -43,6 +43,7 @@ from simulation.serve import Reply
 from tests.support.flight_peers import LOOPBACK, NOW, Script, Study, serving
 from tests.support.parties import PASSPHRASE
 from tests.support.refusal import count_refusal, refused
+from tests.support.waiting import HANG_LIMIT
 from tests.verifier.pcs_peer import PUBLISHED, TCB, W, drip, fetch, peer
 from verifier.errors import Exit
 from verifier.pcs import PcsTooSlow, Service, fetch_collateral, tls_trust
@@ -98,7 +99,7 @@ def study() -> Study:
 @pytest.mark.parametrize("records", FLOODS.values(), ids=FLOODS)
 def test_a_flood_before_the_handshake_ends_at_the_cap(records: bytes) -> None:
     with flood(records) as address, refused(HandshakeOversized):
-        probe(address, 60)
+        probe(address, HANG_LIMIT)
 
 
 @pytest.mark.parametrize("records", FLOODS.values(), ids=FLOODS)
@@ -119,7 +120,7 @@ def test_an_enclave_behind_a_slow_network_is_probed(study: Study) -> None:
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(ratls.probe, "_PIECE", 7)
-        assert probe(server.address, 30) == identity.certificate_der
+        assert probe(server.address, HANG_LIMIT) == identity.certificate_der
 
 
 def test_a_flood_instead_of_a_collateral_service() -> None:
@@ -329,9 +330,9 @@ def test_a_command_ends_while_a_peer_is_silent(
         ]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as child:
             try:
-                assert asked.wait(60)
+                assert asked.wait(HANG_LIMIT)
                 child.send_signal(number)
-                assert child.wait(30) == status
+                assert child.wait(HANG_LIMIT) == status
             finally:
                 child.kill()
                 end.set()

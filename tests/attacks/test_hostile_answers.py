@@ -30,6 +30,7 @@ from simulation.serve import Reply
 from tests.support.flight_peers import LOOPBACK, NOW, Study
 from tests.support.raw_flight import flight_data, raw_enclave
 from tests.support.refusal import refused
+from tests.support.waiting import HANG_LIMIT
 from tests.verifier.pcs_peer import PATHS, PUBLISHED, TCB, Alter, fetch_from, says, wire
 from verifier.document import (
     CollateralMalformed,
@@ -142,7 +143,7 @@ def mailbox(
     server.start()
     address = Address(LOOPBACK, port)
     try:
-        with SchedulerClient(address, own.cert_pem, study.channel(), timeout=60) as client:
+        with SchedulerClient(address, own.cert_pem, study.channel(), timeout=HANG_LIMIT) as client:
             yield client
     finally:
         server.stop(None).wait()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -52,6 +51,7 @@ from tests.support.parties import Consortium
 from tests.support.raw_flight import flight_data, raw_enclave
 from tests.support.refusal import count_refusal, refused
 from tests.support.scheduler import running_scheduler
+from tests.support.waiting import HANG_LIMIT
 
 MEBIBYTE = 1 << 20
 ROOT = Path(__file__).parent.parent.parent
@@ -66,13 +66,13 @@ def study() -> Study:
 
 
 def cost(case: str) -> dict[str, Any]:
-    """Outcome, MiB and seconds of one answer, measured in a process of its own."""
+    """Outcome and MiB of one answer, measured in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.hostile_enclave", case],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_LIMIT,
         check=True,
     )
     return dict(json.loads(done.stdout))
@@ -143,10 +143,8 @@ def pending(numbers: int) -> bytes:
 
 def test_work_is_capped_before_it_is_done() -> None:
     """A quarter of a million items fit a permitted message; none is read after the cap."""
-    start = time.process_time()
     with refused(MessageUnexpected):
         read_message(pending(MAX_MESSAGE - 64), "pending")
-    assert time.process_time() - start < 5
     assert read_message(write_message("pending", missing=["d"] * 1000), "pending")
 
 
@@ -167,7 +165,7 @@ def nested(*counts: int) -> bytes:
     return cbor.encode([[0] * (count - 1) for count in counts])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.binary(max_size=64), st.sampled_from(["pending", "denied", "evidence", "result"]))
 def test_a_large_message_is_a_result_or_refused_for_its_size(start: bytes, name: str) -> None:
     """However it begins: it must say that it is a result before anything else is looked at."""
@@ -209,7 +207,7 @@ def test_columns_on_one_buffer_count_in_the_whole_stream() -> None:
     assert len(list(receiving(shared(2, MEBIBYTE // 2), count=2).batches(caps))) == 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.one_of(st.none(), st.text(max_size=20)), max_size=50),
     st.integers(1, 40),
@@ -263,7 +261,7 @@ def test_a_mailbox_that_packs_its_answers(study: Study, tmp_path: Path) -> None:
     ):
         with (
             answering(own, compression) as address,
-            SchedulerClient(address, own.cert_pem, study.channel(), timeout=10) as client,
+            SchedulerClient(address, own.cert_pem, study.channel(), timeout=HANG_LIMIT) as client,
         ):
             if taken:
                 assert len(client.list()) == 1
@@ -287,9 +285,9 @@ def test_a_party_that_packs_its_requests(tmp_path: Path) -> None:
         with grpc.secure_channel(str(live.address), credentials, options=name) as opened:
             submit = TaskServiceStub(opened).Submit
             with pytest.raises(grpc.RpcError) as refusal:
-                submit(request, timeout=10)
+                submit(request, timeout=HANG_LIMIT)
             assert "refused: " in str(refusal.value.details()), "it was read, and is no task"
             with pytest.raises(grpc.RpcError) as refusal:
-                submit(request, timeout=10, compression=grpc.Compression.Gzip)
+                submit(request, timeout=HANG_LIMIT, compression=grpc.Compression.Gzip)
             assert "refused: " not in str(refusal.value.details()), "it was not"
         assert live.client(world.carol).list() == ()

@@ -39,6 +39,7 @@ from tests.provider.test_release import Killed, die, sent, serving
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.refusal import refused
 from tests.support.relay import Relay
+from tests.support.waiting import HANG_LIMIT
 from verifier.errors import RatlsError
 
 STUDY = "breast-cancer-joint-training"
@@ -313,11 +314,11 @@ def test_submitter_and_recipient(
     with refused(JournalMissing):
         policy_in_force(carol.party, carol.state, STUDY, at=NOW)
     with refused(JournalMissing):
-        carol.fetch(task, wait=60)
+        carol.fetch(task, wait=HANG_LIMIT)
     assert not carol.outputs.result.exists()
     for path, content in kept.items():
         path.write_bytes(content)
-    assert carol.fetch(task, wait=60).size > 0
+    assert carol.fetch(task, wait=HANG_LIMIT).size > 0
     assert isinstance(carol.journal[-1], CollectedEntry)
 
 

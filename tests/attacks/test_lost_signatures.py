@@ -20,6 +20,7 @@ from policy import cli
 from tests.policy.desk import WORLD, Desk
 from tests.support.parties import PASSPHRASE
 from tests.support.refusal import refused
+from tests.support.waiting import HANG_LIMIT
 from verifier.files import FileNotWritten, rewrite, write_atomically
 
 CAP = 1 << 20
@@ -108,7 +109,7 @@ def test_many_sign_in_the_same_moment(desk: Desk, toml: Path, beside: Path) -> N
         )
         for party in (WORLD.alice, WORLD.bob, WORLD.carol)
     ]  # fmt: skip
-    assert [child.wait(timeout=120) for child in children] == [0, 0, 0]
+    assert [child.wait(timeout=HANG_LIMIT) for child in children] == [0, 0, 0]
     assert desk.json("policy", "status", beside)["complete"]
 
 
@@ -164,7 +165,7 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
 
     def first(content: bytes | None) -> bytes:
         inside.set()
-        assert go_on.wait(60)
+        assert go_on.wait(HANG_LIMIT)
         return (content or b"") + b"1"
 
     def second(content: bytes | None) -> bytes:
@@ -172,12 +173,12 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
 
     threads = [threading.Thread(target=rewrite, args=(file, first), kwargs={"cap": CAP})]
     threads[0].start()
-    assert inside.wait(60)
+    assert inside.wait(HANG_LIMIT)
     threads.append(threading.Thread(target=rewrite, args=(file, second), kwargs={"cap": CAP}))
     threads[1].start()
     go_on.set()
     for thread in threads:
-        thread.join(60)
+        thread.join(HANG_LIMIT)
     assert file.read_bytes() == b"012"
 
 

@@ -26,6 +26,7 @@ from tests.provider.test_cli import code
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
+from tests.support.waiting import HANG_LIMIT
 from verifier.cache import CollateralMarksCorrupt, Marks, Subject
 from verifier.collateral import Collateral
 from verifier.contents import Contents
@@ -123,9 +124,9 @@ def test_a_collection_asks_too(
 
     request: EnclaveRequest = carol.request(task, collateral=bundle(world, 2 * DAY))
     with carol.refuses(CollateralRolledBack):
-        collect(request, carol.outputs, wait=60)
+        collect(request, carol.outputs, wait=HANG_LIMIT)
     assert not carol.outputs.result.exists()
-    assert carol.fetch(task, wait=60).size > 0
+    assert carol.fetch(task, wait=HANG_LIMIT).size > 0
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from ratls.stream import Pending
 from tests.provider.desk import CANARY, Desk
 from tests.support.enclave import EnclaveWorld
 from tests.support.refusal import count_refusal, refused
+from tests.support.waiting import HANG_LIMIT
 from verifier.files import FileUnreadable
 
 
@@ -98,7 +99,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         bob.push(task)
         patch.setattr(provider.collect, "_ask", ask)
         job = Done(world, alice, bob, carol, task, None)
-        provider.collect.collect(carol.request(task), job.outputs, wait=60)
+        provider.collect.collect(carol.request(task), job.outputs, wait=HANG_LIMIT)
         assert not isinstance(seen[-1], Pending)
         yield replace(job, received=seen[-1])
 

@@ -45,11 +45,12 @@ from scheduler.server import SchedulerFailed
 from scheduler.service import Service
 from simulation.folder import write
 from simulation.intel import Intel
-from tests.provider.agents import SECONDS, configure
+from tests.provider.agents import configure
 from tests.provider.desk import Desk
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.refusal import count_refusal, refused
 from tests.support.scheduler import LiveScheduler, channel, running_scheduler
+from tests.support.waiting import HANG_LIMIT, eventually
 from verifier.errors import RatlsError
 from verifier.output import Lines
 
@@ -129,7 +130,7 @@ def started(
             yield child
             assert child.poll() is None, f"ended with {child.returncode}"
             child.send_signal(signal.SIGTERM)
-            assert child.wait(timeout=30) == 0
+            assert child.wait(timeout=HANG_LIMIT) == 0
         finally:
             child.kill()
             child.wait()
@@ -137,14 +138,12 @@ def started(
 
 def patiently(attempt: Callable[[], Any], child: subprocess.Popen[bytes]) -> Any:
     """What `attempt` gives once the process listens: nobody can read its `ready`."""
-    pause = threading.Event()
-    for _ in range(600):
-        try:
-            return attempt()
-        except (RatlsError, OSError):
-            assert child.poll() is None, f"ended with {child.returncode}"
-            pause.wait(0.1)
-    raise AssertionError("never listened")
+
+    def once() -> Any:
+        assert child.poll() is None, f"ended with {child.returncode}"
+        return attempt()
+
+    return eventually(once, RatlsError, OSError)
 
 
 # The enclave
@@ -213,7 +212,7 @@ def test_enclave_computes_and_keeps_cells_to_itself(
     task, people = world.task(), world.consortium
     planted = rows(1, patient=[f"{CANARY}-{n}" for n in range(60)])
     with started(ENCLAVE, tmp_path, address, out=out, err=err) as child:
-        live = Remote(world, address, patiently(lambda: probe(address, timeout=5), child))
+        live = Remote(world, address, patiently(lambda: probe(address, timeout=HANG_LIMIT), child))
         with refused(PeerRefused) as seen:
             live.release(people.alice, "train_party_1", planted, task)
         assert cast(PeerRefused, seen.error).peer_code == ServerFailed.code
@@ -265,7 +264,7 @@ def test_scheduler_refuses_and_serves(
                 address,
                 (state / "scheduler.crt").read_bytes(),
                 channel(world.consortium.carol),
-                timeout=10,
+                timeout=HANG_LIMIT,
             )
             try:
                 made.list()
@@ -325,7 +324,7 @@ def shown(
 ) -> None:
     """Until the scheduler shows that Alice has released."""
     digest = Task.read(raw)[0].digest
-    for queued in queue.client(world.consortium.carol).watch(seconds=SECONDS):
+    for queued in queue.client(world.consortium.carol).watch(seconds=HANG_LIMIT):
         if queued.digest == digest and queued.datasets[0].state is State.RELEASED:
             return
         assert child.poll() is None, f"ended with {child.returncode}"
@@ -345,7 +344,7 @@ def test_collateral_service_answers(tmp_path: Path, out: Sink, err: Sink) -> Non
     def ask() -> bytes:
         trust = ssl.create_default_context(cafile=str(tmp_path / "pcs.crt"))
         url = f"https://{address}/sgx/certification/v4/rootcacrl"
-        with urllib.request.urlopen(url, context=trust, timeout=10) as answer:
+        with urllib.request.urlopen(url, context=trust, timeout=HANG_LIMIT) as answer:
             return bytes(answer.read())
 
     with started(code, tmp_path, "--listen", address, out=out, err=err) as child:
@@ -571,4 +570,4 @@ def test_the_mailbox_thread_hands_over_whatever_ended_it(
         client = live.client(world.consortium.alice)
         monkeypatch.setattr(SchedulerClient, "watch", raises(Panic()))
         with Inbox(client, lambda refusal, again: None) as inbox, pytest.raises(Panic):
-            inbox.next(SECONDS)
+            inbox.next(HANG_LIMIT)

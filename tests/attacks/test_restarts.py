@@ -42,6 +42,7 @@ from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
 from tests.support.scheduler import LiveScheduler, running_scheduler
+from tests.support.waiting import HANG_LIMIT
 
 HOUR = timedelta(hours=1)
 
@@ -109,7 +110,7 @@ def test_two_providers_release_to_two_starts(
     queue.client(carol.party).submit(again)
     work(alice, queue)
     work(bob, queue)
-    assert carol.fetch(again, wait=60).size > 0
+    assert carol.fetch(again, wait=HANG_LIMIT).size > 0
 
 
 def test_a_provider_is_bound_to_a_dead_start(

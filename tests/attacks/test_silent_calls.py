@@ -32,6 +32,7 @@ from scheduler.limits import Limits as MailboxLimits
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave
 from tests.support.refusal import refused
 from tests.support.scheduler import LiveScheduler, running_scheduler
+from tests.support.waiting import HANG_LIMIT, eventually
 
 EXCHANGE = "/arrow.flight.protocol.FlightService/DoExchange"
 MAILBOX = "/ratls.scheduler.v1.TaskService/"
@@ -57,7 +58,7 @@ class Silent:
 
     def wait_for_refusals(self, count: int) -> None:
         with self._news:
-            assert self._news.wait_for(lambda: self.refused >= count, 30), self.refused
+            assert self._news.wait_for(lambda: self.refused >= count, HANG_LIMIT), self.refused
 
 
 @contextmanager
@@ -97,7 +98,7 @@ def silent_calls(
     thread = threading.Thread(target=asyncio.run, args=(attack(),))
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(HANG_LIMIT)
         yield silent
     finally:
         end.set()
@@ -116,13 +117,12 @@ def silent_at(live: LiveEnclave, count: int) -> Iterator[Silent]:
 
 def attest_when_there_is_room(live: LiveEnclave) -> None:
     """The server learns of a call's end a moment after its client."""
-    for _ in range(2000):
-        try:
-            with live.exchange(Kind.ATTEST, live.world.consortium.bob):
-                return
-        except (PeerRefused, CallFailed):
-            continue
-    raise AssertionError("a call that ended is still counted")
+
+    def attested() -> bool:
+        with live.exchange(Kind.ATTEST, live.world.consortium.bob):
+            return True
+
+    eventually(attested, PeerRefused, CallFailed)
 
 
 def test_silent_calls_are_counted_from_their_start(world: EnclaveWorld) -> None:
@@ -222,10 +222,10 @@ def test_a_call_with_two_requests(tmp_path: Path, world: EnclaveWorld) -> None:
         name = [("grpc.ssl_target_name_override", SCHEDULER_NAME)]
         with grpc.secure_channel(str(live.address), credentials, options=name) as opened:
             call: Callable[..., bytes] = opened.stream_unary(MAILBOX + "List")
-            assert call(iter([b""]), timeout=10) == b""
+            assert call(iter([b""]), timeout=HANG_LIMIT) == b""
             for requests in ([b"", b""], []):
                 with pytest.raises(grpc.RpcError) as refusal:
-                    call(iter(requests), timeout=10)
+                    call(iter(requests), timeout=HANG_LIMIT)
                 assert str(refusal.value.details()).startswith("refused: request-malformed (")
 
 
@@ -236,7 +236,7 @@ def test_a_call_with_two_requests(tmp_path: Path, world: EnclaveWorld) -> None:
 def idle_sockets(address: Address, count: int) -> Iterator[None]:
     with contextlib.ExitStack() as opened:
         for _ in range(count):
-            opened.enter_context(socket.create_connection((address.host, address.port), 10))
+            opened.enter_context(socket.create_connection((address.host, address.port), HANG_LIMIT))
         yield
 
 

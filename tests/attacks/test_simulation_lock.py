@@ -23,6 +23,7 @@ from simulation.intel import root_name
 from simulation.lock import Lock
 from tests.support.intel import World
 from tests.support.refusal import count_refusal, refused
+from tests.support.waiting import HANG_LIMIT
 from verifier import modes
 from verifier.anchors import Mode, TrustAnchors
 from verifier.errors import Exit
@@ -145,7 +146,7 @@ def test_a_foreign_package_adds_a_command(install: Install, entry: str) -> None:
         env=os.environ | {"PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_LIMIT,
     )
     assert done.returncode == Exit.UNUSABLE, done.stderr
     assert ForeignEntryPoint.code in done.stderr

@@ -161,7 +161,7 @@ _texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=4), min_size=1,
 
 
 @given(ids=_texts, folded=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_is_judged_at_once_is_judged_as_one_by_one(ids: list[str], folded: bool) -> None:
     """All ids are joined and judged together; by another path, each for itself."""
     of = dataset(spelling="folded") if folded else dataset()

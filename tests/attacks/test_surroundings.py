@@ -34,6 +34,7 @@ from tests.attacks.test_links import accept, certify, keep, mark, record, releas
 from tests.support.parties import Consortium
 from tests.support.refusal import count_refusal, refused
 from tests.support.surroundings import leaves
+from tests.support.waiting import HANG_LIMIT
 from verifier import errors as e
 from verifier.files import (
     FileNotWritten,
@@ -55,7 +56,7 @@ def survey(kind: str, folder: Path, **options: Any) -> dict[str, int]:
         [sys.executable, "-m", "tests.support.surroundings", kind, str(folder)],
         cwd=REPOSITORY,
         check=False,
-        timeout=300,
+        timeout=HANG_LIMIT,
         stdin=subprocess.DEVNULL,
         **({"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | options),
     )
@@ -141,7 +142,7 @@ RUN = "import sys; from ratls.cli import main; main()"
 def ratls(*line: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
     given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True} | options
     command = [sys.executable, "-c", RUN, *map(str, line)]
-    return subprocess.run(command, cwd=REPOSITORY, check=False, timeout=60, **given)
+    return subprocess.run(command, cwd=REPOSITORY, check=False, timeout=HANG_LIMIT, **given)
 
 
 def test_disk_that_takes_no_byte(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_name_that_the_output_cannot_encode() -> None:
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=HANG_LIMIT,
     )
     assert done.stdout == rb"column \u4f53\u91cd" + b"\n"
 
@@ -185,7 +186,9 @@ def test_what_the_system_refuses_is_no_bug() -> None:
             f"with run():\n    raise {error}\n"
         )
         command = [sys.executable, "-c", code]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(
+            command, cwd=REPOSITORY, capture_output=True, check=False, timeout=HANG_LIMIT
+        )
         assert b"[system-refused]" in done.stderr
 
 
@@ -289,7 +292,7 @@ def test_pipe_that_somebody_fills(tmp_path: Path) -> None:
     content = bytes(range(256)) * 1024
     writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
     writer.start()
-    assert read_file(tmp_path / "pipe", seconds=30) == content
+    assert read_file(tmp_path / "pipe", seconds=HANG_LIMIT) == content
     writer.join()
 
 
@@ -303,7 +306,7 @@ def test_pipe_that_brings_too_much(tmp_path: Path) -> None:
     writer = threading.Thread(target=fill)
     writer.start()
     with refused(FileUnreadable):
-        read_file(tmp_path / "pipe", cap=1000, seconds=30)
+        read_file(tmp_path / "pipe", cap=1000, seconds=HANG_LIMIT)
     writer.join()
 
 
@@ -336,7 +339,7 @@ typer.run(wait)
         assert child.stdout is not None
         assert child.stdout.readline() == b"waiting\n"
         child.send_signal(signal.SIGINT)
-        _, told = child.communicate(timeout=30)  # the waits themselves last a minute
+        _, told = child.communicate(timeout=HANG_LIMIT)  # the waits themselves last a minute
     assert child.returncode == 130
     assert b"Traceback" not in told
 
@@ -449,7 +452,12 @@ def test_standard_input_that_is_empty() -> None:
     for given, found in ((b"", b"[passphrase-missing]"), (b"open sesame\n", b"open sesame")):
         command = [sys.executable, "-c", code]
         done = subprocess.run(
-            command, cwd=REPOSITORY, input=given, capture_output=True, check=False, timeout=60
+            command,
+            cwd=REPOSITORY,
+            input=given,
+            capture_output=True,
+            check=False,
+            timeout=HANG_LIMIT,
         )
         assert found in done.stdout + done.stderr
 

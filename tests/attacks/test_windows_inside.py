@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -32,6 +31,7 @@ from tests.enclave_app.agreed import Agreed, computation
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.parties import TaskWorld
 from tests.support.refusal import count_refusal
+from tests.support.waiting import eventually
 from verifier.errors import RatlsError
 
 ONE, TWO = "train_party_1", "train_party_2"
@@ -98,7 +98,7 @@ def test_rows_after_the_end(live: LiveEnclave, clock: Clock, what: type[RatlsErr
     ):
         exchange.begin(first.schema)
         exchange.send(first)
-        until(lambda: live.enclave.memory.free < live.enclave.limits.held_bytes)
+        eventually(lambda: live.enclave.memory.free < live.enclave.limits.held_bytes)
         clock.now = end
         exchange.send(second)
         exchange._wire.hear("acknowledgement")
@@ -116,19 +116,10 @@ def test_commit_after_the_end(live: LiveEnclave, clock: Clock, what: type[RatlsE
     ):
         exchange.begin(batch.schema)
         sent = [exchange.send(batch)]
-        until(lambda: live.enclave.memory.free < live.enclave.limits.held_bytes)
+        eventually(lambda: live.enclave.memory.free < live.enclave.limits.held_bytes)
         clock.now = end
         exchange.commit(live.commit(exchange, alice, ONE, sent, task), live.salt)
     assert [e["step"] for e in live.log if e["event"] == "stopped"] == ["commit"]
-
-
-def until(true: Callable[[], bool]) -> None:
-    """The enclave's thread has come so far."""
-    for _ in range(1_000_000):
-        if true():
-            return
-        threading.Event().wait(0.001)
-    raise AssertionError("never")
 
 
 @ENDS
@@ -305,7 +296,7 @@ def test_a_silent_release_gives_its_memory_back(study: EnclaveWorld) -> None:
         ):
             exchange.begin(first.schema)
             exchange.send(first)
-            until(lambda: live.enclave.memory.free < limits.held_bytes)
+            eventually(lambda: live.enclave.memory.free < limits.held_bytes)
             now = 59.0
             live.enclave.sweep()
             assert live.enclave.memory.free < limits.held_bytes, "within its time it keeps it"

@@ -25,6 +25,7 @@ from simulation.folder import write
 from tests.enclave_app.agreed import computation
 from tests.support.enclave import EnclaveWorld, LiveEnclave
 from tests.support.refusal import count_refusal
+from tests.support.waiting import HANG_LIMIT
 from verifier.errors import Exit
 
 
@@ -85,9 +86,9 @@ def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Address]]:
 )
 def test_serves_until_told_to_stop(folder: Path, number: signal.Signals, status: Exit) -> None:
     with serving(folder) as (child, address):
-        assert probe(address, timeout=10)
+        assert probe(address, timeout=HANG_LIMIT)
         child.send_signal(number)
-        output, log = child.communicate(timeout=20)
+        output, log = child.communicate(timeout=HANG_LIMIT)
         assert child.returncode == status
         assert output == "", "one line and nothing else"
         assert "SIMULATION" in log
@@ -99,7 +100,7 @@ def test_ends_although_a_client_stays_silent(folder: Path, world: EnclaveWorld) 
     alice = world.consortium.alice
     hello = write_message("hello", nonce=bytes(32), task=world.task(), dataset="train_party_1")
     with serving(folder) as (child, address):
-        certificate = x509.load_der_x509_certificate(probe(address, timeout=10))
+        certificate = x509.load_der_x509_certificate(probe(address, timeout=HANG_LIMIT))
         client = flight.FlightClient(
             f"grpc+tls://{address}",
             tls_root_certs=certificate.public_bytes(Encoding.PEM),
@@ -108,11 +109,13 @@ def test_ends_although_a_client_stays_silent(folder: Path, world: EnclaveWorld) 
             private_key=alice.channel_key_pem,
         )
         descriptor = flight.FlightDescriptor.for_command(Kind.RELEASE.value)
-        writer, reader = client.do_exchange(descriptor, flight.FlightCallOptions(timeout=60))
+        writer, reader = client.do_exchange(
+            descriptor, flight.FlightCallOptions(timeout=HANG_LIMIT)
+        )
         writer.write_metadata(hello)
         assert reader.read_chunk().app_metadata, "the evidence; now silence"
         child.send_signal(signal.SIGTERM)
-        assert child.wait(timeout=20) == Exit.YES
+        assert child.wait(timeout=HANG_LIMIT) == Exit.YES
         reader.cancel()
 
 

@@ -67,6 +67,7 @@ from tests.support.enclave import (
 )
 from tests.support.parties import TaskWorld, local_party
 from tests.support.refusal import count_refusal, refused
+from tests.support.waiting import HANG_LIMIT
 from verifier.errors import RatlsError
 
 ONE, TWO = "train_party_1", "train_party_2"
@@ -646,7 +647,7 @@ def test_no_acknowledgement_waits_for_a_training(
     honest = application.compute
 
     def slow(*arguments: Any) -> Any:
-        assert may_go_on.wait(60)
+        assert may_go_on.wait(HANG_LIMIT)
         return honest(*arguments)
 
     monkeypatch.setattr(application, "compute", slow)

@@ -30,6 +30,7 @@ from tests.support.enclave import MR_ENCLAVE, NOW, EnclaveWorld
 from tests.support.gramine import StandInDevice
 from tests.support.parties import Consortium
 from tests.support.refusal import count_refusal, refused
+from tests.support.waiting import HANG_LIMIT
 from verifier.anchors import TrustAnchors
 from verifier.certificate import RootUntrusted
 from verifier.collateral import Collateral
@@ -157,9 +158,9 @@ def test_serves_as_production_and_stops_when_told(
     write(world.intel.intel, world.intel.platform, agreement.parent / "intel")
     policy = production.complete().policy
     with serving(agreement.parent) as (child, address):
-        certificate = probe(address, timeout=10)
+        certificate = probe(address, timeout=HANG_LIMIT)
         child.send_signal(signal.SIGTERM)
-        output, log = child.communicate(timeout=20)
+        output, log = child.communicate(timeout=HANG_LIMIT)
     assert (child.returncode, output) == (Exit.YES, "")
     assert "SIMULATION" not in log
     evidence = Evidence.parse(check_certificate(certificate, NOW).evidence)

@@ -28,6 +28,7 @@ from ratls.stream import CallFailed, Kind, write_message
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.parties import local_party
 from tests.support.refusal import count_refusal, refused
+from tests.support.waiting import HANG_LIMIT
 from verifier.errors import RatlsError
 
 ONE = "train_party_1"
@@ -90,7 +91,7 @@ def test_exchange_that_is_none_of_the_three(live: LiveEnclave, descriptor: Any) 
     count_refusal()
     channel = live.world.channel(live.world.consortium.alice)
     with pinned_client(live.address, live.admitted, channel) as client:
-        _, reader = client.do_exchange(descriptor, flight.FlightCallOptions(timeout=10))
+        _, reader = client.do_exchange(descriptor, flight.FlightCallOptions(timeout=HANG_LIMIT))
         with pytest.raises(flight.FlightServerError) as seen:
             reader.read_chunk()
         assert json.loads(seen.value.extra_info)["code"] == "message-unexpected"
@@ -128,7 +129,7 @@ def test_no_certificate_at_all(live: LiveEnclave) -> None:
         override_hostname="enclave.ratls.invalid",
     )
     with client, pytest.raises((flight.FlightError, pa.ArrowException, OSError)):
-        list(client.list_flights(options=flight.FlightCallOptions(timeout=5)))
+        list(client.list_flights(options=flight.FlightCallOptions(timeout=HANG_LIMIT)))
     assert len(live.log) == before
 
 
@@ -139,7 +140,7 @@ def test_plaintext(live: LiveEnclave) -> None:
         flight.FlightClient(f"grpc://{live.address}") as client,
         pytest.raises((flight.FlightError, pa.ArrowException, OSError)),
     ):
-        list(client.list_flights(options=flight.FlightCallOptions(timeout=5)))
+        list(client.list_flights(options=flight.FlightCallOptions(timeout=HANG_LIMIT)))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_only_tls_1_3(live: LiveEnclave, version: int, works: bool) -> None:
     """B10: 1.2 is on by default in gRPC."""
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_max_proto_version(version)
-    with socket.create_connection(("127.0.0.1", live.address.port), timeout=5) as raw:
+    with socket.create_connection(("127.0.0.1", live.address.port), timeout=HANG_LIMIT) as raw:
         raw.settimeout(None)
         tls = SSL.Connection(context, raw)
         tls.set_connect_state()
@@ -170,7 +171,7 @@ def test_identity_in_a_header(live: LiveEnclave, task: bytes) -> None:
         (b"authorization", b"Bearer alice-clinic"),
     ]
     with pinned_client(live.address, live.admitted, channel) as client:
-        options = flight.FlightCallOptions(timeout=10, headers=claims)
+        options = flight.FlightCallOptions(timeout=HANG_LIMIT, headers=claims)
         descriptor = flight.FlightDescriptor.for_command(Kind.RELEASE.value)
         writer, reader = client.do_exchange(descriptor, options)
         writer.write_metadata(write_message("hello", nonce=bytes(32), task=task, dataset=ONE))

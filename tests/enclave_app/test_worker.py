@@ -10,6 +10,7 @@ import pytest
 
 import enclave_app
 from enclave_app.worker import Workers, supervised
+from tests.support.waiting import HANG_LIMIT
 
 
 class Stopped(BaseException):
@@ -18,7 +19,7 @@ class Stopped(BaseException):
 
 def wait(event: threading.Event) -> None:
     """Generous: only a thread that is dead lets it run out."""
-    assert event.wait(60)
+    assert event.wait(HANG_LIMIT)
 
 
 @pytest.mark.parametrize("bug", [ValueError, MemoryError, SystemExit, KeyboardInterrupt, Stopped])
@@ -61,7 +62,7 @@ def test_a_report_that_breaks_ends_no_thread() -> None:
 
 def test_two_computations_do_not_wait_for_each_other() -> None:
     workers = Workers(3, lambda *_: None)
-    met = threading.Barrier(2, timeout=60)
+    met = threading.Barrier(2, timeout=HANG_LIMIT)
     done = [threading.Event(), threading.Event()]
     for event in done:
         workers.submit("carol", lambda event=event: (met.wait(), event.set())[0])  # type: ignore[misc]
@@ -81,8 +82,8 @@ def test_many_jobs_of_one_owner_leave_a_thread_to_the_others() -> None:
 
     for _ in range(10):
         workers.submit("carol", long)
-    assert busy.acquire(timeout=60)
-    assert busy.acquire(timeout=60)
+    assert busy.acquire(timeout=HANG_LIMIT)
+    assert busy.acquire(timeout=HANG_LIMIT)
     done = threading.Event()
     workers.submit("dora", done.set)
     wait(done)

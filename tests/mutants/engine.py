@@ -27,8 +27,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import pytest
 
 from tests.mutants.operators import Mutant, Subject
+from tests.support.waiting import HANG_LIMIT
 
-LIMIT = 300.0  # seconds for one mutant, most of which a busy machine may take away
 T = TypeVar("T")
 _Key: TypeAlias = tuple[str, str, int]  # file, qualified name and first line of a function
 _KILLED, _SURVIVED, _BROKEN, _DONE = b"K", b"S", b"B", b"D"
@@ -139,7 +139,6 @@ class _Plugin:
             phases=(Phase.explicit, Phase.generate),
             derandomize=True,
             database=None,
-            deadline=None,
         )
         settings.load_profile("mutants")
 
@@ -345,7 +344,7 @@ def _in_forks(tasks: Sequence[tuple[T, Callable[[], bytes]]]) -> Iterator[tuple[
         while waiting and len(selector.get_map()) < (os.cpu_count() or 1):
             subject, work = waiting.pop()
             pid, reading = _fork(work)
-            started = _Child(pid, subject, time.monotonic() + LIMIT)
+            started = _Child(pid, subject, time.monotonic() + HANG_LIMIT)
             selector.register(reading, selectors.EVENT_READ, started)
         ready = {key.fd for key, _ in selector.select(timeout=1.0)}
         for fd, key in list(selector.get_map().items()):

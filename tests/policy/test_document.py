@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.document import Policy, PolicyInvalid, PolicyTeeUnsupported, Status, digest_text
@@ -292,10 +291,8 @@ def test_syntax_error_names_line_and_column() -> None:
 @pytest.mark.parametrize("raw", [b"#" * (1 << 20) + b"\n", b"a." * 600 + b"a = 1"])
 def test_attacker_sends_endless_data(raw: bytes) -> None:
     """P20: refused by size, before any work on it."""
-    started = time.perf_counter()
     with refused(PolicyTooLarge):
         read(raw)
-    assert time.perf_counter() - started < 1
 
 
 def test_deeply_dotted_key_ends_in_a_refusal() -> None:
@@ -404,7 +401,7 @@ def test_lasts_as_long_as_it_says() -> None:
     assert policy.expires - policy.not_before == timedelta(days=31)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(
     st.one_of(
         st.binary(max_size=200),

@@ -204,7 +204,7 @@ def test_signing_twice_changes_nothing() -> None:
     assert Envelope.parse(envelope.encode()) == envelope
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.one_of(
         st.binary(max_size=100),

@@ -163,7 +163,7 @@ def test_schema_digest_tells_declarations_apart() -> None:
     assert digest(declared[0]) == digest({"a": "int64"})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.one_of(st.none(), st.integers(-300, 300)), max_size=6),
     st.integers(0, 5),

@@ -392,7 +392,7 @@ def test_result_for_another_key() -> None:
         open_result(seal_result(b"model", _carol(), INFO), other.encryption, INFO)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.one_of(
         st.binary(max_size=80),

@@ -19,11 +19,11 @@ from scheduler.queued_task import DatasetStatus, QueuedTask, State
 from tests.provider.desk import Desk
 from tests.support.enclave import NOW
 from tests.support.parties import PASSPHRASE
+from tests.support.waiting import HANG_LIMIT
 
 STUDY = "breast-cancer-joint-training"
 ENCLAVE = "joint-training-1.0"
 OWNERS = {"train_party_1": "alice-clinic", "train_party_2": "bob-hospital"}
-SECONDS = 60.0  # more than any wait in these tests takes
 
 
 def offer(raw: bytes, *, digest: bytes | None = None, **states: tuple[State, str]) -> QueuedTask:
@@ -125,7 +125,9 @@ def stationed(
     """A started agent at this desk; `options` of `configure` and of `Agent`."""
     names = ("scheduler", "certificate", "replace")
     config = AgentConfig.read(configure(desk, **{n: options.pop(n) for n in names if n in options}))
-    with TaskReleaser.open(config, allow_simulation=True, timeout=20, clock=clock) as releaser:
+    with TaskReleaser.open(
+        config, allow_simulation=True, timeout=HANG_LIMIT, clock=clock
+    ) as releaser:
         yield Watched(releaser).start(**options)
 
 
@@ -144,7 +146,7 @@ def at_work(watched: Watched, client: SchedulerClient) -> Iterator[Callable[...,
             def next_offer(seconds: float | None) -> QueuedTask | None:
                 if condition():
                     raise Enough
-                came = inbox.next(SECONDS if seconds is None else seconds)
+                came = inbox.next(HANG_LIMIT if seconds is None else seconds)
                 assert came is not None or seconds is not None, f"nothing came: {watched.said}"
                 return came
 

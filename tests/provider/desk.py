@@ -17,6 +17,7 @@ from provider.release import Release, release
 from ratls.address import Address
 from tests.support.enclave import NOW, EnclaveWorld, rows
 from tests.support.refusal import Refusal, refused
+from tests.support.waiting import HANG_LIMIT
 from verifier.collateral import Collateral
 from verifier.errors import RatlsError
 
@@ -75,7 +76,7 @@ class Desk:
             party=self.party,
             state=self.state,
             allow_simulation=True,
-            timeout=20,
+            timeout=HANG_LIMIT,
             clock=lambda: NOW,
         )
         return replace(request, **changed)

@@ -45,6 +45,7 @@ from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.parties import local_party
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
+from tests.support.waiting import HANG_LIMIT
 from verifier.errors import Exit, RatlsError
 from verifier.modes import SimulationNotAllowed
 from verifier.validity import CollateralNotCurrent
@@ -299,7 +300,7 @@ def starting(desk: Desk, **options: Any) -> None:
     config = AgentConfig.read(configure(desk))
     settings: dict[str, Any] = {
         "allow_simulation": True,
-        "timeout": 5,
+        "timeout": HANG_LIMIT,
         "clock": lambda: NOW,
     } | options
     with TaskReleaser.open(config, **settings):
@@ -347,7 +348,7 @@ def test_a_wrong_passphrase_is_found_at_the_start(alice: Desk) -> None:
     config.passphrase_file.write_text("a guess")
     with (
         refused(PassphraseWrong),
-        TaskReleaser.open(config, allow_simulation=True, timeout=5, clock=lambda: NOW),
+        TaskReleaser.open(config, allow_simulation=True, timeout=HANG_LIMIT, clock=lambda: NOW),
     ):
         pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.support.enclave import NOW, EnclaveWorld
 from tests.support.parties import PASSPHRASE
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
+from tests.support.waiting import HANG_LIMIT
 
 STUDY = "breast-cancer-joint-training"
 NO_SIMULATION = "leave --allow-simulation out"
@@ -208,7 +210,7 @@ def test_a_task_is_signed_released_to_and_collected(
     signed = at_carol.sign("--json", "--set", "max_iter=500", output=carol.folder / "t.json")
     assert signed.exit_code == 0, signed.output
     raw = (carol.folder / "t.json").read_bytes()
-    opened = Task.open(raw, world.policy, NOW)
+    opened = Task.open(raw, world.policy, datetime.now(UTC))
     assert "SIMULATION" in signed.stderr
     answer = json.loads(signed.stdout)
     assert answer["task_digest"] == f"sha256:{opened.digest.hex()}"
@@ -218,7 +220,7 @@ def test_a_task_is_signed_released_to_and_collected(
     count_refusal()
     assert (code(pending), pending.exit_code) == ("result-pending", 5)
     bob.push(raw)
-    collected = at_carol.result("--json", task=carol.folder / "t.json", wait=30)
+    collected = at_carol.result("--json", task=carol.folder / "t.json", wait=int(HANG_LIMIT))
     assert collected.exit_code == 0, collected.output
     answer = json.loads(collected.stdout)
     assert answer["receipt"].endswith("/result.receipt.json")

@@ -30,6 +30,7 @@ from tests.provider.desk import CANARY, Desk
 from tests.support.enclave import MR_ENCLAVE, EnclaveWorld, LiveEnclave
 from tests.support.flight_peers import PlatformAttester
 from tests.support.refusal import refused
+from tests.support.waiting import HANG_LIMIT
 from verifier.errors import Exit
 from verifier.files import FileNotWritten
 
@@ -40,7 +41,7 @@ def test_both_release_and_carol_collects(
     task = world.task()
     bob.push(task)
     alice.push(task)
-    done = carol.fetch(task, wait=30)
+    done = carol.fetch(task, wait=HANG_LIMIT)
     result = json.loads(carol.outputs.result.read_bytes())
     assert set(result["model_weights"]["features"]) == {"age", "bmi"}
     assert isinstance(carol.journal[-1], CollectedEntry)
@@ -57,7 +58,7 @@ def test_what_was_stored_convinces_an_auditor_offline(
     task = world.task()
     bob.push(task)
     kept = alice.push(task).kept
-    done = carol.fetch(task, wait=30)
+    done = carol.fetch(task, wait=HANG_LIMIT)
     roots = world.expectation.roots
     for document, record in (
         (kept.acknowledgement, kept.record),
@@ -112,7 +113,7 @@ def test_the_release_rule_is_not_met(tmp_path: Path, world: EnclaveWorld) -> Non
         desks["alice"].push(task)
         desks["bob"].push(task)
         with desks["carol"].refuses(ResultDenied) as seen:
-            desks["carol"].fetch(task, wait=30)
+            desks["carol"].fetch(task, wait=HANG_LIMIT)
     assert seen.error.found == "release-denied"
     assert seen.error.exit_status is Exit.PEER
 

@@ -79,28 +79,28 @@ def test_a_decimal_comma_changes_no_rule() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_double_is_read_as_a_program_writes_it(value: float) -> None:
     for text in (repr(value), f"{value:.17g}", f"{Decimal(value):f}"):
         assert reads(text, DOUBLE) == value
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_float32_is_read_as_a_program_writes_it(value: float) -> None:
     for text in (str(np.float32(value)), repr(value), f"{value:.9g}"):
         assert reads(text, SINGLE) == value
 
 
 @given(st.integers(2**53, 10**30))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_whole_number_is_read_exactly_or_not(number: int) -> None:
     exact = float(number) if int(float(number)) == number else None
     assert reads(str(number), DOUBLE) == exact
 
 
 @given(st.floats())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_double_is_a_float32_or_none(value: float) -> None:
     single = narrowed(pa.array([value]))
     with np.errstate(over="ignore"):

@@ -468,6 +468,7 @@ from ratls.address import Address
 from provider.exchange import EnclaveRequest
 from provider.release import release
 from policy.party import LocalParty
+from tests.support.waiting import HANG_LIMIT
 from tests.support.parties import PASSPHRASE
 from verifier.collateral import Collateral
 from verifier.shell import parse_instant
@@ -482,7 +483,7 @@ release(
     EnclaveRequest(
         task=Path(task).read_bytes(), address=Address.parse(address), state=Path(state),
         collateral=Collateral.parse(Path(collateral).read_bytes()),
-        party=LocalParty.load(Path(party), PASSPHRASE), allow_simulation=True, timeout=60,
+        party=LocalParty.load(Path(party), PASSPHRASE), allow_simulation=True, timeout=HANG_LIMIT,
         clock=lambda: parse_instant(None),
     ),
     "train_party_1", Path(source), progress=hold,

@@ -227,7 +227,7 @@ def test_a_folder_for_a_file(kept: tuple[SourceSpec, Path]) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @pytest.mark.parametrize("make", [csv, arrow_file, arrow_stream])
 def test_a_damaged_file_is_rows_or_a_refusal(
     make: Form, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

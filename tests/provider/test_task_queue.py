@@ -32,7 +32,7 @@ from ratls.address import Address, PeerUnreachable
 from ratls.stream import CallFailed, ClientExchange, Kind
 from scheduler.client import SchedulerRefused, SchedulerUnreachable
 from scheduler.queued_task import DatasetStatus, QueuedTask, State
-from tests.provider.agents import SECONDS, Watched, at_work, configure, stationed
+from tests.provider.agents import Watched, at_work, configure, stationed
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_cli import NO_SIMULATION, code
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
@@ -40,6 +40,7 @@ from tests.support.parties import PASSPHRASE, local_party
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
 from tests.support.scheduler import LiveScheduler, running_scheduler
+from tests.support.waiting import HANG_LIMIT
 from verifier.anchors import Mode
 from verifier.errors import RatlsError
 from verifier.shell import Shell
@@ -87,7 +88,7 @@ def test_a_task_goes_all_the_way(
     assert shown(queue, carol) == {"train_party_1": "released", "train_party_2": "waiting"}
     work(bob, queue)
     assert shown(queue, carol) == {"train_party_1": "released", "train_party_2": "released"}
-    done = carol.fetch(raw, wait=30)
+    done = carol.fetch(raw, wait=HANG_LIMIT)
     assert [i.dataset for i in done.receipt.inputs] == ["train_party_1", "train_party_2"]
 
 
@@ -207,7 +208,7 @@ def test_a_provider_is_dropped_in_mid_stream(
             carol.fetch(raw)
         assert shown(queue, carol)["train_party_2"] == "waiting"
         work(bob, queue)
-    assert carol.fetch(raw, wait=30).receipt.run == "logistic_regression"
+    assert carol.fetch(raw, wait=HANG_LIMIT).receipt.run == "logistic_regression"
 
 
 def test_a_refusal_is_seen_by_the_submitter(
@@ -564,7 +565,7 @@ def test_an_agent_is_told_to_stop(
         assert agent.stdout is not None
         assert json.loads(agent.stdout.readline())["event"] == "released"
         agent.send_signal(number)
-        out, err = agent.communicate(timeout=SECONDS)
+        out, err = agent.communicate(timeout=HANG_LIMIT)
     assert (agent.returncode, out) == (status, "")
     assert "Traceback" not in err
     assert lines(Keyboard(alice, queue, b"").agent("--json", "--allow-simulation")) == []

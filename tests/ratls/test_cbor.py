@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 import tracemalloc
 
 import cbor2
@@ -97,10 +96,8 @@ def test_another_form_or_type_is_refused(raw: str) -> None:
 
 def test_a_bomb_of_nested_arrays_is_refused_at_once() -> None:
     """B16: 10^5 levels would exhaust the stack of a reader that follows them."""
-    start = time.monotonic()
     with pytest.raises(cbor.NotStrict):
         cbor.decode(b"\x81" * 100_000)
-    assert time.monotonic() - start < 0.05
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from simulation.intel import root_name
 from tests.support.intel import AT, World
 from tests.support.parties import Consortium, known_digest
 from tests.support.refusal import count_refusal
+from tests.support.waiting import HANG_LIMIT
 from tests.verifier.test_responses import folder_of
 from verifier.quote import Quote
 
@@ -64,7 +65,9 @@ class Desk:
         return common
 
     def run(self, *arguments: str, exit_status: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, timeout=HANG_LIMIT
+        )
         if exit_status:
             count_refusal()
         assert "Traceback" not in done.stderr
@@ -280,7 +283,9 @@ def test_number_of_workers_that_is_none(desk: Desk, workers: str) -> None:
 def test_ctrl_c_ends_all_of_it_quietly(desk: Desk, option: list[str]) -> None:
     with desk.stuck(*option) as (running, _):
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-        _, said = running.communicate(timeout=30)  # ends when every process has closed its side
+        _, said = running.communicate(
+            timeout=HANG_LIMIT
+        )  # ends when every process has closed its side
         assert running.returncode == 130
         assert said in (WARNING, f"{WARNING}interrupted\n")
         with pytest.raises(ProcessLookupError):
@@ -303,7 +308,7 @@ def test_killed_worker_is_said_and_never_a_missing_answer(desk: Desk) -> None:
         for worker in workers_of(running.pid):
             with suppress(ProcessLookupError):  # the command itself has ended it by now
                 os.kill(worker, signal.SIGKILL)
-        told, said = running.communicate(timeout=30)
+        told, said = running.communicate(timeout=HANG_LIMIT)
         os.close(writer)
     assert running.returncode == 1
     assert "a worker process ended (-9): no answer on" in said
@@ -315,7 +320,7 @@ def test_workers_do_not_outlive_a_command_that_was_killed(desk: Desk) -> None:
     with desk.stuck() as (running, writer):
         running.kill()
         os.close(writer)  # the worker that waited goes on, and finds nobody to tell
-        running.communicate(timeout=30)  # ends when every process has closed its side
+        running.communicate(timeout=HANG_LIMIT)  # ends when every process has closed its side
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

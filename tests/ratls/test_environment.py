@@ -10,6 +10,7 @@ import pytest
 
 from ratls.environment import EnvironmentUnsafe, prepare_process
 from tests.support.refusal import count_refusal, refused
+from tests.support.waiting import HANG_LIMIT
 
 
 @pytest.mark.parametrize("name", ["SSLKEYLOGFILE", "GRPC_TRACE", "GRPC_VERBOSITY"])
@@ -57,6 +58,6 @@ server.shutdown()
         text=True,
         check=True,
         env=environment,
-        timeout=60,
+        timeout=HANG_LIMIT,
     )
     assert done.stdout.split() == ["TLSv1.3", "refused"]

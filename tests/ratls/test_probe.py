@@ -27,6 +27,7 @@ from tests.support.flight_peers import (
 from tests.support.intel import AT
 from tests.support.refusal import refused
 from tests.support.relay import Relay
+from tests.support.waiting import HANG_LIMIT, given_time
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -47,7 +48,7 @@ def test_the_certificate_of_a_flight_server_that_demands_one_of_ours(study: Stud
         serving(script, channel) as server,
         Relay((LOOPBACK, server.port)) as relay,
     ):
-        assert probe(Address.parse(relay.address), 5) == identity.certificate_der
+        assert probe(Address.parse(relay.address), HANG_LIMIT) == identity.certificate_der
         assert len(relay.connections) == 1
         assert len(relay.connections[0].sent) < 2048
         assert script.hellos == 0
@@ -57,12 +58,12 @@ def test_every_probe_is_a_full_handshake_with_the_certificate_of_today() -> None
     """B11: a resumed session would report the certificate of the session before."""
     with tls_server([certificate(1)], KEY) as server:
         for _ in range(3):
-            assert probe(server.address, 5) == der(certificate_of(server.address))
+            assert probe(server.address, HANG_LIMIT) == der(certificate_of(server.address))
         assert server.received == b""
 
 
 def certificate_of(address: Address) -> x509.Certificate:
-    return x509.load_der_x509_certificate(probe(address, 5))
+    return x509.load_der_x509_certificate(probe(address, HANG_LIMIT))
 
 
 def test_server_that_speaks_tls_12_at_most() -> None:
@@ -71,7 +72,7 @@ def test_server_that_speaks_tls_12_at_most() -> None:
         tls_server([certificate()], KEY, version=SSL.TLS1_2_VERSION) as server,
         refused(HandshakeFailed),
     ):
-        probe(server.address, 5)
+        probe(server.address, HANG_LIMIT)
 
 
 def test_leaf_that_hides_behind_a_certificate_with_evidence() -> None:
@@ -82,7 +83,7 @@ def test_leaf_that_hides_behind_a_certificate_with_evidence() -> None:
         tls_server([leaf, certificate()], other) as server,
         refused(EnclaveCertificateChainPresented),
     ):
-        probe(server.address, 5)
+        probe(server.address, HANG_LIMIT)
 
 
 def test_peer_that_accepts_and_stays_silent() -> None:
@@ -95,14 +96,14 @@ def test_peer_that_hangs_up() -> None:
     with silent_server() as gone:
         pass
     with Relay((gone.host, gone.port)) as relay, refused(HandshakeFailed):
-        probe(Address.parse(relay.address), 5)
+        probe(Address.parse(relay.address), HANG_LIMIT)
 
 
 def test_nobody_listens() -> None:
     with silent_server() as address:
         gone = address
     with refused(PeerUnreachable):
-        probe(gone, 5)
+        probe(gone, HANG_LIMIT)
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:1", "[::1]:65535", "enclave.example:7443"])
@@ -138,7 +139,7 @@ def named(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> Iterator[None]:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in hosts]
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        places = Address("enclave.example", 1).resolve_all(10)
+        places = Address("enclave.example", 1).resolve_all(HANG_LIMIT)
     assert [place.host for place in places] == list(dict.fromkeys(hosts))
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -155,7 +156,7 @@ def test_every_address_of_a_name_is_tried_and_one_is_kept(
 ) -> None:
     """The enclave listens on one of them only; `localhost` is ::1 first on many machines."""
     with tls_server([certificate(1)], KEY) as server, named(monkeypatch, *hosts):
-        place, shown = probe_name(Address("enclave.example", server.address.port), 10)
+        place, shown = probe_name(Address("enclave.example", server.address.port), HANG_LIMIT)
     assert place == server.address
     assert x509.load_der_x509_certificate(shown).serial_number == certificate(1).serial_number
 
@@ -164,7 +165,7 @@ def test_a_name_none_of_whose_addresses_answers(monkeypatch: pytest.MonkeyPatch)
     with silent_server() as gone:
         pass
     with named(monkeypatch, "127.0.0.9", LOOPBACK), refused(PeerUnreachable):
-        probe_name(Address("enclave.example", gone.port), 10)
+        probe_name(Address("enclave.example", gone.port), HANG_LIMIT)
 
 
 def test_an_address_that_is_silent_leaves_time_for_the_next(
@@ -175,7 +176,8 @@ def test_an_address_that_is_silent_leaves_time_for_the_next(
         socket.create_server(("127.0.0.9", server.address.port)),
         named(monkeypatch, "127.0.0.9", LOOPBACK),
     ):
-        place, _ = probe_name(Address("enclave.example", server.address.port), 2)
+        address = Address("enclave.example", server.address.port)
+        place, _ = given_time(lambda seconds: probe_name(address, seconds), 2, DeadlineExceeded)
     assert place == server.address
 
 
@@ -190,7 +192,7 @@ def test_a_verdict_on_one_address_is_not_asked_again_at_the_next(
         named(monkeypatch, LOOPBACK, "127.0.0.9"),
         refused(EnclaveCertificateChainPresented),
     ):
-        probe_name(Address("enclave.example", server.address.port), 10)
+        probe_name(Address("enclave.example", server.address.port), HANG_LIMIT)
 
 
 def test_a_name_is_resolved_once_and_an_unknown_one_refused() -> None:

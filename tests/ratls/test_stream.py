@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -44,6 +43,7 @@ from tests.support.flight_peers import (
 )
 from tests.support.refusal import refused
 from tests.support.relay import Relay
+from tests.support.waiting import HANG_LIMIT, eventually
 from verifier.errors import RatlsError
 
 SALT = b"s" * 32
@@ -150,7 +150,7 @@ def test_evidence_that_is_not_of_this_exchange(
     with enclave(study, answer=answer) as server:
         with refused(leaf):
             release(study, server, ROWS)
-        _wait_for(lambda: bool(server.script.refusals))
+        eventually(lambda: server.script.refusals)
         assert server.script.uploads == []
         assert server.script.refusals == ["stream-truncated"]
 
@@ -243,10 +243,9 @@ def test_message_after_the_last(study: Study) -> None:
 def test_server_that_stalls_is_left_at_the_deadline(study: Study, when: str, batches: int) -> None:
     """flight.md 2.3: a call without a deadline waits for ever, reading or writing."""
     over = threading.Event()
-    try:
-        with enclave(study, **{when: lambda e: over.wait(20) and None}) as server:
-            admitted = study.admitted(server.script.identity)
-            start = time.monotonic()
+    with enclave(study, **{when: lambda _: over.wait(HANG_LIMIT) and None}) as server:
+        admitted = study.admitted(server.script.identity)
+        try:
             with (
                 refused(errors.DeadlineExceeded),
                 study.exchange(
@@ -257,10 +256,8 @@ def test_server_that_stalls_is_left_at_the_deadline(study: Study, when: str, bat
                 for _ in range(batches):
                     exchange.send(BIG)
                 exchange.commit(b"commit", SALT)
-            assert time.monotonic() - start < 5
+        finally:
             over.set()
-    finally:
-        over.set()
 
 
 def test_host_that_accepts_and_never_answers(study: Study) -> None:
@@ -277,7 +274,7 @@ def test_nobody_listens(study: Study) -> None:
     admitted = study.admitted(study.identity())
     with silent_server() as address:
         gone = address
-    with refused(CallFailed), study.exchange(Kind.ATTEST, gone, admitted, timeout=5):
+    with refused(CallFailed), study.exchange(Kind.ATTEST, gone, admitted, timeout=HANG_LIMIT):
         pass
 
 
@@ -295,7 +292,7 @@ def test_upload_given_up_half_way_does_not_look_complete(study: Study) -> None:
             exchange.begin(ROWS.schema)
             exchange.send(ROWS)
             raise KeyError("the source broke off")
-        _wait_for(lambda: bool(server.script.refusals))
+        eventually(lambda: server.script.refusals)
         assert (server.script.uploads, server.script.refusals) == ([], ["stream-truncated"])
 
 
@@ -314,7 +311,7 @@ def test_connection_cut_in_the_middle_of_an_upload(study: Study) -> None:
             for _ in range(64):
                 exchange.send(BIG)
             exchange.commit(b"commit", SALT)
-        _wait_for(lambda: bool(server.script.refusals))
+        eventually(lambda: server.script.refusals)
         assert (server.script.uploads, server.script.refusals) == ([], ["stream-truncated"])
         assert release(study, server, ROWS)
 
@@ -329,9 +326,3 @@ def test_party_whose_certificate_is_not_listed(study: Study) -> None:
         ):
             pass
         assert server.script.hellos == 0
-
-
-def _wait_for(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not done() and time.monotonic() < deadline:
-        threading.Event().wait(0.005)

@@ -22,6 +22,7 @@ from scheduler.store import Store, queue_file
 from tests.support.parties import Consortium, TaskWorld, instant
 from tests.support.refusal import count_refusal
 from tests.support.scheduler import NOW, channel, running_scheduler
+from tests.support.waiting import HANG_LIMIT
 from verifier.errors import Exit
 
 ROOT = Path(__file__).parent.parent.parent
@@ -71,7 +72,7 @@ def serving(
 
 def client(folder: Path, address: Address, world: Consortium) -> SchedulerClient:
     pin = (folder / "state" / "scheduler.crt").read_bytes()
-    return SchedulerClient(address, pin, channel(world.carol), timeout=10)
+    return SchedulerClient(address, pin, channel(world.carol), timeout=HANG_LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_serves_until_told_to_stop(
             watch = carol.watch()
             next(iter(watch))
             child.send_signal(number)
-            output, _ = child.communicate(timeout=20)
+            output, _ = child.communicate(timeout=HANG_LIMIT)
         assert child.returncode == status
         assert output == "", "one line and nothing else"
     assert list((folder / "state").glob("queue.sqlite*")) == [folder / "state" / "queue.sqlite"]
@@ -101,7 +102,7 @@ def test_killed_while_tasks_come_in(folder: Path, simulated: Consortium) -> None
         enough = threading.Event()
 
         def kill() -> None:
-            enough.wait(20)
+            enough.wait(HANG_LIMIT)
             child.kill()
 
         killer = threading.Thread(target=kill)
@@ -114,7 +115,7 @@ def test_killed_while_tasks_come_in(folder: Path, simulated: Consortium) -> None
         except (SchedulerUnreachable, DeadlineExceeded):
             count_refusal()
         killer.join()
-        assert child.wait(20) == -signal.SIGKILL
+        assert child.wait(HANG_LIMIT) == -signal.SIGKILL
     assert 30 <= len(answered) <= 100
     with serving(folder, str(address)) as (_, again), client(folder, again, simulated) as carol:
         listed = [task.digest for task in carol.list()]

@@ -30,6 +30,7 @@ from scheduler.task_service_pb2_grpc import (
 from tests.support.parties import Consortium
 from tests.support.refusal import count_refusal, refused
 from tests.support.scheduler import NOW, channel
+from tests.support.waiting import HANG_LIMIT, given_time
 
 
 class Liar(TaskServiceServicer):
@@ -62,7 +63,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> OwnCertificate:
 
 @contextmanager
 def lying(
-    own: OwnCertificate, world: Consortium, *, timeout: float = 10, **answers: Any
+    own: OwnCertificate, world: Consortium, *, timeout: float = HANG_LIMIT, **answers: Any
 ) -> Iterator[SchedulerClient]:
     server = grpc.server(ThreadPoolExecutor(4))
     add_TaskServiceServicer_to_server(Liar(**answers), server)
@@ -211,51 +212,46 @@ def test_refusals_are_told_apart(
             assert "\x1b" not in str(refusal.error)
 
 
+def silent(context: grpc.ServicerContext) -> None:
+    """Not a word more, until the call is over."""
+    over = threading.Event()
+    if context.add_callback(over.set):
+        over.wait()
+
+
+def quiet(context: grpc.ServicerContext) -> Iterator[pb.QueuedTask]:
+    yield task()
+    silent(context)
+
+
 def test_silence_has_an_end(own: OwnCertificate, world: Consortium) -> None:
-    released = threading.Event()
-
-    def silent(_: grpc.ServicerContext) -> pb.ListAnswer:
-        released.wait(30)
-        return pb.ListAnswer()
-
-    with lying(own, world, timeout=0.3, list=silent) as client:
-        with refused(DeadlineExceeded):
-            client.list()
-        released.set()
+    with lying(own, world, timeout=0.3, list=silent) as client, refused(DeadlineExceeded):
+        client.list()
 
 
 def test_a_watch_ends_with_its_time(own: OwnCertificate, world: Consortium) -> None:
     """Not a failure: whoever watches goes on from the cursor."""
-    released = threading.Event()
-
-    def quiet(_: grpc.ServicerContext) -> Iterator[pb.QueuedTask]:
-        yield task()
-        released.wait(30)
-
     with lying(own, world, watch=quiet) as client:
-        assert len(list(client.watch(seconds=0.3))) == 1
-        released.set()
+
+        def watched(seconds: float) -> int:
+            (_,) = client.watch(seconds=seconds)
+            return 1
+
+        assert given_time(watched, 0.3, ValueError)
 
 
 def test_a_watch_is_cancelled_from_another_thread(own: OwnCertificate, world: Consortium) -> None:
-    released = threading.Event()
-
-    def quiet(_: grpc.ServicerContext) -> Iterator[pb.QueuedTask]:
-        yield task()
-        released.wait(30)
-
     with lying(own, world, watch=quiet) as client:
-        watch = client.watch(seconds=60)
+        watch = client.watch(seconds=HANG_LIMIT)
         for _ in watch:
             threading.Thread(target=watch.cancel).start()
-        released.set()
 
 
 def test_nobody_listens(own: OwnCertificate, world: Consortium) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address("127.0.0.1", taken.getsockname()[1])
     with (
-        SchedulerClient(address, own.cert_pem, channel(world.carol), timeout=10) as client,
+        SchedulerClient(address, own.cert_pem, channel(world.carol), timeout=HANG_LIMIT) as client,
         refused(SchedulerUnreachable),
     ):
         client.list()
@@ -277,7 +273,7 @@ def test_only_tls_13_is_spoken(
 
         def accept() -> None:
             connection, _ = listener.accept()
-            connection.settimeout(10)
+            connection.settimeout(HANG_LIMIT)
             try:
                 with context.wrap_socket(connection, server_side=True) as tls:
                     outcome.append(tls.version())
@@ -288,7 +284,9 @@ def test_only_tls_13_is_spoken(
         thread.start()
         address = Address("127.0.0.1", listener.getsockname()[1])
         with (
-            SchedulerClient(address, own.cert_pem, channel(world.carol), timeout=10) as client,
+            SchedulerClient(
+                address, own.cert_pem, channel(world.carol), timeout=HANG_LIMIT
+            ) as client,
             refused(SchedulerUnreachable),
         ):
             client.list()

@@ -41,6 +41,7 @@ from tests.support.parties import Consortium, TaskWorld, local_party
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
 from tests.support.scheduler import NOW, LiveScheduler, channel, running_scheduler
+from tests.support.waiting import HANG_LIMIT, eventually
 
 Rpc = Callable[..., Any]
 
@@ -71,7 +72,7 @@ class Watcher:
     """Collects what a watch shows, in a thread, and waits for what is due."""
 
     def __init__(self, client: SchedulerClient, cursor: bytes = b"") -> None:
-        self.watch = client.watch(cursor, seconds=60)
+        self.watch = client.watch(cursor, seconds=HANG_LIMIT)
         self.seen: list[QueuedTask] = []
         self.error: Exception | None = None
         self._came = threading.Condition()
@@ -89,11 +90,11 @@ class Watcher:
 
     def wait_for(self, count: int) -> None:
         with self._came:
-            assert self._came.wait_for(lambda: len(self.seen) >= count, 15), self.error
+            assert self._came.wait_for(lambda: len(self.seen) >= count, HANG_LIMIT), self.error
 
     def end(self) -> None:
         """After the server has ended it."""
-        self._thread.join(15)
+        self._thread.join(HANG_LIMIT)
         assert not self._thread.is_alive()
 
     def stop(self) -> None:
@@ -157,10 +158,10 @@ def test_strangers_do_not_get_past_the_handshake(
     ):
         with bare_channel(live, *credentials) as stub:
             with pytest.raises(grpc.RpcError) as refusal:
-                stub.Submit(pb.SubmitRequest(envelope=tasks.signed()), timeout=10)
+                stub.Submit(pb.SubmitRequest(envelope=tasks.signed()), timeout=HANG_LIMIT)
             assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
             with pytest.raises(grpc.RpcError) as refusal:
-                list(stub.Watch(pb.WatchRequest(), timeout=10))
+                list(stub.Watch(pb.WatchRequest(), timeout=HANG_LIMIT))
             assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
     assert live.log == "", "no handler was entered"
     assert live.client(world.carol).list() == ()
@@ -178,7 +179,7 @@ def test_an_identity_from_a_header_counts_for_nothing(
         ("x509_pem_cert", "carol"),
     )
     with bare_channel(live, *alice) as stub, pytest.raises(grpc.RpcError) as refusal:
-        stub.Submit(pb.SubmitRequest(envelope=tasks.signed()), timeout=10, metadata=headers)
+        stub.Submit(pb.SubmitRequest(envelope=tasks.signed()), timeout=HANG_LIMIT, metadata=headers)
     assert "submitter-differs" in str(refusal.value.details())
     live.client(world.carol).submit(tasks.signed())
 
@@ -194,7 +195,9 @@ def test_only_tls_13_is_served(
     pair.write_bytes(world.carol.channel_key_pem + world.carol.channel_certificate_pem)
     context.load_cert_chain(pair)
     context.set_alpn_protocols(["h2"])
-    with socket.create_connection((live.address.host, live.address.port), timeout=10) as raw:
+    with socket.create_connection(
+        (live.address.host, live.address.port), timeout=HANG_LIMIT
+    ) as raw:
         if version is ssl.TLSVersion.TLSv1_2:
             count_refusal()
             with pytest.raises(ssl.SSLError):
@@ -207,7 +210,7 @@ def test_only_tls_13_is_served(
 def test_plain_text_is_not_served(live: LiveScheduler) -> None:
     count_refusal()
     with grpc.insecure_channel(str(live.address)) as opened, pytest.raises(grpc.RpcError):
-        TaskServiceStub(opened).List(pb.ListRequest(), timeout=10)
+        TaskServiceStub(opened).List(pb.ListRequest(), timeout=HANG_LIMIT)
 
 
 def test_a_policy_that_ran_out_closes_the_door_to_its_parties(
@@ -298,9 +301,9 @@ def test_malformed_requests(
     with bare_channel(live, *carol) as stub:
         method: Rpc = getattr(stub, call)
         with pytest.raises(grpc.RpcError) as refusal:
-            method(request_, timeout=10)
+            method(request_, timeout=HANG_LIMIT)
         assert str(refusal.value.details()).startswith("refused: request-malformed (")
-        assert stub.List(pb.ListRequest(), timeout=10).tasks == []
+        assert stub.List(pb.ListRequest(), timeout=HANG_LIMIT).tasks == []
 
 
 def test_bytes_that_are_no_message(live: LiveScheduler, world: Consortium) -> None:
@@ -319,7 +322,7 @@ def test_bytes_that_are_no_message(live: LiveScheduler, world: Consortium) -> No
         ):
             rpc: Rpc = opened.unary_unary(f"/ratls.scheduler.v1.TaskService/{method}")
             with pytest.raises(grpc.RpcError):
-                rpc(raw, timeout=10)
+                rpc(raw, timeout=HANG_LIMIT)
     assert live.client(world.carol).list() == ()
 
 
@@ -376,7 +379,7 @@ def test_one_party_cannot_take_every_watch(
         for watcher in watchers:
             watcher.wait_for(1)
         with refused(SchedulerBusy):
-            list(alice.watch(seconds=10))
+            list(alice.watch(seconds=HANG_LIMIT))
         other = Watcher(live.client(world.bob))
         other.wait_for(1)
         alice.report(digest, "train_party_1", State.RELEASED)
@@ -389,16 +392,16 @@ def test_one_party_cannot_take_every_watch(
 
 def _once_there_is_room(client: SchedulerClient) -> Watcher:
     """The server learns of a cancelled call a moment later."""
-    for _ in range(1000):
+
+    def watching() -> Watcher | None:
         watcher = Watcher(client)
-        while not watcher.seen and watcher.error is None:
-            with watcher._came:
-                watcher._came.wait(0.01)
+        eventually(lambda: watcher.seen or watcher.error)
         if watcher.error is None:
             return watcher
         assert isinstance(watcher.error, SchedulerBusy)
-        watcher.end()
-    raise AssertionError("the place of a watch that ended is never free again")
+        return watcher.end()
+
+    return eventually(watching)
 
 
 def test_a_watch_ends_by_itself(tmp_path: Path, world: Consortium, tasks: TaskWorld) -> None:
@@ -406,7 +409,7 @@ def test_a_watch_ends_by_itself(tmp_path: Path, world: Consortium, tasks: TaskWo
     limits = Limits(watch_seconds=0.2)
     with running_scheduler(tmp_path, [world.complete()], limits=limits) as live:
         live.client(world.carol).submit(tasks.signed())
-        assert len(list(live.client(world.alice).watch(seconds=30))) == 1
+        assert len(list(live.client(world.alice).watch(seconds=HANG_LIMIT))) == 1
 
 
 def test_expired_tasks_are_no_longer_listed(
@@ -445,7 +448,9 @@ def test_a_client_that_pins_another_certificate(
 ) -> None:
     """D01: somebody else listens at the address. It learns nothing, and is told nothing."""
     other = own_certificate(tmp_path / "other", NOW)
-    with SchedulerClient(live.address, other.cert_pem, channel(world.carol), timeout=10) as carol:
+    with SchedulerClient(
+        live.address, other.cert_pem, channel(world.carol), timeout=HANG_LIMIT
+    ) as carol:
         with refused(SchedulerUnreachable):
             carol.list()
         with refused(SchedulerUnreachable):

@@ -15,6 +15,7 @@ import pytest
 
 from simulation.demo import STEPS
 from tests.support.refusal import count_refusal
+from tests.support.waiting import HANG_LIMIT
 from verifier.errors import Exit
 
 RATLS = str(Path(sys.executable).with_name("ratls"))
@@ -36,7 +37,7 @@ def demo(folder: Path, *options: str) -> subprocess.Popen[str]:
 
 def test_the_whole_job_runs_and_leaves_what_was_asked_for(tmp_path: Path) -> None:
     run = demo(tmp_path, "--keep", str(tmp_path / "kept"))
-    output, _ = run.communicate(timeout=120)
+    output, _ = run.communicate(timeout=HANG_LIMIT)
     assert run.returncode == Exit.YES, output[-3000:]
     assert re.findall(r"(\d+)/(\d+) .* SIMULATION", output) == [
         (str(step), str(STEPS)) for step in range(1, STEPS + 1)
@@ -73,7 +74,7 @@ def test_interrupted_it_ends_its_processes_and_removes_its_files(
     enclave = int(line.split("(process ")[1].split(")")[0])
     os.kill(enclave, 0)  # it is there
     run.send_signal(stop)
-    run.communicate(timeout=30)
+    run.communicate(timeout=HANG_LIMIT)
     assert run.returncode == Exit.INTERRUPTED
     with pytest.raises(ProcessLookupError):
         os.kill(enclave, 0)
@@ -83,5 +84,5 @@ def test_interrupted_it_ends_its_processes_and_removes_its_files(
 def test_an_existing_folder_is_not_written_into(tmp_path: Path) -> None:
     count_refusal()
     run = demo(tmp_path, "--keep", tempfile.mkdtemp(dir=tmp_path))
-    run.communicate(timeout=30)
+    run.communicate(timeout=HANG_LIMIT)
     assert run.returncode == Exit.UNUSABLE

@@ -28,6 +28,7 @@ from simulation.folder import renew_collateral, write
 from simulation.serve import Reply, SimulationNotLoopback, reply_to, serving
 from tests.support.intel import AT, World
 from tests.support.refusal import count_refusal, refused
+from tests.support.waiting import HANG_LIMIT
 from verifier.anchors import Mode
 from verifier.collateral import Collateral
 from verifier.document import CollateralMalformed
@@ -210,7 +211,7 @@ def origin(folder: Path) -> Iterator[str]:
 
 
 def client(folder: Path) -> httpx.Client:
-    return httpx.Client(verify=tls_trust(folder / "pcs.crt"), trust_env=False, timeout=10)
+    return httpx.Client(verify=tls_trust(folder / "pcs.crt"), trust_env=False, timeout=HANG_LIMIT)
 
 
 def test_what_is_served_vouches_for_the_platform(folder: Path, origin: str) -> None:
@@ -361,7 +362,7 @@ def test_serve_prints_ready_serves_a_fetch_and_stops(
             assert fetch(tmp_path / "intel", origin).exit_code == Exit.YES
         finally:
             server.send_signal(number)
-        out, err = server.communicate(timeout=20)
+        out, err = server.communicate(timeout=HANG_LIMIT)
     assert (server.returncode, out) == (status, b"")
     assert b"SIMULATION" in err
     assert b"Traceback" not in err

@@ -39,6 +39,7 @@ from ratls.stream import (
 from simulation.intel import Platform, root_name
 from tests.support.intel import World
 from tests.support.parties import Consortium
+from tests.support.waiting import HANG_LIMIT
 from verifier.anchors import Mode
 from verifier.errors import RatlsError
 from verifier.quote import Quote
@@ -98,7 +99,7 @@ class Study:
         admitted: AdmittedCertificate,
         *,
         task: bytes = b"",
-        timeout: float = 10,
+        timeout: float = HANG_LIMIT,
         party: str = "alice-clinic",
     ) -> AbstractContextManager[ClientExchange]:
         """Alice's end of an exchange, with everything that is hers."""
@@ -288,12 +289,13 @@ def tls_server(
     listener = socket.create_server((LOOPBACK, 0))
     server = TlsServer(Address(LOOPBACK, listener.getsockname()[1]))
 
+    taken: list[socket.socket] = []
+
     def serve() -> None:
         with contextlib.suppress(OSError):  # the listener was closed: the test is over
             while True:
                 connection, _ = listener.accept()
-                connection.settimeout(5)
-                connection.setblocking(True)
+                taken.append(connection)
                 with contextlib.suppress(SSL.Error, OSError), connection:
                     tls = SSL.Connection(context, connection)
                     tls.set_accept_state()
@@ -307,10 +309,11 @@ def tls_server(
     try:
         yield server
     finally:
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
+        for end in (listener, *taken):
+            with contextlib.suppress(OSError):  # closed long ago
+                end.shutdown(socket.SHUT_RDWR)
+        thread.join()
         listener.close()
-        thread.join(5)
 
 
 @contextmanager

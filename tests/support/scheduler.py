@@ -35,6 +35,7 @@ from scheduler.limits import Limits  # noqa: E402
 from scheduler.server import SchedulerServer, start_server  # noqa: E402
 from scheduler.service import Roster  # noqa: E402
 from scheduler.store import Store, queue_file  # noqa: E402
+from tests.support.waiting import HANG_LIMIT  # noqa: E402
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -68,7 +69,7 @@ class LiveScheduler:
     def client(self, party: LocalParty, *, address: Address | None = None) -> SchedulerClient:
         """Closed with the scheduler. `address`: of a relay in between."""
         made = SchedulerClient(
-            address or self.address, self.certificate.cert_pem, channel(party), timeout=10
+            address or self.address, self.certificate.cert_pem, channel(party), timeout=HANG_LIMIT
         )
         self.clients.enter_context(made)
         return made

@@ -21,9 +21,9 @@ from typing import Any
 import typer.main
 
 from ratls import cli
+from tests.support.waiting import HANG_LIMIT
 
 WRONG = "report/none"  # below a file: neither there nor to be made
-SECONDS = 60
 # What commands import when they run: once here, and not in every child.
 PRELOADED = ("ratls.appraise", "enclave_app.application", "provider.agent_tasks", "scheduler.store")
 
@@ -56,7 +56,7 @@ def run(line: list[str], complaints: int) -> int:
     child = os.fork()
     if child == 0:
         os.dup2(complaints, 2)
-        signal.alarm(SECONDS)  # a command that hangs is ended, and shows in the report
+        signal.alarm(int(HANG_LIMIT))  # a command that hangs is ended, and shows in the report
         sys.argv = ["ratls", *line]
         status = 1
         try:

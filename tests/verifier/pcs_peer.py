@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from simulation.serve import Reply, reply_to, throwaway_tls
+from tests.support.waiting import HANG_LIMIT
 from tests.verifier.world import AT, world
 from verifier import Collateral, TrustAnchors
 from verifier.pcs import Fetched, Retries, Service, fetch_collateral, tls_trust
@@ -90,7 +91,7 @@ def peer(
                 if silent:
                     stop.wait()
                     return
-                connection.settimeout(10)
+                connection.settimeout(HANG_LIMIT)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if plain:
                     connection.recv(1)
@@ -181,7 +182,7 @@ def fetch(
         roots=roots,
         trust=tls_trust(),
         clock=lambda: at,
-        **{"seconds": 20, "retries": ONCE, **options},
+        **{"seconds": HANG_LIMIT, "retries": ONCE, **options},
     )
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from simulation.intel import DAY
 from tests.support.refusal import count_refusal, refused
+from tests.support.waiting import HANG_LIMIT
 from tests.verifier.pcs_peer import (
     ONCE,
     PUBLISHED,
@@ -112,7 +113,7 @@ class Disk:
             clock=lambda: at,
             marks=self.marks,
             cache=self.cache if cache else None,
-            **{"seconds": 20, "retries": ONCE, **options},
+            **{"seconds": HANG_LIMIT, "retries": ONCE, **options},
         )
 
 

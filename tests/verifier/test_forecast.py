@@ -191,7 +191,7 @@ LASTING = ("root", "platform_ca", "pck", "tcb_signer")
 Seconds = st.integers(1, 10**6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.dictionaries(st.sampled_from(THINGS), Seconds),
     st.dictionaries(st.sampled_from(LASTING), Seconds),

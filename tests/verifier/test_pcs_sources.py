@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from simulation.intel import DAY
 from simulation.serve import Reply
 from tests.support.refusal import count_refusal, refused
+from tests.support.waiting import HANG_LIMIT, given_time
 from tests.verifier.pcs_peer import (
     CHAINS,
     PCK_CRL,
@@ -168,7 +169,7 @@ def test_a_slow_service_leaves_its_share_to_the_next(tmp_path: Path, silent: boo
         peer(first, PUBLISHED, altered, silent=silent) as one,
         peer(second, PUBLISHED) as other,
     ):
-        found = fetch(one, None, other, seconds=4)
+        found = given_time(lambda s: fetch(one, None, other, seconds=s), 4, PcsTooSlow)
     assert found.source == other.origin
     assert isinstance(found.passed_over[0].refusal, PcsTooSlow)
 
@@ -183,7 +184,7 @@ def test_a_resolver_that_hangs_holds_nobody_up(
 
     def hangs(host: Any, *arguments: Any, **options: Any) -> Any:
         if host in ("pccs.invalid", b"pccs.invalid"):
-            released.wait(20)
+            released.wait(HANG_LIMIT)
             gave_up.set()
             raise socket.gaierror
         return genuine(host, *arguments, **options)
@@ -191,7 +192,7 @@ def test_a_resolver_that_hangs_holds_nobody_up(
     monkeypatch.setattr(socket, "getaddrinfo", hangs)
     with peer(tmp_path, PUBLISHED) as other:
         nowhere = replace(other, origin="https://pccs.invalid:8081")
-        found = fetch(nowhere, None, other, seconds=2)
+        found = given_time(lambda s: fetch(nowhere, None, other, seconds=s), 2, PcsTooSlow)
     assert not gave_up.is_set()
     released.set()
     assert found.source == other.origin
@@ -418,9 +419,9 @@ def test_a_service_asks_for_a_pause(tmp_path: Path, asked: str, pause: float) ->
 def test_a_pause_that_would_outlast_the_time_is_not_made(tmp_path: Path) -> None:
     """And the refusal says what was wrong, not that time ran out."""
     waiting = Waiting()
-    altered = {QE: says(503, Retry_After="100")}
+    altered = {QE: says(503, Retry_After=str(2 * int(HANG_LIMIT)))}
     with refused(PcsRefused):
-        fetch_from(tmp_path, altered, seconds=10, retries=waiting.retries(longest=60.0))
+        fetch_from(tmp_path, altered, retries=waiting.retries(longest=2 * HANG_LIMIT))
     assert waiting.pauses == []
 
 
