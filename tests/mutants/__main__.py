@@ -7,6 +7,7 @@ import json
 import pkgutil
 import sys
 from collections import Counter
+from pathlib import Path
 
 import verifier
 from tests.mutants.engine import Run, run
@@ -60,10 +61,19 @@ def as_json(result: Run) -> dict[str, object]:
     }
 
 
+def part(text: str) -> tuple[int, int]:
+    number, parts = map(int, text.split("/"))
+    if not 1 <= number <= parts:
+        raise ValueError
+    return number, parts
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("modules", nargs="*", help="such as verifier.crl; default: all that decide")
     parser.add_argument("--tests", nargs="+", default=TESTS, help="what is to notice")
+    parser.add_argument("--part", type=part, default=(1, 1), help="such as 2/8: every eighth")
+    parser.add_argument("--traces", type=Path, help="a file that parts running at once share")
     parser.add_argument("--json", action="store_true", help="one object on stdout at the end")
     arguments = parser.parse_args()
 
@@ -73,7 +83,15 @@ def main() -> int:
 
     listed = {entry.key for entry in EQUIVALENT}
     modules = arguments.modules or deciding_modules()
-    result = run(modules, arguments.tests, ignored=IGNORED, known=listed, progress=progress)
+    result = run(
+        modules,
+        arguments.tests,
+        ignored=IGNORED,
+        known=listed,
+        part=arguments.part,
+        traces=arguments.traces,
+        progress=progress,
+    )
     if arguments.json:
         print(json.dumps(as_json(result)))
         return 0

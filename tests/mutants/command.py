@@ -6,18 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-def mutation_run(modules: Sequence[str] = (), *, tests: Sequence[str] = ()) -> dict[str, Any]:
+def mutation_run(*arguments: str) -> dict[str, Any]:
     """What `python -m tests.mutants --json` prints; see there for the arguments and members."""
-    options = ["--tests", *tests] if tests else []
     done = subprocess.run(
-        [sys.executable, "-m", "tests.mutants", *modules, "--json", *options],
+        [sys.executable, "-m", "tests.mutants", "--json", *arguments],
         cwd=ROOT,
         # Those of the suite that runs this would be taken for orders.
         env={name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")},

@@ -7,6 +7,7 @@ other code, and the tests that ran the altered lines run, first those that were 
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import gc
 import json
@@ -74,19 +75,27 @@ def run(
     *,
     ignored: Sequence[str] = (),
     known: Collection[tuple[str, str, str]] = (),
+    part: tuple[int, int] = (1, 1),
+    traces: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Run:
-    """Make every mutant of `modules` and see whether one of `tests` notices.
+    """Make the mutants of `modules` and see whether one of `tests` notices.
 
-    Tests in files that match one of `ignored` are not asked. Mutants that are `known` to be
-    equivalent are not shown to every test, only to the likeliest.
+    Args:
+        ignored: Tests in files that match one of these are not asked.
+        known: Mutants that are equivalent: not shown to every test, only to the likeliest.
+        part: (1, 4) for the first of four parts: every fourth mutant.
+        traces: Where parts that run at once share what the tests do on the unaltered modules:
+            the first part writes it, the others wait for that.
 
     It alters this process for good (a hypothesis profile, the tests' modules): call it once, in a
     process of its own, without threads.
     """
     started = time.monotonic()
-    plugin = _Plugin([Subject.read(module) for module in modules], set(known), progress)
+    subjects = [Subject.read(module) for module in modules]
     with tempfile.TemporaryDirectory() as folder:
+        shared = traces or Path(folder) / "traces"
+        plugin = _Plugin(subjects, set(known), part, shared, progress)
         tempfile.tempdir = folder
         status = pytest.main(
             [
@@ -118,10 +127,13 @@ class _Plugin:
         self,
         subjects: list[Subject],
         known: set[tuple[str, str, str]],
+        part: tuple[int, int],
+        shared: Path,
         progress: Callable[[str], None],
     ) -> None:
         self.run = Run()
         self._subjects, self._known, self._progress = subjects, known, progress
+        self._part, self._shared = part, shared
         self._numbers = {subject.path: n * _LINES for n, subject in enumerate(subjects)}
         self._caches: list[Any] = []
         self._functions: dict[_Key, list[FunctionType]] = {}
@@ -168,21 +180,33 @@ class _Plugin:
 
     def _trace_all(self, items: list[pytest.Item]) -> None:
         self._items = {item.nodeid: item for item in items}
+        with self._shared.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            text = file.read()
+            rows = json.loads(text) if text else self._trace_in_forks(items)
+            if not text and not self.run.trouble:
+                json.dump(rows, file)
+        for name, seconds, passed, ran, refused in rows:
+            if not passed:
+                self.run.excluded.append(name)
+            elif ran:
+                self._traces[name] = _Trace(seconds, frozenset(ran), frozenset(refused))
+        self.run.tests = len(self._traces)
+        total = sum(trace.seconds for trace in self._traces.values())
+        self._progress(f"{self.run.tests} tests run these modules, in {total:.1f} s")
+
+    def _trace_in_forks(self, items: list[pytest.Item]) -> list[Any]:
+        rows: list[Any] = []
         size = max(1, min(50, len(items) // 16))
         parts = [items[at : at + size] for at in range(0, len(items), size)]
         tasks = [(part, functools.partial(self._trace, part)) for part in parts]
         for part, answer in _in_forks(tasks):
-            if answer[:1] != _DONE:
+            if answer[:1] == _DONE:
+                rows += json.loads(answer[1:])
+            else:
                 self.run.trouble.append(f"tests from {part[0].nodeid} on: {answer.decode()}")
-                continue
-            for name, seconds, passed, ran, refused in json.loads(answer[1:]):
-                if not passed:
-                    self.run.excluded.append(name)
-                elif ran:
-                    self._traces[name] = _Trace(seconds, frozenset(ran), frozenset(refused))
-        self.run.tests = len(self._traces)
-        total = sum(trace.seconds for trace in self._traces.values())
-        self._progress(f"{self.run.tests} tests run these modules, in {total:.1f} s")
+        return rows
 
     def _trace(self, items: list[pytest.Item]) -> bytes:
         """What each test does, as JSON: name, seconds, passed, lines, lines of refusals."""
@@ -225,16 +249,15 @@ class _Plugin:
 
     def _try_all(self) -> None:
         todo: list[tuple[Mutant, Callable[[], bytes]]] = []
-        for subject in self._subjects:
-            for mutant in subject.mutants:
-                live = self._functions.get((subject.path, *mutant.function))
-                if live is None:
-                    self.run.trouble.append(f"nothing live to alter for {mutant}")
-                    continue
-                order = self._order(subject, mutant)
-                todo.append(
-                    (mutant, functools.partial(self._altered, subject, mutant, live, order))
-                )
+        number, parts = self._part
+        every = [(subject, mutant) for subject in self._subjects for mutant in subject.mutants]
+        for subject, mutant in every[number - 1 :: parts]:
+            live = self._functions.get((subject.path, *mutant.function))
+            if live is None:
+                self.run.trouble.append(f"nothing live to alter for {mutant}")
+                continue
+            order = self._order(subject, mutant)
+            todo.append((mutant, functools.partial(self._altered, subject, mutant, live, order)))
         for mutant, answer in _in_forks(todo):
             kind, text = answer[:1], answer[1:].decode()
             if kind not in (_KILLED, _SURVIVED):

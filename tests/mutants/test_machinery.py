@@ -5,6 +5,8 @@ A run that called everything killed would be the quietest failure of all.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.mutants.command import mutation_run
@@ -32,17 +34,28 @@ TESTED = {
 }
 
 
-def test_what_nothing_tests_survives_and_the_rest_is_killed() -> None:
-    found = mutation_run([GATE], tests=["tests/mutants/planted/gate_checks.py"])
-    assert found["trouble"] == []
-    assert found["excluded"] == []
-    survivors = {o["removed"] for o in found["outcomes"] if not o["killed"]}
-    assert survivors == FORGOTTEN
-    assert {o["removed"] for o in found["outcomes"] if o["killed"]} >= TESTED
+def test_what_nothing_tests_survives_and_the_rest_is_killed(tmp_path: Path) -> None:
+    """In two parts, of which the second takes over what the first saw of the unaltered module."""
+    traces, sizes, outcomes = tmp_path / "traces", [], []
+    for part in ("1/2", "2/2"):
+        found = mutation_run(
+            *(GATE, "--tests", "tests/mutants/planted/gate_checks.py"),
+            *("--part", part, "--traces", str(traces)),
+        )
+        assert found["trouble"] == []
+        assert found["excluded"] == []
+        outcomes += found["outcomes"]
+        sizes.append(traces.stat().st_size)
+    assert sizes[0] == sizes[1] > 0
+    assert sorted(o["removed"] for o in outcomes) == sorted(
+        mutant.removed for mutant in Subject.read(GATE).mutants
+    )
+    assert {o["removed"] for o in outcomes if not o["killed"]} == FORGOTTEN
+    assert {o["removed"] for o in outcomes if o["killed"]} >= TESTED
 
 
 def test_without_tests_everything_survives() -> None:
-    found = mutation_run([GATE], tests=["tests/mutants/planted/gate.py"])
+    found = mutation_run(GATE, "--tests", "tests/mutants/planted/gate.py")
     assert found["tests"] == 0
     assert {o["killed"] for o in found["outcomes"]} == {False}
     assert len(found["outcomes"]) == len(Subject.read(GATE).mutants)
