@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -13,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from simulation import der
 from simulation.certificates import CertificateForm
 from tests.support.refusal import refused
-from tests.verifier.world import World, world
+from tests.verifier.world import bites, judge_pck, judge_quote, with_, world
 from verifier.certificate import CertificateMalformed, CertificateRoleWrong, read_name, split_pem
 from verifier.der import DerError
 
@@ -30,41 +31,29 @@ def renamed(change: Callable[[list[x509.NameAttribute[str]]], None]) -> Certific
     return alter
 
 
-def test_attacker_has_a_certificate_with_two_common_names() -> None:
+def second(parts: list[x509.NameAttribute[str]]) -> None:
     """The first is what is asked for, the second what somebody was really certified as."""
+    parts.append(x509.NameAttribute(NameOID.COMMON_NAME, "Somebody else"))
 
-    def second(parts: list[x509.NameAttribute[str]]) -> None:
-        parts.append(x509.NameAttribute(NameOID.COMMON_NAME, "Somebody else"))
 
+@pytest.mark.parametrize("change", [second, list.clear], ids=["two", "none"])
+def test_attacker_has_a_certificate_without_its_one_common_name(change: Any) -> None:
     with refused(CertificateRoleWrong, check=PCK_CHAIN):
-        World.create(pck=renamed(second)).verify()
-
-
-def test_certificate_without_any_common_name() -> None:
-    with refused(CertificateRoleWrong, check=PCK_CHAIN):
-        World.create(pck=renamed(lambda parts: parts.clear())).verify()
+        judge_pck(renamed(change))
 
 
 @pytest.mark.parametrize("kind", [_ASN1Type.PrintableString, _ASN1Type.UTF8String])
-def test_name_is_read_in_either_kind_of_string(kind: _ASN1Type) -> None:
-    """Twin: Intel's tools have written both."""
-
-    def spell(parts: list[x509.NameAttribute[str]]) -> None:
-        parts[0] = x509.NameAttribute(NameOID.COMMON_NAME, parts[0].value, _type=kind)
-
-    World.create(pck=renamed(spell)).verify()
-
-
-def test_name_in_a_kind_of_string_that_nobody_uses() -> None:
+def test_name_is_read_in_the_kinds_of_string_of_intels_tools_and_no_other(kind: _ASN1Type) -> None:
     """Each further encoding is a further way to spell one name."""
 
-    def spell(parts: list[x509.NameAttribute[str]]) -> None:
-        parts[0] = x509.NameAttribute(
-            NameOID.COMMON_NAME, parts[0].value, _type=_ASN1Type.BMPString
-        )
+    def spelled(kind: _ASN1Type) -> CertificateHook:
+        def spell(parts: list[x509.NameAttribute[str]]) -> None:
+            parts[0] = x509.NameAttribute(NameOID.COMMON_NAME, parts[0].value, _type=kind)
 
-    with refused(CertificateRoleWrong, check=PCK_CHAIN):
-        World.create(pck=renamed(spell)).verify()
+        return renamed(spell)
+
+    other = spelled(_ASN1Type.BMPString)
+    bites(judge_pck, spelled(kind), other, CertificateRoleWrong, check=PCK_CHAIN)
 
 
 @pytest.mark.parametrize(
@@ -83,14 +72,14 @@ def test_known_extension_may_be_critical(kind: type[x509.ExtensionType]) -> None
         assert extensions != form.extensions
         return replace(form, extensions=extensions)
 
-    World.create(pck=insist).verify()
+    judge_pck(insist)
 
 
 CHAIN = world().platform.pck_chain.rstrip(b"\0")
 
 
 def with_chain(pem: bytes) -> bytes:
-    return world().quote(form=lambda form: replace(form, certification_data=pem))
+    return world().quote(form=with_(certification_data=pem))
 
 
 @pytest.mark.parametrize(
@@ -108,19 +97,14 @@ def with_chain(pem: bytes) -> bytes:
 )
 def test_text_around_and_inside_certificates(pem: bytes) -> None:
     """What one reader skips, another may take for headers or for a certificate of its own."""
-    world().verify(quote=with_chain(CHAIN))
-    world().verify(quote=with_chain(CHAIN.replace(b"\n", b"\r\n")))
-    with refused(CertificateMalformed, check=PCK_CHAIN):
-        world().verify(quote=with_chain(pem))
+    judge_quote(with_chain(CHAIN.replace(b"\n", b"\r\n")))
+    good, bad = with_chain(CHAIN), with_chain(pem)
+    bites(judge_quote, good, bad, CertificateMalformed, check=PCK_CHAIN)
 
 
 def test_no_certificate_at_all() -> None:
     with refused(CertificateMalformed):
         split_pem(b" \n", "chain")
-
-
-def name_of(*parts: bytes) -> bytes:
-    return der.sequence(*parts)
 
 
 COMMON = der.sequence(der.oid("2.5.4.3"), der.tlv(12, b"Intel"))
@@ -141,14 +125,14 @@ COUNTRY = der.sequence(der.oid("2.5.4.6"), der.tlv(19, b"US"))
 )
 def test_part_of_a_name_is_no_pair(part: bytes) -> None:
     """Behind a first pair, a second one could name somebody else."""
-    assert read_name(name_of(der.tlv(0x31, COMMON), der.tlv(0x31, COUNTRY)))[0] == "Intel"
+    assert read_name(der.sequence(der.tlv(0x31, COMMON), der.tlv(0x31, COUNTRY)))[0] == "Intel"
     with pytest.raises(DerError):
-        read_name(name_of(der.tlv(0x31, COMMON), part))
+        read_name(der.sequence(der.tlv(0x31, COMMON), part))
     with pytest.raises(DerError):
-        read_name(name_of(part))
+        read_name(der.sequence(part))
 
 
 def test_pair_without_anything_in_it_is_another_part() -> None:
     """Twin: what is no common name is compared as bytes, and not understood."""
     empty = der.sequence()
-    assert read_name(name_of(der.tlv(0x31, empty))) == ("", (empty,))
+    assert read_name(der.sequence(der.tlv(0x31, empty))) == ("", (empty,))

@@ -14,8 +14,8 @@ from cryptography import x509
 from simulation.certificates import CertificateForm, Issued, intel_name, new_key
 from simulation.intel import PROCESSOR_CA_CN
 from tests.support.refusal import refused
-from tests.verifier.world import AT, World, put
-from verifier import Collateral
+from tests.verifier.world import AT, World, bites, keeping, put
+from verifier import Collateral, VerifiedQuote
 from verifier.document import CollateralMalformed
 from verifier.errors import CrlOfAnotherIssuer
 from verifier.validity import CertificateNotCurrent
@@ -23,64 +23,56 @@ from verifier.validity import CertificateNotCurrent
 DAY = timedelta(days=1)
 
 
-class Forms:
-    """A world whose authorities can be issued again with something else in them."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, CertificateForm] = {}
-
-        def keep(name: str) -> Callable[[CertificateForm], CertificateForm]:
-            def hook(form: CertificateForm) -> CertificateForm:
-                self.kept[name] = form
-                return form
-
-            return hook
-
-        self.world = World.create(root=keep("root"), platform_ca=keep("platform_ca"))
-
-    def again(self, name: str, **altered: Any) -> Issued:
-        return replace(self.kept[name], serial=4711, **altered).issue()
+ROOT_FORMS: list[CertificateForm] = []
+CA_FORMS: list[CertificateForm] = []
+W = World.create(root=keeping(ROOT_FORMS), platform_ca=keeping(CA_FORMS))
 
 
-FORMS = Forms()
-W = FORMS.world
+def root_again(**altered: Any) -> Issued:
+    """Another certificate of the root, with something else in it."""
+    return replace(ROOT_FORMS[0], serial=4711, **altered).issue()
 
 
-def test_reissued_authority_is_the_same_authority() -> None:
-    """Twin of the next two: another certificate, name and key as before."""
-    chain = FORMS.again("platform_ca").pem + W.intel.root.pem
-    W.verify(collateral=W.collateral(bundle=put(pck_crl_issuer_chain=chain)))
+def ca_again(**altered: Any) -> Issued:
+    return replace(CA_FORMS[0], serial=4711, **altered).issue()
+
+
+def judge(collateral: Collateral) -> VerifiedQuote:
+    return W.verify(collateral=collateral)
+
+
+def listed_by(ca: Issued) -> Collateral:
+    """The list of PCK certificates, under this certificate of its authority."""
+    return W.collateral(bundle=put(pck_crl_issuer_chain=ca.pem + W.intel.root.pem))
 
 
 def test_issuer_of_the_list_has_the_authoritys_name_and_another_key() -> None:
+    """Twin: another certificate, name and key as before, is the same authority."""
     key = new_key(os.urandom)
-    form = FORMS.kept["platform_ca"].extended(
-        x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    )
-    chain = replace(form, serial=4711, key=key).issue().pem + W.intel.root.pem
-    with refused(CrlOfAnotherIssuer, check="pck-crl"):
-        W.verify(collateral=W.collateral(bundle=put(pck_crl_issuer_chain=chain)))
+    named = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    other = replace(CA_FORMS[0].extended(named), serial=4711, key=key).issue()
+    bites(judge, listed_by(ca_again()), listed_by(other), CrlOfAnotherIssuer, check="pck-crl")
 
 
 def test_issuer_of_the_list_has_the_authoritys_key_and_another_name() -> None:
-    other = FORMS.again("platform_ca", subject=intel_name(PROCESSOR_CA_CN))
-    with refused(CrlOfAnotherIssuer, check="pck-crl"):
-        bundle = put(pck_crl_issuer_chain=other.pem + W.intel.root.pem)
-        W.verify(collateral=W.collateral(bundle=bundle))
+    other = ca_again(subject=intel_name(PROCESSOR_CA_CN))
+    bites(judge, listed_by(ca_again()), listed_by(other), CrlOfAnotherIssuer, check="pck-crl")
 
 
-@pytest.mark.parametrize("place", ["root", "ca"])
-def test_quote_carries_an_edition_that_has_ended(place: str) -> None:
+def ends(judge: Callable[[Any], object], ending: Callable[[datetime], Any]) -> None:
+    """What ends at the instant of the verdict passes, and what ended a day before does not."""
+    bites(judge, ending(AT), ending(AT - DAY), CertificateNotCurrent, check="validity")
+
+
+@pytest.mark.parametrize(("place", "again"), [("root", root_again), ("ca", ca_again)])
+def test_quote_carries_an_edition_that_has_ended(place: str, again: Callable[..., Issued]) -> None:
     """The bundle has the current edition of the same name and key; both have to hold."""
-    name = {"root": "root", "ca": "platform_ca"}[place]
 
     def ending(at: datetime) -> bytes:
-        altered: dict[str, Any] = {place: FORMS.again(name, not_after=at)}
+        altered: dict[str, Any] = {place: again(not_after=at)}
         return replace(W.platform, **altered).quote()
 
-    W.verify(quote=ending(AT))
-    with refused(CertificateNotCurrent, check="validity"):
-        W.verify(quote=ending(AT - DAY))
+    ends(lambda quote: W.verify(quote=quote), ending)
 
 
 @pytest.mark.parametrize("slot", ["pck_crl", "tcb_info", "qe_identity"])
@@ -90,23 +82,15 @@ def test_bundle_carries_an_edition_of_the_root_that_has_ended(slot: str) -> None
 
     def ending(at: datetime) -> Collateral:
         own: str = getattr(collateral, f"{slot}_issuer_chain")
-        chain = own.replace(W.intel.root.pem, FORMS.again("root", not_after=at).pem)
+        chain = own.replace(W.intel.root.pem, root_again(not_after=at).pem)
         altered: dict[str, Any] = {f"{slot}_issuer_chain": chain}
         return replace(collateral, **altered)
 
-    W.verify(collateral=ending(AT))
-    with refused(CertificateNotCurrent, check="validity"):
-        W.verify(collateral=ending(AT - DAY))
+    ends(judge, ending)
 
 
 def test_bundle_carries_an_edition_of_the_authority_that_has_ended() -> None:
-    def ending(at: datetime) -> Collateral:
-        chain = FORMS.again("platform_ca", not_after=at).pem + W.intel.root.pem
-        return W.collateral(bundle=put(pck_crl_issuer_chain=chain))
-
-    W.verify(collateral=ending(AT))
-    with refused(CertificateNotCurrent, check="validity"):
-        W.verify(collateral=ending(AT - DAY))
+    ends(judge, lambda at: listed_by(ca_again(not_after=at)))
 
 
 def test_bundle_says_when_it_was_fetched_or_does_not() -> None:
@@ -114,6 +98,6 @@ def test_bundle_says_when_it_was_fetched_or_does_not() -> None:
     assert W.collateral().fetched == ""
     noted = W.collateral(bundle=put(fetched="2026-11-25T12:00:00Z"))
     assert noted.fetched == "2026-11-25T12:00:00Z"
-    W.verify(collateral=noted)
+    judge(noted)
     with refused(CollateralMalformed):
         W.collateral(bundle=put(fetched=1764072000))

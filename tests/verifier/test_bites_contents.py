@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from simulation.certificates import CertificateForm, CrlForm, Issued
-from tests.support.refusal import refused
-from tests.verifier.world import AT, World, put, world
+from simulation.certificates import CertificateForm
+from tests.verifier.world import AT, World, bites, keeping, put, with_, world
+from verifier import Collateral
 from verifier.certificate import RootUntrusted
 from verifier.contents import Contents
 from verifier.crl import CertificateRevoked
@@ -28,27 +27,17 @@ def contents(w: World = W, **altered: Any) -> Contents:
     return Contents.authenticate(w.collateral(**altered), w.intel.anchors())
 
 
+def judge(collateral: Collateral) -> Contents:
+    return Contents.authenticate(collateral, ROOTS)
+
+
 def test_lists_are_of_another_intel() -> None:
     """Only the two documents descend from the root; lists of an evil twin revoke nothing."""
     lists = World(TWIN, TWIN.platform()).collateral()
     genuine = W.collateral()
-    Contents.authenticate(genuine, ROOTS)
     members = ("pck_crl_issuer_chain", "root_ca_crl", "pck_crl")
     mixed = replace(genuine, **{name: getattr(lists, name) for name in members})
-    with refused(RootUntrusted):
-        Contents.authenticate(mixed, ROOTS)
-
-
-def listing(certificate: Issued) -> Callable[[CrlForm], CrlForm]:
-    return lambda form: replace(form, revoked=(certificate.serial,))
-
-
-def keeping(kept: list[CertificateForm]) -> Callable[[CertificateForm], CertificateForm]:
-    def hook(form: CertificateForm) -> CertificateForm:
-        kept.append(form)
-        return form
-
-    return hook
+    bites(judge, genuine, mixed, RootUntrusted)
 
 
 @pytest.mark.parametrize("revoked", ["root", "platform_ca", "tcb_info", "qe_identity"])
@@ -61,9 +50,12 @@ def test_one_of_the_signers_is_revoked(revoked: str) -> None:
     else:
         culprit = replace(forms[0], serial=4711).issue()
         bundle = put(**{f"{revoked}_issuer_chain": culprit.pem + w.intel.root.pem})
-    contents(w, bundle=bundle)
-    with refused(CertificateRevoked):
-        contents(w, bundle=bundle, root_crl=listing(culprit))
+    bites(
+        lambda altered: contents(w, bundle=bundle, **altered),
+        {},
+        {"root_crl": with_(revoked=(culprit.serial,))},
+        CertificateRevoked,
+    )
 
 
 @pytest.mark.parametrize("place", ["pck_crl", "tcb_info", "qe_identity"])
@@ -77,32 +69,27 @@ def test_one_certificate_in_the_bundle_has_ended(place: str, which: str) -> None
     current = w.intel.root if which == "root" else getattr(w.intel, signer)
     genuine = w.collateral()
 
-    def ending(at: datetime) -> Contents:
+    def judge_ending(at: datetime) -> None:
         edition = replace(forms[0], serial=4711, not_after=at).issue()
         name = f"{place}_issuer_chain"
         chain = getattr(genuine, name).replace(current.pem, edition.pem)
-        return Contents.authenticate(replace(genuine, **{name: chain}), w.intel.anchors())
+        altered = replace(genuine, **{name: chain})
+        Contents.authenticate(altered, w.intel.anchors()).window(AT)
 
-    ending(AT).window(AT)
-    with refused(CertificateNotCurrent):
-        ending(AT - timedelta(seconds=1)).window(AT)
+    bites(judge_ending, AT, AT - timedelta(seconds=1), CertificateNotCurrent)
 
 
 def test_window_is_asked_about_no_real_instant() -> None:
-    contents().window(AT)
-    with refused(InstantMalformed):
-        contents().window(datetime(2026, 11, 25, 12))  # noqa: DTZ001
+    bites(contents().window, AT, datetime(2026, 11, 25, 12), InstantMalformed)  # noqa: DTZ001
 
 
 def test_bundle_of_both_technologies() -> None:
     """Each half is genuine; together they describe no quote at all."""
     enclaves, domains = W.collateral(), W.collateral(tdx=True)
-    Contents.authenticate(enclaves, ROOTS)
-    Contents.authenticate(domains, ROOTS)
+    judge(domains)
     mixed = replace(
         enclaves,
         qe_identity=domains.qe_identity,
         qe_identity_signature=domains.qe_identity_signature,
     )
-    with refused(QeIdentityMismatch):
-        Contents.authenticate(mixed, ROOTS)
+    bites(judge, enclaves, mixed, QeIdentityMismatch)

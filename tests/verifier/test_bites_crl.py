@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from simulation import der
 from simulation.certificates import CrlForm, Extension
 from tests.support.refusal import refused
-from tests.verifier.world import AT, World, world
-from verifier import Collateral
+from tests.verifier.world import AT, World, bites, extended, keeping, stored_crl, world
+from verifier import Collateral, VerifiedQuote
 from verifier import der as read
 from verifier.certificate import ECDSA_SHA256, signed_parts
 from verifier.contents import Contents
@@ -30,8 +30,8 @@ HEAD, FOOT = "-----BEGIN X509 CRL-----", "-----END X509 CRL-----"
 CrlHook = Callable[[CrlForm], CrlForm]
 
 
-def stored(write: Callable[[bytes], str]) -> Collateral:
-    return W.collateral(bundle=lambda b: {**b, "pck_crl": write(bytes.fromhex(b["pck_crl"]))})
+def judge(collateral: Collateral) -> VerifiedQuote:
+    return W.verify(collateral=collateral)
 
 
 @pytest.mark.parametrize(
@@ -42,26 +42,19 @@ def stored(write: Callable[[bytes], str]) -> Collateral:
 def test_list_between_other_lines_is_no_pem(head: str, foot: str) -> None:
     """Cut off by length alone, any line would do, and two readers would see two texts."""
 
-    def pem(raw: bytes) -> str:
-        return f"{head}\n{base64.b64encode(raw).decode()}\n{foot}"
+    def between(head: str, foot: str) -> Collateral:
+        return stored_crl(lambda raw: f"{head}\n{base64.b64encode(raw).decode()}\n{foot}")
 
-    with refused(CrlMalformed, check="pck-crl"):
-        W.verify(collateral=stored(pem))
-    head, foot = HEAD, FOOT
-    W.verify(collateral=stored(pem))
-
-
-def keep(value: Any, *, critical: bool) -> CrlHook:
-    return lambda form: form.extended(value, critical=critical)
+    bites(judge, between(HEAD, FOOT), between(head, foot), CrlMalformed, check="pck-crl")
 
 
 @pytest.mark.parametrize(
     "hook",
     [
-        pytest.param(keep(Extension("1.2.3.4", b"\x05\x00"), critical=False), id="unknown"),
-        pytest.param(keep(x509.CRLNumber(7), critical=True), id="number-critical"),
+        pytest.param(extended(Extension("1.2.3.4", b"\x05\x00")), id="unknown"),
+        pytest.param(extended(x509.CRLNumber(7), critical=True), id="number-critical"),
         pytest.param(
-            keep(
+            extended(
                 x509.AuthorityKeyIdentifier(W.platform.ca.key_identifier, None, None), critical=True
             ),
             id="authority-critical",
@@ -70,24 +63,21 @@ def keep(value: Any, *, critical: bool) -> CrlHook:
 )
 def test_extensions_that_take_nothing_away_are_no_obstacle(hook: CrlHook) -> None:
     """Twin: only what is critical and unknown says that the list means something else."""
-    W.verify(collateral=W.collateral(pck_crl=hook))
+    judge(W.collateral(pck_crl=hook))
 
 
 def test_signature_with_unused_bits_is_another_spelling() -> None:
     """One bit less on the wire, the same number: two texts under one signature."""
     for number in range(64):
-        raw = bytes.fromhex(
-            W.collateral(pck_crl=keep(x509.CRLNumber(number), critical=False)).pck_crl.decode()
-        )
+        raw = bytes.fromhex(W.collateral(pck_crl=extended(x509.CRLNumber(number))).pck_crl.decode())
         tbs, signature = signed_parts(raw)
         if signature[-1] & 1 == 0:
             break
     algorithm = raw[len(raw) - len(der.bit_string(signature)) - 12 :][:12]
     assert der.sequence(tbs, algorithm, der.tlv(3, b"\0", signature)) == raw
-    W.verify(collateral=replace(W.collateral(), pck_crl=raw))
     other = der.sequence(tbs, algorithm, der.tlv(3, b"\1", signature))
-    with refused(CrlMalformed, check="pck-crl"):
-        W.verify(collateral=replace(W.collateral(), pck_crl=other))
+    good, bad = (replace(W.collateral(), pck_crl=x) for x in (raw, other))
+    bites(judge, good, bad, CrlMalformed, check="pck-crl")
 
 
 SERIAL, DATE = der.integer(5), der.time(AT)
@@ -98,12 +88,7 @@ def well_signed(
 ) -> Collateral:
     """A list of other fields, signed by its authority."""
     kept: list[CrlForm] = []
-
-    def keep_form(form: CrlForm) -> CrlForm:
-        kept.append(form)
-        return form
-
-    genuine = W.collateral(**{slot: keep_form})
+    genuine = W.collateral(**{slot: keeping(kept)})
     tbs, _ = signed_parts(bytes.fromhex(getattr(genuine, slot).decode()))
     body = der.sequence(*change(read.children(tbs)))
     key = kept[0].signer
@@ -139,7 +124,7 @@ LATER = der.time(AT.replace(year=2050))
 )
 def test_list_of_the_standard_form_is_read(change: Callable[[list[bytes]], list[bytes]]) -> None:
     """Twin of the next: its builder signs well."""
-    W.verify(collateral=well_signed(change))
+    judge(well_signed(change))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +146,7 @@ def test_list_of_the_standard_form_is_read(change: Callable[[list[bytes]], list[
 def test_list_of_another_form_is_none(change: Callable[[list[bytes]], list[bytes]]) -> None:
     """Well signed; but what one reader finds in it, another does not."""
     with refused(CrlMalformed, check="pck-crl"):
-        W.verify(collateral=well_signed(change))
+        judge(well_signed(change))
 
 
 @pytest.mark.parametrize(
@@ -175,13 +160,13 @@ def test_list_of_another_form_is_none(change: Callable[[list[bytes]], list[bytes
 def test_list_that_says_quietly_that_it_is_incomplete(value: x509.ExtensionType) -> None:
     """Not critical, against the standard: silent about the rest all the same."""
     with refused(CrlMalformed, check="pck-crl"):
-        W.verify(collateral=W.collateral(pck_crl=keep(value, critical=False)))
+        judge(W.collateral(pck_crl=extended(value)))
 
 
 def test_key_identifiers_of_list_and_authority_that_are_both_empty_do_not_match() -> None:
     """Without a quote there is no leaf that would refuse such an authority first."""
-    nameless = World.create(platform_ca=lambda form: form.extended(x509.SubjectKeyIdentifier(b"")))
-    empty = keep(x509.AuthorityKeyIdentifier(b"", None, None), critical=False)
+    nameless = World.create(platform_ca=extended(x509.SubjectKeyIdentifier(b"")))
+    empty = extended(x509.AuthorityKeyIdentifier(b"", None, None))
     with refused(CrlOfAnotherIssuer):
         Contents.authenticate(nameless.collateral(pck_crl=empty), nameless.intel.anchors())
     Contents.authenticate(W.collateral(), W.intel.anchors())
@@ -199,7 +184,7 @@ def test_key_identifiers_of_list_and_authority_that_are_both_empty_do_not_match(
 )
 def test_entry_of_somebody_else_is_no_obstacle(entry: bytes) -> None:
     """Twin of the next."""
-    W.verify(collateral=listing(entry))
+    judge(listing(entry))
 
 
 @pytest.mark.parametrize(
@@ -224,12 +209,12 @@ def test_entry_of_somebody_else_is_no_obstacle(entry: bytes) -> None:
 def test_entry_that_could_be_read_in_two_ways(entry: bytes) -> None:
     """An entry that is skipped, or read as another number, is a revocation that is lost."""
     with refused(CrlMalformed, check="pck-crl"):
-        W.verify(collateral=listing(entry))
+        judge(listing(entry))
 
 
 def test_serial_is_read_to_its_last_byte() -> None:
     with refused(CertificateRevoked, check="pck-crl"):
-        W.verify(collateral=listing(der.sequence(der.integer(W.platform.pck.serial), DATE)))
+        judge(listing(der.sequence(der.integer(W.platform.pck.serial), DATE)))
 
 
 def usual(serial: int, reason: int) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -79,83 +81,67 @@ def test_the_shortest_spelling_is_read(raw: bytes, size: int) -> None:
     assert der.elements(raw + raw) == [raw, raw]
 
 
-@pytest.mark.parametrize(
-    ("tag", "text", "instant"),
-    [
-        (der.UTC_TIME, b"500101000000Z", datetime(1950, 1, 1, tzinfo=UTC)),
-        (der.UTC_TIME, b"991231235959Z", datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC)),
-        (der.UTC_TIME, b"491231235959Z", datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)),
-        (der.GENERALIZED_TIME, b"20500101000000Z", datetime(2050, 1, 1, tzinfo=UTC)),
-    ],
-)
-def test_time_is_read_with_its_century(tag: int, text: bytes, instant: datetime) -> None:
-    assert der.time(tlv(tag, text)) == instant
+def time(tag: int, text: bytes) -> Any:
+    return der.time(tlv(tag, text))
+
+
+def bits(content: bytes) -> Any:
+    return der.bit_string(tlv(der.BIT_STRING, content))
+
+
+def number(octets: bytes) -> Any:
+    return der.integer(tlv(der.INTEGER, octets), high=256)
 
 
 @pytest.mark.parametrize(
-    ("tag", "text"),
+    ("reader", "written", "value"),
     [
-        pytest.param(der.OCTET_STRING, b"261125120000Z", id="another-type"),
-        pytest.param(der.UTC_TIME, b"2611251200Z", id="without-seconds"),
-        pytest.param(der.UTC_TIME, b"261125120000", id="without-zone"),
-        pytest.param(der.UTC_TIME, b"261125120000+0000", id="another-zone"),
-        pytest.param(der.UTC_TIME, b"20261125120000Z", id="four-digits-of-a-year"),
-        pytest.param(der.UTC_TIME, b"261325120000Z", id="month-13"),
-        pytest.param(der.UTC_TIME, b"260230120000Z", id="30-February"),
-        pytest.param(der.GENERALIZED_TIME, b"20261125120000.5Z", id="half-a-second"),
-        pytest.param(der.GENERALIZED_TIME, b"261125120000Z", id="two-digits-of-a-year"),
-        pytest.param(der.GENERALIZED_TIME, b"", id="nothing"),
+        (time, (der.UTC_TIME, b"500101000000Z"), datetime(1950, 1, 1, tzinfo=UTC)),
+        (time, (der.UTC_TIME, b"991231235959Z"), datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        (time, (der.UTC_TIME, b"491231235959Z"), datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        (time, (der.GENERALIZED_TIME, b"20500101000000Z"), datetime(2050, 1, 1, tzinfo=UTC)),
+        *((bits, (c,), v) for c, v in ((b"\0", b""), (b"\0\xff", b"\xff"))),
+        *((bits, (c,), v) for c, v in ((b"\7\x80", b"\x80"), (b"\1\xfe", b"\xfe"))),
+        *((number, (c,), v) for c, v in ((b"\0", 0), (b"\x7f", 127), (b"\0\x80", 128))),
+        *((number, (c,), v) for c, v in ((b"\0\xff", 255), (b"\1\0", 256))),
     ],
 )
-def test_another_spelling_is_no_time(tag: int, text: bytes) -> None:
+def test_value_in_its_one_spelling_is_read(
+    reader: Callable[..., Any], written: tuple[Any, ...], value: object
+) -> None:
+    assert reader(*written) == value
+
+
+@pytest.mark.parametrize(
+    ("reader", "written"),
+    [
+        pytest.param(time, (der.OCTET_STRING, b"261125120000Z"), id="time-of-another-type"),
+        pytest.param(time, (der.UTC_TIME, b"2611251200Z"), id="without-seconds"),
+        pytest.param(time, (der.UTC_TIME, b"261125120000"), id="without-zone"),
+        pytest.param(time, (der.UTC_TIME, b"261125120000+0000"), id="another-zone"),
+        pytest.param(time, (der.UTC_TIME, b"20261125120000Z"), id="four-digits-of-a-year"),
+        pytest.param(time, (der.UTC_TIME, b"261325120000Z"), id="month-13"),
+        pytest.param(time, (der.UTC_TIME, b"260230120000Z"), id="30-February"),
+        pytest.param(time, (der.GENERALIZED_TIME, b"20261125120000.5Z"), id="half-a-second"),
+        pytest.param(time, (der.GENERALIZED_TIME, b"261125120000Z"), id="two-digits-of-a-year"),
+        pytest.param(time, (der.GENERALIZED_TIME, b""), id="no-time"),
+        pytest.param(bits, (b"",), id="no-bits"),
+        pytest.param(bits, (b"\1",), id="unused-bits-of-nothing"),
+        pytest.param(bits, (b"\x08\x00",), id="eight-unused-bits"),
+        pytest.param(bits, (b"\1\xff",), id="one-unused-bit-that-is-set"),
+        pytest.param(bits, (b"\7\xc0",), id="seven-unused-bits-that-are-set"),
+        pytest.param(number, (b"",), id="no-number"),
+        pytest.param(number, (b"\0\x7f",), id="a-zero-too-many"),
+        pytest.param(number, (b"\0\0",), id="two-zeros"),
+        pytest.param(number, (b"\xff",), id="negative"),
+        pytest.param(number, (b"\1\1",), id="too-high"),
+    ],
+)
+def test_value_in_another_spelling_is_none(
+    reader: Callable[..., Any], written: tuple[Any, ...]
+) -> None:
     with pytest.raises(der.DerError):
-        der.time(tlv(tag, text))
-
-
-@pytest.mark.parametrize(
-    ("content", "value"),
-    [(b"\0", b""), (b"\0\xff", b"\xff"), (b"\7\x80", b"\x80"), (b"\1\xfe", b"\xfe")],
-)
-def test_bits_whose_rest_is_zero_are_read(content: bytes, value: bytes) -> None:
-    assert der.bit_string(tlv(der.BIT_STRING, content)) == value
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(b"", id="nothing"),
-        pytest.param(b"\1", id="unused-bits-of-nothing"),
-        pytest.param(b"\x08\x00", id="eight-unused-bits"),
-        pytest.param(b"\1\xff", id="one-unused-bit-that-is-set"),
-        pytest.param(b"\7\xc0", id="seven-unused-bits-that-are-set"),
-    ],
-)
-def test_another_spelling_is_no_string_of_bits(content: bytes) -> None:
-    with pytest.raises(der.DerError):
-        der.bit_string(tlv(der.BIT_STRING, content))
-
-
-@pytest.mark.parametrize(
-    ("octets", "value"),
-    [(b"\0", 0), (b"\x7f", 127), (b"\0\x80", 128), (b"\0\xff", 255), (b"\1\0", 256)],
-)
-def test_integer_in_its_shortest_form_is_read(octets: bytes, value: int) -> None:
-    assert der.integer(tlv(der.INTEGER, octets), high=256) == value
-
-
-@pytest.mark.parametrize(
-    "octets",
-    [
-        pytest.param(b"", id="nothing"),
-        pytest.param(b"\0\x7f", id="a-zero-too-many"),
-        pytest.param(b"\0\0", id="two-zeros"),
-        pytest.param(b"\xff", id="negative"),
-        pytest.param(b"\1\1", id="too-high"),
-    ],
-)
-def test_another_spelling_is_no_integer(octets: bytes) -> None:
-    with pytest.raises(der.DerError):
-        der.integer(tlv(der.INTEGER, octets), high=256)
+        reader(*written)
 
 
 def test_false_is_written_as_absence() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from simulation import der
 from simulation.certificates import CertificateForm, Extension
 from tests.support.refusal import refused
-from tests.verifier.world import World
+from tests.verifier.world import bites, extended, judge_pck
 from verifier.certificate import CertificateMalformed, CertificateRoleWrong
 from verifier.errors import RatlsError
 
@@ -20,7 +21,7 @@ Hook = Callable[[CertificateForm], CertificateForm]
 
 
 def valued(oid: str, value: bytes) -> Hook:
-    return lambda form: form.extended(Extension(oid, value, critical=True))
+    return extended(Extension(oid, value, critical=True))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def valued(oid: str, value: bytes) -> Hook:
 )
 def test_values_of_a_leaf_are_read(oid: str, value: bytes) -> None:
     """Twin of the next."""
-    World.create(pck=valued(oid, value)).verify()
+    judge_pck(valued(oid, value))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_values_of_a_leaf_are_read(oid: str, value: bytes) -> None:
 )
 def test_values_of_another_form(oid: str, value: bytes, leaf: type[RatlsError]) -> None:
     with refused(leaf, check=PCK_CHAIN):
-        World.create(pck=valued(oid, value)).verify()
+        judge_pck(valued(oid, value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,9 @@ class Spelled(Extension):
 )
 def test_critical_flag_has_one_spelling(flag: bytes, good: bool) -> None:
     """`false` in so many words is read as true by one and as absent by another."""
-    world = World.create
-    hook: Hook = lambda form: form.extended(Spelled("1.2.3.4", b"\5\0", flag=flag))  # noqa: E731
-    if good:
-        world(pck=hook).verify()
-    else:
-        with refused(CertificateMalformed, check=PCK_CHAIN):
-            world(pck=hook).verify()
+    hook = extended(Spelled("1.2.3.4", b"\5\0", flag=flag))
+    with nullcontext() if good else refused(CertificateMalformed, check=PCK_CHAIN):
+        judge_pck(hook)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +103,8 @@ class Unnamed(Extension):
 
 def test_extension_is_named_by_an_object_identifier() -> None:
     """What one reader takes for an unknown name, another takes for the end of the list."""
-    World.create(pck=lambda form: form.extended(Extension("1.2.3.4", b"\5\0"))).verify()
-    with refused(CertificateMalformed, check=PCK_CHAIN):
-        World.create(pck=lambda form: form.extended(Unnamed("1.2.3.4", b"\5\0"))).verify()
+    good, bad = (extended(kind("1.2.3.4", b"\5\0")) for kind in (Extension, Unnamed))
+    bites(judge_pck, good, bad, CertificateMalformed, check=PCK_CHAIN)
 
 
 @pytest.mark.parametrize("inside", [b"", b"\6", b"\6\3\x2a", b"\6\3\x2a\3\4"])
@@ -118,11 +114,11 @@ def test_extension_that_ends_too_early(inside: bytes) -> None:
             return der.sequence(inside)
 
     with refused(CertificateMalformed, check=PCK_CHAIN):
-        World.create(pck=lambda form: form.extended(Cut("1.2.3.4", b""))).verify()
+        judge_pck(extended(Cut("1.2.3.4", b"")))
 
 
 def test_all_that_is_known_may_be_critical_at_once() -> None:
     def insist(form: CertificateForm) -> CertificateForm:
         return replace(form, extensions=tuple(replace(e, critical=True) for e in form.extensions))
 
-    World.create(pck=insist).verify()
+    judge_pck(insist)

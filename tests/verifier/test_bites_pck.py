@@ -9,23 +9,25 @@ import pytest
 from simulation import der
 from simulation.pck_extension import OID
 from tests.support.refusal import refused
-from tests.verifier.world import World, world
+from tests.verifier.world import World, bites, world
 from verifier.pck import PckExtensionMalformed
 
 KINDS = ["Standard", "Scalable", "ScalableWithIntegrity"]
 
 
+def of_kind(number: int) -> World:
+    return world().with_platform(sgx=lambda e: replace(e, sgx_type=number).encode())
+
+
 @pytest.mark.parametrize(("number", "kind"), list(enumerate(KINDS)))
 def test_kind_of_platform_is_named(number: int, kind: str) -> None:
-    other = world().with_platform(sgx=lambda e: replace(e, sgx_type=number).encode())
-    assert other.verify().platform.sgx_type == kind
+    assert of_kind(number).verify().platform.sgx_type == kind
 
 
 @pytest.mark.parametrize("number", [3, 255, -1])
 def test_platform_is_of_no_kind_that_is_known(number: int) -> None:
-    other = world().with_platform(sgx=lambda e: replace(e, sgx_type=number).encode())
     with refused(PckExtensionMalformed, check="pck-chain"):
-        other.verify()
+        of_kind(number).verify()
 
 
 def element_of(oid: str) -> bytes:
@@ -51,6 +53,5 @@ def with_sixth(entry: bytes) -> World:
 )
 def test_entry_is_cut_short_or_of_something_else(entry: bytes) -> None:
     """What is missing must not be looked for behind the end."""
-    with_sixth(element_of(f"{OID}.6")).verify()
-    with refused(PckExtensionMalformed, check="pck-chain"):
-        with_sixth(entry).verify()
+    good, bad = with_sixth(element_of(f"{OID}.6")), with_sixth(entry)
+    bites(World.verify, good, bad, PckExtensionMalformed, check="pck-chain")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from simulation.quote import QuoteForm
 from tests.support.refusal import refused
-from tests.verifier.world import world
+from tests.verifier.world import bites, judge_quote, with_, world
 from verifier.quote import (
     MAX_PCK_CHAIN,
     MAX_SIZE,
@@ -23,36 +21,31 @@ FORMAT = "quote-format"
 W = world()
 
 
-def with_(**fields: object) -> Callable[[QuoteForm], QuoteForm]:
-    return lambda form: replace(form, **fields)  # type: ignore[arg-type]
-
-
 def test_auth_data_reaches_behind_the_end() -> None:
     """Its size is within the limit, and the quote is over before it."""
     small = with_(qe_auth_data=b"", certification_data=b"")
     Quote.parse(W.quote(form=small))
     with refused(QuoteMalformed, check=FORMAT):
-        W.verify(quote=W.quote(form=lambda f: replace(small(f), qe_auth_data_len=1024)))
+        judge_quote(W.quote(form=lambda f: replace(small(f), qe_auth_data_len=1024)))
 
 
 @pytest.mark.parametrize(("kind", "size"), [(1, 36), (2, 276), (3, 404)])
 @pytest.mark.parametrize("more", [-1, 1])
 def test_certification_data_of_another_size_than_its_kind(kind: int, size: int, more: int) -> None:
-    def form(size: int) -> Callable[[QuoteForm], QuoteForm]:
-        return with_(certification_data_type=kind, certification_data=bytes(size))
+    def quote(size: int) -> bytes:
+        return W.quote(form=with_(certification_data_type=kind, certification_data=bytes(size)))
 
-    Quote.parse(W.quote(form=form(size)))
+    Quote.parse(quote(size))
     with refused(QuoteMalformed, check=FORMAT):
-        W.verify(quote=W.quote(form=form(size + more)))
+        judge_quote(quote(size + more))
 
 
 def test_largest_chain_is_read_and_a_larger_one_is_not() -> None:
     def padded(size: int) -> bytes:
         return W.quote(form=with_(certification_data=W.platform.pck_chain.ljust(size, b"\0")))
 
-    W.verify(quote=padded(MAX_PCK_CHAIN))
-    with refused(QuoteMalformed, check=FORMAT):
-        W.verify(quote=padded(MAX_PCK_CHAIN + 1))
+    good, bad = padded(MAX_PCK_CHAIN), padded(MAX_PCK_CHAIN + 1)
+    bites(judge_quote, good, bad, QuoteMalformed, check=FORMAT)
 
 
 def sized(size: int) -> bytes:
@@ -70,15 +63,15 @@ def test_smallest_and_largest_quote_are_read(size: int) -> None:
 
 def test_quote_above_the_largest_is_refused() -> None:
     with refused(QuoteMalformed, check=FORMAT):
-        W.verify(quote=sized(MAX_SIZE + 1))
+        judge_quote(sized(MAX_SIZE + 1))
 
 
 def test_what_is_too_short_for_any_quote_is_malformed_whatever_it_says() -> None:
     """Of a version that nobody knows, and no matter: `unsupported` would send people looking."""
     with refused(QuoteMalformed, check=FORMAT):
-        W.verify(quote=bytes(MIN_SIZE - 1))
+        judge_quote(bytes(MIN_SIZE - 1))
     with refused(QuoteUnsupported, check=FORMAT):
-        W.verify(quote=bytes(MIN_SIZE))
+        judge_quote(bytes(MIN_SIZE))
 
 
 def test_caller_that_judges_enclaves_is_given_a_trust_domain() -> None:

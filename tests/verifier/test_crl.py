@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from simulation import der
 from simulation.certificates import CertificateForm, CrlForm, Extension, Issued, new_key
 from tests.support.refusal import count_refusal, refused
-from tests.verifier.world import AT, World, drop, processor_world, put, world
-from verifier import Collateral
+from tests.verifier.world import AT, World, drop, extended, processor_world, put, stored_crl, world
 from verifier.certificate import (
     ECDSA_SHA256,
     CertificateMalformed,
@@ -94,10 +93,6 @@ def issued_by(ca: Issued) -> CrlHook:
         return replace(form, issuer=ca.subject, signer=ca.key)
 
     return alter
-
-
-def extended(value: Any, *, critical: bool = False) -> CrlHook:
-    return lambda form: form.extended(value, critical=critical)
 
 
 CRITICAL_UNKNOWN = Extension("1.2.3.4", b"\x05\x00", critical=True)
@@ -191,10 +186,6 @@ def pem(raw: bytes) -> str:
     return f"-----BEGIN X509 CRL-----\n{text}-----END X509 CRL-----\n"
 
 
-def stored(write: Callable[[bytes], str]) -> Collateral:
-    return W.collateral(bundle=lambda b: {**b, "pck_crl": write(bytes.fromhex(b["pck_crl"]))})
-
-
 @pytest.mark.parametrize(
     "write",
     [pem, bytes.hex, lambda raw: raw.hex().upper(), lambda raw: f" {raw.hex()}\n\0"],
@@ -202,7 +193,7 @@ def stored(write: Callable[[bytes], str]) -> Collateral:
 )
 def test_the_same_list_in_each_form_gives_the_same_verdict(write: Callable[[bytes], str]) -> None:
     """N093: Intel's services hand it out as PEM, as DER and as hexadecimal text of DER."""
-    verified = W.verify(collateral=stored(write))
+    verified = W.verify(collateral=stored_crl(write))
     assert verified.tcb == W.verify().tcb
 
 
@@ -230,7 +221,7 @@ def test_attacker_sends_something_else_for_a_list(
     write: Callable[[bytes], str], leaf: type[RatlsError]
 ) -> None:
     with refused(leaf, check="pck-crl"):
-        W.verify(collateral=stored(write))
+        W.verify(collateral=stored_crl(write))
 
 
 ROOT_PEM, CA_PEM = INTEL.root.pem, INTEL.platform_ca.pem

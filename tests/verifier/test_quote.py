@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from simulation.quote import HeaderForm, QuoteForm, qe_binding
 from tests.support.refusal import count_refusal, refused
-from tests.verifier.world import world
+from tests.verifier.world import with_, world
 from verifier.errors import QuoteFormatError, RatlsError
 from verifier.quote import (
     MrEnclave,
@@ -70,10 +70,6 @@ def test_attacker_declares_another_kind_of_quote(header: dict[str, int | bytes])
 
 
 Alter = Callable[[QuoteForm], QuoteForm]
-
-
-def with_(**fields: object) -> Alter:
-    return lambda form: replace(form, **fields)  # type: ignore[arg-type]
 
 
 def _signature_data_len(change: int) -> Alter:
