@@ -14,8 +14,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
+import pytest
+
 from tests.support.waiting import HANG_LIMIT
 from verifier.errors import Exit
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- walk: (.*?) -->\n```\n(.*?)```\n", re.DOTALL)

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.refusal import count_refusal
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.refusal import count_refusal
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 LIST = ROOT / "tests" / "vectors" / "wheels.txt"
 SOURCES = ["verifier", "policy", "ratls", "scheduler", "provider", "enclave_app", "simulation"]

@@ -29,6 +29,8 @@ from tests.enclave_app.agreed import Agreed
 from tests.support.enclave import EnclaveWorld, LiveEnclave, NoResult, refused_by_enclave, rows
 from tests.support.refusal import count_refusal, refused
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO = "train_party_1", "train_party_2"
 FLAGS = [f"flag_{i}" for i in range(40)]
 ROWS = 100_000

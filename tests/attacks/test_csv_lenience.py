@@ -35,6 +35,8 @@ from tests.provider.test_sources import dataset
 from tests.support.refusal import count_refusal, refused
 from verifier.errors import RatlsError
 
+pytestmark = pytest.mark.slow
+
 SMALL = b'id,note,n,last\np1,"a, ""b""",1,"x"\np2,,2,""\np3,plain,3,y z\n'
 TEXTS = dict.fromkeys(("id", "note", "n", "last"), "string?")
 INSERTED = (

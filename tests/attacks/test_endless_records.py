@@ -48,6 +48,8 @@ from tests.verifier.pcs_peer import PUBLISHED, TCB, W, drip, fetch, peer
 from verifier.errors import Exit
 from verifier.pcs import PcsTooSlow, Service, fetch_collateral, tls_trust
 
+pytestmark = pytest.mark.slow
+
 HELLO_REQUEST = b"\x16\x03\x03\x00\x04" + bytes(4)
 MANY_IN_ONE = b"\x16\x03\x03\x40\x00" + bytes(1 << 14)
 FLOODS = {"one-a-record": HELLO_REQUEST * 7000, "many-in-one": MANY_IN_ONE * 4}

@@ -45,6 +45,8 @@ from verifier.responses import (
     PcsAnswerMalformed,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study() -> Study:

@@ -53,6 +53,8 @@ from tests.support.refusal import count_refusal, refused
 from tests.support.scheduler import running_scheduler
 from tests.support.waiting import HANG_LIMIT
 
+pytestmark = pytest.mark.slow
+
 MEBIBYTE = 1 << 20
 ROOT = Path(__file__).parent.parent.parent
 

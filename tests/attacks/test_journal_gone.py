@@ -42,6 +42,8 @@ from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT
 from verifier.errors import RatlsError
 
+pytestmark = pytest.mark.slow
+
 STUDY = "breast-cancer-joint-training"
 
 

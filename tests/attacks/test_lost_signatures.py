@@ -23,6 +23,8 @@ from tests.support.refusal import refused
 from tests.support.waiting import HANG_LIMIT
 from verifier.files import FileNotWritten, rewrite, write_atomically
 
+pytestmark = pytest.mark.slow
+
 CAP = 1 << 20
 
 

@@ -32,6 +32,8 @@ from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
 from verifier.shell import Shell
 
+pytestmark = pytest.mark.slow
+
 HOUR = timedelta(hours=1)
 
 

@@ -34,6 +34,8 @@ from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave,
 from tests.support.refusal import count_refusal
 from verifier.shell import Shell
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO = "train_party_1", "train_party_2"
 K = 5
 

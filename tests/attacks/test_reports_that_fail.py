@@ -54,6 +54,8 @@ from tests.support.waiting import HANG_LIMIT, eventually
 from verifier.errors import RatlsError
 from verifier.output import Lines
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 CANARY = "CANARY-cell-4711"
 MAIN = "from ratls.cli import main; main()"

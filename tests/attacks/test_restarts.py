@@ -44,6 +44,8 @@ from tests.support.relay import Relay
 from tests.support.scheduler import LiveScheduler, running_scheduler
 from tests.support.waiting import HANG_LIMIT
 
+pytestmark = pytest.mark.slow
+
 HOUR = timedelta(hours=1)
 
 

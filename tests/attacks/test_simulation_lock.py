@@ -29,6 +29,8 @@ from verifier.anchors import Mode, TrustAnchors
 from verifier.errors import Exit
 from verifier.modes import ForeignEntryPoint
 
+pytestmark = pytest.mark.slow
+
 RATLS = str(Path(sys.executable).with_name("ratls"))
 FOREIGN = '''
 import pathlib

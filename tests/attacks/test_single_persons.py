@@ -30,6 +30,8 @@ from tests.support.enclave import rows as rows_of_the_consortium
 from tests.support.refusal import count_refusal, refused
 from verifier.errors import RatlsError
 
+pytestmark = pytest.mark.slow
+
 RUN, K, SEEDS = "logistic_regression", 100, 20
 FEATURES = ["age", "marker", "extra"]
 Column = npt.NDArray[Any]

@@ -47,6 +47,8 @@ from verifier.files import (
     user_folder,
 )
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parent.parent.parent
 
 

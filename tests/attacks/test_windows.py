@@ -28,6 +28,8 @@ from verifier.collateral import Collateral
 from verifier.errors import RatlsError
 from verifier.validity import CollateralNotCurrent
 
+pytestmark = pytest.mark.slow
+
 ROWS = 100_000
 TWO_HOURS, FOUR_DAYS = timedelta(hours=2), timedelta(days=4)
 SOON = NOW + TWO_HOURS

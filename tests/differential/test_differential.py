@@ -27,6 +27,8 @@ from tests.differential.run import run
 from tests.support.pages import Page
 from tests.support.refusal import count_refusal
 
+pytestmark = pytest.mark.slow
+
 SHORT_RUN = 2000  # mutants, in four parts that can run side by side
 SEED = 4
 

@@ -28,6 +28,8 @@ from tests.support.refusal import count_refusal
 from tests.support.waiting import HANG_LIMIT
 from verifier.errors import Exit
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(world: EnclaveWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -38,6 +38,8 @@ from verifier.errors import Exit, RatlsError
 from verifier.files import FileUnreadable
 from verifier.verify import QuoteCheck
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 ENTRY = [sys.executable, "-I", "-B", "-m", "enclave_app.gramine_main"]
 

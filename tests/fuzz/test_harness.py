@@ -16,6 +16,8 @@ from tests.support.refusal import count_refusal
 from verifier.document import CollateralMalformed
 from verifier.errors import RatlsError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 PARSERS = pytest.mark.parametrize("name", TARGETS)
 

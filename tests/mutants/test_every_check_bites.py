@@ -20,6 +20,8 @@ from tests.mutants.command import mutation_run
 from tests.mutants.equivalent import EQUIVALENT
 from tests.mutants.operators import Mutant, Subject
 
+pytestmark = pytest.mark.slow
+
 PARTS = 4  # so that parallel workers share the run, and none is left with all of it
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.mutants.command import mutation_run
 from tests.mutants.operators import Subject
 
+pytestmark = pytest.mark.slow
+
 GATE = "tests.mutants.planted.gate"
 FORGOTTEN = {
     "without: not ticket.isdecimal()",

@@ -42,6 +42,8 @@ from tests.provider.test_sources import dataset, replaced, rows
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
 
+pytestmark = pytest.mark.slow
+
 TYPES = ["bool", "int32", "int64", "float32", "float64", "string", "date32", "timestamp[us, UTC]"]
 Form = Callable[[Path, pa.Table], SourceSpec]
 CANARY = "CANARY-7f3a"

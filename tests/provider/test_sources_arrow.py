@@ -16,6 +16,8 @@ from tests.provider.formats import arrow_file, arrow_stream, read, scan
 from tests.provider.test_sources import dataset, replaced, rows
 from tests.support.refusal import refused
 
+pytestmark = pytest.mark.slow
+
 FORMS = pytest.mark.parametrize("form", [arrow_file, arrow_stream])
 
 

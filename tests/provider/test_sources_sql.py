@@ -36,6 +36,8 @@ from tests.support.waiting import eventually
 from verifier.errors import RatlsError
 from verifier.files import FileUnreadable
 
+pytestmark = pytest.mark.slow
+
 ALL = "select patient, age, bmi, y from measured"
 SECRET = "SECRET-5e1f"
 CANARY = "CANARY-7f3a"

@@ -45,6 +45,8 @@ from verifier.anchors import Mode
 from verifier.errors import RatlsError
 from verifier.shell import Shell
 
+pytestmark = pytest.mark.slow
+
 HASTY: dict[str, Any] = {"seconds": time.monotonic, "backoff": Backoff(0.01, 0.05)}
 
 

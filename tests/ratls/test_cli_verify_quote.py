@@ -25,6 +25,8 @@ from tests.support.waiting import HANG_LIMIT
 from tests.verifier.test_responses import folder_of
 from verifier.quote import Quote
 
+pytestmark = pytest.mark.slow
+
 W = World.create()
 OTHER = W.with_platform(fmspc=b"\1\2\3\4\5\6")
 RATLS = str(Path(sys.executable).with_name("ratls"))

@@ -25,6 +25,8 @@ from tests.support.scheduler import NOW, channel, running_scheduler
 from tests.support.waiting import HANG_LIMIT
 from verifier.errors import Exit
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 CODE = "from scheduler.cli import app; app()"
 

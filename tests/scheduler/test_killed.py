@@ -15,6 +15,8 @@ from scheduler.store import Store, queue_file
 from tests.scheduler.test_store import HOUR, INPUTS, POLICY, anything, task
 from tests.support.scheduler import NOW
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -18,6 +18,8 @@ from tests.support.refusal import count_refusal
 from tests.support.waiting import HANG_LIMIT
 from verifier.errors import Exit
 
+pytestmark = pytest.mark.slow
+
 RATLS = str(Path(sys.executable).with_name("ratls"))
 # The simulated measurement follows PYTHONPATH, so the demo must not inherit one.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

@@ -36,6 +36,8 @@ from verifier.errors import Exit, RatlsError
 from verifier.files import FileNotWritten, FileUnreadable
 from verifier.pcs import Service, fetch_collateral, tls_trust
 
+pytestmark = pytest.mark.slow
+
 WORLD = World.create()
 PUBLISHED = WORLD.collateral()
 PUBLISHED_TDX = WORLD.collateral(tdx=True)

@@ -32,6 +32,8 @@ from verifier.collateral import TcbInfoSignatureInvalid
 from verifier.tcb import TcbInfoMismatch
 from verifier.verify import verify_quote
 
+pytestmark = pytest.mark.slow
+
 DAY = timedelta(days=1)
 FILES = [f"file-{number}" for number in range(200)]
 

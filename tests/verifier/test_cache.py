@@ -71,6 +71,8 @@ from verifier.qe import (
 )
 from verifier.quote import Tee
 
+pytestmark = pytest.mark.slow
+
 TDX = W.collateral(tdx=True)
 
 

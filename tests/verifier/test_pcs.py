@@ -73,6 +73,8 @@ from verifier.responses import (
     PcsAnswerMalformed,
 )
 
+pytestmark = pytest.mark.slow
+
 # The genuine service
 
 

@@ -63,6 +63,8 @@ from verifier.validity import (
 )
 from verifier.verify import QuoteCheck
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("path", CHAINS)
 def test_a_chain_header_is_missing(tmp_path: Path, path: str) -> None:

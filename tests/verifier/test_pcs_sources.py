@@ -90,6 +90,8 @@ from verifier.validity import (
     CollateralNotCurrent,
 )
 
+pytestmark = pytest.mark.slow
+
 TDX = W.collateral(tdx=True)
 
 
