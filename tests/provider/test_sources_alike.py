@@ -267,7 +267,7 @@ WRITERS = {
 }
 TWO: dict[str, Any] = {"patient": "string", "bmi": "float64"}
 SERIES = (
-    "with recursive n(i) as (select 1 union all select i + 1 from n where i < 200000) "
+    "with recursive n(i) as (select 1 union all select i + 1 from n where i < 100000) "
     "select cast(i + 1000000000 as text) as patient, cast(i as real) as bmi from n"
 )
 
@@ -295,7 +295,7 @@ def in_sqlite(folder: Path) -> SourceSpec:
         pytest.param(lambda f: csv(f, large(900_000, 100)), 900_000, 16, id="csv"),
         pytest.param(lambda f: arrow_file(f, large(900_000, 20)), 900_000, 16, id="file"),
         pytest.param(lambda f: arrow_stream(f, large(900_000, 20)), 900_000, 16, id="stream"),
-        pytest.param(in_sqlite, 200_000, 8, id="sql"),
+        pytest.param(in_sqlite, 100_000, 8, id="sql"),
     ],
 )
 def test_memory_does_not_grow_with_the_source(

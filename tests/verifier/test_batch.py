@@ -104,16 +104,20 @@ def upper(file: str) -> Answers:
     return Answers.of(file.upper(), len(file) % 7)
 
 
-def told(workers: int, judge: object = upper) -> tuple[str, bytes]:
+def told(workers: int, judge: object = upper, files: Sequence[str] = FILES) -> tuple[str, bytes]:
     assert callable(judge)
-    with judging(FILES, judge, workers=workers) as answers:
+    with judging(files, judge, workers=workers) as answers:
         found = list(answers)
     return "".join(a.text for a in found), b"".join(a.statuses for a in found)
 
 
-@pytest.mark.parametrize("workers", [2, 3, 500])
-def test_number_of_workers_changes_nothing_but_the_time(workers: int) -> None:
-    assert told(workers) == told(1)
+@pytest.mark.parametrize(
+    ("workers", "files"),
+    [(2, FILES), (3, FILES), (500, FILES[:20])],
+    ids=["two", "three", "more-than-files"],
+)
+def test_number_of_workers_changes_nothing_but_the_time(workers: int, files: list[str]) -> None:
+    assert told(workers, files=files) == told(1, files=files)
     assert multiprocessing.active_children() == []
 
 
