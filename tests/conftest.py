@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     else:
         count = len(list((folder / "quotes").glob("*.bin")))
         terminalreporter.write_line(f"real vectors: {count} quotes")
+
+
+@pytest.fixture(scope="session")
+def nowhere() -> Iterator[tuple[str, int]]:
+    """An address at which nobody listens, nor ever will: it is taken."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()
 
 
 @pytest.fixture(scope="session")

@@ -364,12 +364,12 @@ def test_nobody_allowed_a_simulation(alice: Desk) -> None:
 
 
 def test_the_enclave_is_away_and_comes_back(
-    world: EnclaveWorld, alice: Desk, relay: Relay, live: LiveEnclave
+    world: EnclaveWorld, alice: Desk, relay: Relay, live: LiveEnclave, nowhere: tuple[str, int]
 ) -> None:
     """Later and later, with one line each; nothing is reported before something is decided."""
     count_refusal()
     port = live.server.port
-    relay.point_at(("127.0.0.1", 1))
+    relay.point_at(nowhere)
     with stationed(alice) as agent:
         agent.take(world.task())
         waits = []
@@ -388,12 +388,12 @@ def test_the_enclave_is_away_and_comes_back(
 
 
 def test_an_enclave_that_is_away_is_asked_once_for_all_tasks(
-    world: EnclaveWorld, alice: Desk, relay: Relay, live: LiveEnclave
+    world: EnclaveWorld, alice: Desk, relay: Relay, live: LiveEnclave, nowhere: tuple[str, int]
 ) -> None:
     """Else each of a thousand tasks would read all rows again, each time, in vain."""
     count_refusal()
     port = live.server.port
-    relay.point_at(("127.0.0.1", 1))
+    relay.point_at(nowhere)
     with stationed(alice) as agent:
         agent.take(*(world.task() for _ in range(5)))
         assert len(relay.connections) == 1
@@ -461,10 +461,10 @@ def test_another_enclave_is_refused_and_not_tried_again(
 
 
 def test_a_task_expires_while_the_enclave_is_away(
-    world: EnclaveWorld, alice: Desk, relay: Relay
+    world: EnclaveWorld, alice: Desk, relay: Relay, nowhere: tuple[str, int]
 ) -> None:
     count_refusal()
-    relay.point_at(("127.0.0.1", 1))
+    relay.point_at(nowhere)
     now = [NOW]
     with stationed(alice, clock=lambda: now[0]) as agent:
         agent.take(world.task())
@@ -534,12 +534,12 @@ def test_waits_double_up_to_a_limit_and_never_agree() -> None:
 
 
 def test_once_gives_each_task_one_try(
-    world: EnclaveWorld, alice: Desk, relay: Relay, live: LiveEnclave
+    world: EnclaveWorld, alice: Desk, relay: Relay, live: LiveEnclave, nowhere: tuple[str, int]
 ) -> None:
     """For cron, which comes again: what was not decided is not reported either."""
     count_refusal()
     task = world.task()
-    relay.point_at(("127.0.0.1", 1))
+    relay.point_at(nowhere)
     with stationed(alice, persistent=False) as agent:
         agent.take(task)
         assert agent.agent.due_in() is None
@@ -550,10 +550,12 @@ def test_once_gives_each_task_one_try(
         assert agent.agent.worst is Exit.YES
 
 
-def test_the_worst_status_of_several_tasks(world: EnclaveWorld, alice: Desk, relay: Relay) -> None:
+def test_the_worst_status_of_several_tasks(
+    world: EnclaveWorld, alice: Desk, relay: Relay, nowhere: tuple[str, int]
+) -> None:
     """Not admitted outranks a peer that is away, whichever came last."""
     count_refusal()
-    relay.point_at(("127.0.0.1", 1))
+    relay.point_at(nowhere)
     with stationed(alice, persistent=False) as agent:
         agent.take(world.task())
         seen = [agent.agent.worst]

@@ -155,7 +155,7 @@ def test_ctrl_c(at_alice: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"state": "no-such-folder"}, 3, "state-missing"),
         ({"source": "no-such-file"}, 3, "source-unreadable"),
         ({"enclave": "https://enclave"}, 3, "address-malformed"),
-        ({"enclave": "127.0.0.1:1"}, 7, "peer-unreachable"),
+        ({"enclave": "{nowhere}"}, 7, "peer-unreachable"),
         ({"dataset": "train_party_2"}, 6, "dataset-not-owned"),
     ],
 )
@@ -166,10 +166,12 @@ def test_a_wrong_option(
     changed: dict[str, Any],
     status: int,
     refusal: str,
+    nowhere: tuple[str, int],
 ) -> None:
     count_refusal()
     monkeypatch.chdir(tmp_path)
-    refusing = at_alice.push("--json", **changed)
+    given = {k: v and v.replace("{nowhere}", "{}:{}".format(*nowhere)) for k, v in changed.items()}
+    refusing = at_alice.push("--json", **given)
     assert (code(refusing), refusing.exit_code) == (refusal, status)
 
 
@@ -215,11 +217,11 @@ def test_a_task_is_signed_released_to_and_collected(
     answer = json.loads(signed.stdout)
     assert answer["task_digest"] == f"sha256:{opened.digest.hex()}"
     assert answer["expires"] == instant_text(opened.expires)
-    alice.push(raw)
+    assert Terminal(alice, raw).push().exit_code == 0
     pending = at_carol.result("--json", task=carol.folder / "t.json")
     count_refusal()
     assert (code(pending), pending.exit_code) == ("result-pending", 5)
-    bob.push(raw)
+    assert Terminal(bob, raw).push().exit_code == 0
     collected = at_carol.result("--json", task=carol.folder / "t.json", wait=int(HANG_LIMIT))
     assert collected.exit_code == 0, collected.output
     answer = json.loads(collected.stdout)
