@@ -10,7 +10,6 @@ import errno
 import fcntl
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -52,10 +51,17 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
-def survey(kind: str, folder: Path, **options: Any) -> dict[str, int]:
+def after(first: str, command: list[str]) -> list[str]:
+    """The command, once a shell has done this. No code of this process, which has threads, runs
+    between fork and exec.
+    """
+    return ["bash", "-c", f'{first} && exec "$@"', "bash", *command]
+
+
+def survey(kind: str, folder: Path, first: str = ":", **options: Any) -> dict[str, int]:
     """The status of every command, run like this; none showed a traceback."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.surroundings", kind, str(folder)],
+        after(first, [sys.executable, "-m", "tests.support.surroundings", kind, str(folder)]),
         cwd=REPOSITORY,
         check=False,
         timeout=HANG_LIMIT,
@@ -111,13 +117,7 @@ def test_streams_that_are_closed_and_few_files_to_open(
     print. The helper gives each command a stderr of its own; the others stay closed.
     """
     count_refusal()
-
-    def spoil() -> None:
-        for handle in (0, 1, 2):
-            os.close(handle)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
-
-    found = survey("wrong", tmp_path, preexec_fn=spoil)
+    found = survey("wrong", tmp_path, "ulimit -n 24 && exec <&- >&- 2>&-")
     assert found == {name: was or e.Exit.UNUSABLE for name, was in usual.items()}
 
 
@@ -141,9 +141,9 @@ def test_all_commands_are_in_the_survey(usual: dict[str, int]) -> None:
 RUN = "import sys; from ratls.cli import main; main()"
 
 
-def ratls(*line: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+def ratls(*line: object, first: str = ":", **options: Any) -> subprocess.CompletedProcess[bytes]:
     given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True} | options
-    command = [sys.executable, "-c", RUN, *map(str, line)]
+    command = after(first, [sys.executable, "-c", RUN, *map(str, line)])
     return subprocess.run(command, cwd=REPOSITORY, check=False, timeout=HANG_LIMIT, **given)
 
 
@@ -152,11 +152,7 @@ def test_disk_that_takes_no_byte(tmp_path: Path) -> None:
     count_refusal()
     (tmp_path / "passphrase").write_bytes(b"a passphrase\n")
     line = ["party", "new", "dora", "--dir", tmp_path / "dora", "--passphrase-file"]
-    done = ratls(
-        *line,
-        tmp_path / "passphrase",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
-    )
+    done = ratls(*line, tmp_path / "passphrase", first="ulimit -f 0")
     assert done.returncode == e.Exit.UNUSABLE, done.stderr
     assert b"[file-not-written]" in done.stderr
     assert b"Traceback" not in done.stderr
