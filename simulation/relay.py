@@ -53,7 +53,7 @@ class RecordingRelay:
         trace: TracebackType | None,
     ) -> None:
         self.cut()
-        self._listener.close()
+        _shut(self._listener)  # closing alone would leave a thread in accept
 
     def cut(self) -> None:
         """Break every connection that is open now; new ones are still taken."""
