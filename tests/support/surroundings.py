@@ -76,7 +76,7 @@ def report(kind: str, folder: Path) -> None:
     for module in PRELOADED if kind == "wrong" else ():
         import_module(module)
     app = cli.build()
-    cli.build = lambda: app  # not anew in every child
+    cli.build = lambda *_: app  # not anew in every child
     tree = typer.main.get_command(app)
     os.chdir(folder)
     with (folder / "report").open("w") as out:
