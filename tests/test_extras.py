@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from tests.support.refusal import count_refusal
 from tests.verifier.world import AT, world
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 SETS = ("", "policy", "provider", "enclave", "scheduler", "all")
 # The roots of what may be imported in an environment of that set.
