@@ -39,7 +39,7 @@ from ratls.claims import NO_TASK
 from ratls.identity import EnclaveIdentity
 from ratls.log import Log, bind, place_of
 from ratls.stream import Hello, Kind, ServerExchange
-from verifier.anchors import Mode
+from verifier.anchors import Mode, RootName
 from verifier.errors import ModeMismatchError, RatlsError
 
 KEEPER_SECONDS = 1.0
@@ -118,7 +118,7 @@ class Enclave:
         """
         at = clock()
         policy = agreement.in_force(at).policy
-        wanted = Mode.PRODUCTION if policy.platform.root == "intel" else Mode.SIMULATION
+        wanted = RootName.parse(policy.platform.root).mode
         if attester.mode is not wanted:
             raise AttesterModeMismatch("attester", expected=wanted.value, found=attester.mode.value)
         identity = EnclaveIdentity.create(attester, policy.digest, at=at)

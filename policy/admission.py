@@ -18,8 +18,9 @@ from policy.agreement import require_window
 from policy.document import Enclave, Platform, Policy, little_endian
 from policy.errors import MeasurementError, PlatformDeniedError
 from verifier.acceptance import require_advisories, require_attributes, require_status
-from verifier.anchors import Mode, TrustAnchors
-from verifier.appraisal import Appraisal, AppraisalLog
+from verifier.anchors import RootName, TrustAnchors
+from verifier.appraisal import Appraisal
+from verifier.appraisal_log import AppraisalLog
 from verifier.errors import (
     CollateralStaleError,
     EnclaveAttributeError,
@@ -119,11 +120,8 @@ class RootDiffers(ModeMismatchError):
 
 def _require_root(named: str, root: TrustAnchors) -> None:
     """X05: the root under which the quote was judged is the one that everybody signed."""
-    if named == "intel":
-        wanted = (Mode.PRODUCTION, TrustAnchors.intel().root_spki_sha256)
-    else:
-        wanted = (Mode.SIMULATION, bytes.fromhex(named.removeprefix("simulation:sha256:")))
-    if (root.mode, root.root_spki_sha256) != wanted:
+    wanted = RootName.parse(named).anchors
+    if (root.mode, root.root_spki_sha256) != (wanted.mode, wanted.root_spki_sha256):
         raise RootDiffers("root of trust", expected=named, found=f"{root.mode}: {root.name}")
 
 

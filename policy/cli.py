@@ -92,7 +92,7 @@ def party_new(
 
     Example: ratls party new alice-clinic --dir alice --role provider --passphrase-file pass.txt
     """
-    from verifier.shell import parse_instant, refusals_as_exit_status
+    from verifier.shell import now, refusals_as_exit_status
 
     roles = tuple(dict.fromkeys(role or ["provider"]))
     wrong = [r for r in roles if r not in ("provider", "recipient", "submitter", "operator")]
@@ -103,9 +103,7 @@ def party_new(
         from policy.party import create_party
         from policy.passphrase import new_passphrase
 
-        made = create_party(
-            folder, party_id, new_passphrase(passphrase_file), parse_instant(None), roles
-        )
+        made = create_party(folder, party_id, new_passphrase(passphrase_file), now(), roles)
         keys = public_keys(made.public)
         lines = [f"{party_id}: keys in {folder}, public part in {folder / 'party.toml'}"]
         lines += [f"  {purpose:20} {fingerprint}" for purpose, fingerprint in keys.items()]
@@ -237,7 +235,7 @@ def policy_sign(
 
     Example: ratls policy sign policy.toml --party alice
     """
-    from verifier.shell import parse_instant, refusals_as_exit_status
+    from verifier.shell import now, refusals_as_exit_status
 
     with refusals_as_exit_status(json) as shell:
         from policy.agreement import key_changes, require_listed, require_not_expired
@@ -248,7 +246,7 @@ def policy_sign(
         store = _state(state)
         path, agreement = _agreement_to_sign(file, store)
         require_listed(agreement.policy, local)
-        require_not_expired(agreement.policy, parse_instant(None))
+        require_not_expired(agreement.policy, now())
         changes = key_changes(agreement.policy, _before(agreement, store))
         _warn_simulation(shell, agreement.policy)
         _show_changes(shell, changes)
@@ -328,7 +326,7 @@ def policy_accept(
 
     Example: ratls policy accept study.agreement.json --party alice
     """
-    from verifier.shell import parse_instant, refusals_as_exit_status
+    from verifier.shell import now, refusals_as_exit_status
 
     with refusals_as_exit_status(json) as shell:
         from policy.agreement import key_changes
@@ -344,7 +342,7 @@ def policy_accept(
         _warn_simulation(shell, agreement.policy)
         _show_changes(shell, changes)
         _require_consent("take into force", agreement.policy, local, yes)
-        at = parse_instant(None)
+        at = now()
         complete = store.accept(agreement, local, at)
         from_when = (
             "" if complete.policy.not_before <= at else f" from {complete.policy.not_before}"
@@ -481,7 +479,9 @@ def _show_changes(shell: Shell, changes: tuple[KeyChange, ...]) -> None:
 
 
 def _warn_simulation(shell: Shell, shown: Policy) -> None:
-    if shown.platform.root != "intel":
+    from verifier.anchors import Mode, RootName
+
+    if RootName.parse(shown.platform.root).mode is Mode.SIMULATION:
         shell.warn_simulation()
 
 

@@ -35,14 +35,14 @@ def adopt(
     """
     import re
 
-    from verifier.shell import parse_instant, refusals_as_exit_status
+    from verifier.shell import now, refusals_as_exit_status
 
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", head):
         raise typer.BadParameter("write sha256: and 64 lower-case hex digits", param_hint="--head")
     with refusals_as_exit_status(json) as shell:
         from policy.journal import Journal
 
-        placed = Journal.adopt(folder, head, parse_instant(None))
+        placed = Journal.adopt(folder, head, now())
         shell.answer(
             {"state": str(folder)} | placed.model_dump(mode="json"),
             f"{folder}: adopted; the journal says so, and the original must not be used any more",

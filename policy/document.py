@@ -37,6 +37,7 @@ from policy.references import cross_problems, require_distinct_keys
 from policy.syntax import LineIndex, read_toml, value_problems
 from policy.text import Fault, identifier_fault, name_fault, slug_fault
 from verifier.errors import RatlsError
+from verifier.text import digest_text as digest_text
 from verifier.text import instant_fault
 
 ANY_MACHINE = "any genuine platform"
@@ -479,11 +480,6 @@ class Policy:
         return next(
             (p for p in self.party if p.channel_certificate.spki_sha256 == spki_sha256), None
         )
-
-
-def digest_text(digest: bytes) -> str:
-    """The one text form of a digest: `sha256:<64 lower-case hex>`."""
-    return f"sha256:{digest.hex()}"
 
 
 class PolicyTeeUnsupported(PolicyFormatError):

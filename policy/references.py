@@ -5,19 +5,18 @@ Works on the sections that could be read, so that one run names every problem.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from policy.computations import Told, computation_problems
 from policy.errors import PolicyTrustError
 from policy.problems import Problem
+from verifier.anchors import Mode, RootMalformed, RootName
 
 if TYPE_CHECKING:
     from policy.document import Computation, Dataset, Head, Party, Policy
     from policy.syntax import LineIndex
-
-_SIMULATED_ROOT = re.compile(r"simulation:sha256:[0-9a-f]{64}", re.ASCII)
 
 
 def cross_problems(
@@ -109,12 +108,13 @@ def _named(document: Mapping[str, Any], section: str, key: str) -> Iterator[tupl
 
 
 def _root(platform: Any, known_roots: frozenset[str]) -> Iterator[Told]:
-    if platform is None or platform.root == "intel":
+    if platform is None:
         return
-    wanted = '"intel"'
-    if "simulation" in known_roots:
-        if _SIMULATED_ROOT.fullmatch(platform.root):
+    wanted, simulations = '"intel"', "simulation" in known_roots
+    with suppress(RootMalformed):
+        if RootName.parse(platform.root).mode is Mode.PRODUCTION or simulations:
             return
+    if simulations:
         wanted += ' or "simulation:sha256:<64 hex>"'
     yield "platform.root", wanted, ascii(platform.root)[:100]
 

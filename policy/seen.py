@@ -12,8 +12,8 @@ from pathlib import Path
 from policy.journal import JournalRecord, NotedEntry
 from policy.statement import instant_text
 from verifier.anchors import TrustAnchors
-from verifier.cache import Marks, Subject
 from verifier.collateral import Collateral
+from verifier.marks import Marks, Subject
 
 
 def require_newest(
@@ -35,7 +35,7 @@ def require_newest(
     contents = Marks(folder).require(collateral, roots)
     periods = contents.periods()
     noted = NotedEntry(
-        collateral=Subject.of(contents, roots, early=False).name,
+        collateral=Subject(roots, contents.kind, early=False).name,
         root_list=instant_text(periods["root CRL"].starts),
         platform_list=instant_text(periods["PCK CRL"].starts),
     )

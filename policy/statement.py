@@ -34,6 +34,7 @@ from policy.problems import Unfit, from_pydantic
 from policy.text import identifier_fault, slug_fault
 from verifier.errors import RatlsError
 from verifier.text import instant_fault
+from verifier.text import instant_text as instant_text
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
@@ -95,11 +96,6 @@ def _ascii(fault: Any) -> AfterValidator:
 
 def _base64_text(value: bytes) -> str:
     return base64.b64encode(value).decode("ascii")
-
-
-def instant_text(value: datetime) -> str:
-    """RFC 3339 in UTC, to the second."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 Digest = Annotated[bytes, BeforeValidator(_read_digest), _size(32), PlainSerializer(digest_text)]

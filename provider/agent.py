@@ -30,7 +30,7 @@ from policy.journal import Journal, ReleasedEntry, StateCopied
 from policy.statement import instant_text
 from policy.task import Task
 from provider.agent_tasks import AgentTask, TaskReleaser
-from provider.mailbox import PASSING, Backoff
+from provider.mailbox import PASSING
 from provider.release import Release
 from provider.release_state import ReleaseUnderWay, TaskAlreadyReleased
 from ratls.address import PeerUnreachable
@@ -40,6 +40,7 @@ from ratls.probe import HandshakeFailed, HandshakeOversized
 from ratls.stream import AnswerMissing, AnswerNotOpened, CallFailed, PeerRefused
 from scheduler.queued_task import QueuedTask, State
 from verifier.anchors import Mode
+from verifier.backoff import Backoff
 from verifier.errors import Exit, RatlsError
 from verifier.files import LockHeld
 from verifier.text import printable

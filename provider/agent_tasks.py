@@ -24,8 +24,9 @@ from provider.exchange import EnclaveRequest
 from provider.journalling import Journalling
 from provider.release import Release, release
 from verifier.anchors import Mode
+from verifier.bundles import read_collateral
 from verifier.errors import ConfigError
-from verifier.files import LockHeld, locked, read_collateral
+from verifier.files import LockHeld, locked
 from verifier.modes import anchors_for
 
 

@@ -72,7 +72,7 @@ def _agent(
         from ratls.serving import supervised
         from verifier.anchors import Mode
         from verifier.errors import RatlsError
-        from verifier.shell import parse_instant
+        from verifier.shell import now
 
         settings = AgentConfig.read(config)
         with (
@@ -82,7 +82,7 @@ def _agent(
                 settings,
                 allow_simulation=allow_simulation,
                 timeout=timeout,
-                clock=lambda: parse_instant(None),
+                clock=now,
             ) as releaser,
         ):
             if releaser.mode is Mode.SIMULATION:

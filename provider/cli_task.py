@@ -60,7 +60,7 @@ def sign(
 
     Example: ratls task sign --study my-study --computation train --party carol -o task.json
     """
-    from verifier.shell import parse_instant, refusals_as_exit_status
+    from verifier.shell import now, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
         from policy.party import LocalParty
@@ -78,7 +78,7 @@ def sign(
 
         parameters, lifetime = parse_parameters(setting or []), parse_duration(valid_for)
         local = LocalParty.load(party, passphrase_source(passphrase_file))
-        at = parse_instant(None)
+        at = now()
         policy = policy_in_force(local, state_folder(state), study, at=at)
         mode = anchors_for(policy.platform.root, allow_simulation=allow_simulation).mode
         if mode is Mode.SIMULATION:

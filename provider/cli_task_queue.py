@@ -149,7 +149,7 @@ def _follow(shell: Shell, client: SchedulerClient, task: Task | None) -> None:
     from provider.mailbox import Notice, follow, outcome, seconds_left
     from ratls.call_thread import pause
     from verifier.errors import RatlsError
-    from verifier.shell import parse_instant
+    from verifier.shell import now
 
     def lost(refusal: RatlsError, again: float) -> None:
         shell.say(f"[{refusal.code}] {refusal}; again in {again:.0f} s")
@@ -161,7 +161,7 @@ def _follow(shell: Shell, client: SchedulerClient, task: Task | None) -> None:
             pause=pause,
             lost=lost,
             back=lambda: shell.say("the scheduler is back"),
-            lasting=lambda: seconds_left(task, parse_instant(None)),
+            lasting=lambda: seconds_left(task, now()),
         )
     )
     with _Display(shell) as display:
@@ -250,9 +250,9 @@ def _believed(shell: Shell, raw: bytes, state: Path, allow_simulation: bool) -> 
     from verifier.anchors import Mode
     from verifier.errors import placed
     from verifier.modes import anchors_for
-    from verifier.shell import parse_instant
+    from verifier.shell import now
 
-    at = parse_instant(None)
+    at = now()
     with placed("task"):
         named, _ = Task.read(raw)
     policy = StudyState(state).find_by_policy_digest(named.policy_digest, at).policy

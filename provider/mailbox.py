@@ -31,6 +31,7 @@ from ratls.pin import ChannelIdentity
 from scheduler.client import WATCH_SECONDS, SchedulerBusy, SchedulerClient, SchedulerUnreachable
 from scheduler.messages import SchedulerAnswerMalformed
 from scheduler.queued_task import QueuedTask, State
+from verifier.backoff import Backoff
 from verifier.errors import RatlsError
 from verifier.files import read_file
 
@@ -38,23 +39,6 @@ from verifier.files import read_file
 PASSING = (SchedulerUnreachable, SchedulerBusy, DeadlineExceeded)
 # Offers that wait for the agent; beyond these the scheduler has to wait, not our memory.
 _WAITING_OFFERS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long to wait before another try: doubling, capped, and never in step with others."""
-
-    first: float = 1.0  # seconds
-    most: float = 300.0
-
-    def seconds(self, failures: int, random: Callable[[], float]) -> float:
-        """
-        Args:
-            failures: Tries that failed before, from 0.
-            random: Gives numbers from 0 up to 1.
-        """
-        # The exponent is capped too: a float has no 2 to the power of 2000.
-        return min(self.most, self.first * 2.0 ** min(failures, 32)) * (1 + random()) / 2
 
 
 def mailbox(address: Address, certificate: Path, party: LocalParty) -> SchedulerClient:
@@ -79,7 +63,7 @@ def follow(
     lost: Callable[[RatlsError, float], None],
     back: Callable[[], None] = lambda: None,
     random: Callable[[], float] = randomness.random,
-    backoff: Backoff = Backoff(),
+    backoff: Backoff = Backoff(),  # noqa: B008 - frozen
     lasting: Callable[[], float] = lambda: WATCH_SECONDS,
 ) -> Iterator[QueuedTask]:
     """Every queued task, then each as it comes or changes, across restarts of the scheduler.

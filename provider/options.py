@@ -80,8 +80,9 @@ def enclave_request(
     from provider.exchange import EnclaveRequest
     from ratls.address import Address
     from verifier.anchors import Mode
-    from verifier.files import read_collateral, read_file
-    from verifier.shell import parse_instant
+    from verifier.bundles import read_collateral
+    from verifier.files import read_file
+    from verifier.shell import now
 
     def announce(mode: Mode) -> None:
         if mode is Mode.SIMULATION:
@@ -95,7 +96,7 @@ def enclave_request(
         state=state_folder(state),
         allow_simulation=allow_simulation,
         timeout=timeout,
-        clock=lambda: parse_instant(None),
+        clock=now,
         announce=announce,
     )
 

@@ -22,7 +22,8 @@ from ratls.certificate import check_certificate
 from ratls.claims import ROLE_SERVER, CertificateClaims, ChallengeClaims, require_equal, require_key
 from ratls.evidence import Evidence
 from verifier.anchors import TrustAnchors
-from verifier.appraisal import Appraisal, AppraisalLog, CheckRecord, Outcome
+from verifier.appraisal import Appraisal, CheckRecord, Outcome
+from verifier.appraisal_log import AppraisalLog
 from verifier.collateral import Collateral
 from verifier.errors import RatlsError
 from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote

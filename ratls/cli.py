@@ -16,7 +16,7 @@ import typer
 
 from verifier.errors import ConfigError, RatlsError
 from verifier.modes import own_entry_points
-from verifier.output import OutputReaderGone, settle_streams
+from verifier.output import OutputReaderGone, prepare_streams
 from verifier.usage import Commands
 
 # What a command needs beside the plain install, where that is not `policy`.
@@ -95,7 +95,7 @@ def package_missing(command: str, module: str) -> PackageMissing | None:
 
 def main() -> None:
     """Console script `ratls`."""
-    settle_streams()
+    prepare_streams()
     wanted = next(iter(sys.argv[1:]), "")
     try:
         build(wanted or None)()

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from verifier.anchors import TrustAnchors
     from verifier.contents import Contents
-    from verifier.pcs import Fetched, Service
+    from verifier.pcs import Fetched
+    from verifier.pcs_requests import Service
     from verifier.shell import Shell
     from verifier.status import SvnLevel
     from verifier.tcb import TcbLevel
@@ -121,27 +122,35 @@ def fetch(
     Example: ratls collateral fetch --enclave enclave.example:7443 -o collateral.json
     --from https://api.trustedservices.intel.com
     """
-    from verifier.shell import parse_instant, refusals_as_exit_status
+    from verifier.shell import now, refusals_as_exit_status
 
     if not quotes and not enclaves:
         raise typer.BadParameter("name a quote's file, or --enclave", param_hint="QUOTE")
     asked = _sources_asked(sources or [], ca or [], offline=offline, no_cache=no_cache)
     with refusals_as_exit_status(json_output) as shell:
-        from verifier.cache import Cache, Marks, obtain
+        from verifier.cache import Cache, obtain
         from verifier.files import read_file, user_folder
-        from verifier.pcs import kept_bundle, store, tls_trust
-        from verifier.quote import strip_file_padding
+        from verifier.marks import Marks
+        from verifier.pcs import kept_bundle, store
+        from verifier.pcs_requests import tls_trust
+        from verifier.received import ReceivedQuote
 
         roots = shell.anchors(root, allow_simulation=allow_simulation)
         services, kept = _services(asked, ca or []), kept_bundle(output)
-        named = {str(file): strip_file_padding(read_file(file)) for file in quotes or []}
-        shown = {place: _shown_quote(place, timeout) for place in enclaves or []}
+        named = {
+            str(file): ReceivedQuote.of_file(read_file(file), newer_sgx=newer_sgx)
+            for file in quotes or []
+        }
+        shown = {
+            place: ReceivedQuote(_shown_quote(place, timeout), newer_sgx)
+            for place in enclaves or []
+        }
         fetched = obtain(
             named | shown,
             *services,
             roots=roots,
             trust=tls_trust(),
-            clock=lambda: parse_instant(None),
+            clock=now,
             marks=Marks(state or user_folder("state")),
             cache=None
             if no_cache
@@ -149,7 +158,6 @@ def fetch(
             kept=kept,
             early=early,
             accept_evaluation=accept_evaluation,
-            newer_sgx=newer_sgx,
             seconds=timeout,
         )
         store(fetched, output, kept=kept, roots=roots)
@@ -161,10 +169,10 @@ def _shown_quote(place: str, timeout: float) -> bytes:
     from ratls.address import Address
     from ratls.appraise import presented_quote
     from ratls.probe import probe_name
-    from verifier.shell import parse_instant
+    from verifier.shell import now
 
     _, der = probe_name(Address.parse(place), timeout)
-    return presented_quote(der, at=parse_instant(None))
+    return presented_quote(der, at=now())
 
 
 def _sources_asked(
@@ -188,7 +196,7 @@ def _sources_asked(
 
 def _services(sources: list[str], ca: list[str]) -> list[Service]:
     """Each source with the certificates that it may show."""
-    from verifier.pcs import Service, tls_trust
+    from verifier.pcs_requests import Service, tls_trust
 
     named = [None if file == "public" else Path(file) for file in ca] or [None]
     trusts = [tls_trust(file) for file in named]
@@ -255,9 +263,9 @@ def show(
     from verifier.shell import parse_instant, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
+        from verifier.bundles import read_collateral
         from verifier.contents import Contents
         from verifier.errors import placed
-        from verifier.files import read_collateral
 
         instant = parse_instant(at)
         bundle = read_collateral(file)
@@ -284,7 +292,7 @@ def _refusal_at(contents: Contents, at: datetime) -> Any:
     from verifier.errors import CollateralStaleError
 
     try:
-        contents.window(at)
+        contents.require_current(at)
     except CollateralStaleError as refusal:
         return refusal
     return None
@@ -292,10 +300,9 @@ def _refusal_at(contents: Contents, at: datetime) -> Any:
 
 def _summary(contents: Contents, roots: TrustAnchors) -> dict[str, Any]:
     """Which platforms it is for, and its dates."""
-    from verifier.validity import Period, rfc3339
+    from verifier.text import instant_text
 
-    info, identity, parts = contents.tcb_info, contents.qe_identity, contents.periods().values()
-    ends = [p.ends for p in (*parts, *map(Period.of_certificate, contents.certificates))]
+    info, identity, window = contents.tcb_info, contents.qe_identity, contents.window
     return {
         "mode": roots.mode.value,
         "root": roots.name,
@@ -305,20 +312,24 @@ def _summary(contents: Contents, roots: TrustAnchors) -> dict[str, Any]:
         "pce_id": info.pce_id.hex(),
         "tcb_info_evaluation_data_number": info.evaluation_data_number,
         "qe_identity_evaluation_data_number": identity.evaluation_data_number,
-        "earliest_issue": rfc3339(min(part.starts for part in parts)),
-        "earliest_expiration": rfc3339(min(ends)),
+        "earliest_issue": instant_text(window.earliest_issue),
+        "earliest_expiration": instant_text(window.earliest_expiration),
     }
 
 
 def _details(contents: Contents) -> dict[str, Any]:
     """Each part with its dates, and every level."""
-    from verifier.validity import rfc3339
+    from verifier.text import instant_text
 
     info, identity = contents.tcb_info, contents.qe_identity
     return {
         "parts": [
-            {"part": part.thing, "issued": rfc3339(part.starts), "until": rfc3339(part.ends)}
-            for part in contents.periods().values()
+            {
+                "part": part.thing,
+                "issued": instant_text(part.starts),
+                "until": instant_text(part.ends),
+            }
+            for part in contents.window.issued
         ],
         "revoked": {crl.title: len(crl.serials) for crl in (contents.root_crl, contents.pck_crl)},
         "tcb_levels": [
@@ -352,11 +363,11 @@ def _module(module: TdxModule) -> dict[str, str]:
 
 
 def _level(level: TcbLevel | SvnLevel) -> dict[str, Any]:
-    from verifier.validity import rfc3339
+    from verifier.text import instant_text
 
     return {
         "status": level.status.value,
-        "date": rfc3339(level.date),
+        "date": instant_text(level.date),
         "advisory_ids": list(level.advisory_ids),
     }
 

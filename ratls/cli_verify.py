@@ -138,7 +138,7 @@ def server(
     Example: ratls verify server enclave.example:7443 --agreement policy.agreement.json
     --collateral collateral.json --party alice
     """
-    from verifier.shell import parse_instant, refusals_as_exit_status
+    from verifier.shell import now, refusals_as_exit_status
 
     if party is not None and certificate_only:
         raise typer.BadParameter("a party gets a fresh proof", param_hint="--certificate-only")
@@ -160,12 +160,12 @@ def server(
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)
         brought = bring(agreement, party=party, digest=digest)
-        agreed = brought.agreed.in_force(parse_instant(None)).policy
+        agreed = brought.agreed.in_force(now()).policy
         doubt = doubt_of(shell, brought, agreed)
         identity = None if party is None else _channel(party, passphrase_file)
         place, shown = probe_name(place, timeout)
         if save_quote is not None:
-            write_new(save_quote, presented_quote(shown, at=parse_instant(None)), mode=0o644)
+            write_new(save_quote, presented_quote(shown, at=now()), mode=0o644)
             shell.say(f"the quote, not verified, is in {save_quote}")
         if collateral is None:
             raise CollateralNotNamed(address, expected="a bundle to judge with", found="none")
@@ -173,7 +173,7 @@ def server(
         folder = state or user_folder("state")
         records = Reading.of(folder).records if has_begun(folder) else ()
         require_newest(folder, records, expectation.collateral, expectation.roots)
-        found = appraise_certificate(shown, expectation, at=parse_instant(None))
+        found = appraise_certificate(shown, expectation, at=now())
         proof: AdmittedCertificate | FreshEvidence = found
         if identity is not None:
             proof = _challenge(place, found, identity, expectation, timeout)
@@ -203,7 +203,7 @@ def _challenge(
 ) -> FreshEvidence:
     from ratls.claims import NO_TASK
     from ratls.stream import Kind, open_exchange
-    from verifier.shell import parse_instant
+    from verifier.shell import now
 
     with open_exchange(
         Kind.ATTEST,
@@ -214,7 +214,7 @@ def _challenge(
         task_digest=NO_TASK,
         dataset="",
         expectation=expectation,
-        clock=lambda: parse_instant(None),
+        clock=now,
         timeout=timeout,
     ) as exchange:
         return exchange.fresh
@@ -282,7 +282,8 @@ def receipt(
         from policy.receipt import RESULT_CAP, is_document
         from ratls.appraise import Expectation
         from ratls.offline import policy_named_by, verify_document, verify_with_record
-        from verifier.files import read_collateral, read_file
+        from verifier.bundles import read_collateral
+        from verifier.files import read_file
 
         raw, result = read_file(file, cap=RESULT_CAP), None
         if not is_document(raw):
@@ -377,7 +378,7 @@ def _expectation(
     agreed: Policy, collateral: Path, allow_simulation: bool, shell: Shell
 ) -> Expectation:
     from ratls.appraise import Expectation
-    from verifier.files import read_collateral
+    from verifier.bundles import read_collateral
 
     roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)
     return Expectation(agreed, read_collateral(collateral), roots)

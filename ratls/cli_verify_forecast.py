@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from policy.document import Policy
     from verifier.anchors import TrustAnchors
     from verifier.forecast import Demand, Forecast, Reason
+    from verifier.received import ReceivedQuote
     from verifier.shell import Shell
     from verifier.verify import VerifiedQuote
 
@@ -84,8 +85,8 @@ def forecast(
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
+        from verifier.bundles import read_collateral
         from verifier.errors import Exit
-        from verifier.files import read_collateral
         from verifier.forecast import forecast as look_ahead
 
         instant = parse_instant(at)
@@ -110,9 +111,8 @@ def forecast(
             at=instant,
             demand=demand,
             early=preview,
-            newer_sgx=newer_sgx,
         )
-        answers = [(file, _one(file, instant, ask)) for file in files]
+        answers = [(file, _one(file, instant, newer_sgx, ask)) for file in files]
         answers.sort(key=_earliest_first)
         _show(shell, answers, roots, within)
     found = [answer.status_within(limit) for _, answer in answers]
@@ -129,16 +129,19 @@ def parse_within(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-def _one(file: Path, at: datetime, ask: Callable[[bytes], Forecast]) -> Forecast:
+def _one(
+    file: Path, at: datetime, newer_sgx: bool, ask: Callable[[ReceivedQuote], Forecast]
+) -> Forecast:
     """The answer on one file; one that cannot be read does not keep the others from theirs."""
     from verifier.files import FileUnreadable, read_file
     from verifier.forecast import Forecast
+    from verifier.received import ReceivedQuote
 
     try:
         raw = read_file(file)
     except FileUnreadable as refusal:
         return Forecast.of_refused(refusal, at.replace(microsecond=0))
-    return ask(raw)
+    return ask(ReceivedQuote.of_file(raw, newer_sgx=newer_sgx))
 
 
 def _earliest_first(entry: tuple[Path, Forecast]) -> tuple[Any, ...]:
@@ -255,8 +258,7 @@ def _show(
 
 def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]:
     """One for each answer on each platform: many quotes of a machine have one fate."""
-    from verifier.text import printable
-    from verifier.validity import rfc3339
+    from verifier.text import instant_text, printable
 
     alike: dict[tuple[Any, ...], list[tuple[Path, Forecast]]] = {}
     for file, answer in answers:
@@ -270,9 +272,9 @@ def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]
         identity = None if answer.pck is None else answer.pck.extension.platform
         more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
         yield (
-            rfc3339(answer.stops),
+            instant_text(answer.stops),
             _left(answer),
-            "-" if renewed is None else rfc3339(renewed),
+            "-" if renewed is None else instant_text(renewed),
             "-" if identity is None else identity.fmspc.hex(),
             "-" if identity is None else identity.ppid.hex()[:8],
             printable(str(file)) + more,
@@ -291,7 +293,7 @@ def _left(answer: Forecast) -> str:
 
 def _summary(answers: list[tuple[Path, Forecast]], roots: TrustAnchors, within: str | None) -> str:
     from verifier.errors import Exit
-    from verifier.validity import rfc3339
+    from verifier.text import instant_text
 
     found = [answer for _, answer in answers]
     platforms = {answer.pck.leaf for answer in found if answer.pck is not None}
@@ -301,4 +303,4 @@ def _summary(answers: list[tuple[Path, Forecast]], roots: TrustAnchors, within: 
         limit = parse_within(within)
         ending = sum(answer.status_within(limit) is not Exit.YES for answer in found) - failing
         parts.append(f"may stop within {within}: {ending}")
-    return f"{'; '.join(parts)}; seen from {rfc3339(found[0].at)}; mode={roots.mode}"
+    return f"{'; '.join(parts)}; seen from {instant_text(found[0].at)}; mode={roots.mode}"

@@ -92,7 +92,8 @@ def quote(
         from functools import partial
 
         from verifier.acceptance import accept
-        from verifier.batch import Judge, Shelf, expand
+        from verifier.batch import Judge, expand
+        from verifier.bundles import Bundles
 
         instant = parse_instant(at)
         acceptance: Callable[[VerifiedQuote], Appraisal]
@@ -108,8 +109,8 @@ def quote(
             acceptance = partial(_admission, agreed, instant, doubt_of(shell, brought, agreed))
             believed = agreed.platform.root
         roots = shell.anchors(believed, allow_simulation=allow_simulation)
-        shelf = Shelf.read(collateral, roots, instant)
-        judge = Judge(shelf, acceptance, newer_sgx, json_output)
+        bundles = Bundles.read(collateral, roots, instant)
+        judge = Judge(bundles, acceptance, newer_sgx, json_output)
         worst = _judge_all(list(expand(files)), judge, workers, shell)
     if worst:
         raise typer.Exit(int(worst))

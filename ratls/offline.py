@@ -11,7 +11,7 @@ the caller names.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -26,7 +26,8 @@ from policy.statement import require_policy
 from ratls.appraise import Expectation, FreshEvidence, appraise_fresh, preceded_by
 from ratls.claims import ChallengeClaims, ModeClaimMismatch
 from verifier.anchors import TrustAnchors
-from verifier.appraisal import Appraisal, AppraisalLog
+from verifier.appraisal import Appraisal
+from verifier.appraisal_log import AppraisalLog
 from verifier.collateral import Collateral
 
 
@@ -45,13 +46,21 @@ class DocumentCheck(StrEnum):
     MODE = "document-mode"
 
 
+_SEAL = object()
+
+
 @dataclass(frozen=True, slots=True)
 class VerifiedDocument:
-    """A document of an enclave that the policy admits, and everything that was checked."""
+    """A document of an enclave that the policy admits: only `verify_document` makes one."""
 
     document: Receipt | Acknowledgement
     evidence: FreshEvidence
-    appraisal: Appraisal
+    appraisal: Appraisal  # everything that was checked
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("a VerifiedDocument is made by verify_document alone")
 
 
 def verify_document(
@@ -70,8 +79,8 @@ def verify_document(
     """
     before = Appraisal() if result is None else _verify_result(raw, result)
     with preceded_by(before):
-        verified = _verify_document(raw, expectation, at)
-    return replace(verified, appraisal=before + verified.appraisal)
+        document, evidence, appraisal = _verify_document(raw, expectation, at)
+    return VerifiedDocument(document, evidence, before + appraisal, _SEAL)
 
 
 def _verify_result(raw: bytes, result: bytes) -> Appraisal:
@@ -81,7 +90,9 @@ def _verify_result(raw: bytes, result: bytes) -> Appraisal:
     return log.close()
 
 
-def _verify_document(raw: bytes, expectation: Expectation, at: datetime) -> VerifiedDocument:
+def _verify_document(
+    raw: bytes, expectation: Expectation, at: datetime
+) -> tuple[Receipt | Acknowledgement, FreshEvidence, Appraisal]:
     log = AppraisalLog(DocumentCheck)
     with log.check(DocumentCheck.SIGNATURE):
         document = _open(raw)
@@ -102,7 +113,7 @@ def _verify_document(raw: bytes, expectation: Expectation, at: datetime) -> Veri
     }
     with preceded_by(before):
         evidence = appraise_fresh(document.evidence, own, document.tls_spki, expectation, at=at)
-    return VerifiedDocument(document, evidence, before + evidence.appraisal)
+    return document, evidence, before + evidence.appraisal
 
 
 def verify_with_record(

@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 OURS = set(MAY_IMPORT)
 # What decides is pure: these modules hold the network, the clock, the environment or a terminal.
-SHELLS = {"batch", "cache", "files", "modes", "output", "pcs", "shell"}
+SHELLS = {"batch", "cache", "files", "modes", "output", "pcs_requests", "shell"}
 
 
 def modules(package: str) -> Iterator[tuple[Path, ast.Module]]:
@@ -181,7 +181,7 @@ LIBRARIES = {
     "qe": {"cryptography"},
     "files": {"platformdirs"},
     "modes": {"typer"},
-    "pcs": {"certifi", "httpx"},
+    "pcs_requests": {"certifi", "httpx"},
     "shell": {"rich", "typer"},
     "usage": {"typer"},
 }

@@ -1,7 +1,7 @@
 """Verify Intel SGX and TDX quotes: is this evidence genuine, and how current is the platform?
 
     verified = verify_quote(raw, collateral, roots=TrustAnchors.intel(), at=now)
-    verified.quote.report.mr_enclave    # believed from here on
+    verified.quote.report.mr_enclave    # verified from here on
     accept(verified)                    # refuses debug enclaves and unpatched platforms
 
 Bytes, collateral, a root and an instant go in, a `VerifiedQuote` or a typed refusal comes out:

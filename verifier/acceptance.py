@@ -1,14 +1,15 @@
 """Is a genuine quote good enough? Attributes and TCB status, where no policy says more.
 
-`verify_quote` finds out what is; this refuses what protects nothing (a debug enclave, a revoked
-level) always, and everything but an up-to-date platform unless told otherwise: docs/dcap.md 4.10.
+A debug enclave and a revoked level are always refused, for they protect nothing. Every status but
+`UpToDate` is refused unless the caller lists it (docs/dcap.md 4.10).
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from verifier.appraisal import Appraisal, AppraisalLog
+from verifier.appraisal import Appraisal
+from verifier.appraisal_log import AppraisalLog
 from verifier.errors import ConfigError, EnclaveAttributeError, TcbStatusError
 from verifier.quote import EnclaveReport
 from verifier.tcb import TcbStatus, TcbVerdict
@@ -32,7 +33,7 @@ UP_TO_DATE_ONLY = frozenset({TcbStatus.UP_TO_DATE})
 
 
 class AcceptanceCheck(StrEnum):
-    """What is asked of a genuine quote; the attributes first, since debug protects nothing."""
+    """The checks of a genuine quote; attributes first, since debug protects nothing."""
 
     ATTRIBUTES = "attributes"
     TCB_STATUS = "tcb-status"
@@ -134,7 +135,7 @@ def require_td_attributes(
         service_td: Whether a service domain may be bound to it.
 
     Raises:
-        TdDebuggable: Debug or profiling, whatever is allowed.
+        TdDebuggable: Debug or profiling, which cannot be allowed.
         TdAttributesUnaccepted: Another bit is not as it should be.
         ServiceTdUnaccepted: There is one, which could move the domain to another machine.
     """
@@ -150,7 +151,9 @@ def require_td_attributes(
     ):
         if found & needed != needed or found & ~(may | needed):
             raise TdAttributesUnaccepted(
-                field, expected=f"{needed:#x}, and at most {may | needed:#x}", found=f"{found:#x}"
+                field,
+                expected=f"the bits {needed:#x}, and none but {may | needed:#x}",
+                found=f"{found:#x}",
             )
     if report.mr_service_td is not None and any(report.mr_service_td) and not service_td:
         raise ServiceTdUnaccepted(
@@ -162,14 +165,14 @@ class EnclaveDebuggable(EnclaveAttributeError):
     """A debug enclave: its host reads and writes all of its memory."""
 
     code = "enclave-debuggable"
-    default_fix = "build and sign the enclave without debug, and start it so"
+    default_fix = "build, sign and start the enclave without debug"
 
 
 class EnclaveAttributesUnaccepted(EnclaveAttributeError):
     """The enclave's attributes are not those that are accepted."""
 
     code = "enclave-attributes-unaccepted"
-    default_fix = "compare the enclave's attributes with what was agreed on"
+    default_fix = "start the enclave with the attributes that were agreed on"
 
 
 def require_attributes(
@@ -194,7 +197,7 @@ def require_attributes(
         misc_select, misc_select_mask: MISCSELECT, 32 bits, likewise.
 
     Raises:
-        EnclaveDebuggable: A debug enclave, whatever the masks say.
+        EnclaveDebuggable: A debug enclave, which no mask allows.
         EnclaveAttributesUnaccepted: Another bit is not as it should be.
     """
     if report.flags & DEBUG:
@@ -225,7 +228,7 @@ class TcbStatusUnaccepted(TcbStatusError):
     """The platform is genuine, but its TCB status is not among those accepted."""
 
     code = "tcb-status-unaccepted"
-    default_fix = "update the platform, or accept the status explicitly if you can live with it"
+    default_fix = "update the platform, or accept this status explicitly"
 
 
 def require_status(tcb: TcbVerdict, statuses: frozenset[TcbStatus]) -> None:

@@ -1,14 +1,17 @@
-"""The root that is believed without proof: one key, and whether it is Intel's or a simulation's."""
+"""The root of trust: one pinned key, and whether it is Intel's or a simulation's."""
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-# The edition that Intel's services publish, SHA-256 44a0196b…74d3. It stands in every chain of
-# today, so it is read once, and its signature by itself was verified once: by a test.
+from verifier.errors import ConfigError
+
+# The edition that Intel's services publish, SHA-256 44a0196b…74d3. Every chain of today contains
+# it, so it is read once, and a test verifies its signature, which no verdict does.
 INTEL_ROOT = b64decode(
     """
     MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJv
@@ -30,6 +33,56 @@ class Mode(StrEnum):
 
     PRODUCTION = "production"
     SIMULATION = "simulation"
+
+
+class RootMalformed(ConfigError):
+    """A root of trust is named in no known form."""
+
+    code = "root-malformed"
+    default_fix = "use intel, or what `ratls simulation new` printed"
+
+
+_INTEL = "intel"
+_SIMULATED = re.compile(r"simulation:sha256:([0-9a-f]{64})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class RootName:
+    """How policies and commands name a root: `intel` or `simulation:sha256:<64 hex>`."""
+
+    simulated: bytes | None  # SHA-256 of the simulated root's SubjectPublicKeyInfo; None: Intel's
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read either form.
+
+        Raises:
+            RootMalformed: Neither.
+        """
+        if text == _INTEL:
+            return cls(None)
+        match = _SIMULATED.fullmatch(text)
+        if match is None:
+            raise RootMalformed(
+                "root of trust",
+                expected=f"{_INTEL} or simulation:sha256:<64 hex>",
+                found=ascii(text)[:120],
+            )
+        return cls(bytes.fromhex(match[1]))
+
+    def __str__(self) -> str:
+        return _INTEL if self.simulated is None else f"simulation:sha256:{self.simulated.hex()}"
+
+    @property
+    def mode(self) -> Mode:
+        return Mode.PRODUCTION if self.simulated is None else Mode.SIMULATION
+
+    @property
+    def anchors(self) -> TrustAnchors:
+        """The anchors that are named. `modes.anchors_for` asks first whether they are allowed."""
+        if self.simulated is None:
+            return TrustAnchors.intel()
+        return TrustAnchors(self.mode, self.simulated, str(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@
         for text, statuses in answers:   # of some files at a time, as they come
             …
 
-Memory does not grow with the number of files: few batches are under way at any time, however far
-one worker is behind. A worker that ends early ends everything, so no answer is ever missing
-without a word.
+Memory does not grow with the number of files: few batches are under way at any time, also where
+one worker is far behind. A worker that ends early ends the command, which says so: no answer is
+missing silently.
 """
 
 from __future__ import annotations
@@ -17,20 +17,17 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
-from verifier.anchors import TrustAnchors
 from verifier.appraisal import Appraisal
-from verifier.collateral import Collateral
-from verifier.contents import Contents
-from verifier.errors import CollateralFetchError, CollateralStaleError, Exit, RatlsError
-from verifier.files import FileUnreadable, read_collateral, read_file
-from verifier.pck import PckChain, authenticate_pck_chain
-from verifier.quote import Quote, Tee, strip_file_padding
+from verifier.bundles import Bundles, CollateralOfOtherPlatforms
+from verifier.errors import RatlsError
+from verifier.files import FileUnreadable, read_file
+from verifier.quote import Quote
+from verifier.received import ReceivedQuote
 from verifier.report import QuoteReport, report_quote
 from verifier.verify import VerifiedQuote
 
@@ -50,93 +47,6 @@ class Answers(NamedTuple):
         return cls(text + "\n", bytes((status,)))
 
 
-# Which collateral
-
-
-@dataclass(frozen=True, slots=True)
-class Shelf:
-    """The bundles that were given; each quote is judged with the one for its platform."""
-
-    bundles: tuple[tuple[Collateral, Contents | None], ...]  # at least one; several: authentic
-    roots: TrustAnchors
-    at: datetime
-
-    @classmethod
-    def read(cls, paths: Sequence[Path], roots: TrustAnchors, at: datetime) -> Self:
-        """Bundle files, or folders of a service's answers.
-
-        Several must be authentic, since it is what Intel says that tells them apart. A single
-        one is for every quote, so what is wrong with it becomes the verdict on each.
-
-        Raises:
-            FileUnreadable, CollateralFormatError, CertChainError, RevocationError: As
-                `read_collateral`.
-            CollateralSignatureError, TcbInfoVersionOutdated: One of several is not authentic.
-        """
-        found = [read_collateral(path) for path in paths]
-        if len(found) == 1:
-            return cls(((found[0], None),), roots, at)
-        bundles = []
-        for path, collateral in zip(paths, found, strict=True):
-            try:
-                bundles.append((collateral, Contents.authenticate(collateral, roots)))
-            except RatlsError as refusal:
-                refusal.place(str(path))
-                raise
-        return cls(tuple(bundles), roots, at)
-
-    def collateral_for(self, raw: bytes, *, newer_sgx: bool) -> Collateral:
-        """The newest bundle for this kind of platform, of those that cover the instant if any does.
-
-        The quote is believed in nothing here: one that lies about its platform is judged with
-        the collateral of another, and then does not match it.
-
-        Raises:
-            CollateralOfOtherPlatforms: There is none.
-        """
-        first = self.bundles[0][0]
-        if len(self.bundles) == 1:
-            return first
-        try:
-            quote = Quote.parse(strip_file_padding(raw), newer_sgx=newer_sgx)
-            pck = authenticate_pck_chain(quote.auth.require_pck_chain(), self.roots)
-        except RatlsError:
-            return first  # whatever it is judged with, this is what `verify_quote` will refuse
-        kind = quote.tee, pck.extension.platform.fmspc, pck.authority.spki
-        fitting = [(c, said) for c, said in self.bundles if said and said.subject == kind]
-        if not fitting:
-            raise _nothing_for(quote.tee, pck, len(self.bundles))
-        # Of two that cover the instant, the older one may lack what was revoked since.
-        best = max(fitting, key=lambda one: (_covers(one[1], self.at), one[1].tcb_info.issued))
-        return best[0]
-
-
-def _covers(contents: Contents, at: datetime) -> bool:
-    try:
-        contents.window(at)
-    except CollateralStaleError:
-        return False
-    return True
-
-
-class CollateralOfOtherPlatforms(CollateralFetchError):
-    """None of several collateral bundles is for the kind of platform that made the quote."""
-
-    code = "collateral-of-other-platforms"
-    exit_status = Exit.UNDECIDED  # nothing is wrong with the quote: nobody could look
-    default_fix = "fetch the collateral for this quote's own FMSPC and PCK authority"
-
-
-def _nothing_for(tee: Tee, pck: PckChain, given: int) -> RatlsError:
-    fmspc = pck.extension.platform.fmspc.hex()
-    return CollateralOfOtherPlatforms(
-        "collateral",
-        expected=f"a bundle for {tee.name}, FMSPC {fmspc}, {pck.authority.common_name}",
-        found=f"none among the {given} given",
-        fix=f"fetch it for FMSPC {fmspc} (`ratls collateral fetch`) and name it with --collateral",
-    )
-
-
 # The answer on one file
 
 
@@ -144,7 +54,7 @@ def _nothing_for(tee: Tee, pck: PckChain, given: int) -> RatlsError:
 class Judge:
     """All that one answer depends on, but for the file."""
 
-    shelf: Shelf
+    bundles: Bundles
     acceptance: Callable[[VerifiedQuote], Appraisal]
     newer_sgx: bool
     json_output: bool
@@ -159,25 +69,24 @@ class Judge:
             raw = _read(Path(file))
         except FileUnreadable as refusal:
             return self._written(self._unjudged(file, None, refusal))
+        received = ReceivedQuote.of_file(raw, newer_sgx=self.newer_sgx)
         try:
-            collateral = self.shelf.collateral_for(raw, newer_sgx=self.newer_sgx)
+            collateral = self.bundles.collateral_for(received)
         except CollateralOfOtherPlatforms as refusal:
-            quote = Quote.parse(strip_file_padding(raw), newer_sgx=self.newer_sgx)
-            return self._written(self._unjudged(file, quote, refusal))
+            return self._written(self._unjudged(file, received.quote, refusal))
         report = report_quote(
-            raw,
+            received,
             collateral,
             file=file,
-            roots=self.shelf.roots,
-            at=self.shelf.at,
+            roots=self.bundles.roots,
+            at=self.bundles.at,
             acceptance=self.acceptance,
-            newer_sgx=self.newer_sgx,
         )
         return self._written(report)
 
     def _unjudged(self, file: str, quote: Quote | None, refusal: RatlsError) -> QuoteReport:
-        """No check was begun: all that a verdict would tell is unknown, but what anybody sees."""
-        return QuoteReport(file, self.shelf.roots.mode, quote, None, Appraisal(), refusal)
+        """No check was begun: nothing is known but what the parsed quote shows."""
+        return QuoteReport(file, self.bundles.roots.mode, quote, None, Appraisal(), refusal)
 
     def _written(self, report: QuoteReport) -> Answers:
         text = json.dumps(report.machine) if self.json_output else report.people
@@ -213,11 +122,11 @@ def expand(arguments: Iterable[Path]) -> Iterator[str]:
 
 
 class WorkerLost(Exception):
-    """A worker ended before its answers came: killed, out of memory, or a bug of ours."""
+    """A worker process ended before its answers came: killed, out of memory, or a bug."""
 
 
 class Worker(Protocol):
-    """Who works on one batch at a time."""
+    """A child process that judges one batch at a time."""
 
     def ask(self, number: int) -> None:
         """Begin the batch with this number."""
@@ -232,11 +141,11 @@ W = TypeVar("W", bound=Worker)
 def in_order(
     total: int, workers: Sequence[W], ready: Callable[[Sequence[W]], Iterable[W]], *, ahead: int
 ) -> Iterator[Answers]:
-    """The answers of batches 0 to `total` - 1, in this order, whoever finishes first.
+    """The answers of batches 0 to `total` - 1, in this order, in which they need not finish.
 
     Args:
         total: How many batches there are.
-        workers: Who works on them, each on one at a time.
+        workers: They judge the batches, each one at a time.
         ready: Waits, and returns those of the workers given that have finished. At least one.
         ahead: How many batches are begun and not yet handed on, at most.
     """
@@ -351,11 +260,11 @@ def _work(
     batches: Batches,
     judge: Callable[[str], Answers],
 ) -> None:
-    """A worker's life: it ends when the other end of its pipe does, however that came about."""
+    """Judge batches until the other end of the pipe is closed, also by the parent's death."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for other in foreign:
-        other.close()  # a pipe that a sister holds open would never end
+        other.close()  # a pipe that another worker holds open would never end
     with suppress(EOFError, ConnectionError):
         while True:
             number = int.from_bytes(pipe.recv_bytes(8), "big")

@@ -53,8 +53,8 @@ class Role:
     path_lengths: tuple[int | None, ...]
 
 
-# Intel's root exists in editions of both path lengths, and quotes carry either. What is believed
-# is its key, so the length says nothing there; below the root it is exact.
+# Intel's root exists in editions of both path lengths, and quotes carry either. Its key is pinned,
+# so the length does not matter there; below the root it is exact.
 ROOT = Role("root", ("Intel SGX Root CA",), True, (0, 1))
 PROCESSOR_CA, PLATFORM_CA = "Intel SGX PCK Processor CA", "Intel SGX PCK Platform CA"
 PCK_CA = Role("PCK authority", (PROCESSOR_CA, PLATFORM_CA), True, (0,))
@@ -97,7 +97,7 @@ class Certificate:
         return _INTEL_ROOT if raw == INTEL_ROOT else _parse(raw)
 
     def __eq__(self, other: object) -> bool:
-        # By their bytes: what was forgotten is read anew, and is another object of the same.
+        # By their bytes: a certificate that the cache dropped is parsed again, into another object.
         return isinstance(other, Certificate) and self.der == other.der
 
     def __hash__(self) -> int:
@@ -134,7 +134,7 @@ def _parse(raw: bytes) -> Certificate:
         _, serial, algorithm, issuer, validity, subject, spki, last = fields
         if algorithm != ECDSA_SHA256:
             raise CertificateRoleWrong(
-                "certificate", expected="one algorithm, ecdsa-with-SHA256", found="two that differ"
+                "certificate", expected="ecdsa-with-SHA256 inside too", found="another algorithm"
             )
         if not spki.startswith(_P256_SPKI):
             raise CertificateRoleWrong(
@@ -283,10 +283,12 @@ def require_role(certificate: Certificate, role: Role) -> None:
 
     # Equal, not `contains`: a name can be made to contain another.
     if certificate.common_name not in role.common_names:
-        raise refuse(f"the name {' or '.join(role.common_names)}", certificate.common_name[:80])
+        raise refuse(
+            f"the name {' or '.join(role.common_names)}", certificate.common_name[:80] or "none"
+        )
     if not certificate.present >= _REQUIRED:
         absent = min(_REQUIRED - certificate.present).hex()
-        raise refuse("all extensions of the profile", f"no {absent}")
+        raise refuse(f"extension {absent}", "none")
     if not certificate.critical <= _KNOWN:
         unknown = min(certificate.critical - _KNOWN).hex()
         raise refuse("only known critical extensions", unknown)
@@ -294,7 +296,8 @@ def require_role(certificate: Certificate, role: Role) -> None:
         raise refuse("critical basic constraints and key usage", "one that is not critical")
     if certificate.constraints not in [(role.is_ca, length) for length in role.path_lengths]:
         raise refuse(
-            f"CA:{role.is_ca} with path length {role.path_lengths}", str(certificate.constraints)
+            " or ".join(_constraints_text((role.is_ca, length)) for length in role.path_lengths),
+            _constraints_text(certificate.constraints),
         )
     if certificate.usage != (not role.is_ca, role.is_ca, role.is_ca):
         raise refuse(
@@ -303,8 +306,18 @@ def require_role(certificate: Certificate, role: Role) -> None:
         )
 
 
+def _constraints_text(constraints: tuple[bool, int | None] | None) -> str:
+    """Basic constraints in words."""
+    if constraints is None:
+        return "no basic constraints"
+    is_ca, length = constraints
+    if not is_ca:
+        return "no CA" if length is None else f"no CA, with path length {length}"
+    return "a CA without path length" if length is None else f"a CA with path length {length}"
+
+
 class RootUntrusted(CertChainError):
-    """The chain ends in a root whose key is not the one that is believed."""
+    """The chain ends in a root with another key than the trusted one."""
 
     code = "root-untrusted"
     default_fix = "do not use it, unless it is a simulation that your policy names as its root"
@@ -312,12 +325,12 @@ class RootUntrusted(CertChainError):
 
 @lru_cache(maxsize=64)
 def require_anchor(root: Certificate, roots: TrustAnchors) -> None:
-    """The root is self-signed by the one key that is believed. Everything else hangs on this.
+    """The root is self-signed by the one trusted key. Everything else rests on this.
 
     Raises:
         CertificateRoleWrong: Not a root at all.
         RootUntrusted: Another key, however alike the rest is.
-        CertificateNotIssued: The believed key did not sign this edition of the certificate.
+        CertificateNotIssued: The trusted key did not sign this edition of the certificate.
     """
     require_role(root, ROOT)
     found = sha256(root.spki).digest()
@@ -360,12 +373,12 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
     if certificate.organisation != issuer.organisation:
         raise refuse("the same organisation as its issuer", "another one")
     if not ecdsa.signed_der(issuer.key, certificate.signature, certificate.tbs):
-        raise refuse(f"a signature by {issuer.common_name}", "one that does not verify")
+        raise refuse(f"a valid signature by {issuer.common_name}", "an invalid one")
 
 
 @dataclass(frozen=True, slots=True)
 class SignerChain:
-    """A signer that the pinned root vouches for. Revocation and time are judged later."""
+    """A signer that the pinned root issued. Revocation and time are judged later."""
 
     signer: Certificate
     root: Certificate

@@ -1,4 +1,4 @@
-"""What Intel publishes about a platform, as one bundle; and whether Intel really published it.
+"""What Intel publishes about a platform, as one bundle, and the signatures on it.
 
     collateral = Collateral.parse(Path("collateral.json").read_bytes())
 
@@ -102,7 +102,7 @@ def authenticate_tcb_info(
 
     Raises:
         CertChainError: The signer's chain does not hold.
-        TcbInfoSignatureInvalid: Signed by somebody else, or altered.
+        TcbInfoSignatureInvalid: Signed by another key, or altered.
         CollateralMalformed, TcbInfoVersionOutdated: See `TcbInfo.parse`.
     """
     chain = _require_signed(
@@ -130,7 +130,7 @@ def authenticate_qe_identity(
 
     Raises:
         CertChainError: The signer's chain does not hold.
-        QeIdentitySignatureInvalid: Signed by somebody else, or altered.
+        QeIdentitySignatureInvalid: Signed by another key, or altered.
         CollateralMalformed, QeIdentityMismatch: See `QeIdentity.parse`.
     """
     chain = _require_signed(
@@ -152,12 +152,12 @@ def _require_signed(
 ) -> SignerChain:
     title, refusal = what
     found = authenticate_signer(chain, TCB_SIGNER, roots)
-    # Before the text is parsed: whoever cannot sign must not reach the parser.
+    # Before the text is parsed: text that Intel did not sign must not reach the parser.
     if not ecdsa.signed_raw(found.signer.key, signature, text.encode("utf-8")):
         raise refusal(
             f"{title} signature",
-            expected="one by the TCB signing key over this very text",
-            found="one that does not verify",
+            expected="a valid one by the TCB signing key over this exact text",
+            found="an invalid one",
         )
     return found
 

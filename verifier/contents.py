@@ -1,29 +1,48 @@
-"""What a bundle says, once every signature in it was followed to the root; no quote is needed.
+"""What a bundle of collateral says, once every signature in it is checked up to the root.
 
-contents = Contents.authenticate(collateral, roots)
-contents.tcb_info.levels, contents.window(at).earliest_expiration
+    contents = Contents.authenticate(collateral, roots)          # of a bundle alone
+    contents = authenticate_contents(collateral, roots, *chain)  # for one platform's certificates
+
+Neither looks at a clock: whether all of it covers an instant is asked of `window`, each time anew.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import datetime
-from typing import Self
+from functools import lru_cache
 
 from verifier.anchors import TrustAnchors
+from verifier.appraisal import Appraisal
+from verifier.appraisal_log import AppraisalLog
 from verifier.certificate import PCK_CA, Certificate, authenticate_signer
-from verifier.collateral import Collateral, authenticate_qe_identity, authenticate_tcb_info
+from verifier.checks import QuoteCheck
+from verifier.collateral import (
+    Collateral,
+    authenticate_crl_issuer,
+    authenticate_qe_identity,
+    authenticate_tcb_info,
+)
 from verifier.crl import RevocationList, authenticate_crl
 from verifier.errors import CollateralRolledBack
+from verifier.kind import PlatformKind
 from verifier.qe import QeIdentity, QeIdentityMismatch
-from verifier.quote import Tee
 from verifier.tcb import TcbInfo
-from verifier.validity import CollateralWindow, Period, require_instant, rfc3339
+from verifier.text import instant_text
+from verifier.validity import CollateralWindow, Period, require_instant
+
+_CHECKS = (
+    QuoteCheck.ROOT_CRL,
+    QuoteCheck.PCK_CRL,
+    QuoteCheck.TCB_INFO,
+    QuoteCheck.QE_IDENTITY,
+)
+_SEAL = object()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Contents:
-    """The parts of one authentic bundle. Whether they cover an instant is asked of `window`."""
+    """The parts of one authentic bundle, no signer of which is revoked."""
 
     authority: Certificate  # of the platforms that this bundle is for
     tcb_info: TcbInfo
@@ -31,65 +50,59 @@ class Contents:
     root_crl: RevocationList
     pck_crl: RevocationList
     certificates: tuple[Certificate, ...]  # every one used
+    window: CollateralWindow
+    appraisal: Appraisal
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("Contents are made by authenticate_contents alone")
 
     @classmethod
-    def authenticate(cls, collateral: Collateral, roots: TrustAnchors) -> Self:
-        """Read a bundle and check that all of it descends from the root.
+    def authenticate(cls, collateral: Collateral, roots: TrustAnchors) -> Contents:
+        """Check a bundle by itself, with the PCK authority that its own CRL names.
 
-        Raises:
-            CertChainError, CollateralSignatureError, RevocationError: Something does not (4).
-            CollateralFormatError, CollateralMismatchError: Not the collateral of one technology.
-            TcbInfoVersionOutdated: TCB info of version 2 (5).
+        Raises: as `authenticate_contents`, and
+            QeIdentityMismatch: Its parts are of two technologies.
         """
-        tcb_info, tcb_chain = authenticate_tcb_info(collateral, roots)
-        qe_identity, qe_chain = authenticate_qe_identity(collateral, roots)
-        if qe_identity.tee is not tcb_info.tee:
+        chain = authenticate_signer(collateral.pck_crl_issuer_chain, PCK_CA, roots)
+        found = authenticate_contents(collateral, roots, chain.root, chain.signer, None)
+        info, identity = found.tcb_info, found.qe_identity
+        if identity.tee is not info.tee:
             raise QeIdentityMismatch(
-                "QE identity", expected=f"that for {tcb_info.tee}", found=f"for {qe_identity.tee}"
+                "QE identity", expected=f"one for {info.tee}", found=f"one for {identity.tee}"
             )
-        crl_chain = authenticate_signer(collateral.pck_crl_issuer_chain, PCK_CA, roots)
-        authority, root = crl_chain.signer, crl_chain.root
-        root_crl = authenticate_crl(collateral.root_ca_crl, root, "root CRL")
-        pck_crl = authenticate_crl(collateral.pck_crl, authority, "PCK CRL")
-        for signer in (root, authority, tcb_chain.signer, qe_chain.signer):
-            root_crl.require_not_revoked(signer)
-        used = (root, authority, *(c for s in (tcb_chain, qe_chain) for c in (s.root, s.signer)))
-        return cls(authority, tcb_info, qe_identity, root_crl, pck_crl, used)
+        return found
 
     @property
-    def subject(self) -> tuple[Tee, bytes, bytes]:
-        """The technology, the FMSPC and the authority's key: what this bundle is about."""
-        return self.tcb_info.tee, self.tcb_info.fmspc, self.authority.spki
+    def kind(self) -> PlatformKind:
+        """The kind of platform that this bundle is for."""
+        return PlatformKind.of(self.tcb_info.tee, self.tcb_info.fmspc, self.authority)
+
+    @property
+    def evaluation_data_number(self) -> int:
+        """The smaller one of TCB info's and QE identity's.
+
+        Intel's services hand out documents of different numbers at the same time (genuine pairs
+        19 and 17 exist), so a difference is no sign of tampering. A policy's floor on the smaller
+        number stops an attacker who pairs new with old.
+        """
+        return min(self.tcb_info.evaluation_data_number, self.qe_identity.evaluation_data_number)
 
     def periods(self) -> dict[str, Period]:
         """From when to when each dated part holds, by its name; certificates apart."""
-        info, identity = self.tcb_info, self.qe_identity
-        parts = (
-            Period.of_document("TCB info", info.issued, info.next_update),
-            Period.of_document("QE identity", identity.issued, identity.next_update),
-            Period.of_crl(self.root_crl),
-            Period.of_crl(self.pck_crl),
-        )
-        return {part.thing: part for part in parts}
+        return {period.thing: period for period in self.window.issued}
 
-    def window(self, at: datetime) -> CollateralWindow:
-        """The common window, if all of it covers `at`.
+    def require_current(self, at: datetime) -> None:
+        """All of it covers `at`.
 
         Raises:
             CollateralStaleError: The first part that does not (5).
         """
-        tcb_info, qe_identity, *crls = self.periods().values()
-        window = CollateralWindow.of(
-            tcb_info=tcb_info,
-            qe_identity=qe_identity,
-            crls=crls,
-            certificates=[Period.of_certificate(c) for c in self.certificates],
-        )
-        window.require(require_instant(at))
-        return window
+        self.window.require(require_instant(at))
 
     def require_not_older_than(self, kept: Contents) -> None:
-        """Nothing here was issued before its counterpart in the bundle that is at hand.
+        """Nothing here was issued before its counterpart in the bundle that is kept.
 
         Bundles of different kinds of platforms have no order.
 
@@ -98,13 +111,78 @@ class Contents:
         """
         # A cache cannot forge, but it can replay: an unexpired bundle of last month hides a
         # level, or a certificate, that was revoked since (T09).
-        if self.subject != kept.subject:
+        if self.kind != kept.kind:
             return
-        for name, period in self.periods().items():
-            before = kept.periods()[name].starts
-            if period.starts < before:
+        for now, before in zip(self.window.issued, kept.window.issued, strict=True):
+            if now.starts < before.starts:
                 raise CollateralRolledBack(
-                    name,
-                    expected=f"none issued before {rfc3339(before)}",
-                    found=f"one of {rfc3339(period.starts)}",
+                    now.thing,
+                    expected=f"one issued {instant_text(before.starts)} or later",
+                    found=f"one of {instant_text(now.starts)}",
                 )
+
+
+# Pure: the same bytes under the same root give the same answer. A certificate that is revoked later
+# stands in another list, which is another collateral; what has expired is seen by the caller.
+@lru_cache(maxsize=1024)
+def authenticate_contents(
+    collateral: Collateral,
+    roots: TrustAnchors,
+    root: Certificate,
+    authority: Certificate,
+    leaf: Certificate | None,
+) -> Contents:
+    """Check every part of a bundle up to the root, and that no certificate on the way is revoked.
+
+    Args:
+        collateral: The bundle.
+        roots: The root key that is trusted.
+        root, authority: Of a PCK chain that was authenticated, or of the PCK CRL's own chain.
+        leaf: The PCK certificate of a platform; None where a bundle is checked by itself.
+
+    Raises:
+        CertChainError, RevocationError, CollateralSignatureError: A link is broken (4).
+        CollateralFormatError, CollateralMismatchError, TcbInfoVersionOutdated: See the parsers.
+    """
+    log = AppraisalLog(_CHECKS)
+    with log.check(QuoteCheck.ROOT_CRL) as note:
+        root_crl = authenticate_crl(collateral.root_ca_crl, root, "root CRL")
+        root_crl.require_not_revoked(root)
+        root_crl.require_not_revoked(authority)
+        note(f"{len(root_crl.serials)} revoked")
+    with log.check(QuoteCheck.PCK_CRL) as note:
+        pck_crl = authenticate_crl(collateral.pck_crl, authority, "PCK CRL")
+        crl_issuer = authenticate_crl_issuer(collateral, authority, roots)
+        root_crl.require_not_revoked(crl_issuer.signer)
+        if leaf is not None:
+            pck_crl.require_not_revoked(leaf)
+        note(f"{len(pck_crl.serials)} revoked")
+    with log.check(QuoteCheck.TCB_INFO) as note:
+        tcb_info, tcb_signer = authenticate_tcb_info(collateral, roots)
+        root_crl.require_not_revoked(tcb_signer.signer)
+        note(f"FMSPC {tcb_info.fmspc.hex()}, evaluation {tcb_info.evaluation_data_number}")
+    with log.check(QuoteCheck.QE_IDENTITY) as note:
+        qe_identity, qe_signer = authenticate_qe_identity(collateral, roots)
+        root_crl.require_not_revoked(qe_signer.signer)
+        note(f"evaluation {qe_identity.evaluation_data_number}")
+    # The pinned root too: its own certificate ends one day.
+    used = [root, authority] if leaf is None else [root, authority, leaf]
+    used += [c for s in (crl_issuer, tcb_signer, qe_signer) for c in (s.root, s.signer)]
+    certificates = tuple(dict.fromkeys(used))
+    window = CollateralWindow.of(
+        tcb_info=Period.of_document("TCB info", tcb_info.issued, tcb_info.next_update),
+        qe_identity=Period.of_document("QE identity", qe_identity.issued, qe_identity.next_update),
+        crls=[Period.of_crl(crl) for crl in (root_crl, pck_crl)],
+        certificates=[Period.of_certificate(c) for c in certificates],
+    )
+    return Contents(
+        authority,
+        tcb_info,
+        qe_identity,
+        root_crl,
+        pck_crl,
+        certificates,
+        window,
+        log.close(),
+        _SEAL,
+    )

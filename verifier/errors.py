@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from verifier.appraisal import Appraisal
+from verifier.appraisal import Appraisal
 
 
 class Exit(IntEnum):
-    """What a command tells the shell. The meaning of each number never changes."""
+    """The exit status of a command. The meaning of each number never changes."""
 
     YES = 0
     BUG = 1
@@ -27,14 +26,14 @@ class Exit(IntEnum):
     UNUSABLE = 3  #      a local input: file, malformed bytes, key, passphrase, state, port
     NOT_GENUINE = 4  #   a cryptographic link is broken or revoked
     UNDECIDED = 5  #     could not look: collateral missing or outside its window
-    NOT_ADMITTED = 6  #  genuine, yet not what was agreed on
+    NOT_ADMITTED = 6  #  genuine, but not what was agreed on
     PEER = 7  #          the other side failed or refused
     INTERRUPTED = 130
-    BROKEN_PIPE = 141  # whoever read the answer has enough: 128 and SIGPIPE, as of any program
+    BROKEN_PIPE = 141  # the reader of stdout closed the pipe: 128 and SIGPIPE, as of any program
 
     @property
     def word(self) -> str:
-        """What people read: accepted, refused, undecided, unusable or failed."""
+        """For people: accepted, refused, undecided, unusable or failed."""
         return _WORDS.get(self, "failed")
 
     @property
@@ -181,7 +180,7 @@ class CollateralFetchError(RatlsError):
 
 
 class CollateralRollbackError(RatlsError):
-    """Genuine collateral, but older than what is at hand already."""
+    """Genuine collateral, but older than what is kept or noted."""
 
     exit_status = Exit.UNDECIDED
 
@@ -224,7 +223,7 @@ class CrlMissing(RevocationError):
     """There is no revocation list where one is needed. Absence never means `not revoked`."""
 
     code = "crl-missing"
-    exit_status = Exit.UNDECIDED  # nobody said that anything is forged: nobody could look
+    exit_status = Exit.UNDECIDED  # nothing is known to be forged: it could not be checked
     default_fix = "fetch the collateral again, with both revocation lists"
 
 

@@ -15,13 +15,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from verifier.collateral import Collateral
 from verifier.errors import ConfigError, RatlsError, placed
-from verifier.responses import MAX_ANSWER, MAX_FILES, read_folder
 
 MEBIBYTE = 1 << 20
 PIPE_SECONDS = 60.0  # for all that a pipe in the place of a file brings
@@ -37,8 +34,8 @@ def read_file(path: Path, *, cap: int = 16 * MEBIBYTE, seconds: float = PIPE_SEC
         seconds: How long a pipe may take for all of them.
 
     Raises:
-        FileUnreadable: Missing, not a file, not permitted, larger than `cap`, or a pipe that
-            nobody has filled in time.
+        FileUnreadable: Missing, not a file, not permitted, larger than `cap`, or a pipe that was
+            not filled in time.
     """
     with _opened(path) as handle:
         return _drained(handle, path, cap, seconds)
@@ -120,7 +117,7 @@ def _await_bytes(handle: int, path: Path, end: float) -> None:
     if not ready.poll(max(0.0, end - time.monotonic()) * 1000):
         raise FileUnreadable(
             str(path),
-            expected="bytes in time",
+            expected="its bytes in time",
             found="none",
             fix="start what writes into this pipe, or name a file",
         )
@@ -165,27 +162,6 @@ def parse_file(path: Path, parse: Callable[[bytes], T], *, cap: int = 16 * MEBIB
     content = read_file(path, cap=cap)
     with placed(str(path)):
         return parse(content)
-
-
-def read_collateral(path: Path) -> Collateral:
-    """A bundle file, or a folder of a service's answers as `verifier.responses` names them.
-
-    Raises:
-        FileUnreadable: Missing, not permitted, too large or too many.
-        CollateralFormatError, CertChainError, RevocationError: Neither of the two.
-    """
-    if not path.is_dir():
-        return parse_file(path, Collateral.parse)
-    try:
-        names = [file.name for file in islice(path.iterdir(), MAX_FILES + 1)]
-    except OSError as error:
-        raise FileUnreadable(
-            str(path), expected="a readable folder", found=error.strerror or type(error).__name__
-        ) from error
-    if len(names) > MAX_FILES:
-        raise FileUnreadable(str(path), expected=f"at most {MAX_FILES} answers", found="more files")
-    with placed(str(path)):
-        return read_folder({name: read_file(path / name, cap=MAX_ANSWER) for name in names})
 
 
 def make_folder(folder: Path) -> Path:
@@ -264,6 +240,9 @@ class LockHeld(ConfigError):
     code = "lock-held"
     default_fix = "wait for the other process, or end it, and try again"
 
+    def sentence(self) -> str:
+        return f"{self.thing} was not free {self.expected}: {self.found} holds it"
+
 
 class LocksMissing(ConfigError):
     """The file system has no locks, so two processes could write the same state at once."""
@@ -281,7 +260,7 @@ def _take(handle: int, path: Path, kind: int, wait: float) -> None:
             # Asked again and again: a wait inside the system knows no limit.
             if time.monotonic() >= end:
                 raise LockHeld(
-                    str(path), expected=f"a lock within {wait:.0f} s", found="another process"
+                    str(path), expected=f"within {wait:.0f} s", found="another process"
                 ) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -322,8 +301,8 @@ def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> 
     """Replace `path` as a whole and durably: a reader sees the old bytes or the new ones.
 
     Args:
-        mode: Of a file of our own, in whose place nothing else is kept. None: of a file that a
-            person named, which keeps its mode and owner, and stays where a link to it leads.
+        mode: Of a file in a folder of ours, which is replaced as it is. None: of a file that a
+            person named: it keeps its mode and owner, and a link to it stays a link.
 
     Raises:
         FileNotWritten: The folder is missing, full or not writable; the old file is untouched.
@@ -357,7 +336,7 @@ def rewrite(path: Path, change: Callable[[bytes | None], bytes], *, cap: int) ->
             except FileNotFoundError:
                 if _create(real, change(None)):
                     return
-                continue  # somebody made it meanwhile
+                continue  # another process made it meanwhile
         try:
             with _writing(path, "a writable place"):
                 if _rewrite_locked(path, real, handle, change, cap):
@@ -369,7 +348,7 @@ def rewrite(path: Path, change: Callable[[bytes | None], bytes], *, cap: int) ->
 def _rewrite_locked(
     path: Path, real: Path, handle: int, change: Callable[[bytes | None], bytes], cap: int
 ) -> bool:
-    """False where somebody replaced the file while we waited for it."""
+    """False where another process replaced the file while we waited for the lock."""
     _take(handle, path, fcntl.LOCK_EX, LOCK_SECONDS)
     found = os.fstat(handle)
     if not real.exists() or not os.path.samestat(found, os.stat(real)):

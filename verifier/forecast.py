@@ -1,12 +1,13 @@
 """On which date does a quote that passes today stop passing, why, and what can be done about it?
 
-    answer = forecast(raw, collateral, roots=TrustAnchors.intel(), at=now)
+    received = ReceivedQuote.of_file(raw)
+    answer = forecast(received, collateral, roots=TrustAnchors.intel(), at=now)
     answer.stops                  # first second at which this quote fails with this very bundle
     answer.stops_even_if_renewed  # the same, were collateral always fetched in time
     answer.reasons[0].fix
 
-Dates are those of everything that a verdict rests on. That a date ends it is not computed here:
-`verify_quote`, and whatever accepts the quote, are asked again at that second.
+Candidate dates come from the documents; whether one ends the verdict is found by running
+`verify_quote`, and what accepts the quote, at that second.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from verifier.errors import (
     RatlsError,
     placed,
 )
-from verifier.pck import PckChain, authenticate_pck_chain
-from verifier.quote import Quote, strip_file_padding
+from verifier.pck import PckChain
+from verifier.received import ReceivedQuote
 from verifier.tcb import TcbVerdict
-from verifier.validity import Period, require_instant, rfc3339
-from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
+from verifier.text import instant_text
+from verifier.validity import Period, require_instant
+from verifier.verify import QuoteCheck, VerifiedQuote, verify_received
 
 _SECOND, _DAY = timedelta(seconds=1), timedelta(days=1)
 FETCH = "fetch the collateral again"
@@ -73,7 +75,7 @@ class Reason:
     def as_json(self) -> dict[str, object]:
         return {
             "kind": str(self.kind),
-            "date": rfc3339(self.date),
+            "date": instant_text(self.date),
             "text": self.text,
             "serial": self.serial,
             "renewable": self.renewable,
@@ -93,7 +95,7 @@ def _no_limits(verified: VerifiedQuote, at: datetime) -> Iterable[Reason]:
 class Demand:
     """What is asked of a genuine quote, and which dates that adds.
 
-    `accept` raises unless the quote, verified at whatever instant, is good enough at this one.
+    `accept` raises unless the quote, verified at any instant, is good enough at this one.
     `limits` names the dates after this instant from which it may no longer be. Where a limit comes
     with newer collateral, its `renewable` says so.
     """
@@ -125,7 +127,7 @@ class Forecast:
     reasons: tuple[Reason, ...]  #    at least one; what comes first, first
     refusal: RatlsError  #            what is said at `stops`; of a quote that fails now, today
     exit_status: Exit  #              of the quote today
-    pck: PckChain | None = None  #    None where nothing of the quote was believed
+    pck: PckChain | None = None  #    None where nothing of the quote was verified
     tcb: TcbVerdict | None = None  #  as of today
     early: EarlyVerdict | None = None
 
@@ -170,10 +172,10 @@ class Forecast:
             "file": file,
             "verdict": self.verdict,
             "mode": mode.value,
-            "at": rfc3339(self.at),
-            "stops": rfc3339(self.stops),
+            "at": instant_text(self.at),
+            "stops": instant_text(self.stops),
             "days_left": (self.stops - self.at) // _DAY,
-            "stops_even_if_renewed": None if renewed is None else rfc3339(renewed),
+            "stops_even_if_renewed": None if renewed is None else instant_text(renewed),
             "reasons": [reason.as_json() for reason in self.reasons],
             "platform": _platform(self.pck),
             **_status(self.tcb),
@@ -183,30 +185,28 @@ class Forecast:
 
 
 def forecast(
-    raw: bytes,
+    received: ReceivedQuote,
     collateral: Collateral,
     *,
     roots: TrustAnchors,
     at: datetime,
     demand: Demand | None = None,
     early: Collateral | None = None,
-    newer_sgx: bool = False,
 ) -> Forecast:
     """Say when a quote stops passing, with this bundle and with any that could replace it.
 
-    Standard collateral says one day what early collateral says today, on a date that nobody
-    announces. A status under `early` that is not accepted therefore gets the first date on which
-    this bundle has to be fetched anew: until then the platform passes if nobody fetches, and a
-    fetch, today's included, may bring the new status. See `Forecast.status_within`.
+    Standard collateral says one day what early collateral says today; the date is not announced.
+    A status under `early` that is not accepted therefore gets the first date on which this bundle
+    has to be fetched again: until then the platform passes with this bundle, and any fetch, also
+    today, may bring the new status. See `Forecast.status_within`.
 
     Args:
-        raw: A quote, as in a file.
+        received: The quote, from `ReceivedQuote.of_file`.
         collateral: The bundle in use.
-        roots: The root key believed without proof.
+        roots: The root key that is trusted.
         at: From when on to look ahead, timezone-aware; counted in whole seconds.
         demand: What accepts a genuine quote. None: `accept` with its defaults.
         early: A bundle of Intel's early update for the same kind of platform.
-        newer_sgx: Also read SGX quotes of versions 4 and 5.
 
     Raises:
         EarlyCollateralUnfit: `early` is of other platforms, or behind `collateral` (3).
@@ -214,7 +214,7 @@ def forecast(
         ConfigError: The caller's own input is unusable; that is no verdict about the quote.
     """
     at = require_instant(at).replace(microsecond=0)
-    asked = _Question(strip_file_padding(raw), roots, demand or Demand(), newer_sgx)
+    asked = _Question(received, roots, demand or Demand())
     verified, refusal = asked.of(collateral, at)
     tcb = None if verified is None else verified.tcb
     if refusal is not None and verified is None and refusal.check != QuoteCheck.VALIDITY:
@@ -240,10 +240,9 @@ def forecast(
 class _Question:
     """One quote, of which the same is asked at several instants and under several bundles."""
 
-    raw: bytes
+    received: ReceivedQuote
     roots: TrustAnchors
     demand: Demand
-    newer_sgx: bool
 
     def of(
         self, collateral: Collateral, at: datetime
@@ -251,9 +250,7 @@ class _Question:
         """The quote if genuine, and why it does not pass, if it does not."""
         verified = None
         try:
-            verified = verify_quote(
-                self.raw, collateral, roots=self.roots, at=at, newer_sgx=self.newer_sgx
-            )
+            verified = verify_received(self.received, collateral, roots=self.roots, at=at)
             self.demand.accept(verified, at)
         except ConfigError:
             raise
@@ -263,8 +260,7 @@ class _Question:
 
     def ends(self, collateral: Collateral) -> tuple[PckChain, list[Reason]]:
         """Everything dated that a verdict on this quote rests on; all of it is authentic."""
-        quote = Quote.parse(self.raw, newer_sgx=self.newer_sgx)
-        pck = authenticate_pck_chain(quote.auth.require_pck_chain(), self.roots)
+        pck = self.received.pck(self.roots)
         contents = Contents.authenticate(collateral, self.roots)
         found = [
             Reason(kind, date, f"{period.thing} ends", FETCH, renewable=True)
@@ -295,7 +291,7 @@ class _Question:
     def first_refused(
         self, reasons: tuple[Reason, ...], collateral: Collateral
     ) -> tuple[tuple[Reason, ...], RatlsError]:
-        """The reasons from the first on at whose date the verifier really refuses."""
+        """The reasons from the first one on at which the verifier really refuses; that refusal."""
         for i, reason in enumerate(reasons):
             _, refusal = self.of(collateral, reason.date)
             if refusal is not None:
@@ -354,7 +350,7 @@ def _now(refusal: RatlsError, at: datetime) -> Reason:
 
 
 class EarlyCollateralUnfit(ConfigError):
-    """Early collateral that cannot say what the standard collateral at hand will say one day."""
+    """Early collateral that does not announce what the standard collateral given will say."""
 
     code = "early-collateral-unfit"
     default_fix = "fetch both for the same platform, the early one with Intel's update `early`"
@@ -362,11 +358,7 @@ class EarlyCollateralUnfit(ConfigError):
 
 def _require_early_of(early: Contents, standard: Contents) -> None:
     """Raises: EarlyCollateralUnfit: For other platforms, or older than what it should precede."""
-    wanted, found = (
-        f"{c.tcb_info.tee} FMSPC {c.tcb_info.fmspc.hex()}, PCE {c.tcb_info.pce_id.hex()}, "
-        f"{c.authority.common_name}"
-        for c in (standard, early)
-    )
+    wanted, found = (f"{c.kind}, PCE {c.tcb_info.pce_id.hex()}" for c in (standard, early))
     if wanted != found:
         raise EarlyCollateralUnfit("TCB info", expected=f"for {wanted}", found=f"for {found}")
     # The two files in each other's place would announce good news: yesterday's status.

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 T = TypeVar("T")
 
 
-class Laid(Protocol):
+class HasRaw(Protocol):
     """Something that holds its bytes."""
 
     @property
@@ -31,8 +31,8 @@ class Octets:
     def __init__(self, at: int, size: int) -> None:
         self._part = slice(at, at + size)
 
-    def __get__(self, laid: Laid, owner: object = None) -> bytes:
-        return laid.raw[self._part]
+    def __get__(self, holder: HasRaw, owner: object = None) -> bytes:
+        return holder.raw[self._part]
 
 
 class Integer:
@@ -43,8 +43,8 @@ class Integer:
     def __init__(self, at: int, size: int) -> None:
         self._part = slice(at, at + size)
 
-    def __get__(self, laid: Laid, owner: object = None) -> int:
-        return int.from_bytes(laid.raw[self._part], "little")
+    def __get__(self, holder: HasRaw, owner: object = None) -> int:
+        return int.from_bytes(holder.raw[self._part], "little")
 
 
 class Typed(Generic[T]):
@@ -55,5 +55,5 @@ class Typed(Generic[T]):
     def __init__(self, at: int, size: int, kind: Callable[[bytes], T]) -> None:
         self._part, self._kind = slice(at, at + size), kind
 
-    def __get__(self, laid: Laid, owner: object = None) -> T:
-        return self._kind(laid.raw[self._part])
+    def __get__(self, holder: HasRaw, owner: object = None) -> T:
+        return self._kind(holder.raw[self._part])

@@ -1,11 +1,11 @@
-"""Production or simulation: the two of the three locks that commands hold in their hands.
+"""Production or simulation. A simulated root needs three permissions; two of them are given here.
 
-A simulated root is believed only if the `ratls-simulation` distribution is installed, the
-policy that all parties signed names that root, and the command says `--allow-simulation`.
-This module asks for the first and the third. Nothing here reads the environment.
+1. The `ratls-simulation` distribution is installed.
+2. The policy that all parties signed names the simulated root.
+3. The command was given `--allow-simulation`.
 
-What a distribution contributes through entry points is loaded only if it is one of ours, by name,
-and anchors are made here: no other code says what a simulated root is worth.
+This module checks the first and the third. Nothing here reads the environment. An entry point is
+loaded only if it comes from one of our own distributions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _GROUP = "ratls.simulation"
 _SIMULATION = "ratls-simulation"
 _OURS = frozenset({"ratls", _SIMULATION})
-_SIMULATED = re.compile(r"simulation:sha256:[0-9a-f]{64}", re.ASCII)
 
 
 class SimulationLock(Protocol):
@@ -35,7 +34,7 @@ class SimulationLock(Protocol):
 
 
 class ForeignEntryPoint(ConfigError):
-    """A distribution that is none of ours adds a command, or poses as the simulation."""
+    """A foreign distribution adds a command, or claims to be the simulation."""
 
     code = "foreign-entry-point"
     default_fix = "uninstall that distribution, or give ratls an environment of its own"
@@ -54,7 +53,7 @@ def own_entry_points(group: str, ours: frozenset[str] = _OURS) -> list[EntryPoin
         if _distribution(entry) not in ours:
             raise ForeignEntryPoint(
                 f"entry point {group}: {entry.name}",
-                expected=f"one of {', '.join(sorted(ours))}",
+                expected=f"it in {' or '.join(sorted(ours))}",
                 found=ascii(_distribution(entry)),
             )
     return found
@@ -67,7 +66,7 @@ def _distribution(entry: EntryPoint) -> str:
 
 
 def simulation_installed() -> bool:
-    """Is the distribution there? What others contribute under its group opens nothing."""
+    """Is the distribution installed? Entry points of others in its group do not count."""
     return any(_distribution(entry) == _SIMULATION for entry in entry_points(group=_GROUP))
 
 
@@ -104,15 +103,8 @@ def known_roots() -> frozenset[str]:
     return frozenset({"intel", "simulation"} if simulation_installed() else {"intel"})
 
 
-class RootMalformed(ConfigError):
-    """A root of trust is named in no known form."""
-
-    code = "root-malformed"
-    default_fix = "use intel, or what `ratls simulation new` printed"
-
-
 class SimulationNotAllowed(ModeMismatchError):
-    """A simulated root is asked for, and the command was not told to allow it."""
+    """A simulated root is named, and the command was not given `--allow-simulation`."""
 
     code = "simulation-not-allowed"
     default_fix = "add --allow-simulation if a simulation is what you want"
@@ -123,23 +115,18 @@ def anchors_for(root: str, *, allow_simulation: bool) -> TrustAnchors:
 
     Raises:
         RootMalformed: Neither form.
-        SimulationNotAllowed: The third lock is closed.
-        SimulationNotInstalled: The first lock is closed.
+        SimulationNotAllowed: The command did not allow it.
+        SimulationNotInstalled: The distribution is not installed.
         ForeignEntryPoint: Another distribution wants to be the simulation.
     """
-    from verifier.anchors import Mode, TrustAnchors
+    from verifier.anchors import Mode, RootName
 
-    if root == "intel":
-        return TrustAnchors.intel()
-    if not _SIMULATED.fullmatch(root):
-        raise RootMalformed(
-            "root of trust", expected="intel or simulation:sha256:<64 hex>", found=ascii(root)[:120]
-        )
-    if not allow_simulation:
-        raise SimulationNotAllowed("root of trust", expected="intel", found=root)
-    _lock()
-    key = bytes.fromhex(root.removeprefix("simulation:sha256:"))
-    return TrustAnchors(Mode.SIMULATION, key, root)
+    name = RootName.parse(root)
+    if name.mode is Mode.SIMULATION:
+        if not allow_simulation:
+            raise SimulationNotAllowed("root of trust", expected="intel", found=root)
+        _lock()
+    return name.anchors
 
 
 def with_simulation_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,10 +1,10 @@
 """The process's standard streams. Output that cannot be written is a refusal or a count.
 
-    settle_streams()                          # first thing in a command
+    prepare_streams()                          # first thing in a command
     Lines(sys.stderr).put(lambda lost: "…")   # never raises, waits for no reader
 
-An answer that nobody gets is a refusal. A report of what has happened must never end what it
-reports on: it is dropped, counted, and the next line that can be written says how many were.
+An answer that cannot be written is a refusal. A report of what has happened must never stop the
+work: it is dropped and counted, and the next line that can be written says how many were dropped.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from verifier.errors import ConfigError, Exit
 READER_SECONDS = 0.2  # for a reader that is slow; one that was too slow gets none until it reads
 
 
-def settle_streams() -> None:
+def prepare_streams() -> None:
     """Make the three standard streams what this project needs. A second call changes nothing.
 
     Characters that an output cannot encode are escaped; what stdout does not take is a refusal;
-    what stderr does not take is dropped. A stream that somebody replaced is left alone.
+    what stderr does not take is dropped. A stream that was replaced is left alone.
     """
     if sys.stdin is None:
         sys.stdin = open(_occupied(0), closefd=False)  # noqa: SIM115 - as long as the process
@@ -41,7 +41,7 @@ def _occupied(number: int) -> int:
     """A handle that reads nothing and takes nothing, in the place of a stream that is closed.
 
     The next file opened would have its number: a library's complaint would be written into the
-    journal. Where another file has it already, that is none of the standard streams.
+    journal. Where another file has the number already, that file is not a standard stream.
     """
     handle = os.open(os.devnull, os.O_RDONLY)
     if handle == number:
@@ -94,11 +94,14 @@ class _Descriptor(io.RawIOBase):
 
 
 class OutputReaderGone(ConfigError):
-    """Whoever read the answer has closed the pipe, as `head` does."""
+    """The reader of the answer has closed the pipe, as `head` does."""
 
     code = "output-reader-gone"
     exit_status = Exit.BROKEN_PIPE
     default_fix = "read the whole output; what was done before stands"
+
+    def sentence(self) -> str:
+        return f"the reader of {self.thing} closed it"
 
 
 class OutputNotWritten(ConfigError):
@@ -106,6 +109,9 @@ class OutputNotWritten(ConfigError):
 
     code = "output-not-written"
     default_fix = "make room, or send the output elsewhere; what was done before stands"
+
+    def sentence(self) -> str:
+        return f"the answer could not be written to {self.thing}: {self.found}"
 
 
 def _refuse(error: OSError) -> None:

@@ -141,7 +141,7 @@ _FORMS = (set(range(1, 6)), set(range(1, 8)))  # of the Processor CA, of the Pla
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PckChain:
-    """A PCK chain whose links hold up to the pinned root. Validity in time is judged later."""
+    """A PCK chain that is checked up to the pinned root. Validity in time is judged later."""
 
     leaf: Certificate
     authority: Certificate
@@ -158,7 +158,7 @@ def authenticate_pck_chain(pem: bytes, roots: TrustAnchors) -> PckChain:
         CertChainError: The leaf that says which link does not hold.
     """
     leaf, authority, root = read_chain(pem, 3, "PCK chain")
-    # Old platforms wrote the root before the authority. Nothing hangs on it: each must hold its
+    # Old platforms wrote the root before the authority. That is harmless: each is checked for its
     # own place below. The leaf is always first.
     if authority.common_name in ROOT.common_names:
         authority, root = root, authority
@@ -175,7 +175,7 @@ def authenticate_pck_chain(pem: bytes, roots: TrustAnchors) -> PckChain:
         raise PckExtensionMalformed(
             "SGX extension of the PCK certificate",
             expected=f"the form that {authority.common_name} issues",
-            found="the other one",
+            found="the form of Intel's other authority",
         )
     summary = f"PCK {leaf.serial_hex}, {authority.common_name}, {roots.name}"
     return PckChain(leaf, authority, root, extension, summary)

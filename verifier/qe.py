@@ -1,7 +1,7 @@
-"""The quoting enclave: is it Intel's, how current is it, and which key does it vouch for.
+"""The quoting enclave: is it Intel's, how current is it, and which key does it attest?
 
-Without the identity check any report that a genuine machine signs could vouch for a key: the
-critical hole of another verifier (CVE-2026-22696), which checked every signature but not this.
+Without the identity check any enclave on a genuine machine could attest a key: the critical hole of
+another verifier (CVE-2026-22696), which checked every signature but not this.
 Source: Intel's PCS API v4, `/sgx/certification/v4/qe/identity`; docs/dcap.md 3.5 and 4.7.
 """
 
@@ -40,25 +40,25 @@ def verify_qe_report_signature(auth: EcdsaAuthData, pck_key: ec.EllipticCurvePub
     """
     if not ecdsa.signed_raw(pck_key, auth.qe_report_signature, auth.qe_report.raw):
         raise QeReportSignatureInvalid(
-            "QE report signature", expected="one by the PCK key", found="one that does not verify"
+            "QE report signature", expected="a valid one by the PCK key", found="an invalid one"
         )
 
 
 class AttestationKeyUnbound(QuoteSignatureError):
-    """The quoting enclave vouched for another key than the one that signed the quote."""
+    """The quoting enclave attests another key than the one that signed the quote."""
 
     code = "attestation-key-unbound"
     default_fix = "do not use it: the quote is forged or damaged"
 
 
 def verify_attestation_key_binding(auth: EcdsaAuthData) -> None:
-    """The quoting enclave vouches for the key that signed the quote.
+    """The quoting enclave attests the key that signed the quote.
 
     Its 64-byte report_data is SHA-256(attestation_key || qe_auth_data), then 32 zero bytes
     (ECDSA Quote Library API, appendix A.4).
 
     Raises:
-        AttestationKeyUnbound: It vouches for something else.
+        AttestationKeyUnbound: It attests something else.
     """
     # Without this link anyone could sign a report of their own and attach a genuine QE report.
     expected = sha256(auth.attestation_key + auth.qe_auth_data).digest() + bytes(32)
@@ -87,13 +87,13 @@ def verify_quote_signature(quote: Quote) -> None:
         key = ecdsa.public_key(quote.auth.attestation_key)
     except ValueError as error:
         raise QuoteSignatureInvalid(
-            "attestation key", expected="a point of P-256", found="none"
+            "attestation key", expected="a point of P-256", found="other bytes"
         ) from error
     if not ecdsa.signed_raw(key, quote.auth.signature, quote.signed):
         raise QuoteSignatureInvalid(
             "quote signature",
-            expected="one by the attestation key",
-            found="one that does not verify",
+            expected="a valid one by the attestation key",
+            found="an invalid one",
         )
 
 
@@ -117,7 +117,7 @@ class QeIdentityMismatch(CollateralMismatchError):
 
 
 class QeNotIntels(QeIdentityError):
-    """The enclave that vouches for the attestation key is not Intel's quoting enclave."""
+    """The enclave that attests the attestation key is not Intel's quoting enclave."""
 
     code = "qe-not-intels"
     default_fix = "do not use it: any enclave on a genuine machine could have made this quote"
@@ -137,7 +137,7 @@ class QeIdentity:
     There is one for enclaves and one for trust domains.
     """
 
-    tee: Tee  #              whose quotes the enclave described makes
+    tee: Tee  #              the technology of the quotes that the enclave makes
     issued: datetime
     next_update: datetime
     evaluation_data_number: int
@@ -147,7 +147,7 @@ class QeIdentity:
     attributes_mask: int
     mr_signer: bytes  #      32
     isv_prod_id: int
-    levels: tuple[SvnLevel, ...]  #  highest first, whatever the order on the wire
+    levels: tuple[SvnLevel, ...]  #  highest first, in any order on the wire
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -184,11 +184,11 @@ class QeIdentity:
         )
 
     def require_described(self, report: EnclaveReport, tee: Tee) -> None:
-        """This report is of the enclave described here, whose code (MRENCLAVE) may change.
+        """This report is of the enclave described here; its code (MRENCLAVE) may change.
 
         Args:
             report: The quoting enclave's.
-            tee: Whose quote it vouches for.
+            tee: The technology of the quote.
 
         Raises:
             QeIdentityMismatch: The identity is of the other technology's quoting enclave.
@@ -196,14 +196,14 @@ class QeIdentity:
         """
         if self.tee is not tee:
             raise QeIdentityMismatch(
-                "QE identity", expected=f"that for {tee}", found=f"that for {self.tee}"
+                "QE identity", expected=f"one for {tee}", found=f"one for {self.tee}"
             )
         for field, expected, found in (
             ("MRSIGNER", self.mr_signer, report.mr_signer.value),
             ("ISVPRODID", self.isv_prod_id, report.isv_prod_id),
             ("MISCSELECT", self.misc_select, report.misc_select & self.misc_select_mask),
             ("ATTRIBUTES", self.attributes, report.attributes & self.attributes_mask),
-            # Whatever the mask says: the host reads a debug enclave's keys.
+            # Outside the mask too: the host reads a debug enclave's keys.
             ("DEBUG", 0, report.flags & DEBUG),
         ):
             if expected != found:

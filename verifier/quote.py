@@ -1,4 +1,4 @@
-"""A quote: its bytes become a frozen value or a refusal. Nothing is believed here.
+"""A quote: its bytes become a frozen value or a refusal. Nothing is verified here.
 
     quote = Quote.parse(raw)
     quote.report.mr_enclave  # of SGX; a claim until `verifier.verify_quote` has passed
@@ -93,7 +93,7 @@ class MrEnclave(_Measurement):
 
 
 class MrSigner(_Measurement):
-    """SHA-256 of the modulus of the key that signed the enclave: whose it is. Not the code."""
+    """SHA-256 of the modulus of the key that signed the enclave: who made it. Not the code."""
 
     __slots__ = ()
 
@@ -150,7 +150,7 @@ class QuoteHeader:
 
 
 def _newer_sgx(version: int) -> QuoteUnsupported:
-    # Well-formed and rare: nobody needs them, so nobody's parser is exposed to them unasked.
+    # Well-formed but rare, so off unless requested.
     return QuoteUnsupported(
         "SGX quote", expected="version 3", found=f"version {version}, which needs to be asked for"
     )
@@ -271,7 +271,7 @@ class EcdsaAuthData:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """An ECDSA quote. Parsed, not yet believed."""
+    """An ECDSA quote. Parsed, not verified."""
 
     header: QuoteHeader
     report: EnclaveReport | TdReport  # of the enclave, or of the trust domain

@@ -1,7 +1,10 @@
-"""One quote judged, to be written down for programs (a fixed JSON object) or for people.
+"""One quote judged, and the answer written for programs or for people.
 
-report = report_quote(raw, collateral, file="q.bin", roots=TrustAnchors.intel(), at=now)
-report.machine["verdict"], report.exit_status
+    received = ReceivedQuote.of_file(raw)
+    report = report_quote(received, collateral, file="q.bin", roots=TrustAnchors.intel(), at=now)
+    report.machine["verdict"], report.exit_status
+
+The members of the JSON object are fixed: other programs rely on them.
 """
 
 from __future__ import annotations
@@ -15,12 +18,12 @@ from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
 from verifier.collateral import Collateral
 from verifier.errors import ConfigError, Exit, RatlsError
-from verifier.quote import EnclaveReport, Quote, strip_file_padding
+from verifier.quote import EnclaveReport, Quote
+from verifier.received import ReceivedQuote
 from verifier.tcb import TcbStatus, TcbVerdict
 from verifier.td import TdReport
-from verifier.text import printable
-from verifier.validity import rfc3339
-from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
+from verifier.text import instant_text, printable
+from verifier.verify import QuoteCheck, VerifiedQuote, verify_received
 
 _WORDS = {
     Outcome.PASSED: "passed     ",
@@ -35,8 +38,8 @@ class QuoteReport:
 
     file: str
     mode: Mode
-    quote: Quote | None  #              as any reader sees it, believed or not
-    verified: VerifiedQuote | None  #   the same, believed
+    quote: Quote | None  #              as parsed, verified or not; None where it cannot be parsed
+    verified: VerifiedQuote | None  #   the same, verified
     appraisal: Appraisal
     refusal: RatlsError | None
 
@@ -80,7 +83,7 @@ class QuoteReport:
             lines.append(f"  {_WORDS[record.outcome]}  {record.check:<20}{record.detail}".rstrip())
         refusal = self.refusal
         if self.verified is not None:
-            lines += [f"  {line}" for line in _believed(self.verified, accepted=refusal is None)]
+            lines += [f"  {line}" for line in _verified(self.verified, accepted=refusal is None)]
         if refusal is not None:
             lines.append(f"  {self.exit_status.word} [{refusal.code}] {refusal}")
             if refusal.fix:
@@ -89,35 +92,32 @@ class QuoteReport:
 
 
 def report_quote(
-    raw: bytes,
+    received: ReceivedQuote,
     collateral: Collateral,
     *,
     file: str,
     roots: TrustAnchors,
     at: datetime,
     acceptance: Callable[[VerifiedQuote], Appraisal] = accept,
-    newer_sgx: bool = False,
 ) -> QuoteReport:
     """Judge the quote in one file and say everything that is known about it.
 
     Args:
-        raw: The file's bytes; the zero bytes with which drivers pad it are dropped.
+        received: The quote, from `ReceivedQuote.of_file`.
         collateral: The bundle to judge with.
         file: The file's name, for the answer only.
-        roots: The root key believed without proof.
+        roots: The root key that is trusted.
         at: Moment of judgement, timezone-aware.
         acceptance: Raises unless a genuine quote is good enough; its appraisal includes the
             quote's. `functools.partial(accept, statuses=…)`, or a policy's admission.
-        newer_sgx: Also read SGX quotes of versions 4 and 5.
 
     Raises:
         ConfigError: The caller's own input is unusable; that is no verdict about the quote.
     """
     verified, refusal = None, None
     appraisal = Appraisal()
-    raw = strip_file_padding(raw)
     try:
-        verified = verify_quote(raw, collateral, roots=roots, at=at, newer_sgx=newer_sgx)
+        verified = verify_received(received, collateral, roots=roots, at=at)
         appraisal = acceptance(verified)
     except ConfigError:
         raise
@@ -128,12 +128,12 @@ def report_quote(
     elif appraisal.stopped_at == QuoteCheck.QUOTE_FORMAT:
         quote = None
     else:
-        quote = Quote.parse(raw, newer_sgx=newer_sgx)
+        quote = received.quote
     return QuoteReport(file, roots.mode, quote, verified, appraisal, refusal)
 
 
 def _facts(verified: VerifiedQuote | None) -> dict[str, object]:
-    """What the quote says. Only a believed quote is quoted; what is not known is null."""
+    """What the quote says. Null where it was not verified."""
     if verified is None:
         unknown = ("tcb_status", "tcb_date", "tcb_evaluation_data_number")
         return {
@@ -146,12 +146,12 @@ def _facts(verified: VerifiedQuote | None) -> dict[str, object]:
     platform = verified.platform
     return {
         "tcb_status": verified.tcb.status.value,
-        "tcb_date": rfc3339(verified.tcb.date),
+        "tcb_date": instant_text(verified.tcb.date),
         "tcb_evaluation_data_number": verified.tcb.evaluation_data_number,
         "advisory_ids": list(verified.tcb.advisory_ids),
         "collateral": {
-            "earliest_issue": rfc3339(verified.window.earliest_issue),
-            "earliest_expiration": rfc3339(verified.window.earliest_expiration),
+            "earliest_issue": instant_text(verified.window.earliest_issue),
+            "earliest_expiration": instant_text(verified.window.earliest_expiration),
         },
         "measurement": measurement(verified.quote.report),
         "platform": {
@@ -208,7 +208,7 @@ def measurement(report: EnclaveReport | TdReport) -> dict[str, object]:
     }
 
 
-def _believed(verified: VerifiedQuote, *, accepted: bool) -> list[str]:
+def _verified(verified: VerifiedQuote, *, accepted: bool) -> list[str]:
     platform = verified.platform
     return [
         *_measured(verified.quote.report),
@@ -233,7 +233,7 @@ def _measured(report: EnclaveReport | TdReport) -> list[str]:
 def explain_tcb(tcb: TcbVerdict, *, accepted: bool) -> list[str]:
     """The TCB status in words: what is behind, since when, and what accepting it would take."""
     lines = [
-        f"TCB        {tcb.status} as of {rfc3339(tcb.date)}: platform {tcb.platform_status}, "
+        f"TCB        {tcb.status} as of {instant_text(tcb.date)}: platform {tcb.platform_status}, "
         f"quoting enclave {tcb.qe_status}"
         + (f", TDX module {tcb.module_status}" if tcb.module_status else "")
         + f"; evaluation {tcb.evaluation_data_number}"

@@ -88,7 +88,7 @@ class Answer:
         The text is cut out as it came: written anew from what was parsed, it might differ.
 
         Raises:
-            CollateralMalformed: Another form; a third member too, which nobody would have signed.
+            CollateralMalformed: Another form; a third member too, for it is not signed.
         """
         with placed(self.source):
             try:
@@ -113,7 +113,7 @@ _SIGNED = r'\s*\{\s*"%s"\s*:\s*(\{.*\})\s*,\s*"signature"\s*:\s*"([0-9A-Fa-f]{12
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All that a verifier asks for about one platform. Nobody has verified it yet."""
+    """All that a verifier needs about one platform. Not verified."""
 
     root_crl: Answer
     pck_crl: Answer
@@ -223,7 +223,9 @@ def _sorted_out(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
         part = _NAMES.get(re.sub("[-_]", "", match[1]).lower()) if match else None
         if match is None or part is None:
             raise ResponseFileUnexpected(
-                ascii(name)[:80], expected=f"one of {', '.join(_PROPER.values())}", found="another"
+                ascii(name)[:80],
+                expected=f"one of {', '.join(_PROPER.values())}",
+                found="another name",
             )
         kind = headers if match[3] else bodies
         if part in kind:

@@ -1,4 +1,4 @@
-"""What every command shares: answers on stdout, talk on stderr, the verdict in the exit status.
+"""What every command shares: answers on stdout, remarks on stderr, the verdict as exit status.
 
     with refusals_as_exit_status(json_output) as shell:
         shell.say("reading …")             # stderr, for people
@@ -25,7 +25,7 @@ from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
 from verifier.errors import ConfigError, Exit, InstantMalformed, RatlsError
 from verifier.modes import anchors_for
-from verifier.output import Lines, OutputReaderGone, settle_streams
+from verifier.output import Lines, OutputReaderGone, prepare_streams
 from verifier.text import instant_fault, printable
 
 # TOML's form, with seconds and without their fractions.
@@ -52,16 +52,16 @@ class Shell:
         self._lines = Lines(sys.stdout)
 
     def say(self, text: str) -> None:
-        """Talk for people, on stderr. `text` is shown as it is, without markup."""
+        """A remark for people, on stderr. `text` is shown as it is, without markup."""
         if not self.json_output:
             self.err.print(escape(text))
 
     def warn_simulation(self) -> None:
-        """Every command that believes a simulated root says so, in colour."""
+        """Every command that trusts a simulated root says so, in colour."""
         self.err.print("[bold black on yellow] SIMULATION [/] no hardware protects anything here")
 
     def anchors(self, root: str, *, allow_simulation: bool) -> TrustAnchors:
-        """The anchors of a root, which this command believes; says so where it is simulated.
+        """The anchors of a root that this command trusts; says so where it is simulated.
 
         Raises: as `verifier.modes.anchors_for`.
         """
@@ -121,9 +121,9 @@ class Shell:
 def refusals_as_exit_status(json_output: bool = False) -> Iterator[Shell]:
     """Run a command's body; a refusal is shown and becomes the exit status of its class.
 
-    So does what the operating system refuses and no module has translated: it is no bug of ours.
+    So does an error of the operating system that no module has translated: it is not a bug.
     """
-    settle_streams()
+    prepare_streams()
     shell = Shell(json_output=json_output)
     try:
         yield shell
@@ -150,6 +150,9 @@ class SystemRefused(ConfigError):
     code = "system-refused"
     default_fix = "look at limits (ulimit -a), free space and permissions, then try again"
 
+    def sentence(self) -> str:
+        return f"{self.thing}: the operating system refused what the command needs: {self.found}"
+
 
 def _system_refused(error: OSError | MemoryError) -> SystemRefused:
     name = getattr(error, "filename", None)
@@ -158,14 +161,19 @@ def _system_refused(error: OSError | MemoryError) -> SystemRefused:
     return SystemRefused(thing, expected="what the command needs", found=why)
 
 
+def now() -> datetime:
+    """The clock of this machine, in UTC."""
+    return datetime.now(UTC)
+
+
 def parse_instant(text: str | None) -> datetime:
-    """`--at`: RFC 3339 with seconds and an offset, or seconds since 1970; None means now.
+    """`--at`: RFC 3339 with seconds and an offset, or seconds since 1970; now where it is absent.
 
     Raises:
         InstantMalformed: Neither form, not a date, or one that `instant_fault` finds fault with.
     """
     if text is None:
-        return datetime.now(UTC)
+        return now()
     found: datetime | None = None
     with suppress(ValueError, OverflowError):
         if _UNIX.fullmatch(text):

@@ -33,8 +33,8 @@ _CONFIGURATION = {
     TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
 }
 _OUT_OF_DATE = {TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED}
-# A platform's status, and what it becomes beside a component that is out of date. That a domain
-# should be launched anew is no document's word.
+# A platform's status, and what it becomes beside a component that is out of date.
+# `TDRelaunchAdvised` appears in no document; `relaunch` derives it.
 _WITH_OUTDATED_COMPONENT = {
     TcbStatus.UP_TO_DATE: TcbStatus.OUT_OF_DATE,
     TcbStatus.SW_HARDENING_NEEDED: TcbStatus.OUT_OF_DATE,
@@ -81,7 +81,7 @@ def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
     An update beneath a running domain helps only once the domain is launched anew.
     """
     if launch not in _OUT_OF_DATE:
-        # What was good at the launch does not outlive what runs now.
+        # A good launch does not mend what runs now.
         return TcbStatus.REVOKED if current is TcbStatus.REVOKED else launch
     if current in _OUT_OF_DATE or current is TcbStatus.REVOKED:
         return launch
@@ -129,7 +129,7 @@ class SvnLevel:
 
     @classmethod
     def _ranked(cls, wire: list[Self], where: str) -> tuple[Self, ...]:
-        """Highest first, whatever the order on the wire."""
+        """Highest first; on the wire they may be in any order."""
         levels = {level.isv_svn: level for level in wire}
         if len(levels) != len(wire):
             # Which of two equal levels counts would depend on the order on the wire.

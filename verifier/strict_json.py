@@ -44,7 +44,8 @@ def read_object(text: str) -> dict[str, Any]:
 def read_flat_object(text: str) -> dict[str, Any]:
     """The one object that fills `text`, of which the caller takes nothing but strings.
 
-    So nobody looks at what is nested in it, however deep. Faster where `text` is full of escapes.
+    Nested values are never looked at, so their depth does not matter. Faster where `text` is full
+    of escapes.
 
     Raises:
         JsonError: None does; a member stands there twice; a number is no integer, or is -0.
@@ -97,7 +98,7 @@ def _marks(text: str) -> bytes:
         # Escaped backslashes first: the quote behind two of them is none that is escaped.
         text = text.replace(r"\\", "").replace(r"\"", "")
     marks = text.encode("utf-8", "surrogatepass").translate(None, _NO_MARKS)
-    # Two quotes side by side: whatever is outside stays so without them, and most strings go.
+    # Most strings are now two quotes side by side; without them, what is outside stays outside.
     return b"".join(marks.replace(b'""', b"").split(b'"')[::2])
 
 

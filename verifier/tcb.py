@@ -53,7 +53,7 @@ class TcbLevel(NamedTuple):
 
     @property
     def order(self) -> tuple[object, ...]:
-        """What levels are sorted by, and told apart by."""
+        """What levels are sorted and distinguished by."""
         return self.components, self.pce_svn, self.tdx_components
 
     def reached_by(self, tcb: PlatformTcb, tee_tcb_svn: bytes | None = None) -> bool:
@@ -78,7 +78,7 @@ Label: TypeAlias = tuple[str, str]  # category and type of a component; either m
 
 
 def _read_levels(table: Table, tee: Tee) -> tuple[tuple[TcbLevel, ...], tuple[Label, ...]]:
-    """The levels, highest first, whatever their order on the wire; what each component is."""
+    """The levels, highest first, in any order on the wire; what each component is."""
     tcbs = table.table("tcb")
     # Exactly 16: a shorter list once let every platform pass (GHSA-6q6c-vvf9-fj3w).
     components = tcbs.joined("sgxtcbcomponents", count=COMPONENTS)
@@ -98,7 +98,7 @@ def _read_levels(table: Table, tee: Tee) -> tuple[tuple[TcbLevel, ...], tuple[La
     if len(levels) != len(table.rows):
         # Which of two equal levels counts would depend on the order on the wire.
         raise CollateralMalformed(table.where, expected="distinct levels", found="equal ones")
-    first = components.head(COMPONENTS)  # what one level says of them, all say
+    first = components.head(COMPONENTS)  # the same in every level, so the first will do
     labels = zip(first.optional_texts("category"), first.optional_texts("type"), strict=True)
     return tuple(levels[order] for order in sorted(levels, reverse=True)), tuple(labels)
 
@@ -110,7 +110,7 @@ def _svns(components: Table) -> list[tuple[int, ...]]:
 
 
 def _first_compared(tee_tcb_svn: bytes) -> int:
-    # The first two name the TDX module, whose own identity judges it from version 1 on.
+    # The first two are the TDX module's; from version 1 on its own identity judges it.
     return 2 if tee_tcb_svn[1] else 0
 
 
@@ -133,6 +133,9 @@ class TcbLevelUnmatched(CollateralMismatchError):
 
     code = "tcb-level-unmatched"
     default_fix = "update BIOS, microcode and SGX software of the platform"
+
+    def sentence(self) -> str:
+        return f"the platform is below {self.expected}: {self.found}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,7 +229,7 @@ class TcbInfo:
                 return level
         raise TcbLevelUnmatched(
             "TCB level of the platform",
-            expected="at least the lowest listed level",
+            expected="the lowest TCB level that Intel lists",
             found="; ".join(self.shortfall(self.levels[-1], tcb, tee_tcb_svn)),
         )
 
@@ -236,17 +239,17 @@ class TcbInfo:
         """What keeps the platform from this level, for people: one text per component."""
         pairs = zip(tcb.components, level.components, self.labels, strict=True)
         behind = [
-            f"component {number}{_label(*label)} {has} < {needs}"
+            f"component {number}{_label(*label)}: {has}, needs {needs}"
             for number, (has, needs, label) in enumerate(pairs, start=1)
             if has < needs
         ]
         if tcb.pce_svn < level.pce_svn:
-            behind.append(f"PCE {tcb.pce_svn} < {level.pce_svn}")
+            behind.append(f"PCE: {tcb.pce_svn}, needs {level.pce_svn}")
         if tee_tcb_svn is not None:
             first = _first_compared(tee_tcb_svn)
             pairs_left = zip(tee_tcb_svn[first:], level.tdx_components[first:], strict=True)
             behind += [
-                f"TDX component {number} {has} < {needs}"
+                f"TDX component {number}: {has}, needs {needs}"
                 for number, (has, needs) in enumerate(pairs_left, start=first + 1)
                 if has < needs
             ]
@@ -270,7 +273,7 @@ def _label(category: str, kind: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TcbVerdict:
-    """How current all of it is. Authentic, but accepted by nobody yet."""
+    """How current all of it is. Authentic, but not yet accepted."""
 
     status: TcbStatus
     date: datetime  #                    the oldest of the matched levels'

@@ -1,8 +1,8 @@
-"""Text that somebody else chose, made harmless for whoever reads it."""
+"""Texts: what others chose, made safe to show; digests and instants in their one form."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 # Nothing agreed on lies outside, and within them no sum of an instant and a duration overflows.
 YEARS = range(1970, 3000)
@@ -16,11 +16,21 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def instant_fault(value: datetime, years: range = YEARS) -> str | None:
-    """What an instant that somebody wrote down should have been; None where it is in order.
+def digest_text(digest: bytes) -> str:
+    """The one text form of a digest: `sha256:<64 lower-case hex>`."""
+    return f"sha256:{digest.hex()}"
 
-    One that does not exist in UTC, or that is cut where it is written anew, would be shown as
-    another than was signed.
+
+def instant_text(instant: datetime) -> str:
+    """The one text form of an instant: RFC 3339 in UTC, to the second: `2026-11-25T12:00:00Z`."""
+    return instant.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+
+
+def instant_fault(value: datetime, years: range = YEARS) -> str | None:
+    """What is wrong with an instant that a file or a command line names: what it should be.
+
+    None where it is in order. An instant that does not exist in UTC, or that loses its fraction
+    where it is written again, would be shown as another one than was signed.
     """
     offset = value.utcoffset()
     if offset is None:

@@ -1,4 +1,4 @@
-"""What every command asks of its arguments before it reads them: that each says something."""
+"""What every command checks before it reads its arguments: that none is empty."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _EMPTY_OPTION = re.compile(r"--[a-z0-9-]+=", re.ASCII)
 class Commands(TyperGroup):
     """A group of commands that takes no empty value.
 
-    `--root "$ROOT"` with a variable that is not set was taken for no `--root` at all, and a file
-    without a name for the folder that one stands in.
+    Otherwise `--root "$ROOT"` with a variable that is not set would count as no `--root` at all,
+    and a file without a name as the current folder.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""One instant, and every dated thing that a verdict rests on must cover it.
+"""Time: every dated thing that a verdict rests on must cover one instant.
 
 Rules: docs/dcap.md 4.8. Nothing else in this package compares times. Outside a window nothing was
 decided: the caller may look again with newer collateral, or say which past instant is meant.
@@ -14,29 +14,41 @@ from typing import NamedTuple, Self
 from verifier.certificate import Certificate
 from verifier.crl import RevocationList
 from verifier.errors import CollateralStaleError, InstantMalformed
+from verifier.text import instant_text
 
 SKEW = timedelta(seconds=300)  # how far the publisher's clock may be ahead of ours
 _EPOCH = datetime.fromtimestamp(0, UTC)
 RESOLUTION = datetime.resolution  # of all instants here: a microsecond
 
 
-class CertificateNotCurrent(CollateralStaleError):
+class _Dated:
+    """The sentence of the three leaves here."""
+
+    thing: str
+    expected: str
+    found: str
+
+    def sentence(self) -> str:
+        return f"{self.thing} does not cover {self.expected}: it {self.found}"
+
+
+class CertificateNotCurrent(_Dated, CollateralStaleError):
     """A certificate is not valid at the instant of judgement."""
 
     code = "certificate-not-current"
     default_fix = (
-        "check the clock; for a past event give its instant with --at; or fetch newer data"
+        "check the clock; for a past event give its instant with --at; else fetch newer collateral"
     )
 
 
-class CrlNotCurrent(CollateralStaleError):
+class CrlNotCurrent(_Dated, CollateralStaleError):
     """A revocation list does not cover the instant of judgement."""
 
     code = "crl-not-current"
     default_fix = "fetch the collateral again; for a past event give its instant with --at"
 
 
-class CollateralNotCurrent(CollateralStaleError):
+class CollateralNotCurrent(_Dated, CollateralStaleError):
     """TCB info or QE identity does not cover the instant of judgement."""
 
     code = "collateral-not-current"
@@ -81,9 +93,9 @@ class Period(NamedTuple):
         if early or at >= self.closes:
             raise self.refusal(
                 self.thing,
-                expected=f"to cover {rfc3339(at)}",
+                expected=instant_text(at),
                 found=f"{'starts' if early else 'ended'} "
-                f"{rfc3339(self.starts if early else self.ends)}",
+                f"{instant_text(self.starts if early else self.ends)}",
             )
 
 
@@ -98,8 +110,14 @@ class CollateralWindow:
     qe_identity_issue: datetime
     opens: datetime  #                the first instant that every part covers, skew included …
     closes: datetime  #               … and the first after it that one of them does not
-    periods: tuple[Period, ...]  #    certificates, TCB info, QE identity, revocation lists
+    certificates: tuple[Period, ...]
+    issued: tuple[Period, ...]  #     TCB info, QE identity, revocation lists
     summary: str  #                   for people
+
+    @property
+    def periods(self) -> tuple[Period, ...]:
+        """Of every part."""
+        return (*self.certificates, *self.issued)
 
     @classmethod
     def of(
@@ -111,8 +129,8 @@ class CollateralWindow:
         certificates: Iterable[Period],
     ) -> Self:
         """The common window; it may be empty."""
-        issued = (tcb_info, qe_identity, *crls)
-        everything = (*certificates, *issued)
+        used, issued = tuple(certificates), (tcb_info, qe_identity, *crls)
+        everything = (*used, *issued)
         ends_first = min(everything, key=lambda period: period.closes)
         return cls(
             earliest_issue=min(period.starts for period in issued),
@@ -122,8 +140,10 @@ class CollateralWindow:
             qe_identity_issue=qe_identity.starts,
             opens=max(period.opens for period in everything),
             closes=ends_first.closes,
-            periods=everything,
-            summary=f"all cover the instant; {ends_first.thing} ends {rfc3339(ends_first.ends)}",
+            certificates=used,
+            issued=issued,
+            summary="all cover the instant; "
+            f"{ends_first.thing} ends {instant_text(ends_first.ends)}",
         )
 
     def require(self, at: datetime) -> None:
@@ -149,8 +169,3 @@ def require_instant(at: datetime) -> datetime:
     if at <= _EPOCH:
         raise InstantMalformed("instant of judgement", expected="after 1970", found=str(at))
     return at.astimezone(UTC)
-
-
-def rfc3339(instant: datetime) -> str:
-    """`2026-11-25T12:00:00Z`."""
-    return instant.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"

@@ -10,10 +10,11 @@ from dataclasses import InitVar, dataclass
 from datetime import datetime
 
 from verifier.anchors import Mode, TrustAnchors
-from verifier.appraisal import Appraisal, AppraisalLog
+from verifier.appraisal import Appraisal
+from verifier.appraisal_log import AppraisalLog
 from verifier.checks import QuoteCheck as QuoteCheck
 from verifier.collateral import Collateral
-from verifier.endorsements import endorse
+from verifier.contents import authenticate_contents
 from verifier.pck import PlatformIdentity, authenticate_pck_chain
 from verifier.qe import (
     verify_attestation_key_binding,
@@ -21,6 +22,7 @@ from verifier.qe import (
     verify_quote_signature,
 )
 from verifier.quote import Quote, Tee
+from verifier.received import ReceivedQuote
 from verifier.tcb import TcbVerdict, evaluate
 from verifier.validity import CollateralWindow, require_instant
 
@@ -43,8 +45,8 @@ def verify_quote(
 
     Args:
         raw: The quote as received: exactly one, no padding.
-        collateral: What Intel publishes about the platform. Believed only once checked here.
-        roots: The root key believed without proof.
+        collateral: What Intel publishes about the platform; all of it is checked here.
+        roots: The root key that is trusted.
         at: Moment of judgement, timezone-aware.
         newer_sgx: Also read SGX quotes of versions 4 and 5.
 
@@ -55,10 +57,20 @@ def verify_quote(
         CollateralStaleError: Something does not cover `at`; nothing was decided (5).
         InstantMalformed: `at` has no time zone or lies before 1970 (3).
     """
+    return verify_received(ReceivedQuote(raw, newer_sgx), collateral, roots=roots, at=at)
+
+
+def verify_received(
+    received: ReceivedQuote, collateral: Collateral, *, roots: TrustAnchors, at: datetime
+) -> VerifiedQuote:
+    """As `verify_quote`, of a quote that may have been read already.
+
+    Raises: as `verify_quote`.
+    """
     at = require_instant(at)
     log = AppraisalLog(_CHECKS)
     with log.check(QuoteCheck.QUOTE_FORMAT) as note:
-        quote = Quote.parse(raw, newer_sgx=newer_sgx)
+        quote = received.quote
         pck_pem = quote.auth.require_pck_chain()
         note(_KIND[quote.tee, quote.header.version])
     with log.check(QuoteCheck.PCK_CHAIN) as note:
@@ -70,21 +82,23 @@ def verify_quote(
         verify_attestation_key_binding(quote.auth)
     with log.check(QuoteCheck.QUOTE_SIGNATURE):
         verify_quote_signature(quote)
-    endorsed = log.include(endorse, pck, collateral, roots)  # root-crl to qe-identity
+    # root-crl to qe-identity
+    chain = (pck.root, pck.authority, pck.leaf)
+    contents = log.include(authenticate_contents, collateral, roots, *chain)
     with log.check(QuoteCheck.VALIDITY) as note:
-        endorsed.window.require(at)
-        note(endorsed.window.summary)
+        contents.window.require(at)
+        note(contents.window.summary)
     with log.check(QuoteCheck.PLATFORM_MATCH):
-        endorsed.tcb_info.require_platform(quote.tee, pck.extension.platform)
-        endorsed.tcb_info.require_module(quote.report)
+        contents.tcb_info.require_platform(quote.tee, pck.extension.platform)
+        contents.tcb_info.require_module(quote.report)
     with log.check(QuoteCheck.QE_MATCH):
-        endorsed.qe_identity.require_described(quote.auth.qe_report, quote.tee)
+        contents.qe_identity.require_described(quote.auth.qe_report, quote.tee)
     with log.check(QuoteCheck.QE_LEVEL) as note:
-        qe_level = endorsed.qe_identity.level_of(quote.auth.qe_report)
+        qe_level = contents.qe_identity.level_of(quote.auth.qe_report)
         note(qe_level.summary)
     with log.check(QuoteCheck.TCB_LEVEL) as note:
-        number = endorsed.evaluation_data_number
-        tcb = evaluate(endorsed.tcb_info, pck.extension.tcb, qe_level, number, quote.report.svns)
+        number = contents.evaluation_data_number
+        tcb = evaluate(contents.tcb_info, pck.extension.tcb, qe_level, number, quote.report.svns)
         note(tcb.summary)
     return VerifiedQuote(
         quote,
@@ -92,7 +106,7 @@ def verify_quote(
         roots,
         tcb,
         pck.extension.platform,
-        endorsed.window,
+        contents.window,
         log.close(),
         _SEAL,
     )
@@ -104,7 +118,7 @@ _SEAL = object()
 
 @dataclass(frozen=True, slots=True)
 class VerifiedQuote:
-    """A quote that is believed: only `verify_quote` can make one, after its last check."""
+    """A quote that is verified: only `verify_quote` makes one, after its last check."""
 
     quote: Quote
     mode: Mode

@@ -46,7 +46,9 @@ from tests.support.refusal import count_refusal, refused
 from tests.support.waiting import HANG_LIMIT
 from tests.verifier.pcs_peer import PUBLISHED, TCB, W, drip, fetch, peer
 from verifier.errors import Exit
-from verifier.pcs import PcsTooSlow, Service, fetch_collateral, tls_trust
+from verifier.pcs import fetch_collateral
+from verifier.pcs_requests import PcsTooSlow, Service, tls_trust
+from verifier.received import ReceivedQuote
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +131,7 @@ def test_a_flood_instead_of_a_collateral_service() -> None:
     """The same records, read by a library that takes them piece by piece and asks its clock."""
     with flood(MANY_IN_ONE * 4) as address, refused(PcsTooSlow):
         fetch_collateral(
-            {"q.bin": W.quote()},
+            {"q.bin": ReceivedQuote(W.quote())},
             Service.parse(f"https://{address}"),
             roots=W.intel.anchors(),
             trust=tls_trust(),

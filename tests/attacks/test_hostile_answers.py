@@ -36,11 +36,7 @@ from verifier.document import (
     CollateralMalformed,
 )
 from verifier.errors import RatlsError
-from verifier.pcs import (
-    PcsAnswerTooLarge,
-    PcsTooSlow,
-    PcsUnreachable,
-)
+from verifier.pcs_requests import PcsAnswerTooLarge, PcsTooSlow, PcsUnreachable
 from verifier.responses import (
     PcsAnswerMalformed,
 )

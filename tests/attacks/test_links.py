@@ -32,14 +32,15 @@ from tests.support.parties import PASSPHRASE, Consortium
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.pcs_peer import ROOTS, W
 from tests.verifier.world import AT
-from verifier.cache import Cache, Marks, Subject
+from verifier.cache import Cache
 from verifier.contents import Contents
 from verifier.errors import RatlsError
 from verifier.files import FileNotWritten, locked, make_folder, read_secret, write_atomically
-from verifier.pcs import Wanted
+from verifier.kind import PlatformKind
+from verifier.marks import Marks, Subject
 from verifier.quote import Tee
 
-SUBJECT = Subject(ROOTS, Wanted(Tee.SGX, W.platform.tcb.fmspc, "platform"), early=False)
+SUBJECT = Subject(ROOTS, PlatformKind(Tee.SGX, W.platform.tcb.fmspc, "platform"), early=False)
 OLD, NEW = W.collateral(at=AT - DAY), W.collateral(at=AT)
 CONTENTS = Contents.authenticate(NEW, ROOTS)
 TASK, DATASET = bytes(32), "rows"

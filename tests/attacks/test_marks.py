@@ -27,11 +27,11 @@ from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT
-from verifier.cache import CollateralMarksCorrupt, Marks, Subject
 from verifier.collateral import Collateral
 from verifier.contents import Contents
 from verifier.crl import CertificateRevoked
 from verifier.errors import CollateralRolledBack
+from verifier.marks import CollateralMarksCorrupt, Marks, Subject
 
 DAY = timedelta(days=1)
 
@@ -56,7 +56,7 @@ def see(state: Path, world: EnclaveWorld, seen: Collateral, *, early: bool = Fal
     """What `ratls collateral fetch` notes of a bundle that it got."""
     roots = world.intel.intel.anchors()
     contents = Contents.authenticate(seen, roots)
-    Marks(state).advance(Subject.of(contents, roots, early=early), contents)
+    Marks(state).advance(Subject(roots, contents.kind, early=early), contents)
 
 
 def numbered(by: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -198,7 +198,7 @@ def test_a_service_gave_early_documents_for_standard_ones(world: EnclaveWorld, a
         push(alice, standard)
     roots = world.intel.intel.anchors()
     contents = Contents.authenticate(standard, roots)
-    subject = Subject.of(contents, roots, early=False)
+    subject = Subject(roots, contents.kind, early=False)
     number = contents.tcb_info.evaluation_data_number
     Marks(alice.state).advance(subject, contents, accept_evaluation=number)
     assert push(alice, standard) == 60

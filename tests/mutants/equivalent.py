@@ -40,12 +40,6 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     ),
     Equivalent(
         "verifier.crl",
-        "if _USUAL_ENTRIES.fullmatch(entries):",
-        "never taken: if _USUAL_ENTRIES.fullmatch(entries)",
-        "each entry is then read by itself, with the same outcome",
-    ),
-    Equivalent(
-        "verifier.crl",
         'if stored.startswith(b"\\x30"):',
         "always taken: if stored.startswith(b'0')",
         "what does not start like DER is refused as malformed while it is read",

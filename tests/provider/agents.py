@@ -13,13 +13,14 @@ from policy.task import Task
 from provider.agent import Agent, Line, attend
 from provider.agent_config import AgentConfig
 from provider.agent_tasks import TaskReleaser
-from provider.mailbox import Backoff, Inbox
+from provider.mailbox import Inbox
 from scheduler.client import SchedulerClient
 from scheduler.queued_task import DatasetStatus, QueuedTask, State
 from tests.provider.desk import Desk
 from tests.support.enclave import NOW
 from tests.support.parties import PASSPHRASE
 from tests.support.waiting import HANG_LIMIT
+from verifier.backoff import Backoff
 
 STUDY = "breast-cancer-joint-training"
 ENCLAVE = "joint-training-1.0"

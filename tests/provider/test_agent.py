@@ -29,7 +29,6 @@ from provider.agent import may_try_again
 from provider.agent_config import AgentConfig
 from provider.agent_tasks import AgentRunning, TaskReleaser
 from provider.errors import TaskBoundToInstance
-from provider.mailbox import Backoff
 from provider.release_state import ReleaseUnderWay
 from provider.sources.sql import SourceUnreachable
 from ratls.address import PeerUnreachable
@@ -46,6 +45,7 @@ from tests.support.parties import local_party
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT
+from verifier.backoff import Backoff
 from verifier.errors import Exit, RatlsError
 from verifier.modes import SimulationNotAllowed
 from verifier.validity import CollateralNotCurrent

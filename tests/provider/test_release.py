@@ -484,7 +484,7 @@ release(
         task=Path(task).read_bytes(), address=Address.parse(address), state=Path(state),
         collateral=Collateral.parse(Path(collateral).read_bytes()),
         party=LocalParty.load(Path(party), PASSPHRASE), allow_simulation=True, timeout=HANG_LIMIT,
-        clock=lambda: parse_instant(None),
+        clock=now,
     ),
     "train_party_1", Path(source), progress=hold,
 )

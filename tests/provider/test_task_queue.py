@@ -27,7 +27,7 @@ from provider.cli import provider
 from provider.cli_task import task
 from provider.cli_task_queue import _tell
 from provider.collect import ResultPending
-from provider.mailbox import Backoff, Notice, ReleaseRefusedElsewhere, follow, outcome
+from provider.mailbox import Notice, ReleaseRefusedElsewhere, follow, outcome
 from ratls.address import Address, PeerUnreachable
 from ratls.stream import CallFailed, ClientExchange, Kind
 from scheduler.client import SchedulerRefused, SchedulerUnreachable
@@ -42,6 +42,7 @@ from tests.support.relay import Relay
 from tests.support.scheduler import LiveScheduler, running_scheduler
 from tests.support.waiting import HANG_LIMIT
 from verifier.anchors import Mode
+from verifier.backoff import Backoff
 from verifier.errors import RatlsError
 from verifier.shell import Shell
 

@@ -26,13 +26,14 @@ from ratls.evidence import (
 )
 from ratls.offline import (
     ReceiptOutsidePolicy,
+    VerifiedDocument,
     policy_named_by,
     verify_document,
     verify_with_record,
 )
 from tests.support.flight_peers import NOW, Study
 from tests.support.parties import TaskWorld
-from tests.support.refusal import refused
+from tests.support.refusal import count_refusal, refused
 from verifier.appraisal import Appraisal, Outcome
 from verifier.errors import RatlsError
 
@@ -59,6 +60,17 @@ def test_a_genuine_document_holds_and_every_check_is_on_record(study: Study, kin
     assert names[0] == "document-signature"
     assert {"challenge-claims", "quote-signature", "measurement"} < set(names)
     assert all(r.outcome is Outcome.PASSED for r in seen.appraisal.records)
+
+
+def test_nobody_makes_a_verified_document_but_the_verifier(study: Study) -> None:
+    count_refusal()
+    identity = study.identity()
+    raw = study.receipt(identity).seal(identity.receipt_signer)
+    seen = verify_document(raw, study.expectation, at=NOW)
+    with pytest.raises(TypeError):
+        VerifiedDocument(seen.document, seen.evidence, seen.appraisal, object())
+    with pytest.raises((TypeError, ValueError)):
+        replace(seen, appraisal=Appraisal())
 
 
 @pytest.mark.parametrize(

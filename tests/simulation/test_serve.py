@@ -34,7 +34,9 @@ from verifier.collateral import Collateral
 from verifier.document import CollateralMalformed
 from verifier.errors import Exit, RatlsError
 from verifier.files import FileNotWritten, FileUnreadable
-from verifier.pcs import Service, fetch_collateral, tls_trust
+from verifier.pcs import fetch_collateral
+from verifier.pcs_requests import Service, tls_trust
+from verifier.received import ReceivedQuote
 
 pytestmark = pytest.mark.slow
 
@@ -219,7 +221,7 @@ def client(folder: Path) -> httpx.Client:
 def test_what_is_served_vouches_for_the_platform(folder: Path, origin: str) -> None:
     raw = SimulatedAttester(folder / "platform", b"\x77" * 32).quote(bytes(64))
     found = fetch_collateral(
-        {"q.bin": raw},
+        {"q.bin": ReceivedQuote(raw)},
         Service.parse(origin),
         roots=WORLD.intel.anchors(),
         trust=tls_trust(folder / "pcs.crt"),

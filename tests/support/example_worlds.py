@@ -66,9 +66,12 @@ from tests.support.flight_peers import Script, Study, serving
 from tests.support.gramine import StandInDevice
 from tests.support.intel import World
 from tests.support.parties import PASSPHRASE, ROOTS
-from verifier import pcs
+from verifier import pcs_requests
 from verifier.batch import Answers
 from verifier.collateral import Collateral
+from verifier.contents import Contents
+from verifier.marks import Subject
+from verifier.received import ReceivedQuote
 from verifier.verify import verify_quote
 
 Names = dict[str, Any]
@@ -132,7 +135,7 @@ def world_of(*modules: str) -> Callable[[_Give], _Give]:
     return keep
 
 
-@world_of("verifier", "verifier.quote", "verifier.forecast")
+@world_of("verifier", "verifier.quote", "verifier.forecast", "verifier.report")
 def genuine(scene: Scene) -> Names:
     return {
         "raw": scene.quote(),
@@ -142,7 +145,7 @@ def genuine(scene: Scene) -> Names:
     }
 
 
-@world_of("verifier.appraisal", "verifier.layout", "verifier.shell")
+@world_of("verifier.appraisal_log", "verifier.layout", "verifier.shell")
 def small(scene: Scene) -> Names:
     one_check = StrEnum("QuoteCheck", {"PCK_CHAIN": "pck-chain"})
     names = {"QuoteCheck": one_check, "dataclass": dataclass}
@@ -154,23 +157,38 @@ def collateral_service(scene: Scene) -> Names:
     folder = scene.folder / "simulation"
     write(scene.intel.intel, scene.intel.platform, folder)
     origin = scene.stack.enter_context(serving_collateral(folder, Address("127.0.0.1", 0)))
-    service, trust = pcs.Service.parse(origin), pcs.tls_trust(folder / "pcs.crt")
+    service, trust = pcs_requests.Service.parse(origin), pcs_requests.tls_trust(folder / "pcs.crt")
     return {
         "folder": folder,
         "Address": Address,
         "Service": SimpleNamespace(parse=lambda text: service),
-        "INTEL": pcs.INTEL,
+        "INTEL": pcs_requests.INTEL,
         "tls_trust": lambda: trust,
         "raw": scene.quote(),
-        "quotes": {"quote.bin": scene.quote()},
+        "quotes": {"quote.bin": ReceivedQuote(scene.quote())},
         "service": service,
         "trust": trust,
         "roots": scene.intel.intel.anchors(),
         "clock": lambda: NOW,
         "now": lambda: NOW,
-        "user_cache_path": lambda name: scene.folder / "cache",
-        "user_state_path": lambda name: scene.folder / "state",
+        "user_folder": lambda name: scene.folder / name,
         "Path": Path,
+    }
+
+
+@world_of("verifier.contents", "verifier.marks", "verifier.received")
+def bundle(scene: Scene) -> Names:
+    roots, collateral = scene.intel.intel.anchors(), scene.intel.collateral()
+    pck = ReceivedQuote(scene.quote()).pck(roots)
+    contents = Contents.authenticate(collateral, roots)
+    return {
+        "collateral": collateral,
+        "roots": roots,
+        "chain": (pck.root, pck.authority, pck.leaf),
+        "contents": contents,
+        "subject": Subject(roots, contents.kind, early=False),
+        "user_folder": lambda name: scene.folder / name,
+        "path": scene.write("quote.bin", scene.quote()),
     }
 
 

@@ -16,7 +16,9 @@ from simulation.serve import Reply, reply_to, throwaway_tls
 from tests.support.waiting import HANG_LIMIT
 from tests.verifier.world import AT, world
 from verifier import Collateral, TrustAnchors
-from verifier.pcs import Fetched, Retries, Service, fetch_collateral, tls_trust
+from verifier.pcs import Fetched, fetch_collateral
+from verifier.pcs_requests import Retries, Service, tls_trust
+from verifier.received import ReceivedQuote
 
 ROOT_CRL, PCK_CRL = "/sgx/certification/v4/rootcacrl", "/sgx/certification/v4/pckcrl"
 TCB, QE = "/sgx/certification/v4/tcb", "/sgx/certification/v4/qe/identity"
@@ -176,8 +178,10 @@ def fetch(
 ) -> Fetched:
     """What these peers give, asked in turn; each is believed by its own certificate."""
     services = [Service.parse(p.origin, tls_trust(p.certificate)) for p in (place, *others)]
+    given = {"q.bin": W.quote()} if quotes is None else quotes
+    newer_sgx = options.pop("newer_sgx", False)
     return fetch_collateral(
-        {"q.bin": W.quote()} if quotes is None else quotes,
+        {name: ReceivedQuote(raw, newer_sgx) for name, raw in given.items()},
         *services,
         roots=roots,
         trust=tls_trust(),

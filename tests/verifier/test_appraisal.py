@@ -10,9 +10,9 @@ import pytest
 
 from tests.support.refusal import refused
 from tests.verifier.world import AT, World
-from verifier import endorsements, verify
+from verifier import contents, verify
 from verifier.acceptance import accept
-from verifier.appraisal import AppraisalLog
+from verifier.appraisal_log import AppraisalLog
 from verifier.files import FileUnreadable
 from verifier.qe import QeIdentity
 from verifier.quote import Quote
@@ -26,10 +26,10 @@ STEPS: dict[str, tuple[object, str]] = {
     "qe-report-signature": (verify, "verify_qe_report_signature"),
     "key-binding": (verify, "verify_attestation_key_binding"),
     "quote-signature": (verify, "verify_quote_signature"),
-    "root-crl": (endorsements, "authenticate_crl"),
-    "pck-crl": (endorsements, "authenticate_crl_issuer"),
-    "tcb-info": (endorsements, "authenticate_tcb_info"),
-    "qe-identity": (endorsements, "authenticate_qe_identity"),
+    "root-crl": (contents, "authenticate_crl"),
+    "pck-crl": (contents, "authenticate_crl_issuer"),
+    "tcb-info": (contents, "authenticate_tcb_info"),
+    "qe-identity": (contents, "authenticate_qe_identity"),
     "validity": (CollateralWindow, "require"),
     "platform-match": (TcbInfo, "require_platform"),
     "qe-match": (QeIdentity, "require_described"),

@@ -21,14 +21,14 @@ from tests.verifier.world import AT, World, processor_world, put, world
 from verifier.acceptance import StatusNeverAcceptable
 from verifier.batch import (
     Answers,
-    CollateralOfOtherPlatforms,
-    Shelf,
     WorkerLost,
     expand,
     in_order,
     judging,
 )
+from verifier.bundles import Bundles, CollateralOfOtherPlatforms
 from verifier.collateral import TcbInfoSignatureInvalid
+from verifier.received import ReceivedQuote
 from verifier.tcb import TcbInfoMismatch
 from verifier.verify import verify_quote
 
@@ -238,12 +238,12 @@ def test_folder_stands_for_its_files_by_name(tmp_path: Path) -> None:
 # Which collateral
 
 
-def shelf(folder: Path, *bundles: bytes, at: timedelta = timedelta(0)) -> Shelf:
+def bundles_of(folder: Path, *given: bytes, at: timedelta = timedelta(0)) -> Bundles:
     paths = []
-    for number, bundle in enumerate(bundles):
+    for number, bundle in enumerate(given):
         paths.append(folder / f"{number}.json")
         paths[-1].write_bytes(bundle)
-    return Shelf.read(paths, world().intel.anchors(), AT + at)
+    return Bundles.read(paths, world().intel.anchors(), AT + at)
 
 
 def same_intel(processor: bool = False, fmspc: bytes | None = None) -> World:
@@ -251,8 +251,8 @@ def same_intel(processor: bool = False, fmspc: bytes | None = None) -> World:
     return world().with_platform(processor=processor, **({"fmspc": fmspc} if fmspc else {}))
 
 
-def choose(given: Shelf, quote: bytes) -> bytes:
-    return given.collateral_for(quote, newer_sgx=False).raw
+def choose(given: Bundles, quote: bytes) -> bytes:
+    return given.collateral_for(ReceivedQuote.of_file(quote)).raw
 
 
 def test_each_quote_has_the_bundle_of_its_family_technology_and_authority(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_each_quote_has_the_bundle_of_its_family_technology_and_authority(tmp_pa
     w = world()
     trust_domains = w.intel.collateral(w.platform, tdx=True)
     ours, others, processors = (o.collateral().raw for o in (w, other, processor))
-    given = shelf(tmp_path, trust_domains, others, processors, ours)
+    given = bundles_of(tmp_path, trust_domains, others, processors, ours)
     assert choose(given, w.quote()) == ours
     assert choose(given, w.quote() + bytes(100)) == ours  # as drivers pad it
     assert choose(given, other.quote()) == others
@@ -272,7 +272,7 @@ def test_no_bundle_for_this_platform_is_no_verdict_on_it(tmp_path: Path) -> None
     """Held against another family's levels, a genuine quote would look forged."""
     w, other = world(), same_intel(fmspc=b"\1\2\3\4\5\6")
     trust_domains = w.intel.collateral(w.platform, tdx=True)
-    given = shelf(tmp_path, w.collateral().raw, trust_domains)
+    given = bundles_of(tmp_path, w.collateral().raw, trust_domains)
     with refused(CollateralOfOtherPlatforms) as seen:
         choose(given, other.quote())
     assert "010203040506" in seen.error.expected
@@ -283,8 +283,8 @@ def test_no_bundle_for_this_platform_is_no_verdict_on_it(tmp_path: Path) -> None
 def test_single_bundle_is_for_every_quote(tmp_path: Path) -> None:
     """Then it is the verifier that says what does not fit."""
     other = same_intel(fmspc=b"\1\2\3\4\5\6")
-    given = shelf(tmp_path, world().collateral().raw)
-    collateral = given.collateral_for(other.quote(), newer_sgx=False)
+    given = bundles_of(tmp_path, world().collateral().raw)
+    collateral = given.collateral_for(ReceivedQuote(other.quote()))
     with refused(TcbInfoMismatch):
         verify_quote(other.quote(), collateral, roots=given.roots, at=AT)
 
@@ -292,7 +292,7 @@ def test_single_bundle_is_for_every_quote(tmp_path: Path) -> None:
 def test_quote_that_cannot_be_read_or_believed_needs_no_choice(tmp_path: Path) -> None:
     """`verify_quote` refuses it before it looks at any collateral."""
     first = world().collateral().raw
-    given = shelf(tmp_path, first, same_intel(processor=True).collateral().raw)
+    given = bundles_of(tmp_path, first, same_intel(processor=True).collateral().raw)
     for quote in (b"", world().quote()[:-1], processor_world().quote()):
         assert choose(given, quote) == first
 
@@ -301,16 +301,16 @@ def test_of_two_bundles_for_one_platform_the_newest_counts(tmp_path: Path) -> No
     """The older one may lack what was revoked since, and whoever names it first gains nothing."""
     w = world()
     old, new = w.collateral(at=AT - 10 * DAY).raw, w.collateral(at=AT - DAY).raw
-    assert choose(shelf(tmp_path, old, new), w.quote()) == new
-    assert choose(shelf(tmp_path, new, old), w.quote()) == new
+    assert choose(bundles_of(tmp_path, old, new), w.quote()) == new
+    assert choose(bundles_of(tmp_path, new, old), w.quote()) == new
 
 
 def test_bundle_that_covers_the_instant_comes_before_a_newer_one(tmp_path: Path) -> None:
     w = world()
     old, new = w.collateral(at=AT).raw, w.collateral(at=AT + 20 * DAY).raw
-    assert choose(shelf(tmp_path, new, old, at=DAY), w.quote()) == old
+    assert choose(bundles_of(tmp_path, new, old, at=DAY), w.quote()) == old
     # Covered by neither: the newest, whose window then says that nothing was decided.
-    assert choose(shelf(tmp_path, old, new, at=400 * DAY), w.quote()) == new
+    assert choose(bundles_of(tmp_path, old, new, at=400 * DAY), w.quote()) == new
 
 
 def test_forged_bundle_cannot_take_the_place_of_a_genuine_one(tmp_path: Path) -> None:
@@ -320,6 +320,6 @@ def test_forged_bundle_cannot_take_the_place_of_a_genuine_one(tmp_path: Path) ->
     later = put(issueDate=instant(AT + DAY))
     forged = w.collateral(tcb_info=later, tcb_info_key=new_key()).raw
     with refused(TcbInfoSignatureInvalid) as seen:
-        shelf(tmp_path, genuine, forged)
+        bundles_of(tmp_path, genuine, forged)
     assert "1.json" in seen.error.thing
-    assert choose(shelf(tmp_path, genuine, genuine), w.quote()) == genuine
+    assert choose(bundles_of(tmp_path, genuine, genuine), w.quote()) == genuine

@@ -74,13 +74,14 @@ def test_one_certificate_in_the_bundle_has_ended(place: str, which: str) -> None
         name = f"{place}_issuer_chain"
         chain = getattr(genuine, name).replace(current.pem, edition.pem)
         altered = replace(genuine, **{name: chain})
-        Contents.authenticate(altered, w.intel.anchors()).window(AT)
+        Contents.authenticate(altered, w.intel.anchors()).require_current(AT)
 
     bites(judge_ending, AT, AT - timedelta(seconds=1), CertificateNotCurrent)
 
 
 def test_window_is_asked_about_no_real_instant() -> None:
-    bites(contents().window, AT, datetime(2026, 11, 25, 12), InstantMalformed)  # noqa: DTZ001
+    current = contents().require_current
+    bites(current, AT, datetime(2026, 11, 25, 12), InstantMalformed)  # noqa: DTZ001
 
 
 def test_bundle_of_both_technologies() -> None:

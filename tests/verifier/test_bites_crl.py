@@ -11,8 +11,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
-from hypothesis import strategies as st
 
 from simulation import der
 from simulation.certificates import CrlForm, Extension
@@ -22,7 +20,7 @@ from verifier import Collateral, VerifiedQuote
 from verifier import der as read
 from verifier.certificate import ECDSA_SHA256, signed_parts
 from verifier.contents import Contents
-from verifier.crl import _USUAL_ENTRIES, CertificateRevoked, CrlMalformed, _serial, _serials
+from verifier.crl import CertificateRevoked, CrlMalformed
 from verifier.errors import CrlOfAnotherIssuer
 
 W = world()
@@ -223,40 +221,8 @@ def usual(serial: int, reason: int) -> bytes:
     return der.sequence(der.integer(serial), DATE, der.sequence(why))
 
 
-def one_by_one(entries: bytes) -> frozenset[int] | None:
-    try:
-        return frozenset(map(_serial, read.elements(entries)))
-    except ValueError:
-        return None
-
-
-def outcome(entries: bytes) -> frozenset[int] | None:
-    try:
-        return _serials(entries)
-    except ValueError:
-        return None
-
-
-NUMBER = st.one_of(st.integers(-1, 2**20), st.integers(2**143, 2**161))
-ENTRY = st.builds(usual, NUMBER, st.integers(0, 11))
-
-
-@given(st.lists(ENTRY, max_size=5), st.data())
-def test_entries_of_the_usual_form_are_read_like_all_others(
-    entries: list[bytes], data: st.DataObject
-) -> None:
-    """Many at once or one by one, whole or with a byte changed: the same numbers or a refusal."""
-    listed = bytearray(b"".join(entries))
-    assert outcome(bytes(listed)) == one_by_one(bytes(listed))
-    if listed:
-        listed[data.draw(st.integers(0, len(listed) - 1))] = data.draw(st.integers(0, 255))
-        assert outcome(bytes(listed)) == one_by_one(bytes(listed))
-
-
-def test_usual_entries_are_recognised() -> None:
-    """Otherwise nobody would notice that the pattern fits nothing."""
-    serials = {1 << 144, 1 << 158, 1 << 159, (1 << 160) - 1}  # of 19, 20 and 21 bytes
-    listed = b"".join(usual(serial, 1) for serial in serials)
-    assert _USUAL_ENTRIES.fullmatch(listed)
-    assert _serials(listed) == serials
-    assert not _USUAL_ENTRIES.fullmatch(listed[:-1])
+def test_each_entry_of_a_long_list_counts() -> None:
+    others = [usual(2**159 + number, 1) for number in range(2000)]
+    W.verify(collateral=listing(b"".join(others)))
+    with refused(CertificateRevoked, check="pck-crl"):
+        W.verify(collateral=listing(b"".join([*others, usual(W.platform.pck.serial, 0)])))

@@ -35,16 +35,7 @@ from tests.verifier.pcs_peer import (
 from tests.verifier.world import AT, World, put
 from verifier import Collateral
 from verifier import errors as e
-from verifier.cache import (
-    MAX_BUNDLES,
-    Cache,
-    CollateralMarksCorrupt,
-    CollateralNotCached,
-    Mark,
-    Marks,
-    Subject,
-    obtain,
-)
+from verifier.cache import MAX_BUNDLES, Cache, CollateralNotCached, obtain
 from verifier.collateral import (
     TcbInfoSignatureInvalid,
 )
@@ -59,17 +50,15 @@ from verifier.files import (
     FileNotWritten,
     locked,
 )
-from verifier.pcs import (
-    Fetched,
-    PcsUnreachable,
-    Service,
-    Wanted,
-    tls_trust,
-)
+from verifier.kind import PlatformKind
+from verifier.marks import CollateralMarksCorrupt, Mark, Marks, Subject
+from verifier.pcs import Fetched
+from verifier.pcs_requests import PcsUnreachable, Service, tls_trust
 from verifier.qe import (
     QuoteSignatureInvalid,
 )
 from verifier.quote import Tee
+from verifier.received import ReceivedQuote
 
 pytestmark = pytest.mark.slow
 
@@ -107,8 +96,9 @@ class Disk:
         **options: Any,
     ) -> Fetched:
         services = [Service.parse(p.origin, tls_trust(p.certificate)) for p in places]
+        given = {"q.bin": w.quote()} if quotes is None else quotes
         return obtain(
-            {"q.bin": w.quote()} if quotes is None else quotes,
+            {name: ReceivedQuote(raw) for name, raw in given.items()},
             *services,
             roots=w.intel.anchors(),
             trust=tls_trust(),
@@ -636,7 +626,7 @@ def test_any_bytes_are_no_mark(raw: bytes) -> None:
 
 # Two at once
 
-SUBJECT = Subject(ROOTS, Wanted(Tee.SGX, W.platform.tcb.fmspc, "platform"), early=False)
+SUBJECT = Subject(ROOTS, PlatformKind(Tee.SGX, W.platform.tcb.fmspc, "platform"), early=False)
 RISING = [
     Contents.authenticate(W.collateral(tcb_info=put(tcbEvaluationDataNumber=number)), ROOTS)
     for number in range(20)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from simulation.intel import DAY
-from tests.support.refusal import refused
+from tests.support.refusal import count_refusal, refused
 from tests.verifier.pcs_peer import (
     PUBLISHED,
     ROOTS,
@@ -129,14 +129,15 @@ def test_a_bundle_that_has_no_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize("days", [0, 29])
 def test_contents_cover_their_days(days: int) -> None:
     contents = Contents.authenticate(PUBLISHED, ROOTS)
-    window = contents.window(AT + days * DAY)
+    contents.require_current(AT + days * DAY)
+    window = contents.window
     assert (window.earliest_issue, window.earliest_expiration) == (AT, AT + 30 * DAY)
 
 
 @pytest.mark.parametrize("days", [-1, 30])
 def test_contents_do_not_cover_other_days(days: int) -> None:
     with refused(CollateralNotCurrent):
-        Contents.authenticate(PUBLISHED, ROOTS).window(AT + days * DAY)
+        Contents.authenticate(PUBLISHED, ROOTS).require_current(AT + days * DAY)
 
 
 CONTENTS: list[Any] = [
@@ -193,3 +194,27 @@ def test_contents_of_genuine_bundles(vectors: Path) -> None:
             assert contents.authority.common_name.split()[-2].lower() in file.name
             seen += 1
     assert seen >= 10
+
+
+def test_nobody_makes_authentic_contents_but_the_verifier(tmp_path: Path) -> None:
+    """A bundle that was only parsed can be neither stored nor noted as the newest."""
+    count_refusal()
+    found = fetch_from(tmp_path, {})
+    known = found.contents
+    with pytest.raises(TypeError):
+        Fetched(PUBLISHED, known, found.verified, object())
+    with pytest.raises(TypeError):
+        Contents(
+            known.authority,
+            known.tcb_info,
+            known.qe_identity,
+            known.root_crl,
+            known.pck_crl,
+            known.certificates,
+            known.window,
+            known.appraisal,
+            object(),
+        )
+    for made in (found, known):
+        with pytest.raises((TypeError, ValueError)):
+            replace(made)

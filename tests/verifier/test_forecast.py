@@ -46,8 +46,8 @@ from verifier.qe import (
 from verifier.quote import (
     QuoteMalformed,
     QuoteUnsupported,
-    strip_file_padding,
 )
+from verifier.received import ReceivedQuote
 from verifier.tcb import (
     TcbInfoMismatch,
 )
@@ -68,8 +68,9 @@ def ask(
     at: datetime = AT,
     **more: Any,
 ) -> Forecast:
+    newer_sgx = more.pop("newer_sgx", False)
     return forecast(
-        w.quote() if quote is None else quote,
+        ReceivedQuote.of_file(w.quote() if quote is None else quote, newer_sgx=newer_sgx),
         collateral or w.collateral(),
         roots=w.intel.anchors(),
         at=at,
@@ -238,19 +239,19 @@ def test_genuine_quotes_stop_on_the_second_that_was_forecast(vectors: Path) -> N
     count_refusal()
     index, seen = json.loads((vectors / "index.json").read_text("utf-8")), 0
     for quote in index["quotes"]:
-        raw = strip_file_padding((vectors / quote["file"]).read_bytes())
+        received = ReceivedQuote.of_file((vectors / quote["file"]).read_bytes())
         for case in quote["cases"]:
             collateral = Collateral.parse((vectors / case["collateral"]).read_bytes())
             at = datetime.fromtimestamp(case["time"], UTC)
             intel = TrustAnchors.intel()
             demand = Demand(lambda verified, at: None)
-            answer = forecast(raw, collateral, roots=intel, at=at, demand=demand)
+            answer = forecast(received, collateral, roots=intel, at=at, demand=demand)
             if answer.verdict != "accepted":
                 continue
             seen += 1
-            verify_quote(raw, collateral, roots=intel, at=answer.stops - SECOND)
+            verify_quote(received.raw, collateral, roots=intel, at=answer.stops - SECOND)
             with pytest.raises(e.CollateralStaleError):
-                verify_quote(raw, collateral, roots=intel, at=answer.stops)
+                verify_quote(received.raw, collateral, roots=intel, at=answer.stops)
     assert seen >= 20
 
 

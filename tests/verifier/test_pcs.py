@@ -52,7 +52,8 @@ from verifier.certificate import (
 from verifier.files import (
     FileUnreadable,
 )
-from verifier.pcs import (
+from verifier.pcs import QuotesOfDifferentPlatforms
+from verifier.pcs_requests import (
     CaFileUnusable,
     PcsAddressMalformed,
     PcsAnswerTooLarge,
@@ -61,7 +62,6 @@ from verifier.pcs import (
     PcsRefused,
     PcsTooSlow,
     PcsUnreachable,
-    QuotesOfDifferentPlatforms,
     Service,
     tls_trust,
 )
@@ -189,7 +189,7 @@ def test_genuine_collateral_from_a_service_on_loopback(tmp_path: Path, vectors: 
     with peer(tmp_path, published) as place:
         found = fetch(place, {file: raw}, at=at, roots=TrustAnchors.intel())
     assert found.collateral == published
-    assert found.contents.window(at).earliest_expiration > at
+    assert found.contents.window.earliest_expiration > at
 
 
 # Who decides where to ask

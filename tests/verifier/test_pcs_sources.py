@@ -43,6 +43,7 @@ from tests.verifier.pcs_peer import (
 from tests.verifier.world import AT
 from verifier import Collateral
 from verifier import errors as e
+from verifier.backoff import Backoff
 from verifier.certificate import (
     CertificateMalformed,
     RootUntrusted,
@@ -60,17 +61,16 @@ from verifier.crl import (
 from verifier.document import (
     CollateralMalformed,
 )
-from verifier.pcs import (
-    CollateralSourcesExhausted,
+from verifier.kind import PlatformKind
+from verifier.pcs import CollateralSourcesExhausted, QuotesOfDifferentPlatforms
+from verifier.pcs_requests import (
     PcsAnswerTooLarge,
     PcsCertificateUntrusted,
     PcsRedirects,
     PcsRefused,
     PcsTooSlow,
     PcsUnreachable,
-    QuotesOfDifferentPlatforms,
     Retries,
-    Wanted,
 )
 from verifier.qe import (
     QeIdentityMismatch,
@@ -80,6 +80,7 @@ from verifier.quote import (
     QuoteUnsupported,
     Tee,
 )
+from verifier.received import ReceivedQuote
 from verifier.responses import (
     PcsAnswerMalformed,
 )
@@ -336,17 +337,13 @@ class Waiting:
 
     number: int = 3
     pauses: list[float] = field(default_factory=list)
-    drawn: list[tuple[float, float]] = field(default_factory=list)
+    drawn: float = 1.0
 
     def retries(self, **options: Any) -> Retries:
         async def sleep(seconds: float) -> None:
             self.pauses.append(seconds)
 
-        def draw(low: float, high: float) -> float:
-            self.drawn.append((low, high))
-            return high
-
-        return Retries(self.number, sleep=sleep, draw=draw, **options)
+        return Retries(self.number, sleep=sleep, random=lambda: self.drawn, **options)
 
 
 def at_first(alter: Alter, times: int) -> Alter:
@@ -376,7 +373,9 @@ def test_what_passes_is_asked_for_again(tmp_path: Path, path: str, alter: Alter)
     found = fetch_from(tmp_path, {path: at_first(alter, 3)}, retries=waiting.retries())
     assert found.collateral == PUBLISHED
     assert waiting.pauses == [0.5, 1.0, 2.0]
-    assert waiting.drawn == [(0.0, 0.5), (0.0, 1.0), (0.0, 2.0)]
+    at_once = Waiting(drawn=0.0)
+    fetch_from(tmp_path, {path: at_first(alter, 3)}, retries=at_once.retries())
+    assert at_once.pauses == [0.0, 0.0, 0.0]
 
 
 def test_nobody_listens_however_often_it_is_tried(tmp_path: Path) -> None:
@@ -423,7 +422,8 @@ def test_a_pause_that_would_outlast_the_time_is_not_made(tmp_path: Path) -> None
     waiting = Waiting()
     altered = {QE: says(503, Retry_After=str(2 * int(HANG_LIMIT)))}
     with refused(PcsRefused):
-        fetch_from(tmp_path, altered, retries=waiting.retries(longest=2 * HANG_LIMIT))
+        patient = waiting.retries(backoff=Backoff(0.5, 2 * HANG_LIMIT, 0.0))
+        fetch_from(tmp_path, altered, retries=patient)
     assert waiting.pauses == []
 
 
@@ -463,7 +463,7 @@ def test_a_certificate_that_is_not_believed_is_not_asked_again(tmp_path: Path) -
 @given(st.integers(0, 2000), st.floats(0, 1e9, allow_nan=False))
 def test_pauses_are_bounded(turn: int, asked_for: float) -> None:
     retries = Retries()
-    assert 0 <= retries.pause(turn, asked_for) <= 2 * retries.longest
+    assert 0 <= retries.pause(turn, asked_for) <= 2 * retries.backoff.most
 
 
 def test_pauses_differ() -> None:
@@ -555,8 +555,9 @@ def test_newer_quotes_of_enclaves_are_read_where_asked_for(tmp_path: Path, versi
 
 
 def test_what_a_quote_decides_about_a_request() -> None:
-    assert Wanted.by(W.quote(), ROOTS) == Wanted(Tee.SGX, W.platform.tcb.fmspc, "platform")
-    assert Wanted.by(W.platform.td_quote(), ROOTS).tee is Tee.TDX
+    expected = PlatformKind(Tee.SGX, W.platform.tcb.fmspc, "platform")
+    assert ReceivedQuote(W.quote()).kind(ROOTS) == expected
+    assert ReceivedQuote(W.platform.td_quote()).kind(ROOTS).tee is Tee.TDX
 
 
 def test_a_bundle_says_when_it_was_fetched(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.support.refusal import count_refusal, refused
 from verifier import Collateral, TrustAnchors
 from verifier.collateral import TcbInfoSignatureInvalid
 from verifier.quote import strip_file_padding
+from verifier.received import ReceivedQuote
 from verifier.report import QuoteReport, report_quote
 from verifier.verify import QuoteCheck, verify_quote
 
@@ -30,7 +31,7 @@ def _cases() -> list[Any]:
 
 def judge(vectors: Path, quote: dict[str, Any], case: dict[str, Any], time: int) -> QuoteReport:
     return report_quote(
-        (vectors / quote["file"]).read_bytes(),
+        ReceivedQuote.of_file((vectors / quote["file"]).read_bytes()),
         Collateral.parse((vectors / case["collateral"]).read_bytes()),
         file=quote["file"],
         roots=TrustAnchors.intel(),

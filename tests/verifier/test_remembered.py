@@ -20,8 +20,8 @@ from verifier import Collateral
 from verifier.acceptance import TcbRevoked, accept
 from verifier.certificate import Certificate, RootUntrusted
 from verifier.collateral import TcbInfoSignatureInvalid
+from verifier.contents import authenticate_contents
 from verifier.crl import CertificateRevoked
-from verifier.endorsements import endorse
 from verifier.errors import RatlsError
 from verifier.pck import authenticate_pck_chain
 from verifier.qe import QeReportSignatureInvalid, QuoteSignatureInvalid
@@ -36,9 +36,9 @@ def warm() -> tuple[World, Collateral]:
     world = World.create()
     collateral = world.collateral()
     world.verify(collateral=collateral)
-    before = endorse.cache_info().hits
+    before = authenticate_contents.cache_info().hits
     world.verify(collateral=collateral)
-    assert endorse.cache_info().hits == before + 1
+    assert authenticate_contents.cache_info().hits == before + 1
     return world, collateral
 
 
@@ -98,11 +98,11 @@ def test_what_did_not_hold_is_not_remembered(warm: tuple[World, Collateral]) -> 
     world, _ = warm
     stranger = ec.generate_private_key(ec.SECP256R1())
     forged = world.collateral(tcb_info_key=stranger)
-    before = endorse.cache_info().currsize
+    before = authenticate_contents.cache_info().currsize
     for _ in range(2):
         with refused(TcbInfoSignatureInvalid):
             world.verify(collateral=forged)
-    assert endorse.cache_info().currsize == before
+    assert authenticate_contents.cache_info().currsize == before
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,6 @@ def test_only_what_has_the_same_bytes_is_the_same() -> None:
 
 def test_memory_is_bounded() -> None:
     """A fleet, or whoever sends chains without end, fills no memory."""
-    assert {endorse, authenticate_pck_chain} <= set(remembering())
+    assert {authenticate_contents, authenticate_pck_chain} <= set(remembering())
     for remembered in remembering():
         assert 0 < (remembered.cache_parameters()["maxsize"] or 0) <= 1024

@@ -16,6 +16,7 @@ from tests.verifier.world import AT, DATE, World, put, world
 from verifier import Collateral, TcbStatus, TrustAnchors, accept, verify_quote
 from verifier.acceptance import StatusNeverAcceptable
 from verifier.errors import Exit
+from verifier.received import ReceivedQuote
 from verifier.report import QuoteReport, report_quote
 
 W = world()
@@ -27,7 +28,7 @@ FIELDS = (
 
 def report(quote: bytes | None = None, collateral: Collateral | None = None) -> QuoteReport:
     return report_quote(
-        W.quote() if quote is None else quote,
+        ReceivedQuote.of_file(W.quote() if quote is None else quote),
         collateral or W.collateral(),
         file="q.bin",
         roots=W.intel.anchors(),
@@ -110,10 +111,10 @@ def test_out_of_date_platform_is_explained() -> None:
     collateral = W.collateral(tcb_info=put(tcbLevels=[newer, older]))
     refusal = report(collateral=collateral)
     assert refusal.exit_status == 6
-    assert "Early Microcode Update) 15 < 99" in refusal.people
+    assert "Early Microcode Update): 15, needs 99" in refusal.people
     assert "--accept-status OutOfDate --accept-advisory INTEL-SA-1" in refusal.people
     accepted = report_quote(
-        W.quote(),
+        ReceivedQuote(W.quote()),
         collateral,
         file="q.bin",
         roots=W.intel.anchors(),
@@ -132,7 +133,11 @@ def test_attacker_writes_to_the_terminal() -> None:
     count_refusal()
     evil = World.create(pck=lambda c: c.named("x\x1b[2K\rq.bin: accepted\nq.bin"))
     answer = report_quote(
-        evil.quote(), evil.collateral(), file="q.bin", roots=evil.intel.anchors(), at=AT
+        ReceivedQuote(evil.quote()),
+        evil.collateral(),
+        file="q.bin",
+        roots=evil.intel.anchors(),
+        at=AT,
     )
     assert answer.exit_status == 4
     assert "\x1b" not in answer.people
@@ -143,7 +148,7 @@ def test_mistake_of_the_caller_is_no_verdict() -> None:
     """N211: asking to accept Revoked must not read as `this quote is refused`."""
     with refused(StatusNeverAcceptable):
         report_quote(
-            W.quote(),
+            ReceivedQuote(W.quote()),
             W.collateral(),
             file="q.bin",
             roots=W.intel.anchors(),

@@ -20,6 +20,7 @@ from tests.support.refusal import count_refusal, refused
 from tests.verifier.pcs_peer import PCK_CRL, PUBLISHED, QE, ROOT_CRL, TCB, TD_QE, TD_TCB, W, wire
 from verifier import Collateral, TrustAnchors, VerifiedQuote, strip_file_padding, verify_quote
 from verifier import errors as e
+from verifier.bundles import read_collateral
 from verifier.certificate import (
     CertificateMalformed,
 )
@@ -33,10 +34,7 @@ from verifier.crl import (
 from verifier.document import (
     CollateralMalformed,
 )
-from verifier.files import (
-    FileUnreadable,
-    read_collateral,
-)
+from verifier.files import FileUnreadable
 from verifier.responses import (
     MAX_FILES,
     ResponseFileMissing,

@@ -1,0 +1,57 @@
+"""A quote as it was received: read once, however many bundles it is judged with.
+
+    received = ReceivedQuote.of_file(path.read_bytes())
+    received.quote          # parsed, not verified
+    received.kind(roots)    # which collateral its platform needs
+
+Neither says that the quote is genuine: that is for `verify_quote`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from verifier.anchors import TrustAnchors
+from verifier.kind import PlatformKind
+from verifier.pck import PckChain, authenticate_pck_chain
+from verifier.quote import Quote, strip_file_padding
+
+
+@dataclass(frozen=True)
+class ReceivedQuote:
+    """The bytes of one quote, and whether SGX quotes of versions 4 and 5 are read too."""
+
+    raw: bytes
+    newer_sgx: bool = False
+
+    @classmethod
+    def of_file(cls, raw: bytes, *, newer_sgx: bool = False) -> Self:
+        """From a file: without the zero bytes with which drivers pad it."""
+        return cls(strip_file_padding(raw), newer_sgx)
+
+    @cached_property
+    def quote(self) -> Quote:
+        """Parsed, not verified.
+
+        Raises: as `Quote.parse`.
+        """
+        return Quote.parse(self.raw, newer_sgx=self.newer_sgx)
+
+    def pck(self, roots: TrustAnchors) -> PckChain:
+        """The platform's certificates, checked up to the root; the quote itself is not.
+
+        Raises:
+            QuoteFormatError: Not a quote that carries its chain (3).
+            CertChainError: A link of the chain is broken (4).
+        """
+        return authenticate_pck_chain(self.quote.auth.require_pck_chain(), roots)
+
+    def kind(self, roots: TrustAnchors) -> PlatformKind:
+        """The kind of platform that its certificates name.
+
+        Raises: as `pck`.
+        """
+        pck = self.pck(roots)
+        return PlatformKind.of(self.quote.tee, pck.extension.platform.fmspc, pck.authority)
