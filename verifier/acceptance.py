@@ -117,27 +117,13 @@ class ServiceTdUnaccepted(EnclaveAttributeError):
     default_fix = "launch the trust domain without a service domain"
 
 
-def require_td_attributes(
-    report: TdReport,
-    *,
-    allowed: int = TD_ALLOWED,
-    xfam_allowed: int = XFAM_ALLOWED,
-    service_td: bool = False,
-) -> None:
-    """Hold a trust domain's attributes to the defaults, or to what the caller allows instead.
-
-    Always: no bit under which a domain is unprotected, SEPT_VE_DISABLE on, x87 and SSE on.
-
-    Args:
-        report: The trust domain's report.
-        allowed: TDATTRIBUTES, 64 bits, that may be on.
-        xfam_allowed: XFAM, 64 bits, likewise.
-        service_td: Whether a service domain may be bound to it.
+def require_td_attributes(report: TdReport) -> None:
+    """A trust domain is protected: SEPT_VE_DISABLE, x87 and SSE on, and no bit but those allowed.
 
     Raises:
-        TdDebuggable: Debug or profiling, which cannot be allowed.
+        TdDebuggable: Debug or profiling.
         TdAttributesUnaccepted: Another bit is not as it should be.
-        ServiceTdUnaccepted: There is one, which could move the domain to another machine.
+        ServiceTdUnaccepted: A service domain, which could move the domain to another machine.
     """
     attributes, xfam = report.td_attributes, report.xfam
     if attributes & TD_UNPROTECTED:
@@ -146,8 +132,8 @@ def require_td_attributes(
         )
     # Without SEPT_VE_DISABLE the host may take a page away and have the guest run on with another.
     for field, needed, may, found in (
-        ("TD attributes", SEPT_VE_DISABLE, allowed, attributes),
-        ("TD XFAM", XFAM_NEEDED, xfam_allowed, xfam),
+        ("TD attributes", SEPT_VE_DISABLE, TD_ALLOWED, attributes),
+        ("TD XFAM", XFAM_NEEDED, XFAM_ALLOWED, xfam),
     ):
         if found & needed != needed or found & ~(may | needed):
             raise TdAttributesUnaccepted(
@@ -155,7 +141,7 @@ def require_td_attributes(
                 expected=f"the bits {needed:#x}, and none but {may | needed:#x}",
                 found=f"{found:#x}",
             )
-    if report.mr_service_td is not None and any(report.mr_service_td) and not service_td:
+    if report.mr_service_td is not None and any(report.mr_service_td):
         raise ServiceTdUnaccepted(
             "service domain of the trust domain", expected="none", found=report.mr_service_td.hex()
         )

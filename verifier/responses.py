@@ -9,9 +9,8 @@ Such a folder is what `curl -D PART.headers -o PART ADDRESS` leaves for each par
     tcb         TCB info, and in tcb.headers its issuer chain
     identity    the QE identity, from …/qe/identity, and in identity.headers its issuer chain
 
-Case, hyphens and underscores in a name do not count, and a body may end in .json, .der, .pem,
-.crl, .hex or .txt; `tcb_info`, `qe_identity`, `root_ca_crl`, `pck_crl` and `IntelSGXRootCA.der`
-are understood too. Nothing else may lie there. Headers and bodies: version 4 of the interface.
+A body's name may end in .json, .der, .pem or .crl (`tcb.json`, then `tcb.json.headers` or
+`tcb.headers`). No other file may be there. Headers and bodies: version 4 of the interface.
 """
 
 from __future__ import annotations
@@ -150,18 +149,10 @@ class Answers:
 
 # A folder of them
 
-# What each part is called, by the members of `Answers`; without hyphens, underscores and case.
-_NAMES = {
-    "rootcacrl": "root_crl",
-    "intelsgxrootca": "root_crl",
-    "pckcrl": "pck_crl",
-    "tcb": "tcb",
-    "tcbinfo": "tcb",
-    "identity": "identity",
-    "qeidentity": "identity",
-}
+# The file of each member of `Answers`.
 _PROPER = {"root_crl": "rootcacrl", "pck_crl": "pckcrl", "tcb": "tcb", "identity": "identity"}
-_NAME = re.compile(r"(.*?)(\.(?:json|der|pem|crl|hex|txt))?(\.headers)?", re.IGNORECASE)
+_PARTS = {name: part for part, name in _PROPER.items()} | {"IntelSGXRootCA": "root_crl"}
+_NAME = re.compile(rf"({'|'.join(_PARTS)})(?:\.(?:json|der|pem|crl))?(\.headers)?")
 
 
 class ResponseFileMissing(ConfigError):
@@ -220,14 +211,13 @@ def _sorted_out(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     headers: dict[str, str] = {}
     for name in names:
         match = _NAME.fullmatch(name)
-        part = _NAMES.get(re.sub("[-_]", "", match[1]).lower()) if match else None
-        if match is None or part is None:
+        if match is None:
             raise ResponseFileUnexpected(
                 ascii(name)[:80],
                 expected=f"one of {', '.join(_PROPER.values())}",
                 found="another name",
             )
-        kind = headers if match[3] else bodies
+        kind, part = headers if match[2] else bodies, _PARTS[match[1]]
         if part in kind:
             # Which of the two counts would depend on who lists them.
             raise ResponseFileUnexpected(

@@ -19,7 +19,6 @@ from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import DATE, drop, put, world
 from verifier import VerifiedQuote
 from verifier.acceptance import (
-    XFAM_ALLOWED,
     ServiceTdUnaccepted,
     TdAttributesUnaccepted,
     TdDebuggable,
@@ -147,55 +146,43 @@ def test_one_machine_quotes_enclaves_and_domains_with_collateral_of_their_own() 
             W.verify(collateral=tdx)
 
 
-# What its caller may allow.
+# Attributes.
 
 
 @pytest.mark.parametrize(
-    ("fields", "options", "leaf"),
+    ("fields", "leaf"),
     [
         pytest.param(
             {"td_attributes": SEPT_VE | KL},
-            {"allowed": KL | PERFMON},
             TdAttributesUnaccepted,
             id="N174-KL",
         ),
         pytest.param(
             {"td_attributes": SEPT_VE | MIGRATABLE},
-            {"allowed": MIGRATABLE},
             TdAttributesUnaccepted,
             id="migratable",
         ),
         pytest.param(
             {"xfam": 0x602E7 | 1 << 10},
-            {"xfam_allowed": XFAM_ALLOWED | 1 << 10},
             TdAttributesUnaccepted,
             id="N176-XFAM",
         ),
         pytest.param(
             {"version": 5, "mr_service_td": b"\x5e" * 48},
-            {"service_td": True},
             ServiceTdUnaccepted,
             id="N175-service-domain",
         ),
     ],
 )
-def test_domain_is_accepted_once_its_attribute_is_allowed(
-    fields: dict[str, Any], options: dict[str, Any], leaf: type[RatlsError]
+def test_domain_with_an_attribute_that_is_not_allowed(
+    fields: dict[str, Any], leaf: type[RatlsError]
 ) -> None:
-    """N174 to N176: refused by default, accepted by whoever says so."""
+    """N174 to N176."""
     with refused(leaf, check="attributes"):
         accept(judge(td_quote(**fields)))
     with refused(leaf):
         require_td_attributes(report(**fields))
-    require_td_attributes(report(**fields), **options)
-
-
-def test_allowing_one_attribute_takes_away_the_others() -> None:
-    """A mask replaces the default: what it does not name is not allowed."""
-    domain = report(td_attributes=SEPT_VE | PKS)
-    require_td_attributes(domain)
-    with refused(TdAttributesUnaccepted):
-        require_td_attributes(domain, allowed=KL)
+    require_td_attributes(report(td_attributes=SEPT_VE | PKS))
 
 
 @pytest.mark.parametrize(
@@ -208,12 +195,10 @@ def test_allowing_one_attribute_takes_away_the_others() -> None:
     ],
     ids=str,
 )
-def test_no_option_accepts_an_unprotected_domain(
-    fields: dict[str, Any], leaf: type[RatlsError]
-) -> None:
+def test_an_unprotected_domain(fields: dict[str, Any], leaf: type[RatlsError]) -> None:
     """N172, N173: the host reads its memory, or takes its pages away unseen."""
     with refused(leaf):
-        require_td_attributes(report(**fields), allowed=ALL, xfam_allowed=ALL, service_td=True)
+        require_td_attributes(report(**fields))
 
 
 @pytest.mark.parametrize(
