@@ -11,13 +11,13 @@ from enum import StrEnum
 from verifier.appraisal import Appraisal
 from verifier.appraisal_log import AppraisalLog
 from verifier.errors import ConfigError, EnclaveAttributeError, TcbStatusError
-from verifier.quote import EnclaveReport
+from verifier.quote import DEBUG, EnclaveReport
 from verifier.tcb import TcbStatus, TcbVerdict
 from verifier.td import TdReport
 from verifier.verify import VerifiedQuote
 
 # `sgx_attributes_t` in `sgx_attributes.h`.
-INIT, DEBUG, MODE64BIT, PROVISION_KEY, EINITTOKEN_KEY = 0x1, 0x2, 0x4, 0x10, 0x20
+INIT, MODE64BIT, PROVISION_KEY, EINITTOKEN_KEY = 0x1, 0x4, 0x10, 0x20
 CET, KSS, AEX_NOTIFY = 0x40, 0x80, 0x400
 # Either value protects alike; every other bit, reserved ones included, has one right value.
 _FREE_FLAGS = CET | KSS | AEX_NOTIFY

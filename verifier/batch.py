@@ -52,7 +52,7 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """All that one answer depends on, but for the file."""
+    """Everything that an answer depends on, except the file."""
 
     bundles: Bundles
     acceptance: Callable[[VerifiedQuote], Appraisal]
@@ -60,7 +60,7 @@ class Judge:
     json_output: bool
 
     def __call__(self, file: str) -> Answers:
-        """The answer on one file; one that cannot be read does not keep the others from theirs.
+        """The answer on one file; one that cannot be read is an answer too.
 
         Raises:
             ConfigError: Something other than the file is unusable; that is no verdict.
@@ -97,7 +97,7 @@ def _read(path: Path) -> bytes:
     try:
         return read_file(path)
     except FileUnreadable:
-        if path.is_dir():  # otherwise its files would stand here
+        if path.is_dir():  # otherwise its files would be here
             raise FileUnreadable(
                 str(path), expected="a folder with files that may be read", found="none"
             ) from None
@@ -105,9 +105,9 @@ def _read(path: Path) -> bytes:
 
 
 def expand(arguments: Iterable[Path]) -> Iterator[str]:
-    """The files that are meant: a folder stands for those right in it, in the order of names.
+    """The files named: a folder is replaced by the files directly in it, in the order of names.
 
-    A folder without any stays, to be refused: an empty answer would look like a good one.
+    An empty folder stays, and is refused: an empty answer would look like a good one.
     """
     for path in arguments:
         try:

@@ -43,7 +43,7 @@ from verifier.pcs import (
 from verifier.pcs_requests import Retries, Service, Trust
 from verifier.received import ReceivedQuote
 
-MAX_BUNDLES = 64  #         in one cache, whatever their roots
+MAX_BUNDLES = 64  #         in one cache, of all roots together
 MAX_SIZE = 4 * MEBIBYTE  # of each: what `Collateral.parse` takes, in UTF-8
 CACHE = "cache"  #          where a bundle came from that no service gave
 _NAME = re.compile(r"([0-9a-f]{64})\.json", re.ASCII)

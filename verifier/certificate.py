@@ -1,7 +1,7 @@
 """Certificates of Intel's hierarchy, held to the exact profile of their place in it.
 
-PCK leaves, PCK authorities and the TCB signer all descend from one root, so a valid signature says
-little: what stops a PCK leaf from signing TCB info is its role. Each role fixes name, basic
+PCK leaves, PCK authorities and the TCB signer all descend from one root, so a valid signature is
+not enough: what stops a PCK leaf from signing TCB info is its role. Each role fixes name, basic
 constraints and key usage; each link is checked by name, key identifier and signature. Profile:
 Intel's "SGX PCK Certificate and Certificate Revocation List Profile Specification", revision 1.4,
 sections 1.2 and 1.3; in tables in docs/dcap.md 2.2. Links: docs/dcap.md 4.2.
@@ -45,7 +45,7 @@ _KNOWN = _REQUIRED | {extensions.SGX}
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a certificate must be to stand in one place of a chain."""
+    """What a certificate must be for one place of a chain."""
 
     title: str
     common_names: tuple[str, ...]
@@ -109,7 +109,7 @@ class Certificate:
 
 
 class CertificateRoleWrong(CertChainError):
-    """A certificate is well formed but is not one that may stand in this place."""
+    """A certificate is well formed but does not have the profile of its place in the chain."""
 
     code = "certificate-role-wrong"
     default_fix = "do not use it: genuine chains have Intel's exact profile"

@@ -1,4 +1,4 @@
-"""The links of the chain of trust, by name."""
+"""The names of the checks of a quote."""
 
 from __future__ import annotations
 

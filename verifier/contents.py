@@ -3,7 +3,7 @@
     contents = Contents.authenticate(collateral, roots)          # of a bundle alone
     contents = authenticate_contents(collateral, roots, *chain)  # for one platform's certificates
 
-Neither looks at a clock: whether all of it covers an instant is asked of `window`, each time anew.
+Neither looks at a clock: whether all of it covers an instant is asked of `window` each time.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Contents:
 
 
 # Pure: the same bytes under the same root give the same answer. A certificate that is revoked later
-# stands in another list, which is another collateral; what has expired is seen by the caller.
+# is in another list, which makes another bundle; what has expired is seen by the caller.
 @lru_cache(maxsize=1024)
 def authenticate_contents(
     collateral: Collateral,

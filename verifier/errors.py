@@ -3,7 +3,7 @@
 A message always names the thing, what was expected, what was found and what to do, because
 each class is built from exactly those parts. Branches say which question was answered
 (unreadable, not genuine, could not look, not allowed); leaves name one check each, and only
-leaves are raised. A leaf stands beside its check; `errors` keeps the branches of a package, and
+leaves are raised. A leaf is defined beside its check; `errors` keeps the branches of a package, and
 the leaves that several of its modules raise.
 """
 

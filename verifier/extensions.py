@@ -32,7 +32,7 @@ class Extensions:
 
     @classmethod
     def read(cls, sequence: bytes) -> Self:
-        """Read `Extensions`; DerError for another form, or one that stands there twice.
+        """Read `Extensions`; DerError for another form, or one that appears twice.
 
         RFC 5280, section 4.2, allows one of each.
         """

@@ -1,7 +1,7 @@
 """Reading and writing the files that commands name: whole, capped, atomic, never over keys.
 
-What is created or deleted is never reached through a link in its place: another user of the
-machine may have put it there. What is read may be a link: its owner chose it.
+A file is never created or deleted through a link in its place: another user of the machine may
+have put it there. What is read may be a link: its owner chose it.
 """
 
 from __future__ import annotations

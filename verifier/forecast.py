@@ -1,4 +1,4 @@
-"""On which date does a quote that passes today stop passing, why, and what can be done about it?
+"""When does a quote that passes today stop passing, why, and what can be done about it?
 
     received = ReceivedQuote.of_file(raw)
     answer = forecast(received, collateral, roots=TrustAnchors.intel(), at=now)
@@ -69,7 +69,7 @@ class Reason:
     date: datetime  #   first whole second at which it does not pass, UTC
     text: str
     fix: str
-    renewable: bool  #  collateral fetched anew takes this reason away
+    renewable: bool  #  newer collateral takes this reason away
     serial: str | None = None  # of a certificate, 40 hex digits
 
     def as_json(self) -> dict[str, object]:
@@ -93,7 +93,7 @@ def _no_limits(verified: VerifiedQuote, at: datetime) -> Iterable[Reason]:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is asked of a genuine quote, and which dates that adds.
+    """What a genuine quote must fulfil, and which dates that adds.
 
     `accept` raises unless the quote, verified at any instant, is good enough at this one.
     `limits` names the dates after this instant from which it may no longer be. Where a limit comes
@@ -106,7 +106,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class EarlyVerdict:
-    """What the early collateral, which standard collateral follows, says of this quote today."""
+    """The verdict on this quote today with early collateral, which standard collateral follows."""
 
     tcb: TcbVerdict | None
     refusal: RatlsError | None
@@ -133,7 +133,7 @@ class Forecast:
 
     @classmethod
     def of_refused(cls, refusal: RatlsError, at: datetime) -> Self:
-        """Of what fails today, and of which nothing else is known."""
+        """The answer on a quote that fails today, of which nothing else is known."""
         return cls(at, (_now(refusal, at),), refusal, refusal.exit_status)
 
     @property
@@ -150,7 +150,7 @@ class Forecast:
         return min((r.date for r in self.reasons if not r.renewable), default=None)
 
     def status_within(self, within: timedelta | None) -> Exit:
-        """What a monitoring job wants to know: fails now, may stop within this time, or neither.
+        """For a monitoring job: fails now, may stop within this time, or neither.
 
         A status that early collateral announces lies within every limit: any fetch may bring it,
         and its date moves on with each bundle that is fetched.
@@ -238,7 +238,7 @@ def forecast(
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """One quote, of which the same is asked at several instants and under several bundles."""
+    """One quote, judged alike at several instants and with several bundles."""
 
     received: ReceivedQuote
     roots: TrustAnchors
@@ -259,7 +259,7 @@ class _Question:
         return verified, None
 
     def ends(self, collateral: Collateral) -> tuple[PckChain, list[Reason]]:
-        """Everything dated that a verdict on this quote rests on; all of it is authentic."""
+        """The end of everything that a verdict on this quote rests on; all of it is authentic."""
         pck = self.received.pck(self.roots)
         contents = Contents.authenticate(collateral, self.roots)
         found = [
@@ -275,10 +275,10 @@ class _Question:
         return pck, found
 
     def of_early(self, early: Collateral, collateral: Collateral, at: datetime) -> EarlyVerdict:
-        """What the early bundle says of this quote, if it can say anything.
+        """The verdict of the early bundle on this quote.
 
         Raises:
-            EarlyCollateralUnfit, CollateralStaleError: It cannot, and silence would look like
+            EarlyCollateralUnfit, CollateralStaleError: There is none, and silence would look like
                 good news.
         """
         theirs = Contents.authenticate(early, self.roots)
@@ -296,7 +296,7 @@ class _Question:
             _, refusal = self.of(collateral, reason.date)
             if refusal is not None:
                 return reasons[i:], refusal
-        raise AssertionError("a quote passes after the end of everything that speaks for it")
+        raise AssertionError("a quote passes after the end of everything that it rests on")
 
 
 def later(instant: datetime, step: timedelta) -> datetime | None:
@@ -385,11 +385,4 @@ def _status(tcb: TcbVerdict | None) -> dict[str, object]:
 def _platform(pck: PckChain | None) -> dict[str, object] | None:
     if pck is None:
         return None
-    platform = pck.extension.platform
-    return {
-        "fmspc": platform.fmspc.hex(),
-        "ppid": platform.ppid.hex(),
-        "piid": None if platform.piid is None else platform.piid.hex(),
-        "pce_id": platform.pce_id.hex(),
-        "pck_serial": pck.leaf.serial_hex,
-    }
+    return {**pck.extension.platform.as_json(), "pck_serial": pck.leaf.serial_hex}

@@ -5,7 +5,7 @@
         raw: bytes  # its size is checked where it is made
         isv_svn = Integer(258, 2)
 
-The table of offsets stands once, in the class, and reads like the specification.
+The table of offsets is written once, in the class, and reads like the specification.
 """
 
 from __future__ import annotations

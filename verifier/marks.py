@@ -63,7 +63,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The newest of each part, ever seen of one subject. CRL numbers say nothing: they stay 1."""
+    """The newest that was seen of each part. CRL numbers do not help: Intel's stay 1."""
 
     issued: Mapping[str, datetime]  # by the names of `Contents.periods`
     evaluations: Mapping[str, int]  # of the two that have an evaluation data number
@@ -168,7 +168,7 @@ class Marks:
     def advance(
         self, subject: Subject, contents: Contents, *, accept_evaluation: int | None = None
     ) -> None:
-        """Take note of what was verified, unless something newer was seen before.
+        """Note what was verified, unless something newer was seen before.
 
         A service that answers a question for the standard edition with genuine early documents
         raises the mark above every honest standard answer for months (T09). Nothing signed tells
@@ -200,11 +200,11 @@ class Marks:
                 write_atomically(path, found.encode(), mode=0o600)
 
     def require(self, collateral: Collateral, roots: TrustAnchors) -> Contents:
-        """Hold a bundle that is about to be relied on against all that was seen; notes nothing.
+        """A bundle that is about to be used is no older than what was seen; notes nothing.
 
-        T09: a machine whose certificate was seen revoked is shown with an older bundle. Which
-        edition a bundle is of, nothing in it says: so its lists are held against the marks of
-        both, the rest against that of the standard edition, which comes last.
+        T09: a machine whose certificate was seen revoked is shown with an older bundle. A bundle
+        does not name its edition: so its lists are compared with the marks of both, the rest with
+        that of the standard edition, which comes last.
 
         Raises:
             CollateralRolledBack: Something newer was seen (5).
@@ -215,7 +215,10 @@ class Marks:
         found = Mark.of(contents)
         for early in (False, True):
             path = self._path(Subject(roots, contents.kind, early))
-            seen, fix = _read_mark(path), f"fetch collateral anew; what was seen stands in {path}"
+            seen, fix = (
+                _read_mark(path),
+                f"fetch the collateral again; what was seen is noted in {path}",
+            )
             if seen is not None:
                 seen.require_lists_reached_by(found, fix)
                 if not early:
@@ -228,7 +231,7 @@ class Marks:
 
 
 class CollateralMarksCorrupt(ConfigError):
-    """What was noted about the newest collateral ever seen cannot be read."""
+    """The note of the newest collateral ever seen cannot be read."""
 
     code = "collateral-marks-corrupt"
     default_fix = "restore the file; to start over deliberately, remove it"

@@ -98,17 +98,17 @@ class OutputReaderGone(ConfigError):
 
     code = "output-reader-gone"
     exit_status = Exit.BROKEN_PIPE
-    default_fix = "read the whole output; what was done before stands"
+    default_fix = "read the whole output; what was done before remains done"
 
     def sentence(self) -> str:
         return f"the reader of {self.thing} closed it"
 
 
 class OutputNotWritten(ConfigError):
-    """The answer could not be written. What the command did before it answered stands."""
+    """The answer could not be written. What the command did before it answered remains done."""
 
     code = "output-not-written"
-    default_fix = "make room, or send the output elsewhere; what was done before stands"
+    default_fix = "make room, or send the output elsewhere; what was done before remains done"
 
     def sentence(self) -> str:
         return f"the answer could not be written to {self.thing}: {self.found}"

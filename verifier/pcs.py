@@ -155,7 +155,7 @@ def fetch_collateral(
         clock: Asked once the answers are there.
         seconds: For everything together, from the first look-up of a name to the last byte.
             Each service may use an equal share of what is left.
-        early: Ask for what Intel says at disclosure, instead of a grace period later.
+        early: Ask for Intel's early update, published at disclosure; the standard one comes later.
         retries: Of single requests; None for the usual ones.
         require: Sees what was verified, and refuses what is older than something known.
         otherwise: Asked where no service gave; None where it does not have it either.
@@ -245,7 +245,7 @@ class CollateralSourcesExhausted(CollateralFetchError):
     """Of several collateral services, none gave what could be used."""
 
     code = "collateral-sources-exhausted"
-    default_fix = "do what is said for one of the services"
+    default_fix = "follow the advice for one of the services"
 
     def sentence(self) -> str:
         return f"none of {self.thing} gave current collateral: {self.found}"

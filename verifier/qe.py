@@ -18,11 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from verifier import ecdsa
 from verifier.document import CollateralMalformed, Fields, parse_object
 from verifier.errors import CollateralMismatchError, QeIdentityError, QuoteSignatureError
-from verifier.quote import EcdsaAuthData, EnclaveReport, Quote, Tee
+from verifier.quote import DEBUG, EcdsaAuthData, EnclaveReport, Quote, Tee
 from verifier.status import SvnLevel
 from verifier.tcb import read_issue_dates
-
-DEBUG = 0x2
 
 
 class QeReportSignatureInvalid(QuoteSignatureError):

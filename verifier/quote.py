@@ -28,6 +28,7 @@ MAX_PCK_CHAIN = 16 * 1024
 PCK_CHAIN_PEM = 5  # the one kind of certification data that carries certificates to verify
 QE_REPORT_DATA = 6  # of versions 4 and 5: wraps the quoting enclave's report, and that kind
 HEADER_SIZE, ENCLAVE_REPORT_SIZE = 48, 384
+DEBUG = 0x2  # of ATTRIBUTES.FLAGS
 _HEADER = Struct("<HHIHH16s20s")
 _DESCRIPTOR = Struct("<HI")  # of version 5, before the body: its type and its size
 _SIZE = Struct("<I")
@@ -183,7 +184,7 @@ class EnclaveReport:
 
     @property
     def svns(self) -> tuple[bytes, ...]:
-        """None: what a platform's PCK certificate says is all that TCB info asks of an enclave."""
+        """None: of an enclave's platform, TCB info compares the PCK certificate alone."""
         return ()
 
 
@@ -209,7 +210,7 @@ class EcdsaAuthData:
         signature, attestation_key = _unpack(_SIGNATURE, raw, 0, "quote signature data")
         at = _SIGNATURE.size
         if version > 3:
-            # All that follows stands in a block, which ends the quote; it cannot hold another.
+            # All that follows is in one block, which ends the quote; it cannot hold another.
             kind, size = _unpack(_CERTIFICATION, raw, at, "outer certification data")
             at += _CERTIFICATION.size
             if kind != QE_REPORT_DATA:

@@ -143,7 +143,6 @@ def _facts(verified: VerifiedQuote | None) -> dict[str, object]:
             "measurement": None,
             "platform": None,
         }
-    platform = verified.platform
     return {
         "tcb_status": verified.tcb.status.value,
         "tcb_date": instant_text(verified.tcb.date),
@@ -154,12 +153,7 @@ def _facts(verified: VerifiedQuote | None) -> dict[str, object]:
             "earliest_expiration": instant_text(verified.window.earliest_expiration),
         },
         "measurement": measurement(verified.quote.report),
-        "platform": {
-            "fmspc": platform.fmspc.hex(),
-            "ppid": platform.ppid.hex(),
-            "piid": None if platform.piid is None else platform.piid.hex(),
-            "pce_id": platform.pce_id.hex(),
-        },
+        "platform": verified.platform.as_json(),
     }
 
 
@@ -239,14 +233,14 @@ def explain_tcb(tcb: TcbVerdict, *, accepted: bool) -> list[str]:
         + f"; evaluation {tcb.evaluation_data_number}"
     ]
     if tcb.current_status not in (None, tcb.status):
-        lines.append(f"launched anew, the trust domain would be {tcb.current_status}")
+        lines.append(f"launched again, the trust domain would be {tcb.current_status}")
     if tcb.advisory_ids:
         lines.append(f"advisories {', '.join(tcb.advisory_ids)}")
     if tcb.behind_newest:
         lines.append(f"behind the newest level: {'; '.join(tcb.behind_newest)}")
         lines.append(
-            "a quote never changes, Intel's levels do: what was current when it was made falls "
-            "behind with each security update; a new quote from an updated platform does not"
+            "a quote does not change, Intel's levels do: each security update can make it out of "
+            "date; update the platform and make a new quote"
         )
     if accepted:
         return lines

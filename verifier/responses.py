@@ -84,7 +84,7 @@ class Answer:
     def signed(self, member: str) -> tuple[str, str]:
         """The text that was signed, and its signature, out of `{"MEMBER":{…},"signature":"…"}`.
 
-        The text is cut out as it came: written anew from what was parsed, it might differ.
+        The text is cut out as it came: written again from what was parsed, it might differ.
 
         Raises:
             CollateralMalformed: Another form; a third member too, for it is not signed.

@@ -78,7 +78,7 @@ def converge(platform: TcbStatus, *components: TcbStatus) -> TcbStatus:
 def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
     """The status of a trust domain, from that of its launch and that of what runs beneath it now.
 
-    An update beneath a running domain helps only once the domain is launched anew.
+    An update beneath a running domain helps only once the domain is launched again.
     """
     if launch not in _OUT_OF_DATE:
         # A good launch does not mend what runs now.

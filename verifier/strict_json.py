@@ -1,4 +1,4 @@
-"""JSON objects, read strictly: what `json.loads` lets pass in silence is refused.
+"""JSON objects, read strictly: what `json.loads` accepts silently is refused.
 
 A repeated member, a float, -0 for 0, any depth: RFC 8259, section 4, section 6 and section 9,
 leave them to the reader. Where a signature check and a parser see different things, the attacker
@@ -23,7 +23,7 @@ def read_object(text: str) -> dict[str, Any]:
     """The one object that fills `text`.
 
     Raises:
-        JsonError: None does; a member stands there twice; a number is no integer, or is -0; it
+        JsonError: None does; a member appears twice; a number is no integer, or is -0; it
             is nested deeper than `MAX_DEPTH`.
     """
     objects: list[dict[str, Any]] = []
@@ -48,7 +48,7 @@ def read_flat_object(text: str) -> dict[str, Any]:
     of escapes.
 
     Raises:
-        JsonError: None does; a member stands there twice; a number is no integer, or is -0.
+        JsonError: None does; a member appears twice; a number is no integer, or is -0.
     """
     return _decode(_FLAT, text)
 
@@ -93,7 +93,7 @@ _FLAT = json.JSONDecoder(object_pairs_hook=_without_repeats, **_INTEGERS)
 
 
 def _marks(text: str) -> bytes:
-    """The colons and brackets that stand outside the strings of valid JSON."""
+    """The colons and brackets outside the strings of valid JSON."""
     if "\\" in text:
         # Escaped backslashes first: the quote behind two of them is none that is escaped.
         text = text.replace(r"\\", "").replace(r"\"", "")

@@ -35,7 +35,7 @@ COMPONENTS = 16
 
 
 class TcbInfoId(StrEnum):
-    """Which technology a TCB info is for, as it says so."""
+    """The technology that a TCB info is for, in Intel's words."""
 
     SGX = "SGX"
     TDX = "TDX"

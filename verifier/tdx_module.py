@@ -1,4 +1,4 @@
-"""The TDX module, which stands between processor and trust domain: is it Intel's, how current?
+"""The TDX module, between processor and trust domain: is it Intel's, how current?
 
 Its major version is byte 1 of a domain's TEE_TCB_SVN. From version 1 on, an identity of its own
 describes it; before that, one entry of TCB info does. Source: `tdxModule` and
