@@ -125,7 +125,7 @@ class Forecast:
 
     at: datetime
     reasons: tuple[Reason, ...]  #    at least one; what comes first, first
-    refusal: RatlsError  #            what is said at `stops`; of a quote that fails now, today
+    refusal: RatlsError  #            that at `stops`; of a quote that fails now, today's
     exit_status: Exit  #              of the quote today
     pck: PckChain | None = None  #    None where nothing of the quote was verified
     tcb: TcbVerdict | None = None  #  as of today

@@ -148,7 +148,7 @@ def test_table_for_people_has_one_line_for_each_platform(desk: Desk) -> None:
     assert len(lines) == 1 + 3 + 1
     assert lines[0].split()[0] == "STOPS"
     assert "refused" in lines[1]
-    assert "to do: build and sign the enclave without debug" in lines[1]
+    assert "to do: build, sign and start the enclave without debug" in lines[1]
     assert sum("and 1 more" in line for line in lines) == 1
     assert all(W.platform.tcb.fmspc.hex() in line for line in lines[1:4])
     assert "quotes: 4 of 2 platforms; fail today: 1; may stop within 1d: 0" in lines[4]

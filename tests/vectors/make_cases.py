@@ -59,8 +59,8 @@ differs: why the answer is not the one in the column of docs/dcap.md 5.
 """
 # Lines, or parts of them, that speak of more than one verdict on some bytes.
 ELSEWHERE: dict[str, list[str]] = {
-    "N174": ["tests/verifier/test_td.py::test_domain_is_accepted_once_its_attribute_is_allowed"],
-    "N175": ["tests/verifier/test_td.py::test_domain_is_accepted_once_its_attribute_is_allowed"],
+    "N174": ["tests/verifier/test_td.py::test_domain_with_an_attribute_that_is_not_allowed"],
+    "N175": ["tests/verifier/test_td.py::test_domain_with_an_attribute_that_is_not_allowed"],
     "N177": [
         "tests/policy/test_admission.py::test_genuine_machine_that_runs_something_else",
         "tests/ratls/test_evidence.py::test_quote_over_something_else",
