@@ -1,7 +1,7 @@
 """What a bundle of collateral says, once every signature in it is checked up to the root.
 
     contents = Contents.authenticate(collateral, roots)          # of a bundle alone
-    contents = authenticate_contents(collateral, roots, *chain)  # for one platform's certificates
+    contents = authenticate_contents(collateral, roots, pck)     # for one platform's certificates
 
 Neither looks at a clock: whether all of it covers an instant is asked of `window` each time.
 """
@@ -15,7 +15,7 @@ from functools import lru_cache
 from verifier.anchors import TrustAnchors
 from verifier.appraisal import Appraisal
 from verifier.appraisal_log import AppraisalLog
-from verifier.certificate import PCK_CA, Certificate, authenticate_signer
+from verifier.certificate import PCK_CA, Certificate, SignerChain, authenticate_signer
 from verifier.checks import QuoteCheck
 from verifier.collateral import (
     Collateral,
@@ -26,6 +26,7 @@ from verifier.collateral import (
 from verifier.crl import RevocationList, authenticate_crl
 from verifier.errors import CollateralRolledBack
 from verifier.kind import PlatformKind
+from verifier.pck import PckChain
 from verifier.qe import QeIdentity, QeIdentityMismatch
 from verifier.tcb import TcbInfo
 from verifier.text import instant_text
@@ -66,7 +67,7 @@ class Contents:
             QeIdentityMismatch: Its parts are of two technologies.
         """
         chain = authenticate_signer(collateral.pck_crl_issuer_chain, PCK_CA, roots)
-        found = authenticate_contents(collateral, roots, chain.root, chain.signer, None)
+        found = authenticate_contents(collateral, roots, chain)
         info, identity = found.tcb_info, found.qe_identity
         if identity.tee is not info.tee:
             raise QeIdentityMismatch(
@@ -126,24 +127,23 @@ class Contents:
 # is in another list, which makes another bundle; what has expired is seen by the caller.
 @lru_cache(maxsize=1024)
 def authenticate_contents(
-    collateral: Collateral,
-    roots: TrustAnchors,
-    root: Certificate,
-    authority: Certificate,
-    leaf: Certificate | None,
+    collateral: Collateral, roots: TrustAnchors, chain: PckChain | SignerChain
 ) -> Contents:
     """Check every part of a bundle up to the root, and that no certificate on the way is revoked.
 
     Args:
         collateral: The bundle.
         roots: The root key that is trusted.
-        root, authority: Of a PCK chain that was authenticated, or of the PCK CRL's own chain.
-        leaf: The PCK certificate of a platform; None where a bundle is checked by itself.
+        chain: A platform's certificates, or the PCK CRL's own chain where there is no platform.
 
     Raises:
         CertChainError, RevocationError, CollateralSignatureError: A link is broken (4).
         CollateralFormatError, CollateralMismatchError, TcbInfoVersionOutdated: See the parsers.
     """
+    if isinstance(chain, PckChain):
+        root, authority, leaf = chain.root, chain.authority, chain.leaf
+    else:
+        root, authority, leaf = chain.root, chain.signer, None
     log = AppraisalLog(_CHECKS)
     with log.check(QuoteCheck.ROOT_CRL) as note:
         root_crl = authenticate_crl(collateral.root_ca_crl, root, "root CRL")

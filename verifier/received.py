@@ -9,8 +9,6 @@ Neither says that the quote is genuine: that is for `verify_quote`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Self
 
 from verifier.anchors import TrustAnchors
@@ -19,25 +17,29 @@ from verifier.pck import PckChain, authenticate_pck_chain
 from verifier.quote import Quote, strip_file_padding
 
 
-@dataclass(frozen=True)
 class ReceivedQuote:
     """The bytes of one quote, and whether SGX quotes of versions 4 and 5 are read too."""
 
-    raw: bytes
-    newer_sgx: bool = False
+    __slots__ = ("_quote", "newer_sgx", "raw")
+
+    def __init__(self, raw: bytes, newer_sgx: bool = False) -> None:
+        self.raw, self.newer_sgx = raw, newer_sgx
+        self._quote: Quote | None = None
 
     @classmethod
     def of_file(cls, raw: bytes, *, newer_sgx: bool = False) -> Self:
         """From a file: without the zero bytes with which drivers pad it."""
         return cls(strip_file_padding(raw), newer_sgx)
 
-    @cached_property
+    @property
     def quote(self) -> Quote:
         """Parsed, not verified.
 
         Raises: as `Quote.parse`.
         """
-        return Quote.parse(self.raw, newer_sgx=self.newer_sgx)
+        if self._quote is None:
+            self._quote = Quote.parse(self.raw, newer_sgx=self.newer_sgx)
+        return self._quote
 
     def pck(self, roots: TrustAnchors) -> PckChain:
         """The platform's certificates, checked up to the root; the quote itself is not.

@@ -82,9 +82,7 @@ def verify_received(
         verify_attestation_key_binding(quote.auth)
     with log.check(QuoteCheck.QUOTE_SIGNATURE):
         verify_quote_signature(quote)
-    # root-crl to qe-identity
-    chain = (pck.root, pck.authority, pck.leaf)
-    contents = log.include(authenticate_contents, collateral, roots, *chain)
+    contents = log.include(authenticate_contents, collateral, roots, pck)  # root-crl to qe-identity
     with log.check(QuoteCheck.VALIDITY) as note:
         contents.window.require(at)
         note(contents.window.summary)

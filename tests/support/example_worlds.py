@@ -184,7 +184,7 @@ def bundle(scene: Scene) -> Names:
     return {
         "collateral": collateral,
         "roots": roots,
-        "chain": (pck.root, pck.authority, pck.leaf),
+        "pck": pck,
         "contents": contents,
         "subject": Subject(roots, contents.kind, early=False),
         "user_folder": lambda name: scene.folder / name,
