@@ -1,4 +1,4 @@
-"""Is a genuine quote good enough? Attributes and TCB status, where no policy says more.
+"""Is a genuine quote good enough? Attributes and TCB status, where there is no policy.
 
 A debug enclave and a revoked level are always refused, for they protect nothing. Every status but
 `UpToDate` is refused unless the caller lists it (docs/dcap.md 4.10).
@@ -53,7 +53,7 @@ def accept(
     statuses: frozenset[TcbStatus] = UP_TO_DATE_ONLY,
     advisories: frozenset[str] | None = None,
 ) -> Appraisal:
-    """Hold a genuine quote against attribute defaults, statuses and advisories.
+    """Check attributes, TCB status and advisories of a genuine quote.
 
     Args:
         verified: What `verify_quote` returned.
@@ -97,7 +97,7 @@ def _require_default_attributes(report: EnclaveReport | TdReport) -> str:
 
 
 class TdDebuggable(EnclaveAttributeError):
-    """A trust domain under debug, or with another attribute that leaves it without protection."""
+    """A trust domain with debug, or with another attribute that removes its protection."""
 
     code = "td-debuggable"
     default_fix = "launch the trust domain without debug and without profiling"
@@ -171,7 +171,7 @@ def require_attributes(
     misc_select: int = 0,
     misc_select_mask: int = 0,
 ) -> None:
-    """Hold an enclave's attributes to the defaults, and to what the caller adds.
+    """Check an enclave's attributes: the defaults, and what the caller adds.
 
     Always: DEBUG off, INIT and MODE64BIT on. Where `flags_mask` does not say otherwise: no
     PROVISION_KEY, no EINITTOKEN_KEY, no reserved bit. A bit in a mask must be as in its value.

@@ -29,14 +29,14 @@ INTEL_ROOT = b64decode(
 
 
 class Mode(StrEnum):
-    """What a verdict is worth. It is that of the anchors given, and nothing else changes it."""
+    """Whether a verdict is about hardware. It follows from the anchors given alone."""
 
     PRODUCTION = "production"
     SIMULATION = "simulation"
 
 
 class RootMalformed(ConfigError):
-    """A root of trust is named in no known form."""
+    """The name of a root of trust has neither of the two forms."""
 
     code = "root-malformed"
     default_fix = "use intel, or what `ratls simulation new` printed"

@@ -141,7 +141,7 @@ W = TypeVar("W", bound=Worker)
 def in_order(
     total: int, workers: Sequence[W], ready: Callable[[Sequence[W]], Iterable[W]], *, ahead: int
 ) -> Iterator[Answers]:
-    """The answers of batches 0 to `total` - 1, in this order, in which they need not finish.
+    """The answers of batches 0 to `total` - 1, in this order, though they finish in any order.
 
     Args:
         total: How many batches there are.
@@ -169,7 +169,7 @@ def in_order(
 def judging(
     files: Sequence[str], judge: Callable[[str], Answers], *, workers: int
 ) -> Iterator[Iterator[Answers]]:
-    """Judge these files with so many processes; a single one is this process itself.
+    """Judge these files with `workers` processes; 1 is this process itself.
 
     Workers are forked here, before the block is entered, and inherit `judge` with what it holds.
     Start threads, such as those of a progress bar, inside the block only.

@@ -64,7 +64,7 @@ class Cache:
     def keep(
         self, subject: Subject, collateral: Collateral, *, accept_evaluation: int | None = None
     ) -> None:
-        """Write what was just verified, in the place of what was there before.
+        """Write what was just verified; it replaces what was there before.
 
         A cache that cannot be written is reported, and is no reason to refuse.
 
@@ -194,7 +194,7 @@ def obtain(
     seconds: float = TOTAL_SECONDS,
     retries: Retries | None = None,
 ) -> Fetched:
-    """What a service gives or, where none gives or none is to be asked, what is cached.
+    """Collateral from the first service that gives it, or else from the cache.
 
     Args:
         services: The services to ask; none for the cache alone.

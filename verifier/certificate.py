@@ -116,7 +116,7 @@ class CertificateRoleWrong(CertChainError):
 
 
 class CertificateMalformed(CertChainError):
-    """A certificate or the text that should hold a chain of them cannot be read."""
+    """A certificate, or the text of a chain of them, cannot be read."""
 
     code = "certificate-malformed"
     default_fix = "obtain the quote or the collateral again from its source"
@@ -353,7 +353,7 @@ class CertificateNotIssued(CertChainError):
 
 @lru_cache(maxsize=256)  # pure, and what is refused is not remembered
 def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
-    """`issuer` issued `certificate`: names, key identifiers and signature, each one always.
+    """`issuer` issued `certificate`: names, key identifiers and signature are all checked.
 
     RFC 5280, section 6.1.3, without the times, which are judged later.
 

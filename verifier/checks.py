@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class QuoteCheck(StrEnum):
-    """The links, in the order in which they are followed.
+    """The checks, in the order in which they run.
 
     First the quote against the root alone: what fails there is forged, at any time. Then what
     Intel says, and whether all of it covers the instant; only then what it says is used, so

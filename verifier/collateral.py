@@ -98,7 +98,7 @@ class TcbInfoSignatureInvalid(CollateralSignatureError):
 def authenticate_tcb_info(
     collateral: Collateral, roots: TrustAnchors
 ) -> tuple[TcbInfo, SignerChain]:
-    """The TCB info, once Intel's TCB signer is known to have signed this very text.
+    """The TCB info, once the signature of Intel's TCB signer on this exact text is checked.
 
     Raises:
         CertChainError: The signer's chain does not hold.
@@ -126,7 +126,7 @@ class QeIdentitySignatureInvalid(CollateralSignatureError):
 def authenticate_qe_identity(
     collateral: Collateral, roots: TrustAnchors
 ) -> tuple[QeIdentity, SignerChain]:
-    """The QE identity, once Intel's TCB signer is known to have signed this very text.
+    """The QE identity, once the signature of Intel's TCB signer on this exact text is checked.
 
     Raises:
         CertChainError: The signer's chain does not hold.

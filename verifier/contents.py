@@ -1,4 +1,4 @@
-"""What a bundle of collateral says, once every signature in it is checked up to the root.
+"""The contents of a bundle of collateral, once every signature in it is checked up to the root.
 
     contents = Contents.authenticate(collateral, roots)          # of a bundle alone
     contents = authenticate_contents(collateral, roots, pck)     # for one platform's certificates

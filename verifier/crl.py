@@ -176,7 +176,7 @@ def _serial(entry: bytes) -> int:
     end_of_date = end + 2 + date[1]
     if len(entry) < end_of_date:
         raise der.DerError("a revoked certificate with half a date")
-    _require_harmless(entry[end_of_date:])
+    _require_none_critical(entry[end_of_date:])
     number = int.from_bytes(entry[4:end], "big", signed=True)
     if number <= 0:
         raise der.DerError("a serial number that no certificate has")
@@ -187,7 +187,7 @@ _TIMES = (b"\x17\x0d", b"\x18\x0f")  # UTCTime and GeneralizedTime, in the lengt
 
 
 @lru_cache(maxsize=64)  # pure; nearly all entries give the same reason
-def _require_harmless(extensions: bytes) -> None:
+def _require_none_critical(extensions: bytes) -> None:
     """The extensions of an entry, if it has any: none of them is critical."""
     if not extensions:
         return

@@ -1,4 +1,4 @@
-"""A strict DER reader for what is looked at byte by byte: definite, minimal, nothing left over.
+"""A strict DER reader: definite lengths, minimal encodings, nothing left over.
 
 An element is its encoding: tag, length and content, as bytes. What is inside is read, and held to
 the rules, where it is asked for. The reader goes exactly as deep as its caller asks and never

@@ -1,4 +1,4 @@
-"""Signed JSON, read strictly: one reading, of the very text that was signed.
+"""Signed JSON, read strictly and once, from the exact text that was signed.
 
 Each member is taken with its exact type; True is no 1, and nothing is converted. Which documents
 there are: docs/dcap.md 4.4 and 4.5.

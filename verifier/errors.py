@@ -102,13 +102,13 @@ class RatlsError(Exception):
         }
 
     def place(self, name: str) -> None:
-        """Say in which file, or which input, the thing is."""
+        """Name the file or the input in which the thing is."""
         self.thing = f"{name}: {self.thing}"
 
 
 @contextmanager
 def placed(name: str) -> Iterator[None]:
-    """A refusal inside names this file or input, for a reader who gave several."""
+    """Name this file or input in every refusal inside."""
     try:
         yield
     except RatlsError as refusal:
@@ -120,7 +120,7 @@ def placed(name: str) -> Iterator[None]:
 
 
 class QuoteFormatError(RatlsError):
-    """The bytes are not a quote that we read."""
+    """The bytes are not a quote of a supported kind."""
 
     exit_status = Exit.UNUSABLE
 
@@ -132,13 +132,13 @@ class CollateralFormatError(RatlsError):
 
 
 class QuoteSignatureError(RatlsError):
-    """A signature inside the quote does not hold."""
+    """A signature inside the quote is invalid."""
 
     exit_status = Exit.NOT_GENUINE
 
 
 class CertChainError(RatlsError):
-    """A certificate is not what its place in the chain demands."""
+    """A certificate does not fit its place in the chain."""
 
     exit_status = Exit.NOT_GENUINE
 
@@ -235,7 +235,7 @@ class CrlOfAnotherIssuer(RevocationError):
 
 
 class CollateralRolledBack(CollateralRollbackError):
-    """The service handed out something older than what was seen before, or would be replaced."""
+    """A part of this collateral is older than what was seen before, or what it would replace."""
 
     code = "collateral-rolled-back"
     default_fix = "keep the bundle that you have; to start over, move it away first"

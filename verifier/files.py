@@ -124,7 +124,7 @@ def _await_bytes(handle: int, path: Path, end: float) -> None:
 
 
 class UserFolderUnknown(ConfigError):
-    """No folder is named, and this user has none."""
+    """No folder is named, and this user has no home folder."""
 
     code = "user-folder-unknown"
     default_fix = "name one with --state DIR (and --cache DIR), or set HOME to a folder"
@@ -153,7 +153,7 @@ def user_folder(kind: Literal["state", "cache"]) -> Path:
 
 
 def parse_file(path: Path, parse: Callable[[bytes], T], *, cap: int = 16 * MEBIBYTE) -> T:
-    """What `parse` makes of a file's bytes; its refusals then name the file.
+    """Read and parse a file; refusals of `parse` then name the file.
 
     Raises:
         FileUnreadable: As `read_file`.

@@ -350,14 +350,18 @@ def _now(refusal: RatlsError, at: datetime) -> Reason:
 
 
 class EarlyCollateralUnfit(ConfigError):
-    """Early collateral that does not announce what the standard collateral given will say."""
+    """Early collateral of another kind of platform, or older than the standard collateral given."""
 
     code = "early-collateral-unfit"
     default_fix = "fetch both for the same platform, the early one with Intel's update `early`"
 
 
 def _require_early_of(early: Contents, standard: Contents) -> None:
-    """Raises: EarlyCollateralUnfit: For other platforms, or older than what it should precede."""
+    """Early collateral is for the same platforms and no older.
+
+    Raises:
+        EarlyCollateralUnfit: It is not.
+    """
     wanted, found = (f"{c.kind}, PCE {c.tcb_info.pce_id.hex()}" for c in (standard, early))
     if wanted != found:
         raise EarlyCollateralUnfit("TCB info", expected=f"for {wanted}", found=f"for {found}")

@@ -11,7 +11,7 @@ from verifier.quote import Tee
 
 @dataclass(frozen=True, slots=True)
 class PlatformKind:
-    """What decides which collateral a platform needs, and all that a request for it contains."""
+    """What collateral a platform needs; a request for it contains no more than this."""
 
     tee: Tee
     fmspc: bytes  #  6

@@ -1,4 +1,4 @@
-"""How new the newest collateral was that was ever seen, noted durably for each kind of platform.
+"""The dates of the newest collateral ever seen, noted durably for each kind of platform.
 
     Marks(user_folder("state")).advance(subject, contents)
 
@@ -56,7 +56,10 @@ class Subject:
         return f"{root}/{kind.tee}-{kind.fmspc.hex()}-{kind.ca}"
 
     def require_about(self, contents: Contents) -> None:
-        """Raises: TcbInfoMismatch, where this is another platform's."""
+        """The contents are of this kind of platform.
+
+        Raises: TcbInfoMismatch.
+        """
         if contents.kind != self.kind:
             raise TcbInfoMismatch("bundle", expected=str(self.kind), found=str(contents.kind))
 

@@ -82,7 +82,7 @@ def simulation_lock() -> SimulationLock:
 
 
 class SimulationNotInstalled(ModeMismatchError):
-    """A simulated root is asked for, and the distribution that could name one is absent."""
+    """A simulated root is named, and the simulation distribution is not installed."""
 
     code = "simulation-not-installed"
     default_fix = 'use root = "intel"; simulations need the ratls-simulation distribution'

@@ -24,7 +24,7 @@ READER_SECONDS = 0.2  # for a reader that is slow; one that was too slow gets no
 
 
 def prepare_streams() -> None:
-    """Make the three standard streams what this project needs. A second call changes nothing.
+    """Replace the three standard streams by safe ones. A second call changes nothing.
 
     Characters that an output cannot encode are escaped; what stdout does not take is a refusal;
     what stderr does not take is dropped. A stream that was replaced is left alone.

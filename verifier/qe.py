@@ -69,7 +69,7 @@ def verify_attestation_key_binding(auth: EcdsaAuthData) -> None:
 
 
 class QuoteSignatureInvalid(QuoteSignatureError):
-    """The attestation key did not sign this quote, or is no key at all."""
+    """The attestation key did not sign this quote, or is not a valid key."""
 
     code = "quote-signature-invalid"
     default_fix = "do not use it: the quote is forged or damaged"
@@ -130,7 +130,7 @@ class QeTcbLevelUnmatched(QeIdentityError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QeIdentity:
-    """Intel's description of a quoting enclave of its own. Parse it only once its signature holds.
+    """Intel's description of its quoting enclave. Parse it only once its signature is checked.
 
     There is one for enclaves and one for trust domains.
     """

@@ -51,7 +51,7 @@ _BODIES = {1: (Tee.SGX, ENCLAVE_REPORT_SIZE), 2: (Tee.TDX, TD_1_0), 3: (Tee.TDX,
 
 
 class QuoteMalformed(QuoteFormatError):
-    """Not the layout of a quote: a length lies, something is missing or left over."""
+    """Not the layout of a quote: a length is wrong, something is missing or left over."""
 
     code = "quote-malformed"
     default_fix = "obtain the quote again; exactly its own bytes, nothing before or after"
@@ -304,7 +304,7 @@ class Quote:
             newer_sgx: Also read SGX quotes of versions 4 and 5.
 
         Raises:
-            QuoteMalformed: A length lies, bytes are missing or left over.
+            QuoteMalformed: A length is wrong, bytes are missing or left over.
             QuoteUnsupported: Another version, technology, body or key type.
         """
         if not MIN_SIZE <= len(raw) <= MAX_SIZE:

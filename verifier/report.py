@@ -34,7 +34,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class QuoteReport:
-    """The answer on one file."""
+    """The answer on one quote."""
 
     file: str
     mode: Mode
@@ -77,7 +77,7 @@ class QuoteReport:
 
     @property
     def people(self) -> str:
-        """Several lines."""
+        """The answer for people, in several lines."""
         lines = [f"{self.file}: {self.exit_status.word}  mode={self.mode}"]
         for record in self.appraisal.records:
             lines.append(f"  {_WORDS[record.outcome]}  {record.check:<20}{record.detail}".rstrip())

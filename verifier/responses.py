@@ -163,7 +163,7 @@ class ResponseFileMissing(ConfigError):
 
 
 class ResponseHeadersMalformed(ConfigError):
-    """The headers that were kept of an answer are none, or lack the issuer chain."""
+    """The file of an answer's headers cannot be read, or lacks the issuer chain."""
 
     code = "response-headers-malformed"
     default_fix = "ask the service again: curl -D PART.headers -o PART ADDRESS"
@@ -206,7 +206,7 @@ class ResponseFileUnexpected(ConfigError):
 
 
 def _sorted_out(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Which file is which part's body, and which are its headers."""
+    """The body and the headers of each part, by file name."""
     bodies: dict[str, str] = {}
     headers: dict[str, str] = {}
     for name in names:

@@ -37,7 +37,7 @@ _UNIX = re.compile(r"[0-9]{1,11}", re.ASCII)
 
 
 def can_redraw(console: Console) -> bool:
-    """May lines be drawn over? At a terminal alone: with FORCE_COLOR rich takes a pipe for one."""
+    """May lines be redrawn? Only at a terminal: with FORCE_COLOR rich takes a pipe for one."""
     return console.is_interactive and console.file.isatty()
 
 
@@ -145,7 +145,7 @@ def _ended(shell: Shell, refusal: RatlsError) -> typer.Exit:
 
 
 class SystemRefused(ConfigError):
-    """The operating system refused what the command needs: memory, files, threads, a place."""
+    """The operating system refused what the command needs: memory, files, threads or space."""
 
     code = "system-refused"
     default_fix = "look at limits (ulimit -a), free space and permissions, then try again"

@@ -1,4 +1,4 @@
-"""Intel's words for how current something is, and how those for its parts become one."""
+"""Intel's statuses of how current something is, and how several are merged into one."""
 
 from __future__ import annotations
 

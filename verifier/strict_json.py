@@ -103,7 +103,7 @@ def _marks(text: str) -> bytes:
 
 
 def _deeper_than(marks: bytes, limit: int) -> bool:
-    """Take away the innermost pair of brackets, everywhere at once, as often as allowed."""
+    """Remove all innermost pairs of brackets at once, `limit` times; is anything left?"""
     brackets, taken = marks.translate(_ONE_KIND, b":"), 0
     while brackets and taken < limit:
         brackets, taken = brackets.replace(b"{}", b""), taken + 1

@@ -1,4 +1,4 @@
-"""How current is the platform: Intel's TCB info, the level that fits, and the merged verdict.
+"""How current is the platform: Intel's TCB info, the level reached, and the merged verdict.
 
 Levels are ordered lexicographically but matched component by component; a level that a newer
 component alone would reach is not reached (dcap-qvl once compared vectors as numbers). Source:
@@ -115,7 +115,7 @@ def _first_compared(tee_tcb_svn: bytes) -> int:
 
 
 class TcbInfoVersionOutdated(CollateralStaleError):
-    """TCB info of version 2, which Intel no longer serves: it cannot say what holds today."""
+    """TCB info of version 2, which Intel no longer serves: it is not current."""
 
     code = "tcb-info-version-outdated"
     default_fix = "fetch the collateral from version 4 of Intel's service"
@@ -140,7 +140,7 @@ class TcbLevelUnmatched(CollateralMismatchError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TcbInfo:
-    """Intel's statement about one kind of platform. Parse it only once its signature holds."""
+    """Intel's statement about one kind of platform. Parse it only once its signature is checked."""
 
     tee: Tee
     issued: datetime

@@ -1,4 +1,4 @@
-"""What the TDX module says about one trust domain: the body of a TDX quote.
+"""The TDX module's report on one trust domain: the body of a TDX quote.
 
 TDX 1.0 has 584 bytes; 1.5 appends two fields. Layout: `sgx_report2_body_t` in `sgx_quote_4.h`
 (TDX DCAP Quoting Library API, appendix A.3.2) and `sgx_report2_body_v1_5_t` in `sgx_quote_5.h`;

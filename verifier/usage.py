@@ -19,7 +19,7 @@ class Commands(TyperGroup):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Also those of the commands inside: they are not read before the group's own."""
+        """Check all arguments, also those of the commands inside the group."""
         for before, argument in zip(["", *args], args, strict=False):
             if argument == "" or _EMPTY_OPTION.fullmatch(argument):
                 name = argument.rstrip("=") or (before if before.startswith("-") else "an argument")

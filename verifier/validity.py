@@ -22,7 +22,7 @@ RESOLUTION = datetime.resolution  # of all instants here: a microsecond
 
 
 class _Dated:
-    """The sentence of the three leaves here."""
+    """The common sentence of the three leaves here."""
 
     thing: str
     expected: str
@@ -56,7 +56,7 @@ class CollateralNotCurrent(_Dated, CollateralStaleError):
 
 
 class Period(NamedTuple):
-    """From when to when one thing holds."""
+    """From when to when one thing is valid."""
 
     thing: str
     starts: datetime
@@ -101,7 +101,7 @@ class Period(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CollateralWindow:
-    """How old, and how long good, what the verdict rests on is."""
+    """How old everything is that the verdict rests on, and until when it is valid."""
 
     earliest_issue: datetime  #       of TCB info, QE identity and both revocation lists
     earliest_expiration: datetime  #  of those and of every certificate used
