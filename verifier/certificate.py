@@ -308,12 +308,14 @@ def require_role(certificate: Certificate, role: Role) -> None:
 
 def _constraints_text(constraints: tuple[bool, int | None] | None) -> str:
     """Basic constraints in words."""
-    if constraints is None:
-        return "no basic constraints"
-    is_ca, length = constraints
-    if not is_ca:
-        return "no CA" if length is None else f"no CA, with path length {length}"
-    return "a CA without path length" if length is None else f"a CA with path length {length}"
+    match constraints:
+        case True, None:
+            return "a CA without path length"
+        case True, length:
+            return f"a CA with path length {length}"
+        case False, None:
+            return "no CA"
+    return "no CA, but a path length"
 
 
 class RootUntrusted(CertChainError):

@@ -35,6 +35,7 @@ from verifier.errors import (
 )
 from verifier.pck import PckChain
 from verifier.received import ReceivedQuote
+from verifier.report import platform_facts
 from verifier.tcb import TcbVerdict
 from verifier.text import instant_text
 from verifier.validity import Period, require_instant
@@ -389,4 +390,4 @@ def _status(tcb: TcbVerdict | None) -> dict[str, object]:
 def _platform(pck: PckChain | None) -> dict[str, object] | None:
     if pck is None:
         return None
-    return {**pck.extension.platform.as_json(), "pck_serial": pck.leaf.serial_hex}
+    return {**platform_facts(pck.extension.platform), "pck_serial": pck.leaf.serial_hex}

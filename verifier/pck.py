@@ -43,15 +43,6 @@ class PlatformIdentity:
     cached_keys: bool | None
     smt_enabled: bool | None
 
-    def as_json(self) -> dict[str, str | None]:
-        """The `platform` member of the commands' JSON."""
-        return {
-            "fmspc": self.fmspc.hex(),
-            "ppid": self.ppid.hex(),
-            "piid": None if self.piid is None else self.piid.hex(),
-            "pce_id": self.pce_id.hex(),
-        }
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlatformTcb:

@@ -18,6 +18,7 @@ from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
 from verifier.collateral import Collateral
 from verifier.errors import ConfigError, Exit, RatlsError
+from verifier.pck import PlatformIdentity
 from verifier.quote import EnclaveReport, Quote
 from verifier.received import ReceivedQuote
 from verifier.tcb import TcbStatus, TcbVerdict
@@ -153,7 +154,17 @@ def _facts(verified: VerifiedQuote | None) -> dict[str, object]:
             "earliest_expiration": instant_text(verified.window.earliest_expiration),
         },
         "measurement": measurement(verified.quote.report),
-        "platform": verified.platform.as_json(),
+        "platform": platform_facts(verified.platform),
+    }
+
+
+def platform_facts(platform: PlatformIdentity) -> dict[str, object]:
+    """The `platform` member of the commands' JSON."""
+    return {
+        "fmspc": platform.fmspc.hex(),
+        "ppid": platform.ppid.hex(),
+        "piid": None if platform.piid is None else platform.piid.hex(),
+        "pce_id": platform.pce_id.hex(),
     }
 
 
