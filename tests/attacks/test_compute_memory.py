@@ -142,6 +142,11 @@ def test_a_computation_without_memory_ends_alone(
 # Peak of a process that computes, less what it held before.
 MEASURED = """
 import json, sys
+class NoPandas:  # a tool of the tests alone, that pyarrow would load on the way
+    def find_spec(name, path, target=None):
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoPandas)
 import pyarrow as pa
 from enclave_app.computations import COMPUTATIONS
 from enclave_app.release import Input, require_groups
