@@ -36,10 +36,11 @@ from policy.receipt import Receipt, ReceiptInput
 from policy.task import Task
 from ratls.attester import Attester
 from ratls.claims import NO_TASK
+from ratls.framing import Kind
 from ratls.identity import EnclaveIdentity
 from ratls.log import Log, bind, place_of
-from ratls.stream import Hello, Kind, ServerExchange
-from verifier.anchors import Mode, RootName
+from ratls.server_stream import Hello, ServerExchange
+from verifier.anchors import Mode
 from verifier.errors import ModeMismatchError, RatlsError
 
 KEEPER_SECONDS = 1.0

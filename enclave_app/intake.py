@@ -5,9 +5,9 @@
     intake.add(batch)            # for each batch
     intake.rows, len(intake.batches)  # what a commit must have counted
 
-A batch comes here after `ratls.stream` has capped its rows and bytes. It may still point outside
-its own buffers or hold bytes that nothing refers to: every offset is checked (`policy.rows`)
-before anything reads a column, and what is kept is a compact copy.
+A batch comes here after `ratls.server_stream` has capped its rows and bytes. It may still point
+outside its own buffers or hold bytes that nothing refers to: every offset is checked
+(`policy.rows`) before anything reads a column, and what is kept is a compact copy.
 """
 
 from __future__ import annotations

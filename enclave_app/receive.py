@@ -21,8 +21,9 @@ from policy.errors import ResourceLimitError
 from policy.rows import schema_digest
 from policy.task import Task
 from ratls.errors import StreamIntegrityError
+from ratls.framing import RowDigest
 from ratls.log import Log
-from ratls.stream import Caps, CommitMessage, Hello, RowDigest, ServerExchange
+from ratls.server_stream import Caps, CommitMessage, Hello, ServerExchange
 
 if TYPE_CHECKING:
     from enclave_app.application import Enclave

@@ -29,9 +29,10 @@ from policy.document import Party
 from ratls.address import Address
 from ratls.environment import prepare_process
 from ratls.errors import AuthorizationError
+from ratls.framing import Kind
 from ratls.log import Log, bind, bound, place_of
+from ratls.server_stream import ServerExchange, flight_refusal
 from ratls.serving import open_many_files
-from ratls.stream import Kind, ServerExchange, flight_refusal
 from verifier.errors import Exit, RatlsError
 
 STOP_SECONDS = 5.0

@@ -35,9 +35,9 @@ from provider.release import Release
 from provider.release_state import ReleaseUnderWay, TaskAlreadyReleased
 from ratls.address import PeerUnreachable
 from ratls.call_thread import pause
-from ratls.errors import DeadlineExceeded
+from ratls.client_stream import AnswerMissing, AnswerNotOpened, PeerRefused
+from ratls.errors import CallFailed, DeadlineExceeded
 from ratls.probe import HandshakeFailed, HandshakeOversized
-from ratls.stream import AnswerMissing, AnswerNotOpened, CallFailed, PeerRefused
 from scheduler.queued_task import QueuedTask, State
 from verifier.anchors import Mode
 from verifier.backoff import Backoff

@@ -23,7 +23,8 @@ from provider.errors import EnclaveRestarted, ResultDeniedError, ResultUnavailab
 from provider.exchange import Believed, EnclaveRequest, require_own
 from provider.journalling import Journalling
 from ratls.appraise import FreshEvidence
-from ratls.stream import Kind, Pending, Result
+from ratls.client_stream import Pending, Result
+from ratls.framing import Kind
 from scheduler.queued_task import DatasetStatus, State
 from verifier.anchors import Mode
 from verifier.files import FileNotWritten, write_new

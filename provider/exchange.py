@@ -31,10 +31,11 @@ from policy.task import Task
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
 from ratls.claims import ReceiptKeyUnbound, require_key
+from ratls.client_stream import ClientExchange, open_exchange
 from ratls.evidence import Evidence
+from ratls.framing import Kind
 from ratls.pin import ChannelIdentity
 from ratls.probe import probe_name
-from ratls.stream import ClientExchange, Kind, open_exchange
 from verifier.anchors import Mode
 from verifier.collateral import Collateral
 from verifier.errors import RatlsError, placed

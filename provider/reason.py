@@ -15,7 +15,8 @@ from policy.errors import TicketScopeError
 from provider.collect import ResultPending, missing_text
 from provider.exchange import EnclaveRequest, own_input
 from ratls.appraise import FreshEvidence
-from ratls.stream import Kind, Pending
+from ratls.client_stream import Pending
+from ratls.framing import Kind
 from verifier.anchors import Mode
 
 

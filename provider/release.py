@@ -46,8 +46,9 @@ from provider.release_state import (
 )
 from provider.sources import Source, SourceSpec, source_at
 from ratls.appraise import AdmittedCertificate, FreshEvidence
-from ratls.errors import DeadlineExceeded
-from ratls.stream import SALT_SIZE, AnswerMissing, AnswerNotOpened, CallFailed, Kind, RowDigest
+from ratls.client_stream import AnswerMissing, AnswerNotOpened
+from ratls.errors import CallFailed, DeadlineExceeded
+from ratls.framing import SALT_SIZE, Kind, RowDigest
 from verifier.anchors import Mode
 from verifier.errors import RatlsError
 

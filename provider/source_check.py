@@ -23,7 +23,7 @@ from policy.state import PolicyNotAccepted, StudyState
 from provider.errors import AcknowledgementMismatch
 from provider.release_state import Attempt, release_path
 from provider.sources import SourceSpec
-from ratls.stream import RowDigest, without_metadata
+from ratls.framing import RowDigest, without_metadata
 from verifier.errors import ConfigError
 from verifier.files import read_file
 

@@ -8,6 +8,7 @@
 
 What it proves, and in which order: docs/channel.md 1 and 5. Read in this order: `certificate` and
 `claims` (what an enclave says about itself), `evidence` (what its quote commits to), `appraise`
-(the chain of checks), `probe` and `pin` (to whom one talks), `stream` (the challenge and the rows,
-in one call), `offline` (receipts, years later). Rows have no meaning here, and a task is 32 bytes.
+(the chain of checks), `probe` and `pin` (to whom one talks), `framing`, `client_stream` and
+`server_stream` (the challenge and the rows, in one call), `offline` (receipts, years later). Rows
+have no meaning here, and a task is 32 bytes.
 """

@@ -202,8 +202,9 @@ def _challenge(
     place: Any, found: AdmittedCertificate, identity: Any, expectation: Expectation, timeout: float
 ) -> FreshEvidence:
     from ratls.claims import NO_TASK
-    from ratls.stream import Kind, open_exchange
-    from verifier.shell import now
+    from ratls.client_stream import open_exchange
+    from ratls.framing import Kind
+    from verifier.shell import parse_instant
 
     with open_exchange(
         Kind.ATTEST,

@@ -95,3 +95,13 @@ class DeadlineExceeded(TransportError):
 
     code = "deadline-exceeded"
     default_fix = "try again, or give more time with --timeout"
+
+
+class CallFailed(TransportError):
+    """The connection broke, or never opened, during a call."""
+
+    code = "call-failed"
+    default_fix = (
+        "verify the enclave again: it may have stopped, restarted with another certificate, "
+        "or refused your channel certificate"
+    )

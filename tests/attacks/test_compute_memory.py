@@ -24,7 +24,8 @@ from enclave_app.intake import Intake
 from enclave_app.limits import MEBIBYTE, Limits, MemoryBudget, MemoryExhausted, Need
 from enclave_app.release import ReleaseDenied
 from policy.document import Dataset
-from ratls.stream import Kind, Result
+from ratls.client_stream import Result
+from ratls.framing import Kind
 from tests.enclave_app.agreed import Agreed
 from tests.support.enclave import EnclaveWorld, LiveEnclave, NoResult, refused_by_enclave, rows
 from tests.support.refusal import count_refusal, refused

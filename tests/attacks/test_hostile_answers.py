@@ -17,11 +17,7 @@ import grpc
 import pytest
 
 from ratls.address import Address
-from ratls.stream import (
-    Kind,
-    MessageUnexpected,
-    write_message,
-)
+from ratls.framing import Kind, MessageUnexpected, write_message
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import OwnCertificate, own_certificate
 from scheduler.client import LISTED_BYTES, SchedulerClient

@@ -27,20 +27,16 @@ from hypothesis import strategies as st
 
 from ratls import cbor
 from ratls.address import Address
-from ratls.stream import (
+from ratls.client_stream import AnswerNotOpened, Result
+from ratls.framing import (
     MAX_MESSAGE,
-    AnswerNotOpened,
-    Caps,
     Kind,
     MessageOversized,
     MessageUnexpected,
-    Result,
-    ServerExchange,
-    StreamOversized,
     read_message,
-    size_of_copy,
     write_message,
 )
+from ratls.server_stream import Caps, ServerExchange, StreamOversized, size_of_copy
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import SCHEDULER_NAME, OwnCertificate, own_certificate
 from scheduler.client import SchedulerClient, SchedulerUnreachable

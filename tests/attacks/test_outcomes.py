@@ -28,7 +28,7 @@ from enclave_app.serving import serve
 from enclave_app.session import Denied, Released
 from policy.receipt import Receipt
 from policy.seal import open_result, result_info
-from ratls.stream import Pending, Result
+from ratls.client_stream import Pending, Result
 from tests.enclave_app.agreed import Agreed, computation
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.refusal import count_refusal

@@ -22,7 +22,9 @@ from provider.cli import provider
 from provider.collect import ResultPending
 from provider.exchange import DatasetNotOwned
 from provider.reason import ReasonsNotAgreed, ask_reason
-from ratls.stream import REASON_SIZE, Kind, Pending, write_message
+from ratls.client_stream import Pending
+from ratls.framing import Kind, write_message
+from ratls.server_stream import REASON_SIZE
 from tests.enclave_app.agreed import computation
 from tests.provider.desk import Desk
 from tests.provider.test_cli import Terminal

@@ -29,7 +29,7 @@ from provider.cli import provider as provider_app
 from provider.errors import AcknowledgementMismatch
 from provider.source_check import ReleaseUnclear, SourceDiffers
 from ratls.cli_verify import app
-from ratls.stream import Pending
+from ratls.client_stream import Pending
 from tests.provider.desk import CANARY, Desk
 from tests.support.enclave import EnclaveWorld
 from tests.support.refusal import count_refusal, refused

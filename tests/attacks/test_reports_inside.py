@@ -16,7 +16,8 @@ from enclave_app import application
 from enclave_app.intake import Intake
 from enclave_app.server import ServerFailed
 from policy.acknowledgement import Acknowledgement
-from ratls.stream import Kind, PeerRefused, Pending, Result
+from ratls.client_stream import PeerRefused, Pending, Result
+from ratls.framing import Kind
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.refusal import count_refusal
 from tests.support.waiting import eventually

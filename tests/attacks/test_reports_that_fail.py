@@ -35,10 +35,11 @@ from policy.task import Task
 from provider.mailbox import Inbox
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, appraise_certificate
+from ratls.client_stream import PeerRefused
+from ratls.framing import Kind
 from ratls.log import bind, bound, open_log
 from ratls.probe import probe
 from ratls.serving import supervised
-from ratls.stream import Kind, PeerRefused
 from scheduler.client import SchedulerClient, SchedulerRefused
 from scheduler.queued_task import State
 from scheduler.server import SchedulerFailed

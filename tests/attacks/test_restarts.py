@@ -29,7 +29,8 @@ from provider.collect import ResultPending
 from provider.errors import EnclaveRestarted, TaskBoundToInstance
 from provider.release import Watch
 from provider.release_state import UsesExhausted
-from ratls.stream import CallFailed, ClientExchange
+from ratls.client_stream import ClientExchange
+from ratls.errors import CallFailed
 from scheduler.messages import RequestMalformed, read_report
 from scheduler.queued_task import State
 from scheduler.task_service_pb2 import DatasetState, ReportRequest

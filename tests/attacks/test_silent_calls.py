@@ -25,7 +25,9 @@ from enclave_app.limits import ExchangesExhausted, Limits, Slots
 from policy.party import LocalParty
 from ratls.address import Address
 from ratls.certificate import ENCLAVE_NAME
-from ratls.stream import CallFailed, Kind, PeerRefused
+from ratls.client_stream import PeerRefused
+from ratls.errors import CallFailed
+from ratls.framing import Kind
 from scheduler.certificate import SCHEDULER_NAME
 from scheduler.client import SchedulerBusy
 from scheduler.limits import Limits as MailboxLimits

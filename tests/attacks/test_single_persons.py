@@ -22,7 +22,7 @@ from enclave_app.computations.logistic_regression import C, ClassTooSmall, _stan
 from enclave_app.errors import ReleaseDeniedError
 from enclave_app.release import Input, SubjectDominates, require_groups
 from policy.document import PolicyInvalid
-from ratls.stream import Result
+from ratls.client_stream import Result
 from tests.enclave_app.agreed import Agreed, gated
 from tests.enclave_app.test_release import Rule
 from tests.support.enclave import EnclaveWorld, NoResult

@@ -185,7 +185,7 @@ def test_it_ends_before_the_first_row(
 
     task = world.task(lifetime=TWO_HOURS)
     with monkeypatch.context() as patched:
-        patched.setattr("ratls.stream.ClientExchange.begin", begin)
+        patched.setattr("ratls.client_stream.ClientExchange.begin", begin)
         with refused(TaskExpired):
             alice.push(task, clock=clock)
     assert [type(e) for e in alice.journal] == [ReservedEntry, ReturnedEntry, RefusedEntry]

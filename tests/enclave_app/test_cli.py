@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from ratls.address import Address
 from ratls.cli import build
+from ratls.framing import Kind, write_message
 from ratls.probe import probe
-from ratls.stream import Kind, write_message
 from simulation.folder import write
 from tests.enclave_app.agreed import computation
 from tests.support.enclave import EnclaveWorld, LiveEnclave

@@ -45,17 +45,9 @@ from policy.task import (
     TaskParameterDenied,
     TaskSubmitterDenied,
 )
-from ratls.stream import (
-    Kind,
-    MessageOversized,
-    MessageUnexpected,
-    Pending,
-    Result,
-    SequenceBroken,
-    StreamOversized,
-    StreamTruncated,
-    write_message,
-)
+from ratls.client_stream import Pending, Result
+from ratls.framing import Kind, MessageOversized, MessageUnexpected, write_message
+from ratls.server_stream import SequenceBroken, StreamOversized, StreamTruncated
 from tests.enclave_app.test_release import Rule
 from tests.support.enclave import (
     NOW,
@@ -364,7 +356,7 @@ def test_batch_that_is_sent_twice(live: LiveEnclave, task: bytes) -> None:
     ):
         exchange.begin(part.schema)
         exchange.send(part)
-        exchange._wire.send(part, write_message("batch", seq=0))
+        exchange._wire.send(part, 0)
         exchange.commit(live.commit(exchange, alice, ONE, [part, part], task), live.salt)
 
 
@@ -511,7 +503,7 @@ def test_metadata_in_the_schema(live: LiveEnclave, task: bytes) -> None:
         ) as exchange,
     ):
         exchange._wire.begin(part.schema)
-        exchange._wire.send(part, write_message("batch", seq=0))
+        exchange._wire.send(part, 0)
         exchange._wire.hear("acknowledgement")
     assert "CANARY" not in live.stream.getvalue()
 
@@ -526,7 +518,7 @@ def test_compressed_batch_that_explodes(world: EnclaveWorld, task: bytes) -> Non
         live.exchange(Kind.RELEASE, world.consortium.alice, task=task, dataset=ONE) as exchange,
     ):
         exchange._wire._writer.begin(part.schema, pa.ipc.IpcWriteOptions(compression="zstd"))
-        exchange._wire.send(part, write_message("batch", seq=0))
+        exchange._wire.send(part, 0)
         exchange._wire.hear("acknowledgement")
 
 

@@ -22,9 +22,10 @@ from enclave_app.server import start_server
 from enclave_app.session import TasksExhausted
 from ratls.address import Address, AddressMalformed
 from ratls.environment import EnvironmentUnsafe
+from ratls.errors import CallFailed
+from ratls.framing import Kind, write_message
 from ratls.pin import pinned_client
 from ratls.serving import listen_address
-from ratls.stream import CallFailed, Kind, write_message
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.parties import local_party
 from tests.support.refusal import count_refusal, refused

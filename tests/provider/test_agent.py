@@ -32,9 +32,9 @@ from provider.errors import TaskBoundToInstance
 from provider.release_state import ReleaseUnderWay
 from provider.sources.sql import SourceUnreachable
 from ratls.address import PeerUnreachable
-from ratls.errors import DeadlineExceeded
+from ratls.client_stream import AnswerMissing, ClientExchange, PeerRefused
+from ratls.errors import CallFailed, DeadlineExceeded
 from ratls.probe import HandshakeFailed
-from ratls.stream import AnswerMissing, CallFailed, ClientExchange, PeerRefused
 from scheduler.client import SchedulerBusy, SchedulerRefused, SchedulerUnreachable
 from scheduler.queued_task import State
 from tests.provider.agents import ENCLAVE, configure, offer, stationed
@@ -411,7 +411,7 @@ def test_a_link_that_breaks_among_the_rows(
     world: EnclaveWorld, alice: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first try reserved the instance; the second goes there and nowhere else."""
-    from ratls.stream import ClientExchange
+    from ratls.client_stream import ClientExchange
 
     send = ClientExchange.send
     cut = iter([relay.cut])

@@ -24,8 +24,9 @@ from provider.collect import (
     check_receipt,
 )
 from ratls.claims import KeyUnbound, ReceiptKeyUnbound
+from ratls.client_stream import Result
+from ratls.framing import Kind
 from ratls.offline import verify_with_record
-from ratls.stream import Kind, Result
 from tests.provider.desk import CANARY, Desk
 from tests.support.enclave import MR_ENCLAVE, EnclaveWorld, LiveEnclave
 from tests.support.flight_peers import PlatformAttester

@@ -46,16 +46,12 @@ from provider.sources.base import SourceEmpty
 from ratls.address import Address, PeerUnreachable
 from ratls.certificate import EvidenceMissing
 from ratls.claims import KeyUnbound, PolicyHashMismatch, ReceiptKeyUnbound
+from ratls.client_stream import AnswerMissing, ClientExchange, PeerRefused
+from ratls.errors import CallFailed
+from ratls.framing import RowDigest
 from ratls.offline import verify_with_record
 from ratls.probe import HandshakeFailed
-from ratls.stream import (
-    AnswerMissing,
-    CallFailed,
-    ClientExchange,
-    PeerRefused,
-    RowDigest,
-    ServerExchange,
-)
+from ratls.server_stream import ServerExchange
 from tests.provider.desk import CANARY, Desk
 from tests.support.enclave import MR_ENCLAVE, NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.flight_peers import PlatformAttester

@@ -29,7 +29,9 @@ from provider.cli_task_queue import _tell
 from provider.collect import ResultPending
 from provider.mailbox import Notice, ReleaseRefusedElsewhere, follow, outcome
 from ratls.address import Address, PeerUnreachable
-from ratls.stream import CallFailed, ClientExchange, Kind
+from ratls.client_stream import ClientExchange
+from ratls.errors import CallFailed
+from ratls.framing import Kind
 from scheduler.client import SchedulerRefused, SchedulerUnreachable
 from scheduler.queued_task import DatasetStatus, QueuedTask, State
 from tests.provider.agents import Watched, at_work, configure, stationed

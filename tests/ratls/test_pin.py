@@ -23,15 +23,13 @@ from OpenSSL import SSL
 
 from ratls.address import Address
 from ratls.certificate import ENCLAVE_NAME
+from ratls.errors import CallFailed
+from ratls.framing import Kind
 from ratls.pin import (
     PinUnusable,
     pinned_client,
 )
 from ratls.probe import probe
-from ratls.stream import (
-    CallFailed,
-    Kind,
-)
 from tests.support.flight_peers import (
     LOOPBACK,
     Script,

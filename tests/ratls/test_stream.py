@@ -17,22 +17,14 @@ from ratls.claims import (
     PeerHashMismatch,
     TaskHashMismatch,
 )
+from ratls.client_stream import AnswerMissing, PeerRefused, Pending, Result
+from ratls.errors import CallFailed
 from ratls.evidence import (
     EvidenceMalformed,
 )
+from ratls.framing import Kind, MessageUnexpected, RowDigest
 from ratls.identity import EnclaveIdentity
-from ratls.stream import (
-    AnswerMissing,
-    CallFailed,
-    Caps,
-    Kind,
-    MessageUnexpected,
-    PeerRefused,
-    Pending,
-    Result,
-    RowDigest,
-    ServerExchange,
-)
+from ratls.server_stream import Caps, ServerExchange
 from tests.support.flight_peers import (
     LOOPBACK,
     PlainEnclave,

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from ratls.stream import Caps, MessageOversized, ServerExchange, StreamOversized, write_message
+from ratls.framing import MessageOversized, write_message
+from ratls.server_stream import Caps, ServerExchange, StreamOversized
 from tests.support.refusal import refused
 
 CAPS = Caps(rows=1 << 40, bytes=1 << 20, batch_rows=1 << 40, batch_bytes=1 << 16)

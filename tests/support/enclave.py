@@ -40,17 +40,10 @@ from policy.task import Task  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate  # noqa: E402
 from ratls.claims import NO_TASK  # noqa: E402
+from ratls.client_stream import ClientExchange, PeerRefused, Pending, Result, open_exchange  # noqa: E402
+from ratls.framing import Kind, RowDigest  # noqa: E402
 from ratls.log import open_log  # noqa: E402
 from ratls.pin import ChannelIdentity  # noqa: E402
-from ratls.stream import (  # noqa: E402
-    ClientExchange,
-    Kind,
-    PeerRefused,
-    Pending,
-    Result,
-    RowDigest,
-    open_exchange,
-)
 from simulation.intel import root_name  # noqa: E402
 from tests.support.flight_peers import PlatformAttester  # noqa: E402
 from tests.support.intel import World  # noqa: E402

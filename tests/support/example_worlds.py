@@ -47,11 +47,12 @@ from provider.sources import parse_source
 from ratls.address import Address
 from ratls.appraise import Challenge, appraise_certificate
 from ratls.claims import CertificateClaims, key_hash
+from ratls.client_stream import open_exchange
+from ratls.framing import Kind
 from ratls.gramine import GramineAttester
 from ratls.log import open_log
 from ratls.probe import probe_name
 from ratls.serving import listen_address
-from ratls.stream import Kind, open_exchange
 from scheduler.certificate import own_certificate
 from scheduler.service import Roster
 from scheduler.store import Store, queue_file
@@ -296,7 +297,7 @@ def received(scene: Scene) -> Names:
     }
 
 
-@world_of("ratls", "ratls.probe", "ratls.appraise", "ratls.pin", "ratls.stream")
+@world_of("ratls", "ratls.probe", "ratls.appraise", "ratls.pin", "ratls.client_stream")
 def connected(scene: Scene) -> Names:
     study, identity = scene.study, scene.study.identity()
     channel, batch = study.channel(), rows(1).to_batches()[0]

@@ -24,18 +24,12 @@ from policy.receipt import Receipt, ReceiptInput
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate
 from ratls.claims import NO_TASK
+from ratls.client_stream import ClientExchange, open_exchange
 from ratls.environment import prepare_process
+from ratls.framing import Kind, RowDigest
 from ratls.identity import EnclaveIdentity
 from ratls.pin import ChannelIdentity
-from ratls.stream import (
-    Caps,
-    ClientExchange,
-    Kind,
-    RowDigest,
-    ServerExchange,
-    flight_refusal,
-    open_exchange,
-)
+from ratls.server_stream import Caps, ServerExchange, flight_refusal
 from simulation.intel import Platform, root_name
 from tests.support.intel import World
 from tests.support.parties import Consortium

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from ratls.address import Address
+from ratls.framing import Kind, write_message
 from ratls.identity import EnclaveIdentity
-from ratls.stream import Kind, write_message
 from tests.support.flight_peers import LOOPBACK, Study
 from tests.support.raw_flight import arrow_messages, flight_data, grpc, raw_enclave
 from tests.support.waiting import HANG_LIMIT

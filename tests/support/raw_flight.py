@@ -24,8 +24,8 @@ import pyarrow as pa  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.appraise import AdmittedCertificate  # noqa: E402
 from ratls.claims import NO_TASK  # noqa: E402
+from ratls.framing import read_message, write_message  # noqa: E402
 from ratls.identity import EnclaveIdentity  # noqa: E402
-from ratls.stream import read_message, write_message  # noqa: E402
 from tests.support.flight_peers import LOOPBACK, Study  # noqa: E402
 
 HEADER, METADATA, BODY = 2, 3, 1000  # field numbers of `FlightData` in Flight.proto

@@ -18,20 +18,22 @@ from policy.admission import MeasurementNotListed
 from ratls.claims import (
     NonceMismatch,
 )
-from ratls.stream import (
+from ratls.framing import (
     MAX_MESSAGE,
-    Caps,
     Kind,
     MessageOversized,
     MessageUnexpected,
     RowDigest,
+    read_message,
+    write_message,
+)
+from ratls.server_stream import (
+    Caps,
     SequenceBroken,
     ServerExchange,
     StreamOversized,
     StreamTruncated,
     flight_refusal,
-    read_message,
-    write_message,
 )
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
