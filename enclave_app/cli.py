@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
+
+if TYPE_CHECKING:
+    from ratls.attester import Attester
 
 app = typer.Typer(cls=Commands, help="The enclave's server.", no_args_is_help=True)
 
@@ -44,18 +47,21 @@ def serve(
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        from functools import partial
-
         from enclave_app.serving import serve as serve_until_stopped
-        from ratls.attester import resolve_attester
+        from ratls.attester_option import resolve_attester
         from verifier.modes import known_roots
 
+        def resolved() -> Attester:
+            found = resolve_attester(attester, allow_simulation=allow_simulation)
+            shell.warn_simulation()  # no other attester has a name
+            return found
+
         serve_until_stopped(
-            shell,
             agreement=agreement,
             listen=listen,
-            attester=partial(resolve_attester, attester, allow_simulation=allow_simulation),
+            attester=resolved,
             roots=known_roots(),
+            ready=lambda fields: shell.announce(fields, f"ready {fields['ready']}"),
         )
 
 

@@ -13,12 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
 from enclave_app.serving import serve
 from ratls.gramine import GramineAttester
-from verifier.errors import ConfigError, Exit
-from verifier.shell import refusals_as_exit_status
+from verifier.errors import ConfigError, Exit, RatlsError, SystemRefused
+from verifier.output import Lines, settle_streams
+from verifier.text import printable
 
 # The manifest lists this file, alone, under sgx.allowed_files.
 AGREEMENT = Path("/etc/ratls/agreement.json")
@@ -36,14 +35,31 @@ class ArgumentsUnexpected(ConfigError):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until told to stop; the exit status."""
+    """Serve until told to stop; the exit status of a refusal."""
+    settle_streams()
     try:
-        with refusals_as_exit_status() as shell:
-            if arguments:
-                raise ArgumentsUnexpected("arguments", expected="none", found=str(len(arguments)))
-            serve(shell, agreement=AGREEMENT, listen=LISTEN, attester=GramineAttester, roots=ROOTS)
-    except typer.Exit as end:
-        return end.exit_code
+        if arguments:
+            raise ArgumentsUnexpected("arguments", expected="none", found=str(len(arguments)))
+        serve(
+            agreement=AGREEMENT,
+            listen=LISTEN,
+            attester=GramineAttester,
+            roots=ROOTS,
+            ready=lambda fields: Lines(sys.stdout).put(lambda lost: f"ready {fields['ready']}"),
+        )
+    except RatlsError as refusal:
+        return _refused(refusal)
+    except (OSError, MemoryError) as error:
+        return _refused(SystemRefused.of(error))
+    except KeyboardInterrupt:
+        return int(Exit.INTERRUPTED)
+
+
+def _refused(refusal: RatlsError) -> int:
+    """One line on stderr for the refusal, one for what to do; its exit status."""
+    said = printable(f"{refusal.exit_status.word} [{refusal.code}] {refusal}")
+    Lines(sys.stderr).put(lambda lost: f"{said}\n  to do: {refusal.fix}")
+    return int(refusal.exit_status)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""From an agreement file to a server that stops when it is told to: what every entry point shares.
+"""From an agreement file to a server that stops when it is told to, for both entry points.
 
-    serve(shell, agreement=path, listen="0.0.0.0:7443", attester=GramineAttester, roots={"intel"})
+    serve(agreement=path, listen="0.0.0.0:7443", attester=GramineAttester, roots={"intel"}, ready=…)
 
 The entry points differ in where their arguments come from: `enclave_app.cli` has options,
 `enclave_app.gramine_main` has constants.
@@ -8,34 +8,33 @@ The entry points differ in where their arguments come from: `enclave_app.cli` ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from ratls.attester import Attester
-    from verifier.shell import Shell
 
 
 def serve(
-    shell: Shell,
     *,
     agreement: Path,
     listen: str,
     attester: Callable[[], Attester],
     roots: frozenset[str],
+    ready: Callable[[Mapping[str, str]], None],
 ) -> NoReturn:
-    """Serve until SIGINT, SIGTERM or SIGHUP; prints `ready HOST:PORT` once the parties may connect.
+    """Serve until SIGINT, SIGTERM or SIGHUP; then end the process: 130 for SIGINT, 0 otherwise.
 
     Args:
         agreement: Read once, into memory: its owner is the host, who may change it meanwhile.
         listen: `HOST:PORT`; port 0 takes a free one.
         attester: Called first: where nothing can vouch for this process, nothing is read.
-        roots: The schemes that the policy's root may use.
+        roots: The roots that the policy may name.
+        ready: Told address (`ready`), mode, study and policy digest once the parties may connect.
 
     Raises:
-        typer.Exit: Told to stop: 130 for SIGINT, 0 for the others.
         RatlsError: This process cannot serve.
     """
     import warnings
@@ -50,7 +49,6 @@ def serve(
     from policy.agreement import Agreement
     from ratls.log import open_log
     from ratls.serving import leave, listen_address, stop_signals, supervised
-    from verifier.anchors import Mode
     from verifier.files import parse_file
 
     source = attester()
@@ -59,19 +57,16 @@ def serve(
     address = listen_address(listen)
     log = open_log()
     running = Enclave.start(complete, source, log=log)
-    if running.mode is Mode.SIMULATION:
-        shell.warn_simulation()
     with supervised(log), stop_signals() as stop:
         server = start_server(running, address, log)
         log.info("listening", address=server.address)
-        shell.announce(
+        ready(
             {
                 "ready": server.address,
                 "mode": running.mode.value,
                 "study": running.policy.study,
                 "policy_digest": f"sha256:{running.policy.digest.hex()}",
-            },
-            f"ready {server.address}",
+            }
         )
         status = stop()
         server.stop()

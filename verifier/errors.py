@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from verifier.text import printable
 
 from verifier.appraisal import Appraisal
 
@@ -239,3 +241,18 @@ class CollateralRolledBack(CollateralRollbackError):
 
     code = "collateral-rolled-back"
     default_fix = "keep the bundle that you have; to start over, move it away first"
+
+
+class SystemRefused(ConfigError):
+    """The operating system refused what the command needs: memory, files, threads, a place."""
+
+    code = "system-refused"
+    default_fix = "look at limits (ulimit -a), free space and permissions, then try again"
+
+    @classmethod
+    def of(cls, error: OSError | MemoryError) -> Self:
+        """The refusal that an error of the system becomes which no module has translated."""
+        name = getattr(error, "filename", None)
+        why = getattr(error, "strerror", None) or type(error).__name__
+        thing = "this machine" if name is None else printable(str(name))
+        return cls(thing, expected="what the command needs", found=why)

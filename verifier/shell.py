@@ -23,7 +23,7 @@ from rich.markup import escape
 
 from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
-from verifier.errors import ConfigError, Exit, InstantMalformed, RatlsError
+from verifier.errors import Exit, InstantMalformed, RatlsError, SystemRefused
 from verifier.modes import anchors_for
 from verifier.output import Lines, OutputReaderGone, prepare_streams
 from verifier.text import instant_fault, printable
@@ -130,7 +130,7 @@ def refusals_as_exit_status(json_output: bool = False) -> Iterator[Shell]:
     except RatlsError as refusal:
         raise _ended(shell, refusal) from refusal
     except (OSError, MemoryError) as error:
-        raise _ended(shell, _system_refused(error)) from error
+        raise _ended(shell, SystemRefused.of(error)) from error
     except KeyboardInterrupt as stop:
         shell.say("interrupted")
         raise typer.Exit(int(Exit.INTERRUPTED)) from stop
@@ -142,28 +142,6 @@ def _ended(shell: Shell, refusal: RatlsError) -> typer.Exit:
         with suppress(RatlsError, OSError):
             shell.show_refusal(refusal)
     return typer.Exit(int(refusal.exit_status))
-
-
-class SystemRefused(ConfigError):
-    """The operating system refused what the command needs: memory, files, threads or space."""
-
-    code = "system-refused"
-    default_fix = "look at limits (ulimit -a), free space and permissions, then try again"
-
-    def sentence(self) -> str:
-        return f"{self.thing}: the operating system refused what the command needs: {self.found}"
-
-
-def _system_refused(error: OSError | MemoryError) -> SystemRefused:
-    name = getattr(error, "filename", None)
-    why = getattr(error, "strerror", None) or type(error).__name__
-    thing = "this machine" if name is None else printable(str(name))
-    return SystemRefused(thing, expected="what the command needs", found=why)
-
-
-def now() -> datetime:
-    """The clock of this machine, in UTC."""
-    return datetime.now(UTC)
 
 
 def parse_instant(text: str | None) -> datetime:

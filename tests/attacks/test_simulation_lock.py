@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ratls.attester import resolve_attester
+from ratls.attester_option import resolve_attester
 from ratls.cli import build
 from simulation.folder import write
 from simulation.intel import root_name

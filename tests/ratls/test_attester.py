@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ratls.attester import AttesterUnknown, resolve_attester
+from ratls.attester_option import AttesterUnknown, resolve_attester
 from simulation import folder
 from tests.support.flight_peers import Study
 from tests.support.refusal import refused

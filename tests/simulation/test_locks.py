@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ratls.attester import resolve_attester
+from ratls.attester_option import resolve_attester
 from simulation.folder import write
 from simulation.intel import Intel, root_name
 from tests.support.intel import AT, World
