@@ -3,7 +3,8 @@
     enclave = Enclave.start(agreement, attester, log=log)          # application
     server = start_server(enclave, listen_address("127.0.0.1:0"), log)
 
-Read in the order of a release: `server` (who connects), `access` (what it may), `application`
-and `receive` (the exchange), `intake` (rows), `session` (what counts, once), `compute`,
-`computations` and `release` (what leaves). All of it is measured.
+Read in the order of a release: `server` (who connects), `access` (what it may), `answer` and
+`receive` (the exchange), `intake` (rows), `session` (what counts, once), `application` (one start,
+and when it computes), `compute`, `computations` and `release` (what may leave), `collect` (who
+gets it). All of it is measured.
 """

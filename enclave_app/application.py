@@ -1,12 +1,11 @@
-"""What the enclave does with an exchange, once it is known who asks.
+"""One start of the enclave: its policy, its identity, what has come in, and what is computed.
 
     enclave = Enclave.start(agreement, attester, log=log)
-    enclave.answer(kind, party, exchange, log)      # one DoExchange, from hello to its end
+    enclave.compute_when_complete(task)             # after each commit
+    enclave.stop()
 
-Order matters: the task is verified and the peer authorised before any quote is made; evidence
-goes out before any row comes in; a dataset counts only by its commit; what was computed leaves
-only sealed to the recipients that the policy names. Whether policy and task still hold is asked at
-every step; what was done is logged after it was done.
+What was computed leaves only sealed to the recipients that the policy names. Whether policy and
+task still hold is asked at every step.
 
 Nothing that depends on rows reaches recipient or host beside the result itself: one code in one
 sealed form for all refusals, one log line, and times that end with a bucket.
@@ -22,24 +21,19 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Self
 
-from enclave_app.access import require_collect, require_reason
 from enclave_app.compute import agreed, compute, denied, own_reasons, required
 from enclave_app.errors import ComputeDeniedError
 from enclave_app.intake import Intake
 from enclave_app.limits import Limits, MemoryBudget, Need
-from enclave_app.receive import Receiving
-from enclave_app.session import Denied, NoOutcomeYet, Released, Sessions, Ticket
+from enclave_app.session import Denied, Released, Sessions, Ticket
 from enclave_app.worker import Workers, supervised
 from policy.agreement import CompleteAgreement, require_window
 from policy.document import Party, Policy, digest_text
-from policy.receipt import Receipt, ReceiptInput
 from policy.task import Task
 from ratls.attester import Attester
-from ratls.claims import NO_TASK
-from ratls.framing import Kind
 from ratls.identity import EnclaveIdentity
-from ratls.log import Log, bind, place_of
-from ratls.server_stream import Hello, ServerExchange
+from ratls.log import Log, place_of
+from ratls.server_stream import Hello
 from verifier.anchors import Mode
 from verifier.errors import ModeMismatchError, RatlsError
 
@@ -154,34 +148,6 @@ class Enclave:
             named = digest_text(ticket.digest)
             self._log.info("computed", task_digest=named, mode=self.mode.value)
 
-    def answer(self, kind: Kind, party: Party, exchange: ServerExchange, log: Log) -> None:
-        """Serve one exchange of an authenticated party to its end.
-
-        Raises:
-            RatlsError: A refusal; the caller tells the peer its code and nothing else.
-        """
-        hello = exchange.hello()
-        if kind is Kind.ATTEST:
-            exchange.send_evidence(self.evidence(hello, party, NO_TASK))
-            log.info("attested")
-            return
-        task = self._verified(hello)
-        if kind is Kind.RELEASE:
-            Receiving(self, party, exchange, hello, task, log).run()
-        elif kind is Kind.REASON:
-            self._reason(task, party, exchange, hello, log)
-        else:
-            self._collect(task, party, exchange, hello, log)
-
-    def _verified(self, hello: Hello) -> Task:
-        """The task, believed: by its submitter's key, under this policy, at this instant."""
-        at = self.clock()
-        require_window(self.policy, at)
-        task = Task.open(hello.task, self.policy, at)
-        bind(task_digest=digest_text(task.digest))
-        self.need(task)
-        return task
-
     def need(self, task: Task) -> Need:
         """What the task's computation takes of the memory budget. Raises: ComputationTooLarge."""
         return required(self.policy, task, self.limits.held_bytes)
@@ -217,55 +183,6 @@ class Enclave:
         """The task, as far as sessions know it."""
         inputs = agreed(self.policy, task).inputs
         return Ticket(task.digest, inputs, task.submitter, task.expires)
-
-    def _collect(
-        self, task: Task, party: Party, exchange: ServerExchange, hello: Hello, log: Log
-    ) -> None:
-        computation = agreed(self.policy, task)
-        require_collect(party, computation)
-        evidence = self.evidence(hello, party, task.digest)
-        exchange.send_evidence(evidence)
-        outcome = self.sessions.outcome(self.ticket(task), self.seconds())
-        if isinstance(outcome, NoOutcomeYet):
-            exchange.pending(list(outcome.missing))
-            log.info("asked")
-        else:
-            ciphertext = outcome.ciphertexts[party.id]
-            receipt = Receipt(
-                task_digest=task.digest,
-                policy_digest=self.policy.digest,
-                instance=self.identity.instance,
-                computation=computation.id,
-                run=computation.run,
-                recipient=party.id,
-                inputs=tuple(
-                    ReceiptInput(dataset=dataset, commit_digest=digest)
-                    for dataset, digest in outcome.commits.items()
-                ),
-                result_digest=outcome.digest,
-                mode=self.mode.value,
-                nonce=hello.nonce,
-                evidence=evidence,
-                tls_spki=self.identity.spki,
-                receipt_key=self.identity.receipt_spki,
-            )
-            self.require_window(task, "hand-out", log)
-            exchange.result(receipt.seal(self.identity.receipt_signer), ciphertext)
-            log.info("collected")
-
-    def _reason(
-        self, task: Task, party: Party, exchange: ServerExchange, hello: Hello, log: Log
-    ) -> None:
-        """Tell the owner of an input what that input alone breaks, at the times of a result."""
-        dataset = require_reason(self.policy, party, agreed(self.policy, task), hello.dataset)
-        exchange.send_evidence(self.evidence(hello, party, task.digest))
-        outcome = self.sessions.outcome(self.ticket(task), self.seconds())
-        self.require_window(task, "hand-out", log)
-        if isinstance(outcome, NoOutcomeYet):
-            exchange.pending(list(outcome.missing))
-        else:
-            exchange.reason(outcome.reasons[dataset.id])
-        log.info("asked")
 
     def compute_when_complete(self, task: Task) -> None:
         """Queue the computation, once, if this commit was the last that it waited for."""

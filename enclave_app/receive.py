@@ -1,6 +1,6 @@
 """One release, as the enclave sees it: authorise, prove, take rows in, and let a commit decide.
 
-    Receiving(enclave, party, exchange, hello, task, log).run()
+    receive(asked)
 
 The stream may end in any way at any point, and looks complete when its client is dead. Nothing
 counts but a commit, signed by the provider, about exactly the rows that arrived in the stream
@@ -9,24 +9,18 @@ whose challenge it names.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from enclave_app.access import require_release
-from enclave_app.compute import agreed
+from enclave_app.exchange import TaskExchange
 from enclave_app.intake import Intake
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
-from policy.document import Party
 from policy.errors import ResourceLimitError
 from policy.rows import schema_digest
-from policy.task import Task
 from ratls.errors import StreamIntegrityError
 from ratls.framing import RowDigest
-from ratls.log import Log
-from ratls.server_stream import Caps, CommitMessage, Hello, ServerExchange
-
-if TYPE_CHECKING:
-    from enclave_app.application import Enclave
+from ratls.server_stream import Caps, CommitMessage
 
 
 class ExchangeTooLong(ResourceLimitError):
@@ -50,44 +44,34 @@ class CommitDigestMismatch(StreamIntegrityError):
     default_fix = "release again with the same task"
 
 
-class Receiving:
+def receive(asked: TaskExchange) -> None:
+    """Serve a provider that releases a dataset, to the end of the exchange.
+
+    Raises:
+        ReleaseNotAuthorized: The dataset is not this party's to release for the task.
+        RatlsError: Why nothing of this stream counts.
+    """
+    _Release(asked).run()
+
+
+class _Release:
     """One release of one dataset, from authorisation to acknowledgement."""
 
-    def __init__(
-        self,
-        enclave: Enclave,
-        party: Party,
-        exchange: ServerExchange,
-        hello: Hello,
-        task: Task,
-        log: Log,
-    ) -> None:
-        """Take a verified task.
-
-        Raises:
-            ReleaseNotAuthorized: The dataset is not this party's to release for it.
-        """
-        policy = enclave.policy
-        self._enclave, self._party, self._exchange = enclave, party, exchange
-        self._hello, self._task = hello, task
-        self._dataset = require_release(policy, party, agreed(policy, task), hello.dataset)
-        self._log = log.bind(dataset=self._dataset.id)
-        self._ticket = enclave.ticket(task)
+    def __init__(self, asked: TaskExchange) -> None:
+        self._dataset = require_release(
+            asked.enclave.policy, asked.party, asked.computation, asked.hello.dataset
+        )
+        self._asked = replace(asked, log=asked.log.bind(dataset=self._dataset.id))
+        self._enclave, self._stream, self._ticket = asked.enclave, asked.stream, asked.ticket
 
     def run(self) -> None:
-        """To the end of the exchange.
-
-        Raises:
-            RatlsError: Why nothing of this stream counts.
-        """
         enclave, dataset = self._enclave, self._dataset
         until = enclave.seconds() + enclave.limits.exchange_seconds
-        need = enclave.need(self._task)
+        need = enclave.need(self._asked.task)
         rows = Intake(dataset, enclave.limits, enclave.memory, need, until)
         enclave.sessions.begin(self._ticket, dataset.id, rows, enclave.clock())
         try:
-            self._evidence = enclave.evidence(self._hello, self._party, self._task.digest)
-            self._exchange.send_evidence(self._evidence)
+            self._evidence = self._asked.prove()
             if not self._resumed():
                 self._receive(rows)
         finally:
@@ -95,47 +79,47 @@ class Receiving:
 
     def _resumed(self) -> bool:
         """Answer a client that asks whether an earlier commit arrived; True if it did."""
-        asked = self._exchange.resume_request()
+        asked = self._stream.resume_request()
         if asked is None:
             return False
         commit = self._own_commit(asked)
         known = self._enclave.sessions.known(self._ticket, self._dataset.id, commit.digest)
         if known is None:
-            self._exchange.absent()
+            self._stream.absent()
             return False
         self._computed_if_last()
-        self._exchange.acknowledge(known)
-        self._log.info("acknowledged-again")
+        self._stream.acknowledge(known)
+        self._asked.log.info("acknowledged-again")
         return True
 
     def _receive(self, rows: Intake) -> None:
         sessions, dataset = self._enclave.sessions, self._dataset.id
         sessions.require_open(self._ticket, dataset, rows)
-        rows.open(self._exchange.schema())
+        rows.open(self._stream.schema())
         self._fill(rows)
-        commit = self._require_commit(rows, self._exchange.committed)
-        self._enclave.require_window(self._task, "commit", self._log)
+        commit = self._require_commit(rows, self._stream.committed)
+        self._asked.require_window("commit")
         acknowledgement = sessions.commit(
             self._ticket, dataset, rows, commit.digest, lambda: self._acknowledgement(commit)
         )
         self._computed_if_last()
         try:
-            self._exchange.acknowledge(acknowledgement)
+            self._stream.acknowledge(acknowledgement)
         finally:
-            self._log.info("committed")
+            self._asked.log.info("committed")
 
     def _computed_if_last(self) -> None:
         # Before answer and report: the commit counts even if the provider is gone by now. Also
         # when a provider asks again: whatever ended the first exchange after its commit.
-        self._enclave.compute_when_complete(self._task)
+        self._enclave.compute_when_complete(self._asked.task)
 
     def _fill(self, rows: Intake) -> None:
         limits = self._enclave.limits
         caps = Caps(
             rows=self._dataset.max_rows, bytes=limits.held_bytes, batch_bytes=limits.batch_bytes
         )
-        for _, batch in self._exchange.batches(caps):
-            self._enclave.require_window(self._task, "rows", self._log)
+        for _, batch in self._stream.batches(caps):
+            self._asked.require_window("rows")
             # Ends a stream that drips. One that is silent keeps its thread and nothing else:
             # pyarrow cannot end it, gRPC does after hours; `Slots` limits how many a party has,
             # and `sweep` takes its rows.
@@ -149,9 +133,9 @@ class Receiving:
         """A commit signed by this provider about this task, policy, enclave and dataset."""
         commit = Commit.open(envelope, self._enclave.policy)
         for thing, expected, found in (
-            ("provider", self._party.id, commit.provider),
+            ("provider", self._asked.party.id, commit.provider),
             ("dataset", self._dataset.id, commit.dataset),
-            ("task", self._task.digest, commit.task_digest),
+            ("task", self._asked.task.digest, commit.task_digest),
             ("instance", self._enclave.identity.instance, commit.instance),
             ("schema", schema_digest(self._dataset), commit.schema_digest),
         ):
@@ -162,7 +146,7 @@ class Receiving:
     def _require_commit(self, rows: Intake, message: CommitMessage) -> Commit:
         """The commit that ends this stream must be about exactly the rows that arrived."""
         commit = self._own_commit(message.envelope)
-        if commit.nonce != self._hello.nonce:
+        if commit.nonce != self._asked.hello.nonce:
             raise _another("nonce")
         rows.require_rows()
         if (commit.rows, commit.batches) != (rows.rows, len(rows.batches)):
@@ -190,7 +174,7 @@ class Receiving:
             rows_digest=commit.salted_digest,
             rows=commit.rows,
             batches=commit.batches,
-            nonce=self._hello.nonce,
+            nonce=self._asked.hello.nonce,
             evidence=self._evidence,
             tls_spki=identity.spki,
             receipt_key=identity.receipt_spki,

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from enclave_app.access import client_roots, identify
+from enclave_app.answer import answer
 from enclave_app.application import Enclave
 from enclave_app.errors import ListenAddressUnusable
 from enclave_app.limits import Slots
@@ -120,7 +121,7 @@ class EnclaveServer(flight.FlightServerBase):
         """The four exchanges of ratls/1: release, collect, reason, attest."""
         with self._guard(context) as (party, log):
             kind = Kind.of(descriptor)
-            self._enclave.answer(kind, party, ServerExchange(reader, writer, context), log)
+            answer(self._enclave, kind, party, ServerExchange(reader, writer, context), log)
 
     @contextmanager
     def _guard(self, context: Any) -> Iterator[tuple[Party, Log]]:
@@ -135,13 +136,13 @@ class EnclaveServer(flight.FlightServerBase):
                 return
             except RatlsError as refusal:
                 log.warning("refused", code=refusal.code)
-                answer = flight_refusal(refusal, number)
+                told = flight_refusal(refusal, number)
             except BaseException as bug:  # noqa: BLE001 - a panic of a library too; see below
                 # A bug of ours: its text may hold cell values, so only kind and place are kept.
                 log.error("internal", bug=place_of(bug))
                 failed = ServerFailed("enclave", expected="an answer", found="an error")
-                answer = flight_refusal(failed, number)
-        raise answer from None
+                told = flight_refusal(failed, number)
+        raise told from None
 
     def stop(self, seconds: float = STOP_SECONDS) -> bool:
         """Stop listening and wait for running calls, but not for ever; False if some still run.

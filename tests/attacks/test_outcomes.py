@@ -32,7 +32,6 @@ from ratls.client_stream import Pending, Result
 from tests.enclave_app.agreed import Agreed, computation
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.refusal import count_refusal
-from verifier.shell import Shell
 
 pytestmark = pytest.mark.slow
 
@@ -322,8 +321,7 @@ def test_a_library_that_warns_of_rows_is_not_heard(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         warnings.warn("twin", RuntimeWarning, stacklevel=1)
-        shell = Shell(json_output=False)
         with pytest.raises(FileNotFoundError):
-            serve(shell, agreement=tmp_path, listen="", attester=absent, roots=frozenset())
+            serve(agreement=tmp_path, listen="", attester=absent, roots=frozenset(), ready=print)
         warnings.warn("CANARY: patient 17 has it", RuntimeWarning, stacklevel=1)
     assert [str(warning.message) for warning in shown] == ["twin"]

@@ -1,0 +1,35 @@
+"""What the enclave does with an exchange, once it is known who asks.
+
+    answer(enclave, kind, party, stream, log)      # one DoExchange, from hello to its end
+
+Order matters: the task is verified and the peer authorised before any quote is made; evidence
+goes out before any row comes in; what was done is logged after it was done.
+"""
+
+from __future__ import annotations
+
+from enclave_app.application import Enclave
+from enclave_app.collect import collect, tell_reason
+from enclave_app.exchange import TaskExchange
+from enclave_app.receive import receive
+from policy.document import Party
+from ratls.claims import NO_TASK
+from ratls.framing import Kind
+from ratls.log import Log
+from ratls.server_stream import ServerExchange
+
+_ABOUT_A_TASK = {Kind.RELEASE: receive, Kind.COLLECT: collect, Kind.REASON: tell_reason}
+
+
+def answer(enclave: Enclave, kind: Kind, party: Party, stream: ServerExchange, log: Log) -> None:
+    """Serve one exchange of an authenticated party to its end.
+
+    Raises:
+        RatlsError: A refusal; the caller tells the peer its code and nothing else.
+    """
+    hello = stream.hello()
+    if kind is Kind.ATTEST:
+        stream.send_evidence(enclave.evidence(hello, party, NO_TASK))
+        log.info("attested")
+    else:
+        _ABOUT_A_TASK[kind](TaskExchange.open(enclave, party, stream, hello, log))

@@ -1,0 +1,71 @@
+"""One exchange about a task: who asks, over which stream, and about which verified task.
+
+asked = TaskExchange.open(enclave, party, stream, hello, log)
+receive(asked)     # or collect(asked), or tell_reason(asked)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from enclave_app.application import Enclave
+from enclave_app.compute import agreed
+from enclave_app.session import NoOutcomeYet, Released, Ticket
+from policy.agreement import require_window
+from policy.document import Computation, Party, digest_text
+from policy.task import Task
+from ratls.log import Log, bind
+from ratls.server_stream import Hello, ServerExchange
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExchange:
+    """Made by `open`: the task is verified; what the party may do with it is not yet checked."""
+
+    enclave: Enclave
+    party: Party
+    stream: ServerExchange
+    hello: Hello
+    task: Task
+    log: Log
+
+    @classmethod
+    def open(
+        cls, enclave: Enclave, party: Party, stream: ServerExchange, hello: Hello, log: Log
+    ) -> Self:
+        """Verify the task: by its submitter's key, under this policy, at this instant.
+
+        Raises:
+            RatlsError: The policy or the task does not hold, or it needs more than the enclave has.
+        """
+        at = enclave.clock()
+        require_window(enclave.policy, at)
+        task = Task.open(hello.task, enclave.policy, at)
+        bind(task_digest=digest_text(task.digest))
+        enclave.need(task)
+        return cls(enclave, party, stream, hello, task, log)
+
+    @property
+    def computation(self) -> Computation:
+        """The computation that the task names."""
+        return agreed(self.enclave.policy, self.task)
+
+    @property
+    def ticket(self) -> Ticket:
+        """The task, as far as sessions know it."""
+        return self.enclave.ticket(self.task)
+
+    def prove(self) -> bytes:
+        """Send fresh evidence for this party and task; the evidence."""
+        evidence = self.enclave.evidence(self.hello, self.party, self.task.digest)
+        self.stream.send_evidence(evidence)
+        return evidence
+
+    def outcome(self) -> Released | NoOutcomeYet:
+        """What may be handed out now."""
+        return self.enclave.sessions.outcome(self.ticket, self.enclave.seconds())
+
+    def require_window(self, step: str) -> None:
+        """As `Enclave.require_window`."""
+        self.enclave.require_window(self.task, step, self.log)
