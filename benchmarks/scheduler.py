@@ -34,10 +34,11 @@ from ratls.address import Address
 from ratls.log import open_log
 from scheduler.certificate import own_certificate
 from scheduler.client import SchedulerClient
+from scheduler.database import queue_file
 from scheduler.limits import Limits
 from scheduler.server import start_server
 from scheduler.service import Roster
-from scheduler.store import NewTask, Store, queue_file
+from scheduler.store import NewTask, Store
 from tests.support.parties import ROOTS, Consortium, TaskWorld
 from tests.support.scheduler import NOW, channel
 

@@ -64,9 +64,10 @@ def serve(
         from ratls.log import open_log
         from ratls.serving import leave, listen_address, stop_signals, supervised
         from scheduler.certificate import CERTIFICATE_FILE, own_certificate
+        from scheduler.database import database_url, queue_file
         from scheduler.server import start_server
         from scheduler.service import Roster
-        from scheduler.store import Store, database_url, queue_file
+        from scheduler.store import Store
 
         roster = Roster([_complete(path) for path in agreement])
         address = listen_address(listen)

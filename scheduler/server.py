@@ -35,6 +35,7 @@ from ratls.log import Log, bind, bound, place_of
 from ratls.serving import open_many_files
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import OwnCertificate
+from scheduler.database import StoreUnavailable
 from scheduler.limits import Calls, Limits
 from scheduler.messages import (
     ANSWER_CAP,
@@ -48,7 +49,7 @@ from scheduler.messages import (
     write_task,
 )
 from scheduler.service import PeerNotServed, Roster, Service
-from scheduler.store import Store, StoreUnavailable
+from scheduler.store import Store
 from verifier.errors import ConfigError, Exit, RatlsError
 
 STOP_SECONDS = 5.0

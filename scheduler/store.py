@@ -12,27 +12,24 @@ number 7 will never be shown a 6 that was not there before, and may go on from 7
 
 from __future__ import annotations
 
-import os
 import secrets
-import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sql
-from sqlalchemy import event, exc
+from sqlalchemy import exc
 
 from policy.errors import ResourceLimitError, TicketScopeError
+from scheduler.database import open_engine, printable_url, translated
 from scheduler.limits import RATE_WINDOW, Usage
 from scheduler.queued_task import Cursor, DatasetStatus, QueuedTask, State
 from verifier.errors import ConfigError
 
 VERSION = 2
-BUSY_SECONDS = 5
 PAGE_TASKS, PAGE_BYTES = 256, 2 << 20
 
 # Digests are written in hex: keys that every database can index, and people can read.
@@ -131,7 +128,7 @@ class Store:
             DatabaseIncompatible: Other tables stand under our names.
             StoreUnavailable: It does not answer.
         """
-        store = cls(_engine(url))
+        store = cls(open_engine(url))
         try:
             store.id = store._begin_queue()
         except BaseException:
@@ -276,7 +273,7 @@ class Store:
         """Forget expired tasks; how many there were. Raises: StoreUnavailable."""
         # Those of the last minute still count for the rate: short-lived tasks are tasks too.
         gone = (_task.c.expires <= _seconds(at)) & (_task.c.received <= _seconds(at - RATE_WINDOW))
-        with _translated(self.engine), self.engine.begin() as connection:
+        with translated(self.engine), self.engine.begin() as connection:
             return connection.execute(_task.delete().where(gone)).rowcount
 
     def _page(self, rows: Collection[Any], limit: int) -> Page:
@@ -298,7 +295,7 @@ class Store:
         return Page(tuple(held), more=False)
 
     def _begin_queue(self) -> bytes:
-        with _translated(self.engine):
+        with translated(self.engine):
             try:
                 return self._made()
             except (exc.IntegrityError, exc.ProgrammingError, exc.OperationalError):
@@ -331,51 +328,15 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[sql.Connection]:
-        with _translated(self.engine), self.engine.connect() as connection:
+        with translated(self.engine), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _changing(self) -> Iterator[tuple[sql.Connection, int]]:
         """A transaction that holds the queue's lock, and the number of its change."""
-        with _translated(self.engine), self.engine.begin() as connection:
+        with translated(self.engine), self.engine.begin() as connection:
             connection.execute(_queue.update().values(change=_queue.c.change + 1))
             yield connection, int(connection.execute(sql.select(_queue.c.change)).scalar_one())
-
-
-class DatabaseUrlUnusable(ConfigError):
-    """The database cannot be named like this."""
-
-    code = "database-url-unusable"
-    default_fix = "write a SQLAlchemy URL, for example postgresql+psycopg://scheduler@host/ratls"
-
-
-class DatabasePasswordShown(ConfigError):
-    """A password stands in the URL, where every user of the machine can read it."""
-
-    code = "database-password-shown"
-    default_fix = "put it into a file of libpq: append ?passfile=FILE to the URL, or use ~/.pgpass"
-
-
-def database_url(text: str) -> sql.URL:
-    """A database as the command line names it.
-
-    Raises:
-        DatabaseUrlUnusable: Not a SQLAlchemy URL.
-        DatabasePasswordShown: With a password: arguments are seen by every user of the machine.
-    """
-    try:
-        url = sql.make_url(text)
-    except (exc.ArgumentError, ValueError) as error:
-        # The text is not shown: whatever it is, there may be a password in it.
-        raise DatabaseUrlUnusable("--database", expected="a URL", found="another text") from error
-    if url.password is not None or "password" in url.query:
-        raise DatabasePasswordShown("--database", expected="no password", found="one")
-    return url
-
-
-def queue_file(path: Path) -> sql.URL:
-    """The queue in a file of this machine."""
-    return sql.URL.create("sqlite", database=str(path))
 
 
 def _shown(row: Any) -> DatasetStatus:
@@ -395,75 +356,6 @@ def _seconds(at: datetime) -> int:
     return int(at.timestamp())
 
 
-def _engine(url: sql.URL) -> sql.Engine:
-    sqlite = url.get_backend_name() == "sqlite"
-    if sqlite and url.database in (None, "", ":memory:"):
-        raise DatabaseUrlUnusable(_name(url), expected="a database that lasts", found="memory")
-    try:
-        if sqlite and "uri" not in url.query:
-            _make_private(Path(str(url.database)))
-        engine = sql.create_engine(
-            url,
-            hide_parameters=True,  # what is stored does not belong into messages
-            pool_timeout=BUSY_SECONDS,
-            pool_pre_ping=not sqlite,  # a database server may have been restarted
-        )
-    except (exc.ArgumentError, ImportError) as error:
-        raise DatabaseUrlUnusable(
-            _name(url), expected="a database with an installed driver", found="another"
-        ) from error
-    if sqlite:
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-class StoreUnavailable(ConfigError):
-    """The database does not answer, or does not take what it should keep."""
-
-    code = "store-unavailable"
-    default_fix = "is the disk full, the database running, and its address right? Then try again"
-
-
-def _make_private(path: Path) -> None:
-    """SQLite makes its file for whoever the umask lets in, and follows a link in its place."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        os.close(os.open(path, flags, 0o600))
-    except OSError as error:
-        raise StoreUnavailable(
-            str(path), expected="a file of ours, and no link", found=error.strerror or "an error"
-        ) from error
-
-
-def _begin_sqlite(connection: sql.Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver would begin transactions by rules of its own
-    for pragma in (
-        f"busy_timeout = {BUSY_SECONDS * 1000}",
-        "journal_mode = WAL",
-        "synchronous = FULL",  # a commit is on the disk when it returns
-        "foreign_keys = ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-@contextmanager
-def _translated(engine: sql.Engine) -> Iterator[None]:
-    try:
-        yield
-    except (exc.IntegrityError, exc.ProgrammingError, exc.DataError):
-        raise  # ours: the statements are wrong, not the database
-    except (exc.DBAPIError, exc.TimeoutError, sqlite3.Error) as error:  # the last: on connecting
-        cause = getattr(error, "orig", None) or error
-        raise StoreUnavailable(
-            _name(engine.url), expected="a database that works", found=type(cause).__name__
-        ) from error
-
-
 class DatabaseIncompatible(ConfigError):
     """The database holds a queue of another version, or something else under its names."""
 
@@ -473,9 +365,5 @@ class DatabaseIncompatible(ConfigError):
 
 def _incompatible(engine: sql.Engine, found: str) -> DatabaseIncompatible:
     return DatabaseIncompatible(
-        _name(engine.url), expected=f"a queue of version {VERSION}, or nothing", found=found
+        printable_url(engine.url), expected=f"a queue of version {VERSION}, or nothing", found=found
     )
-
-
-def _name(url: sql.URL) -> str:
-    return url.render_as_string(hide_password=True)

@@ -10,7 +10,7 @@ import typer
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
-    from simulation.intel import Platform
+    from simulation.platform import Platform
 
 app = typer.Typer(
     cls=Commands,

@@ -29,8 +29,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from simulation import pck_extension
 from simulation.certificates import Issued, PrivateKey
-from simulation.intel import Intel, Platform, root_name
+from simulation.intel import Intel, root_name
 from simulation.pck_extension import PckExtensionForm
+from simulation.platform import Platform
 from simulation.quote import QuotingEnclave
 from verifier.errors import ConfigError
 from verifier.files import (

@@ -36,7 +36,7 @@ from provider.task_signing import (
 )
 from ratls.address import Address, AddressMalformed
 from ratls.cli import build
-from scheduler.store import DatabaseUrlUnusable
+from scheduler.database import DatabaseUrlUnusable
 from tests.provider.test_sources import dataset
 from tests.support.error_page import PACKAGES, ROOT, leaves
 from tests.support.refusal import refused

@@ -25,7 +25,8 @@ from policy.party import create_party
 from policy.state import StudyState
 from provider.release_state import Attempt, ReleaseFolder
 from scheduler.certificate import own_certificate
-from scheduler.store import Store, StoreUnavailable, queue_file
+from scheduler.database import StoreUnavailable, queue_file
+from scheduler.store import Store
 from simulation.intel import DAY
 from tests.support.parties import AT as POLICY_AT
 from tests.support.parties import PASSPHRASE, Consortium

@@ -20,7 +20,7 @@ from policy.document import digest_text
 from policy.journal import Journal, JournalMissing, NotedEntry
 from provider.exchange import EnclaveRequest
 from ratls.cli import build
-from simulation.intel import unaltered
+from simulation.platform import unaltered
 from tests.provider.desk import Desk
 from tests.provider.test_cli import code
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave

@@ -30,11 +30,10 @@ from simulation.intel import (
     ROOT_CN,
     TCB_SIGNER_CN,
     TDX_COMPONENTS,
-    TEE_TCB_SVN,
     Intel,
-    Platform,
 )
 from simulation.pck_extension import PckExtensionForm, element
+from simulation.platform import TEE_TCB_SVN, Platform
 from simulation.quote import (
     DescriptorForm,
     HeaderForm,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from scheduler.store import Store, database_url, queue_file
+from scheduler.database import database_url, queue_file
+from scheduler.store import Store
 from tests.support.parties import Consortium, TaskWorld
 from tests.support.postgresql import cluster
 from tests.support.scheduler import NOW

@@ -57,14 +57,14 @@ class Points:
 
 def work(url: sqlalchemy.URL, points: Points, answers: int) -> None:
     """What a scheduler does in its life. Each answer goes out at once, as to a client."""
-    plain = store_module._engine
+    plain = store_module.open_engine
 
     def watched(url: sqlalchemy.URL) -> sqlalchemy.Engine:
         engine = plain(url)
         points.watch(engine)
         return engine
 
-    store_module._engine = watched
+    store_module.open_engine = watched
     store = Store.open(url)
 
     def answer(text: str) -> None:

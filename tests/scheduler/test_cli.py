@@ -18,7 +18,8 @@ from ratls.address import Address
 from ratls.errors import DeadlineExceeded
 from scheduler.cli import app
 from scheduler.client import SchedulerClient, SchedulerUnreachable
-from scheduler.store import Store, queue_file
+from scheduler.database import queue_file
+from scheduler.store import Store
 from tests.support.parties import Consortium, TaskWorld, instant
 from tests.support.refusal import count_refusal
 from tests.support.scheduler import NOW, channel, running_scheduler

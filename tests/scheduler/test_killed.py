@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
+from scheduler.database import queue_file
 from scheduler.queued_task import State
-from scheduler.store import Store, queue_file
+from scheduler.store import Store
 from tests.scheduler.test_store import HOUR, INPUTS, POLICY, anything, task
 from tests.support.scheduler import NOW
 

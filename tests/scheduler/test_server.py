@@ -31,11 +31,12 @@ from ratls.pin import ChannelIdentity
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import SCHEDULER_NAME, own_certificate
 from scheduler.client import SchedulerBusy, SchedulerClient, SchedulerRefused, SchedulerUnreachable
+from scheduler.database import StoreUnavailable, queue_file
 from scheduler.limits import Limits
 from scheduler.queued_task import QueuedTask, State
 from scheduler.server import SchedulerAddressUnusable, start_server
 from scheduler.service import Roster, Service
-from scheduler.store import Store, StoreUnavailable, queue_file
+from scheduler.store import Store
 from scheduler.task_service_pb2_grpc import TaskServiceStub
 from tests.support.parties import Consortium, TaskWorld, local_party
 from tests.support.refusal import count_refusal, refused

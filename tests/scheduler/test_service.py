@@ -22,6 +22,7 @@ from policy.task import (
     TaskSignatureInvalid,
     TaskSubmitterDenied,
 )
+from scheduler.database import queue_file
 from scheduler.errors import TaskOversized
 from scheduler.limits import Limits, OpenTasksExhausted
 from scheduler.queued_task import Cursor, State
@@ -34,7 +35,7 @@ from scheduler.service import (
     StudyGivenTwice,
     SubmitterDiffers,
 )
-from scheduler.store import Store, TaskNotQueued, queue_file
+from scheduler.store import Store, TaskNotQueued
 from tests.support.parties import Consortium, TaskWorld, local_party
 from tests.support.refusal import refused
 from tests.support.scheduler import NOW

@@ -11,20 +11,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from scheduler.limits import Limits, OpenTasksExhausted, SubmissionsTooFast, Usage
-from scheduler.queued_task import Cursor, State
-from scheduler.store import (
-    DatabaseIncompatible,
+from scheduler.database import (
     DatabasePasswordShown,
     DatabaseUrlUnusable,
-    NewTask,
-    ReportsExhausted,
-    Store,
     StoreUnavailable,
-    TaskNotQueued,
     database_url,
     queue_file,
 )
+from scheduler.limits import Limits, OpenTasksExhausted, SubmissionsTooFast, Usage
+from scheduler.queued_task import Cursor, State
+from scheduler.store import DatabaseIncompatible, NewTask, ReportsExhausted, Store, TaskNotQueued
 from tests.support.refusal import refused
 from tests.support.scheduler import NOW
 
@@ -302,7 +298,7 @@ def test_full_disk(tmp_path: Path) -> None:
 def test_a_database_that_is_held_by_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.store.BUSY_SECONDS", 0)
+    monkeypatch.setattr("scheduler.database.BUSY_SECONDS", 0)
     store = Store.open(queue_file(tmp_path / "queue.sqlite"))
     with store.engine.connect() as other:
         other.exec_driver_sql("UPDATE ratls_queue SET change = 7")

@@ -10,7 +10,8 @@ import pytest
 
 from simulation import documents
 from simulation.certificates import new_key, public_point
-from simulation.intel import TDX_COMPONENTS, TEE_TCB_SVN
+from simulation.intel import TDX_COMPONENTS
+from simulation.platform import TEE_TCB_SVN
 from simulation.quote import QE_REPORT, SEPT_VE_DISABLE, DescriptorForm, QuoteForm
 from tests.support.intel import AT, REPORT_DATA, World
 from tests.support.refusal import refused

@@ -30,7 +30,8 @@ from ratls.framing import Kind, RowDigest
 from ratls.identity import EnclaveIdentity
 from ratls.pin import ChannelIdentity
 from ratls.server_stream import Caps, ServerExchange, flight_refusal
-from simulation.intel import Platform, root_name
+from simulation.intel import root_name
+from simulation.platform import Platform
 from tests.support.intel import World
 from tests.support.parties import Consortium
 from tests.support.waiting import HANG_LIMIT

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ratls.gramine import DEVICE, AttestationDevice
-from simulation.intel import Platform
+from simulation.platform import Platform
 from simulation.quote import ReportForm
 
 Alter = Callable[[bytes], bytes]

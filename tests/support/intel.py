@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from simulation.intel import Intel, Platform
+from simulation.intel import Intel
+from simulation.platform import Platform
 from verifier.anchors import TrustAnchors
 from verifier.collateral import Collateral
 from verifier.verify import VerifiedQuote, verify_quote

@@ -31,10 +31,11 @@ prepare_process()  # before anything loads gRPC
 
 from scheduler.certificate import OwnCertificate, own_certificate  # noqa: E402
 from scheduler.client import SchedulerClient  # noqa: E402
+from scheduler.database import queue_file  # noqa: E402
 from scheduler.limits import Limits  # noqa: E402
 from scheduler.server import SchedulerServer, start_server  # noqa: E402
 from scheduler.service import Roster  # noqa: E402
-from scheduler.store import Store, queue_file  # noqa: E402
+from scheduler.store import Store  # noqa: E402
 from tests.support.waiting import HANG_LIMIT  # noqa: E402
 
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -24,7 +24,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from simulation.certificates import CertificateForm, Issued, new_key
-from simulation.intel import Intel, Platform
+from simulation.intel import Intel
+from simulation.platform import Platform
 from tests.support.error_page import leaves
 from tests.vectors.reference import LINES
 from verifier.errors import Exit

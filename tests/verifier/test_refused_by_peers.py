@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from simulation.documents import qe_level, tcb_level
-from simulation.intel import TDX_COMPONENTS, TEE_TCB_SVN
+from simulation.intel import TDX_COMPONENTS
+from simulation.platform import TEE_TCB_SVN
 from tests.support.refusal import refused
 from tests.verifier.world import DATE, World, put, world
 from verifier import Collateral, TcbStatus, VerifiedQuote
