@@ -8,9 +8,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from tests.support.imports import closure, import_graph, sources
 
 ROOT = Path(__file__).parent.parent
 # A package may import itself and what stands in its row; nothing else of ours.
@@ -21,7 +24,7 @@ MAY_IMPORT = {
     "enclave_app": {"verifier", "policy", "ratls"},
     "scheduler": {"verifier", "policy", "ratls"},
     "provider": {"verifier", "policy", "ratls", "scheduler"},
-    "simulation": {"verifier", "policy", "ratls", "scheduler", "enclave_app", "provider"},
+    "simulation": {"verifier", "ratls", "enclave_app"},
 }
 OURS = set(MAY_IMPORT)
 # What decides is pure: these modules hold the network, the clock, the environment or a terminal.
@@ -54,6 +57,96 @@ def test_imports_point_only_to_the_left(package: str) -> None:
         if name.split(".")[0] in OURS - allowed
     ]
     assert wrong == []
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Import circles: each is found, and then broken at its last import."""
+    graph = {name: set(imports) for name, imports in graph.items()}
+    found = []
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            circle = error.args[1]
+            found.append(circle)
+            graph[circle[1]].discard(circle[0])
+        else:
+            return found
+
+
+def test_no_modules_import_each_other() -> None:
+    """Of two modules in a circle neither can be read, moved or measured without the other.
+
+    Imports for type checkers count: a reader follows them too.
+    """
+    assert circles(import_graph(types=True)) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c", "b"]]
+
+
+# One line of the map in CONTRIBUTING: package, question, what it imports, what to read first.
+_MAP_LINE = re.compile(r"\| `(\w+)` \| ([^|]+\?) \| ([^|]+) \| ([^|]+) \|")
+
+
+def test_the_map_of_packages_is_what_the_code_imports() -> None:
+    """A newcomer reads it first: it says neither less nor more than what is there."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    lines = [match.groups() for match in map(_MAP_LINE.fullmatch, text.splitlines()) if match]
+    named = {package: set(re.findall(r"`(\w+)`", imports)) for package, _, imports, _ in lines}
+    assert named == MAY_IMPORT
+    graph = import_graph(types=True)
+    assert {
+        package: {
+            found.split(".")[0]
+            for name, imports in graph.items()
+            if name.split(".")[0] == package
+            for found in imports
+            if found in graph
+        }
+        - {package}
+        for package in MAY_IMPORT
+    } == MAY_IMPORT
+    for package, _, _, first in lines:
+        modules_named = {f"{package}.{name}" for name in re.findall(r"`(\w+)`", first)}
+        assert modules_named
+        assert modules_named <= sources().keys()
+    readme = (ROOT / "README.md").read_text("utf-8")
+    short = re.findall(r"^\| `(\w+)` \| ([^|]+\?) \|$", readme, re.MULTILINE)
+    assert short == [(package, question) for package, question, _, _ in lines]
+
+
+# Each module that the enclave imports is measured: a change to it is another MRENCLAVE, and every
+# party signs again. So these stay out: the client's end of a connection, what judges quotes and
+# collateral, the command line, and what a party keeps on its own disk.
+NOT_IN_THE_ENCLAVE = {
+    *("ratls.client_stream", "ratls.appraise", "ratls.pin", "ratls.probe", "ratls.offline"),
+    *("verifier.verify", "verifier.certificate", "verifier.collateral", "verifier.bundles"),
+    *("verifier.crl", "verifier.pck", "verifier.qe", "verifier.tcb", "policy.admission"),
+    *("verifier.shell", "verifier.modes", "verifier.usage", "enclave_app.cli"),
+    *("ratls.attester_option", "policy.anchor", "policy.journal", "policy.state"),
+}
+ENCLAVE_LIBRARIES = {
+    *("cbor2", "cryptography", "numpy", "pandas", "platformdirs", "pyarrow", "pydantic", "scipy"),
+    *("securesystemslib", "structlog"),
+}
+
+
+def test_the_enclave_imports_its_own_end_alone() -> None:
+    loaded = closure("enclave_app.gramine_main", import_graph(types=False))
+    assert loaded >= {"enclave_app.application", "enclave_app.server", "ratls.server_stream"}
+    assert sources().keys() >= NOT_IN_THE_ENCLAVE  # a module that was renamed is found as well
+    assert loaded & NOT_IN_THE_ENCLAVE == set()
+    assert not [name for name in loaded if name.startswith(("scheduler", "provider", "simulation"))]
+    assert loaded - sources().keys() - sys.stdlib_module_names == ENCLAVE_LIBRARIES
+
+
+def test_the_enclave_starts_without_a_command_line_library() -> None:
+    """An image may leave them out, although a library that it has would use them if it could."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('typer', 'click', 'rich', 'httpx')));"
+        "import enclave_app.gramine_main, ratls.environment as e; e.prepare_process();"
+        "import enclave_app.server, enclave_app.application"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 FORBIDDEN = {"pickle", "cPickle", "joblib", "cloudpickle", "marshal", "shelve", "dill"}

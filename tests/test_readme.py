@@ -11,18 +11,26 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
 
+from tests.support.intel import World
+from tests.support.refusal import refused
 from tests.support.waiting import HANG_LIMIT
+from verifier.anchors import TrustAnchors
+from verifier.certificate import RootUntrusted
 from verifier.errors import Exit
+from verifier.quote import Quote
+from verifier.verify import QuoteCheck
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- walk: (.*?) -->\n```\n(.*?)```\n", re.DOTALL)
+SAMPLE = re.compile(r"<!-- sample: Python -->\n```\n(.*?)```\n", re.DOTALL)
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -110,3 +118,31 @@ def test_the_walk_has_everybody_in_it() -> None:
         "bob",
         "carol",
     ]
+
+
+@pytest.fixture
+def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, World]:
+    """The sample in Python, in a folder with the files that it names."""
+    world = World.create(datetime.now(UTC))
+    (tmp_path / "quote.bin").write_bytes(world.quote())
+    (tmp_path / "bundle.json").write_bytes(world.intel.collateral(world.platform))
+    monkeypatch.chdir(tmp_path)
+    (code,) = SAMPLE.findall((ROOT / "README.md").read_text("utf-8"))
+    return code, world
+
+
+def test_the_sample_in_python(
+    sample: tuple[str, World],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, world = sample
+    monkeypatch.setattr(TrustAnchors, "intel", world.intel.anchors)
+    exec(code, {})  # noqa: S102
+    code_of_enclave = Quote.parse(world.quote()).report.mr_enclave
+    assert capsys.readouterr().out == f"{code_of_enclave} UpToDate\n"
+
+
+def test_the_sample_believes_no_root_but_intels(sample: tuple[str, World]) -> None:
+    with refused(RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+        exec(sample[0], {})  # noqa: S102
