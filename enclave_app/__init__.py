@@ -1,4 +1,4 @@
-"""The enclave: rows come in from their owners, one agreed computation runs, its result goes out.
+"""The enclave receives rows from their owners, runs an agreed computation, and sends its result.
 
     enclave = Enclave.start(agreement, attester, log=log)          # application
     server = start_server(enclave, listen_address("127.0.0.1:0"), log)

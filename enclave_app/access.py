@@ -1,7 +1,8 @@
-"""Who a peer is, and what it may do. The certificate decides, nothing that the peer says."""
+"""Who a peer is, and what it may do. Only its certificate decides, no message."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from policy.channel import URI_PREFIX, ChannelCertificate
@@ -14,18 +15,21 @@ class ServerWouldNotAuthenticate(ConfigError):
     """The server would be built without the check of its clients' certificates."""
 
     code = "server-would-not-authenticate"
-    default_fix = "the policy must list a channel certificate for each party"
+    default_fix = "list a channel certificate for each party in the policy"
 
 
 class ChannelIdentityShared(ConfigError):
     """Two parties could not be told apart by their channel certificates."""
 
     code = "channel-identity-shared"
-    default_fix = "each party needs its own id and its own channel key"
+    default_fix = "give each party an id and a channel key of its own"
+
+    def sentence(self) -> str:
+        return f"channel certificates share a name or a key: {self.found}"
 
 
 def client_roots(certificates: Sequence[ChannelCertificate]) -> bytes:
-    """PEM of exactly the certificates that may connect; the server believes nothing else.
+    """PEM of exactly the certificates that may connect; the server accepts no others.
 
     Raises:
         ServerWouldNotAuthenticate: There are none.
@@ -33,11 +37,14 @@ def client_roots(certificates: Sequence[ChannelCertificate]) -> bytes:
     """
     if not certificates:
         raise ServerWouldNotAuthenticate("clients", expected="certificates", found="none")
-    names = {certificate.party_id for certificate in certificates}
-    keys = {certificate.spki_sha256 for certificate in certificates}
     # Flight tells a handler the certificate's name and nothing else: it must tell parties apart.
-    if not len(names) == len(keys) == len(certificates):
-        raise ChannelIdentityShared("clients", expected="a name and a key each", found="one twice")
+    names = Counter(certificate.party_id for certificate in certificates)
+    keys = Counter(certificate.spki_sha256 for certificate in certificates)
+    shared = {c.party_id for c in certificates if names[c.party_id] > 1 or keys[c.spki_sha256] > 1}
+    if shared:
+        raise ChannelIdentityShared(
+            "clients", expected="a name and a key each", found=", ".join(sorted(shared))
+        )
     return "".join(certificate.pem for certificate in certificates).encode("ascii")
 
 
@@ -52,8 +59,8 @@ def identify(policy: Policy, peer_identity: bytes) -> Party:
     """The party behind an authenticated connection.
 
     Args:
-        peer_identity: Flight's word for the first name in the client's certificate, which TLS
-            has compared with the policy's certificates, byte for byte.
+        peer_identity: The first name in the client's certificate, as Flight gives it; TLS has
+            compared the certificate with the policy's, byte for byte.
 
     Raises:
         PeerUnknown: No such party, or one that only operates.
@@ -68,7 +75,7 @@ class ReleaseNotAuthorized(AuthorizationError):
     """The dataset is not the peer's, not an input of the task, or does not exist."""
 
     code = "release-not-authorized"
-    default_fix = "release a dataset that the policy says is yours and the task's computation uses"
+    default_fix = "release a dataset that is yours and an input of the task's computation"
 
 
 def require_release(
@@ -77,7 +84,7 @@ def require_release(
     """The dataset, if this party may release it for this computation.
 
     Raises:
-        ReleaseNotAuthorized: Alike for a dataset of another owner, one that is no input, and
+        ReleaseNotAuthorized: The same for a dataset of another owner, one that is no input, and
             one that does not exist: the answer must not tell them apart.
     """
     dataset = policy.dataset_by_id(dataset_id)
@@ -87,7 +94,7 @@ def require_release(
 
 
 class ReasonNotAgreed(AuthorizationError):
-    """The policy lets nobody ask why a result was denied."""
+    """The policy does not let providers ask why a result was denied."""
 
     code = "reason-not-agreed"
     default_fix = 'agree on a policy with `reasons = "own input"` in the computation\'s release'
@@ -100,7 +107,7 @@ def require_reason(
 
     Raises:
         ReleaseNotAuthorized: It is not this party's input, as `require_release` says.
-        ReasonNotAgreed: The policy gives nobody reasons.
+        ReasonNotAgreed: The policy gives no reasons.
     """
     dataset = require_release(policy, party, computation, dataset_id)
     if computation.release.reasons is None:
@@ -112,7 +119,7 @@ class CollectNotAuthorized(AuthorizationError):
     """The peer is no recipient of the task's computation."""
 
     code = "collect-not-authorized"
-    default_fix = "only the recipients that the policy names may fetch a result"
+    default_fix = "have a recipient that the policy names fetch the result"
 
 
 def require_collect(party: Party, computation: Computation) -> None:

@@ -59,10 +59,10 @@ class ComputationTooLong(ComputeDeniedError):
 
 
 class ComputationFailed(ComputeDeniedError):
-    """The computation ended with an error that its authors did not foresee."""
+    """The computation ended with an unforeseen error."""
 
     code = "computation-failed"
-    default_fix = "run the computation on rows of your own making, and tell the authors"
+    default_fix = "reproduce it with made-up rows, and report it to the authors"
 
 
 class Enclave:
@@ -103,7 +103,7 @@ class Enclave:
 
         Args:
             agreement: Complete; that it is the right one, its digest in all evidence proves.
-            clock: The host's word. Who releases judges time by a clock of its own.
+            clock: Under the host's control. Providers judge time by clocks of their own.
             seconds: Monotonic, for limits.
 
         Raises:
@@ -142,7 +142,7 @@ class Enclave:
         return True
 
     def sweep(self) -> None:
-        """Once a second: forget what is over its time, and announce outcomes that are due."""
+        """Once a second: drop what is over its time limit, and log outcomes that are due."""
         for ticket in self.sessions.sweep(self.clock(), self.seconds()):
             # R20: neither outcome nor count, and not before the end of its bucket.
             named = digest_text(ticket.digest)
@@ -153,7 +153,7 @@ class Enclave:
         return required(self.policy, task, self.limits.held_bytes)
 
     def require_window(self, task: Task, step: str, log: Log) -> None:
-        """Policy and task still hold. What held at the challenge may have ended since.
+        """Require that policy and task still hold: either may have ended since the challenge.
 
         Args:
             step: Logged where they do not.
@@ -175,17 +175,17 @@ class Enclave:
     def evidence(self, hello: Hello, party: Party, task_digest: bytes) -> bytes:
         """Fresh evidence for an authenticated party and a verified task."""
         # The peer's key as the policy lists it. A hash out of a message would let one party
-        # have evidence made that another would believe.
+        # have evidence made that another would accept.
         spki = party.channel_certificate.spki_sha256
         return self.identity.answer_challenge(hello.nonce, spki, task_digest)
 
     def ticket(self, task: Task) -> Ticket:
-        """The task, as far as sessions know it."""
+        """What sessions know of the task."""
         inputs = agreed(self.policy, task).inputs
         return Ticket(task.digest, inputs, task.submitter, task.expires)
 
     def compute_when_complete(self, task: Task) -> None:
-        """Queue the computation, once, if this commit was the last that it waited for."""
+        """Queue the computation, once, if all inputs are committed now."""
         ticket = self.ticket(task)
         job = partial(self._compute, task, ticket, self.seconds())
         self.sessions.queue(ticket, partial(self._workers.submit, task.submitter, job))
@@ -214,8 +214,8 @@ class Enclave:
                 reasons = own_reasons(self.policy, task, tables, ask)
             outcome = compute(self.policy, task, tables, ask)
         except BaseException:  # noqa: BLE001 - see below
-            # Whatever went wrong, MemoryError included, it ends this task alone. What and where
-            # is not logged: rows may have brought it about (R20).
+            # Any error, MemoryError included, ends this task alone. It is not logged: rows may have
+            # caused it (R20).
             outcome = Denied(ComputationFailed.code)
         finally:
             for intake in inputs:

@@ -26,7 +26,7 @@ def serve(
         Path, typer.Option("--agreement", help="The agreement file, signed by the parties.")
     ],
     attester: Annotated[
-        str, typer.Option("--attester", help="Where quotes come from, as in simulation:DIR.")
+        str, typer.Option("--attester", help="What makes the quotes, for example simulation:DIR.")
     ],
     listen: Annotated[
         str, typer.Option("--listen", help="HOST:PORT; port 0 takes a free one.")
@@ -38,8 +38,8 @@ def serve(
 ) -> None:
     """Serve the agreed computations until it is told to stop; prints one line `ready HOST:PORT`.
 
-    The agreement is obeyed, not believed: its digest is in all evidence, and each party compares
-    that with the one it signed. So it is held against no --party or --digest here.
+    The agreement is not compared with a --party or --digest: its digest is in all evidence, and
+    each party compares that with the one it signed.
 
     Example: ratls enclave serve --agreement policy.agreement.json --listen 127.0.0.1:7443
     --attester simulation:intel/platform --allow-simulation
@@ -53,7 +53,7 @@ def serve(
 
         def resolved() -> Attester:
             found = resolve_attester(attester, allow_simulation=allow_simulation)
-            shell.warn_simulation()  # no other attester has a name
+            shell.warn_simulation()  # every attester with a name simulates
             return found
 
         serve_until_stopped(

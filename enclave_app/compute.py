@@ -2,10 +2,10 @@
 
     outcome = compute(policy, task, tables, ask)
     if isinstance(outcome, Denied):
-        outcome = denied(policy, task)        # from outside like any result
+        outcome = denied(policy, task)        # from outside it looks like a result
 
-A pure function of its arguments (but for the randomness of salt and encryption). It keeps nothing:
-no global, cache or file of one task is there when the next one is computed.
+A pure function of its arguments (but for the randomness of salt and encryption). It keeps
+no state: no global, cache or file of one task is there for the next one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def required(policy: Policy, task: Task, limit: int) -> Need:
 
     Raises:
         ComputationTooLarge: With `max_rows` of each input, rows included, it is more than `limit`
-            bytes. Said when a task is opened: later, rows would have been released for it.
+            bytes. Raised when a task is opened: later, rows would have been released for it.
     """
     computation = agreed(policy, task)
     need = COMPUTATIONS[computation.run].need(task.resolved_parameters(policy))
@@ -101,10 +101,10 @@ def compute(
 def own_reasons(
     policy: Policy, task: Task, tables: Sequence[pa.Table], ask: Callable[[], None]
 ) -> dict[str, str]:
-    """Of each input the first rule that it breaks by itself, as a code; "" where it breaks none.
+    """For each input the code of the first rule that it breaks by itself; "" for none.
 
-    Asked of each input as if there were no other, and whatever the outcome: its provider hears
-    what it could compute from its own rows, and nothing about anybody else's.
+    Each input is checked as if there were no other, for every outcome: its provider learns what it
+    could compute from its own rows, and nothing about the rows of others.
     """
     computation = agreed(policy, task)
     code, rule = COMPUTATIONS[computation.run], computation.release
@@ -120,7 +120,7 @@ def own_reasons(
 
 
 def denied(policy: Policy, task: Task) -> Released:
-    """The outcome without a result: who carries it cannot tell it from one with a result."""
+    """The outcome without a result. In transit it looks like one with a result."""
     computation = agreed(policy, task)
     document = denial(computation=computation.id, run=computation.run)
     return _sealed_to_all(document, policy, task)

@@ -1,11 +1,11 @@
-"""A computation is asked, between its steps, whether it may go on.
+"""Lets a computation be stopped between its steps.
 
     with asking(ask):                  # around `run`
         ...
         go_on()                        # in `run`, between columns or iterations
 
 A thread cannot be ended from outside, and an enclave under Gramine has no child process that
-could be: a computation that is to have a deadline must ask.
+could be. So a computation calls a check, which raises once the deadline has passed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Refusals of the enclave application: who may, how much, what counts, what may leave.
+"""Branches of the enclave's refusals, and leaves that several of its modules raise.
 
 A peer is told the code and a correlation id, never the text; the text goes to the operator's
 terminal at start, or nowhere.
@@ -37,7 +37,10 @@ class ListenAddressUnusable(ConfigError):
     """The server cannot listen where it was told to."""
 
     code = "listen-address-unusable"
-    default_fix = "another process may use the port: choose another, or 0 for a free one"
+    default_fix = "choose another port, or 0 for a free one"
+
+    def sentence(self) -> str:
+        return f"cannot listen: {self.thing} is not {self.expected}"
 
 
 class AttemptClosed(StreamIntegrityError):

@@ -53,7 +53,7 @@ class TaskExchange:
 
     @property
     def ticket(self) -> Ticket:
-        """The task, as far as sessions know it."""
+        """What sessions know of the task."""
         return self.enclave.ticket(self.task)
 
     def prove(self) -> bytes:

@@ -1,10 +1,11 @@
 """The production entry point: `python -I -B -m enclave_app.gramine_main`, inside Gramine on SGX.
 
-It has no options, and its environment decides nothing: the manifest fixes both, for what the host
-could choose would be code (docs/gramine.md 1). Quotes come from the processor, or nothing is
-served; the one root that a policy may name is Intel's, whatever else is installed. The agreement
-cannot be measured, because it names the measurement: it comes from the one file that the host may
-change, and is believed by its signatures alone; its digest then stands in all evidence.
+It has no options, and its environment decides nothing: the manifest fixes both, because what the
+host can choose is not measured (docs/gramine.md 1). Quotes come from the processor, or nothing is
+served. The one root that a policy may name is Intel's, also if a simulation is installed. The
+agreement cannot be measured, because it names the measurement: it comes from the one file that the
+host may change, and only its signatures are trusted; its digest then stands in all evidence. No
+command line library is imported: what is imported here is measured.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from verifier.text import printable
 
 # The manifest lists this file, alone, under sgx.allowed_files.
 AGREEMENT = Path("/etc/ratls/agreement.json")
-# Every interface: which address the outside sees is the host's to arrange, and proves nothing.
+# Every interface: the host arranges the address outside, which proves nothing.
 LISTEN = "0.0.0.0:7443"
 ROOTS = frozenset({"intel"})
 
@@ -31,7 +32,10 @@ class ArgumentsUnexpected(ConfigError):
 
     code = "arguments-unexpected"
     exit_status = Exit.USAGE
-    default_fix = "start it bare: a measured manifest fixes how; `ratls enclave serve` has options"
+    default_fix = "start it without arguments; `ratls enclave serve` has options"
+
+    def sentence(self) -> str:
+        return f"this entry point takes no arguments, and was given {self.found}"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The rows of one attempt to release one dataset: validated, compact, private until committed.
+"""The rows of one attempt to release one dataset: validated, compact, unused until committed.
 
     intake = Intake(dataset, limits, memory, need, until)
     intake.open(reader.schema)
@@ -35,14 +35,14 @@ class RowsNotAsDeclared(StreamIntegrityError):
     """A null, a number that is not finite, or a value outside its domain, in an agreed column."""
 
     code = "rows-not-as-declared"
-    default_fix = "use `ratls provider push`: it checks every row before it sends any, and names it"
+    default_fix = "use `ratls provider push`: it checks every row before sending, and names faults"
 
 
 class InputEmpty(StreamIntegrityError):
     """A dataset without a single row was committed."""
 
     code = "input-empty"
-    default_fix = "check the source: it has no rows"
+    default_fix = "check the source, which has no rows"
 
 
 class Intake:
@@ -97,8 +97,8 @@ class Intake:
         try:
             check_batch(batch, self._dataset, rows_before=self.rows)
         except InvalidDataError as refusal:
-            # R20: which rule a cell broke would reach the host, by the log and by the size of the
-            # answer. The provider's own check says it.
+            # R20: the rule that a cell broke would reach the host, by the log and by the size of
+            # the answer. The provider's own check names it.
             raise RowsNotAsDeclared("rows", expected="as declared", found="others") from refusal
         self._keep(batch)
 
@@ -116,7 +116,7 @@ class Intake:
             self.rows += batch.num_rows
 
     def require_rows(self) -> None:
-        """There must be something to count, and nobody may have closed it.
+        """Require at least one row, and that the attempt was not closed.
 
         Raises:
             InputEmpty, AttemptClosed: It is otherwise.

@@ -1,8 +1,8 @@
-"""Hard caps of the enclave, the two counters that hold them (exchanges, bytes), and buckets.
+"""Hard caps of the enclave, the two counters that enforce them (exchanges, bytes), and buckets.
 
-Below these caps lies what no handler sees: gRPC takes a message of any size and Arrow decompresses
-it before Python is called (docs/flight.md 3.2). That is bounded by admitting listed parties only,
-and by the memory limit of the process, which for an enclave is its size.
+Not covered: gRPC takes a message of any size, and Arrow decompresses it before Python is called
+(docs/flight.md 3.2). Only listed parties can do that, and the process has a memory limit, which
+for an enclave is its size.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ExchangesExhausted(ResourceLimitError):
 
 
 class Slots:
-    """Who may run how many exchanges at once. pyarrow gives each open stream an OS thread."""
+    """Counts exchanges, in all and by party. pyarrow gives each open stream an OS thread."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._lock = limits, threading.Lock()
@@ -75,7 +75,7 @@ class Slots:
         self._running: Counter[str] = Counter()
 
     def start(self) -> None:
-        """A call begins, of a party that nobody has identified yet; `end` follows.
+        """A call begins, of a party that is not identified yet; `end` follows.
 
         Raises:
             ExchangesExhausted: There are as many as this process has threads for.

@@ -1,10 +1,9 @@
-"""One release, as the enclave sees it: authorise, prove, take rows in, and let a commit decide.
+"""One release: authorise the provider, prove the enclave, receive rows, and check the commit.
 
     receive(asked)
 
-The stream may end in any way at any point, and looks complete when its client is dead. Nothing
-counts but a commit, signed by the provider, about exactly the rows that arrived in the stream
-whose challenge it names.
+The stream may end at any point, and looks complete when its client has died. Only a commit counts:
+signed by the provider, about exactly the rows that arrived, and with the nonce of this stream.
 """
 
 from __future__ import annotations
@@ -109,8 +108,8 @@ class _Release:
             self._asked.log.info("committed")
 
     def _computed_if_last(self) -> None:
-        # Before answer and report: the commit counts even if the provider is gone by now. Also
-        # when a provider asks again: whatever ended the first exchange after its commit.
+        # Before answer and log: the commit counts even if the provider is gone by now. Also when a
+        # provider asks again: the first exchange may have ended right after its commit.
         self._enclave.compute_when_complete(self._asked.task)
 
     def _fill(self, rows: Intake) -> None:
@@ -120,9 +119,9 @@ class _Release:
         )
         for _, batch in self._stream.batches(caps):
             self._asked.require_window("rows")
-            # Ends a stream that drips. One that is silent keeps its thread and nothing else:
-            # pyarrow cannot end it, gRPC does after hours; `Slots` limits how many a party has,
-            # and `sweep` takes its rows.
+            # Ends a stream that sends too slowly. One that is silent keeps only its thread: pyarrow
+            # cannot end it, gRPC does after hours; `Slots` limits how many a party has, and
+            # `sweep` drops its rows.
             if self._enclave.seconds() > rows.until:
                 raise ExchangeTooLong(
                     "release", expected=f"its end in {limits.exchange_seconds:.0f} s", found="none"

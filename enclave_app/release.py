@@ -1,4 +1,4 @@
-"""The gate: the only way in which anything computed becomes bytes that may leave.
+"""The gate: all computed values pass here before they leave, and become bytes.
 
     people = numbered(subjects)                       # persons as numbers, the same for one person
     require_groups(inputs, declared, rule)            # each group that an output is about, or none
@@ -8,8 +8,8 @@ There is one rule about persons: a computation declares every group that its out
 (`Group`), and how much of something one person holds (`Share`); here they are counted.
 
 The bytes have one written form for one result: members sorted, numbers rounded to the agreed
-digits, nothing that the policy does not name. A computation that wanted to smuggle rows out
-has no order, spacing or mantissa to hide them in beyond those digits.
+digits, nothing that the policy does not name. A computation cannot hide rows in order, spacing
+or further digits.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class TooFewSubjects(ReleaseDeniedError):
     """An input has fewer distinct subjects than the policy demands."""
 
     code = "too-few-subjects"
-    default_fix = "the policy's min_subjects_per_input protects the persons in small inputs"
+    default_fix = "release more subjects, or agree on a smaller min_subjects_per_input"
 
 
 class Group(NamedTuple):
-    """Persons of one input that an output is about: k of them, or nothing leaves."""
+    """Persons of one input that an output is about. Fewer than k: nothing leaves."""
 
     thing: str  # names input and column, never a value
     people: People  # of each row in question, numbered
@@ -70,14 +70,14 @@ class Group(NamedTuple):
 
 
 class SubjectDominates(ReleaseDeniedError):
-    """Most of the rows, or of what varies in one input, is one subject's."""
+    """One subject has most of the rows, or most of the variation, of one input."""
 
     code = "subject-dominates"
     default_fix = "give the column a domain (min, max), or release fewer rows of one subject"
 
 
 class Share(NamedTuple):
-    """The largest part that one person of an input holds of something, and how much may be."""
+    """The largest part of something that one person of an input holds, and the limit for it."""
 
     thing: str
     largest: float
@@ -93,7 +93,7 @@ def numbered(subjects: pa.ChunkedArray) -> People:
 
 
 def persons(people: People) -> int:
-    """How many different persons these rows are about; a null is nobody."""
+    """How many different persons these rows are about; nulls do not count."""
     known = people[people >= 0]
     seen = np.zeros(known.max(initial=-1) + 1, bool)
     seen[known] = True
@@ -106,8 +106,8 @@ def require_groups(
     """Each input, and each group that a computation declares, holds enough different persons.
 
     R05, R06: in each input, since who sends the other one can subtract it; and persons, not rows.
-    A group without anybody is refused like one of a single person: that nobody has some value is
-    a statement about everybody.
+    An empty group is refused like one of a single person: that no person has some value is a
+    statement about all of them.
 
     Args:
         inputs: Dataset id to its rows and the name of the column that names a person.
@@ -192,14 +192,14 @@ def padded(document: bytes, size: int) -> bytes:
 
 
 class ReleaseDenied(ReleaseDeniedError):
-    """There is no result. Why depends on rows, so neither recipient nor host is told."""
+    """There is no result. The reason depends on rows, so recipient and host do not learn it."""
 
     code = "release-denied"
     default_fix = "ask the providers: with `reasons` in the policy each can ask about its own input"
 
 
 def denial(*, computation: str, run: str) -> bytes:
-    """The document that says: no result. It is the same whatever the rows were."""
+    """The document that there is no result. It is the same for all rows."""
     document = {"code": ReleaseDenied.code, "computation": computation, "run": run}
     return json.dumps(document | {"schema": DENIAL_SCHEMA}, sort_keys=True).encode()
 
@@ -208,7 +208,7 @@ class OutputNotCanonical(ReleaseDeniedError):
     """A result holds something that has no single written form, such as NaN."""
 
     code = "output-not-canonical"
-    default_fix = "tell the authors: a computation returned what cannot be released"
+    default_fix = "report it to the authors of the computation"
 
 
 def _rounded(value: Any, digits: int) -> Any:

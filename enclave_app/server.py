@@ -1,13 +1,13 @@
-"""The Flight server: a thin shell that knows who connects and lets nothing escape.
+"""The Flight server: identifies the peer, and sends a code and an id for every error.
 
     server = start_server(enclave, listen_address("127.0.0.1:0"), log)
     server.address
     server.stop()
 
-Only `DoExchange` is served; every other method gets one and the same refusal. Each exchange
-passes one guard: who is it, is there a free slot, and whatever goes wrong, the peer reads a code
-and an id. An exception that left a handler would be sent to the peer with its message and
-traceback (docs/flight.md 3.1).
+Only `DoExchange` is served; all other methods get the same refusal. Each exchange passes `_guard`,
+which identifies the peer, takes a slot, and turns every exception into a code and an id. An
+exception that left a handler would be sent to the peer with its message and traceback
+(docs/flight.md 3.1).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STOP_SECONDS = 5.0
 
 
 class MethodNotOffered(AuthorizationError):
-    """Only the four exchanges of ratls/1 are served, whatever name is asked for."""
+    """Only the four exchanges of ratls/1 are served."""
 
     code = "method-not-offered"
     default_fix = "use `ratls provider push`, `ratls task result` or `ratls verify server`"
@@ -49,12 +49,12 @@ class MethodNotOffered(AuthorizationError):
 class Entrance(flight.ServerMiddlewareFactory):
     """Refuses a call before it is looked at: every other method, and one exchange too many.
 
-    Other methods, whatever they ask for, by whatever name. Not in the methods themselves: what
-    `get_schema` raises is sent with traceback and paths, Flight's own errors too (pyarrow 26).
+    Other methods are refused here and not in the methods: what `get_schema` raises is sent with
+    traceback and paths, Flight's own errors too (pyarrow 26).
 
-    Exchanges, since each has a thread from here on, and a handler is entered only once its peer
-    has said something: thousands of silent calls would never be counted there (F18). Who calls
-    is not known yet.
+    Exchanges are counted here, since each has a thread from here on and its handler starts only
+    once the peer has sent something: it would never count thousands of silent calls (F18). The
+    peer is not identified yet.
     """
 
     def __init__(self, slots: Slots, log: Log) -> None:
@@ -75,23 +75,23 @@ class Entrance(flight.ServerMiddlewareFactory):
 
 
 class _Counted(flight.ServerMiddleware):
-    """A call that was let in, until it is over."""
+    """A call that was accepted, until it ends."""
 
     def __init__(self, slots: Slots) -> None:
         super().__init__()
         self._slots = slots
 
     def call_completed(self, exception: Any) -> None:
-        """Called by Flight at the end of the call, also of one that never said anything."""
+        """Called by Flight at the end of the call, also of a silent one."""
         self._slots.end()
 
 
 class ServerFailed(RatlsError):
-    """Something went wrong in the enclave that nobody foresaw."""
+    """An unforeseen error in the enclave."""
 
     code = "internal"
     exit_status = Exit.PEER
-    default_fix = "its operator finds kind and place of the error in the log, under the id"
+    default_fix = "ask the operator: the log has kind and place of the error under the id"
 
 
 class EnclaveServer(flight.FlightServerBase):
@@ -101,9 +101,8 @@ class EnclaveServer(flight.FlightServerBase):
         self._enclave, self._log, self._host = enclave, log, address.host
         self._slots = Slots(enclave.limits)
         parties = enclave.policy.voters
-        # No auth handler: it would put another identity, from a header, in the place of the
-        # certificate's (threats I06, I07). `verify_client` is False by default, whatever the
-        # roots are (I02).
+        # No auth handler: it would replace the certificate's identity by one from a header
+        # (threats I06, I07). `verify_client` is False by default, also with roots (I02).
         super().__init__(
             f"grpc+tls://{address}",
             tls_certificates=[(enclave.identity.certificate_pem, enclave.identity.key_pem)],
@@ -137,15 +136,15 @@ class EnclaveServer(flight.FlightServerBase):
             except RatlsError as refusal:
                 log.warning("refused", code=refusal.code)
                 told = flight_refusal(refusal, number)
-            except BaseException as bug:  # noqa: BLE001 - a panic of a library too; see below
-                # A bug of ours: its text may hold cell values, so only kind and place are kept.
+            except BaseException as bug:  # noqa: BLE001 - also a panic of a library
+                # A bug: its text may hold cell values, so only kind and place are logged.
                 log.error("internal", bug=place_of(bug))
                 failed = ServerFailed("enclave", expected="an answer", found="an error")
                 told = flight_refusal(failed, number)
         raise told from None
 
     def stop(self, seconds: float = STOP_SECONDS) -> bool:
-        """Stop listening and wait for running calls, but not for ever; False if some still run.
+        """Stop listening and wait a while for running calls; False if some still run.
 
         A stalled client would hold `shutdown` without limit (docs/flight.md 3.3).
         """
@@ -169,5 +168,7 @@ def start_server(enclave: Enclave, address: Address, log: Log) -> EnclaveServer:
         return EnclaveServer(enclave, address, log)
     except (pa.ArrowException, OSError) as error:
         raise ListenAddressUnusable(
-            str(address), expected="a free port of this machine", found="one in use, or another's"
+            str(address),
+            expected="a free port of this machine",
+            found="one in use, or another's",
         ) from error

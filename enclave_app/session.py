@@ -1,4 +1,4 @@
-"""What has come in for each task, and what became of it: the enclave's memory, as plain states.
+"""The state of each task: which inputs are committed, and what became of it.
 
     collecting -> (every input committed) -> computing -> Released
 
@@ -6,9 +6,9 @@ Rows belong to the attempt that streams them until its commit is accepted, under
 first accepted commit of a dataset counts; the same commit again gets the same acknowledgement,
 byte for byte; any other is refused. Nothing here knows Arrow, Flight, keys or files.
 
-`sweep` does what time alone brings about: a task that has expired is forgotten, and a release
-that is over its time loses its rows. A host that then turns the clock back could have a task
-collected anew, with nothing in it: providers release once per task.
+`sweep` drops tasks that have expired, and the rows of releases that are over their time. A host
+that then turns the clock back could have a task collected anew, without any rows: providers
+release once per task.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from policy.errors import ResourceLimitError
 
 
 class Closable(Protocol):
-    """Rows, as far as a session knows them."""
+    """What a session knows of rows."""
 
     @property
     def until(self) -> float:
         """When their release must have ended, by the monotonic clock."""
 
     def close(self) -> None:
-        """Forget them."""
+        """Drop them."""
 
 
 R = TypeVar("R", bound=Closable)
@@ -41,7 +41,7 @@ R = TypeVar("R", bound=Closable)
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A verified task, as far as a session knows it."""
+    """What a session knows of a verified task."""
 
     digest: bytes  #             32, of the task
     inputs: tuple[str, ...]  #   dataset ids, in the policy's order
@@ -66,9 +66,9 @@ class NoOutcomeYet:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The outcome, encrypted once to each recipient: the result, or that there is none.
+    """The outcome, encrypted to each recipient: the result, or that there is none.
 
-    Only who opens it learns which of the two it is. The plaintext exists nowhere any more.
+    Only the recipient that decrypts it learns which. The plaintext is not kept.
     """
 
     ciphertexts: Mapping[str, bytes]  # by party id
@@ -81,7 +81,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """There is no result, and this is why. It stays in the enclave: the reason depends on rows."""
+    """There is no result, and why. The reason depends on rows, so it stays in the enclave."""
 
     code: str
 
@@ -94,7 +94,7 @@ class _Session(Generic[R]):
     rows: dict[str, R] = field(default_factory=dict)
     queued: bool = False
     outcome: Released | None = None
-    due: float = math.inf  # by the monotonic clock: before, nothing says that there is an outcome
+    due: float = math.inf  # by the monotonic clock: until then the outcome is not shown
     announced: bool = False
 
     @property
@@ -139,7 +139,7 @@ class Sessions(Generic[R]):
         with self._lock:
             session = self._open.get(ticket.digest) or self._make_room(ticket, at)
             if dataset in session.committed:
-                return  # `require_open` says so, unless the provider asks about that commit
+                return  # `require_open` refuses, unless the provider asks about that commit
             before = session.attempts.get(dataset)
             session.attempts[dataset] = rows
         if before is not None:
@@ -180,7 +180,7 @@ class Sessions(Generic[R]):
                 del self._open[digest]
 
     def sweep(self, at: datetime, now: float) -> list[Ticket]:
-        """What time alone brings about; the tasks whose outcome is due and was not announced.
+        """Drop what is over its time; the tasks whose outcome is due and was not announced.
 
         A release that is silent keeps its thread, which a server cannot end. Its rows, and what
         they take of the memory budget, do not outlive the limit (F10).
@@ -247,7 +247,7 @@ class Sessions(Generic[R]):
             return acknowledgement
 
     def end(self, ticket: Ticket, dataset: str, rows: R) -> None:
-        """The stream has ended, however it did. Rows that were not committed are forgotten."""
+        """The stream has ended. Rows that were not committed are dropped."""
         with self._lock:
             session = self._open.get(ticket.digest)
             if session is None or session.attempts.get(dataset) is not rows:
@@ -272,7 +272,7 @@ class Sessions(Generic[R]):
             raise
 
     def take_complete(self, ticket: Ticket) -> tuple[R, ...] | None:
-        """All rows in the policy's order, to whoever asks first once every input counts."""
+        """All rows in the policy's order, once, when every input counts; None otherwise."""
         with self._lock:
             session = self._open.get(ticket.digest)
             if session is None or not session.computing or not session.rows:
@@ -281,7 +281,7 @@ class Sessions(Generic[R]):
             return tuple(taken[i] for i in ticket.inputs)
 
     def finish(self, ticket: Ticket, outcome: Released, due: float) -> None:
-        """Keep what became of the task; nobody is told before `due`, by the monotonic clock."""
+        """Keep the outcome of the task. It is not shown before `due`, by the monotonic clock."""
         with self._lock:
             session = self._open.get(ticket.digest)
             if session is None or not session.computing:
@@ -316,7 +316,7 @@ class AnotherCommitCounts(InputCommittedError):
     """The dataset was committed for this task before, by another commit."""
 
     code = "another-commit-counts"
-    default_fix = "nothing to do: the first commit stands; use a new task to release other rows"
+    default_fix = "use a new task to release other rows: the first commit counts"
 
 
 def _another(dataset: str) -> AnotherCommitCounts:

@@ -1,4 +1,4 @@
-"""Threads that outlive what goes wrong in them, and the ones that compute.
+"""Threads that continue after an error in them, and the threads that compute.
 
 supervised("keeper", step, report)       # calls step() again and again
 workers = Workers(3, report)
@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 
-# Told which thread something went wrong in, and what. Whatever it raises is dropped.
+# Called with the name of the thread and the error. What it raises is dropped.
 Report = Callable[[str, BaseException], None]
 
 
@@ -28,7 +28,7 @@ def supervised(name: str, step: Callable[[], bool], report: Report) -> None:
         while again:
             try:
                 again = step()
-            except BaseException as bug:  # noqa: BLE001 - a thread that ended would serve no other
+            except BaseException as bug:  # noqa: BLE001 - the thread must go on
                 with suppress(BaseException):
                     report(name, bug)
 
@@ -43,7 +43,7 @@ class Workers:
     def __init__(self, count: int, report: Report) -> None:
         self._share = count - 1
         self._changed = threading.Condition()
-        self._waiting: dict[str, deque[Callable[[], None]]] = {}  # whose turn is next comes first
+        self._waiting: dict[str, deque[Callable[[], None]]] = {}  # in the order of their turns
         self._running: Counter[str] = Counter()
         self._stopped = False
         for number in range(count):

@@ -34,7 +34,10 @@ class PeerUnreachable(TransportError):
     """No connection to the address could be made."""
 
     code = "peer-unreachable"
-    default_fix = "is the enclave running, and is the address right?"
+    default_fix = "check that the enclave runs, and that the address is right"
+
+    def sentence(self) -> str:
+        return f"no connection to {self.thing}: {self.found}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,8 @@ class Address:
         """The same place by number: each address that the name has, in the system's order.
 
         Args:
-            seconds: For the look-up. The system's resolver has limits of its own, and hears no
-                signal until then.
+            seconds: For the look-up. The system's resolver has limits of its own, and handles
+                no signal until then.
 
         Raises:
             PeerUnreachable: The name has no address.
@@ -75,10 +78,12 @@ class Address:
                 )
             except TimeoutError as error:
                 raise DeadlineExceeded(
-                    str(self), expected="a name looked up in time", found="no answer"
+                    f"the look-up of {self.host}", expected="an answer in time", found="none"
                 ) from error
             except (OSError, UnicodeError) as error:
-                raise PeerUnreachable(str(self), expected="a known host", found="none") from error
+                raise PeerUnreachable(
+                    str(self), expected="a known host", found="no such host"
+                ) from error
         return tuple(dict.fromkeys(Address(str(one[4][0]), self.port) for one in found))
 
     def resolve(self, seconds: float = LOOKUP_SECONDS) -> Address:
@@ -87,7 +92,7 @@ class Address:
 
     @property
     def is_numeric(self) -> bool:
-        """Is the host an IP address, so that nothing is left to resolve?"""
+        """Whether the host is an IP address, so that nothing has to be looked up."""
         try:
             ipaddress.ip_address(self.host)
         except ValueError:

@@ -1,4 +1,4 @@
-"""From bytes that a peer sent to something that may be relied on; every check leaves a record.
+"""Judge the evidence that a peer sent: its certificate, and its answer to a challenge.
 
     admitted = appraise_certificate(der, expectation, at=now)
     fresh = appraise_challenge(evidence, admitted, challenge, expectation, at=now)
@@ -48,7 +48,7 @@ class ChallengeCheck(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What this verifier holds: never taken from the peer.
+    """The verifier's own policy, collateral and roots. Nothing in it comes from the peer.
 
     Endorsements (RFC 9334, section 8.2) and reference values (RFC 9334, section 8.3).
     """
@@ -82,7 +82,7 @@ _SEAL = object()
 
 @dataclass(frozen=True, slots=True)
 class AdmittedCertificate:
-    """A certificate whose enclave the policy admits. Says nothing about now: see FreshEvidence.
+    """A certificate whose enclave the policy admits. Whether it is there now: FreshEvidence.
 
     An attestation result in the words of RFC 9334, section 8.4.
     """
@@ -248,7 +248,7 @@ def _appraise_quote(
 
 @contextmanager
 def preceded_by(before: Appraisal) -> Iterator[None]:
-    """A refusal inside carries the checks that had passed before it, too."""
+    """Add the checks that passed before the block to the record of a refusal inside it."""
     try:
         yield
     except RatlsError as refusal:
@@ -258,7 +258,7 @@ def preceded_by(before: Appraisal) -> Iterator[None]:
 
 @contextmanager
 def _to_be_followed_by(*checks: type[StrEnum]) -> Iterator[None]:
-    """A refusal inside carries the checks that it kept from being reached, too."""
+    """Add the checks that come after the block, as not reached, to a refusal inside it."""
     try:
         yield
     except RatlsError as refusal:

@@ -1,7 +1,7 @@
-"""Where quotes come from: the one question that an attester answers.
+"""The interface of an attester, which makes quotes for this enclave.
 
-`ratls.evidence.make_evidence` is the only caller of `Attester.quote`: whoever could have
-other bytes quoted could have evidence made that this project never wrote.
+`ratls.evidence.make_evidence` is the only caller of `Attester.quote`. A second caller could have
+evidence made over bytes of another form.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from verifier.anchors import Mode
 
 
 class Attester(Protocol):
-    """The hardware, or its simulation, that vouches for the running enclave.
+    """The hardware, or its simulation, that quotes the running enclave.
 
     With the enclave, the attester of RFC 9334, section 4.1.
     """
@@ -20,7 +20,7 @@ class Attester(Protocol):
     mode: Mode
 
     def quote(self, report_data: bytes) -> bytes:
-        """A fresh quote whose report carries exactly these 64 bytes.
+        """A fresh quote; its report contains exactly these 64 bytes.
 
         They are the `sgx_report_data_t` of `sgx_report.h`.
         """

@@ -1,10 +1,10 @@
-"""Calls that wait inside a library: they run in a thread of their own, so that signals are heard.
+"""Runs calls that wait inside a library in another thread, so that signals are handled.
 
     with CallThread() as thread:
         found = thread.run(lambda: socket.getaddrinfo(host, port), seconds=10)
 
-Python hears Ctrl-C and SIGTERM between two steps of its main thread. A library that waits for a
-peer in one call is no such step: the peer would decide when the command ends.
+Python handles Ctrl-C and SIGTERM between two steps of its main thread. While a library waits for
+a peer there is no such step: the peer would decide when the command ends.
 """
 
 from __future__ import annotations
@@ -81,6 +81,6 @@ class CallThread:
             call, done = given
             try:
                 done.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - who waits for it gets it
+            except BaseException as error:  # noqa: BLE001 - `run` raises it
                 done.set_exception(error)
             del given, call, done  # an exception holds its frames, and those what was sent

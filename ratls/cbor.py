@@ -80,7 +80,7 @@ def _head(raw: bytes, at: int) -> tuple[int, int, int]:
 def _item(raw: bytes, at: int, depth: int, budget: Iterator[int]) -> tuple[Value, int]:
     if depth == 0:
         raise NotStrict("nested too deeply")
-    # Each byte may be an item, and each item takes a microsecond: 64 MB of them a minute.
+    # Each byte may be an item, and each takes a microsecond: 64 MB would take a minute.
     if next(budget, None) is None:
         raise NotStrict(f"more than {MAX_ITEMS} items")
     major, argument, at = _head(raw, at)
@@ -99,7 +99,7 @@ def _item(raw: bytes, at: int, depth: int, budget: Iterator[int]) -> tuple[Value
         return items, at
     if major == 5:
         return _map(raw, at, argument, depth, budget)
-    if major == 6 and depth == MAX_DEPTH:  # a tag says what the whole is; nothing in it has one
+    if major == 6 and depth == MAX_DEPTH:  # only the whole may have a tag
         content, at = _item(raw, at, depth - 1, budget)
         return Tagged(argument, content), at
     raise NotStrict(f"type {major} is not used here")

@@ -1,10 +1,10 @@
 """The enclave's certificate: how it is built, and what a pinned one must look like.
 
-A self-signed certificate has no authority: everything in it but the evidence is chosen by whoever
-made it. The profile is there because of what TLS stacks do with a pinned certificate: one marked
-CA:TRUE admits every leaf that its key signs (docs/flight.md 1.2), a critical evidence extension is
-refused by all of them (RFC 5280, section 4.2), and a name is needed to connect at all. The
-profile: docs/channel.md 2.2 and 3.1.
+A self-signed certificate has no authority: its maker chooses everything in it but the evidence.
+The profile exists because of what TLS stacks do with a pinned certificate: with CA:TRUE it admits
+every certificate that its key signs (docs/flight.md 1.2), a critical evidence extension is refused
+by all of them (RFC 5280, section 4.2), and a name is needed to connect at all. The profile:
+docs/channel.md 2.2 and 3.1.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FOREIGN_EVIDENCE = {
 
 @dataclass(frozen=True, slots=True)
 class EnclaveCertificate:
-    """A certificate that may be pinned once its evidence is believed."""
+    """A certificate that may be pinned once its evidence is verified."""
 
     der: bytes
     spki: bytes  #      DER as carried in the certificate
@@ -117,7 +117,7 @@ def _load(der: bytes) -> x509.Certificate:
             _ = certificate.extensions, certificate.subject, certificate.issuer
             _ = certificate.signature_algorithm_oid, certificate.serial_number
             _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        # The library reads one signature in several encodings; one certificate has one DER:
+        # The library accepts several encodings of one signature, this code only the DER one:
         # RFC 5280, section 4.1.1.3.
         if der_of.content(der_of.children(der)[2], der_of.BIT_STRING)[:1] != b"\0":
             raise ValueError("unused bits in the signature")
@@ -188,7 +188,7 @@ def _evidence(certificate: x509.Certificate) -> bytes:
         if e.oid.dotted_string in FOREIGN_EVIDENCE
     ]
     if not ours:
-        # Never a fallback to a weaker format: whoever strips the evidence would choose it.
+        # No fallback to a weaker format: an attacker would strip the evidence to get it.
         raise EvidenceMissing(
             "certificate",
             expected="the evidence extension 2.23.133.5.4.9",

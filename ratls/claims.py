@@ -65,6 +65,9 @@ class ClaimOfAnotherPurpose(BindingError):
     code = "claim-of-another-purpose"
     default_fix = "do not connect: the evidence was made for another exchange"
 
+    def sentence(self) -> str:
+        return f"these claims do not belong in a certificate: {self.found}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateClaims:
@@ -115,9 +118,11 @@ class CertificateClaims:
             if name not in found:
                 raise ClaimMissing("claims", expected=f"the claim {name}", found="none")
         others = sorted(found.keys() - set(cls.names()))
-        # Otherwise evidence made for one challenge could be worn as a certificate for days.
+        # Otherwise evidence made for one challenge could serve as a certificate's for days.
         if foreign := [name for name in others if name in ChallengeClaims.names()]:
-            raise ClaimOfAnotherPurpose("claims", expected=str(cls.names()), found=str(foreign))
+            raise ClaimOfAnotherPurpose(
+                "claims", expected="those of a certificate alone", found=", ".join(foreign)
+            )
         known = {name.replace("-", "_"): found[name] for name in cls.names()}
         return cls(**known, unknown=tuple(others))
 
@@ -171,14 +176,14 @@ def _check_hash_entry(raw: bytes) -> None:
 
 
 class KeyUnbound(BindingError):
-    """The evidence is about another TLS key than the one shown."""
+    """The evidence is about another TLS key than that of the connection."""
 
     code = "key-unbound"
-    default_fix = "do not connect: someone shows the evidence of another server"
+    default_fix = "do not connect: the peer shows the evidence of another server"
 
 
 def require_key(claim: bytes, spki: bytes) -> None:
-    """`pubkey-hash` must name exactly this key, under the hash that it chose of the three.
+    """`pubkey-hash` must name exactly this key, by any of the three hash algorithms.
 
     Raises:
         KeyUnbound: It names another key.
@@ -199,7 +204,7 @@ class ContextMismatch(BindingError):
 
 
 class RoleMismatch(BindingError):
-    """The evidence was made for the other role, or is a reflection."""
+    """The evidence was made for the other role, or is this side's own, sent back."""
 
     code = "role-mismatch"
     default_fix = "do not connect: the evidence was made for another role"
@@ -209,7 +214,7 @@ class ModeClaimMismatch(ModeMismatchError):
     """The evidence says simulation where production is demanded, or the reverse."""
 
     code = "mode-claim-mismatch"
-    default_fix = "production and simulation never meet; check the address and the policy's root"
+    default_fix = "check the address and the policy's root: one is real, the other simulated"
 
 
 class PolicyHashMismatch(PolicyConflictError):
@@ -220,10 +225,10 @@ class PolicyHashMismatch(PolicyConflictError):
 
 
 class InstanceChanged(BindingError):
-    """The enclave that answers is another start than the one that was verified."""
+    """The enclave has restarted since its certificate was verified, or is another one."""
 
     code = "instance-changed"
-    default_fix = "the enclave restarted: verify it again; what was released needs a new task"
+    default_fix = "verify the enclave again; release to it under a new task"
 
 
 class ReceiptKeyUnbound(BindingError):
@@ -238,7 +243,8 @@ class PeerHashMismatch(BindingError):
 
     code = "peer-hash-mismatch"
     default_fix = (
-        "someone forwards another party's challenge, or the enclave knows you by another key"
+        "compare your channel certificate with the one that the policy lists for you; if they are "
+        "the same, do not connect: the peer forwards another party's challenge"
     )
 
 
@@ -246,20 +252,22 @@ class TaskHashMismatch(BindingError):
     """The evidence was made for another task."""
 
     code = "task-hash-mismatch"
-    default_fix = "someone forwards the evidence of another task"
+    default_fix = "do not connect: the peer forwards the evidence of another task"
 
 
 class NonceMismatch(FreshnessError):
     """The evidence answers another nonce: it is a replay."""
 
     code = "nonce-mismatch"
-    # Somebody answered with evidence of another moment: that is a verdict, not a lack of one.
-    exit_status = Exit.NOT_GENUINE
+    exit_status = Exit.NOT_GENUINE  # the peer did answer, with evidence of another moment
     default_fix = "do not connect: old evidence is being replayed"
 
+    def sentence(self) -> str:
+        return "the evidence answers another nonce than the one that was sent"
 
-# Comparison runs in the order of the fields. The nonce comes last: evidence of another party
-# or task is a relay, and only what is otherwise ours and old is a replay.
+
+# Compared in this order. The nonce comes last: evidence of another party or task is a relay;
+# only where all else is equal is it a replay.
 _MISMATCHES: dict[str, type[RatlsError]] = {
     "context": ContextMismatch,
     "role": RoleMismatch,
@@ -274,9 +282,9 @@ _MISMATCHES: dict[str, type[RatlsError]] = {
 
 
 def require_equal(found: CertificateClaims, own: dict[str, bytes], spki: bytes) -> None:
-    """Hold every claim but the key's against the verifier's own value, then the key.
+    """Compare the key, then every other claim with the verifier's own value.
 
-    `own` maps claim names to values and names every claim that this verifier can know.
+    `own` maps each claim that this verifier knows to its value.
 
     Raises:
         BindingError, PolicyConflictError, ModeMismatchError, FreshnessError: The leaf of the
@@ -290,7 +298,7 @@ def require_equal(found: CertificateClaims, own: dict[str, bytes], spki: bytes) 
 
 
 def _shown(name: str, values: dict[str, bytes]) -> str:
-    """A claim for a message: readable ones as text, digests in hex, the nonce never."""
+    """A claim as messages show it: text as text, digests in hex, the nonce never."""
     if name == "nonce":
         return "32 bytes, not shown"
     return values[name].hex() if name in _SIZES else ascii(values[name][:40])

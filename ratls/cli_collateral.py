@@ -53,8 +53,8 @@ def fetch(
         typer.Option(
             "--from",
             metavar="https://HOST[:PORT]",
-            help="Whom to ask: Intel's api.trustedservices.intel.com, or a caching service. "
-            "Repeated: the next one where one cannot give.",
+            help="The service to ask: Intel's api.trustedservices.intel.com, or a caching service. "
+            "Repeated: asked in turn until one has the collateral.",
         ),
     ] = None,
     ca: Annotated[
@@ -62,13 +62,13 @@ def fetch(
         typer.Option(
             "--ca",
             metavar="FILE",
-            help="Believe this TLS certificate (PEM), no other. Repeated: one for each --from, "
+            help="Accept this TLS certificate (PEM), no other. Repeated: one for each --from, "
             "where `public` means the public authorities.",
         ),
     ] = None,
     early: Annotated[
         bool,
-        typer.Option("--early", help="What holds at disclosure, not after the grace period."),
+        typer.Option("--early", help="Fetch the early edition of TCB info and QE identity."),
     ] = False,
     accept_evaluation: Annotated[
         int | None,
@@ -91,14 +91,14 @@ def fetch(
         typer.Option(
             "--cache",
             metavar="DIR",
-            help="Folder of verified bundles, for when no source gives. Default: per user.",
+            help="Folder of verified bundles, used if no service answers. Default: per user.",
         ),
     ] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither read nor write a cache.")
     ] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Ask nobody; the cache alone.")
+        bool, typer.Option("--offline", help="Use the cache alone, no network.")
     ] = False,
     state: Annotated[
         Path | None,
@@ -116,8 +116,8 @@ def fetch(
     """Fetch the collateral of the quotes' platform; write it if all of it, and they, are genuine.
 
     A bundle that is already there is replaced, but never by an older one; what is older than
-    anything ever seen of the platform is refused. Where no source gives, a cached bundle that
-    still holds is used, and said so.
+    anything seen of the platform before is refused. If no service has it, a cached bundle that
+    still covers the present is used, and a note says so.
 
     Example: ratls collateral fetch --enclave enclave.example:7443 -o collateral.json
     --from https://api.trustedservices.intel.com
@@ -165,7 +165,7 @@ def fetch(
 
 
 def _shown_quote(place: str, timeout: float) -> bytes:
-    """What the enclave there shows before anything is said. `obtain` finds out if it is genuine."""
+    """The quote in the certificate that the enclave shows; `obtain` verifies it."""
     from ratls.address import Address
     from ratls.appraise import presented_quote
     from ratls.probe import probe_name
@@ -178,17 +178,17 @@ def _shown_quote(place: str, timeout: float) -> bytes:
 def _sources_asked(
     sources: list[str], ca: list[str], *, offline: bool, no_cache: bool
 ) -> list[str]:
-    """Whom to ask; nobody when offline.
+    """The services to ask; none when offline.
 
     Raises:
         typer.BadParameter: The options contradict each other, or say nothing (2).
     """
     if offline and no_cache:
         raise typer.BadParameter(
-            "leaves nothing to look at with --no-cache", param_hint="--offline"
+            "--offline needs the cache; remove --no-cache", param_hint="--offline"
         )
     if not sources and not offline:
-        raise typer.BadParameter("say whom to ask, or --offline", param_hint="--from")
+        raise typer.BadParameter("name a service, or use --offline", param_hint="--from")
     if len(ca) > 1 and len(ca) != len(sources):
         raise typer.BadParameter("give one for all, or one for each --from", param_hint="--ca")
     return [] if offline else sources
@@ -206,7 +206,7 @@ def _services(sources: list[str], ca: list[str]) -> list[Service]:
 
 
 def _tell(shell: Shell, line: str) -> None:
-    """A remark that is no answer, and is made with `--json` too."""
+    """A note on stderr, printed with `--json` too."""
     from rich.markup import escape
 
     from verifier.text import printable
@@ -230,9 +230,9 @@ def _show_fetched(
         **_summary(fetched.contents, roots),
     }
     for passed in fetched.passed_over:
-        _tell(shell, f"{passed.source} gave nothing: [{passed.refusal.code}] {passed.refusal}")
+        _tell(shell, f"{passed.source} did not give it: [{passed.refusal.code}] {passed.refusal}")
     if fetched.source == "cache":
-        why = "no service gave" if fetched.passed_over else "nobody was asked"
+        why = "no service had it" if fetched.passed_over else "no service was asked"
         _tell(shell, f"from the cache, as it was fetched {facts['fetched']}: {why}")
     shell.answer(
         facts,
@@ -251,7 +251,7 @@ def show(
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """What is in a bundle, whose is it, and is it good at this instant?
+    """What is in a bundle, for which platforms, and is it current at this instant?
 
     Everything shown is authentic. A bundle that does not cover the instant ends with status 5.
 

@@ -55,7 +55,7 @@ def cert(
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """Is this the certificate of an agreed enclave? Says nothing about who shows it today.
+    """Is this the certificate of an agreed enclave? Whether the enclave still runs is not asked.
 
     Without --party or --digest the agreement's digest is shown, and nothing is decided.
 
@@ -90,6 +90,9 @@ class CollateralNotNamed(CollateralFetchError):
         "--from https://api.trustedservices.intel.com; then name it: --collateral"
     )
 
+    def sentence(self) -> str:
+        return f"{self.thing}: no --collateral was named to judge its quote with"
+
 
 def server(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where it listens.")],
@@ -122,7 +125,7 @@ def server(
     ] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="Where the newest collateral seen stands. Default: per user."),
+        typer.Option(help="Folder that remembers the newest collateral. Default: per user."),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for each step.")] = 10,
     json_output: Json = False,
@@ -131,9 +134,9 @@ def server(
 ) -> None:
     """Is an agreed enclave listening there, and can it prove that now?
 
-    With --party the enclave is challenged; otherwise only its certificate can be judged, which
-    might be a copy: undecided, unless --certificate-only says that this is enough; then the
-    agreement must be known by its --digest.
+    With --party the enclave is challenged. Otherwise only its certificate is judged, which might
+    be an old copy: the answer is undecided, unless --certificate-only says that this is enough.
+    The agreement must then be named by its --digest.
 
     Example: ratls verify server enclave.example:7443 --agreement policy.agreement.json
     --collateral collateral.json --party alice
@@ -141,7 +144,7 @@ def server(
     from verifier.shell import now, refusals_as_exit_status
 
     if party is not None and certificate_only:
-        raise typer.BadParameter("a party gets a fresh proof", param_hint="--certificate-only")
+        raise typer.BadParameter("cannot be combined with --party", param_hint="--certificate-only")
     if collateral is None and save_quote is None:
         raise typer.BadParameter(
             f"name a bundle; ratls collateral fetch --enclave {address} makes one",
@@ -225,11 +228,13 @@ class NoFreshProof(FreshnessError):
     """Only the certificate was judged, and it could be a copy of an old one."""
 
     code = "no-fresh-proof"
-    default_fix = "name your party with --party DIR, or say --certificate-only if that is enough"
+    default_fix = "name your party with --party DIR, or use --certificate-only if that is enough"
+
+    def sentence(self) -> str:
+        return f"{self.thing}: only its certificate was checked, which could be an old copy"
 
 
 def _no_fresh_proof(address: str) -> RatlsError:
-
     return NoFreshProof(address, expected="a fresh proof", found="a certificate alone")
 
 
@@ -241,7 +246,7 @@ def receipt(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A result, whose receipt is beside it; a receipt; an acknowledgement.",
+            help="A result with its receipt beside it; a receipt; an acknowledgement.",
         ),
     ],
     agreement: AgreementFile,
@@ -268,7 +273,7 @@ def receipt(
 ) -> None:
     """Did an agreed enclave make this result, or sign this document? Needs no network.
 
-    A result is first held against its receipt. A receipt alone shows that there was a result, and
+    A result is first compared with its receipt. A receipt alone shows that there was a result, and
     not which. With a record it is judged at the instant that its holder recorded, otherwise at
     --at or now. Without --party or --digest the agreement's digest is shown, and nothing decided.
 
@@ -292,11 +297,15 @@ def receipt(
             if collateral is None and record is None:
                 record = file.with_suffix(".record.json")
         elif receipt_file is not None:
-            raise typer.BadParameter(f"{file} is no result", param_hint="--receipt")
+            raise typer.BadParameter(
+                f"{file} is itself a receipt or acknowledgement", param_hint="--receipt"
+            )
         if record is None and collateral is None:
             raise typer.BadParameter("give --record or --collateral", param_hint="--record")
         if record is not None and at is not None:
-            raise typer.BadParameter("the record names the instant", param_hint="--at")
+            raise typer.BadParameter(
+                "cannot be used with a record, which contains the time", param_hint="--at"
+            )
         brought = bring(agreement, party=party, digest=digest)
         agreed = policy_named_by(raw, brought.agreed)
         doubt = doubt_of(shell, brought, agreed)
@@ -393,7 +402,7 @@ def _show(
     thing: str,
     refusal: RatlsError | None = None,
 ) -> None:
-    """What is known of an enclave; with `refusal`, that this was not enough."""
+    """Show what is known of an enclave; then end with `refusal`, where there is one."""
     report, fresh = proof.verified.quote.enclave, facts["fresh"]
     if not shell.json_output:
         shell.show_appraisal(proof.appraisal)
@@ -418,7 +427,7 @@ def _show(
 
 
 def _end(shell: Shell, refusal: RatlsError | None) -> None:
-    """What was found has been shown; with `refusal`, it was not enough."""
+    """End the command with `refusal`, where there is one, after the answer was shown."""
     if refusal:
         if not shell.json_output:
             shell.show_refusal(refusal)

@@ -183,7 +183,7 @@ def policy_limits(
     """Dates that an agreement adds to those of the evidence; `at` is one at which it admits.
 
     Each version holds until the next begins. The next may ask for more, or end on another day, and
-    whoever only looks at the one in force today learns of it when the enclave is refused.
+    a check of today's version alone would miss that, until the enclave is refused.
     """
     from verifier.forecast import later
 
@@ -257,13 +257,14 @@ def _show(
 
 
 def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]:
-    """One for each answer on each platform: many quotes of a machine have one fate."""
-    from verifier.text import instant_text, printable
+    """One line for all quotes of one platform that stop for the same reasons."""
+    from verifier.text import printable
+    from verifier.validity import rfc3339
 
     alike: dict[tuple[Any, ...], list[tuple[Path, Forecast]]] = {}
     for file, answer in answers:
         pck = answer.pck
-        # Quotes of which nothing is believed have no platform, and so nothing in common.
+        # A quote that was not authenticated has no known platform: a line of its own.
         platform = str(file) if pck is None else pck.leaf
         alike.setdefault((platform, answer.reasons), []).append((file, answer))
     for entries in alike.values():

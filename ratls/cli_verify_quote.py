@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from verifier.shell import Shell
     from verifier.verify import VerifiedQuote
 
-FEW = 20  # files, for which nobody needs a progress bar
+FEW = 20  # files, for which no progress bar is shown
 
-# What both commands that judge quotes are told.
+# Options of `verify quote` and of `verify forecast`.
 AcceptStatus = Annotated[
     list[str] | None,
     typer.Option(help="Accept this TCB status besides UpToDate; may be repeated."),
@@ -102,7 +102,9 @@ def quote(
             acceptance = partial(accept, statuses=statuses, advisories=advisories)
             believed = "intel" if root is None else root
         else:
-            from policy.anchor import bring  # here: without a policy, a third of the time
+            from policy.anchor import (
+                bring,  # imported here: without a policy the command takes a third of the time
+            )
 
             brought = bring(policy, party=party, digest=digest, drafts=True)
             agreed = _in_force(brought, instant)
@@ -128,7 +130,7 @@ def _judge_all(files: Sequence[str], judge: Judge, workers: int | None, shell: S
         workers = _cores() if len(files) > FEW else 1
     began, counts = time.monotonic(), dict.fromkeys(map(int, Exit), 0)
     try:
-        # The bar has a thread, and workers are forked before there is any.
+        # Workers are forked first: the bar starts a thread.
         with (
             judging(files, judge, workers=workers) as answers,
             _progress(len(files), shell) as advance,
@@ -177,7 +179,7 @@ def _progress(total: int, shell: Shell) -> Iterator[Callable[[int], object]]:
 
 
 def _answers_go_to_a_file() -> bool:
-    """Not to a terminal; nor through a pipe, whose reader may write to the same terminal."""
+    """Not to a terminal, and not to a pipe: its reader may write to the same terminal."""
     import os
     import stat
     import sys
@@ -204,7 +206,7 @@ def _summary(counts: dict[int, int], seconds: float) -> str:
 
 
 def accepted_statuses(names: list[str]) -> frozenset[Any]:
-    """`--accept-status`: these and UpToDate; BadParameter for a word that is none of Intel's."""
+    """`--accept-status`: these and UpToDate. Raises: BadParameter for an unknown status."""
     from verifier.tcb import TcbStatus
 
     known = {status.value: status for status in TcbStatus}
@@ -224,22 +226,25 @@ def require_one_demand(
     party: Path | None,
     digest: str | None,
 ) -> None:
-    """What is accepted, a policy says or the options do. Raises: BadParameter."""
+    """Either a policy or the options say what is accepted. Raises: BadParameter."""
     if policy is not None and (accept_status or accept_advisory or root is not None):
-        raise typer.BadParameter("a policy says itself what to accept", param_hint="--policy")
+        raise typer.BadParameter(
+            "cannot be combined with --accept-status, --accept-advisory or --root",
+            param_hint="--policy",
+        )
     if policy is None and not (party is None and digest is None):
-        raise typer.BadParameter("only a --policy is held against these", param_hint="--digest")
+        raise typer.BadParameter("--party and --digest need --policy", param_hint="--digest")
 
 
 def doubt_of(shell: Shell, brought: Brought, policy: Policy) -> RatlsError | None:
-    """Hold an agreement that was brought against what the reader knows; say so where it is nothing.
+    """Compare an agreement file with the --party or --digest given; warn if neither was given.
 
-    Returns: the refusal with which the command must end. Raises: as `Brought.doubt`.
+    Returns: The refusal with which the command must then end. Raises: as `Brought.doubt`.
     """
     from policy.document import digest_text
 
     if brought.complete is None:
-        shell.say(f"{brought.path}: an unsigned draft")
+        shell.say(f"{brought.path} is an unsigned draft: its signatures were not checked")
     doubt = brought.doubt(policy)
     if doubt is not None:
         shell.err.print(
@@ -255,7 +260,7 @@ def _admission(
     from policy.admission import admit
 
     appraisal = admit(agreed, verified, at=at).appraisal
-    if doubt is not None:  # one of its own for each quote: a refusal carries its appraisal
+    if doubt is not None:  # a new one for each quote, which carries its appraisal
         refusal = type(doubt)(doubt.thing, expected=doubt.expected, found=doubt.found)
         refusal.appraisal = appraisal
         raise refusal

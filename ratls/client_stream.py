@@ -1,4 +1,4 @@
-"""The client's end of a stream: a provider that releases, a recipient that collects, a check.
+"""The client's end of a stream, for providers that release and recipients that collect.
 
     asked = {"task": task, "task_digest": digest, "dataset": "train_party_1"}
     with open_exchange(Kind.RELEASE, address, admitted, identity, **asked, **held) as exchange:
@@ -64,17 +64,20 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Nothing yet: these datasets are not there."""
+    """There is no result yet; these datasets are missing."""
 
     missing: tuple[str, ...]
 
 
 class AnswerNotOpened(ResourceLimitError):
-    """The peer's answer is compressed, larger than its kind may be, or rows: it was not opened."""
+    """The answer is compressed, too large, or contains rows: it was not opened."""
 
     code = "answer-not-opened"
     exit_status = Exit.PEER
-    default_fix = "the enclave must run the agreed version: its answers are small and plain"
+    default_fix = "check that the enclave runs the agreed version: its answers are small and plain"
+
+    def sentence(self) -> str:
+        return f"{self.thing} is compressed, too large, or contains rows; it was not opened"
 
 
 @contextmanager
@@ -92,7 +95,7 @@ def open_exchange(
     timeout: float,
     random: Callable[[int], bytes] = os.urandom,
 ) -> Iterator[ClientExchange]:
-    """Connect under the pin, challenge the enclave, and hand over the stream only if it passes.
+    """Connect under the pin, challenge the enclave, and yield the stream if it passes.
 
     Args:
         kind: What for.
@@ -130,7 +133,7 @@ def open_exchange(
                 answer["evidence"], admitted, challenge, expectation, at=clock()
             )
             yield ClientExchange(wire, fresh)
-            # Every answer that was due has been heard: what breaks now, breaks nothing.
+            # Every answer that was due has come: a failure from here on changes nothing.
             with suppress(CallFailed, DeadlineExceeded, AnswerNotOpened):
                 wire.finish()
         finally:
@@ -138,7 +141,7 @@ def open_exchange(
 
 
 class ClientExchange:
-    """An exchange whose enclave has proved itself. Made by `open_exchange`."""
+    """An exchange with an enclave that has proved itself. Made by `open_exchange`."""
 
     def __init__(self, wire: _ClientWire, fresh: FreshEvidence) -> None:
         self._wire = wire
@@ -156,12 +159,12 @@ class ClientExchange:
         return answer["document"] if name == "acknowledgement" else None
 
     def begin(self, schema: pa.Schema) -> None:
-        """Announce the columns; metadata of schema and fields stays here."""
+        """Announce the columns, without metadata of schema and fields."""
         self._schema = without_metadata(schema)
         self._wire.begin(self._schema)
 
     def send(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Send the next rows and return them as they were sent, which is what digests cover.
+        """Send the next rows; the batch as it was sent, which is what digests cover.
 
         Raises:
             TransportError: Also when the enclave refuses in the middle of an upload.
@@ -174,20 +177,20 @@ class ClientExchange:
         return batch
 
     def commit(self, envelope: bytes, salt: bytes) -> bytes:
-        """End the release. The signed acknowledgement, unread; without one, nothing counts."""
+        """End the release; the signed acknowledgement, unread. Without one, nothing counts."""
         self._wire.say(write_message("commit", commit=envelope, salt=salt))
         _, answer = self._wire.hear("acknowledgement")
         return bytes(answer["document"])
 
     def collect(self) -> Result | Pending:
-        """What has become of the task. A result may be the sealed word that there is none."""
+        """The outcome of the task. Sealed in a result may be that there is none."""
         name, answer = self._wire.hear("result", "pending")
         if name == "result":
             return Result(answer["receipt"], answer["ciphertext"])
         return _pending(answer)
 
     def reason(self) -> str | Pending:
-        """Which rule the dataset named breaks by itself, as a code; "" for none."""
+        """The code of the rule that the named dataset breaks by itself; "" for none."""
         name, answer = self._wire.hear("reason", "pending")
         if name == "pending":
             return _pending(answer)
@@ -217,14 +220,17 @@ class AnswerMissing(TransportError):
     """The stream ended where an answer was due."""
 
     code = "answer-missing"
-    default_fix = "nothing is known to have arrived; try again with the same task and enclave"
+    default_fix = "try again with the same task and enclave: it is not known what arrived"
+
+    def sentence(self) -> str:
+        return f"the enclave ended the {self.thing} where this was due: {self.expected}"
 
 
 class _ClientWire:
     """Reads and writes of one RPC, with Flight's errors translated.
 
-    Each runs aside, with the deadline of the RPC: an enclave that is silent, or reads nothing,
-    does not keep Ctrl-C from ending it.
+    Each runs in another thread, with the deadline of the RPC: an enclave that is silent, or reads
+    nothing, cannot keep Ctrl-C from ending the command.
     """
 
     def __init__(self, writer: Any, reader: Any, thread: CallThread) -> None:
@@ -273,7 +279,7 @@ class _ClientWire:
         return self._thread.run(read_translated)
 
     def finish(self) -> None:
-        """Say that nothing follows, and hear the same."""
+        """Say that nothing follows, and wait for the server to say the same."""
         with self._writing():
             self._thread.run(self._writer.done_writing)
         with _flight_errors_translated():
@@ -287,33 +293,33 @@ class _ClientWire:
         if self._finished:
             return
         # An exchange given up is cancelled: merely closed, it would look complete to the server,
-        # and closing would wait for the server's last word.
+        # and closing would wait for the server.
         self._reader.cancel()
-        # The refusal on its way up says more than this echo of it.
+        # The refusal that is being raised says more than this error.
         with suppress(flight.FlightError, pa.ArrowException, OSError):
             self._thread.run(self._writer.close, _CLOSE_SECONDS)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """A failed write hides why the server gave up; its last word, if any, tells."""
+        """A failed write does not say why the server gave up; what it sent before may."""
         with _flight_errors_translated():
             try:
                 yield
             except (pa.ArrowException, OSError) as error:
                 if not isinstance(error, flight.FlightError):
-                    self._raise_last_word()
+                    self._raise_server_reason()
                 raise
 
-    def _raise_last_word(self) -> None:
+    def _raise_server_reason(self) -> None:
         while self._read() is not None:
             pass  # sent before it gave up
-        raise AnswerMissing("stream", expected="a reader of it", found="its end")
+        raise AnswerMissing("stream", expected="more rows", found="its end")
 
 
 @contextmanager
 def _flight_errors_translated() -> Iterator[None]:
-    """Flight's exceptions, some of them not FlightErrors, become ours. Their text is not shown:
-    part of it is the peer's."""
+    """Translate Flight's exceptions, some of which are no FlightErrors. Their text is not shown:
+    the peer writes part of it."""
     try:
         yield
     except flight.FlightTimedOutError as error:
@@ -329,8 +335,8 @@ def _flight_errors_translated() -> Iterator[None]:
 
 def _call_failed(error: Exception) -> CallFailed:
     broken = isinstance(error, flight.FlightUnavailableError)
-    found = "a connection that broke" if broken else type(error).__name__
-    return CallFailed("the enclave's answer", expected="one", found=found)
+    found = "it broke" if broken else type(error).__name__
+    return CallFailed("the connection to the enclave", expected="an answer", found=found)
 
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
@@ -350,7 +356,7 @@ def _dataset_id(text: object) -> str:
 
 
 class PeerRefused(TransportError):
-    """The other side refused, and says why with one of its codes."""
+    """The other side refused, and gave its reason as a code."""
 
     code = "peer-refused"
     default_fix = "look the code up in docs/errors.md; its operator finds the id in the log"
@@ -363,11 +369,14 @@ class PeerRefused(TransportError):
         )
         self.peer_code, self.correlation_id = peer_code, correlation_id
 
+    def sentence(self) -> str:
+        return f"the enclave refused: {self.peer_code} (id {self.correlation_id})"
+
 
 def _raise_peer_refusal(error: Any) -> None:
     try:
         told = json.loads(bytes(error.extra_info or b"")[:1024])
         code, number = _slug(told["code"]), _slug(told["id"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return  # no refusal in our form: the connection's own failure
+        return  # not a refusal of an enclave: the connection itself failed
     raise PeerRefused(peer_code=code, correlation_id=number) from error

@@ -1,4 +1,4 @@
-"""What a process must settle before its first TLS connection.
+"""Prepares the process for its first TLS connection.
 
     prepare_process()   # first thing in a command; pinned clients call it too
 
@@ -19,8 +19,8 @@ _TLS13_ONLY = ("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
 _QUIET = ("GRPC_VERBOSITY", "NONE")
 # Each writes session keys, or what is sent, to a file or to stderr.
 _LEAKING = ("SSLKEYLOGFILE", "GRPC_TRACE")
-# Of gRPC's verbosities, those that show errors alone. Set for other programs, as many do, they
-# leak nothing; INFO and DEBUG show what passes, and another word means nobody knows what.
+# Of gRPC's verbosities, those that show errors alone: often set for other programs, and harmless.
+# INFO and DEBUG show what is sent; what an unknown word shows is unknown too.
 _HARMLESS = frozenset({"none", "error"})
 
 

@@ -21,19 +21,19 @@ class EvidenceFormatError(RatlsError):
 
 
 class PeerIdentityError(RatlsError):
-    """The authenticated peer is nobody that the policy knows."""
+    """The authenticated peer is not in the policy."""
 
     exit_status = Exit.NOT_GENUINE
 
 
 class AuthorizationError(RatlsError):
-    """A known peer asks for what is not its to ask."""
+    """A known peer asks for something that the policy does not let it have."""
 
     exit_status = Exit.NOT_ADMITTED
 
 
 class EvidenceMissingError(RatlsError):
-    """The peer shows no evidence at all."""
+    """The peer shows no evidence."""
 
     exit_status = Exit.NOT_GENUINE
 
@@ -84,10 +84,10 @@ class StreamIntegrityError(RatlsError):
 
 
 class AttesterMixedUp(AttesterError):
-    """The attester returned a quote over something else than what was asked."""
+    """The attester returned a quote over other bytes than those given."""
 
     code = "attester-mixed-up"
-    default_fix = "let only one program at a time ask this machine's attester"
+    default_fix = "let only one program at a time use this machine's attester"
 
 
 class DeadlineExceeded(TransportError):
@@ -95,6 +95,9 @@ class DeadlineExceeded(TransportError):
 
     code = "deadline-exceeded"
     default_fix = "try again, or give more time with --timeout"
+
+    def sentence(self) -> str:
+        return f"{self.thing} did not come in time"
 
 
 class CallFailed(TransportError):
@@ -105,3 +108,6 @@ class CallFailed(TransportError):
         "verify the enclave again: it may have stopped, restarted with another certificate, "
         "or refused your channel certificate"
     )
+
+    def sentence(self) -> str:
+        return f"{self.thing} failed: {self.found}"

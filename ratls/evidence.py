@@ -36,7 +36,7 @@ class ReportDataUnbound(BindingError):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Quote and claims, taken apart. Parsed, not yet believed."""
+    """A quote and its claims. Parsed, not verified."""
 
     quote: bytes
     claims: bytes
@@ -86,7 +86,7 @@ class EvidenceMalformed(EvidenceFormatError):
     """The evidence is not tag 60000 with quote and claims, in the strict form."""
 
     code = "evidence-malformed"
-    exit_status = Exit.NOT_GENUINE  # unreadable evidence is none
+    exit_status = Exit.NOT_GENUINE  # unreadable evidence is no evidence
     default_fix = "the peer must produce interoperable RA-TLS evidence (CBOR tag 60000)"
 
 
@@ -100,7 +100,7 @@ def report_data(claims: bytes) -> bytes:
 
 
 def make_evidence(attester: Attester, claims: CertificateClaims) -> bytes:
-    """Have the claims quoted. The only place in the project that asks an attester for a quote.
+    """Have the claims quoted. No other place in the project asks an attester for a quote.
 
     Raises:
         AttesterMixedUp: The quote that came back is over other bytes.

@@ -35,7 +35,7 @@ class MessageUnexpected(StreamIntegrityError):
     """A message is malformed, or not the one that is due."""
 
     code = "message-unexpected"
-    default_fix = "both sides must run the same version"
+    default_fix = "run the same version on both sides"
 
 
 class Kind(Enum):
@@ -57,7 +57,7 @@ class Kind(Enum):
             if descriptor.descriptor_type == flight.DescriptorType.CMD:
                 return cls(bytes(descriptor.command))
         except ValueError:
-            pass  # not one of ours: refused below, like a path
+            pass  # an unknown command: refused below, like a path
         raise MessageUnexpected("descriptor", expected="a ratls/1 command", found="another")
 
 
@@ -80,7 +80,7 @@ _SIZES = {"nonce": NONCE_SIZE, "salt": SALT_SIZE}
 
 
 def write_message(name: str, **members: cbor.Value) -> bytes:
-    """One message as it travels.
+    """One message, encoded.
 
     Raises:
         MessageOversized: Larger than its receiver would take.
@@ -97,8 +97,8 @@ def read_message(raw: bytes, *due: str) -> tuple[str, dict[str, Any]]:
         MessageOversized: Larger than a message of its name may be.
         MessageUnexpected: Malformed, another message, other members.
     """
-    # Only a result may be large. Its name comes before anything else that is decoded: the
-    # shortest key is written first.
+    # Only a result may be large. Its name is found without decoding: the shortest key is
+    # written first.
     large = raw[1:].startswith(_RESULT)
     _require_size(len(raw), *(name for name in due if large or name != "result"))
     try:
@@ -192,7 +192,7 @@ def write_rows(writer: Any, batch: pa.RecordBatch, seq: int) -> None:
 
 
 class RowDigest:
-    """Digest of the rows of one release, in their order, salted so that nobody can guess them.
+    """Digest of the rows of one release, in their order, salted so that they cannot be guessed.
 
     SHA-256 over salt (32), schema digest (32), then for each batch its number and its number of
     rows (u64 big-endian each) and the bytes of its Arrow IPC message.
@@ -214,5 +214,5 @@ class RowDigest:
 
 
 def without_metadata(schema: pa.Schema) -> pa.Schema:
-    """The schema alone: metadata travels even with no rows, and may hold anything."""
+    """The schema alone: metadata is sent even with no rows, and may hold anything."""
     return pa.schema([field.remove_metadata() for field in schema])

@@ -61,7 +61,7 @@ class SgxAbsent(EvidenceMissingError):
     """This process does not run inside an SGX enclave under Gramine."""
 
     code = "sgx-absent"
-    exit_status = Exit.UNUSABLE  # nobody was judged: it is this machine that shows no evidence
+    exit_status = Exit.UNUSABLE  # it is this machine that has no evidence, not a peer
     default_fix = "start the enclave with gramine-sgx; gramine-direct protects nothing"
 
 
@@ -69,7 +69,7 @@ class QuoteNotMade(AttesterError):
     """The platform or its quoting service could not make a report or a quote."""
 
     code = "quote-not-made"
-    default_fix = "the cause stands in Gramine's log on the host: look for the AESM error there"
+    default_fix = "look for the AESM error in Gramine's log on the host"
 
 
 class AttestationDevice:
@@ -118,7 +118,7 @@ class AttestationDevice:
 
 
 class AttestationDeviceUnusable(AttesterError):
-    """A file of the attestation device does not behave as Gramine's does."""
+    """A file of the attestation device does not behave as Gramine documents."""
 
     code = "attestation-device-unusable"
     default_fix = "run the enclave under the Gramine version that its manifest was made for"
@@ -132,7 +132,7 @@ class QuoteOfAnotherEnclave(AttesterError):
     """The host's quoting service answered with a quote of another enclave."""
 
     code = "quote-of-another-enclave"
-    default_fix = "the host hands out foreign quotes: restart its quoting service, or do not use it"
+    default_fix = "restart the host's quoting service; if it happens again, use another host"
 
 
 class GramineAttester:
@@ -141,12 +141,12 @@ class GramineAttester:
     mode: Mode = Mode.PRODUCTION
 
     def __init__(self, device: AttestationDevice | None = None) -> None:
-        """Find out who this enclave is, and that its platform can be asked for quotes.
+        """Read this enclave's measurement, and check that its platform makes quotes.
 
         Raises:
             SgxAbsent: Not in SGX. The host may have chosen that, so nothing is served instead.
             RemoteAttestationOff: The manifest asks for no DCAP quotes.
-            QuoteNotMade, AttestationDeviceUnusable: The device does not do its part.
+            QuoteNotMade, AttestationDeviceUnusable: The device does not work.
         """
         self._device = device or AttestationDevice()
         with _ONE_AT_A_TIME:
@@ -172,7 +172,7 @@ class GramineAttester:
             AttesterError, RemoteAttestationOff: None was made.
         """
         if len(report_data) != REPORT_DATA_SIZE:
-            # The device would pad or cut without a word, and quote something else.
+            # The device would silently pad or cut it, and quote something else.
             raise ValueError(f"report_data has {REPORT_DATA_SIZE} bytes")
         with _ONE_AT_A_TIME:
             self._device.write("user_report_data", report_data)

@@ -1,4 +1,4 @@
-"""Who an enclave is, from start to stop: its keys, its instance, its certificate, its answers.
+"""The identity of one start of an enclave: its keys, instance, certificate and evidence.
 
     identity = EnclaveIdentity.create(attester, policy.digest, at=now)
     identity.answer_challenge(nonce, peer_spki_sha256, task_digest)
@@ -65,7 +65,7 @@ class EnclaveIdentity:
         at: datetime,
         random: Callable[[int], bytes] = os.urandom,
     ) -> Self:
-        """Make the keys and have the hardware vouch for them and for the policy.
+        """Make the keys, and have the hardware quote them and the policy.
 
         Args:
             policy_digest: 32 bytes, of the one policy that this process will obey.
@@ -102,7 +102,7 @@ class EnclaveIdentity:
 
     @property
     def key_pem(self) -> bytes:
-        """The TLS key for the server in this process; never written anywhere.
+        """The TLS key for the server in this process; never written to a file.
 
         In the form of RFC 5958, section 2.
         """

@@ -1,4 +1,4 @@
-"""What an operator may see: events, codes, ids. Never rows, keys, nonces, or a peer's text.
+"""The operator's log: events, codes, ids. Never rows, keys, nonces, or a peer's text.
 
     log = open_log()
     with bound(party="alice-clinic"):

@@ -1,4 +1,4 @@
-"""Receipts and acknowledgements, judged without the enclave, years later.
+"""Judge receipts and acknowledgements without the enclave, also years later.
 
     receipt = verify_document(raw, expectation, at=instant)
     receipt, record = verify_with_record(raw, record, policy, roots)
@@ -70,7 +70,7 @@ def verify_document(
 
     Args:
         raw: The envelope as it was received.
-        expectation: Policy, collateral and roots of whoever asks.
+        expectation: The verifier's own policy, collateral and roots.
         at: Moment of judgement; everything must have been valid then.
         result: The file that the receipt is about, if that is to be checked too.
 
@@ -121,7 +121,7 @@ def verify_with_record(
 ) -> tuple[VerifiedDocument, Record]:
     """Judge a document at the instant, and with the collateral, that its holder recorded.
 
-    The instant is the word of the holder's clock, under its signature: say so to whoever asks.
+    The instant comes from the holder's clock, under the holder's signature: tell the user so.
 
     Raises:
         RatlsError: The record is not about this document, not signed by a party of the policy,
@@ -138,7 +138,7 @@ def verify_with_record(
 def policy_named_by(raw: bytes, agreement: CompleteAgreement) -> Policy:
     """The version of the policy that a document names, or the newest, which then refuses it.
 
-    Nothing of the document is believed for that: it is checked against the version found.
+    The document is not trusted for that: it is checked against the version found.
 
     Raises:
         RatlsError: The document cannot be read.
@@ -180,7 +180,7 @@ def _require_computation(receipt: Receipt, policy: Policy) -> None:
 
 
 class ReceiptOutsidePolicy(ResultBindingError):
-    """The document names parties, datasets or a computation that the policy does not combine."""
+    """The document's parties, datasets and computation do not go together in the policy."""
 
     code = "receipt-outside-policy"
     default_fix = "use the agreement under which the document was made"

@@ -1,11 +1,11 @@
-"""The only place where a Flight client is made: to one address, for one verified certificate.
+"""Makes Flight clients, each for one address and one verified certificate. No other place does.
 
     with pinned_client(address, admitted, channel) as client:
         ...
 
-Left to itself a Flight client fails open in three ways (docs/flight.md 1.3): without roots it
-believes the system's, with verification disabled it ignores the pin, and under the scheme
-`grpc://` it ignores the pin and talks plaintext. None of the three can be asked for here.
+A Flight client fails open in three ways (docs/flight.md 1.3): without roots it trusts the system's,
+with verification disabled it ignores the pin, and under the scheme `grpc://` it ignores the pin
+and sends plaintext. None of the three is possible here.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from ratls.environment import prepare_process
 from verifier.errors import ConfigError
 
 _OPTIONS = [
-    # A message arrives as it was sent or not at all: 1 MB of gzip would be 1 GB here, before
-    # anybody could look at it. Both, since the first alone still unpacks what comes.
+    # Compressed messages are refused: 1 MB of gzip would become 1 GB before any check. Both
+    # options, since the first alone still unpacks what arrives.
     ("grpc.compression_enabled_algorithms_bitset", 1),  # bit 0: as it is
     ("grpc.per_message_decompression", 0),
     # Else proxy variables would choose where the connection goes: docs/flight.md 1.5.
     ("grpc.enable_http_proxy", 0),
-    # A retry would replay a stream's first messages to whoever answers next.
+    # A retry would send a stream's first messages again, perhaps to another server.
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
-    # A link that is dead but open is noticed: RFC 9113, section 6.7.
+    # Notices a dead connection: RFC 9113, section 6.7.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 ]
@@ -43,7 +43,7 @@ LARGEST = 1 << 20  # bytes
 
 @dataclass(frozen=True, slots=True)
 class ChannelIdentity:
-    """How a party shows itself to enclaves: the certificate that the policy lists for it."""
+    """A party's channel certificate, which the policy lists, and its key."""
 
     cert_pem: bytes
     key_pem: bytes = field(repr=False)
@@ -63,7 +63,7 @@ def pinned_client(
     channel: ChannelIdentity,
     largest: int = LARGEST,
 ) -> flight.FlightClient:
-    """A client that talks to the holder of exactly this certificate and to nobody else.
+    """A client that connects only to the holder of exactly this certificate.
 
     It does not connect yet. gRPC reconnects silently between calls, always under this pin.
 
@@ -107,7 +107,7 @@ def _pin(admitted: AdmittedCertificate) -> bytes:
 
 
 def _require_no_issuer(certificate: x509.Certificate) -> None:
-    """The second lock: the appraisal asked for the same.
+    """A second check of the same kind: the appraisal made it too.
 
     gRPC does not show which certificate the other end of the data connection has. Under a pin
     that may issue, it could be any that the pinned key has signed, with any key. Each of the two

@@ -1,14 +1,14 @@
-"""Ask a peer for its certificate, and say nothing.
+"""Fetch a peer's certificate, without sending any data.
 
     address, der = probe_name(Address.parse("enclave.example:7443"), timeout=10)
 
 Neither Flight nor gRPC lets a client look at the peer's certificate, so it is fetched by a
-handshake of its own and then pinned. That leaves no gap: whoever answers later must hold the key
-of exactly this certificate (docs/flight.md 1.1; RFC 8446, section 4.4.3).
+handshake of its own and then pinned. That leaves no gap: a server that answers later must hold
+the key of exactly this certificate (docs/flight.md 1.1; RFC 8446, section 4.4.3).
 
 The TLS library never touches the socket. It skips some records before the handshake ends, and
-where more of them are always there it does not return: no time limit would be asked, and no
-signal heard. It gets what was read here, piece by piece, and reading has a deadline and a cap.
+does not return while more of them arrive: no deadline would be checked, and no signal handled.
+It is given what was read here, piece by piece; reading has a deadline and a cap.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def probe_name(address: Address, timeout: float) -> tuple[Address, bytes]:
         try:
             return one, probe(one, share)
         except TransportError:
-            continue  # not a verdict on anybody: the next address is asked
+            continue  # this address shows none: try the next
     return last, probe(last, end - time.monotonic())
 
 
@@ -55,7 +55,10 @@ class HandshakeFailed(TransportError):
     """The peer does not complete a TLS 1.3 handshake with a certificate."""
 
     code = "handshake-failed"
-    default_fix = "the peer must speak TLS 1.3 and present its certificate"
+    default_fix = "check the address: an enclave speaks TLS 1.3 and shows its certificate"
+
+    def sentence(self) -> str:
+        return f"{self.thing}: no TLS 1.3 handshake with a certificate: {self.found}"
 
 
 class EnclaveCertificateChainPresented(BindingError):
@@ -70,14 +73,14 @@ def probe(address: Address, timeout: float) -> bytes:
 
     Its message: RFC 8446, section 4.4.2.
 
-    Own certificate and data are withheld: the connection is dropped after the handshake.
+    Neither the own certificate nor data are sent; the connection is closed after the handshake.
 
     Args:
         address: By number.
         timeout: Seconds for connection and handshake together.
 
     Raises:
-        PeerUnreachable: Nobody listens there.
+        PeerUnreachable: Nothing listens there.
         HandshakeFailed: No TLS 1.3, or no certificate was shown.
         HandshakeOversized: The peer sent more than any handshake has.
         DeadlineExceeded: The peer took longer than `timeout`.
@@ -102,7 +105,7 @@ def probe(address: Address, timeout: float) -> bytes:
         chain = tls.get_peer_cert_chain() or []
     # A resumed session shows no certificate and proves nothing about today's.
     if not shown or tls.get_protocol_version_name() != "TLSv1.3":
-        raise HandshakeFailed(str(address), expected="TLS 1.3 and a certificate", found="neither")
+        raise HandshakeFailed(str(address), expected="TLS 1.3 and a certificate", found="not both")
     if len(chain) != 1 or set(shown) != {crypto.dump_certificate(crypto.FILETYPE_ASN1, chain[0])}:
         raise EnclaveCertificateChainPresented(
             str(address), expected="one certificate", found=f"{len(chain)}"
@@ -115,7 +118,7 @@ def _context(shown: list[bytes]) -> SSL.Context:
 
     def take(_: SSL.Connection, certificate: crypto.X509, __: int, depth: int, ___: int) -> bool:
         shown.append(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))
-        # Not trusted yet: the handshake only shows who holds the key (RFC 8446, section 4.4.3).
+        # Not trusted yet: the handshake only shows that the peer holds the key (RFC 8446, section 4.4.3).
         return True
 
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
@@ -172,7 +175,7 @@ def _send(
         try:
             left = tls.bio_read(_PIECE)
         except SSL.WantReadError:
-            return  # all is said
+            return  # nothing left to send
         while left:
             _wait(address, deadline, connection, select.POLLOUT)
             left = left[connection.send(left) :]
@@ -182,16 +185,18 @@ def _wait(address: Address, deadline: float, connection: socket.socket, event: i
     left = deadline - time.monotonic()
     waiting = select.poll()  # `select` takes no file descriptor above 1023
     waiting.register(connection, event)
-    # Asked even where the peer always has something to read.
+    # Checked even if the peer never stops sending.
     if left <= 0 or not waiting.poll(left * 1000):
         raise _late(address)
 
 
 def _late(address: Address) -> DeadlineExceeded:
-    return DeadlineExceeded(str(address), expected="a handshake in time", found="none")
+    return DeadlineExceeded(
+        f"the TLS handshake with {address}", expected="its end in time", found="none"
+    )
 
 
 def _broken_off(address: Address) -> HandshakeFailed:
     return HandshakeFailed(
-        str(address), expected="a TLS 1.3 handshake", found="the peer broke it off"
+        str(address), expected="a TLS 1.3 handshake", found="the peer ended it early"
     )

@@ -38,7 +38,7 @@ from verifier.errors import Exit, RatlsError
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """How every exchange opens. Nothing in it is believed yet."""
+    """The first message of every exchange. Nothing in it is verified."""
 
     nonce: bytes  # 32
     task: bytes
@@ -78,7 +78,7 @@ class StreamOversized(ResourceLimitError):
 
     code = "stream-oversized"
     exit_status = Exit.PEER
-    default_fix = "the policy's max_rows limits a dataset"
+    default_fix = "send fewer rows, or agree on a larger max_rows"
 
 
 class ServerExchange:
@@ -185,7 +185,9 @@ class ServerExchange:
         try:
             write(self._writer, message)
         except (pa.ArrowException, OSError) as error:
-            raise CallFailed("peer", expected="a reader", found="none") from error
+            raise CallFailed(
+                "the connection to the peer", expected="a reader", found="it broke"
+            ) from error
 
     def _message(self, *due: str) -> tuple[str, dict[str, Any]]:
         return self._next().message(*due)
@@ -205,7 +207,7 @@ class ServerExchange:
             raise MessageUnexpected("stream", expected="Arrow messages", found="others") from error
         if found is None:
             cancelled = self._context.is_cancelled()
-            raise _truncated("a client that went away" if cancelled else "its end")
+            raise _truncated("a client that has gone" if cancelled else "its end")
         return found
 
 
@@ -241,7 +243,7 @@ def size_of_copy(batch: pa.RecordBatch) -> int:
     """Bytes of all buffers of all columns: each as often as a column has it.
 
     `get_total_buffer_size` counts once what columns share: 200 columns on one buffer of 4 MiB are
-    828 MiB as soon as they are copied (F19). `nbytes` follows offsets that nobody has validated.
+    828 MiB as soon as they are copied (F19). `nbytes` follows offsets that are not validated yet.
     """
     return sum(
         buffer.size for column in batch.columns for buffer in column.buffers() if buffer is not None

@@ -1,4 +1,4 @@
-"""What every long-running command shares: where it listens, and how it is told to stop."""
+"""Shared by the long-running commands: the address, the stop signals, the log of errors."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def open_many_files() -> None:
     """Let this process have as many connections as its hard limit permits, up to 65,536.
 
-    A stranger's connection holds a file descriptor until its handshake is given up. The usual
-    soft limit is 1024: so many idle sockets, and no party would be let in.
+    A stranger's connection holds a file descriptor until its handshake times out. The usual soft
+    limit is 1024: so many idle sockets would shut out the parties.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16)
@@ -77,7 +77,7 @@ def on_stop(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
     """`handler` is called for each signal that stops a long-running command, in this block.
 
     SIGHUP stays ignored where it was, as under `nohup`. SIGINT does not: a shell that starts a
-    command in the background has it ignored, and who sends it there means it.
+    command in the background makes it ignored, and a SIGINT sent there is meant.
     """
     hangup_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     wanted = [n for n in _STOPPING if n != signal.SIGHUP or not hangup_ignored]
@@ -85,17 +85,18 @@ def on_stop(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
     try:
         yield
     finally:
-        # A server that could not start must leave Ctrl-C to whoever asked for it.
+        # Also if the server could not start: Ctrl-C must then work as before.
         for number, was in before.items():
             signal.signal(number, was or signal.SIG_DFL)
 
 
 @contextmanager
 def supervised(log: Log) -> Iterator[None]:
-    """Whatever escapes a thread, a destructor, a callback, a library or a warning is one line.
+    """Log errors that no code handles, and warnings: one line each, with kind and place.
 
-    The line has kind and place. Python would write texts to stderr, and they may hold cell
-    values (L01). What escapes the block itself ends the process with status 1.
+    They come from threads, destructors, callbacks and libraries. Python would write their texts
+    to stderr, which may hold cell values (L01). An error of the block itself ends the process with
+    status 1.
     """
     hooks = sys.unraisablehook, threading.excepthook, warnings.showwarning
     root = logging.getLogger()
@@ -130,7 +131,7 @@ def supervised(log: Log) -> Iterator[None]:
 
 
 class _Relay(logging.Handler):
-    """What libraries log, as gRPC does of a callback that raised: who, and never their text."""
+    """Logs that a library logged something, such as gRPC a callback that raised; never its text."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
@@ -143,10 +144,10 @@ class _Relay(logging.Handler):
 
 
 def leave(status: int) -> NoReturn:
-    """End the command with this status, at once: its server was stopped, and nothing is left.
+    """End the process with this status at once. Its server was stopped before.
 
-    A client that is silent would hold its call, and with it an orderly end, for hours; and the
-    end of an interpreter waits for whatever threads the libraries still have.
+    An orderly end would wait for hours for the call of a silent client, and for the threads of
+    libraries.
     """
     with suppress(OSError, ValueError):
         sys.stdout.flush()

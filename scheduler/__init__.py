@@ -1,9 +1,9 @@
-"""Who should be woken for what? A durable queue of signed tasks: a mailbox that nobody trusts.
+"""Which tasks wait, and what became of them? A durable queue of signed tasks, not trusted.
 
 with SchedulerClient(address, pinned_certificate, channel) as scheduler:   # scheduler.client
     digest = scheduler.submit(envelope)          # stored durably before this returns
     for task in scheduler.watch(): ...           # what was missed, then what comes
 
-A scheduler holds no key of a party and sees no row. Its word only wakes somebody up: who
-receives a task verifies it alone, and what it says of a task's fate is a hint.
+A scheduler has no key of a party and sees no row. Its messages only start work: a party that
+receives a task verifies it by itself, and the state of a task in the queue is a hint.
 """

@@ -3,8 +3,8 @@
     own = own_certificate(folder, at)        # scheduler.key 0600, scheduler.crt
     check_pin(pem)                           # what a client may pin
 
-No authority stands behind it. Clients get the file from whoever runs the scheduler, and if they
-get a wrong one, they talk to another mailbox that they do not trust either.
+It is self-signed. Clients get the file from the scheduler's operator; with a wrong one they would
+use another mailbox, which they do not trust either.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FILE_CAP = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class OwnCertificate:
-    """What the server shows, and what proves that it is its own."""
+    """The server's certificate and its key."""
 
     cert_pem: bytes
     key_pem: bytes = field(repr=False)
@@ -66,9 +66,9 @@ def own_certificate(folder: Path, at: datetime) -> OwnCertificate:
 
     Raises:
         SchedulerCertificateUnusable, SchedulerCertificateNotCurrent: The stored one cannot serve.
-        SchedulerKeyDiffers: The key is missing, unreadable or another one's.
+        SchedulerKeyDiffers: The key is missing, unreadable or of another certificate.
         KeyPermissions: Others may read the key.
-        FileUnreadable, FileNotWritten: The folder does not give or take them.
+        FileUnreadable, FileNotWritten: The folder cannot be read or written.
     """
     key_file, certificate_file = folder / KEY_FILE, folder / CERTIFICATE_FILE
     # Two that start at once must not both make a key.
@@ -100,7 +100,7 @@ def check_pin(pem: bytes) -> x509.Certificate:
 
     Raises:
         SchedulerCertificateUnusable: It is not. As an anchor, an authority's certificate would
-            admit whatever its key signs, and no certificate at all means the system's roots.
+            admit all that its key signs; no certificate would mean the system's roots.
     """
     try:
         listed = x509.load_pem_x509_certificates(pem)

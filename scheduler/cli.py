@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from policy.agreement import CompleteAgreement
 
 app = typer.Typer(
-    cls=Commands, help="The mailbox for tasks, which nobody has to trust.", no_args_is_help=True
+    cls=Commands, help="The mailbox for tasks. Parties need not trust it.", no_args_is_help=True
 )
 
 
 @app.callback()
 def scheduler() -> None:
-    """The mailbox for tasks, which nobody has to trust."""
+    """The mailbox for tasks. Parties need not trust it."""
 
 
 @app.command("serve")
@@ -46,9 +46,9 @@ def serve(
 ) -> None:
     """Keep signed tasks and offer them to the parties of the agreements; prints `ready HOST:PORT`.
 
-    The parties pin the certificate that stands in the --state folder, scheduler.crt. An agreement
-    only says who may use the mailbox, which is trusted with nothing: it is held against no --party
-    or --digest here.
+    The parties pin the certificate that stands in the --state folder, scheduler.crt. The
+    agreement only says which parties may use the mailbox. Since no party trusts the mailbox, the
+    agreement is not compared with a --party or --digest.
 
     Example: ratls scheduler serve --agreement policy.agreement.json --listen 0.0.0.0:7444
     --state /var/lib/ratls-scheduler

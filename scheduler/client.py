@@ -1,4 +1,4 @@
-"""Talk to one scheduler: pinned by its certificate, known by one's own, every call with an end.
+"""Client of one scheduler: pinned to its certificate, with a deadline for every call.
 
     with SchedulerClient(address, pinned_certificate_pem, channel) as scheduler:
         digest = scheduler.submit(envelope)
@@ -6,8 +6,8 @@
         for task in scheduler.watch(cursor): cursor = task.cursor
         scheduler.report(digest, "train_party_1", State.RELEASED)
 
-Nothing that comes back is believed. The client never tries again by itself: `SchedulerUnreachable`,
-`SchedulerBusy` and `DeadlineExceeded` may be tried again, by whoever knows how long to wait.
+Answers are not trusted. The client never retries by itself: after `SchedulerUnreachable`,
+`SchedulerBusy` or `DeadlineExceeded` its caller may, since the caller knows how long to wait.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ _OPTIONS = [
     # Else channels of one process to one address share a connection, and with it an identity.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", ANSWER_CAP),
-    # A message arrives as it was sent or not at all: what is not packed cannot explode.
+    # Compressed messages are refused: a small one could become very large.
     ("grpc.compression_enabled_algorithms_bitset", 1),  # bit 0: as it is
     ("grpc.per_message_decompression", 0),
-    # A link that is dead but open is noticed.
+    # Notices a dead connection.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 ]
@@ -80,7 +80,7 @@ class SchedulerClient:
     ) -> None:
         """
         Args:
-            certificate_pem: `scheduler.crt`, the only certificate that is believed.
+            certificate_pem: `scheduler.crt`, the only certificate that is accepted.
             timeout: Seconds for each call but `watch`; for a list, for all its pages.
 
         Raises:
@@ -177,7 +177,7 @@ class SchedulerClient:
     def report(
         self, task_digest: bytes, dataset: str, state: State, code: str = "", instance: bytes = b""
     ) -> DatasetStatus:
-        """Say what became of an own dataset; the answer is what the scheduler now shows.
+        """Report what became of one's own dataset; the status that the scheduler now shows.
 
         Args:
             state: RELEASED, or REFUSED with the code of the refusal.
@@ -212,13 +212,16 @@ class _Call(Protocol):
 
 
 class SchedulerUnreachable(TransportError):
-    """No call to the scheduler came through. May be tried again."""
+    """The scheduler could not be reached. May be tried again."""
 
     code = "scheduler-unreachable"
     default_fix = (
-        "is the scheduler running at this address, with the certificate that you pin, and does it "
-        "have the agreement that lists yours?"
+        "check that the scheduler runs at this address, with the certificate that you pin and with "
+        "the agreement that lists yours"
     )
+
+    def sentence(self) -> str:
+        return f"the scheduler does not answer ({self.found})"
 
 
 class Watch:
@@ -252,18 +255,21 @@ class Watch:
             if not self._cancelled:
                 raise
         finally:
-            self._call.cancel()  # whoever stops iterating must not hold the server's thread
+            self._call.cancel()  # a caller that stops iterating must not hold the server's thread
 
 
 class SchedulerBusy(TransportError):
     """The scheduler cannot take the call now. May be tried again, later."""
 
     code = "scheduler-busy"
-    default_fix = "try again later; what it lacks is behind the code, in docs/errors.md"
+    default_fix = "try again later; docs/errors.md explains the code"
+
+    def sentence(self) -> str:
+        return f"the scheduler cannot take the call now: {self.found}"
 
 
 class SchedulerRefused(TransportError):
-    """The scheduler refused, and says why with one of its codes. Trying again changes nothing."""
+    """The scheduler refused, and gave its reason as a code. Trying again changes nothing."""
 
     code = "scheduler-refused"
     default_fix = "look the code up in docs/errors.md; its operator finds the id in the log"
@@ -276,10 +282,13 @@ class SchedulerRefused(TransportError):
         )
         self.peer_code, self.correlation_id = peer_code, correlation_id
 
+    def sentence(self) -> str:
+        return f"the scheduler refused: {self.peer_code} (id {self.correlation_id})"
+
 
 @contextmanager
 def _errors_translated() -> Iterator[None]:
-    """gRPC's errors become ours. Their text is not shown: part of it is the peer's."""
+    """Translate gRPC's errors. Their text is not shown: the peer writes part of it."""
     try:
         yield
     except grpc.RpcError as error:
@@ -300,7 +309,7 @@ def _errors_translated() -> Iterator[None]:
         if refusal:
             raise SchedulerRefused(peer_code=refusal[1], correlation_id=refusal[2]) from error
         raise SchedulerUnreachable(
-            "the scheduler", expected="an answer", found=status.name if status else "none"
+            "the scheduler", expected="an answer", found=status.name if status else "no status"
         ) from error
 
 

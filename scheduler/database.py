@@ -46,7 +46,7 @@ def database_url(text: str) -> sql.URL:
     try:
         url = sql.make_url(text)
     except (exc.ArgumentError, ValueError) as error:
-        # The text is not shown: whatever it is, there may be a password in it.
+        # The text is not shown: there may be a password in it.
         raise DatabaseUrlUnusable("--database", expected="a URL", found="another text") from error
     if url.password is not None or "password" in url.query:
         raise DatabasePasswordShown("--database", expected="no password", found="one")
@@ -90,20 +90,23 @@ def open_engine(url: sql.URL) -> sql.Engine:
 
 
 class StoreUnavailable(ConfigError):
-    """The database does not answer, or does not take what it should keep."""
+    """The database does not answer, or does not store what it should."""
 
     code = "store-unavailable"
-    default_fix = "is the disk full, the database running, and its address right? Then try again"
+    default_fix = "check free space, that the database runs, and its address; then try again"
+
+    def sentence(self) -> str:
+        return f"{self.thing}: the queue's database does not work: {self.found}"
 
 
 def _make_private(path: Path) -> None:
-    """SQLite makes its file for whoever the umask lets in, and follows a link in its place."""
+    """Make the file for its owner alone. SQLite would use the umask, and follow a link."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         os.close(os.open(path, flags, 0o600))
     except OSError as error:
         raise StoreUnavailable(
-            str(path), expected="a file of ours, and no link", found=error.strerror or "an error"
+            str(path), expected="an own file, and no link", found=error.strerror or "an error"
         ) from error
 
 
@@ -112,7 +115,7 @@ def _begin_sqlite(connection: sql.Connection) -> None:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver would begin transactions by rules of its own
+    connection.isolation_level = None  # else the driver begins transactions itself
     for pragma in (
         f"busy_timeout = {BUSY_SECONDS * 1000}",
         "journal_mode = WAL",
@@ -128,7 +131,7 @@ def translated(engine: sql.Engine) -> Iterator[None]:
     try:
         yield
     except (exc.IntegrityError, exc.ProgrammingError, exc.DataError):
-        raise  # ours: the statements are wrong, not the database
+        raise  # a bug: the statements are wrong, not the database
     except (exc.DBAPIError, exc.TimeoutError, sqlite3.Error) as error:  # the last: on connecting
         cause = getattr(error, "orig", None) or error
         raise StoreUnavailable(

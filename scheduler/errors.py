@@ -1,4 +1,4 @@
-"""Refusals of the scheduler: at its start, to its peers, and what its clients make of silence.
+"""Refusals that several modules of the scheduler raise.
 
 A peer is told the code and a correlation id, never the text.
 """
@@ -11,7 +11,7 @@ from policy.errors import ResourceLimitError
 
 
 class TaskOversized(ResourceLimitError):
-    """A task is larger than any that an enclave takes."""
+    """A task is larger than the scheduler accepts."""
 
     code = "task-oversized"
-    default_fix = "a task holds a few parameters; rows belong into datasets"
+    default_fix = "send rows as datasets: a task contains a few parameters"

@@ -1,4 +1,4 @@
-"""How much one party may ask of the scheduler, so that it cannot ask for everything."""
+"""Limits of what one party may ask of the scheduler, so that others can use it too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OpenTasksExhausted(ResourceLimitError):
 
 
 class SubmissionsTooFast(ResourceLimitError):
-    """A submitter brings tasks faster than it may."""
+    """A submitter submits tasks faster than it may."""
 
     code = "submissions-too-fast"
     default_fix = "wait a minute, then submit again"
@@ -45,7 +45,7 @@ class Limits:
     reports: int = 16  #             changes of state of one dataset of one task
     calls: int = 256  #              at once, of all parties: each has a thread
     calls_per_party: int = 8
-    watches_per_party: int = 4  #    fewer than calls: who watches must be able to report
+    watches_per_party: int = 4  #    fewer than calls: a party that watches must be able to report
     watch_seconds: float = 900.0  #  afterwards a watch ends, and its party watches again
 
     def admit(self, usage: Usage) -> None:
@@ -109,5 +109,5 @@ class Calls:
             with self._lock:
                 self._running[peer] -= 1
                 self._watching[peer] -= watch
-                self._running += Counter()  # drops who has none
+                self._running += Counter()  # drops peers without a call
                 self._watching += Counter()

@@ -1,4 +1,4 @@
-"""Between the wire's messages and our types: strict where they come in."""
+"""From protobuf messages to values and back; what is received is checked strictly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INSTANCE_SIZE = 16
 ENVELOPE_CAP = 64 * 1024  #        a task with 64 parameters has a few KiB
 REQUEST_CAP = ENVELOPE_CAP + 1024
 ANSWER_CAP = 4 << 20
-LET_IN = "ratls-let-in"  # metadata of a watch that has begun: a failed call has none
+LET_IN = "ratls-let-in"  # metadata of a watch that has begun; a failed call has none
 _CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*", re.ASCII)
 _CODE_CAP = 64
 _DATASETS_CAP = 256
@@ -33,11 +33,11 @@ class RequestMalformed(TicketFormatError):
     """A request holds a field that is unknown, missing, or of another size."""
 
     code = "request-malformed"
-    default_fix = "both sides must run the same version"
+    default_fix = "run the same version on both sides"
 
 
 def require_known_fields(request: Message) -> None:
-    """A field that we do not know may narrow what is asked for: never answer as if it were absent.
+    """Refuse unknown fields: one may narrow what is asked for, so it must not be ignored.
 
     Raises:
         RequestMalformed: There is one.
@@ -54,12 +54,12 @@ def require_digest(digest: bytes) -> bytes:
 
 
 def is_code(text: str) -> bool:
-    """Does it have the form of a code? Peers choose it, and other peers print it."""
+    """Whether it has the form of a code. Peers choose it, and other peers print it."""
     return len(text) <= _CODE_CAP and _CODE.fullmatch(text) is not None
 
 
 def is_instance(instance: bytes, state: State) -> bool:
-    """May a report of this state name this start of an enclave?"""
+    """Whether a report of this state may name this instance of an enclave."""
     return instance == b"" or (state is State.RELEASED and len(instance) == INSTANCE_SIZE)
 
 
@@ -120,10 +120,10 @@ def read_task(message: pb.QueuedTask) -> QueuedTask:
 
 
 class SchedulerAnswerMalformed(TransportError):
-    """What the scheduler answers is not what it should."""
+    """The scheduler's answer does not have the agreed form."""
 
     code = "scheduler-answer-malformed"
-    default_fix = "both sides must run the same version; is it the scheduler that you meant?"
+    default_fix = "run the same version on both sides, and check the scheduler's address"
 
 
 def _malformed(expected: str, found: str) -> SchedulerAnswerMalformed:

@@ -1,4 +1,4 @@
-"""A task as the queue holds it: exact bytes, what became of its inputs, a place to go on from."""
+"""A task in the queue: its exact bytes, the state of its inputs, a cursor to continue from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _STORE_SIZE, _CHANGE_SIZE = 16, 8
 
 
 class State(StrEnum):
-    """What the owner of a dataset says that it did. A hint: acknowledgements and receipts prove."""
+    """What a dataset's owner reported. A hint: only acknowledgements and receipts prove it."""
 
     WAITING = "waiting"
     RELEASED = "released"
@@ -36,12 +36,12 @@ class Cursor:
     change: int = 0
 
     def encode(self) -> bytes:
-        """24 bytes; opaque to whoever keeps them."""
+        """24 bytes, opaque to clients."""
         return self.store + self.change.to_bytes(_CHANGE_SIZE, "big")
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
-        """Whatever is no cursor of ours is the beginning: rather seen twice than never."""
+        """Anything unreadable starts from the beginning: a task may be seen twice, never missed."""
         if len(raw) != _STORE_SIZE + _CHANGE_SIZE:
             return cls()
         return cls(raw[:_STORE_SIZE], int.from_bytes(raw[_STORE_SIZE:], "big"))
@@ -49,9 +49,9 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class QueuedTask:
-    """Nothing in it is believed: `policy.task.Task.open` judges the envelope."""
+    """Nothing in it is verified: the receiver verifies the envelope."""
 
     digest: bytes  #    SHA-256 of the task's payload, 32 bytes, as the scheduler says
     envelope: bytes  #  the signed task as it was submitted
     datasets: tuple[DatasetStatus, ...]
-    cursor: bytes  #    opaque: `watch` from here shows what changed later
+    cursor: bytes  #    opaque: `watch` with it shows later changes

@@ -1,11 +1,11 @@
-"""The gRPC server: a thin shell that knows who calls and lets nothing escape.
+"""The gRPC server: identifies the caller, and sends a code and an id for every error.
 
     server = start_server(roster, store, certificate, Address("127.0.0.1", 0), log)
     server.address
     server.stop()
 
-Every call passes one guard: who is it, has it a call left, and whatever goes wrong, the peer
-reads a code and an id. An exception that left a handler would send its text to the peer.
+Every call passes `_guard`, which identifies the peer, counts its calls, and turns every exception
+into a code and an id. An exception that left a handler would send its text to the peer.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ STOP_SECONDS = 5.0
 POLL_SECONDS = 1.0  #    how soon a watch sees what another scheduler on this database took
 PURGE_SECONDS = 30.0
 _OPTIONS = [
-    ("grpc.so_reuseport", 0),  # else a second server would share the port in silence
+    ("grpc.so_reuseport", 0),  # else a second server could share the port unnoticed
     ("grpc.max_receive_message_length", REQUEST_CAP),
     ("grpc.max_send_message_length", ANSWER_CAP),
     ("grpc.max_metadata_size", 8 * 1024),
-    # A message arrives as it was sent or not at all: what is not packed cannot explode.
+    # Compressed messages are refused: a small one could become very large.
     ("grpc.compression_enabled_algorithms_bitset", 1),  # bit 0: as it is
     ("grpc.per_message_decompression", 0),
     ("grpc.max_concurrent_streams", 16),  # of one connection
-    # Whoever connects and says nothing is gone soon: a stranger has no certificate, and time.
+    # A stranger that connects and sends nothing is disconnected soon.
     ("grpc.server_handshake_timeout_ms", 5_000),
-    # A peer that is gone but whose link looks open would keep its thread.
+    # Notices a dead connection, which would keep a thread.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    # A call whose request never comes has no deadline but this.
+    # The only deadline of a call that sends no request.
     ("grpc.max_connection_age_ms", 1_800_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
 ]
@@ -78,7 +78,7 @@ Clock = Callable[[], datetime]
 
 
 class Pulse:
-    """Wakes the watches: at once for changes of this process, by polling for those of others."""
+    """Wakes the watches: at once after changes by this process, by polling after others'."""
 
     def __init__(self, store: Store, log: Log, clock: Clock) -> None:
         self._store, self._log, self._clock = store, log, clock
@@ -88,7 +88,7 @@ class Pulse:
         self._poller.start()
 
     def wait(self, after: int, seconds: float, alive: Callable[[], bool]) -> None:
-        """Until something changed after this number, or nobody waits, or the time is over."""
+        """Wait for a change after this number, the end of the caller, or of the time."""
         with self._news:
             self._news.wait_for(
                 lambda: self.stopped or self._newest > after or not alive(), seconds
@@ -101,7 +101,7 @@ class Pulse:
             self._news.notify_all()
 
     def wake(self) -> None:
-        """Let every wait see whether it still has somebody to wait for."""
+        """Let every wait check whether its caller is still there."""
         with self._news:
             self._news.notify_all()
 
@@ -122,9 +122,9 @@ class Pulse:
                         self._log.info("purged", tasks=count)
                 self._look()
             except StoreUnavailable as refusal:
-                # Nothing is lost: the calls say so to their peers, and the next look tries again.
+                # The calls report it to their peers; the next look tries again.
                 self._log.warning("store", code=refusal.code)
-            except BaseException as bug:  # noqa: BLE001 - without it every watch would go blind
+            except BaseException as bug:  # noqa: BLE001 - without this thread no watch would end
                 self._log.error("internal", bug=place_of(bug))
             with self._news:
                 self._news.wait_for(lambda: self.stopped or self._asked, POLL_SECONDS)
@@ -141,19 +141,19 @@ M = TypeVar("M", bound=Message)
 
 
 class SchedulerFailed(RatlsError):
-    """Something went wrong in the scheduler that nobody foresaw."""
+    """An unforeseen error in the scheduler."""
 
     code = "scheduler-failed"
     exit_status = Exit.PEER
-    default_fix = "its operator finds kind and place of the error in the log, under the id"
+    default_fix = "ask the operator: the log has kind and place of the error under the id"
 
 
 class TaskServer:
     """The four calls. Their names are those of `task_service.proto`.
 
-    Each is served as a stream of requests that has exactly one, which on the wire is the same.
-    A handler of a single request is entered only with it: a call whose request never comes would
-    hold a thread that is in nobody's share, and a few hundred such calls would shut out everybody.
+    Each is served as a stream of exactly one request, which on the wire is the same. A handler of
+    a single request starts only when that has come: a call that never sends it would hold a thread
+    that is counted for no party, and a few hundred such calls would shut out all parties.
     """
 
     def __init__(
@@ -182,9 +182,9 @@ class TaskServer:
     def Submit(  # noqa: N802
         self, requests: Iterator[pb.SubmitRequest], context: grpc.ServicerContext
     ) -> pb.SubmitAnswer:
-        """Keep a task."""
+        """Store a task."""
         with self._guard("submit", requests, context) as (peer, request):
-            with suppress(RatlsError):  # which task a refusal is about; believed in nothing
+            with suppress(RatlsError):  # for the log alone; not verified
                 bind(task_digest=digest_text(Task.read(request.envelope)[0].digest))
             digest = self._service.submit(peer, request.envelope, self._clock())
             self._pulse.ask()
@@ -209,9 +209,7 @@ class TaskServer:
     ) -> Iterator[pb.QueuedTask]:
         """Show tasks as they come and change."""
         with self._guard("watch", requests, context, watch=True) as (peer, request):
-            context.add_callback(
-                self._pulse.wake
-            )  # a peer that leaves gives its thread back at once
+            context.add_callback(self._pulse.wake)  # a peer that leaves frees its thread at once
             context.send_initial_metadata(((LET_IN, "1"),))  # before there is any task
             cursor, end = request.cursor, time.monotonic() + self._limits.watch_seconds
             while context.is_active() and not self._pulse.stopped and time.monotonic() < end:
@@ -226,7 +224,7 @@ class TaskServer:
     def Report(  # noqa: N802
         self, requests: Iterator[pb.ReportRequest], context: grpc.ServicerContext
     ) -> pb.ReportAnswer:
-        """Write down what became of a dataset."""
+        """Store what became of a dataset."""
         with self._guard("report", requests, context) as (peer, request):
             digest, dataset, state, code, instance = read_report(request)
             status = self._service.report(
@@ -256,11 +254,11 @@ class TaskServer:
                     yield peer, request
                 return
             except GeneratorExit:
-                raise  # a watch whose peer has left: there is nobody to answer
+                raise  # a watch whose peer has left
             except RatlsError as refusal:
                 self._log.warning("refused", code=refusal.code)
                 status, code = _status(refusal), refusal.code
-            except BaseException as bug:  # noqa: BLE001 - its text would be sent to the peer
+            except BaseException as bug:  # noqa: BLE001 - else its text is sent to the peer
                 self._log.error("internal", bug=place_of(bug))
                 status, code = grpc.StatusCode.INTERNAL, SchedulerFailed.code
         context.abort(status, f"refused: {code} ({number})")
@@ -276,10 +274,10 @@ class SchedulerServer:
         self.address = address
 
     def stop(self, seconds: float = STOP_SECONDS) -> bool:
-        """Stop listening and wait for running calls, but not for ever; False if some still run."""
+        """Stop listening and wait a while for running calls; False if some still run."""
         self._pulse.stop()
         ended = self._server.stop(seconds / 2).wait(seconds)
-        # A call has ended for its peer before its handler has given back the store's connection.
+        # A call ends for its peer before its handler returns the store's connection.
         handlers = threading.Thread(target=self._threads.shutdown, daemon=True)
         handlers.start()
         handlers.join(seconds)
@@ -290,7 +288,10 @@ class SchedulerAddressUnusable(ConfigError):
     """The scheduler cannot listen where it was told to."""
 
     code = "scheduler-address-unusable"
-    default_fix = "another process may use the port: choose another, or 0 for a free one"
+    default_fix = "choose another port, or 0 for a free one"
+
+    def sentence(self) -> str:
+        return f"cannot listen: {self.thing} is not {self.expected}"
 
 
 def start_server(
@@ -318,7 +319,7 @@ def start_server(
         options=_OPTIONS,
         maximum_concurrent_rpcs=limits.calls,
     )
-    # Exactly the parties' certificates, and nobody without one: no root of the system, no header.
+    # Only the parties' certificates are accepted: no system roots, no identity from a header.
     credentials = grpc.ssl_server_credentials(
         [(certificate.key_pem, certificate.cert_pem)],
         root_certificates=_roots(roster.certificates),
@@ -328,7 +329,9 @@ def start_server(
         port = server.add_secure_port(str(address), credentials)
     except RuntimeError as error:
         raise SchedulerAddressUnusable(
-            str(address), expected="a free port of this machine", found="one in use, or another's"
+            str(address),
+            expected="a free port of this machine",
+            found="one in use, or another's",
         ) from error
     pulse = Pulse(store, log, clock)
     service = Service(roster, store, limits)
@@ -380,7 +383,7 @@ def _given(digest: bytes) -> bytes | None:
 
 
 def _status(refusal: RatlsError) -> grpc.StatusCode:
-    """The status that tells a client whether to try again; the code tells it why."""
+    """The status tells a client whether to try again; the code tells why."""
     if isinstance(refusal, StoreUnavailable):
         return grpc.StatusCode.UNAVAILABLE
     if isinstance(refusal, ResourceLimitError):

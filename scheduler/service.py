@@ -1,4 +1,4 @@
-"""What the scheduler decides: who sees which task, what is kept, who may say what became of it.
+"""The scheduler's decisions: which party sees which task, what is stored, who may report.
 
     service = Service(Roster(agreements), store, limits)
     service.submit(peer, envelope, at)      # digest of the task
@@ -6,8 +6,7 @@
     service.report(peer, digest, dataset, State.RELEASED, "", at)
 
 A peer is the SHA-256 of the key of its channel certificate, 32 bytes, as TLS authenticated it.
-Tasks are verified here to keep the queue clean. Nobody relies on that: whoever receives a task
-verifies it again.
+Tasks are verified here only to keep the queue clean: a party that receives one verifies it again.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class PeerNotServed(PeerIdentityError):
     """The channel certificate is that of no party in a policy in force."""
 
     code = "peer-not-served"
-    default_fix = "the scheduler needs the agreement in which your channel certificate is listed"
+    default_fix = "give the scheduler the agreement that lists your channel certificate"
 
 
 class Roster:
@@ -58,7 +57,7 @@ class Roster:
     def __init__(self, agreements: Sequence[CompleteAgreement]) -> None:
         """
         Raises:
-            StudyGivenTwice: Which of two would hold?
+            StudyGivenTwice: Two agreements are about one study.
         """
         studies = [agreement.policy.study for agreement in agreements]
         for study in studies:
@@ -107,7 +106,7 @@ class Roster:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Tasks for one peer, and the place to go on from once they are seen."""
+    """Tasks for one peer, and the number of the change to continue from."""
 
     tasks: tuple[QueuedTask, ...]
     more: bool
@@ -115,7 +114,7 @@ class Offer:
 
 
 class SubmitterDiffers(TicketScopeError):
-    """A task is brought by somebody else than the party that signed it."""
+    """A task was submitted by another party than the one that signed it."""
 
     code = "submitter-differs"
     default_fix = "submit with the channel certificate of the party that signed the task"
@@ -125,11 +124,11 @@ class ReportNotAuthorized(AuthorizationError):
     """The dataset is not the peer's, or no input of the task."""
 
     code = "report-not-authorized"
-    default_fix = "only a dataset's owner reports on it"
+    default_fix = "report only on your own datasets that are inputs of the task"
 
 
 class Service:
-    """Decisions about one queue. The caller brings the authenticated peer and the instant."""
+    """Decisions about one queue. The caller provides the authenticated peer and the instant."""
 
     def __init__(self, roster: Roster, store: Store, limits: Limits) -> None:
         self._roster, self._store, self._limits = roster, store, limits
@@ -139,13 +138,13 @@ class Service:
         return self._roster.name_of(peer)
 
     def submit(self, peer: bytes, envelope: bytes, at: datetime) -> bytes:
-        """Keep a task until it expires; its digest. The same task again changes nothing.
+        """Store a task until it expires; its digest. The same task again changes nothing.
 
         Raises:
-            PeerNotServed, PolicyNotServed, SubmitterDiffers: The peer may not bring it.
+            PeerNotServed, PolicyNotServed, SubmitterDiffers: The peer may not submit it.
             TaskOversized, OpenTasksExhausted, SubmissionsTooFast: Too large, or too many.
             RatlsError: What `Task.open` says.
-            StoreUnavailable: It may have been kept or not; bring it again.
+            StoreUnavailable: It may have been stored or not; submit it again.
         """
         seats = self._roster.seats(peer, at)
         if len(envelope) > ENVELOPE_CAP:
@@ -153,7 +152,7 @@ class Service:
         named, _ = Task.read(envelope)  # believed only as to which policy to look for
         seat = _seat(seats, named.policy_digest)
         task = Task.open(envelope, seat.policy, at)
-        # D11: whoever holds a copy of another's task must not spend the other's quota.
+        # D11: a party with a copy of another's task must not use up the other's quota.
         if task.submitter != seat.party.id:
             raise SubmitterDiffers("task", expected=seat.party.id, found=task.submitter)
         new = NewTask(
@@ -181,9 +180,11 @@ class Service:
         policies = list(seats)
         if policy_digest is not None:
             policies = [_seat(seats, policy_digest).policy.digest]
-        newest = self._store.newest()  # before the tasks: what comes in between is looked at again
+        newest = (
+            self._store.newest()
+        )  # read before the tasks: what changes in between is seen again
         place = Cursor.decode(cursor)
-        # A queue that was replaced, or restored from an old copy, is shown from its beginning.
+        # A queue that was replaced, or restored from an old copy, is shown from the beginning.
         known = place.store == self._store.id and place.change <= newest
         after = place.change if known else 0
         page = self._store.tasks(policies, after, at, digest=task_digest)
@@ -204,12 +205,12 @@ class Service:
         at: datetime,
         instance: bytes = b"",
     ) -> DatasetStatus:
-        """Write down what the owner of a dataset says about it; what stands afterwards.
+        """Store what the owner of a dataset reports about it; the status afterwards.
 
         Raises:
             PeerNotServed: As `page`.
             TaskNotQueued: The peer sees no such task.
-            ReportNotAuthorized: Alike for a dataset of another owner and one that does not exist.
+            ReportNotAuthorized: Also for a dataset that does not exist.
             ReportsExhausted, StoreUnavailable.
         """
         seats = self._roster.seats(peer, at)
@@ -217,7 +218,7 @@ class Service:
         if not page.held:
             raise TaskNotQueued("task", expected="one in the queue", found="none")
         held = page.held[0]
-        # The policy says who owns what, not the database: its rows are shown, never obeyed.
+        # Owners come from the policy, never from the database: its rows are only shown.
         owned = seats[held.policy_digest].policy.dataset_by_id(dataset)
         listed = {status.dataset: status for status in held.task.datasets}
         if owned is None or owned.owner != seats[held.policy_digest].party.id:
@@ -225,7 +226,7 @@ class Service:
         if dataset not in listed:
             raise ReportNotAuthorized("dataset", expected="an own input", found="another")
         if (listed[dataset].state, listed[dataset].code) == (state, code):
-            return listed[dataset]  # said again: nothing is written
+            return listed[dataset]  # reported before: nothing is written
         return self._store.report(
             digest, dataset, state, code, at, cap=self._limits.reports, instance=instance
         )

@@ -1,4 +1,4 @@
-"""The durable queue: every answer that was given survives, nothing is kept twice.
+"""The durable queue: what was answered survives a crash, and no task is stored twice.
 
     store = Store.open(database_url("postgresql+psycopg://scheduler@host/ratls"))
     store.add(task, at, admit)         # committed when it returns
@@ -6,8 +6,8 @@
     store.report(digest, dataset, state, code, at, cap=16)
 
 Each change takes the next number from one row, and thereby a lock that holds until the commit.
-So numbers are committed in their order, also by two schedulers on one database: who has seen
-number 7 will never be shown a 6 that was not there before, and may go on from 7.
+So numbers are committed in order, also by two schedulers on one database: a reader that has seen
+number 7 has missed no 6, and may continue from 7.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _SHOWN = ("dataset", "owner", "state", "code", "instance")
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """A task whose signature and scope were checked, to be kept until it expires."""
+    """A task to be stored until it expires; its signature and scope were checked."""
 
     digest: bytes
     envelope: bytes
@@ -93,7 +93,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some tasks; `more` says that others follow."""
+    """Some tasks; `more` is true if others follow."""
 
     held: tuple[Held, ...]
     more: bool
@@ -103,14 +103,14 @@ class TaskNotQueued(TicketScopeError):
     """No unexpired task of this digest is in the queue, or the peer has no part in it."""
 
     code = "task-not-queued"
-    default_fix = "it may have expired: look with `ratls task list`"
+    default_fix = "check with `ratls task list`; it may have expired"
 
 
 class ReportsExhausted(ResourceLimitError):
     """The state of one dataset was changed too often."""
 
     code = "reports-exhausted"
-    default_fix = "report once per outcome; what counts is the acknowledgement, not the report"
+    default_fix = "report once per outcome"
 
 
 class Store:
@@ -121,11 +121,11 @@ class Store:
 
     @classmethod
     def open(cls, url: sql.URL) -> Self:
-        """The queue in this database, made now where there is none.
+        """The queue in this database, created if there is none.
 
         Raises:
             DatabaseUrlUnusable: No such kind of database, or one that forgets.
-            DatabaseIncompatible: Other tables stand under our names.
+            DatabaseIncompatible: Other tables have the queue's names.
             StoreUnavailable: It does not answer.
         """
         store = cls(open_engine(url))
@@ -146,14 +146,14 @@ class Store:
             return int(connection.execute(sql.select(_queue.c.change)).scalar_one())
 
     def add(self, task: NewTask, at: datetime, admit: Callable[[Usage], None]) -> bool:
-        """Keep a task; False where it was kept before, whatever its envelope was then.
+        """Store a task; False if it was stored before, also with another envelope.
 
         Args:
-            admit: Refuses what exceeds a quota, knowing all that the submitter has in the queue.
+            admit: Refuses what exceeds a quota, given what the submitter has in the queue.
 
         Raises:
-            StoreUnavailable: Nothing was kept, or it cannot be told whether it was.
-            RatlsError: What `admit` raises; nothing was kept.
+            StoreUnavailable: Nothing was stored, or it is not known whether it was.
+            RatlsError: What `admit` raises; nothing was stored.
         """
         digest = task.digest.hex()
         known = sql.select(_task.c.digest).where(_task.c.digest == digest)
@@ -236,9 +236,9 @@ class Store:
         cap: int,
         instance: bytes = b"",
     ) -> DatasetStatus:
-        """Write down what became of a dataset; what stands afterwards.
+        """Store what became of a dataset; the status afterwards.
 
-        A release is the end: a refusal that comes later, of a second attempt, does not undo it.
+        A release is final: a later refusal, of a second attempt, does not undo it.
 
         Raises:
             TaskNotQueued: No such unexpired task or dataset.
@@ -303,7 +303,7 @@ class Store:
                 return self._made()
 
     def _made(self) -> bytes:
-        # In SQLite, who reads first and writes then is refused if another wrote in between.
+        # In SQLite a transaction that reads first fails if another writes before it does.
         engine = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
         with engine.begin() as connection:
             _tables.create_all(connection)
@@ -357,7 +357,7 @@ def _seconds(at: datetime) -> int:
 
 
 class DatabaseIncompatible(ConfigError):
-    """The database holds a queue of another version, or something else under its names."""
+    """The database contains a queue of another version, or other tables of the same names."""
 
     code = "database-incompatible"
     default_fix = "name an empty database, or use the version of ratls that made this one"

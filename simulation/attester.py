@@ -10,7 +10,7 @@ from simulation.measure import measure
 from simulation.quote import ReportForm
 from verifier.anchors import Mode
 
-# Whoever signs simulated enclaves holds no key: the name alone, hashed.
+# Simulated enclaves are signed with no key: a hashed name.
 MR_SIGNER = hashlib.sha256(b"ratls simulation, signed by nobody").digest()
 
 
@@ -20,7 +20,7 @@ class SimulatedAttester:
     mode: Mode = Mode.SIMULATION
 
     def __init__(self, folder: Path, mr_enclave: bytes | None = None) -> None:
-        """Measure now: what is loaded later does not change it, as with hardware.
+        """Measure now; as with hardware, code that is loaded later does not change it.
 
         Args:
             folder: The subfolder `platform` of a simulation.
@@ -37,7 +37,7 @@ class SimulatedAttester:
         if len(report_data) != 64:
             raise ValueError("report_data has 64 bytes")
         report = ReportForm(
-            # The QE ran on the same processor, so its report knows the CPUSVN.
+            # The QE ran on the same processor, so its report has the CPUSVN.
             cpu_svn=self._enclave.qe_report[:16],
             mr_enclave=self._mr_enclave,
             mr_signer=MR_SIGNER,

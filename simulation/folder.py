@@ -3,7 +3,7 @@
     root.txt              what a policy writes as `[platform] root`
     collateral.json       what verifiers are given as `--collateral`
     collateral.tdx.json   the same for trust domains of the platform
-    intel/                keys and certificates of the whole hierarchy; nobody but Intel has these
+    intel/                keys and certificates of the whole hierarchy; only Intel has these
     platform/             what an enclave's attester is given, and nothing from `intel/`
 
 All keys are written 0600, and nothing that exists is overwritten.
@@ -60,7 +60,7 @@ _QUOTING_ENCLAVE_SIZES = {
 
 
 class SimulationFolderNotEmpty(ConfigError):
-    """The folder for a new simulation holds something, which is never overwritten."""
+    """The folder for a new simulation is not empty. Nothing is overwritten."""
 
     code = "simulation-folder-not-empty"
     default_fix = "name a folder that does not exist yet, or an empty one"
@@ -95,7 +95,7 @@ def write(intel: Intel, platform: Platform, folder: Path) -> None:
 
 
 def renew_collateral(folder: Path, at: datetime) -> Platform:
-    """Replace the bundles by some that are issued at `at`; root, platform and keys stay.
+    """Replace the bundles by new ones issued at `at`; root, platform and keys stay.
 
     Raises:
         SimulationFolderUnusable: No simulation was written here, or it was altered.
@@ -223,15 +223,18 @@ def _key_pem(key: PrivateKey) -> bytes:
 
 
 class SimulationFolderUnusable(ConfigError):
-    """A simulation's folder lacks a file, or a file in it is not what was once written."""
+    """A simulation's folder lacks a file, or a file in it was changed."""
 
     code = "simulation-folder-unusable"
-    default_fix = "make another with `ratls simulation new DIR` and name what it wrote"
+    default_fix = "make another with `ratls simulation new DIR`, and name that folder"
+
+    def sentence(self) -> str:
+        return f"{self.thing} is not as `ratls simulation new` wrote it: {self.found}"
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[bytes]:
-    """The bytes of a file; whatever the block's parser says against them becomes one refusal."""
+    """The bytes of a file; errors of the parsers in the block become one refusal."""
     expected = "what `ratls simulation new` wrote"
     try:
         yield read_file(path)
@@ -247,5 +250,5 @@ def _reading(path: Path) -> Iterator[bytes]:
         x509.ExtensionNotFound,
         PckExtensionMalformed,
     ) as error:
-        # The parsers' own words may quote the content, which may be a key.
+        # The parsers' messages may quote the content, which may be a key.
         raise SimulationFolderUnusable(str(path), expected=expected, found="other bytes") from error

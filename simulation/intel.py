@@ -1,4 +1,4 @@
-"""A whole Intel in memory, for simulations and tests. Exact formats; the keys are ours.
+"""A whole Intel in memory, for simulations and tests: exact formats, own keys.
 
     intel = Intel.create(at)
     platform = intel.platform()
@@ -143,7 +143,7 @@ class Intel:
         )
 
     def anchors(self) -> TrustAnchors:
-        """Anchors that believe this root, and nothing else."""
+        """Anchors that trust this root alone."""
         return TrustAnchors(Mode.SIMULATION, self.root.spki_sha256, root_name(self.root))
 
     def platform(

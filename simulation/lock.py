@@ -1,7 +1,7 @@
-"""What this distribution adds to an installation: the lock that production lacks.
+"""What this distribution adds to an installation; without it nothing simulated is accepted.
 
 Found through the entry point `ratls.simulation`, after a policy named the root and the command said
-`--allow-simulation`. That it is there opens the lock; the anchors are made by `verifier.modes`.
+`--allow-simulation`. Being installed is one of three permissions; `verifier.modes` makes anchors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MRENCLAVE of a simulated enclave: what `ratls enclave serve` would run on this machine.
 
-A real one is computed by the processor over every page that it loads. Here the process
-measures itself and a liar could say anything: it stands where a policy has MRENCLAVE, no more.
+A real one is computed by the processor over every page that it loads. Here the process measures
+itself, and a changed program could claim any value.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MeasuredPackageMissing(ConfigError):
 
 
 def _package_folder(package: str) -> Path:
-    # As the interpreter would find it: a copy that shadows the installed one is what runs.
+    # As the interpreter finds it: a copy that shadows the installed one is what runs.
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise MeasuredPackageMissing(package, expected="an installed package", found="none")

@@ -69,7 +69,7 @@ class Platform:
 
     @property
     def td_attestation_key(self) -> ec.EllipticCurvePrivateKey:
-        """The TD quoting enclave's own key. It follows from the other; nothing else is stored."""
+        """The TD quoting enclave's key, derived from the other, so that it need not be stored."""
         secret = self.attestation_key.private_numbers().private_value.to_bytes(32, "big")
         digest = hashlib.sha256(b"attestation key for trust domains" + secret).digest()
         # Below 2**255, so below the order of the group too.
@@ -91,7 +91,7 @@ class Platform:
         Args:
             version: Of its quotes: 3 (not for TDX), 4 or 5.
             tdx: The one that quotes trust domains.
-            attestation_key: Another key, which the QE's report vouches for.
+            attestation_key: Another key, which the QE's report then names.
             qe_report: Alters the QE's report, its report_data included, before it is signed.
             qe_key: Signs the QE's report in the place of the PCK key.
         """
@@ -141,7 +141,7 @@ class Platform:
         """A quote over an enclave's report with this report_data (64 bytes).
 
         Args:
-            version: 3, or 4 or 5, which almost nobody makes of enclaves.
+            version: 3; or 4 or 5, which are rare for enclaves.
             descriptor: Alters what version 5 says about the body, before it is signed.
             form: Alters the finished form: signatures, lengths, certification data, trailing bytes.
             report: Further fields of `ReportForm`: mr_enclave, flags, xfrm, isv_svn, …

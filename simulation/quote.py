@@ -1,4 +1,4 @@
-"""Quotes as forms that are altered first, signed and measured out last.
+"""Quotes as forms: fields can be altered before lengths and signatures are computed.
 
 SGX of versions 3, 4 and 5; TDX 1.0 and 1.5 of versions 4 and 5. Layouts: dcap.md 1.1 to 1.6. All
 integers little-endian.
@@ -18,7 +18,7 @@ from simulation.certificates import public_point, sign_raw
 
 INTEL_QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 INIT, DEBUG, MODE64BIT, PROVISION_KEY = 0x01, 0x02, 0x04, 0x10
-SEPT_VE_DISABLE = 1 << 28  # of a trust domain: no pages appear or vanish beneath it unseen
+SEPT_VE_DISABLE = 1 << 28  # of a trust domain: it notices pages that are added or removed
 SGX, TDX = 0x00, 0x81  #     TEE types
 PCK_CHAIN, QE_REPORT = 5, 6  # types of certification data
 
@@ -149,7 +149,7 @@ class DescriptorForm:
 
     @classmethod
     def of(cls, body: bytes) -> Self:
-        """The truth about this body."""
+        """The right descriptor of this body."""
         return cls({384: 1, 584: 2, 648: 3}[len(body)], len(body))
 
     def encode(self) -> bytes:
@@ -228,7 +228,7 @@ def _counted(length: int | None, content: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class QuotingEnclave:
-    """What signs quotes on a platform: an attestation key, and the QE's certified word for it.
+    """Signs the quotes of a platform: an attestation key, and the QE's signed report on it.
 
     One of SGX quotes enclaves; a TD's quoting enclave, in SGX itself, quotes trust domains.
     """
@@ -239,7 +239,7 @@ class QuotingEnclave:
     qe_auth_data: bytes
     pck_chain: bytes  # PEM: leaf, intermediate, root, then one NUL as in genuine quotes
     header: bytes  #     48 bytes
-    version: int = 3  #  how its quotes are framed, whatever the header says
+    version: int = 3  #  the layout of its quotes; the header may name another
 
     def quote(
         self,

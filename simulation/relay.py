@@ -1,7 +1,7 @@
-"""A recording relay: stands between two peers on loopback and counts what passes.
+"""A relay between two peers on loopback that records what they send.
 
-It is what a curious network would be. The demo and the tests use it to show what left a
-provider: how many connections were made, and how many bytes each carried.
+It plays an attacker who reads the network. The demo and the tests use it to show what left a
+provider: how many connections were made, and the bytes of each.
 """
 
 from __future__ import annotations

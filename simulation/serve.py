@@ -1,10 +1,10 @@
-"""Intel's collateral service in small, on loopback, over the collateral of a simulation.
+"""A small copy of Intel's collateral service, on loopback, for a simulation's collateral.
 
     with serving(folder, Address("127.0.0.1", 0)) as origin:  # https://127.0.0.1:PORT
         ...  # `ratls collateral fetch --from ORIGIN --ca FOLDER/pcs.crt`
 
 Paths, parameters, headers and statuses are those of version 4 (dcap.md 3.2), and a PCCS's
-`rootcacrl` (dcap.md 3.3). What a verifier of quotes does not ask for is not known here: 404.
+`rootcacrl` (dcap.md 3.3). What a verifier of quotes does not ask for: 404.
 """
 
 from __future__ import annotations
@@ -70,14 +70,16 @@ def serving(folder: Path, listen: Address) -> Iterator[str]:
     """
     place = listen.resolve()
     if not ipaddress.ip_address(place.host).is_loopback:
-        # Whoever found it in a network might take it for the real one.
+        # On a network it could be mistaken for the real service.
         raise SimulationNotLoopback(str(listen), expected="a loopback address", found=place.host)
     _read_bundles(folder)
     try:
         server = _Server(place, folder)
     except OSError as error:
         raise ListenAddressUnusable(
-            str(listen), expected="a free port of this machine", found="one in use, or another's"
+            str(listen),
+            expected="a free port of this machine",
+            found="one in use, or another's",
         ) from error
     with server:
         server.tls = throwaway_tls(place.host, folder / "pcs.crt")
@@ -246,7 +248,7 @@ def _chain(header: str, pem: str) -> dict[str, str]:
 
 
 def _signed(member: str, text: str, signature: bytes) -> bytes:
-    """The text goes out as it was signed, byte for byte."""
+    """The text is sent as it was signed, byte for byte."""
     return f'{{"{member}":{text},"signature":"{signature.hex()}"}}'.encode()
 
 
@@ -265,13 +267,13 @@ class _Server(ThreadingHTTPServer):
         super().__init__((place.host, place.port), _Handler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        # Not in the accepting thread: a client that never says hello would stop all others.
+        # Not in the accepting thread: a silent client would block all others.
         request.settimeout(_IDLE_SECONDS)
         with self.tls.wrap_socket(request, server_side=True) as stream:
             super().finish_request(stream, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """What a client does to its own connection is not worth a line; a bug is."""
+        """Log bugs, but not what a client does to its own connection."""
         bug = sys.exc_info()[1]
         if bug is not None and not isinstance(bug, OSError):
             open_log().error("internal", bug=place_of(bug))
@@ -299,7 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(reply.body)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: requests are the client's own business."""
+        """Requests are not logged."""
 
 
 def throwaway_tls(host: str, certificate_path: Path) -> ssl.SSLContext:
@@ -324,7 +326,7 @@ def throwaway_tls(host: str, certificate_path: Path) -> ssl.SSLContext:
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # OpenSSL reads keys from files alone; this one is gone before anybody connects.
+    # OpenSSL reads keys from files alone; this file is removed before the server listens.
     with tempfile.TemporaryDirectory(prefix="ratls-") as folder:
         together = Path(folder) / "pcs.pem"
         write_new(together, private + pem)

@@ -1,9 +1,9 @@
-"""A stage for demonstrations: a folder, a terminal, and child processes that all end with it.
+"""For demonstrations: a folder, a terminal, and child processes, which it ends.
 
 Each step is the command that a person would type, shown as typed and run as a process of its
-own. What a command must answer is said with it; another answer ends the demonstration, with
-the command's last lines. Commands that do not need each other may run at the same time; each is
-shown with what it printed, one after the other.
+own. Each call names the exit status that is expected; another one ends the demonstration with the
+command's last lines. Commands that do not need each other may run at the same time; each is shown
+with what it printed, one after the other.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Server:
                 if line is not None and word in line.split():
                     return line.strip()
         except queue.Empty:
-            pass  # the same refusal as for a process that ended
+            pass  # raised below, as for a process that ended
         raise DemoFailed(f"no word `{word}` from {self.who}:\n{self.last_lines()}")
 
     def ready(self) -> str:
@@ -86,15 +86,15 @@ class Server:
         return self._ready
 
     def last_lines(self) -> str:
-        """What it said last, for whoever looks for the reason of a failure."""
+        """The end of its output, to explain a failure."""
         return last_lines("".join(self._lines))
 
     def end(self) -> None:
-        """An orderly end, by its own process id."""
+        """Ask it to stop, by its process id."""
         end([self._child])
 
     def kill(self) -> None:
-        """kill -9: it can neither finish nor tidy anything."""
+        """kill -9, without any chance to clean up."""
         self._child.kill()
         self._child.wait()
 
@@ -124,7 +124,7 @@ class Stage:
         )
 
     def tell(self, text: str) -> None:
-        """A sentence of the story."""
+        """Print a sentence."""
         self.console.print(text, soft_wrap=True)
 
     def run(self, who: str, *arguments: str, expect: Exit = Exit.YES, quiet: bool = False) -> str:
@@ -202,7 +202,7 @@ class Stage:
         environment = dict(os.environ)
         if self.console.is_terminal and not self.console.no_color:
             environment["FORCE_COLOR"] = "1"
-        # Tables of the children fit beside the two blanks that their lines are set off by.
+        # The children's tables fit, although their lines are indented by two blanks.
         environment["COLUMNS"] = str(self.console.width - 2)
         if code is not None:
             environment["PYTHONPATH"] = str(code)
@@ -246,12 +246,12 @@ def _line(arguments: tuple[str, ...]) -> str:
 
 
 def last_lines(output: str, count: int = 12) -> str:
-    """The end of what a process printed, set off from what is said about it."""
+    """The last lines that a process printed, indented."""
     return "\n".join("  | " + line for line in output.rstrip().splitlines()[-count:])
 
 
 def end(children: list[subprocess.Popen[str]]) -> None:
-    """SIGTERM to all of them, and SIGKILL for who does not listen. Ended already: nothing."""
+    """SIGTERM to all that still run, then SIGKILL to those that do not end."""
     running = [child for child in children if child.poll() is None]
     for child in running:
         child.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The closed list of what this enclave can compute. It is measured; nothing else ever runs.
+"""The closed list of what this enclave can compute. It is measured; nothing else runs.
 
 A policy names a computation by its key here. Callers supply values for named parameters,
 never code, expressions or models.

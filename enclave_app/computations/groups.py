@@ -1,7 +1,7 @@
-"""The groups that statistics and models of columns are about, as the gate wants them declared.
+"""The groups of persons that statistics and models of columns are about, for the gate.
 
-    yield from of_values(thing, values, people, few=10)     # each value that few others stand by
-    yield of_weights(thing, squares, people, most=0.5)      # nobody holds more than half
+    yield from of_values(thing, values, people, few=10)     # each value that few persons have
+    yield of_weights(thing, squares, people, most=0.5)      # no person has more than half
     yield of_directions(thing, matrix, people, most=0.5)    # every combination of columns at once
 
 A model of d features is d + 1 equations about the rows, and a recipient may add and subtract
@@ -33,14 +33,14 @@ class ValueTooRare(ReleaseDeniedError):
 
 
 class ColumnConstant(ReleaseDeniedError):
-    """In one input a column has one value: what is said of it would be said of everybody."""
+    """In one input a column has a single value: the result would tell it of every person."""
 
     code = "column-constant"
     default_fix = "agree on the result without this column"
 
 
 def of_values(thing: str, values: npt.NDArray[Any], people: People, *, few: int) -> Iterator[Group]:
-    """Who has another value than most; and where values are few, who has each.
+    """Persons with another value than most; where values are few, those with each value.
 
     Args:
         values: One for each row; no NaN.
@@ -78,10 +78,10 @@ def of_weights(thing: str, weights: Matrix, people: People, *, most: float) -> S
 def of_pairs(
     thing: str, one: npt.NDArray[Any], two: npt.NDArray[Any], people: People
 ) -> Iterator[Group]:
-    """What the equations of two yes-or-no columns, added and subtracted, are about.
+    """The groups that equations of two yes-or-no columns, added and subtracted, are about.
 
-    Who has both or neither, and who has one alone: a second column that differs from the first in
-    one row would otherwise be that row.
+    Persons with both or neither, and persons with one alone: a second column that differs from the
+    first in one row would otherwise reveal that row.
 
     Args:
         one, two: True or False for each row; neither is constant.
@@ -92,7 +92,7 @@ def of_pairs(
 
 
 def of_most_alike(thing: str, matrix: Matrix, people: People) -> Group:
-    """Whom the combination of columns is about that is zero for as many rows as can be found.
+    """Persons for whom a combination of columns is not zero, where it is zero for most rows.
 
     Three categories, each a column, and one person who is in none: 1 - a - b - c is this person.
     The most frequent rows are set to zero, one after the other, as long as something is left.
@@ -124,7 +124,7 @@ def of_directions(
     """The largest part of any combination of columns that is one person's.
 
     Where every part is at most 1/m, each combination is about m persons or more: the parts of
-    those whom it is about add up to one.
+    these persons add up to one.
 
     Args:
         matrix: Rows and columns, of a size that can be squared. A constant is added: it is an

@@ -9,9 +9,9 @@ where k persons or one in twenty are as far out; features are then standardised 
 rows, the solver is lbfgs with an L2 penalty of C = 1, and the coefficients are folded back to the
 raw scale, so that score = coefficients · features + intercept, positive for the second class.
 
-A trained model is d + 1 exact equations about its rows, whatever the penalty: for each feature,
-the sum of (label - prediction) · value is its coefficient over C. `groups` declares whom these
-equations, and what can be made of them by adding and subtracting, are about.
+A trained model is d + 1 exact equations about its rows, for any penalty: for each feature, the
+sum of (label - prediction) · value is its coefficient over C. `groups` declares the persons that
+these equations, and their sums and differences, are about.
 
 Parameters of a policy: `features`, a list of numeric columns; `label`, a bool or integer
 column with two values; both fixed; `max_iter`, 1 to 100000.
@@ -43,9 +43,9 @@ from enclave_app.errors import ComputeDeniedError, NumbersOutOfRange, ReleaseDen
 from enclave_app.limits import Need
 from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered, persons
 
-# What makes two fits comparable is measured, not negotiable.
+# Fixed, and measured with the code, so that fits are comparable.
 C, TOLERANCE, FLATNESS = 1.0, 1e-10, 64 * np.finfo(float).eps
-# Categories that people recognise each other by; a column with more values is a measurement.
+# A column with at most so many values is a category; one with more is a measurement.
 FEW = 10
 # Of what varies in one feature, or in a combination of features that have few values, one person
 # holds a tenth at most. In any combination too, or five times what each holds on average; half at
@@ -59,7 +59,7 @@ class ClassesNotTwo(ComputeDeniedError):
     """The label does not have exactly two values over all inputs."""
 
     code = "classes-not-two"
-    default_fix = "the label column must hold two classes"
+    default_fix = "agree on a label column with two classes"
 
 
 def fit(
@@ -134,12 +134,12 @@ def _people(inputs: Sequence[Input]) -> People:
 
 
 def _pull_in(matrix: Matrix, people: People, k: int) -> None:
-    """Nobody alone is far out: one patient with a dose of 1000 would be a yes-or-no feature."""
+    """Clip single extreme persons: one patient with a dose of 1000 would be a yes-or-no feature."""
     order = np.argsort(people, kind="stable")
     starts = np.flatnonzero(np.diff(people[order], prepend=-1))
     rank = max(1, min(k, len(starts) // _ENDS))
     for column in matrix.T:
-        # Of each person the lowest and the highest row: many rows of one are no company.
+        # The lowest and the highest row of each person: many rows of one person count once.
         lows = np.minimum.reduceat(column[order], starts)
         highs = np.maximum.reduceat(column[order], starts)
         low = np.partition(lows, rank - 1)[rank - 1]
@@ -204,13 +204,13 @@ class ClassTooSmall(ReleaseDeniedError):
     """Too few subjects of one input, or none, belong to one of the label's classes."""
 
     code = "class-too-small"
-    default_fix = "each provider needs min_subjects_per_input persons of each class"
+    default_fix = "release at least min_subjects_per_input persons of each class"
 
 
 def groups(
     inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
 ) -> Iterator[Group | Share]:
-    """Whom a model is about, in each input: classes, values, cells, combinations of features.
+    """The persons that a model is about, in each input: by class, value, cell and combination.
 
     Raises:
         FeatureConstant, NumbersOutOfRange: As `fit` says.

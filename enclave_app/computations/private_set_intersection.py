@@ -10,8 +10,8 @@ Outputs: `intersection_size`, the exact number; `intersection_ids`, the keys the
 where the policy names this output. Either leaves only if, in each input, at least
 `min_subjects_per_input` subjects are in the intersection.
 
-What it cannot prevent: who provides an input chooses the keys to ask about, and learns of the
-others' what the output says. `max_rows` of a dataset bounds how many, `uses` how often.
+Not prevented: a provider chooses the keys that it asks about, and learns from the output which of
+them others have. `max_rows` of a dataset limits how many, `uses` how often.
 
 Parameters of a policy: `key`, a string or integer column of all inputs, of one type, fixed.
 """
@@ -55,7 +55,7 @@ class IntersectionTooSmall(ReleaseDeniedError):
 def groups(
     inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
 ) -> Iterator[Group]:
-    """Who is in the intersection, in each input."""
+    """The persons in the intersection, in each input."""
     key = parameters["key"]
     shared = _shared([table for table, _ in inputs.values()], key)
     for dataset, (table, subject) in inputs.items():
@@ -80,5 +80,5 @@ def need(parameters: Mapping[str, Any]) -> Need:
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:
-    """64 bytes for each id that could be shared: more than one that people write has."""
+    """64 bytes for each id that could be shared, which is more than ids have."""
     return 1000 + (64 * min(max_rows) if "intersection_ids" in outputs else 0)

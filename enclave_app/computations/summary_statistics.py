@@ -11,8 +11,8 @@ would carry that order in its last digits. The deviation is that of a sample (n 
 are interpolated linearly.
 
 The rules below hold in *each* input, not in the joint rows: a provider that also receives the
-result can subtract its own rows, and what remains are the others' numbers. Whatever a column
-breaks, nothing of the whole result leaves: with some cells left out, the rest would tell them.
+result can subtract its own rows, and has the numbers of the others. If one column breaks a rule,
+nothing of the result leaves: the cells that were sent would reveal those left out.
 
 Parameters of a policy, all fixed: `columns`, numeric or bool; `quantiles`, if any, ascending
 probabilities between 0 and 1, neither of them included.
@@ -42,18 +42,18 @@ _TABLE_LIKE = 3
 
 
 class Rows(NamedTuple):
-    """Of each row its value, NaN where there is none, and the person it is about."""
+    """The value of each row, NaN where there is none, and the person of each row."""
 
     values: Numbers
     people: People
 
     def only(self, chosen: npt.NDArray[np.bool_]) -> Rows:
-        """The rows for which `chosen`, one truth for each, is true."""
+        """The rows for which `chosen` is true."""
         return Rows(self.values[chosen], self.people[chosen])
 
 
 def describe(values: Numbers, quantiles: Sequence[float]) -> dict[str, Any]:
-    """The statistics of these values, the same in whatever order they come.
+    """The statistics of these values, the same for any order of them.
 
     Args:
         values: No NaN.
@@ -76,7 +76,7 @@ def describe(values: Numbers, quantiles: Sequence[float]) -> dict[str, Any]:
 
 
 def _require_workable(spread: float, *others: float) -> None:
-    """Deviation zero is underflow: that values differ has been seen before."""
+    """A deviation of zero is underflow: that values differ was checked before."""
     if not np.isfinite([spread, *others]).all() or not spread > 0:
         raise NumbersOutOfRange("column", expected="finite values of similar size", found="others")
 
@@ -101,7 +101,7 @@ def run(
 
 
 def _values(inputs: Mapping[str, Input], name: str) -> Numbers:
-    """What all rows have in this column, where they have something."""
+    """The values of this column in all inputs, without nulls and NaN."""
     joint = np.concatenate([_numbers(table.column(name)) for table, _ in inputs.values()])
     values: Numbers = joint[~np.isnan(joint)]
     return values
@@ -116,7 +116,7 @@ def _numbers(column: pa.ChunkedArray) -> Numbers:
 def groups(
     inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
 ) -> Iterator[Group | Share]:
-    """Whom each column is about, in each input.
+    """The persons that each column is about, in each input.
 
     Raises:
         NumbersOutOfRange: As `describe` says.
@@ -133,7 +133,7 @@ def groups(
             nothing = np.isnan(rows.values)
             yield Group(thing, rows.people[~nothing])
             missing = rows.people[nothing]
-            # R08: who knows the number of rows gets those without a value by subtraction. They
+            # R08: with the number of rows, those without a value are found by subtraction. They
             # are a group too, unless there are none.
             if "counts" in rule.outputs and len(missing):
                 yield Group(f"{thing}: missing", missing)
@@ -159,14 +159,14 @@ def _of_statistics(
         yield from _shares(thing, rows)
         # R06, R09: quantiles cut an input into cells, ends included. Counted over the joint rows,
         # a provider could bring as many low values of its own as it takes for the agreed median
-        # to be the largest value of somebody else.
+        # to be the largest value of another provider.
         for low, high in itertools.pairwise([-np.inf, *cuts, np.inf] if cuts else []):
             within = (low <= rows.values) & (rows.values <= high)
             yield Group(thing, rows.people[within], QuantileExposes)
 
 
 def _shares(thing: str, rows: Rows) -> Iterator[Share]:
-    """Nobody holds more than half of an input's rows, or of its squared deviations.
+    """No person has more than half of an input's rows, or of its squared deviations.
 
     The mean of such an input is about that person: one large value among small ones, or one
     patient with a thousand visits among a hundred with one.
