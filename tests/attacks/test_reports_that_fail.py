@@ -170,11 +170,11 @@ def add(self, batch):
 receive.Intake.add = add
 with refusals_as_exit_status() as shell:
     serving.serve(
-        shell,
         agreement=folder / "agreement.json",
         listen=listen,
         attester=lambda: PlatformAttester(platform, mr_enclave=MR_ENCLAVE, isv_prod_id=0),
         roots=frozenset({"simulation"}),
+        ready=lambda fields: shell.announce(fields, f"ready {fields['ready']}"),
     )
 """
 
