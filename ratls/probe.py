@@ -118,7 +118,7 @@ def _context(shown: list[bytes]) -> SSL.Context:
 
     def take(_: SSL.Connection, certificate: crypto.X509, __: int, depth: int, ___: int) -> bool:
         shown.append(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))
-        # Not trusted yet: the handshake only shows that the peer holds the key (RFC 8446, section 4.4.3).
+        # Not trusted: it only shows that the peer holds the key (RFC 8446, section 4.4.3).
         return True
 
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)

@@ -125,7 +125,7 @@ NOT_IN_THE_ENCLAVE = {
     *("ratls.attester_option", "policy.anchor", "policy.journal", "policy.state"),
 }
 ENCLAVE_LIBRARIES = {
-    *("cbor2", "cryptography", "numpy", "pandas", "platformdirs", "pyarrow", "pydantic", "scipy"),
+    *("cbor2", "cryptography", "numpy", "platformdirs", "pyarrow", "pydantic", "scipy"),
     *("securesystemslib", "structlog"),
 }
 

@@ -54,8 +54,9 @@ from ratls.log import open_log
 from ratls.probe import probe_name
 from ratls.serving import listen_address
 from scheduler.certificate import own_certificate
+from scheduler.database import queue_file
 from scheduler.service import Roster
-from scheduler.store import Store, queue_file
+from scheduler.store import Store
 from simulation.folder import write
 from simulation.intel import Intel
 from simulation.serve import serving as serving_collateral
@@ -507,11 +508,12 @@ def computing(scene: Scene) -> Names:
     }
 
 
-@world_of("simulation.intel", "simulation.certificates")
+@world_of("simulation.intel", "simulation.platform", "simulation.certificates")
 def simulated(scene: Scene) -> Names:
     forms: list[Any] = []
     Intel.create(NOW, platform_ca=lambda form: forms.append(form) or form)
     return {
+        "intel": scene.intel.intel,
         "at": NOW,
         "SECOND": timedelta(seconds=1),
         "yesterday": NOW - timedelta(days=1),
