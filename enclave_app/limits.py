@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from policy.errors import ResourceLimitError
-
-MEBIBYTE = 1 << 20
+from verifier.files import MEBIBYTE
 
 
 @dataclass(frozen=True, slots=True)

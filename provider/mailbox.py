@@ -50,9 +50,7 @@ def mailbox(address: Address, certificate: Path, party: LocalParty) -> Scheduler
     return SchedulerClient(
         address,
         read_file(certificate),
-        ChannelIdentity(
-            party.channel_certificate_pem, party.channel_key_pem, party.channel_spki_sha256
-        ),
+        ChannelIdentity.of(party),
     )
 
 

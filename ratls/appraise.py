@@ -9,7 +9,6 @@ policy. `AdmittedCertificate` and `FreshEvidence` exist only as results of it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass
@@ -97,11 +96,6 @@ class AdmittedCertificate:
 
     def __post_init__(self, seal: object) -> None:
         _require_seal(seal, self.appraisal)
-
-    @property
-    def spki_sha256(self) -> bytes:
-        """32 bytes that name the TLS key."""
-        return hashlib.sha256(self.spki).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ docs/channel.md 2.2 and 3.1.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -62,11 +61,6 @@ class EnclaveCertificate:
     der: bytes
     spki: bytes  #      DER as carried in the certificate
     evidence: bytes  #  content of the evidence extension, unread
-
-    @property
-    def spki_sha256(self) -> bytes:
-        """32 bytes that name the key."""
-        return hashlib.sha256(self.spki).digest()
 
 
 def check_certificate(der: bytes, at: datetime) -> EnclaveCertificate:

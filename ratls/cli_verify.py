@@ -196,9 +196,7 @@ def _channel(folder: Path, passphrase_file: Path | None) -> Any:
     from ratls.pin import ChannelIdentity
 
     local = LocalParty.load(folder, passphrase_source(passphrase_file))
-    return ChannelIdentity(
-        local.channel_certificate_pem, local.channel_key_pem, local.channel_spki_sha256
-    )
+    return ChannelIdentity.of(local)
 
 
 def _challenge(

@@ -24,8 +24,8 @@ from ratls import cbor
 from ratls.claims import NONCE_SIZE
 from ratls.errors import StreamIntegrityError
 from verifier.errors import Exit
+from verifier.files import MEBIBYTE
 
-MEBIBYTE = 1 << 20
 MAX_MESSAGE = 256 * 1024  # any message but a result
 MAX_RESULT = 64 * MEBIBYTE
 SALT_SIZE = 32

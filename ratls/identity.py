@@ -113,11 +113,6 @@ class EnclaveIdentity:
         """16 bytes that name this start."""
         return self._claims.instance
 
-    @property
-    def policy_digest(self) -> bytes:
-        """32 bytes that name the policy."""
-        return self._claims.policy_hash
-
     def answer_challenge(self, nonce: bytes, peer_spki_sha256: bytes, task_digest: bytes) -> bytes:
         """Fresh evidence for one peer and one task.
 

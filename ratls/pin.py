@@ -11,18 +11,20 @@ and sends plaintext. None of the three is possible here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Self
 
 import pyarrow.flight as flight
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from policy.party import LocalParty
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate
 from ratls.certificate import ENCLAVE_NAME
 from ratls.environment import prepare_process
 from verifier.errors import ConfigError
 
-_OPTIONS = [
+CLIENT_OPTIONS = [  # of every gRPC client of ours
     # Compressed messages are refused: 1 MB of gzip would become 1 GB before any check. Both
     # options, since the first alone still unpacks what arrives.
     ("grpc.compression_enabled_algorithms_bitset", 1),  # bit 0: as it is
@@ -31,6 +33,7 @@ _OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     # A retry would send a stream's first messages again, perhaps to another server.
     ("grpc.enable_retries", 0),
+    # Else channels of one process to one address share a connection, and with it an identity.
     ("grpc.use_local_subchannel_pool", 1),
     # Notices a dead connection: RFC 9113, section 6.7.
     ("grpc.keepalive_time_ms", 30_000),
@@ -48,6 +51,11 @@ class ChannelIdentity:
     cert_pem: bytes
     key_pem: bytes = field(repr=False)
     spki_sha256: bytes  # 32, of the certificate's key
+
+    @classmethod
+    def of(cls, party: LocalParty) -> Self:
+        """That of a party, from its folder. Raises: what reading its channel key raises."""
+        return cls(party.channel_certificate_pem, party.channel_key_pem, party.channel_spki_sha256)
 
 
 class PinUnusable(ConfigError):
@@ -86,7 +94,7 @@ def pinned_client(
         cert_chain=channel.cert_pem,
         private_key=channel.key_pem,
         override_hostname=ENCLAVE_NAME,
-        generic_options=[*_OPTIONS, ("grpc.max_receive_message_length", largest)],
+        generic_options=[*CLIENT_OPTIONS, ("grpc.max_receive_message_length", largest)],
     )
 
 

@@ -25,7 +25,6 @@ from policy.errors import ResourceLimitError
 from ratls import cbor
 from ratls.errors import CallFailed, StreamIntegrityError
 from ratls.framing import (
-    MEBIBYTE,
     Frame,
     MessageOversized,
     MessageUnexpected,
@@ -34,6 +33,7 @@ from ratls.framing import (
     write_message,
 )
 from verifier.errors import Exit, RatlsError
+from verifier.files import MEBIBYTE
 
 
 @dataclass(frozen=True, slots=True)

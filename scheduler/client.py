@@ -24,7 +24,7 @@ import grpc
 from ratls.address import Address
 from ratls.environment import prepare_process
 from ratls.errors import DeadlineExceeded, TransportError
-from ratls.pin import ChannelIdentity
+from ratls.pin import CLIENT_OPTIONS, ChannelIdentity
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import SCHEDULER_NAME, check_pin
 from scheduler.errors import TaskOversized
@@ -33,6 +33,7 @@ from scheduler.messages import (
     DIGEST_SIZE,
     ENVELOPE_CAP,
     LET_IN,
+    WIRE_STATES,
     SchedulerAnswerMalformed,
     is_code,
     read_status,
@@ -46,24 +47,10 @@ WATCH_SECONDS = 600.0
 LISTED_CAP = 100_000
 LISTED_BYTES = 64 << 20  # of all envelopes of a list
 _REFUSAL = re.compile(r"refused: ([a-z0-9-]{1,64}) \(([0-9a-f]{16})\)", re.ASCII)
-_WIRE_STATE = {
-    State.RELEASED: pb.DatasetState.RELEASED,
-    State.REFUSED: pb.DatasetState.REFUSED,
-}
 _OPTIONS = [
+    *CLIENT_OPTIONS,
     ("grpc.ssl_target_name_override", SCHEDULER_NAME),
-    # Else `https_proxy` and `grpc_proxy` would choose where the connection goes.
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    # Else channels of one process to one address share a connection, and with it an identity.
-    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", ANSWER_CAP),
-    # Compressed messages are refused: a small one could become very large.
-    ("grpc.compression_enabled_algorithms_bitset", 1),  # bit 0: as it is
-    ("grpc.per_message_decompression", 0),
-    # Notices a dead connection.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
 ]
 
 
@@ -187,12 +174,12 @@ class SchedulerClient:
             SchedulerRefused, SchedulerBusy, SchedulerUnreachable, DeadlineExceeded,
             SchedulerAnswerMalformed.
         """
-        if state not in _WIRE_STATE or (is_code(code) != (state is State.REFUSED)):
+        if state is State.WAITING or is_code(code) != (state is State.REFUSED):
             raise ValueError("released without a code, or refused with one")
         request = pb.ReportRequest(
             task_digest=task_digest,
             dataset=dataset,
-            state=_WIRE_STATE[state],
+            state=WIRE_STATES[state],
             code=code,
             instance=instance,
         )

@@ -22,11 +22,12 @@ _CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*", re.ASCII)
 _CODE_CAP = 64
 _DATASETS_CAP = 256
 _NAME_CAP = 256
-_STATES = {
+WIRE_STATES = {
     State.WAITING: pb.DatasetState.WAITING,
     State.RELEASED: pb.DatasetState.RELEASED,
     State.REFUSED: pb.DatasetState.REFUSED,
 }
+_READ_STATES = {wire: state for state, wire in WIRE_STATES.items()}
 
 
 class RequestMalformed(TicketFormatError):
@@ -65,7 +66,7 @@ def is_instance(instance: bytes, state: State) -> bool:
 
 def read_report(request: pb.ReportRequest) -> tuple[bytes, str, State, str, bytes]:
     """Task digest, dataset, state, code, instance. Raises: RequestMalformed."""
-    state = {v: k for k, v in _STATES.items()}.get(request.state)
+    state = _READ_STATES.get(request.state)
     if state not in (State.RELEASED, State.REFUSED):
         raise RequestMalformed("state", expected="released or refused", found="another")
     if not (is_code(request.code) if state is State.REFUSED else request.code == ""):
@@ -81,7 +82,7 @@ def write_status(status: DatasetStatus) -> pb.DatasetStatus:
     return pb.DatasetStatus(
         dataset=status.dataset,
         owner=status.owner,
-        state=_STATES[status.state],
+        state=WIRE_STATES[status.state],
         code=status.code,
         instance=status.instance,
     )
@@ -99,7 +100,7 @@ def write_task(task: QueuedTask) -> pb.QueuedTask:
 
 def read_status(message: pb.DatasetStatus) -> DatasetStatus:
     """What a scheduler says of a dataset. Raises: SchedulerAnswerMalformed."""
-    state = {v: k for k, v in _STATES.items()}.get(message.state)
+    state = _READ_STATES.get(message.state)
     if state is None or not (is_code(message.code) if state is State.REFUSED else not message.code):
         raise _malformed("the state of a dataset", "another")
     if not is_instance(message.instance, state):
