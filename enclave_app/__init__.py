@@ -5,6 +5,6 @@
 
 Read in the order of a release: `server` (who connects), `access` (what it may), `answer` and
 `receive` (the exchange), `intake` (rows), `session` (what counts, once), `application` (one start,
-and when it computes), `compute`, `computations` and `release` (what may leave), `collect` (who
+and when it computes), `compute`, `computations` and `gate` (what may leave), `collect` (who
 gets it). All of it is measured.
 """

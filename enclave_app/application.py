@@ -197,7 +197,7 @@ class Enclave:
             return
         end = self.seconds() + self.limits.compute_seconds
 
-        def ask() -> None:
+        def check() -> None:
             # Not logged: when a computation is at which step depends on rows (R20).
             self._require_now(task)
             if self.seconds() > end:
@@ -211,8 +211,8 @@ class Enclave:
             self.require_window(task, "computation", self._log)
             tables = [intake.table() for intake in inputs]
             if computation.release.reasons:
-                reasons = own_reasons(self.policy, task, tables, ask)
-            outcome = compute(self.policy, task, tables, ask)
+                reasons = own_reasons(self.policy, task, tables, check)
+            outcome = compute(self.policy, task, tables, check)
         except BaseException:  # noqa: BLE001 - see below
             # Any error, MemoryError included, ends this task alone. It is not logged: rows may have
             # caused it (R20).

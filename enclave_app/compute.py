@@ -1,6 +1,6 @@
 """From complete inputs to an outcome: subjects, computation, gate, encryption, in this order.
 
-    outcome = compute(policy, task, tables, ask)
+    outcome = compute(policy, task, tables, check)
     if isinstance(outcome, Denied):
         outcome = denied(policy, task)        # from outside it looks like a result
 
@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 
 from enclave_app.computations import COMPUTATIONS
-from enclave_app.deadline import asking
+from enclave_app.deadline import checking
+from enclave_app.gate import Input, denial, padded, padded_size, released, require_groups
 from enclave_app.limits import Need
-from enclave_app.release import Input, denial, padded, padded_size, released, require_groups
 from enclave_app.session import Denied, Released
 from policy.document import Computation, Dataset, Policy
 from policy.errors import ResourceLimitError
@@ -69,14 +69,14 @@ def compute(
     policy: Policy,
     task: Task,
     tables: Sequence[pa.Table],
-    ask: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Released | Denied:
     """Run the task on its inputs, given in the policy's order.
 
     A refusal on the way is the outcome: its code, and nothing that was computed.
 
     Args:
-        ask: Called between the steps of a long computation; raises where it must end.
+        check: Called between the steps of a long computation; raises where it must end.
     """
     computation = agreed(policy, task)
     try:
@@ -86,10 +86,10 @@ def compute(
             for dataset, table in zip(computation.inputs, tables, strict=True)
         }
         code, rule = COMPUTATIONS[computation.run], computation.release
-        with asking(ask):
+        with checking(check):
             require_groups(inputs, code.groups(inputs, parameters, rule), rule)
             outputs = code.run(inputs, parameters, rule)
-        ask()
+        check()
         document = released(
             outputs, computation.release, computation=computation.id, run=computation.run
         )
@@ -99,7 +99,7 @@ def compute(
 
 
 def own_reasons(
-    policy: Policy, task: Task, tables: Sequence[pa.Table], ask: Callable[[], None]
+    policy: Policy, task: Task, tables: Sequence[pa.Table], check: Callable[[], None]
 ) -> dict[str, str]:
     """For each input the code of the first rule that it breaks by itself; "" for none.
 
@@ -110,7 +110,7 @@ def own_reasons(
     code, rule = COMPUTATIONS[computation.run], computation.release
     parameters, reasons = task.resolved_parameters(policy), dict.fromkeys(computation.inputs, "")
     for dataset, table in zip(computation.inputs, tables, strict=True):
-        ask()
+        check()
         alone = {dataset: Input(table, _subject(policy, dataset))}
         try:
             require_groups(alone, code.groups(alone, parameters, rule), rule)

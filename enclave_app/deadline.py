@@ -1,11 +1,11 @@
 """Lets a computation be stopped between its steps.
 
-    with asking(ask):                  # around `run`
+    with checking(check):          # around `run`
         ...
-        go_on()                        # in `run`, between columns or iterations
+        check_deadline()           # in `run`, between columns or iterations
 
 A thread cannot be ended from outside, and an enclave under Gramine has no child process that
-could be. So a computation calls a check, which raises once the deadline has passed.
+could be. So `run` calls a check, which raises once the deadline has passed.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_ask: ContextVar[Callable[[], None]] = ContextVar("ask")
+_check: ContextVar[Callable[[], None]] = ContextVar("check")
 
 
 @contextmanager
-def asking(ask: Callable[[], None]) -> Iterator[None]:
-    """In this thread, `go_on` calls `ask` while the block runs."""
-    before = _ask.set(ask)
+def checking(check: Callable[[], None]) -> Iterator[None]:
+    """In this thread, `check_deadline` calls `check` while the block runs."""
+    before = _check.set(check)
     try:
         yield
     finally:
-        _ask.reset(before)
+        _check.reset(before)
 
 
-def go_on() -> None:
-    """Raises: what the `ask` of the block raises, where the computation must end."""
-    _ask.get(lambda: None)()
+def check_deadline() -> None:
+    """Raises: what the `check` of the block raises, where the computation must end."""
+    _check.get(lambda: None)()

@@ -46,7 +46,7 @@ class MethodNotOffered(AuthorizationError):
     default_fix = "use `ratls provider push`, `ratls task result` or `ratls verify server`"
 
 
-class Entrance(flight.ServerMiddlewareFactory):
+class CallFilter(flight.ServerMiddlewareFactory):
     """Refuses a call before it is looked at: every other method, and one exchange too many.
 
     Other methods are refused here and not in the methods: what `get_schema` raises is sent with
@@ -108,7 +108,7 @@ class EnclaveServer(flight.FlightServerBase):
             tls_certificates=[(enclave.identity.certificate_pem, enclave.identity.key_pem)],
             verify_client=True,
             root_certificates=client_roots([p.channel_certificate for p in parties]),
-            middleware={"entrance": Entrance(self._slots, log)},
+            middleware={"call-filter": CallFilter(self._slots, log)},
         )
 
     @property

@@ -77,14 +77,14 @@ _OPTIONS = [
 Clock = Callable[[], datetime]
 
 
-class Pulse:
+class WatchWaker:
     """Wakes the watches: at once after changes by this process, by polling after others'."""
 
     def __init__(self, store: Store, log: Log, clock: Clock) -> None:
         self._store, self._log, self._clock = store, log, clock
         self._news, self._newest = threading.Condition(), 0
         self._asked = self.stopped = False
-        self._poller = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._poller = threading.Thread(target=self._run, name="waker", daemon=True)
         self._poller.start()
 
     def wait(self, after: int, seconds: float, alive: Callable[[], bool]) -> None:
@@ -157,9 +157,9 @@ class TaskServer:
     """
 
     def __init__(
-        self, service: Service, pulse: Pulse, limits: Limits, log: Log, clock: Clock
+        self, service: Service, waker: WatchWaker, limits: Limits, log: Log, clock: Clock
     ) -> None:
-        self._service, self._pulse, self._limits = service, pulse, limits
+        self._service, self._waker, self._limits = service, waker, limits
         self._log, self._clock, self._calls = log, clock, Calls(limits)
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -187,7 +187,7 @@ class TaskServer:
             with suppress(RatlsError):  # for the log alone; not verified
                 bind(task_digest=digest_text(Task.read(request.envelope)[0].digest))
             digest = self._service.submit(peer, request.envelope, self._clock())
-            self._pulse.ask()
+            self._waker.ask()
             return pb.SubmitAnswer(task_digest=digest)
 
     def List(  # noqa: N802
@@ -209,17 +209,17 @@ class TaskServer:
     ) -> Iterator[pb.QueuedTask]:
         """Show tasks as they come and change."""
         with self._guard("watch", requests, context, watch=True) as (peer, request):
-            context.add_callback(self._pulse.wake)  # a peer that leaves frees its thread at once
+            context.add_callback(self._waker.wake)  # a peer that leaves frees its thread at once
             context.send_initial_metadata(((LET_IN, "1"),))  # before there is any task
             cursor, end = request.cursor, time.monotonic() + self._limits.watch_seconds
-            while context.is_active() and not self._pulse.stopped and time.monotonic() < end:
+            while context.is_active() and not self._waker.stopped and time.monotonic() < end:
                 offer = self._service.page(peer, cursor, self._clock())
                 for task in offer.tasks:
                     yield write_task(task)
                     cursor = task.cursor
                 if not offer.more:
                     cursor = self._service.cursor(offer.change)
-                    self._pulse.wait(offer.change, end - time.monotonic(), context.is_active)
+                    self._waker.wait(offer.change, end - time.monotonic(), context.is_active)
 
     def Report(  # noqa: N802
         self, requests: Iterator[pb.ReportRequest], context: grpc.ServicerContext
@@ -230,7 +230,7 @@ class TaskServer:
             status = self._service.report(
                 peer, digest, dataset, state, code, self._clock(), instance
             )
-            self._pulse.ask()
+            self._waker.ask()
             return pb.ReportAnswer(status=write_status(status))
 
     @contextmanager
@@ -268,14 +268,14 @@ class SchedulerServer:
     """A server that listens, until it is stopped."""
 
     def __init__(
-        self, server: grpc.Server, threads: ThreadPoolExecutor, pulse: Pulse, address: Address
+        self, server: grpc.Server, threads: ThreadPoolExecutor, waker: WatchWaker, address: Address
     ) -> None:
-        self._server, self._threads, self._pulse = server, threads, pulse
+        self._server, self._threads, self._waker = server, threads, waker
         self.address = address
 
     def stop(self, seconds: float = STOP_SECONDS) -> bool:
         """Stop listening and wait a while for running calls; False if some still run."""
-        self._pulse.stop()
+        self._waker.stop()
         ended = self._server.stop(seconds / 2).wait(seconds)
         # A call ends for its peer before its handler returns the store's connection.
         handlers = threading.Thread(target=self._threads.shutdown, daemon=True)
@@ -333,11 +333,11 @@ def start_server(
             expected="a free port of this machine",
             found="one in use, or another's",
         ) from error
-    pulse = Pulse(store, log, clock)
+    waker = WatchWaker(store, log, clock)
     service = Service(roster, store, limits)
-    server.add_generic_rpc_handlers((TaskServer(service, pulse, limits, log, clock).handlers(),))
+    server.add_generic_rpc_handlers((TaskServer(service, waker, limits, log, clock).handlers(),))
     server.start()
-    return SchedulerServer(server, threads, pulse, Address(address.host, port))
+    return SchedulerServer(server, threads, waker, Address(address.host, port))
 
 
 def _roots(certificates: tuple[ChannelCertificate, ...]) -> bytes:

@@ -30,7 +30,7 @@ from verifier.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class Membership:
     """A peer's place in one policy."""
 
     policy: Policy
@@ -84,13 +84,13 @@ class Roster:
         versions = (v.policy for a in self._agreements for v in a.agreement.versions)
         return next((p.id for v in versions if (p := v.party_by_channel(peer))), None)
 
-    def seats(self, peer: bytes, at: datetime) -> dict[bytes, Seat]:
+    def memberships(self, peer: bytes, at: datetime) -> dict[bytes, Membership]:
         """The peer's place in each policy that is in force, by the policy's digest.
 
         Raises:
             PeerNotServed: It has none.
         """
-        seats: dict[bytes, Seat] = {}
+        memberships: dict[bytes, Membership] = {}
         for agreement in self._agreements:
             try:
                 policy = agreement.in_force(at).policy
@@ -98,14 +98,14 @@ class Roster:
                 continue
             party = policy.party_by_channel(peer)
             if party is not None and party.votes:
-                seats[policy.digest] = Seat(policy, party)
-        if not seats:
+                memberships[policy.digest] = Membership(policy, party)
+        if not memberships:
             raise PeerNotServed("peer", expected="a party of a policy in force", found="another")
-        return seats
+        return memberships
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class TaskPage:
     """Tasks for one peer, and the number of the change to continue from."""
 
     tasks: tuple[QueuedTask, ...]
@@ -146,20 +146,20 @@ class Service:
             RatlsError: What `Task.open` says.
             StoreUnavailable: It may have been stored or not; submit it again.
         """
-        seats = self._roster.seats(peer, at)
+        memberships = self._roster.memberships(peer, at)
         if len(envelope) > ENVELOPE_CAP:
             raise TaskOversized("task", expected=f"<= {ENVELOPE_CAP} bytes", found="more")
         named, _ = Task.read(envelope)  # believed only as to which policy to look for
-        seat = _seat(seats, named.policy_digest)
-        task = Task.open(envelope, seat.policy, at)
+        membership = _membership(memberships, named.policy_digest)
+        task = Task.open(envelope, membership.policy, at)
         # D11: a party with a copy of another's task must not use up the other's quota.
-        if task.submitter != seat.party.id:
-            raise SubmitterDiffers("task", expected=seat.party.id, found=task.submitter)
-        new = NewTask(
-            task.digest, envelope, seat.policy.digest, peer, task.expires, _inputs(seat, task)
-        )
+        if task.submitter != membership.party.id:
+            raise SubmitterDiffers("task", expected=membership.party.id, found=task.submitter)
+        inputs = _inputs(membership, task)
+        digest, policy_digest = task.digest, membership.policy.digest
+        new = NewTask(digest, envelope, policy_digest, peer, task.expires, inputs)
         self._store.add(new, at, self._limits.admit)
-        return task.digest
+        return digest
 
     def page(
         self,
@@ -169,17 +169,17 @@ class Service:
         *,
         policy_digest: bytes | None = None,
         task_digest: bytes | None = None,
-    ) -> Offer:
+    ) -> TaskPage:
         """What changed after the cursor, of the policies in force that list the peer.
 
         Raises:
             PeerNotServed, StoreUnavailable.
             PolicyNotServed: The policy that is asked for is none of them.
         """
-        seats = self._roster.seats(peer, at)
-        policies = list(seats)
+        memberships = self._roster.memberships(peer, at)
+        policies = list(memberships)
         if policy_digest is not None:
-            policies = [_seat(seats, policy_digest).policy.digest]
+            policies = [_membership(memberships, policy_digest).policy.digest]
         newest = (
             self._store.newest()
         )  # read before the tasks: what changes in between is seen again
@@ -189,7 +189,7 @@ class Service:
         after = place.change if known else 0
         page = self._store.tasks(policies, after, at, digest=task_digest)
         last = page.held[-1].change if page.held else after
-        return Offer(tuple(h.task for h in page.held), page.more, max(last, newest))
+        return TaskPage(tuple(h.task for h in page.held), page.more, max(last, newest))
 
     def cursor(self, change: int) -> bytes:
         """The place after this number in this queue, in the form that peers keep."""
@@ -213,15 +213,15 @@ class Service:
             ReportNotAuthorized: Also for a dataset that does not exist.
             ReportsExhausted, StoreUnavailable.
         """
-        seats = self._roster.seats(peer, at)
-        page = self._store.tasks(list(seats), 0, at, digest=digest)
+        memberships = self._roster.memberships(peer, at)
+        page = self._store.tasks(list(memberships), 0, at, digest=digest)
         if not page.held:
             raise TaskNotQueued("task", expected="one in the queue", found="none")
         held = page.held[0]
         # Owners come from the policy, never from the database: its rows are only shown.
-        owned = seats[held.policy_digest].policy.dataset_by_id(dataset)
+        owned = memberships[held.policy_digest].policy.dataset_by_id(dataset)
         listed = {status.dataset: status for status in held.task.datasets}
-        if owned is None or owned.owner != seats[held.policy_digest].party.id:
+        if owned is None or owned.owner != memberships[held.policy_digest].party.id:
             raise ReportNotAuthorized("dataset", expected="an own input", found="another")
         if dataset not in listed:
             raise ReportNotAuthorized("dataset", expected="an own input", found="another")
@@ -239,17 +239,17 @@ class PolicyNotServed(AuthorizationError):
     default_fix = "give the agreement to the scheduler, or sign the task under the policy in force"
 
 
-def _seat(seats: dict[bytes, Seat], policy_digest: bytes) -> Seat:
-    if policy_digest not in seats:
+def _membership(memberships: dict[bytes, Membership], policy_digest: bytes) -> Membership:
+    if policy_digest not in memberships:
         raise PolicyNotServed(
             "policy", expected="one in force that lists you", found=digest_text(policy_digest)
         )
-    return seats[policy_digest]
+    return memberships[policy_digest]
 
 
-def _inputs(seat: Seat, task: Task) -> tuple[tuple[str, str], ...]:
+def _inputs(membership: Membership, task: Task) -> tuple[tuple[str, str], ...]:
     """The datasets of the task's computation, with their owners."""
-    computation = seat.policy.computation_by_id(task.computation)
+    computation = membership.policy.computation_by_id(task.computation)
     assert computation is not None, "Task.open lets no other through"
-    found = [seat.policy.dataset_by_id(name) for name in computation.inputs]
+    found = [membership.policy.dataset_by_id(name) for name in computation.inputs]
     return tuple((d.id, d.owner) for d in found if d is not None)

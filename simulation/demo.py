@@ -440,7 +440,7 @@ def _compare(stage: Stage) -> None:
     import pyarrow.parquet as pq
 
     from enclave_app.computations.logistic_regression import fit
-    from enclave_app.release import Input
+    from enclave_app.gate import Input
 
     stage.title("Is it the model that pooled rows would give?")
     whole = pq.read_table(stage.folder / "unsplit.parquet")

@@ -16,8 +16,8 @@ from enclave_app.computations import (
     private_set_intersection,
     summary_statistics,
 )
+from enclave_app.gate import Group, Input, ReleaseRule, Share
 from enclave_app.limits import Need
-from enclave_app.release import Group, Input, ReleaseRule, Share
 
 
 @dataclass(frozen=True, slots=True)

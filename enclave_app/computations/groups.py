@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enclave_app.errors import ReleaseDeniedError
-from enclave_app.release import Group, People, Share, SubjectDominates
+from enclave_app.gate import Group, People, Share, SubjectDominates
 
 Matrix = npt.NDArray[np.float64]
 # A direction that is smaller than this is rounding; in six digits it could not be seen anyway.

@@ -38,10 +38,10 @@ from enclave_app.computations.groups import (
     of_values,
     of_weights,
 )
-from enclave_app.deadline import go_on
+from enclave_app.deadline import check_deadline
 from enclave_app.errors import ComputeDeniedError, NumbersOutOfRange, ReleaseDeniedError
+from enclave_app.gate import Group, Input, People, ReleaseRule, Share, numbered, persons
 from enclave_app.limits import Need
-from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered, persons
 
 # Fixed, and measured with the code, so that fits are comparable.
 C, TOLERANCE, FLATNESS = 1.0, 1e-10, 64 * np.finfo(float).eps
@@ -166,7 +166,7 @@ def _solve(matrix: Matrix, target: npt.NDArray[Any], max_iter: int) -> tuple[Mat
     signs, penalty = 2.0 * target - 1.0, 1.0 / (C * len(matrix))
 
     def loss(point: Matrix) -> tuple[float, Matrix]:
-        go_on()
+        check_deadline()
         weights, margins = point[:-1], signs * (matrix @ point[:-1] + point[-1])
         pull = expit(-margins) * signs / -len(matrix)
         slope = np.append(matrix.T @ pull + penalty * weights, pull.sum())

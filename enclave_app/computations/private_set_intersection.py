@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enclave_app.errors import ReleaseDeniedError
+from enclave_app.gate import Group, Input, ReleaseRule, numbered
 from enclave_app.limits import Need
-from enclave_app.release import Group, Input, ReleaseRule, numbered
 
 
 def intersection(tables: Sequence[pa.Table], key: str) -> list[Any]:

@@ -30,10 +30,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enclave_app.computations.groups import of_values, of_weights
-from enclave_app.deadline import go_on
+from enclave_app.deadline import check_deadline
 from enclave_app.errors import NumbersOutOfRange, ReleaseDeniedError
+from enclave_app.gate import Group, Input, People, ReleaseRule, Share, numbered
 from enclave_app.limits import Need
-from enclave_app.release import Group, Input, People, ReleaseRule, Share, numbered
 
 Numbers = npt.NDArray[np.float64]
 
@@ -91,7 +91,7 @@ def run(
     """
     outputs: dict[str, Any] = {output: {} for output in rule.outputs}
     for name in parameters["columns"]:
-        go_on()
+        check_deadline()
         values = _values(inputs, name)
         if "counts" in outputs:
             outputs["counts"][name] = len(values)

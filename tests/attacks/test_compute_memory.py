@@ -20,9 +20,9 @@ from enclave_app import application
 from enclave_app.computations import COMPUTATIONS
 from enclave_app.computations.logistic_regression import need
 from enclave_app.compute import ComputationTooLarge, required
+from enclave_app.gate import ReleaseDenied
 from enclave_app.intake import Intake
 from enclave_app.limits import MEBIBYTE, Limits, MemoryBudget, MemoryExhausted, Need
-from enclave_app.release import ReleaseDenied
 from policy.document import Dataset
 from ratls.client_stream import Result
 from ratls.framing import Kind
@@ -150,7 +150,7 @@ class NoPandas:  # a tool of the tests alone, that pyarrow would load on the way
 sys.meta_path.insert(0, NoPandas)
 import pyarrow as pa
 from enclave_app.computations import COMPUTATIONS
-from enclave_app.release import Input, require_groups
+from enclave_app.gate import Input, require_groups
 from policy.document import Release
 
 path, name, parameters, outputs = json.loads(sys.argv[1])

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from enclave_app import application
 from enclave_app.compute import compute, denied
+from enclave_app.gate import ReleaseDenied
 from enclave_app.intake import Intake, RowsNotAsDeclared
 from enclave_app.limits import Limits
-from enclave_app.release import ReleaseDenied
 from enclave_app.server import ServerFailed
 from enclave_app.serving import serve
 from enclave_app.session import Denied, Released

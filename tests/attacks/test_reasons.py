@@ -15,8 +15,8 @@ import pytest
 
 from enclave_app.access import ReasonNotAgreed, ReleaseNotAuthorized
 from enclave_app.computations.groups import ColumnConstant, ValueTooRare
+from enclave_app.gate import TooFewSubjects
 from enclave_app.limits import Limits
-from enclave_app.release import TooFewSubjects
 from policy.party import LocalParty
 from provider.cli import provider
 from provider.collect import ResultPending

@@ -20,11 +20,11 @@ from enclave_app.computations import COMPUTATIONS
 from enclave_app.computations.groups import ColumnConstant, ValueTooRare
 from enclave_app.computations.logistic_regression import C, ClassTooSmall, _standardised, fit
 from enclave_app.errors import ReleaseDeniedError
-from enclave_app.release import Input, SubjectDominates, require_groups
+from enclave_app.gate import Input, SubjectDominates, require_groups
 from policy.document import PolicyInvalid
 from ratls.client_stream import Result
 from tests.enclave_app.agreed import Agreed, gated
-from tests.enclave_app.test_release import Rule
+from tests.enclave_app.test_gate import Rule
 from tests.support.enclave import EnclaveWorld, NoResult
 from tests.support.enclave import rows as rows_of_the_consortium
 from tests.support.refusal import count_refusal, refused

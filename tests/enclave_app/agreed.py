@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from enclave_app.computations import COMPUTATIONS
 from enclave_app.compute import compute
-from enclave_app.release import Input, ReleaseRule, require_groups
+from enclave_app.gate import Input, ReleaseRule, require_groups
 from enclave_app.session import Denied
 from policy.document import Policy
 from policy.seal import open_result, result_info

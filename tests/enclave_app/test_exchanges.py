@@ -18,6 +18,7 @@ from enclave_app import release as gate
 from enclave_app.access import CollectNotAuthorized, ReleaseNotAuthorized
 from enclave_app.computations.logistic_regression import fit
 from enclave_app.errors import AttemptClosed
+from enclave_app.gate import Input, ReleaseDenied
 from enclave_app.intake import InputEmpty, Intake, RowsNotAsDeclared
 from enclave_app.limits import Limits
 from enclave_app.receive import (
@@ -26,7 +27,6 @@ from enclave_app.receive import (
     CommitOfAnotherRelease,
     ExchangeTooLong,
 )
-from enclave_app.release import Input, ReleaseDenied
 from enclave_app.server import ServerFailed
 from enclave_app.session import AnotherCommitCounts
 from policy.acknowledgement import Acknowledgement
@@ -48,7 +48,7 @@ from policy.task import (
 from ratls.client_stream import Pending, Result
 from ratls.framing import Kind, MessageOversized, MessageUnexpected, write_message
 from ratls.server_stream import SequenceBroken, StreamOversized, StreamTruncated
-from tests.enclave_app.test_release import Rule
+from tests.enclave_app.test_gate import Rule
 from tests.support.enclave import (
     NOW,
     EnclaveWorld,

@@ -20,9 +20,9 @@ from enclave_app.computations.logistic_regression import (
     fit,
 )
 from enclave_app.errors import NumbersOutOfRange
-from enclave_app.release import Input
+from enclave_app.gate import Input
 from tests.enclave_app.agreed import gated
-from tests.enclave_app.test_release import Rule
+from tests.enclave_app.test_gate import Rule
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enclave_app.computations.private_set_intersection import IntersectionTooSmall, intersection
-from enclave_app.release import TooFewSubjects
+from enclave_app.gate import TooFewSubjects
 from tests.enclave_app.agreed import Agreed, computation, gated
-from tests.enclave_app.test_release import Rule
+from tests.enclave_app.test_gate import Rule
 from tests.support.enclave import EnclaveWorld, rows
 from tests.support.refusal import count_refusal, refused
 

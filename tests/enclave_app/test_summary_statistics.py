@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from enclave_app.computations.groups import ColumnConstant, ValueTooRare
 from enclave_app.computations.summary_statistics import QuantileExposes, describe
 from enclave_app.errors import NumbersOutOfRange
-from enclave_app.release import SubjectDominates, TooFewSubjects
+from enclave_app.gate import SubjectDominates, TooFewSubjects
 from tests.enclave_app.agreed import Agreed, gated
-from tests.enclave_app.test_release import Rule
+from tests.enclave_app.test_gate import Rule
 from tests.support.refusal import count_refusal, refused
 from verifier.errors import RatlsError
 

@@ -29,8 +29,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from enclave_app.application import Enclave
+from enclave_app.gate import Group, Input
 from enclave_app.limits import Limits, MemoryBudget, Need
-from enclave_app.release import Group, Input
 from enclave_app.server import start_server
 from policy.admission import admit
 from policy.agreement import Agreement
@@ -341,7 +341,7 @@ def connected(scene: Scene) -> Names:
 def alone(scene: Scene) -> Names:
     log = partial(open_log, io.StringIO())
     names = {"socket": socket, "host": "127.0.0.1", "port": 0, "open_log": log}
-    return names | {"ask": lambda: None}
+    return names | {"check": lambda: None}
 
 
 @world_of("ratls.evidence", "ratls.gramine", "ratls.identity")
@@ -476,7 +476,7 @@ def enclave(scene: Scene) -> Names:
     "enclave_app.computations.groups",
     "enclave_app.computations.logistic_regression",
     "enclave_app.computations.summary_statistics",
-    "enclave_app.release",
+    "enclave_app.gate",
 )
 def computing(scene: Scene) -> Names:
     tables = [rows(1, 600), rows(2, 600)]
@@ -490,7 +490,7 @@ def computing(scene: Scene) -> Names:
         "policy": scene.world.policy,
         "task": Task.read(scene.task)[0],
         "tables": tables,
-        "ask": lambda: None,
+        "check": lambda: None,
         "thing": "train_party_1.age",
         "values": pd.Series(np.arange(600.0)),
         "people": people,

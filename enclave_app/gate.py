@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enclave_app.deadline import go_on
+from enclave_app.deadline import check_deadline
 from enclave_app.errors import ReleaseDeniedError
 from policy.seal import DENIAL_SCHEMA
 
@@ -122,7 +122,7 @@ def require_groups(
         for dataset, (table, subject) in inputs.items()
     )
     for found in itertools.chain(whole, declared):
-        go_on()
+        check_deadline()
         if isinstance(found, Share):
             if not found.largest <= found.most * (1 + 1e-9):  # exact limits differ by rounding
                 raise found.leaf(found.thing, expected="less by any one subject", found="more")

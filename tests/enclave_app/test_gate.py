@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from enclave_app.computations.groups import ValueTooRare
 from enclave_app.computations.private_set_intersection import IntersectionTooSmall
 from enclave_app.errors import ReleaseDeniedError
-from enclave_app.release import (
+from enclave_app.gate import (
     LARGEST_RESULT,
     Group,
     Input,
