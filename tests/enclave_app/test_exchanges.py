@@ -13,8 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from enclave_app import application
-from enclave_app import release as gate
+from enclave_app import application, gate
 from enclave_app.access import CollectNotAuthorized, ReleaseNotAuthorized
 from enclave_app.computations.logistic_regression import fit
 from enclave_app.errors import AttemptClosed
