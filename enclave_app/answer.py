@@ -1,4 +1,4 @@
-"""What the enclave does with an exchange, once it is known who asks.
+"""Answers one exchange of an authenticated party.
 
     answer(enclave, kind, party, stream, log)      # one DoExchange, from hello to its end
 

@@ -48,7 +48,7 @@ class AttesterModeMismatch(ModeMismatchError):
     """The attester simulates and the policy demands hardware, or the reverse."""
 
     code = "attester-mode-mismatch"
-    default_fix = "the policy's root and --attester must both be real or both be simulated"
+    default_fix = "use a policy root and an --attester that are both real or both simulated"
 
 
 class ComputationTooLong(ComputeDeniedError):

@@ -1,4 +1,4 @@
-"""One exchange about a task: who asks, over which stream, and about which verified task.
+"""One exchange about a task: the party, its stream, and the verified task.
 
 asked = TaskExchange.open(enclave, party, stream, hello, log)
 receive(asked)     # or collect(asked), or tell_reason(asked)

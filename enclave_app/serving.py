@@ -30,7 +30,7 @@ def serve(
     Args:
         agreement: Read once, into memory: its owner is the host, who may change it meanwhile.
         listen: `HOST:PORT`; port 0 takes a free one.
-        attester: Called first: where nothing can vouch for this process, nothing is read.
+        attester: Called first: without an attester nothing is read.
         roots: The roots that the policy may name.
         ready: Told address (`ready`), mode, study and policy digest once the parties may connect.
 

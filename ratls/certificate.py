@@ -86,14 +86,16 @@ class EnclaveCertificateOversized(EvidenceFormatError):
     """The certificate is larger than any that carries one piece of evidence."""
 
     code = "enclave-certificate-oversized"
-    default_fix = "the peer is not an enclave of this project"
+    default_fix = "check the address: the peer is no enclave of this project"
 
 
 class EvidenceAmbiguous(EvidenceAmbiguousError):
     """There are several pieces of evidence in one certificate."""
 
     code = "evidence-ambiguous"
-    default_fix = "the enclave's certificate must carry the extension 2.23.133.5.4.9 once, alone"
+    default_fix = (
+        "check the address: an enclave shows the extension 2.23.133.5.4.9 once, and no other"
+    )
 
 
 def _load(der: bytes) -> x509.Certificate:
@@ -153,7 +155,7 @@ class EnclaveCertificateMalformed(EvidenceFormatError):
     """The bytes are not one X.509 certificate in DER."""
 
     code = "enclave-certificate-malformed"
-    default_fix = "the peer must present one plain DER certificate; rebuild the enclave's software"
+    default_fix = "check the file or the address: it must be one certificate of an enclave"
 
 
 def _malformed(found: str) -> EnclaveCertificateMalformed:
@@ -164,14 +166,14 @@ class EvidenceMissing(EvidenceMissingError):
     """The certificate has no evidence extension 2.23.133.5.4.9."""
 
     code = "evidence-missing"
-    default_fix = "check the address: this is no attested enclave, or one of another format"
+    default_fix = "check the address: the peer is no attested enclave, or one of another format"
 
 
 class EvidenceCritical(CertificateProfileError):
     """The evidence extension is marked critical, which no pinned TLS client would accept."""
 
     code = "evidence-critical"
-    default_fix = "the enclave must mark its evidence non-critical"
+    default_fix = "check the address: an enclave marks its evidence as not critical"
 
 
 def _evidence(certificate: x509.Certificate) -> bytes:
@@ -219,7 +221,7 @@ class EnclaveCertificateKeyUnsuitable(CertificateProfileError):
     """The key is not an EC key on P-256 or P-384 in its plain encoding."""
 
     code = "enclave-certificate-key-unsuitable"
-    default_fix = "the enclave's key must be P-256 or P-384, named curve, uncompressed"
+    default_fix = "check the address: an enclave's key is P-256 or P-384, uncompressed"
 
 
 def _unsuitable(found: str) -> EnclaveCertificateKeyUnsuitable:
@@ -250,7 +252,7 @@ class EnclaveCertificateNotSelfSigned(CertificateProfileError):
     """The certificate is not signed by its own key, or was issued by someone else."""
 
     code = "enclave-certificate-not-self-signed"
-    default_fix = "an enclave signs its own certificate; check the address"
+    default_fix = "check the address: an enclave signs its own certificate"
 
 
 def _issued(found: str) -> EnclaveCertificateNotSelfSigned:
@@ -261,14 +263,14 @@ class EnclaveCertificateIsAuthority(CertificateProfileError):
     """The certificate is not marked CA:FALSE, so its key could admit other certificates."""
 
     code = "enclave-certificate-is-authority"
-    default_fix = "the enclave's certificate must say CA:FALSE"
+    default_fix = "check the address: an enclave's certificate says CA:FALSE"
 
 
 class EnclaveCertificateUsageWrong(CertificateProfileError):
     """Key usage or extended key usage are not those of a TLS end entity."""
 
     code = "enclave-certificate-usage-wrong"
-    default_fix = "the certificate needs digitalSignature, serverAuth and clientAuth"
+    default_fix = "check the address: an enclave uses digitalSignature, serverAuth, clientAuth"
 
 
 def _require_end_entity(certificate: x509.Certificate) -> None:
@@ -300,7 +302,7 @@ class EnclaveCertificateNameWrong(CertificateProfileError):
     """The certificate does not carry exactly the one name that clients ask for."""
 
     code = "enclave-certificate-name-wrong"
-    default_fix = "the enclave's certificate must have the single SAN enclave.ratls.invalid"
+    default_fix = "check the address: an enclave's only name is enclave.ratls.invalid"
 
 
 def _require_name(certificate: x509.Certificate) -> None:
@@ -318,7 +320,7 @@ class EnclaveCertificateLongLived(FreshnessError):
 
     code = "enclave-certificate-long-lived"
     exit_status = Exit.NOT_GENUINE
-    default_fix = "the enclave must make its certificate at start, for seven days at most"
+    default_fix = "check the address: an enclave's certificate is valid for seven days at most"
 
 
 class EnclaveCertificateNotCurrent(FreshnessError):

@@ -49,14 +49,14 @@ class ClaimsMalformed(EvidenceFormatError):
 
     code = "claims-malformed"
     exit_status = Exit.NOT_GENUINE  # unreadable evidence is none
-    default_fix = "the peer must write its claims as ratls/1 does"
+    default_fix = "check the address, and that both sides run the same version"
 
 
 class ClaimMissing(BindingError):
     """The evidence does not commit to something that it must commit to."""
 
     code = "claim-missing"
-    default_fix = "the peer does not speak ratls/1"
+    default_fix = "check the address: an enclave of this project makes all claims"
 
 
 class ClaimOfAnotherPurpose(BindingError):
@@ -221,7 +221,7 @@ class PolicyHashMismatch(PolicyConflictError):
     """The enclave serves another policy."""
 
     code = "policy-hash-mismatch"
-    default_fix = "compare `ratls policy show` on both sides; the enclave must serve your agreement"
+    default_fix = "compare `ratls policy show` on both sides: the enclave serves another policy"
 
 
 class InstanceChanged(BindingError):
@@ -232,7 +232,7 @@ class InstanceChanged(BindingError):
 
 
 class ReceiptKeyUnbound(BindingError):
-    """The evidence does not vouch for the key that signs receipts."""
+    """The evidence does not name the key that signed the receipt."""
 
     code = "receipt-key-unbound"
     default_fix = "do not rely on this receipt"

@@ -86,8 +86,8 @@ class CollateralNotNamed(CollateralFetchError):
 
     code = "collateral-not-named"
     default_fix = (
-        "ratls collateral fetch --enclave HOST:PORT -o FILE "
-        "--from https://api.trustedservices.intel.com; then name it: --collateral"
+        "run `ratls collateral fetch --enclave HOST:PORT -o FILE "
+        "--from https://api.trustedservices.intel.com`, then add --collateral FILE"
     )
 
     def sentence(self) -> str:

@@ -95,15 +95,15 @@ def forecast(
         doubt = None
         if policy is None:
             demand = _usual_demand(statuses, accept_advisory)
-            believed = "intel" if root is None else root
+            root_name = "intel" if root is None else root
         else:
             from policy.anchor import bring
 
             brought = bring(policy, party=party, digest=digest, drafts=True)
             demand = _demand_of(brought.policies)
             agreed = _in_force(brought.policies, instant)
-            doubt, believed = doubt_of(shell, brought, agreed), agreed.platform.root
-        roots = shell.anchors(believed, allow_simulation=allow_simulation)
+            doubt, root_name = doubt_of(shell, brought, agreed), agreed.platform.root
+        roots = shell.anchors(root_name, allow_simulation=allow_simulation)
         ask = partial(
             look_ahead,
             collateral=bundle,

@@ -100,7 +100,7 @@ def quote(
         if policy is None:
             advisories = frozenset(accept_advisory) if accept_advisory else None
             acceptance = partial(accept, statuses=statuses, advisories=advisories)
-            believed = "intel" if root is None else root
+            root_name = "intel" if root is None else root
         else:
             from policy.anchor import (
                 bring,  # imported here: without a policy the command takes a third of the time
@@ -109,10 +109,10 @@ def quote(
             brought = bring(policy, party=party, digest=digest, drafts=True)
             agreed = _in_force(brought, instant)
             acceptance = partial(_admission, agreed, instant, doubt_of(shell, brought, agreed))
-            believed = agreed.platform.root
-        roots = shell.anchors(believed, allow_simulation=allow_simulation)
-        bundles = Bundles.read(collateral, roots, instant)
-        judge = Judge(bundles, acceptance, newer_sgx, json_output)
+            root_name = agreed.platform.root
+        roots = shell.anchors(root_name, allow_simulation=allow_simulation)
+        shelf = Shelf.read(collateral, roots, instant)
+        judge = Judge(shelf, acceptance, newer_sgx, json_output)
         worst = _judge_all(list(expand(files)), judge, workers, shell)
     if worst:
         raise typer.Exit(int(worst))

@@ -87,7 +87,7 @@ class EvidenceMalformed(EvidenceFormatError):
 
     code = "evidence-malformed"
     exit_status = Exit.NOT_GENUINE  # unreadable evidence is no evidence
-    default_fix = "the peer must produce interoperable RA-TLS evidence (CBOR tag 60000)"
+    default_fix = "check the address: an enclave shows RA-TLS evidence (CBOR tag 60000)"
 
 
 def _malformed(found: str) -> EvidenceMalformed:

@@ -3,7 +3,7 @@
     attester = GramineAttester()          # refuses anywhere but inside SGX
     attester.quote(report_data)
 
-Gramine makes a quote when the file is *opened*, over whatever any thread wrote last, and passes
+Gramine makes a quote when the file is *opened*, over what any thread wrote last, and passes
 on what the host's quoting service answered without looking at it. So one lock is held from the
 write to the close, and what comes back is compared before it is used: docs/gramine.md 2.
 """
@@ -54,7 +54,7 @@ class RemoteAttestationOff(EvidenceMissingError):
 
     code = "remote-attestation-off"
     exit_status = Exit.UNUSABLE
-    default_fix = 'the manifest must say sgx.remote_attestation = "dcap"; sign it again'
+    default_fix = 'set sgx.remote_attestation = "dcap" in the manifest, and sign it again'
 
 
 class SgxAbsent(EvidenceMissingError):

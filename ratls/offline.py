@@ -3,8 +3,8 @@
     receipt = verify_document(raw, expectation, at=instant)
     receipt, record = verify_with_record(raw, record, policy, roots)
 
-The document's signature leads to the receipt key inside it, the evidence inside it vouches for
-that key, and the quote leads to the root: the same checks as on the day, at an instant that
+The document's signature leads to the receipt key inside it, the evidence inside it names that
+key, and the quote leads to the root: the same checks as on the day, at an instant that
 the caller names.
 """
 

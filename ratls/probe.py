@@ -65,7 +65,7 @@ class EnclaveCertificateChainPresented(BindingError):
     """The peer sent more than its own certificate, so evidence could sit where no key is used."""
 
     code = "enclave-certificate-chain-presented"
-    default_fix = "the enclave must send one certificate"
+    default_fix = "check the address: an enclave sends one certificate"
 
 
 def probe(address: Address, timeout: float) -> bytes:
@@ -134,7 +134,7 @@ class HandshakeOversized(TransportError):
     """The peer sends more than any handshake has, and does not end it."""
 
     code = "handshake-oversized"
-    default_fix = "the peer is not an enclave of this project; check the address"
+    default_fix = "check the address: the peer is no enclave of this project"
 
 
 def _handshake(

@@ -149,7 +149,7 @@ class Service:
         memberships = self._roster.memberships(peer, at)
         if len(envelope) > ENVELOPE_CAP:
             raise TaskOversized("task", expected=f"<= {ENVELOPE_CAP} bytes", found="more")
-        named, _ = Task.read(envelope)  # believed only as to which policy to look for
+        named, _ = Task.read(envelope)  # not verified: only to find the policy
         membership = _membership(memberships, named.policy_digest)
         task = Task.open(envelope, membership.policy, at)
         # D11: a party with a copy of another's task must not use up the other's quota.

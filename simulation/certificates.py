@@ -4,7 +4,7 @@
     form.issue().der
 
 Profile: dcap.md 2.2 and 3.8. Names carry Intel's common names, which verifiers check, and an
-organisation that nobody can mistake.
+organisation that cannot be mistaken.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`ratls demo`: the whole job on one machine, with real processes, ports, files and data.
 
 Alice's clinic and Bob's hospital hold rows, Carol's lab wants one model. Every step is the
-command that a person would type, run as a process of its own; what stands in for Intel is
-`ratls simulation new`. Nothing here takes a short cut around a check.
+command that a person would type, run as a process of its own; `ratls simulation new` stands in for
+Intel. No check is skipped.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ import signal
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from simulation.measure import MEASURED_PACKAGES
+from simulation.demo_files import (
+    PARTIES,
+    STUDY,
+    agent_config,
+    altered_code,
+    policy_text,
+    write_rows,
+)
 from simulation.relay import RecordingRelay
 from simulation.stage import DemoFailed, Server, Stage, Typed
 from verifier.errors import Exit
 
-PARTIES = {"alice": "alice-clinic", "bob": "bob-hospital", "carol": "carol-lab"}
-STUDY = "joint-training"
 AGREEMENT = "policy.agreement.json"
-PATIENTS, MARKERS = 600, 30
 STEPS = 11
 
 
@@ -53,7 +55,7 @@ def run(keep: Path | None) -> int:
             ) from error
     folder = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="ratls-demo-"))
     stage = Stage(folder, STEPS)
-    # Ctrl-C too: a shell that starts a job in the background has it ignored.
+    # Ctrl-C too: a shell makes jobs in the background ignore it.
     stops = (signal.SIGTERM, signal.SIGINT)
     restore = [signal.signal(stop, _interrupt) for stop in stops]
     try:
@@ -84,14 +86,14 @@ def _tell_story(stage: Stage) -> None:
     stage.console.print(
         Panel(
             "Alice's clinic and Bob's hospital each hold rows of patients. Carol's lab wants one "
-            "model trained on both. Nobody shows rows to anybody.\n\n"
+            "model trained on both. Neither shows its rows to anyone.\n\n"
             "[bold black on yellow] SIMULATION [/] Real processes, ports, files and data; only "
-            "Intel's keys are ours. No hardware protects anything here, and no production "
-            "command would believe it.",
+            "Intel's keys are made up. No hardware protects anything here, and no production "
+            "command accepts it.",
             title="ratls demo",
         )
     )
-    # What does not need one another runs at the same time: most of a command is its start.
+    # Independent commands run at the same time: most of a command's time is its start.
     intel = stage.type("operator", "simulation", "new", "intel", "--json")
     keys = _type_keys(stage)
     measured = stage.type("everyone", "simulation", "measure", "--json")
@@ -113,28 +115,9 @@ def _tell_story(stage: Stage) -> None:
 
 
 def _prepare_data(stage: Stage) -> None:
-    """Made-up patients in two Parquet files; the unsplit one serves the comparison."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     stage.title("The data: made-up patients, in two parts")
-    rng = np.random.default_rng(7)
-    markers = rng.normal(50, 10, (PATIENTS, MARKERS)).round(3)
-    # Ten of them say something about the illness, each less than the one before.
-    signs = (markers[:, :10] - 50) / 10 @ np.linspace(1.5, 0.5, 10)
-    columns: dict[str, Any] = {
-        "patient": [f"patient-{i:04d}" for i in range(PATIENTS)],
-        **{f"marker_{i + 1}": markers[:, i] for i in range(MARKERS)},
-        "ill": (signs + rng.normal(0, 1, PATIENTS) > 0).astype(np.int64),
-    }
-    table = pa.table(columns)
-    pq.write_table(table, stage.folder / "unsplit.parquet")
-    # Every other patient: each part must hold a hundred ill ones and a hundred others.
-    for who, first in (("alice", 0), ("bob", 1)):
-        part = table.take(list(range(first, table.num_rows, 2)))
-        pq.write_table(part, stage.folder / who / "rows.parquet")
-        stage.tell(f"  {who}/rows.parquet: {part.num_rows} patients, {part.num_columns} columns")
+    for who, rows, columns in write_rows(stage.folder):
+        stage.tell(f"  {who}/rows.parquet: {rows} patients, {columns} columns")
 
 
 def _make_intel(stage: Stage, typed: Typed) -> tuple[str, str]:
@@ -177,9 +160,9 @@ def _sign(stage: Stage, root: str, ppid: str, measured: Typed) -> tuple[str, str
     stage.title("They agree: one policy, signed by each")
     mr_enclave = json.loads(stage.show(measured, quiet=True).splitlines()[-1])["mr_enclave"]
     stage.tell(f"  the code that all parties agreed on: MRENCLAVE {mr_enclave}")
-    text = _policy_text(stage.folder, root, ppid, mr_enclave)
+    text = policy_text(stage.folder, root, ppid, mr_enclave)
     (stage.folder / "policy.toml").write_text(text, "utf-8")
-    stage.tell("  policy.toml is written; everybody reads it, and signs exactly those bytes")
+    stage.tell("  policy.toml is written; all three read it, and sign exactly those bytes")
     linted = stage.run("alice", "policy", "lint", "policy.toml")
     yes = ("--yes", linted.splitlines()[0].split()[-1])  # the digest of what they read
     for who in ("alice", "carol"):
@@ -208,67 +191,6 @@ def _accept(stage: Stage, yes: tuple[str, str]) -> None:
         stage.show(typed, quiet=who != "bob")
 
 
-def _policy_text(folder: Path, root: str, ppid: str, mr_enclave: str) -> str:
-    import pyarrow.parquet as pq
-
-    names = pq.read_schema(folder / "unsplit.parquet").names
-    features = [n for n in names if n not in {"patient", "ill"}]
-    columns = ", ".join(
-        ['patient = "string"', *(f'{n} = "float64"' for n in features), 'ill = "int64"']
-    )
-    now = datetime.now(UTC).replace(microsecond=0)
-    parties = "\n".join(
-        (folder / who / "keys" / "party.toml").read_text("utf-8") for who in PARTIES
-    )
-    datasets = "\n".join(
-        f"""[[dataset]]
-id = "train_party_{number}"
-owner = "{PARTIES[who]}"
-subject = "patient"
-columns = {{ {columns} }}
-max_rows = 10_000
-"""
-        for number, who in ((1, "alice"), (2, "bob"))
-    )
-    return f"""schema = "ratls-policy/0"
-study = "{STUDY}"
-version = 1
-not_before = {(now - timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")}
-expires = {(now + timedelta(days=30)).strftime("%Y-%m-%dT%H:%M:%SZ")}
-
-[agreement]
-threshold = "all"
-
-{parties}
-[[enclave]]
-name = "joint-training"
-tee = "sgx"
-mr_enclave = "{mr_enclave}"
-isv_prod_id = 1
-min_isv_svn = 1
-
-[platform]
-root = "{root}"
-tcb_statuses = ["UpToDate"]
-accepted_advisories = []
-min_tcb_evaluation_data_number = 17
-min_tcb_date = 2025-05-14
-max_collateral_age_days = 30
-machines = ["ppid:{ppid}"]
-
-{datasets}
-[[computation]]
-id = "train"
-run = "logistic_regression"
-inputs = ["train_party_1", "train_party_2"]
-parameters = {{ features = {json.dumps(features)}, label = "ill", max_iter = 2000 }}
-submitters = ["carol-lab"]
-recipients = ["carol-lab"]
-uses = 10
-release = {{ outputs = ["model_weights"], min_subjects_per_input = 100, significant_digits = 6 }}
-"""
-
-
 def _serve_arguments() -> tuple[str, ...]:
     return (
         "enclave", "serve", "--agreement", AGREEMENT, "--listen", "127.0.0.1:0",
@@ -284,25 +206,9 @@ def _ask(stage: Stage) -> None:
     )  # fmt: skip
 
 
-def _altered_code(folder: Path) -> Path:
-    """A copy of what is measured with one line more: it trains as before, yet is another."""
-    from importlib.util import find_spec
-
-    altered = folder / "altered"
-    for name in MEASURED_PACKAGES:
-        spec = find_spec(name)
-        assert spec is not None
-        assert spec.submodule_search_locations
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(spec.submodule_search_locations[0], altered / name, ignore=ignore)
-    with (altered / "enclave_app" / "__init__.py").open("a", encoding="utf-8") as file:
-        file.write("\nKEEP_A_COPY_OF_EVERY_ROW = True\n")
-    return altered
-
-
 @dataclass(frozen=True, slots=True)
 class _Servers:
-    """What operators started as soon as everybody had signed."""
+    """The servers that operators started once all had signed."""
 
     enclave: Server
     altered: Server
@@ -315,7 +221,7 @@ def _start_servers(stage: Stage, opened: ExitStack) -> _Servers:
 
     return _Servers(
         start(*_serve_arguments()),
-        start(*_serve_arguments(), code=_altered_code(stage.folder)),
+        start(*_serve_arguments(), code=altered_code(stage.folder)),
         start(*_mailbox_arguments("127.0.0.1:0")),
     )
 
@@ -376,25 +282,7 @@ def _mailbox(address: str) -> tuple[str, ...]:
 def _start_agent(
     stage: Stage, opened: ExitStack, who: str, mailbox: str, relay: RecordingRelay
 ) -> Server:
-    number = {"alice": 1, "bob": 2}[who]
-    config = f"""study = "{STUDY}"
-party = "keys"
-passphrase_file = "passphrase"
-state = "state"
-
-[scheduler]
-address = "{mailbox}"
-certificate = "../mailbox/scheduler.crt"
-
-[[enclave]]
-name = "joint-training"
-address = "{relay.address}"
-collateral = "../intel/collateral.json"
-
-[[dataset]]
-id = "train_party_{number}"
-source = {{ kind = "parquet", path = "rows.parquet" }}
-"""
+    config = agent_config(who, mailbox, relay.address)
     (stage.folder / who / "agent.toml").write_text(config, "utf-8")
     return opened.enter_context(
         stage.serve(who, "provider", "agent", "--config", f"{who}/agent.toml", "--allow-simulation")
@@ -472,7 +360,7 @@ def _say_what_next(stage: Stage, kept: Path | None) -> None:
     stage.console.print()
     stage.console.print(
         Panel(
-            f"Two parties released rows, one model came out, nobody saw a row. {where}.\n\n"
+            f"Two parties released rows, one model came out, and no one saw a row. {where}.\n\n"
             f"What to try next:{escape(again)}\n"
             "  ratls verify quote FILE --collateral F   is a quote genuine, how current is it?\n"
             "  ratls policy new --help                  start a policy of your own\n"

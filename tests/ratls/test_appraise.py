@@ -62,7 +62,7 @@ def test_the_agreed_enclave_is_admitted_and_every_check_is_on_record(study: Stud
         identity.answer_challenge(NONCE, PEER, TASK), admitted, CHALLENGE, study.expectation, at=NOW
     )
     assert admitted.der == identity.certificate_der
-    assert admitted.spki_sha256 == hashlib.sha256(identity.spki).digest()
+    assert hashlib.sha256(admitted.spki).digest() == hashlib.sha256(identity.spki).digest()
     assert fresh.claims.instance == identity.instance == admitted.claims.instance
     assert admitted.admission.enclave.name == study.policy.enclave[0].name
     for appraisal in (admitted.appraisal, fresh.appraisal):
