@@ -48,7 +48,7 @@ def serve(
     from enclave_app.server import start_server
     from policy.agreement import Agreement
     from ratls.log import open_log
-    from ratls.serving import leave, listen_address, stop_signals, supervised
+    from ratls.serving import errors_logged, leave, listen_address, stop_signals
     from verifier.files import parse_file
 
     source = attester()
@@ -57,7 +57,7 @@ def serve(
     address = listen_address(listen)
     log = open_log()
     running = Enclave.start(complete, source, log=log)
-    with supervised(log), stop_signals() as stop:
+    with errors_logged(log), stop_signals() as stop:
         server = start_server(running, address, log)
         log.info("listening", address=server.address)
         ready(

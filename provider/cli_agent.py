@@ -69,14 +69,14 @@ def _agent(
         from provider.agent_tasks import TaskReleaser
         from provider.mailbox import mailbox
         from ratls.log import open_log
-        from ratls.serving import supervised
+        from ratls.serving import errors_logged
         from verifier.anchors import Mode
         from verifier.errors import RatlsError
         from verifier.shell import now
 
         settings = AgentConfig.read(config)
         with (
-            supervised(open_log()),
+            errors_logged(open_log()),
             _ending_when_told(once),
             TaskReleaser.open(
                 settings,

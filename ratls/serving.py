@@ -91,7 +91,7 @@ def on_stop(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
 
 
 @contextmanager
-def supervised(log: Log) -> Iterator[None]:
+def errors_logged(log: Log) -> Iterator[None]:
     """Log errors that no code handles, and warnings: one line each, with kind and place.
 
     They come from threads, destructors, callbacks and libraries. Python would write their texts

@@ -62,7 +62,7 @@ def serve(
 
         prepare_process()  # before anything loads gRPC
         from ratls.log import open_log
-        from ratls.serving import leave, listen_address, stop_signals, supervised
+        from ratls.serving import errors_logged, leave, listen_address, stop_signals
         from scheduler.certificate import CERTIFICATE_FILE, own_certificate
         from scheduler.database import database_url, queue_file
         from scheduler.server import start_server
@@ -75,7 +75,7 @@ def serve(
         certificate = own_certificate(state, datetime.now(UTC))
         store = Store.open(url)
         log = open_log()
-        with supervised(log), stop_signals() as stop:
+        with errors_logged(log), stop_signals() as stop:
             server = start_server(roster, store, certificate, address, log)
             ready, pin = str(server.address), str(state / CERTIFICATE_FILE)
             log.info("listening", address=ready)

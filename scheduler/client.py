@@ -27,17 +27,16 @@ from ratls.errors import DeadlineExceeded, TransportError
 from ratls.pin import CLIENT_OPTIONS, ChannelIdentity
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import SCHEDULER_NAME, check_pin
-from scheduler.errors import TaskOversized
 from scheduler.messages import (
     ANSWER_CAP,
     DIGEST_SIZE,
-    ENVELOPE_CAP,
     LET_IN,
     WIRE_STATES,
     SchedulerAnswerMalformed,
     is_code,
     read_status,
     read_task,
+    require_task_size,
 )
 from scheduler.queued_task import DatasetStatus, QueuedTask, State
 from scheduler.task_service_pb2_grpc import TaskServiceStub
@@ -109,10 +108,7 @@ class SchedulerClient:
             TaskOversized: No scheduler takes it.
             SchedulerRefused, SchedulerBusy, SchedulerUnreachable, DeadlineExceeded.
         """
-        if len(envelope) > ENVELOPE_CAP:
-            raise TaskOversized(
-                "task", expected=f"at most {ENVELOPE_CAP} bytes", found=str(len(envelope))
-            )
+        require_task_size(envelope)
         with _errors_translated():
             answer = self._stub.Submit(pb.SubmitRequest(envelope=envelope), timeout=self._timeout)
         if len(answer.task_digest) != DIGEST_SIZE:

@@ -7,7 +7,7 @@ import re
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from policy.errors import TicketFormatError
+from policy.errors import ResourceLimitError, TicketFormatError
 from ratls.errors import TransportError
 from scheduler import task_service_pb2 as pb
 from scheduler.queued_task import DatasetStatus, QueuedTask, State
@@ -28,6 +28,21 @@ WIRE_STATES = {
     State.REFUSED: pb.DatasetState.REFUSED,
 }
 _READ_STATES = {wire: state for state, wire in WIRE_STATES.items()}
+
+
+class TaskOversized(ResourceLimitError):
+    """A task is larger than the scheduler accepts."""
+
+    code = "task-oversized"
+    default_fix = "send rows as datasets: a task contains a few parameters"
+
+
+def require_task_size(envelope: bytes) -> None:
+    """Raises: TaskOversized."""
+    if len(envelope) > ENVELOPE_CAP:
+        raise TaskOversized(
+            "task", expected=f"at most {ENVELOPE_CAP} bytes", found=str(len(envelope))
+        )
 
 
 class RequestMalformed(TicketFormatError):

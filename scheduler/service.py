@@ -21,9 +21,8 @@ from policy.document import Party, Policy, digest_text
 from policy.errors import TicketScopeError
 from policy.task import Task
 from ratls.errors import AuthorizationError, PeerIdentityError
-from scheduler.errors import TaskOversized
 from scheduler.limits import Limits
-from scheduler.messages import ENVELOPE_CAP
+from scheduler.messages import require_task_size
 from scheduler.queued_task import Cursor, DatasetStatus, QueuedTask, State
 from scheduler.store import NewTask, Store, TaskNotQueued
 from verifier.errors import ConfigError
@@ -147,8 +146,7 @@ class Service:
             StoreUnavailable: It may have been stored or not; submit it again.
         """
         memberships = self._roster.memberships(peer, at)
-        if len(envelope) > ENVELOPE_CAP:
-            raise TaskOversized("task", expected=f"<= {ENVELOPE_CAP} bytes", found="more")
+        require_task_size(envelope)
         named, _ = Task.read(envelope)  # not verified: only to find the policy
         membership = _membership(memberships, named.policy_digest)
         task = Task.open(envelope, membership.policy, at)

@@ -103,14 +103,14 @@ def serve(
     Example: ratls simulation serve intel --listen 127.0.0.1:8081
     """
     from ratls.log import open_log
-    from ratls.serving import listen_address, stop_signals, supervised
+    from ratls.serving import errors_logged, listen_address, stop_signals
     from simulation.serve import serving
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
         shell.warn_simulation()
         with (
-            supervised(open_log()),
+            errors_logged(open_log()),
             serving(folder, listen_address(listen)) as ready,
             stop_signals() as stop,
         ):

@@ -41,23 +41,11 @@ class BuiltIn:
 
 COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
     {
-        "logistic_regression": BuiltIn(
-            logistic_regression.groups,
-            logistic_regression.run,
-            logistic_regression.need,
-            logistic_regression.longest,
-        ),
-        "private_set_intersection": BuiltIn(
-            private_set_intersection.groups,
-            private_set_intersection.run,
-            private_set_intersection.need,
-            private_set_intersection.longest,
-        ),
-        "summary_statistics": BuiltIn(
-            summary_statistics.groups,
-            summary_statistics.run,
-            summary_statistics.need,
-            summary_statistics.longest,
-        ),
+        name: BuiltIn(module.groups, module.run, module.need, module.longest)
+        for name, module in (
+            ("logistic_regression", logistic_regression),
+            ("private_set_intersection", private_set_intersection),
+            ("summary_statistics", summary_statistics),
+        )
     }
 )

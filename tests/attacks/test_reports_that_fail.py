@@ -39,7 +39,7 @@ from ratls.client_stream import PeerRefused
 from ratls.framing import Kind
 from ratls.log import bind, bound, open_log
 from ratls.probe import probe
-from ratls.serving import supervised
+from ratls.serving import errors_logged
 from scheduler.client import SchedulerClient, SchedulerRefused
 from scheduler.queued_task import State
 from scheduler.server import SchedulerFailed
@@ -502,7 +502,7 @@ def test_what_escapes_beside_a_request_is_one_line_without_its_text(
 ) -> None:
     """L01: Python writes the texts of these to stderr, which is the host's to read."""
     stream = io.StringIO()
-    with supervised(open_log(stream)):
+    with errors_logged(open_log(stream)):
         slip()
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["event"] == event
@@ -514,7 +514,7 @@ def test_what_escapes_the_command_itself_is_a_bug_without_its_text(
 ) -> None:
     count_refusal()
     stream = io.StringIO()
-    with pytest.raises(SystemExit) as end, supervised(open_log(stream)):
+    with pytest.raises(SystemExit) as end, errors_logged(open_log(stream)):
         raise ValueError(CANARY)
     assert end.value.code == 1
     assert json.loads(stream.getvalue())["bug"].startswith("ValueError at ")
@@ -526,7 +526,7 @@ def test_hooks_are_given_back() -> None:
         return [sys.unraisablehook, threading.excepthook, warnings.showwarning]
 
     before = hooks()
-    with supervised(open_log(io.StringIO())):
+    with errors_logged(open_log(io.StringIO())):
         assert all(now is not then for now, then in zip(hooks(), before, strict=True))
     assert hooks() == before
 

@@ -20,8 +20,7 @@ from ratls.errors import DeadlineExceeded
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import OwnCertificate, SchedulerCertificateUnusable, own_certificate
 from scheduler.client import SchedulerBusy, SchedulerClient, SchedulerRefused, SchedulerUnreachable
-from scheduler.errors import TaskOversized
-from scheduler.messages import SchedulerAnswerMalformed
+from scheduler.messages import SchedulerAnswerMalformed, TaskOversized
 from scheduler.queued_task import State
 from scheduler.task_service_pb2_grpc import (
     TaskServiceServicer,

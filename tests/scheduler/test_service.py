@@ -23,8 +23,8 @@ from policy.task import (
     TaskSubmitterDenied,
 )
 from scheduler.database import queue_file
-from scheduler.errors import TaskOversized
 from scheduler.limits import Limits, OpenTasksExhausted
+from scheduler.messages import TaskOversized
 from scheduler.queued_task import Cursor, State
 from scheduler.service import (
     PeerNotServed,
