@@ -34,7 +34,7 @@ from ratls.attester import Attester
 from ratls.identity import EnclaveIdentity
 from ratls.log import Log, place_of
 from ratls.server_stream import Hello
-from verifier.anchors import Mode
+from verifier.anchors import Mode, RootName
 from verifier.errors import ModeMismatchError, RatlsError
 
 KEEPER_SECONDS = 1.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from enclave_app.serving import serve
 from ratls.gramine import GramineAttester
 from verifier.errors import ConfigError, Exit, RatlsError, SystemRefused
-from verifier.output import Lines, settle_streams
+from verifier.output import Lines, prepare_streams
 from verifier.text import printable
 
 # The manifest lists this file, alone, under sgx.allowed_files.
@@ -40,7 +40,7 @@ class ArgumentsUnexpected(ConfigError):
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until told to stop; the exit status of a refusal."""
-    settle_streams()
+    prepare_streams()
     try:
         if arguments:
             raise ArgumentsUnexpected("arguments", expected="none", found=str(len(arguments)))

@@ -82,7 +82,7 @@ def enclave_request(
     from verifier.anchors import Mode
     from verifier.bundles import read_collateral
     from verifier.files import read_file
-    from verifier.shell import parse_instant
+    from verifier.shell import now
 
     def announce(mode: Mode) -> None:
         if mode is Mode.SIMULATION:

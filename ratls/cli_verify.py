@@ -205,7 +205,7 @@ def _challenge(
     from ratls.claims import NO_TASK
     from ratls.client_stream import open_exchange
     from ratls.framing import Kind
-    from verifier.shell import parse_instant
+    from verifier.shell import now
 
     with open_exchange(
         Kind.ATTEST,

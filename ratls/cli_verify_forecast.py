@@ -258,8 +258,7 @@ def _show(
 
 def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]:
     """One line for all quotes of one platform that stop for the same reasons."""
-    from verifier.text import printable
-    from verifier.validity import rfc3339
+    from verifier.text import instant_text, printable
 
     alike: dict[tuple[Any, ...], list[tuple[Path, Forecast]]] = {}
     for file, answer in answers:

@@ -111,8 +111,8 @@ def quote(
             acceptance = partial(_admission, agreed, instant, doubt_of(shell, brought, agreed))
             root_name = agreed.platform.root
         roots = shell.anchors(root_name, allow_simulation=allow_simulation)
-        shelf = Shelf.read(collateral, roots, instant)
-        judge = Judge(shelf, acceptance, newer_sgx, json_output)
+        bundles = Bundles.read(collateral, roots, instant)
+        judge = Judge(bundles, acceptance, newer_sgx, json_output)
         worst = _judge_all(list(expand(files)), judge, workers, shell)
     if worst:
         raise typer.Exit(int(worst))

@@ -23,13 +23,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from verifier.appraisal import Appraisal
-from verifier.bundles import read_collateral
-from verifier.collateral import Collateral
-from verifier.contents import Contents
-from verifier.errors import CollateralFetchError, CollateralStaleError, Exit, RatlsError
+from verifier.bundles import Bundles, CollateralOfOtherPlatforms
+from verifier.errors import RatlsError
 from verifier.files import FileUnreadable, read_file
-from verifier.pck import PckChain, authenticate_pck_chain
-from verifier.quote import Quote, Tee, strip_file_padding
+from verifier.quote import Quote
+from verifier.received import ReceivedQuote
 from verifier.report import QuoteReport, report_quote
 from verifier.verify import VerifiedQuote
 

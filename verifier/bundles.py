@@ -1,16 +1,21 @@
-"""Collateral from the files that a command names: one bundle, or a folder of a service's answers.
-
-collateral = read_collateral(Path("collateral.json"))
-"""
+"""Bundles of collateral from disk, and which of several is for a quote."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from typing import Self
 
+from verifier.anchors import TrustAnchors
 from verifier.collateral import Collateral
-from verifier.errors import placed
+from verifier.contents import Contents
+from verifier.errors import CollateralFetchError, CollateralStaleError, RatlsError, placed
 from verifier.files import FileUnreadable, parse_file, read_file
+from verifier.kind import PlatformKind
+from verifier.received import ReceivedQuote
 from verifier.responses import MAX_ANSWER, MAX_FILES, read_folder
 
 
@@ -33,3 +38,92 @@ def read_collateral(path: Path) -> Collateral:
         raise FileUnreadable(str(path), expected=f"at most {MAX_FILES} answers", found="more files")
     with placed(str(path)):
         return read_folder({name: read_file(path / name, cap=MAX_ANSWER) for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Bundles:
+    """The bundles that were given; each quote is judged with the one for its platform."""
+
+    bundles: tuple[tuple[Collateral, Contents | None], ...]  # at least one; several: authentic
+    roots: TrustAnchors
+    at: datetime
+
+    @classmethod
+    def read(cls, paths: Sequence[Path], roots: TrustAnchors, at: datetime) -> Self:
+        """Bundle files, or folders of a service's answers.
+
+        Several must be authentic, since their signed contents decide which quotes each is for. A
+        single one is for every quote, so what is wrong with it becomes the verdict on each.
+
+        Raises:
+            FileUnreadable, CollateralFormatError, CertChainError, RevocationError: As
+                `read_collateral`.
+            CollateralSignatureError, TcbInfoVersionOutdated: One of several is not authentic.
+        """
+        found = [read_collateral(path) for path in paths]
+        if len(found) == 1:
+            return cls(((found[0], None),), roots, at)
+        bundles = []
+        for path, collateral in zip(paths, found, strict=True):
+            try:
+                bundles.append((collateral, Contents.authenticate(collateral, roots)))
+            except RatlsError as refusal:
+                refusal.place(str(path))
+                raise
+        return cls(tuple(bundles), roots, at)
+
+    def collateral_for(self, received: ReceivedQuote) -> Collateral:
+        """The newest bundle for this kind of platform, of those that cover the instant if any does.
+
+        The quote is not verified here: one that lies about its platform is judged with the
+        collateral of another platform, and then does not match it.
+
+        Raises:
+            CollateralOfOtherPlatforms: There is none.
+        """
+        first = self.bundles[0][0]
+        if len(self.bundles) == 1:
+            return first
+        try:
+            pck, kind = received.pck(self.roots), received.kind(self.roots)
+        except RatlsError:
+            return first  # `verify_quote` refuses this quote with any bundle
+        fitting = [
+            (collateral, contents)
+            for collateral, contents in self.bundles
+            # The key too: an authority of the same name that was replaced has another.
+            if contents and (contents.kind, contents.authority.spki) == (kind, pck.authority.spki)
+        ]
+        if not fitting:
+            raise _nothing_for(kind, len(self.bundles))
+        # Of two that cover the instant, the older one may lack what was revoked since.
+        best = max(fitting, key=lambda one: (_covers(one[1], self.at), one[1].tcb_info.issued))
+        return best[0]
+
+
+def _covers(contents: Contents, at: datetime) -> bool:
+    try:
+        contents.require_current(at)
+    except CollateralStaleError:
+        return False
+    return True
+
+
+class CollateralOfOtherPlatforms(CollateralFetchError):
+    """None of several collateral bundles is for the kind of platform that made the quote."""
+
+    code = "collateral-of-other-platforms"
+    default_fix = "fetch the collateral for this quote's own FMSPC and PCK authority"
+
+    def sentence(self) -> str:
+        return f"none of {self.found} is for {self.expected}"
+
+
+def _nothing_for(kind: PlatformKind, given: int) -> RatlsError:
+    fmspc = kind.fmspc.hex()
+    return CollateralOfOtherPlatforms(
+        "collateral",
+        expected=f"{kind.tee.name}, FMSPC {fmspc}, PCK {kind.ca} CA",
+        found=f"the {given} bundles given",
+        fix=f"fetch it for FMSPC {fmspc} (`ratls collateral fetch`) and name it with --collateral",
+    )

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import TYPE_CHECKING, ClassVar, Self
-
-from verifier.text import printable
+from typing import ClassVar, Self
 
 from verifier.appraisal import Appraisal
+from verifier.text import printable
 
 
 class Exit(IntEnum):
@@ -244,10 +243,13 @@ class CollateralRolledBack(CollateralRollbackError):
 
 
 class SystemRefused(ConfigError):
-    """The operating system refused what the command needs: memory, files, threads, a place."""
+    """The operating system refused what the command needs: memory, files, threads or space."""
 
     code = "system-refused"
     default_fix = "look at limits (ulimit -a), free space and permissions, then try again"
+
+    def sentence(self) -> str:
+        return f"{self.thing}: the operating system refused what the command needs: {self.found}"
 
     @classmethod
     def of(cls, error: OSError | MemoryError) -> Self:

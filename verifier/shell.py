@@ -144,6 +144,11 @@ def _ended(shell: Shell, refusal: RatlsError) -> typer.Exit:
     return typer.Exit(int(refusal.exit_status))
 
 
+def now() -> datetime:
+    """The clock of this machine, in UTC."""
+    return datetime.now(UTC)
+
+
 def parse_instant(text: str | None) -> datetime:
     """`--at`: RFC 3339 with seconds and an offset, or seconds since 1970; now where it is absent.
 
