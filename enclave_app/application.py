@@ -34,6 +34,7 @@ from policy.agreement import CompleteAgreement, require_window
 from policy.document import Party, Policy, digest_text
 from policy.receipt import Receipt, ReceiptInput
 from policy.task import Task
+from policy.values import Digest
 from ratls.attester import Attester
 from ratls.claims import NO_TASK
 from ratls.identity import EnclaveIdentity
@@ -205,7 +206,7 @@ class Enclave:
         require_window(self.policy, at)
         task.require_window(at)
 
-    def evidence(self, hello: Hello, party: Party, task_digest: bytes) -> bytes:
+    def evidence(self, hello: Hello, party: Party, task_digest: Digest) -> bytes:
         """Fresh evidence for an authenticated party and a verified task."""
         # The peer's key as the policy lists it. A hash out of a message would let one party
         # have evidence made that another would believe.

@@ -18,7 +18,6 @@ class Acknowledgement(Attested):
     signature_leaf: ClassVar[dsse.SignatureLeaf] = ReceiptSignatureInvalid
 
     task_digest: Digest
-    policy_digest: Digest
     instance: Instance
     dataset: IdText
     provider: SlugText

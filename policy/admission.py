@@ -10,7 +10,7 @@ agreed machine, in the agreed state, running something else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -50,12 +50,20 @@ class AdmissionCheck(StrEnum):
     ATTRIBUTES = "attributes"
 
 
+_SEAL = object()
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A quote that the policy admits; made by `admit` after its last check."""
+    """A quote that the policy admits: only `admit` can make one, after its last check."""
 
     enclave: Enclave
     appraisal: Appraisal  # of the quote, followed by the policy's checks
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("an Admission is made by admit alone")
 
 
 def admit(
@@ -108,7 +116,7 @@ def admit(
         _require_product(enclave, report)
     with log.check(AdmissionCheck.ATTRIBUTES):
         _require_attributes(enclave, report)
-    return Admission(enclave, log.close())
+    return Admission(enclave, log.close(), _SEAL)
 
 
 class RootDiffers(ModeMismatchError):

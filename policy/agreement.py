@@ -26,11 +26,12 @@ from policy.errors import (
     PolicyThresholdError,
     PolicyTrustError,
 )
-from policy.keys import KeySigner, PublicKey
+from policy.keys import SigningKey, SigningSigner
 from policy.party import LocalParty
 from policy.references import require_keys_stay
 from policy.statement import instant_text
 from policy.syntax import PolicyTooLarge
+from policy.values import Digest
 
 SCHEMA = "ratls-agreement/0"
 VERSIONS_CAP = 64
@@ -146,7 +147,7 @@ class Agreement:
         return self.newest.policy
 
     @property
-    def digest(self) -> bytes:
+    def digest(self) -> Digest:
         return self.policy.digest
 
     @property
@@ -163,7 +164,7 @@ class Agreement:
         document = {"schema": SCHEMA, "versions": [v.envelope.as_json() for v in self.versions]}
         return (json.dumps(document, indent=1) + "\n").encode("ascii")
 
-    def signed_by(self, signer: KeySigner) -> Agreement:
+    def signed_by(self, signer: SigningSigner) -> Agreement:
         """With one more signature on the newest version; who may sign is checked by `sign`."""
         last = self.newest
         signed = SignedPolicy(
@@ -222,7 +223,7 @@ class CompleteAgreement:
         return self.agreement.policy
 
     @property
-    def digest(self) -> bytes:
+    def digest(self) -> Digest:
         return self.agreement.digest
 
     def require_anchor(self, party: LocalParty, since: int | None = None) -> None:
@@ -377,7 +378,7 @@ def _fingerprint(key: object) -> str:
     return "none"
 
 
-def _signing_keys(policy: Policy, before: Policy) -> tuple[PublicKey, ...]:
+def _signing_keys(policy: Policy, before: Policy) -> tuple[SigningKey, ...]:
     keys = {p.signing_key.keyid: p.signing_key for p in (*before.party, *policy.party)}
     return tuple(keys.values())
 

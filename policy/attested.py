@@ -10,12 +10,12 @@ from typing import Self
 
 from pydantic import model_validator
 
-from policy.keys import KeyFileMalformed, KeyTypeUnsupported, PublicKey
+from policy.keys import KeyFileMalformed, KeyTypeUnsupported, PublicKey, ReceiptKey
 from policy.problems import Unfit
-from policy.statement import Blob, Nonce, Statement
+from policy.statement import Blob, Nonce, PolicyStatement
 
 
-class Attested(Statement):
+class Attested(PolicyStatement):
     """Fields of the challenge whose evidence vouches for the receipt key."""
 
     nonce: Nonce  #        32 bytes, chosen by whoever holds the document
@@ -38,6 +38,7 @@ class Attested(Statement):
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
             SignerUnknown, ReceiptSignatureInvalid.
         """
-        document, envelope = cls.read(raw)
-        cls.require_signature(envelope, PublicKey.from_spki(document.receipt_key))
+        document, envelope = cls._parse(raw)
+        key = ReceiptKey(PublicKey.from_spki(document.receipt_key))
+        cls.require_signature(envelope, key)
         return document

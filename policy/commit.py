@@ -13,8 +13,8 @@ from policy.statement import (
     IdText,
     Instance,
     Nonce,
+    PolicyStatement,
     SlugText,
-    Statement,
     require_policy,
 )
 
@@ -33,7 +33,7 @@ class CommitScopeDiffers(TicketScopeError):
     default_fix = "let the owner of the dataset commit it"
 
 
-class Commit(Statement):
+class Commit(PolicyStatement):
     """Signed with the provider's operation key once all rows are sent."""
 
     payload_type: ClassVar[str] = dsse.COMMIT
@@ -41,7 +41,6 @@ class Commit(Statement):
     signature_leaf: ClassVar[dsse.SignatureLeaf] = CommitSignatureInvalid
 
     task_digest: Digest
-    policy_digest: Digest
     instance: Instance  #      16 bytes: the start of the enclave that the rows went to
     nonce: Nonce  #            32 bytes: the challenge in whose stream they went
     dataset: IdText
@@ -59,7 +58,7 @@ class Commit(Statement):
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
             PolicyDigestDiffers, CommitScopeDiffers, SignerUnknown, CommitSignatureInvalid.
         """
-        commit, envelope = cls.read(raw)
+        commit, envelope = cls._parse(raw)
         require_policy(cls.noun, commit.policy_digest, policy)
         dataset = policy.dataset_by_id(commit.dataset)
         owner = None if dataset is None else policy.party_by_id(dataset.owner)

@@ -30,12 +30,13 @@ from pydantic import (
 
 from policy.channel import ChannelCertificate
 from policy.errors import PolicyFormatError
-from policy.keys import EncryptionKey, PublicKey
+from policy.keys import EncryptionKey, OperationKey, PublicKey, SigningKey
 from policy.parameters import Parameter, parse_parameter
 from policy.problems import Problem, Unfit, from_pydantic, unknown_field
 from policy.references import cross_problems, require_distinct_keys
 from policy.syntax import LineIndex, read_toml, value_problems
 from policy.text import Fault, identifier_fault, name_fault, slug_fault
+from policy.values import Digest
 from verifier.errors import RatlsError
 from verifier.text import digest_text as digest_text
 from verifier.text import instant_fault
@@ -159,7 +160,9 @@ Role = Literal["provider", "recipient", "submitter", "operator"]
 _ONE_OR_MORE = (Field(strict=False, min_length=1, max_length=256), AfterValidator(_distinct))
 Slugs = Annotated[tuple[Slug, ...], *_ONE_OR_MORE]
 Identifiers = Annotated[tuple[Identifier, ...], *_ONE_OR_MORE]
-Signing = Annotated[PublicKey, PlainValidator(_translated(PublicKey.from_pem))]
+_SIGNS = PlainValidator(_translated(PublicKey.from_pem))
+Signing = Annotated[SigningKey, _SIGNS]
+Operation = Annotated[OperationKey, _SIGNS]
 Encryption = Annotated[EncryptionKey, PlainValidator(_translated(EncryptionKey.from_pem))]
 Channel = Annotated[ChannelCertificate, PlainValidator(_translated(ChannelCertificate.from_pem))]
 
@@ -214,7 +217,7 @@ class Party(Section):
     id: Slug
     roles: Annotated[tuple[Role, ...], *_ONE_OR_MORE]
     signing_key: Signing
-    operation_key: Signing
+    operation_key: Operation
     channel_certificate: Channel
     encryption_key: Encryption | None = None
 
@@ -414,7 +417,7 @@ class Policy:
 
     study: str
     version: int
-    previous: bytes | None  #  digest of the version before; None only in version 1
+    previous: Digest | None  # digest of the version before; None only in version 1
     not_before: datetime  #    first instant at which it holds (aware)
     expires: datetime  #       first instant at which it no longer holds
     agreement: AgreementRule
@@ -444,10 +447,11 @@ class Policy:
             raise PolicyInvalid(tuple(problems[:PROBLEMS_CAP]))
         require_distinct_keys(parts["party"])
         head: Head = parts["head"]
+        named = head.previous
         return cls(
             study=head.study,
             version=head.version,
-            previous=None if head.previous is None else bytes.fromhex(head.previous[7:]),
+            previous=None if named is None else Digest(bytes.fromhex(named[7:])),
             not_before=head.not_before,
             expires=head.expires,
             agreement=parts["agreement"],
@@ -457,9 +461,9 @@ class Policy:
         )
 
     @property
-    def digest(self) -> bytes:
+    def digest(self) -> Digest:
         """SHA-256 of the bytes that are signed; 32 bytes."""
-        return hashlib.sha256(self.raw).digest()
+        return Digest(hashlib.sha256(self.raw).digest())
 
     @property
     def voters(self) -> tuple[Party, ...]:

@@ -38,12 +38,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from policy.document import digest_text
 from policy.errors import AuditError, StateError
+from policy.values import Digest
 from verifier.appraisal import Appraisal
 from verifier.errors import CollateralRolledBack
 from verifier.files import FileNotWritten, locked, make_folder, sync_folder, write_atomically
 
-GENESIS = bytes(32)  # what the first line names as the line before it
+GENESIS = Digest(bytes(32))  # what the first line names as the line before it
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _CAP = 1 << 30  # bytes; a journal of this size is a fault, not a history
 
@@ -80,7 +82,7 @@ class PlacedEntry(_Entry):
         except OSError:
             machine = b""
         digest = hashlib.sha256(b"ratls state folder\0" + machine).digest()
-        return cls(machine=_text(digest), filesystem=f"{system:x}", folder=inode)
+        return cls(machine=digest_text(digest), filesystem=f"{system:x}", folder=inode)
 
 
 class AcceptedEntry(_Entry):
@@ -223,7 +225,7 @@ class JournalRecord:
     seq: int
     at: datetime
     entry: Entry
-    digest: bytes
+    digest: Digest
 
 
 class JournalHeadLost(AuditError):
@@ -237,17 +239,18 @@ class Head:
     """How many lines there are, and the digest of the last (32 zero bytes for none)."""
 
     count: int
-    digest: bytes
+    digest: Digest
 
     def encode(self) -> bytes:
-        return _json({"count": self.count, "digest": _text(self.digest)}) + b"\n"
+        return _json({"count": self.count, "digest": digest_text(self.digest)}) + b"\n"
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         """Read exactly what `encode` writes; JournalHeadLost otherwise."""
         try:
             fields = json.loads(raw)
-            head = cls(fields["count"], bytes.fromhex(fields["digest"].removeprefix("sha256:")))
+            digest = bytes.fromhex(fields["digest"].removeprefix("sha256:"))
+            head = cls(fields["count"], Digest(digest))
             if head.encode() == raw and len(head.digest) == 32 and type(head.count) is int:
                 return head
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -290,7 +293,7 @@ class JournalAltered(AuditError):
 # Pure: the same bytes at the same place after the same line are the same record. An agent reads
 # its journal anew for each decision, and almost all of it is what it was.
 @lru_cache(maxsize=65_536)
-def _parse_line(line: bytes, seq: int, previous: bytes) -> JournalRecord:
+def _parse_line(line: bytes, seq: int, previous: Digest) -> JournalRecord:
     where = f"journal line {seq + 1}"
     try:
         read = _Line.model_validate_json(line)
@@ -301,11 +304,11 @@ def _parse_line(line: bytes, seq: int, previous: bytes) -> JournalRecord:
     # older versions did not write is absent here too.
     if _json(read.model_dump(mode="json", exclude_unset=True)) != line:
         raise JournalAltered(where, expected="the one spelling of a record", found="another")
-    if read.seq != seq or read.previous != _text(previous):
+    if read.seq != seq or read.previous != digest_text(previous):
         raise JournalAltered(
             where, expected="the line that follows the one before", found="another"
         )
-    return JournalRecord(seq, at, read.entry, hashlib.sha256(line).digest())
+    return JournalRecord(seq, at, read.entry, Digest(hashlib.sha256(line).digest()))
 
 
 class JournalCut(AuditError):
@@ -374,7 +377,7 @@ class Reading:
         Whoever can write the folder can put back an older journal with its head; the chain alone
         does not show that. Raises: JournalCut.
         """
-        if digest not in {_text(GENESIS), *(_text(r.digest) for r in self.records)}:
+        if digest not in {digest_text(GENESIS), *(digest_text(r.digest) for r in self.records)}:
             raise JournalCut("journal", expected=f"a line with digest {digest}", found="none")
 
 
@@ -436,8 +439,9 @@ class Journal:
         with cls._opened(folder) as journal:
             if not journal.records:
                 raise _missing(folder)
-            if head != _text(journal.head):
-                raise JournalCut("journal", expected=f"the head {head}", found=_text(journal.head))
+            found = digest_text(journal.head)
+            if head != found:
+                raise JournalCut("journal", expected=f"the head {head}", found=found)
             placed = PlacedEntry.of(folder)
             journal.append(placed, at)
             return placed
@@ -467,7 +471,7 @@ class Journal:
         return tuple(self._records)
 
     @property
-    def head(self) -> bytes:
+    def head(self) -> Digest:
         """Digest of the last line, 32 bytes; commits carry it."""
         return self._head.digest
 
@@ -481,7 +485,7 @@ class Journal:
             _Line(
                 at=at.astimezone(UTC).strftime(_TIME),
                 entry=entry,
-                previous=_text(self._head.digest),
+                previous=digest_text(self._head.digest),
                 seq=self._head.count,
             ).model_dump(mode="json")
         )
@@ -597,10 +601,6 @@ def _head_path(folder: Path) -> Path:
 def _json(value: object) -> bytes:
     # ASCII with sorted keys: one spelling, and no name can forge a line or colour a terminal.
     return json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _text(digest: bytes) -> str:
-    return f"sha256:{digest.hex()}"
 
 
 def _read(path: Path) -> bytes | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NewType, Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -85,6 +85,12 @@ class PublicKey:
         return True
 
 
+# Two keys of one party with one form: what one of them signs must not be taken for the other's.
+SigningKey = NewType("SigningKey", PublicKey)  #      policies and withdrawals
+OperationKey = NewType("OperationKey", PublicKey)  #  tasks, commits, records
+ReceiptKey = NewType("ReceiptKey", PublicKey)  #      an enclave's: acknowledgements, receipts
+
+
 class KeyTypeUnsupported(ConfigError):
     """A kind of key that is not accepted for signatures."""
 
@@ -142,6 +148,11 @@ class KeySigner:
         """Signature over DSSE's pre-authentication encoding: the kind is inside what is signed."""
         message = pre_authentication_encoding(payload_type, payload)
         return bytes.fromhex(self._signer.sign(message).signature)
+
+
+SigningSigner = NewType("SigningSigner", KeySigner)
+OperationSigner = NewType("OperationSigner", KeySigner)
+ReceiptSigner = NewType("ReceiptSigner", KeySigner)
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:

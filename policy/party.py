@@ -24,7 +24,15 @@ from pydantic import ValidationError
 from policy.channel import ChannelCertificate, make_channel_certificate
 from policy.document import Party
 from policy.errors import PartyFolderMalformed, PassphraseMissing
-from policy.keys import EncryptionKey, KeySigner, PublicKey, encrypted_pem, load_private_key
+from policy.keys import (
+    EncryptionKey,
+    KeySigner,
+    OperationSigner,
+    PublicKey,
+    SigningSigner,
+    encrypted_pem,
+    load_private_key,
+)
 from policy.problems import from_pydantic
 from policy.syntax import read_toml
 from policy.text import slug_fault
@@ -65,14 +73,14 @@ class LocalParty:
         return self.public.channel_certificate.spki_sha256
 
     @cached_property
-    def signing(self) -> KeySigner:
+    def signing(self) -> SigningSigner:
         """For policies and withdrawals only. Raises as `load_private_key`, and KeyPairDiffers."""
-        return self._signer("signing.key", self.public.signing_key)
+        return SigningSigner(self._signer("signing.key", self.public.signing_key))
 
     @cached_property
-    def operation(self) -> KeySigner:
+    def operation(self) -> OperationSigner:
         """For tasks, commits, records. Raises as `signing`."""
-        return self._signer("operation.key", self.public.operation_key)
+        return OperationSigner(self._signer("operation.key", self.public.operation_key))
 
     @cached_property
     def channel_key_pem(self) -> bytes:

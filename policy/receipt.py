@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from policy import envelope as dsse
+from policy import values
 from policy.attested import Attested
 from policy.document import digest_text
 from policy.envelope import EnvelopeMalformed, strict_json
@@ -32,9 +33,9 @@ def salted(result: bytes, salt: bytes) -> bytes:
     return _compact(json.loads(result) | {_SALT: salt.hex()})
 
 
-def result_digest(result: bytes) -> bytes:
+def result_digest(result: bytes) -> values.Digest:
     """SHA-256 of the compact form: members sorted, no blanks, UTF-8. Raises: EnvelopeMalformed."""
-    return hashlib.sha256(_compact(strict_json(result, "result"))).digest()
+    return values.Digest(hashlib.sha256(_compact(strict_json(result, "result"))).digest())
 
 
 def indented(result: bytes) -> bytes:
@@ -82,7 +83,6 @@ class Receipt(Attested):
     signature_leaf: ClassVar[dsse.SignatureLeaf] = ReceiptSignatureInvalid
 
     task_digest: Digest
-    policy_digest: Digest
     instance: Instance
     computation: IdText
     run: IdText

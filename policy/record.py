@@ -6,14 +6,15 @@ an instant that rests on the holder's clock and signature.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from policy import envelope as dsse
+from policy import values
 from policy.document import Policy, digest_text
 from policy.errors import PartyNotListed, ResultBindingError, ResultSignatureError
-from policy.keys import PublicKey
+from policy.keys import OperationKey
 from policy.statement import Blob, Digest, Moment, SlugText, Statement
 from verifier.appraisal import Appraisal
 
@@ -67,17 +68,17 @@ class Record(Statement):
         )
 
     @classmethod
-    def open(cls, raw: bytes, by: Policy | PublicKey) -> Self:
+    def open(cls, raw: bytes, by: Policy | OperationKey) -> Self:
         """A record whose holder's operation key signed it: by policy, or by a trusted key.
 
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
             PartyNotListed, SignerUnknown, RecordSignatureInvalid.
         """
-        record, envelope = cls.read(raw)
-        cls.require_signature(envelope, by if isinstance(by, PublicKey) else record._key(by))
+        record, envelope = cls._parse(raw)
+        cls.require_signature(envelope, record._key(by) if isinstance(by, Policy) else by)
         return record
 
-    def require_document(self, digest: bytes) -> None:
+    def require_document(self, digest: values.Digest) -> None:
         """Raises: RecordScopeDiffers when the record is about another document."""
         if self.document_digest != digest:
             raise RecordScopeDiffers(
@@ -86,11 +87,10 @@ class Record(Statement):
                 found=digest_text(self.document_digest),
             )
 
-    def _key(self, policy: Policy) -> PublicKey:
-        party: Any = policy.party_by_id(self.holder)
+    def _key(self, policy: Policy) -> OperationKey:
+        party = policy.party_by_id(self.holder)
         if party is None:
             raise PartyNotListed(
                 "record: holder", expected="a party of the policy", found=self.holder
             )
-        key: PublicKey = party.operation_key
-        return key
+        return party.operation_key

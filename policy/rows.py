@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from policy import text
 from policy.document import Column, Dataset
 from policy.errors import InvalidDataError, SchemaError
+from policy.values import Digest
 
 _ROWS_NAMED = 5  # in one refusal
 _TYPES: dict[str, Any] = {
@@ -50,7 +51,7 @@ def arrow_schema(dataset: Dataset) -> pa.Schema:
     )
 
 
-def schema_digest(dataset: Dataset) -> bytes:
+def schema_digest(dataset: Dataset) -> Digest:
     """SHA-256 over names, types and nullability, each length-prefixed; 32 bytes.
 
     Not over Arrow's own encoding, which may change with its version.
@@ -60,7 +61,7 @@ def schema_digest(dataset: Dataset) -> bytes:
         for part in (name, column.type, "?" if column.nullable else ""):
             encoded = part.encode("utf-8")
             digest.update(len(encoded).to_bytes(4, "big") + encoded)
-    return digest.digest()
+    return Digest(digest.digest())
 
 
 class ColumnUnexpected(SchemaError):

@@ -14,13 +14,14 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from policy.errors import ResultBindingError
 from policy.keys import EncryptionKey
+from policy.values import Digest
 
 DENIAL_SCHEMA = "ratls-denial/1"
 _LABEL = b"ratls/1 result"
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
-def result_info(task_digest: bytes, policy_digest: bytes, recipient: str) -> bytes:
+def result_info(task_digest: Digest, policy_digest: Digest, recipient: str) -> bytes:
     """Label and three values, each after its length (u16, big-endian): no two tuples collide."""
     parts = (task_digest, policy_digest, recipient.encode("ascii"))
     return _LABEL + b"".join(len(part).to_bytes(2, "big") + part for part in parts)

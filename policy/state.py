@@ -28,6 +28,7 @@ from policy.errors import PolicyConflict, PolicyConflictError, PolicyRollbackErr
 from policy.journal import AcceptedEntry, Journal, JournalRecord, Reading, has_begun, require_place
 from policy.party import LocalParty
 from policy.text import SLUG
+from policy.values import Digest
 from verifier.errors import RatlsError
 from verifier.files import FileUnreadable, own_folder, read_file, write_atomically
 from verifier.modes import known_roots
@@ -165,7 +166,7 @@ class StudyState:
             )
         return stored.in_force(at)
 
-    def find_by_policy_digest(self, digest: bytes, at: datetime) -> CompleteAgreement:
+    def find_by_policy_digest(self, digest: Digest, at: datetime) -> CompleteAgreement:
         """The agreement in force whose policy has this digest.
 
         Raises: StateMissing (nothing accepted at all), PolicyNotAccepted, PolicyRollback (it was

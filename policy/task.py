@@ -1,7 +1,7 @@
-"""A task: a submitter's signed wish that an agreed computation be run once.
+"""A task: a submitter's signed request to run an agreed computation once.
 
 raw = Task.new(policy, "train", "carol-lab", at=now).seal(party.operation)
-task = Task.open(raw, policy, at)
+task, policy = open_task(raw, policy_for, at)
 task.resolved_parameters(policy)["max_iter"]
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Self
 
@@ -20,16 +21,18 @@ from policy.errors import TicketScopeError, TicketSignatureError
 from policy.parameters import Fixed, Value, as_value, plain
 from policy.problems import Unfit
 from policy.statement import (
-    Digest,
     IdText,
     Moment,
+    PolicyStatement,
     SlugText,
-    Statement,
+    Unverified,
     instant_text,
     require_policy,
     require_study,
 )
 from policy.text import identifier_fault
+from policy.values import Digest
+from verifier.errors import placed
 
 LIFETIME = timedelta(hours=1)
 # Clocks of honest parties differ a little; a task from further ahead is refused.
@@ -87,7 +90,7 @@ class TaskNotYetValid(TicketScopeError):
     default_fix = "compare the clocks of the submitter and of this machine"
 
 
-class Task(Statement):
+class Task(PolicyStatement):
     """What the submitter signs with its operation key."""
 
     payload_type: ClassVar[str] = dsse.TASK
@@ -96,7 +99,6 @@ class Task(Statement):
 
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]  # 16 random bytes: each task once
     study: SlugText
-    policy_digest: Digest
     computation: IdText
     parameters: Annotated[dict[str, Value], PlainValidator(_values), PlainSerializer(plain)]
     submitter: SlugText
@@ -141,11 +143,8 @@ class Task(Statement):
             TaskSignatureInvalid, TaskComputationUnknown, TaskParameterDenied, TaskExpired,
             TaskNotYetValid.
         """
-        task, envelope = cls.read(raw)
-        require_study(cls.noun, task.study, policy)
-        require_policy(cls.noun, task.policy_digest, policy)
-        cls.require_signature(envelope, task._submitter(policy).operation_key)
-        task._require_scope(policy)
+        task, envelope = cls._parse(raw)
+        task._require_allowed(envelope, policy)
         task.require_window(at)
         return task
 
@@ -193,6 +192,12 @@ class Task(Statement):
             )
         return party
 
+    def _require_allowed(self, envelope: dsse.Envelope, policy: Policy) -> None:
+        require_study(self.noun, self.study, policy)
+        require_policy(self.noun, self.policy_digest, policy)
+        self.require_signature(envelope, self._submitter(policy).operation_key)
+        self._require_scope(policy)
+
     def _require_scope(self, policy: Policy) -> None:
         computation = self._computation(policy)
         if self.submitter not in computation.submitters:
@@ -217,3 +222,43 @@ class Task(Statement):
             raise TaskNotYetValid(
                 "task", expected=f"{instant_text(self.issued_at)} or later", found=instant_text(at)
             )
+
+
+def open_task(
+    raw: bytes, policy_for: Callable[[Unverified], Policy], at: datetime | None
+) -> tuple[Task, Policy]:
+    """Find the policy that a received task names, and open the task under it.
+
+    Args:
+        raw: The signed envelope as it was received.
+        policy_for: Gives the caller's own copy of the named policy, or refuses.
+        at: The instant at which the task must hold. This is now, wherever the caller acts on
+            the task: releases, collects, submits or queues. None leaves the task's window
+            unchecked: right only for sorting, where the task is opened again before any row leaves.
+
+    Raises: what `policy_for` and `Task.open` raise.
+    """
+    with placed("task"):
+        task, envelope = Task._parse(raw)
+    policy = policy_for(task._unverified())
+    task._require_allowed(envelope, policy)
+    if at is not None:
+        task.require_window(at)
+    return task, policy
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLabel:
+    """What a task says of itself, its signature unchecked: for lists that people read."""
+
+    digest: Digest
+    study: str
+    computation: str
+    submitter: str
+    expires: datetime
+
+    @classmethod
+    def read(cls, raw: bytes) -> Self:
+        """Raises: as `Task.read`."""
+        task, _ = Task._parse(raw)
+        return cls(task.digest, task.study, task.computation, task.submitter, task.expires)

@@ -260,7 +260,7 @@ class Agent:
     def _meet(self, raw: bytes) -> Case:
         digest: bytes | None = None
         try:
-            digest = Task.read(raw)[0].digest
+            digest = Task.read(raw).digest
             # Signed as we saw before: another envelope of it, good or bad, says nothing new.
             if (digest, "") in self._cases:
                 return self._cases[digest, ""]

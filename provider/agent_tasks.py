@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from policy.document import Policy
 from policy.party import LocalParty
 from policy.passphrase import passphrase_source
 from policy.state import StateMissing, StudyState
-from policy.task import Task
+from policy.statement import Unverified
+from policy.task import Task, open_task
 from provider.agent_config import AgentConfig, EnclavePlace
 from provider.exchange import EnclaveRequest
 from provider.journalling import Journalling
@@ -106,14 +108,14 @@ class TaskReleaser:
             RatlsError: It cannot be read, its policy is not in force here, or nobody whom that
                 policy lets ask has signed it.
         """
-        named, _ = Task.read(raw)
-        if named.study != self.config.study:
+        if Task.read(raw).study != self.config.study:
             return None
-        agreement = StudyState(self.config.state).find_by_policy_digest(
-            named.policy_digest, self.clock()
-        )
-        policy = agreement.policy
-        task = Task.open(raw, policy, named.issued_at)
+
+        def policy_in_force(named: Unverified) -> Policy:
+            state = StudyState(self.config.state)
+            return state.find_by_policy_digest(named.policy_digest, self.clock()).policy
+
+        task, policy = open_task(raw, policy_in_force, at=None)
         computation = policy.computation_by_id(task.computation)
         assert computation is not None  # `Task.open` refuses what the policy does not have
         datasets = [policy.dataset_by_id(name) for name in computation.inputs]

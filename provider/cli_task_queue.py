@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from policy.task import Task
+    from policy.document import Policy
+    from policy.statement import Unverified
+    from policy.task import Task, TaskLabel
     from provider.mailbox import Notice
     from scheduler.client import SchedulerClient
     from verifier.shell import Shell
@@ -106,7 +108,8 @@ def show(
     with refusals_as_exit_status(json_output) as shell:
         from provider.mailbox import Notice
 
-        only = _digest(task_file)
+        label = _label(task_file)
+        only = b"" if label is None else label.digest
         with _mailbox(scheduler, scheduler_certificate, party, passphrase_file) as client:
             notices = [Notice.of(queued) for queued in client.list(task_digest=only)]
         if shell.out.is_terminal and not json_output:
@@ -140,12 +143,12 @@ def watch(
 
     with refusals_as_exit_status(json_output) as shell:
         client = _mailbox(scheduler, scheduler_certificate, party, passphrase_file)
-        task = _task(task_file)
+        task = _label(task_file)
         with client:
             _follow(shell, client, task)
 
 
-def _follow(shell: Shell, client: SchedulerClient, task: Task | None) -> None:
+def _follow(shell: Shell, client: SchedulerClient, task: TaskLabel | None) -> None:
     from provider.mailbox import Notice, follow, outcome, seconds_left
     from ratls.call_thread import pause
     from verifier.errors import RatlsError
@@ -246,29 +249,25 @@ def _mailbox(
 def _believed(shell: Shell, raw: bytes, state: Path, allow_simulation: bool) -> Task:
     """The task, which this party's own copy of the policy allows now."""
     from policy.state import StudyState
-    from policy.task import Task
+    from policy.task import open_task
     from verifier.anchors import Mode
-    from verifier.errors import placed
     from verifier.modes import anchors_for
     from verifier.shell import now
 
     at = now()
-    with placed("task"):
-        named, _ = Task.read(raw)
-    policy = StudyState(state).find_by_policy_digest(named.policy_digest, at).policy
-    mode = anchors_for(policy.platform.root, allow_simulation=allow_simulation).mode
-    if mode is Mode.SIMULATION:
-        shell.warn_simulation()
-    return Task.open(raw, policy, at)
+
+    def policy_in_force(named: Unverified) -> Policy:
+        policy = StudyState(state).find_by_policy_digest(named.policy_digest, at).policy
+        mode = anchors_for(policy.platform.root, allow_simulation=allow_simulation).mode
+        if mode is Mode.SIMULATION:
+            shell.warn_simulation()
+        return policy
+
+    return open_task(raw, policy_in_force, at)[0]
 
 
-def _task(file: Path | None) -> Task | None:
-    from policy.task import Task
+def _label(file: Path | None) -> TaskLabel | None:
+    from policy.task import TaskLabel
     from verifier.files import parse_file
 
-    return None if file is None else parse_file(file, Task.read)[0]
-
-
-def _digest(file: Path | None) -> bytes:
-    task = _task(file)
-    return b"" if task is None else task.digest
+    return None if file is None else parse_file(file, TaskLabel.read)

@@ -20,7 +20,7 @@ from policy.journal import CollectedEntry
 from policy.receipt import Receipt, indented
 from policy.seal import is_denial, open_result, result_info
 from provider.errors import EnclaveRestarted, ResultDeniedError, ResultUnavailable
-from provider.exchange import Believed, EnclaveRequest, require_own
+from provider.exchange import CheckedTask, EnclaveRequest, require_own
 from provider.journalling import Journalling
 from ratls.appraise import FreshEvidence
 from ratls.stream import Kind, Pending, Result
@@ -103,7 +103,7 @@ def collect(
     with journalling.refusals_recorded():
         outputs.require_new()
         journalling.task = request.named().digest
-        job = request.believe()
+        job = request.check_task()
         journalling.mode = job.mode
         computation = _require_recipient(job, request.party.party_id)
         key = request.party.encryption
@@ -146,7 +146,7 @@ class RecipientNotListed(TicketScopeError):
     default_fix = "only the computation's `recipients` can collect its result"
 
 
-def _require_recipient(job: Believed, own: str) -> Computation:
+def _require_recipient(job: CheckedTask, own: str) -> Computation:
     computation = job.policy.computation_by_id(job.task.computation)
     assert computation is not None  # `Task.open` refuses what the policy does not have
     if own not in computation.recipients:
@@ -158,7 +158,7 @@ def _require_recipient(job: Believed, own: str) -> Computation:
     return computation
 
 
-def _ask(request: EnclaveRequest, job: Believed) -> tuple[Result | Pending, FreshEvidence]:
+def _ask(request: EnclaveRequest, job: CheckedTask) -> tuple[Result | Pending, FreshEvidence]:
     """One question to an enclave that proves itself for it."""
     with request.attested(job, Kind.COLLECT) as session:
         return session.exchange.collect(), session.exchange.fresh
@@ -196,7 +196,7 @@ class ReceiptMismatch(ResultBindingError):
 
 
 def check_receipt(
-    result: Result, job: Believed, computation: Computation, fresh: FreshEvidence, own: str
+    result: Result, job: CheckedTask, computation: Computation, fresh: FreshEvidence, own: str
 ) -> Receipt:
     """Hold the receipt against the task, the policy and the connection.
 

@@ -1,11 +1,11 @@
 """What releases and collections have in common: a task believed, an enclave that proves itself.
 
-    job = request.believe()
+    job = request.check_task()
     with request.attested(job, Kind.RELEASE, dataset="train_party_1") as session:
         session.exchange.fresh   # made inside this very stream, for this task and this party
         session.require_still()  # later: does all that was believed hold at this instant too?
 
-`believe` talks to nobody. `attested` is the only way in which this package reaches an enclave.
+`check_task` talks to nobody. `attested` is the only way in which this package reaches an enclave.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -27,7 +27,8 @@ from policy.party import LocalParty
 from policy.record import Record
 from policy.seen import require_newest
 from policy.state import StudyState
-from policy.task import Task
+from policy.statement import Unverified
+from policy.task import Task, open_task
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
 from ratls.claims import ReceiptKeyUnbound, require_key
@@ -44,13 +45,24 @@ from verifier.verify import verify_quote
 PROBE_SECONDS = 15.0
 
 
+_SEAL = object()
+
+
 @dataclass(frozen=True, slots=True)
-class Believed:
-    """A task that this party's own copy of the policy allows, and all that evidence must meet."""
+class CheckedTask:
+    """A task that this party's own copy of the policy allows, and what evidence must meet.
+
+    Only `EnclaveRequest.check_task` can make one.
+    """
 
     task: Task
     policy: Policy
     expectation: Expectation
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("a CheckedTask is made by EnclaveRequest.check_task alone")
 
     @property
     def mode(self) -> Mode:
@@ -79,15 +91,15 @@ class EnclaveRequest:
     enclave: str | None = None  # its name in the policy; None means any that the policy lists
     announce: Callable[[Mode], None] = lambda mode: None  # told as soon as the mode is known
 
-    def named(self) -> Task:
-        """The task as it says of itself: believed only as to its digest and its policy's.
+    def named(self) -> Unverified:
+        """Which task and policy the envelope names; its signature is not checked.
 
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed.
         """
         with placed("task"):
-            return Task.read(self.task)[0]
+            return Task.read(self.task)
 
-    def believe(self) -> Believed:
+    def check_task(self) -> CheckedTask:
         """Check the task against the policy in force, and this party's keys, without any peer.
 
         Raises:
@@ -97,22 +109,25 @@ class EnclaveRequest:
             SimulationNotAllowed: The policy's root is simulated, and nobody allowed that.
         """
         at = self.clock()
-        policy_digest = self.named().policy_digest
-        agreement = StudyState(self.state).find_by_policy_digest(policy_digest, at)
-        agreement.require_anchor(self.party)
-        policy = agreement.policy
-        task = Task.open(self.task, policy, at)
+
+        def policy_in_force(named: Unverified) -> Policy:
+            agreement = StudyState(self.state).find_by_policy_digest(named.policy_digest, at)
+            agreement.require_anchor(self.party)
+            return agreement.policy
+
+        task, policy = open_task(self.task, policy_in_force, at)
         roots = anchors_for(policy.platform.root, allow_simulation=self.allow_simulation)
         self.announce(roots.mode)
         # Read now: a wrong passphrase should not be found out when everything else is done.
         _ = self.party.operation, self.party.channel_key_pem
-        return Believed(task, policy, Expectation(policy, self.collateral, roots, self.enclave))
+        expectation = Expectation(policy, self.collateral, roots, self.enclave)
+        return CheckedTask(task, policy, expectation, _SEAL)
 
-    def require_in_force(self, job: Believed, at: datetime) -> None:
+    def require_in_force(self, job: CheckedTask, at: datetime) -> None:
         """The task holds at this instant, and so does its policy: no newer one was accepted.
 
         Raises:
-            PolicyRollback, PolicyExpired, TaskExpired, …: As `believe`.
+            PolicyRollback, PolicyExpired, TaskExpired, …: As `check_task`.
         """
         StudyState(self.state).find_by_policy_digest(job.policy.digest, at)
         Task.open(self.task, job.policy, at)
@@ -120,7 +135,7 @@ class EnclaveRequest:
     @contextmanager
     def attested(
         self,
-        job: Believed,
+        job: CheckedTask,
         kind: Kind,
         *,
         dataset: str = "",
@@ -160,7 +175,7 @@ class EnclaveRequest:
         ) as exchange:
             yield Session(self, job, admitted, exchange)
 
-    def _require_newest_lists(self, job: Believed) -> None:
+    def _require_newest_lists(self, job: CheckedTask) -> None:
         """The bundle is no older than what this party has seen; what is new is noted first.
 
         Raises: What `require_newest` and `Journal.open` raise.
@@ -172,7 +187,7 @@ class EnclaveRequest:
             if noted is not None:
                 journal.append(noted, self.clock())
 
-    def record(self, job: Believed, document: Attested, fresh: FreshEvidence) -> bytes:
+    def record(self, job: CheckedTask, document: Attested, fresh: FreshEvidence) -> bytes:
         """Why `document` was believed: collateral, appraisal and instant, signed by this party."""
         return Record(
             holder=self.party.party_id,
@@ -189,7 +204,7 @@ class Session:
     """An exchange with an enclave that proved itself, and what that proof rests on."""
 
     request: EnclaveRequest
-    job: Believed
+    job: CheckedTask
     admitted: AdmittedCertificate
     exchange: ClientExchange
 
@@ -200,7 +215,7 @@ class Session:
         be accepted here, and certificates and collateral run out.
 
         Raises:
-            RatlsError: What `believe` and the appraisals say at this instant.
+            RatlsError: What `check_task` and the appraisals say at this instant.
         """
         at, expected = self.request.clock(), self.job.expectation
         self.request.require_in_force(self.job, at)
@@ -243,7 +258,7 @@ class DatasetNotOwned(TicketScopeError):
     default_fix = "name a dataset that the policy lists under your own party id"
 
 
-def own_input(job: Believed, dataset_id: str, own: str) -> tuple[Dataset, Computation]:
+def own_input(job: CheckedTask, dataset_id: str, own: str) -> tuple[Dataset, Computation]:
     """A dataset of this party, and the task's computation, which takes it.
 
     Raises:

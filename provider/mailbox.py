@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from policy.party import LocalParty
 from policy.statement import instant_text
-from policy.task import Task, TaskExpired
+from policy.task import TaskExpired, TaskLabel
 from provider.errors import EnclaveRestarted, ProviderRefusedError, TaskBoundToInstance
 from ratls.address import Address
 from ratls.call_thread import WAKE_SECONDS
@@ -187,13 +187,13 @@ class Notice:
     """
 
     queued: QueuedTask
-    task: Task | None
+    task: TaskLabel | None
 
     @classmethod
     def of(cls, queued: QueuedTask) -> Self:
         """Never raises: a list that one bad entry hides is no list."""
         try:
-            return cls(queued, Task.read(queued.envelope)[0])
+            return cls(queued, TaskLabel.read(queued.envelope))
         except RatlsError:
             return cls(queued, None)
 
@@ -260,7 +260,7 @@ class Notice:
         )
 
 
-def seconds_left(task: Task | None, at: datetime) -> float:
+def seconds_left(task: TaskLabel | None, at: datetime) -> float:
     """How long the next watch for this task may last; without a task as long as any.
 
     Raises:

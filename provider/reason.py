@@ -44,7 +44,7 @@ def ask_reason(request: EnclaveRequest, dataset: str) -> Reason:
         ResultPending: Nothing has been computed yet, or its time has not come.
         RatlsError: As `EnclaveRequest.attested` says.
     """
-    job = request.believe()
+    job = request.check_task()
     _, computation = own_input(job, dataset, request.party.party_id)
     if computation.release.reasons is None:
         raise ReasonsNotAgreed(

@@ -32,7 +32,7 @@ from policy.rows import schema_digest
 from policy.statement import instant_text
 from policy.task import Task
 from provider.errors import AcknowledgementMismatch
-from provider.exchange import Believed, EnclaveRequest, Session, Watch, own_input, require_own
+from provider.exchange import CheckedTask, EnclaveRequest, Session, Watch, own_input, require_own
 from provider.journalling import Journalling
 from provider.release_state import (
     Attempt,
@@ -124,7 +124,7 @@ def release(
             journalling.step, journalling.rows = "enclave", 0
             with (
                 request.attested(
-                    job.believed, Kind.RELEASE, dataset=dataset, before_task=require_same_instance
+                    job.checked, Kind.RELEASE, dataset=dataset, before_task=require_same_instance
                 ) as session,
                 _retry_explained(),
                 _reserved(job, session.exchange.fresh, journalling, sent),
@@ -139,7 +139,7 @@ def release(
                     document = exchange.commit(attempt.commit, attempt.salt)
             journalling.step = "answer"
             commit = _conclude(job, document, attempt, exchange.fresh, folder, journalling)
-            return Release(commit, sent, resumed, exchange.fresh, job.believed.mode, folder)
+            return Release(commit, sent, resumed, exchange.fresh, job.checked.mode, folder)
 
 
 @contextmanager
@@ -160,22 +160,22 @@ class CheckedRelease:
     """A release that passed every check that needs nobody else, but for the rows themselves."""
 
     request: EnclaveRequest
-    believed: Believed
+    checked: CheckedTask
     dataset: Dataset
     computation: Computation
 
     @property
     def task(self) -> Task:
-        return self.believed.task
+        return self.checked.task
 
     @property
     def policy(self) -> Policy:
-        return self.believed.policy
+        return self.checked.policy
 
     @property
     def names(self) -> tuple[str, str]:
         """What the journal knows this release by."""
-        return self.believed.task_text, self.dataset.id
+        return self.checked.task_text, self.dataset.id
 
 
 def check_locally(
@@ -186,12 +186,12 @@ def check_locally(
     Raises:
         RatlsError: The leaf of the first check that failed.
     """
-    # Before it is believed: each task that is refused has a record of its own.
+    # Before it is checked: each task that is refused has a record of its own.
     journalling.task = request.named().digest
-    believed = request.believe()
-    journalling.mode = believed.mode
-    dataset, computation = own_input(believed, dataset_id, request.party.party_id)
-    job = CheckedRelease(request, believed, dataset, computation)
+    checked = request.check_task()
+    journalling.mode = checked.mode
+    dataset, computation = own_input(checked, dataset_id, request.party.party_id)
+    job = CheckedRelease(request, checked, dataset, computation)
     with journalling.journal() as journal:
         require_reservations(journal.records, request.state)
         for reserved in ended(journal.records, request.clock()):
@@ -204,7 +204,7 @@ def check_locally(
 def _require_uses(job: CheckedRelease, records: tuple[JournalRecord, ...]) -> None:
     require_uses_left(
         records,
-        job.believed.task_text,
+        job.checked.task_text,
         study=job.task.study,
         computation=job.computation.id,
         uses=job.computation.uses,
@@ -220,14 +220,14 @@ def _reserved(
     A reservation that was made here is given back where the block ends before any row left.
     """
     reserved = ReservedEntry(
-        task=job.believed.task_text,
+        task=job.checked.task_text,
         dataset=job.dataset.id,
         policy=digest_text(job.policy.digest),
         study=job.task.study,
         computation=job.computation.id,
         instance=fresh.claims.instance.hex(),
         expires=instant_text(job.task.expires),
-        mode=job.believed.mode.value,
+        mode=job.checked.mode.value,
     )
     with journalling.journal() as journal:
         require_unreleased(journal.records, *job.names)
@@ -307,13 +307,13 @@ def _keep(
     commit = Commit.open(attempt.commit, job.policy)
     journalling.record(
         CommittedEntry(
-            task=job.believed.task_text,
+            task=job.checked.task_text,
             dataset=job.dataset.id,
             instance=commit.instance.hex(),
             commit=digest_text(commit.digest),
             rows=commit.rows,
             batches=commit.batches,
-            mode=job.believed.mode.value,
+            mode=job.checked.mode.value,
         )
     )
 
@@ -360,17 +360,17 @@ def _conclude(
     """Check the acknowledgement, store it with a signed record of why it was believed."""
     commit = Commit.open(attempt.commit, job.policy)
     acknowledgement = check_acknowledgement(raw, commit, attempt, fresh)
-    record = job.request.record(job.believed, acknowledgement, fresh)
+    record = job.request.record(job.checked, acknowledgement, fresh)
     folder.keep_proof(raw, record)
     journalling.record(
         ReleasedEntry(
-            task=job.believed.task_text,
+            task=job.checked.task_text,
             dataset=job.dataset.id,
             instance=commit.instance.hex(),
             commit=digest_text(commit.digest),
             acknowledgement=digest_text(acknowledgement.digest),
             rows=commit.rows,
-            mode=job.believed.mode.value,
+            mode=job.checked.mode.value,
         )
     )
     return commit

@@ -24,6 +24,7 @@ from policy.journal import (
     ReservedEntry,
     ReturnedEntry,
 )
+from policy.values import Instance
 from provider.errors import TaskBoundToInstance, TicketReplayError
 from verifier.errors import ConfigError
 from verifier.files import LockHeld, locked, own_folder, read_file, write_atomically
@@ -50,7 +51,7 @@ def require_unreleased(records: tuple[JournalRecord, ...], task: str, dataset: s
 
 
 def require_instance(
-    records: tuple[JournalRecord, ...], task: str, dataset: str, instance: bytes
+    records: tuple[JournalRecord, ...], task: str, dataset: str, instance: Instance
 ) -> ReservedEntry | None:
     """The reservation of this release, None where there is none yet.
 

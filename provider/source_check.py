@@ -20,6 +20,7 @@ from policy.errors import ResultBindingError
 from policy.journal import Reading, ReleasedEntry
 from policy.rows import schema_digest
 from policy.state import PolicyNotAccepted, StudyState
+from policy.values import Digest
 from provider.errors import AcknowledgementMismatch
 from provider.release_state import Attempt, release_path
 from provider.sources import SourceSpec
@@ -61,7 +62,7 @@ def compare_source(
     released = _one(reading, task, dataset)
     path = release_path(state, bytes.fromhex(released.task[7:]), released.dataset)
     attempt = Attempt.parse(read_file(path / "attempt.json"))
-    policy = _policy(StudyState(state), Commit.read(attempt.commit)[0].policy_digest)
+    policy = _policy(StudyState(state), Commit.read(attempt.commit).policy_digest)
     commit = Commit.open(attempt.commit, policy)
     acknowledgement = Acknowledgement.open(read_file(path / "acknowledgement.json"))
     kept = (digest_text(commit.digest), digest_text(acknowledgement.digest))
@@ -103,7 +104,7 @@ def _one(reading: Reading, task: str | None, dataset: str | None) -> ReleasedEnt
     return fitting[0]
 
 
-def _policy(store: StudyState, digest: bytes) -> Policy:
+def _policy(store: StudyState, digest: Digest) -> Policy:
     """Whatever has become of it since: a release is held against the version it was made under."""
     for study in store.studies():
         stored = store.stored(study)
@@ -113,7 +114,7 @@ def _policy(store: StudyState, digest: bytes) -> Policy:
     raise PolicyNotAccepted("policy", expected="one that was accepted", found=digest_text(digest))
 
 
-def _digest(source: SourceSpec, dataset: Dataset, salt: bytes) -> bytes:
+def _digest(source: SourceSpec, dataset: Dataset, salt: bytes) -> Digest:
     """As `provider.release` makes it, batch for batch."""
     digest = RowDigest(salt, schema_digest(dataset))
     with source.open(dataset) as opened:

@@ -30,6 +30,7 @@ import pyarrow.flight as flight
 
 from policy.errors import ResourceLimitError
 from policy.text import IDENTIFIER
+from policy.values import Digest, Nonce
 from ratls import cbor
 from ratls.address import Address
 from ratls.appraise import (
@@ -173,7 +174,7 @@ class RowDigest:
     rows (u64 big-endian each) and the bytes of its Arrow IPC message.
     """
 
-    def __init__(self, salt: bytes, schema_digest: bytes) -> None:
+    def __init__(self, salt: bytes, schema_digest: Digest) -> None:
         if len(salt) != SALT_SIZE or len(schema_digest) != 32:
             raise ValueError("salt and schema digest are 32 bytes each")
         self._hash = hashlib.sha256(salt + schema_digest)
@@ -183,9 +184,9 @@ class RowDigest:
         self._hash.update(seq.to_bytes(8, "big") + batch.num_rows.to_bytes(8, "big"))
         self._hash.update(batch.serialize())
 
-    def digest(self) -> bytes:
+    def digest(self) -> Digest:
         """32 bytes."""
-        return self._hash.digest()
+        return Digest(self._hash.digest())
 
 
 def without_metadata(schema: pa.Schema) -> pa.Schema:
@@ -237,7 +238,7 @@ def open_exchange(
     identity: ChannelIdentity,
     *,
     task: bytes,
-    task_digest: bytes,
+    task_digest: Digest,
     dataset: str,
     expectation: Expectation,
     clock: Callable[[], datetime],
@@ -263,7 +264,7 @@ def open_exchange(
         TransportError: The peer is unreachable, late, silent or refuses.
         RatlsError: What the appraisal of its answer says.
     """
-    challenge = Challenge(random(NONCE_SIZE), identity.spki_sha256, task_digest)
+    challenge = Challenge(Nonce(random(NONCE_SIZE)), identity.spki_sha256, task_digest)
     hello = write_message("hello", nonce=challenge.nonce, task=task, dataset=dataset)
     largest = MAX_RESULT if kind is Kind.COLLECT else MAX_MESSAGE
     options = flight.FlightCallOptions(timeout=timeout, read_options=_NO_ROWS)
@@ -536,7 +537,7 @@ def _raise_peer_refusal(error: Any) -> None:
 class Hello:
     """How every exchange opens. Nothing in it is believed yet."""
 
-    nonce: bytes  # 32
+    nonce: Nonce  # 32
     task: bytes
     dataset: str
 

@@ -184,7 +184,7 @@ class TaskServer:
         """Keep a task."""
         with self._guard("submit", requests, context) as (peer, request):
             with suppress(RatlsError):  # which task a refusal is about; believed in nothing
-                bind(task_digest=digest_text(Task.read(request.envelope)[0].digest))
+                bind(task_digest=digest_text(Task.read(request.envelope).digest))
             digest = self._service.submit(peer, request.envelope, self._clock())
             self._pulse.ask()
             return pb.SubmitAnswer(task_digest=digest)

@@ -20,7 +20,7 @@ from policy.agreement import CompleteAgreement, PolicyExpired, PolicyNotYetValid
 from policy.channel import ChannelCertificate
 from policy.document import Party, Policy, digest_text
 from policy.errors import TicketScopeError
-from policy.task import Task
+from policy.task import Task, open_task
 from ratls.errors import AuthorizationError, PeerIdentityError
 from scheduler.errors import TaskOversized
 from scheduler.limits import Limits
@@ -150,9 +150,8 @@ class Service:
         seats = self._roster.seats(peer, at)
         if len(envelope) > ENVELOPE_CAP:
             raise TaskOversized("task", expected=f"<= {ENVELOPE_CAP} bytes", found="more")
-        named, _ = Task.read(envelope)  # believed only as to which policy to look for
-        seat = _seat(seats, named.policy_digest)
-        task = Task.open(envelope, seat.policy, at)
+        task, _ = open_task(envelope, lambda named: _seat(seats, named.policy_digest).policy, at)
+        seat = seats[task.policy_digest]
         # D11: whoever holds a copy of another's task must not spend the other's quota.
         if task.submitter != seat.party.id:
             raise SubmitterDiffers("task", expected=seat.party.id, found=task.submitter)

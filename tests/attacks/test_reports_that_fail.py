@@ -318,14 +318,14 @@ def test_agent_releases_also_after_its_mailbox_was_away(
 
 
 def named(raw: bytes) -> str:
-    return f"sha256:{Task.read(raw)[0].digest.hex()}"
+    return f"sha256:{Task.read(raw).digest.hex()}"
 
 
 def shown(
     queue: LiveScheduler, world: EnclaveWorld, raw: bytes, child: subprocess.Popen[bytes]
 ) -> None:
     """Until the scheduler shows that Alice has released."""
-    digest = Task.read(raw)[0].digest
+    digest = Task.read(raw).digest
     for queued in queue.client(world.consortium.carol).watch(seconds=HANG_LIMIT):
         if queued.digest == digest and queued.datasets[0].state is State.RELEASED:
             return

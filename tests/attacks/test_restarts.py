@@ -309,5 +309,5 @@ def test_what_was_given_back_is_shown(
         desk.push(task)
     shown = CliRunner().invoke(provider, ["journal", "show", "--state", str(desk.state)]).stdout
     (line,) = [line for line in shown.splitlines() if " returned " in line]
-    assert Task.read(task)[0].digest.hex() in line
+    assert Task.read(task).digest.hex() in line
     assert "no-row-left" in line

@@ -57,6 +57,7 @@ from ratls.stream import (
     ServerExchange,
 )
 from tests.provider.desk import CANARY, Desk
+from tests.support.documents import contents
 from tests.support.enclave import MR_ENCLAVE, NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.flight_peers import PlatformAttester
 from tests.support.parties import PASSPHRASE, local_party
@@ -109,7 +110,7 @@ def test_the_network_learns_no_row_and_no_name(
     alice.push(task)
     seen = sent(relay) + b"".join(bytes(c.received) for c in relay.connections)
     kept = b"".join(p.read_bytes() for p in alice.state.rglob("*") if p.is_file())
-    for secret in (CANARY, "train_party_1", Task.read(task)[0].id):
+    for secret in (CANARY, "train_party_1", contents(Task, task).id):
         assert secret.encode() not in seen
     assert CANARY.encode() not in kept
 
@@ -218,7 +219,7 @@ def test_a_null_is_found_before_anybody_is_connected_to(
 
 def altered(task: bytes) -> bytes:
     """Another number of iterations under the same signature."""
-    genuine = Task.read(task)[0].payload
+    genuine = contents(Task, task).payload
     assert b":500" in genuine
     return task.replace(b64encode(genuine), b64encode(genuine.replace(b":500", b":400")))
 
@@ -527,7 +528,7 @@ def test_what_an_earlier_run_left_is_damaged(
     with pytest.raises(Killed):
         alice.push(task, progress=die)
     before = len(relay.connections)
-    spot = alice.state / "releases" / Task.read(task)[0].digest.hex() / "train_party_1"
+    spot = alice.state / "releases" / Task.read(task).digest.hex() / "train_party_1"
     for content in (b"", b"{}", b"[]", b'{"commit":"","salt":"","evidence":""}', b'{"commit":1}'):
         (spot / "attempt.json").write_bytes(content)
         with alice.refuses(ReleaseStateDamaged):
@@ -559,7 +560,7 @@ def test_the_enclave_dies_in_mid_stream(world: EnclaveWorld, alice: Desk, relay:
 def test_the_acknowledgement_is_lost(world: EnclaveWorld, alice: Desk) -> None:
     """The commit counted, and the disk was full when its acknowledgement came: ask again."""
     task = world.task()
-    spot = alice.state / "releases" / Task.read(task)[0].digest.hex() / "train_party_1"
+    spot = alice.state / "releases" / Task.read(task).digest.hex() / "train_party_1"
     (spot / "acknowledgement.json").mkdir(parents=True)
     with alice.refuses(FileNotWritten):
         alice.push(task)

@@ -406,7 +406,7 @@ def test_submitted_listed_released_watched(
     raw = world.task()
     at_carol = Keyboard(carol, queue, raw)
     (queued,) = lines(at_carol.type("submit", "--json"))
-    digest = f"sha256:{Task.read(raw)[0].digest.hex()}"
+    digest = f"sha256:{Task.read(raw).digest.hex()}"
     assert queued["task_digest"] == digest
     (listed,) = lines(at_carol.type("list", "--json"))
     assert (listed["task_digest"], listed["submitter"]) == (digest, "carol-lab")

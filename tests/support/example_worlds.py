@@ -61,6 +61,7 @@ from simulation.serve import serving as serving_collateral
 from tests.provider.agents import configure, offer
 from tests.provider.desk import Desk
 from tests.ratls.test_offline import record
+from tests.support.documents import contents
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.flight_peers import Script, Study, serving
 from tests.support.gramine import StandInDevice
@@ -234,7 +235,7 @@ def own_study(scene: Scene) -> Names:
         "agreement": scene.world.complete.agreement,
         "party": scene.world.consortium.alice,
         "at": NOW,
-        "task": Task.read(scene.task)[0],
+        "task": contents(Task, scene.task),
     }
 
 
@@ -486,7 +487,7 @@ def computing(scene: Scene) -> Names:
     )
     return {
         "policy": scene.world.policy,
-        "task": Task.read(scene.task)[0],
+        "task": contents(Task, scene.task),
         "tables": tables,
         "ask": lambda: None,
         "thing": "train_party_1.age",
