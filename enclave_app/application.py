@@ -31,8 +31,9 @@ from enclave_app.receive import Receiving
 from enclave_app.session import Denied, NoOutcomeYet, Released, Sessions, Ticket
 from enclave_app.worker import Workers, supervised
 from policy.agreement import CompleteAgreement, require_window
-from policy.document import Party, Policy, digest_text
+from policy.document import Policy, digest_text
 from policy.receipt import Receipt, ReceiptInput
+from policy.sections import Party
 from policy.task import Task
 from policy.values import Digest
 from ratls.attester import Attester

@@ -16,9 +16,9 @@ from enclave_app.compute import agreed
 from enclave_app.intake import Intake
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
-from policy.document import Party
 from policy.errors import ResourceLimitError
 from policy.rows import schema_digest
+from policy.sections import Party
 from policy.task import Task
 from ratls.errors import StreamIntegrityError
 from ratls.log import Log

@@ -25,7 +25,7 @@ from enclave_app.access import client_roots, identify
 from enclave_app.application import Enclave
 from enclave_app.errors import ListenAddressUnusable
 from enclave_app.limits import Slots
-from policy.document import Party
+from policy.sections import Party
 from ratls.address import Address
 from ratls.environment import prepare_process
 from ratls.errors import AuthorizationError

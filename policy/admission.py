@@ -15,8 +15,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from policy.agreement import require_window
-from policy.document import Enclave, Platform, Policy, little_endian
+from policy.document import Policy
 from policy.errors import MeasurementError, PlatformDeniedError
+from policy.sections import Enclave, Platform, little_endian
 from verifier.acceptance import require_advisories, require_attributes, require_status
 from verifier.anchors import RootName, TrustAnchors
 from verifier.appraisal import Appraisal

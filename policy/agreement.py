@@ -2,7 +2,6 @@
 
     agreement = Agreement.parse(raw, known_roots())   # every signature in it holds
     complete = agreement.require_complete()           # enough parties signed, all owners did
-    complete.require_anchor(local_party)              # my keys stand under my name, and I signed
 
 The file is `{"schema": "ratls-agreement/0", "versions": [envelope, …]}`, version 1 first.
 Votes are counted by distinct party and distinct key; what a key id says counts for nothing.
@@ -16,19 +15,16 @@ from datetime import datetime
 from typing import Self
 
 from policy import envelope as dsse
-from policy.document import Party, Policy, digest_text
+from policy.document import Policy, digest_text
 from policy.envelope import Envelope, EnvelopeMalformed, strict_json
 from policy.errors import (
-    PartyNotListed,
     PolicyConflictError,
     PolicyExpiredError,
     PolicySignatureError,
     PolicyThresholdError,
-    PolicyTrustError,
 )
-from policy.keys import SigningKey, SigningSigner
-from policy.party import LocalParty
-from policy.references import require_keys_stay
+from policy.keys import SigningKey
+from policy.references import PolicyKeysShared, key_ids
 from policy.statement import instant_text
 from policy.syntax import PolicyTooLarge
 from policy.values import Digest
@@ -97,6 +93,13 @@ class Agreement:
         """
         if len(raw) > FILE_CAP:
             raise PolicyTooLarge("agreement", expected=f"<= {FILE_CAP} bytes", found=str(len(raw)))
+        if not raw.lstrip().startswith(b"{"):  # most often the policy.toml beside it
+            raise EnvelopeMalformed(
+                "the file",
+                expected="an agreement",
+                found="",
+                fix="name the .agreement.json that `ratls policy sign` makes",
+            )
         document = strict_json(raw, "agreement")
         if not isinstance(document, dict) or set(document) != {"schema", "versions"}:
             raise EnvelopeMalformed("agreement", expected="exactly schema, versions", found="other")
@@ -164,14 +167,6 @@ class Agreement:
         document = {"schema": SCHEMA, "versions": [v.envelope.as_json() for v in self.versions]}
         return (json.dumps(document, indent=1) + "\n").encode("ascii")
 
-    def signed_by(self, signer: SigningSigner) -> Agreement:
-        """With one more signature on the newest version; who may sign is checked by `sign`."""
-        last = self.newest
-        signed = SignedPolicy(
-            last.policy, last.envelope.signed_by(signer), last.keyids | {signer.public.keyid}
-        )
-        return Agreement((*self.versions[:-1], signed))
-
     def require_complete(self) -> CompleteAgreement:
         """Every version has the signatures that it and the version before it ask for.
 
@@ -193,20 +188,6 @@ class Agreement:
 _TOKEN = object()
 
 
-class AnchorDiffers(PolicyTrustError):
-    """The policy lists another key or certificate under this party's id than it holds itself."""
-
-    code = "anchor-differs"
-    default_fix = "do not sign: find out who put that key there; your own stands in party.toml"
-
-
-class OwnSignatureMissing(PolicyThresholdError):
-    """This party has not signed the agreement that it is to accept."""
-
-    code = "own-signature-missing"
-    default_fix = "read the policy, then run `ratls policy sign`"
-
-
 class CompleteAgreement:
     """An agreement that holds. Cannot be made but by `Agreement.require_complete`."""
 
@@ -226,23 +207,6 @@ class CompleteAgreement:
     def digest(self) -> Digest:
         return self.agreement.digest
 
-    def require_anchor(self, party: LocalParty, since: int | None = None) -> None:
-        """The policy lists this party as it knows itself, and it signed these very bytes.
-
-        Args:
-            since: The oldest version whose signature will do, as each later one names it by
-                digest. None: the newest alone.
-
-        Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing, about the newest version.
-        """
-        *before, newest = self.agreement.versions[0 if since is None else since - 1 :]
-        try:
-            _require_own(newest, party)
-        except (PartyNotListed, AnchorDiffers, OwnSignatureMissing):
-            # Whoever left, or has new keys since, still knows what it signed then.
-            if since is None or not any(_is_own(version, party) for version in before):
-                raise
-
     def in_force(self, at: datetime) -> CompleteAgreement:
         """The agreement up to the version that holds at this instant: itself, or one before.
 
@@ -255,24 +219,6 @@ class CompleteAgreement:
                 return held
         require_window(self.agreement.versions[0].policy, at)
         raise AssertionError("a policy before its first instant was let through")
-
-
-def _require_own(version: SignedPolicy, party: LocalParty) -> None:
-    require_listed(version.policy, party)
-    if party.party_id not in version.signed:
-        raise OwnSignatureMissing(
-            f"agreement {digest_text(version.policy.digest)}",
-            expected=f"a signature of {party.party_id}",
-            found="those of " + ", ".join(version.signed),
-        )
-
-
-def _is_own(version: SignedPolicy, party: LocalParty) -> bool:
-    try:
-        _require_own(version, party)
-    except (PartyNotListed, AnchorDiffers, OwnSignatureMissing):
-        return False
-    return True
 
 
 def require_not_expired(policy: Policy, at: datetime) -> None:
@@ -305,77 +251,6 @@ def require_window(policy: Policy, at: datetime) -> None:
         raise PolicyExpired(
             thing, expected=f"before {instant_text(policy.expires)}", found=instant_text(at)
         )
-
-
-def require_listed(policy: Policy, party: LocalParty) -> None:
-    """P06: the anchor is the local file, never what a policy lists under this name.
-
-    Raises: PartyNotListed, AnchorDiffers.
-    """
-    listed = policy.party_by_id(party.party_id)
-    if listed is None:
-        raise PartyNotListed(
-            f"policy {policy.study}",
-            expected=f"the party {party.party_id}",
-            found=", ".join(p.id for p in policy.party),
-        )
-    for purpose in _PURPOSES:
-        own, theirs = getattr(party.public, purpose), getattr(listed, purpose)
-        # A recipient whose key was left out is refused elsewhere; a provider may list none.
-        if own != theirs and not (purpose == "encryption_key" and theirs is None):
-            raise AnchorDiffers(
-                f"policy: {purpose} of {party.party_id}",
-                expected=_fingerprint(own),
-                found=_fingerprint(theirs),
-            )
-
-
-def sign(agreement: Agreement, party: LocalParty) -> Agreement:
-    """Add this party's signature to the newest version.
-
-    Raises: PartyNotListed, AnchorDiffers, and what reading the signing key raises.
-    """
-    require_listed(agreement.policy, party)
-    return agreement.signed_by(party.signing)
-
-
-@dataclass(frozen=True, slots=True)
-class KeyChange:
-    """One key of a policy, against the policy that this party accepted before."""
-
-    party_id: str
-    purpose: str
-    fingerprint: str  # 64 hex
-    status: str  #      new, unchanged, changed
-
-
-_PURPOSES = ("signing_key", "operation_key", "channel_certificate", "encryption_key")
-
-
-def public_keys(party: Party) -> dict[str, str]:
-    """Fingerprint of each key that a party has, by its purpose."""
-    keys = {purpose: getattr(party, purpose) for purpose in _PURPOSES}
-    return {purpose: _fingerprint(key) for purpose, key in keys.items() if key is not None}
-
-
-def key_changes(policy: Policy, before: Policy | None) -> tuple[KeyChange, ...]:
-    """Every key for which a signer vouches, and whether it was there before."""
-    changes = []
-    for party in policy.party:
-        earlier = before.party_by_id(party.id) if before else None
-        known = public_keys(earlier) if earlier else {}
-        for purpose, fingerprint in public_keys(party).items():
-            old = known.get(purpose)
-            status = "new" if old is None else "unchanged" if old == fingerprint else "changed"
-            changes.append(KeyChange(party.id, purpose, fingerprint, status))
-    return tuple(changes)
-
-
-def _fingerprint(key: object) -> str:
-    for name in ("keyid", "fingerprint"):
-        if isinstance(found := getattr(key, name, None), str):
-            return found
-    return "none"
 
 
 def _signing_keys(policy: Policy, before: Policy) -> tuple[SigningKey, ...]:
@@ -411,7 +286,23 @@ def _require_chain(policies: list[Policy]) -> None:
                 expected=digest_text(before.digest),
                 found=found,
             )
-        require_keys_stay(policy, before)
+        _require_keys_stay(policy, before)
+
+
+def _require_keys_stay(policy: Policy, before: Policy) -> None:
+    """P03 over versions: a key never changes hands, or one signature would vote for two parties.
+
+    Raises: PolicyKeysShared.
+    """
+    owners = {keyid: party.id for party in before.party for keyid in key_ids(party).values()}
+    for i, party in enumerate(policy.party):
+        for purpose, keyid in key_ids(party).items():
+            if owners.get(keyid, party.id) != party.id:
+                raise PolicyKeysShared(
+                    f"policy: party[{i}].{purpose}",
+                    expected=f"a key of {party.id}",
+                    found=f"that of {owners[keyid]} in version {before.version}",
+                )
 
 
 class PredecessorNotConsenting(PolicyThresholdError):

@@ -12,12 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from policy.parameters import Fixed, Parameter, Range, Value
-
-if TYPE_CHECKING:
-    from policy.document import Computation, Dataset
+from policy.sections import Computation, Dataset
 
 Told = tuple[str, str, str]  # path, expected, found
 

@@ -67,6 +67,9 @@ class EnvelopeMalformed(PolicyFormatError):
     code = "envelope-malformed"
     default_fix = "ask its sender for the file again; it must arrive byte for byte"
 
+    def sentence(self) -> str:
+        return super().sentence() if self.found else f"{self.thing} is not {self.expected}"
+
 
 class SignatureRepeated(PolicyThresholdError):
     """One key appears twice among the signatures: it would be counted twice."""

@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from pydantic import ValidationError
 
 from policy.channel import ChannelCertificate, make_channel_certificate
-from policy.document import Party
 from policy.errors import PartyFolderMalformed, PassphraseMissing
 from policy.keys import (
     EncryptionKey,
@@ -34,6 +33,7 @@ from policy.keys import (
     load_private_key,
 )
 from policy.problems import from_pydantic
+from policy.sections import Party
 from policy.syntax import read_toml
 from policy.text import slug_fault
 from verifier.errors import ConfigError

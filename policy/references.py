@@ -1,4 +1,4 @@
-"""What one section of a policy says about another: every reference must hold.
+"""Cross-references between the sections of a policy.
 
 Works on the sections that could be read, so that one run names every problem.
 """
@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from policy.computations import Told, computation_problems
 from policy.errors import PolicyTrustError
 from policy.problems import Problem
+from policy.sections import Computation, Dataset, Head, Party
+from policy.syntax import LineIndex
 from verifier.anchors import Mode, RootMalformed, RootName
-
-if TYPE_CHECKING:
-    from policy.document import Computation, Dataset, Head, Party, Policy
-    from policy.syntax import LineIndex
 
 
 def cross_problems(
@@ -64,22 +62,6 @@ def require_distinct_keys(parties: Mapping[int, Party]) -> None:
                     f"policy: {place}", expected="a key of its own", found=f"that of {seen[keyid]}"
                 )
             seen[keyid] = place
-
-
-def require_keys_stay(policy: Policy, before: Policy) -> None:
-    """P03 over versions: a key never changes hands, or one signature would vote for two parties.
-
-    Raises: PolicyKeysShared.
-    """
-    owners = {keyid: party.id for party in before.party for keyid in key_ids(party).values()}
-    for i, party in enumerate(policy.party):
-        for purpose, keyid in key_ids(party).items():
-            if owners.get(keyid, party.id) != party.id:
-                raise PolicyKeysShared(
-                    f"policy: party[{i}].{purpose}",
-                    expected=f"a key of {party.id}",
-                    found=f"that of {owners[keyid]} in version {before.version}",
-                )
 
 
 def key_ids(party: Party) -> dict[str, str]:

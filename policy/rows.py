@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from policy import text
-from policy.document import Column, Dataset
 from policy.errors import InvalidDataError, SchemaError
+from policy.sections import Column, Dataset
 from policy.values import Digest
 
 _ROWS_NAMED = 5  # in one refusal

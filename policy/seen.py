@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from policy.journal import JournalRecord, NotedEntry
+from policy.journal_chain import JournalRecord
+from policy.journal_entries import NotedEntry
 from policy.statement import instant_text
 from verifier.anchors import TrustAnchors
 from verifier.collateral import Collateral

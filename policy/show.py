@@ -12,9 +12,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from policy.agreement import Agreement, KeyChange
-from policy.document import ANY_MACHINE, Column, Party, Policy, digest_text
+from policy.agreement import Agreement
+from policy.document import Policy, digest_text
 from policy.parameters import Choice, Fixed, Parameter, Range
+from policy.sections import ANY_MACHINE, Column, Party
+from policy.signing import KeyChange
 from policy.statement import instant_text
 
 
@@ -62,6 +64,28 @@ def tables(policy: Policy) -> Iterable[Table]:
     for section in ("dataset", "computation"):
         for entry in document[section]:
             yield _table(section, entry)
+
+
+def agreement_facts(agreement: Agreement) -> dict[str, Any]:
+    """Which policy it is, and who signed; for machines."""
+    return {
+        "study": agreement.policy.study,
+        "version": agreement.policy.version,
+        "digest": digest_text(agreement.digest),
+        "threshold": agreement.policy.agreement.threshold,
+        "signed": list(agreement.newest.signed),
+        "missing": list(agreement.missing),
+        "complete": not agreement.missing,
+    }
+
+
+def signatures_text(agreement: Agreement) -> str:
+    """How many signed, and who is missing."""
+    voters = len(agreement.policy.voters)
+    text = f"{len(agreement.votes)} of {voters} parties signed"
+    if agreement.missing:
+        return f"{text}, missing: {', '.join(agreement.missing)}"
+    return f"{text}, the agreement is complete"
 
 
 def signers_table(agreement: Agreement) -> Table:

@@ -25,8 +25,11 @@ from policy.agreement import (
 )
 from policy.document import Policy, digest_text
 from policy.errors import PolicyConflict, PolicyConflictError, PolicyRollbackError, StateError
-from policy.journal import AcceptedEntry, Journal, JournalRecord, Reading, has_begun, require_place
+from policy.journal import Journal, Reading, has_begun, require_place
+from policy.journal_chain import JournalRecord
+from policy.journal_entries import AcceptedEntry
 from policy.party import LocalParty
+from policy.signing import require_own_signature
 from policy.text import SLUG
 from policy.values import Digest
 from verifier.errors import RatlsError
@@ -79,12 +82,12 @@ class StudyState:
 
         The first one begins the journal. Accepting the stored one again changes nothing.
 
-        Raises: what `require_complete` and `require_anchor` raise; PolicyExpired,
+        Raises: what `require_complete` and `require_own_signature` raise; PolicyExpired,
             PolicyRollback, PolicyConflict, FileNotWritten, LockHeld, LocksMissing; AuditError,
             StateCopied for what stands in the folder.
         """
         complete = agreement.require_complete()
-        complete.require_anchor(party)
+        require_own_signature(complete, party)
         require_not_expired(complete.policy, at)
         study, versions = complete.policy.study, complete.agreement.versions
         path, raw = self._path(study), agreement.encode()

@@ -16,10 +16,11 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from policy import envelope as dsse
-from policy.document import Computation, Party, Policy
+from policy.document import Policy
 from policy.errors import TicketScopeError, TicketSignatureError
 from policy.parameters import Fixed, Value, as_value, plain
 from policy.problems import Unfit
+from policy.sections import Computation, Party
 from policy.statement import (
     IdText,
     Moment,

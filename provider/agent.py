@@ -26,7 +26,8 @@ from typing import Any, TypeVar
 
 from policy.document import digest_text
 from policy.errors import AuditError
-from policy.journal import Journal, ReleasedEntry, StateCopied
+from policy.journal import Journal, StateCopied
+from policy.journal_entries import ReleasedEntry
 from policy.statement import instant_text
 from policy.task import Task
 from provider.agent_tasks import AgentTask, TaskReleaser

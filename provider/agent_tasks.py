@@ -18,6 +18,7 @@ from typing import Self
 from policy.document import Policy
 from policy.party import LocalParty
 from policy.passphrase import passphrase_source
+from policy.signing import require_own_signature
 from policy.state import StateMissing, StudyState
 from policy.statement import Unverified
 from policy.task import Task, open_task
@@ -91,7 +92,7 @@ class TaskReleaser:
             raise StateMissing(
                 f"study {config.study}", expected="an accepted agreement", found="none"
             )
-        stored.require_anchor(party)
+        require_own_signature(stored, party)
         roots = anchors_for(stored.policy.platform.root, allow_simulation=allow_simulation)
         # Read now: nobody is there to hear of a wrong passphrase when the first task comes.
         _ = party.operation, party.channel_key_pem

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from policy.options import Json, PartyDir, PassphraseFile
 from provider.cli_task_queue import show, submit, watch
 from provider.options import (
     CollateralFile,
     EnclaveAt,
-    Json,
     MailboxAt,
     MailboxCertificate,
-    PartyDir,
-    PassphraseFile,
     StateDir,
     TaskFile,
     Timeout,

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from policy.options import Json, PartyDir, PassphraseFile
 from provider.options import (
-    Json,
     JsonLines,
-    PartyDir,
-    PassphraseFile,
     SchedulerAt,
     SchedulerCertificate,
     StateDir,

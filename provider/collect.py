@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from policy.document import Computation, digest_text
+from policy.document import digest_text
 from policy.errors import ResultBindingError, TicketScopeError
-from policy.journal import CollectedEntry
+from policy.journal_entries import CollectedEntry
 from policy.receipt import Receipt, indented
 from policy.seal import is_denial, open_result, result_info
+from policy.sections import Computation
 from provider.errors import EnclaveRestarted, ResultDeniedError, ResultUnavailable
 from provider.exchange import CheckedTask, EnclaveRequest, require_own
 from provider.journalling import Journalling

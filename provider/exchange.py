@@ -20,12 +20,14 @@ from pathlib import Path
 
 from policy.admission import admit
 from policy.attested import Attested
-from policy.document import Computation, Dataset, Policy, digest_text
+from policy.document import Policy, digest_text
 from policy.errors import TicketScopeError
 from policy.journal import Journal
 from policy.party import LocalParty
 from policy.record import Record
+from policy.sections import Computation, Dataset
 from policy.seen import require_newest
+from policy.signing import require_own_signature
 from policy.state import StudyState
 from policy.statement import Unverified
 from policy.task import Task, open_task
@@ -112,7 +114,7 @@ class EnclaveRequest:
 
         def policy_in_force(named: Unverified) -> Policy:
             agreement = StudyState(self.state).find_by_policy_digest(named.policy_digest, at)
-            agreement.require_anchor(self.party)
+            require_own_signature(agreement, self.party)
             return agreement.policy
 
         task, policy = open_task(self.task, policy_in_force, at)

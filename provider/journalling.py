@@ -13,16 +13,9 @@ from typing import Literal
 
 from policy.document import digest_text
 from policy.errors import AuditError
-from policy.journal import (
-    Entry,
-    Journal,
-    JournalRecord,
-    RefusedEntry,
-    StateCopied,
-    Step,
-    has_begun,
-    outcomes,
-)
+from policy.journal import Journal, StateCopied, has_begun
+from policy.journal_chain import JournalRecord
+from policy.journal_entries import Entry, RefusedEntry, Step, outcomes
 from verifier.anchors import Mode
 from verifier.errors import RatlsError
 

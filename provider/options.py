@@ -29,13 +29,6 @@ MailboxAt = Annotated[
 MailboxCertificate = Annotated[
     Path | None, typer.Option("--scheduler-certificate", help="Its scheduler.crt.")
 ]
-PartyDir = Annotated[Path, typer.Option("--party", help="Folder made by `ratls party new`.")]
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="File with the keys' passphrase, - for standard input. Default: the terminal."
-    ),
-]
 StateDir = Annotated[
     Path | None,
     typer.Option("--state", help="Accepted agreements, journal, receipts. Default: per user."),
@@ -43,7 +36,6 @@ StateDir = Annotated[
 Timeout = Annotated[
     float, typer.Option(min=1, max=86_400, help="Seconds for one exchange with the enclave.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Lines of JSON on stdout.")]
 
 

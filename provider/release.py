@@ -18,17 +18,13 @@ from typing import Literal
 
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
-from policy.document import Computation, Dataset, Policy, digest_text
+from policy.document import Policy, digest_text
 from policy.errors import AuditError
-from policy.journal import (
-    CommittedEntry,
-    Journal,
-    JournalRecord,
-    ReleasedEntry,
-    ReservedEntry,
-    ReturnedEntry,
-)
+from policy.journal import Journal
+from policy.journal_chain import JournalRecord
+from policy.journal_entries import CommittedEntry, ReleasedEntry, ReservedEntry, ReturnedEntry
 from policy.rows import schema_digest
+from policy.sections import Computation, Dataset
 from policy.statement import instant_text
 from policy.task import Task
 from provider.errors import AcknowledgementMismatch

@@ -16,14 +16,8 @@ from pathlib import Path
 from typing import Self
 
 from policy.errors import TicketScopeError
-from policy.journal import (
-    CommittedEntry,
-    JournalCut,
-    JournalRecord,
-    ReleasedEntry,
-    ReservedEntry,
-    ReturnedEntry,
-)
+from policy.journal_chain import JournalCut, JournalRecord
+from policy.journal_entries import CommittedEntry, ReleasedEntry, ReservedEntry, ReturnedEntry
 from policy.values import Instance
 from provider.errors import TaskBoundToInstance, TicketReplayError
 from verifier.errors import ConfigError

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
-from policy.document import Dataset, Policy, digest_text
+from policy.document import Policy, digest_text
 from policy.errors import ResultBindingError
-from policy.journal import Reading, ReleasedEntry
+from policy.journal import Reading
+from policy.journal_entries import ReleasedEntry
 from policy.rows import schema_digest
+from policy.sections import Dataset
 from policy.state import PolicyNotAccepted, StudyState
 from policy.values import Digest
 from provider.errors import AcknowledgementMismatch

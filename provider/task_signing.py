@@ -14,6 +14,7 @@ from pathlib import Path
 from policy.document import Policy
 from policy.parameters import Fixed, Value, as_value
 from policy.party import LocalParty
+from policy.signing import require_own_signature
 from policy.state import StudyState
 from policy.task import Task, TaskParameterDenied
 from verifier.errors import ConfigError
@@ -30,7 +31,7 @@ def policy_in_force(party: LocalParty, state: Path, study: str, *, at: datetime)
         PartyNotListed, AnchorDiffers: It lists this party not at all, or with other keys.
     """
     agreement = StudyState(state).current(study, at)
-    agreement.require_anchor(party)
+    require_own_signature(agreement, party)
     return agreement.policy
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policy.cli import AnchorDigest, AnchorParty
+from policy.options import KnownDigest, OwnParty
 from ratls.cli_verify_forecast import forecast
 from ratls.cli_verify_quote import doubt_of, quote
 from ratls.errors import FreshnessError
@@ -48,8 +48,8 @@ def cert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate, DER or PEM.")],
     agreement: AgreementFile,
     collateral: CollateralFile,
-    party: AnchorParty = None,
-    digest: AnchorDigest = None,
+    party: OwnParty = None,
+    digest: KnownDigest = None,
     at: At = None,
     json_output: Json = False,
     *,
@@ -65,14 +65,14 @@ def cert(
     from verifier.shell import parse_instant, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        from policy.anchor import bring
+        from policy.agreement_file import open_agreement
         from ratls.appraise import appraise_certificate
         from ratls.certificate import as_der
         from verifier.files import read_file
 
         instant = parse_instant(at)
         der = as_der(read_file(file))
-        brought = bring(agreement, party=party, digest=digest)
+        brought = open_agreement(agreement, party=party, digest=digest)
         agreed = brought.agreed.in_force(instant).policy
         doubt = doubt_of(shell, brought, agreed)
         expectation = _expectation(agreed, collateral, allow_simulation, shell)
@@ -105,7 +105,7 @@ def server(
             "signed the agreement.",
         ),
     ] = None,
-    digest: AnchorDigest = None,
+    digest: KnownDigest = None,
     certificate_only: Annotated[
         bool,
         typer.Option("--certificate-only", help="Do not ask for a fresh proof."),
@@ -148,7 +148,7 @@ def server(
             param_hint="--collateral",
         )
     with refusals_as_exit_status(json_output) as shell:
-        from policy.anchor import bring
+        from policy.agreement_file import open_agreement
         from policy.journal import Reading, has_begun
         from policy.seen import require_newest
         from ratls.address import Address
@@ -159,7 +159,7 @@ def server(
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)
-        brought = bring(agreement, party=party, digest=digest)
+        brought = open_agreement(agreement, party=party, digest=digest)
         agreed = brought.agreed.in_force(now()).policy
         doubt = doubt_of(shell, brought, agreed)
         identity = None if party is None else _channel(party, passphrase_file)
@@ -258,8 +258,8 @@ def receipt(
     collateral: Annotated[
         Path | None, typer.Option("--collateral", help="Without a record: a bundle to judge with.")
     ] = None,
-    party: AnchorParty = None,
-    digest: AnchorDigest = None,
+    party: OwnParty = None,
+    digest: KnownDigest = None,
     at: At = None,
     json_output: Json = False,
     *,
@@ -278,7 +278,7 @@ def receipt(
     if record is not None and collateral is not None:
         raise typer.BadParameter("give --record or --collateral", param_hint="--record")
     with refusals_as_exit_status(json_output) as shell:
-        from policy.anchor import bring
+        from policy.agreement_file import open_agreement
         from policy.receipt import RESULT_CAP, is_document
         from ratls.appraise import Expectation
         from ratls.offline import policy_named_by, verify_document, verify_with_record
@@ -296,7 +296,7 @@ def receipt(
             raise typer.BadParameter("give --record or --collateral", param_hint="--record")
         if record is not None and at is not None:
             raise typer.BadParameter("the record names the instant", param_hint="--at")
-        brought = bring(agreement, party=party, digest=digest)
+        brought = open_agreement(agreement, party=party, digest=digest)
         agreed = policy_named_by(raw, brought.agreed)
         doubt = doubt_of(shell, brought, agreed)
         roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policy.cli import AnchorDigest, AnchorParty
+from policy.options import KnownDigest, OwnParty
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from policy.anchor import Brought
+    from policy.agreement_file import OpenedAgreement
     from policy.document import Policy
     from verifier.appraisal import Appraisal
     from verifier.batch import Judge
@@ -61,8 +61,8 @@ def quote(
     accept_status: AcceptStatus = None,
     accept_advisory: AcceptAdvisory = None,
     policy: PolicyFile = None,
-    party: AnchorParty = None,
-    digest: AnchorDigest = None,
+    party: OwnParty = None,
+    digest: KnownDigest = None,
     root: Root = None,
     newer_sgx: NewerSgx = False,
     workers: Annotated[
@@ -102,9 +102,11 @@ def quote(
             acceptance = partial(accept, statuses=statuses, advisories=advisories)
             believed = "intel" if root is None else root
         else:
-            from policy.anchor import bring  # here: without a policy, a third of the time
+            from policy.agreement_file import (
+                open_agreement,  # here: without a policy, a third of the time
+            )
 
-            brought = bring(policy, party=party, digest=digest, drafts=True)
+            brought = open_agreement(policy, party=party, digest=digest, drafts=True)
             agreed = _in_force(brought, instant)
             acceptance = partial(_admission, agreed, instant, doubt_of(shell, brought, agreed))
             believed = agreed.platform.root
@@ -231,16 +233,16 @@ def require_one_demand(
         raise typer.BadParameter("only a --policy is held against these", param_hint="--digest")
 
 
-def doubt_of(shell: Shell, brought: Brought, policy: Policy) -> RatlsError | None:
+def doubt_of(shell: Shell, brought: OpenedAgreement, policy: Policy) -> RatlsError | None:
     """Hold an agreement that was brought against what the reader knows; say so where it is nothing.
 
-    Returns: the refusal with which the command must end. Raises: as `Brought.doubt`.
+    Returns: the refusal with which the command must end. Raises: as `OpenedAgreement.compare`.
     """
     from policy.document import digest_text
 
     if brought.complete is None:
         shell.say(f"{brought.path}: an unsigned draft")
-    doubt = brought.doubt(policy)
+    doubt = brought.compare(policy)
     if doubt is not None:
         shell.err.print(
             f"[bold black on yellow] NOT VERIFIED [/] digest {digest_text(policy.digest)} shown, "
@@ -262,5 +264,5 @@ def _admission(
     return appraisal
 
 
-def _in_force(brought: Brought, at: datetime) -> Policy:
+def _in_force(brought: OpenedAgreement, at: datetime) -> Policy:
     return brought.policies[-1] if brought.complete is None else brought.agreed.in_force(at).policy

@@ -18,8 +18,9 @@ from datetime import datetime
 
 from policy.agreement import CompleteAgreement, PolicyExpired, PolicyNotYetValid
 from policy.channel import ChannelCertificate
-from policy.document import Party, Policy, digest_text
+from policy.document import Policy, digest_text
 from policy.errors import TicketScopeError
+from policy.sections import Party
 from policy.task import Task, open_task
 from ratls.errors import AuthorizationError, PeerIdentityError
 from scheduler.errors import TaskOversized

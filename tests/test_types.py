@@ -18,6 +18,7 @@ from policy.commit import Commit
 from policy.document import Policy
 from policy.party import LocalParty
 from policy.seal import result_info
+from policy.signing import add_signature
 from policy.state import StudyState
 from policy.statement import require_policy
 from policy.task import Task, TaskLabel
@@ -27,7 +28,7 @@ def right(task: Task, commit: Commit, policy: Policy, party: LocalParty, all: Ag
     require_policy("task", task.policy_digest, policy)
     result_info(task.digest, policy.digest, "carol-lab")
     task.seal(party.operation)
-    all.signed_by(party.signing)
+    add_signature(all, party.signing)
 
 
 def wrong(
@@ -39,7 +40,7 @@ def wrong(
     result_info(commit.instance, policy.digest, "carol-lab")  # SWAPPED
     state.find_by_policy_digest(commit.instance, at)  # SWAPPED
     task.seal(party.signing)  # SWAPPED
-    all.signed_by(party.operation)  # SWAPPED
+    add_signature(all, party.operation)  # SWAPPED
     task.require_signature(policy, policy.party[0].signing_key)  # SWAPPED
     Task.read(raw).require_window(at)  # SWAPPED
     label.resolved_parameters(policy)  # SWAPPED

@@ -21,7 +21,7 @@ from provider.sources.base import NO_NAMES, rows_per_read
 from provider.sources.files import FileSource, OpenFile
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
 
 _FILE_MAGIC = b"ARROW1"
 _FEATHER_1 = b"FEA1"

@@ -20,7 +20,7 @@ from provider.errors import SourceError, SourceTableMalformed
 from verifier.errors import placed
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
 
 MEBIBYTE = 1 << 20
 SMALLEST, AIM, LARGEST = MEBIBYTE, 2 * MEBIBYTE, 4 * MEBIBYTE  # bytes of a batch (flight.md 2.4)

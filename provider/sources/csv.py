@@ -29,7 +29,7 @@ from provider.sources.records import BYTE_ORDER_MARK, Piece, Records, SourceCut,
 from provider.sources.text import describe, parse_text
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
 
 _GZIP = b"\x1f\x8b"  # no UTF-8 begins so
 _PACKED_AT_ONCE = 1 << 16  # bytes

@@ -16,7 +16,7 @@ from provider.errors import SourceError, SourceUnreadable
 from provider.sources.base import MEBIBYTE, NO_NAMES, Source, SourceChanged
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
 
 # Names of one zone. Summer time, leap seconds and history differ in all others.
 _UTC = frozenset({"UTC", "Etc/UTC", "GMT", "Etc/GMT", "Z", "Zulu", "+00:00", "+0000", "+00"})

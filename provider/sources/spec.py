@@ -31,7 +31,7 @@ from verifier.errors import placed
 from verifier.files import parse_file
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
     from provider.sources.base import Source
 
 _SUFFIXES = {

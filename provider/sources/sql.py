@@ -34,7 +34,7 @@ from provider.sources.text import parse_text
 from verifier.files import read_secret
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
 
 _PATIENCE = 20  # seconds for a connection, or for a lock of SQLite
 _MOST_URL = 4096  # bytes

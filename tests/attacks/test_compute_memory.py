@@ -23,7 +23,7 @@ from enclave_app.compute import ComputationTooLarge, required
 from enclave_app.intake import Intake
 from enclave_app.limits import MEBIBYTE, Limits, MemoryBudget, MemoryExhausted, Need
 from enclave_app.release import ReleaseDenied
-from policy.document import Dataset
+from policy.sections import Dataset
 from ratls.stream import Kind, Result
 from tests.enclave_app.agreed import Agreed
 from tests.support.enclave import EnclaveWorld, LiveEnclave, NoResult, refused_by_enclave, rows

@@ -19,16 +19,9 @@ import pytest
 from policy.agreement import Agreement
 from policy.document import digest_text
 from policy.errors import AuditError, PolicyConflict
-from policy.journal import (
-    AcceptedEntry,
-    CollectedEntry,
-    Journal,
-    JournalCut,
-    JournalHeadLost,
-    JournalMissing,
-    PlacedEntry,
-    has_begun,
-)
+from policy.journal import Journal, JournalMissing, has_begun
+from policy.journal_chain import JournalCut, JournalHeadLost
+from policy.journal_entries import AcceptedEntry, CollectedEntry, PlacedEntry
 from policy.state import PolicyRollback, StateCorrupt, StateMissing, StudyState
 from policy.task import Task
 from provider.errors import TaskBoundToInstance

@@ -16,7 +16,7 @@ from itertools import count
 import pytest
 
 from policy.document import digest_text
-from policy.journal import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
+from policy.journal_entries import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
 from policy.task import Task, TaskExpired
 from provider.agent import MAX_WAITING_BYTES, Event, attend
 from provider.cli_task_queue import MAX_SHOWN, _Display

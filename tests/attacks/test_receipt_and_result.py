@@ -25,7 +25,7 @@ import provider.collect
 from policy.envelope import EnvelopeMalformed
 from policy.receipt import Receipt, ResultDiffers, indented, is_document, result_digest, salted
 from policy.record import Record
-from provider.cli import provider as provider_app
+from provider.cli_provider import provider as provider_app
 from provider.errors import AcknowledgementMismatch
 from provider.source_check import ReleaseUnclear, SourceDiffers
 from ratls.cli_verify import app

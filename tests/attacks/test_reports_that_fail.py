@@ -30,7 +30,8 @@ from typing import Any, cast
 import pytest
 
 from enclave_app.server import ServerFailed
-from policy.journal import Journal, ReleasedEntry
+from policy.journal import Journal
+from policy.journal_entries import ReleasedEntry
 from policy.task import Task
 from provider.mailbox import Inbox
 from ratls.address import Address

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from policy.journal import (
+from policy.journal_entries import (
     CommittedEntry,
     Entry,
     RefusedEntry,
@@ -301,7 +301,7 @@ def test_what_was_given_back_is_shown(
     """`provider journal show` names the task, and why its reservation is no use."""
     from typer.testing import CliRunner
 
-    from provider.cli import provider
+    from provider.cli_provider import provider
 
     desk, _ = once
     task = desk.world.task()

@@ -11,18 +11,13 @@ from typing import Any
 import pytest
 
 from policy.admission import MeasurementNotListed
-from policy.agreement import AnchorDiffers
 from policy.errors import PartyNotListed
-from policy.journal import (
-    CommittedEntry,
-    JournalCut,
-    JournalNotWritten,
-    RefusedEntry,
-    ReleasedEntry,
-    ReservedEntry,
-)
+from policy.journal import JournalNotWritten
+from policy.journal_chain import JournalCut
+from policy.journal_entries import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
 from policy.keys import PassphraseWrong
 from policy.rows import ValueNotFinite
+from policy.signing import AnchorDiffers
 from policy.state import StateMissing, StudyState
 from policy.task import Task, TaskExpired
 from provider.agent import may_try_again

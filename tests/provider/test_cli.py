@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from policy.statement import instant_text
 from policy.task import Task, TaskComputationUnknown, TaskParameterDenied, TaskSubmitterDenied
-from provider.cli import provider
+from provider.cli_provider import provider
 from provider.cli_task import task
 from provider.task_signing import (
     DurationMalformed,

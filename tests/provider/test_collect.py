@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from policy.admission import MeasurementNotListed
-from policy.journal import CollectedEntry
+from policy.journal_entries import CollectedEntry
 from policy.receipt import Receipt
 from policy.record import Record
 from policy.task import TaskExpired

@@ -20,15 +20,17 @@ import pytest
 
 from policy.acknowledgement import Acknowledgement
 from policy.admission import MachineNotListed, MeasurementNotListed
-from policy.agreement import AnchorDiffers, PolicyExpired
+from policy.agreement import PolicyExpired
 from policy.commit import Commit
 from policy.document import digest_text
 from policy.errors import KeyPermissions
-from policy.journal import CommittedEntry, JournalCut, RefusedEntry, ReleasedEntry, ReservedEntry
+from policy.journal_chain import JournalCut
+from policy.journal_entries import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
 from policy.keys import PassphraseWrong
 from policy.party import LocalParty
 from policy.record import Record
 from policy.rows import ColumnMissing, ValueNotFinite, ValueNull, schema_digest
+from policy.signing import AnchorDiffers
 from policy.state import PolicyNotAccepted, PolicyRollback, StateMissing, StudyState
 from policy.task import Task, TaskExpired, TaskSignatureInvalid
 from provider.errors import AcknowledgementMismatch, SourceUnreadable, TaskBoundToInstance

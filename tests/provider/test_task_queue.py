@@ -19,11 +19,11 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from policy.journal import ReleasedEntry
+from policy.journal_entries import ReleasedEntry
 from policy.state import StudyState
 from policy.task import Task
 from provider.agent import Event, Line
-from provider.cli import provider
+from provider.cli_provider import provider
 from provider.cli_task import task
 from provider.cli_task_queue import _tell
 from provider.collect import ResultPending

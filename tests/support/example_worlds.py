@@ -35,7 +35,8 @@ from enclave_app.server import start_server
 from policy.admission import admit
 from policy.agreement import Agreement
 from policy.envelope import TASK
-from policy.journal import Reading, RefusedEntry
+from policy.journal import Reading
+from policy.journal_entries import RefusedEntry
 from policy.keys import KeySigner
 from policy.party import LocalParty
 from policy.receipt import salted
@@ -204,7 +205,9 @@ def files(scene: Scene) -> Names:
     return {"Path": Path, "files": [f"{n}.bin" for n in range(20)], "judge": judged}
 
 
-@world_of("policy", "policy.admission", "policy.agreement", "policy.anchor", "policy.computations")
+@world_of(
+    "policy", "policy.admission", "policy.agreement", "policy.agreement_file", "policy.computations"
+)
 def agreed(scene: Scene) -> Names:
     alice, policy = scene.world.consortium.alice, scene.world.policy
     raw = scene.world.complete.agreement.encode()

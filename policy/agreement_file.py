@@ -1,10 +1,11 @@
-"""Is this agreement the one that is meant? Its signatures cannot say: anybody can sign one.
+"""Agreements from files: read them, and compare them with what the reader knows to be right.
 
-    brought = bring(path, party=folder, digest=None)   # read, complete, whole
-    doubt = brought.doubt(policy)                      # None, or a refusal to end with; or raises
+    opened = open_agreement(path, party=folder, digest=None)   # read, complete
+    unverified = opened.compare(policy)     # raises; or None; or the refusal to end with
 
-Every command that judges something by an agreement from a file goes through here. What it is held
-against is the reader's own: the folder of its party, or a digest that it knows to be right.
+Anybody can make and sign an agreement, so its signatures alone prove nothing to its reader. Every
+command that judges by an agreement from a file compares it with the reader's own party folder, or
+with a digest that the reader knows.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from policy.agreement import FILE_CAP, Agreement, CompleteAgreement, OwnSignatureMissing
+from policy.agreement import FILE_CAP, Agreement, CompleteAgreement
 from policy.document import Policy, digest_text
-from policy.envelope import EnvelopeMalformed
 from policy.errors import PolicyConflict, PolicyTrustError
 from policy.party import LocalParty
+from policy.signing import OwnSignatureMissing, require_own_signature
 from verifier.errors import Exit
 from verifier.files import parse_file, read_file
 from verifier.modes import known_roots
 
 
 class AgreementUnverified(PolicyTrustError):
-    """Whoever presents evidence can bring an agreement that fits it: this one was only shown."""
+    """The agreement was compared with nothing; the sender of the evidence may have made it."""
 
     code = "agreement-unverified"
     exit_status = Exit.UNDECIDED
@@ -35,29 +36,30 @@ class AgreementUnverified(PolicyTrustError):
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
-    """What somebody brought, and what of the reader's own it is held against."""
+class OpenedAgreement:
+    """An agreement or draft from a file, and what the reader has to compare it with."""
 
     path: Path
-    complete: CompleteAgreement | None  # None: a draft, which nobody signed
+    complete: CompleteAgreement | None  # None: an unsigned draft
     policies: tuple[Policy, ...]  #       every version, the newest last
-    party: Path | None
-    digest: str | None  #                 sha256:…
+    party: Path | None  #                 the reader's own folder
+    digest: str | None  #                 that the reader knows to be right, sha256:…
 
     @property
     def agreed(self) -> CompleteAgreement:
-        assert self.complete is not None  # `bring` lets drafts through only where it is told to
+        assert self.complete is not None  # `open_agreement` reads drafts only where it is told to
         return self.complete
 
-    def doubt(self, policy: Policy) -> AgreementUnverified | None:
-        """Hold the version that is judged by against the reader's party and digest.
+    def compare(self, policy: Policy) -> AgreementUnverified | None:
+        """Compare the version that is used with the reader's party and digest.
 
-        Own keys and signature, or the known digest, may also be those of a later version of the
-        same file: it names every version before it by digest.
+        The reader's keys, signature or digest may also belong to a later version in the same
+        file: a later version names every earlier one by digest.
 
         Returns:
-            None where it is the one that is meant; where there is nothing to hold it against,
-            the refusal with which the command ends, once it has shown what it found.
+            None: it is the agreement that the reader means.
+            AgreementUnverified: the reader named nothing to compare it with. The command shows
+                what it found and ends with this refusal.
 
         Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing, PolicyConflict.
         """
@@ -87,35 +89,35 @@ class Brought:
             raise OwnSignatureMissing(
                 str(self.path), expected=f"a signature of {local.party_id}", found="a draft"
             )
-        self.complete.require_anchor(local, since=policy.version)
+        require_own_signature(self.complete, local, since=policy.version)
 
 
-def bring(path: Path, *, party: Path | None, digest: str | None, drafts: bool = False) -> Brought:
-    """Read an agreement that must be complete; with `drafts`, also a policy that nobody signed.
+def open_agreement(
+    path: Path, *, party: Path | None, digest: str | None, drafts: bool = False
+) -> OpenedAgreement:
+    """Read an agreement that must be complete; with `drafts`, also an unsigned policy.
 
     Raises: FileUnreadable, what `Agreement.parse` and `require_complete` raise; for a draft what
         `Policy.parse` raises.
     """
     if drafts and not read_file(path, cap=FILE_CAP).lstrip().startswith(b"{"):
         draft = parse_file(path, partial(Policy.parse, known_roots=known_roots()))
-        return Brought(path, None, (draft,), party, digest)
+        return OpenedAgreement(path, None, (draft,), party, digest)
     complete = read_agreement(path).require_complete()
     policies = tuple(version.policy for version in complete.agreement.versions)
-    return Brought(path, complete, policies, party, digest)
+    return OpenedAgreement(path, complete, policies, party, digest)
 
 
 def read_agreement(path: Path) -> Agreement:
     """An agreement file, complete or not. Raises: FileUnreadable, what `Agreement.parse` raises."""
-    return parse_file(path, parse_agreement, cap=FILE_CAP)
+    return parse_file(path, partial(Agreement.parse, known_roots=known_roots()), cap=FILE_CAP)
 
 
-def parse_agreement(raw: bytes) -> Agreement:
-    """The content of an agreement file. Raises: what `Agreement.parse` raises."""
-    if not raw.startswith(b"{"):  # most often the policy.toml beside it
-        raise EnvelopeMalformed(
-            "agreement",
-            expected="an agreement file",
-            found="another text",
-            fix="name the .agreement.json that `ratls policy sign` makes",
-        )
-    return Agreement.parse(raw, known_roots())
+def read_policy(path: Path) -> Policy:
+    """A policy.toml, or the newest policy of an agreement file (.json).
+
+    Raises: FileUnreadable, what `Policy.parse` or `Agreement.parse` raises.
+    """
+    if path.suffix == ".json":
+        return read_agreement(path).policy
+    return parse_file(path, partial(Policy.parse, known_roots=known_roots()))

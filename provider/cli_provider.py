@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provider.cli_agent import agent, journal
+from policy.options import Json, PartyDir, PassphraseFile
+from provider.cli_agent import agent
+from provider.cli_journal import journal
 from provider.options import (
     CollateralFile,
     EnclaveAt,
-    Json,
     MailboxAt,
     MailboxCertificate,
-    PartyDir,
-    PassphraseFile,
     StateDir,
     TaskFile,
     Timeout,
