@@ -15,7 +15,7 @@ from rich.text import Text
 from policy.agreement import Agreement
 from policy.document import Policy, digest_text
 from policy.parameters import Choice, Fixed, Parameter, Range
-from policy.sections import ANY_MACHINE, Column, Party
+from policy.sections import ANY_MACHINE, Column, Party, Platform
 from policy.signing import KeyChange
 from policy.statement import instant_text
 
@@ -60,7 +60,7 @@ def tables(policy: Policy) -> Iterable[Table]:
     for section in ("party", "enclave"):
         for entry in document[section]:
             yield _table(section, entry)
-    yield _table("platform", document["platform"])
+    yield _table("platform", document["platform"] | _any_platform(policy.platform))
     for section in ("dataset", "computation"):
         for entry in document[section]:
             yield _table(section, entry)
@@ -116,6 +116,16 @@ def keys_table(changes: Iterable[KeyChange]) -> Table:
             Text(change.fingerprint),
         )
     return table
+
+
+def _any_platform(platform: Platform) -> dict[str, str]:
+    """What an absent list admits, in words."""
+    words = {}
+    if not platform.machines and platform.fmspcs is not None:
+        words["machines"] = f"{ANY_MACHINE} of a listed FMSPC"
+    if platform.fmspcs is None:
+        words["fmspcs"] = "any"
+    return words
 
 
 def _table(title: str, values: Mapping[str, Any]) -> Table:

@@ -74,6 +74,7 @@ def push(
 
     require_both(scheduler, scheduler_certificate)
     with refusals_as_exit_status(json_output) as shell:
+        from policy.document import digest_text
         from provider.release import release
 
         request = enclave_request(
@@ -94,8 +95,8 @@ def push(
                 "batches": commit.batches,
                 "bytes": done.sent.bytes,
                 "resumed": done.resumed,
-                "task_digest": f"sha256:{commit.task_digest.hex()}",
-                "commit_digest": f"sha256:{commit.digest.hex()}",
+                "task_digest": digest_text(commit.task_digest),
+                "commit_digest": digest_text(commit.digest),
                 "acknowledgement": str(kept.acknowledgement),
                 "record": str(kept.record),
                 "reported": reported,

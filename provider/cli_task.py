@@ -61,6 +61,7 @@ def sign(
     from verifier.shell import now, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
+        from policy.document import digest_text
         from policy.party import LocalParty
         from policy.passphrase import passphrase_source
         from policy.statement import instant_text
@@ -87,8 +88,8 @@ def sign(
         shell.answer(
             {
                 "task": str(output),
-                "task_digest": f"sha256:{made.digest.hex()}",
-                "policy_digest": f"sha256:{made.policy_digest.hex()}",
+                "task_digest": digest_text(made.digest),
+                "policy_digest": digest_text(made.policy_digest),
                 "study": made.study,
                 "computation": made.computation,
                 "submitter": made.submitter,
@@ -96,7 +97,7 @@ def sign(
                 "mode": mode.value,
             },
             f"{output}: {made.computation} of {made.study}, signed by {made.submitter}, "
-            f"until {until}\n  sha256:{made.digest.hex()}",
+            f"until {until}\n  {digest_text(made.digest)}",
         )
 
 
@@ -145,6 +146,7 @@ def result(
 
     require_both(scheduler, scheduler_certificate)
     with refusals_as_exit_status(json_output) as shell:
+        from policy.document import digest_text
         from provider.collect import Outputs, collect
 
         outputs = Outputs(
@@ -170,7 +172,7 @@ def result(
                 "bytes": done.size,
                 "receipt": str(outputs.receipt),
                 "record": str(outputs.record),
-                "task_digest": f"sha256:{done.receipt.task_digest.hex()}",
+                "task_digest": digest_text(done.receipt.task_digest),
                 "computation": done.receipt.computation,
                 "run": done.receipt.run,
                 "inputs": inputs,

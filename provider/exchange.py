@@ -162,11 +162,7 @@ class EnclaveRequest:
             kind,
             address,
             admitted,
-            ChannelIdentity(
-                self.party.channel_certificate_pem,
-                self.party.channel_key_pem,
-                self.party.channel_spki_sha256,
-            ),
+            ChannelIdentity.of(self.party),
             task=self.task,
             task_digest=job.task.digest,
             dataset=dataset,

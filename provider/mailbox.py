@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from policy.document import digest_text
 from policy.party import LocalParty
 from policy.statement import instant_text
 from policy.task import TaskExpired, TaskLabel
@@ -50,9 +51,7 @@ def mailbox(address: Address, certificate: Path, party: LocalParty) -> Scheduler
     return SchedulerClient(
         address,
         read_file(certificate),
-        ChannelIdentity(
-            party.channel_certificate_pem, party.channel_key_pem, party.channel_spki_sha256
-        ),
+        ChannelIdentity.of(party),
     )
 
 
@@ -217,7 +216,7 @@ class Notice:
         """Raises: EnclaveRestarted. What went to different starts never comes together."""
         if told := self._started_anew:
             raise EnclaveRestarted(
-                f"task sha256:{self.digest.hex()}",
+                f"task {digest_text(self.digest)}",
                 expected="every release to one start of the enclave",
                 found=f"the enclave started anew after a release began: {', '.join(told)}",
             )
@@ -225,7 +224,7 @@ class Notice:
     def as_json(self) -> dict[str, Any]:
         task = self.task
         return {
-            "task_digest": f"sha256:{self.digest.hex()}",
+            "task_digest": digest_text(self.digest),
             "study": task and task.study,
             "computation": task and task.computation,
             "submitter": task and task.submitter,
@@ -253,7 +252,7 @@ class Notice:
         if self._started_anew:
             states += "; the enclave was started anew: sign a new task"
         return (
-            f"sha256:{self.digest.hex()}",
+            digest_text(self.digest),
             what if task is None else f"{what}, asked by {task.submitter}",
             "" if task is None else instant_text(task.expires),
             states,

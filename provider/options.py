@@ -95,6 +95,8 @@ def enclave_request(
 
 def enclave_shown(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, Any]:
     """Who proved itself, for machines."""
+    from policy.document import digest_text
+
     verified = fresh.verified
     return {
         "mode": mode.value,
@@ -102,7 +104,7 @@ def enclave_shown(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, A
         "enclave": fresh.admission.enclave.name,
         "mr_enclave": str(verified.quote.enclave.mr_enclave),
         "instance": fresh.claims.instance.hex(),
-        "policy_digest": f"sha256:{fresh.claims.policy_hash.hex()}",
+        "policy_digest": digest_text(fresh.claims.policy_hash),
         "tcb_status": verified.tcb.status.value,
         "advisory_ids": list(verified.tcb.advisory_ids),
         "checks": fresh.appraisal.as_json(),

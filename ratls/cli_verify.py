@@ -193,9 +193,7 @@ def _channel(folder: Path, passphrase_file: Path | None) -> Any:
     from ratls.pin import ChannelIdentity
 
     local = LocalParty.load(folder, passphrase_source(passphrase_file))
-    return ChannelIdentity(
-        local.channel_certificate_pem, local.channel_key_pem, local.channel_spki_sha256
-    )
+    return ChannelIdentity.of(local)
 
 
 def _challenge(
@@ -322,6 +320,7 @@ def _show_document(
     roots: TrustAnchors,
     refusal: RatlsError | None,
 ) -> None:
+    from policy.document import digest_text
     from policy.receipt import Receipt
     from policy.statement import instant_text
 
@@ -333,7 +332,7 @@ def _show_document(
             "computation": document.computation,
             "recipient": document.recipient,
             "inputs": inputs,
-            "result_digest": f"sha256:{document.result_digest.hex()}",
+            "result_digest": digest_text(document.result_digest),
         }
         what = f"{document.computation} over {', '.join(inputs)} for {document.recipient}\n  " + (
             "this is the result that it names"
@@ -345,8 +344,8 @@ def _show_document(
             "dataset": document.dataset,
             "provider": document.provider,
             "rows": document.rows,
-            "commit_digest": f"sha256:{document.commit_digest.hex()}",
-            "rows_digest": f"sha256:{document.rows_digest.hex()}",
+            "commit_digest": digest_text(document.commit_digest),
+            "rows_digest": digest_text(document.rows_digest),
         }
         what = f"{document.rows:,} rows of {document.dataset} from {document.provider}"
     if not shell.json_output:
@@ -356,8 +355,8 @@ def _show_document(
             **facts,
             "verdict": "undecided" if refusal else "accepted",
             "mode": roots.mode.value,
-            "task_digest": f"sha256:{document.task_digest.hex()}",
-            "policy_digest": f"sha256:{document.policy_digest.hex()}",
+            "task_digest": digest_text(document.task_digest),
+            "policy_digest": digest_text(document.policy_digest),
             "enclave": verified.evidence.admission.enclave.name,
             "instance": document.instance.hex(),
             "at": instant_text(at),
@@ -393,6 +392,8 @@ def _show(
     refusal: RatlsError | None = None,
 ) -> None:
     """What is known of an enclave; with `refusal`, that this was not enough."""
+    from policy.document import digest_text
+
     report, fresh = proof.verified.quote.enclave, facts["fresh"]
     if not shell.json_output:
         shell.show_appraisal(proof.appraisal)
@@ -404,7 +405,7 @@ def _show(
             "enclave": proof.admission.enclave.name,
             "mr_enclave": str(report.mr_enclave),
             "instance": proof.claims.instance.hex(),
-            "policy_digest": f"sha256:{proof.claims.policy_hash.hex()}",
+            "policy_digest": digest_text(proof.claims.policy_hash),
             "tcb_status": proof.verified.tcb.status.value,
             "checks": proof.appraisal.as_json(),
             "error": refusal.as_json() if refusal else None,

@@ -11,6 +11,7 @@ believes the system's, with verification disabled it ignores the pin, and under 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
 import pyarrow.flight as flight
 from cryptography import x509
@@ -21,6 +22,9 @@ from ratls.appraise import AdmittedCertificate
 from ratls.certificate import ENCLAVE_NAME
 from ratls.environment import prepare_process
 from verifier.errors import ConfigError
+
+if TYPE_CHECKING:
+    from policy.party import LocalParty
 
 _OPTIONS = [
     # A message arrives as it was sent or not at all: 1 MB of gzip would be 1 GB here, before
@@ -48,6 +52,11 @@ class ChannelIdentity:
     cert_pem: bytes
     key_pem: bytes = field(repr=False)
     spki_sha256: bytes  # 32, of the certificate's key
+
+    @classmethod
+    def of(cls, party: LocalParty) -> Self:
+        """Raises: what reading the party's channel key raises."""
+        return cls(party.channel_certificate_pem, party.channel_key_pem, party.channel_spki_sha256)
 
 
 class PinUnusable(ConfigError):

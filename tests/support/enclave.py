@@ -122,9 +122,7 @@ class EnclaveWorld:
 
     def channel(self, party: LocalParty) -> ChannelIdentity:
         """How a party shows itself."""
-        return ChannelIdentity(
-            party.channel_certificate_pem, party.channel_key_pem, party.channel_spki_sha256
-        )
+        return ChannelIdentity.of(party)
 
     @contextmanager
     def running(
