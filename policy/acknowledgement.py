@@ -1,4 +1,4 @@
-"""An acknowledgement: the enclave's signed word that one committed dataset arrived whole."""
+"""An acknowledgement: the enclave's signed statement that a committed dataset arrived complete."""
 
 from __future__ import annotations
 

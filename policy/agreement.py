@@ -1,6 +1,6 @@
 """The agreement: a policy with its signatures, and the chain of versions before it.
 
-    agreement = Agreement.parse(raw, known_roots())   # every signature in it holds
+    agreement = Agreement.parse(raw, known_roots())   # every signature in it is valid
     complete = agreement.require_complete()           # enough parties signed, all owners did
 
 The file is `{"schema": "ratls-agreement/0", "versions": [envelope, …]}`, version 1 first.
@@ -36,7 +36,7 @@ FILE_CAP = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class SignedPolicy:
-    """One version: its policy, and who signed exactly these bytes. Every signature holds."""
+    """One version: its policy, and who signed exactly these bytes. Every signature is valid."""
 
     policy: Policy
     envelope: Envelope
@@ -44,15 +44,15 @@ class SignedPolicy:
 
     @property
     def signed(self) -> tuple[str, ...]:
-        """Ids of the parties of this version whose signing key signed, in the policy's order."""
+        """Ids of the parties of this version that signed, in the policy's order."""
         return tuple(p.id for p in self.policy.party if p.signing_key.keyid in self.keyids)
 
     def votes_by(self, rule: Policy) -> tuple[str, ...]:
-        """Voters of `rule` (this version or the one before) whose key signed this version."""
+        """Voters of `rule` (this version or the one before) that signed this version."""
         return tuple(p.id for p in rule.voters if p.signing_key.keyid in self.keyids)
 
     def missing_by(self, rule: Policy) -> tuple[str, ...]:
-        """Whose signature is still needed; the empty tuple when `rule` is satisfied."""
+        """Parties that must still sign; empty when `rule` is satisfied."""
         votes = set(self.votes_by(rule))
         voters = [p.id for p in rule.voters]
         owners = {d.owner for d in rule.dataset}
@@ -64,22 +64,25 @@ class SignedPolicy:
 
 
 class SignatureInvalid(PolicySignatureError):
-    """A signature on a policy does not hold for these bytes."""
+    """A signature on a policy is invalid."""
 
     code = "signature-invalid"
     default_fix = "ask that party for the agreement as it signed it"
 
 
 class AgreementIncomplete(PolicyThresholdError):
-    """Parties whose signature is needed have not signed."""
+    """Parties that must sign have not signed."""
 
     code = "agreement-incomplete"
     default_fix = "have the named parties run `ratls policy sign`"
 
+    def sentence(self) -> str:
+        return f"{self.thing} needs {self.expected}; {self.found}"
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Versions 1 to n, each with signatures that hold. Whether they suffice is another question."""
+    """Versions 1 to n with valid signatures; `require_complete` checks that they suffice."""
 
     versions: tuple[SignedPolicy, ...]
 
@@ -92,7 +95,9 @@ class Agreement:
             and what `Policy.parse` raises.
         """
         if len(raw) > FILE_CAP:
-            raise PolicyTooLarge("agreement", expected=f"<= {FILE_CAP} bytes", found=str(len(raw)))
+            raise PolicyTooLarge(
+                "agreement", expected=f"at most {FILE_CAP} bytes", found=str(len(raw))
+            )
         if not raw.lstrip().startswith(b"{"):  # most often the policy.toml beside it
             raise EnvelopeMalformed(
                 "the file",
@@ -189,7 +194,7 @@ _TOKEN = object()
 
 
 class CompleteAgreement:
-    """An agreement that holds. Cannot be made but by `Agreement.require_complete`."""
+    """An agreement that enough parties signed. Only `Agreement.require_complete` can make one."""
 
     __slots__ = ("agreement",)
 
@@ -208,7 +213,7 @@ class CompleteAgreement:
         return self.agreement.digest
 
     def in_force(self, at: datetime) -> CompleteAgreement:
-        """The agreement up to the version that holds at this instant: itself, or one before.
+        """The agreement up to the version in force at this instant: itself, or an earlier one.
 
         Raises: PolicyNotYetValid, PolicyExpired.
         """
@@ -218,26 +223,32 @@ class CompleteAgreement:
                 require_window(held.policy, at)
                 return held
         require_window(self.agreement.versions[0].policy, at)
-        raise AssertionError("a policy before its first instant was let through")
+        raise AssertionError("require_window accepts a policy before its first instant")
 
 
 def require_not_expired(policy: Policy, at: datetime) -> None:
-    """For what is signed or accepted ahead of its first instant. Raises: PolicyExpired."""
+    """For a policy that is signed or accepted before it is in force. Raises: PolicyExpired."""
     require_window(policy, max(at, policy.not_before))
 
 
 class PolicyNotYetValid(PolicyExpiredError):
-    """The policy's first instant has not come."""
+    """The policy is not in force yet."""
 
     code = "policy-not-yet-valid"
     default_fix = "wait until its not_before, and check this machine's clock"
 
+    def sentence(self) -> str:
+        return f"{self.thing} is in force from {self.expected} on, and it is {self.found}"
+
 
 class PolicyExpired(PolicyExpiredError):
-    """The policy's last instant has passed."""
+    """The policy has expired."""
 
     code = "policy-expired"
     default_fix = "agree on a new version"
+
+    def sentence(self) -> str:
+        return f"{self.thing} is in force only {self.expected}, and it is {self.found}"
 
 
 def require_window(policy: Policy, at: datetime) -> None:
@@ -245,7 +256,7 @@ def require_window(policy: Policy, at: datetime) -> None:
     thing = f"policy {policy.study} version {policy.version}"
     if at < policy.not_before:
         raise PolicyNotYetValid(
-            thing, expected=f"{instant_text(policy.not_before)} or later", found=instant_text(at)
+            thing, expected=instant_text(policy.not_before), found=instant_text(at)
         )
     if at >= policy.expires:
         raise PolicyExpired(
@@ -259,14 +270,14 @@ def _signing_keys(policy: Policy, before: Policy) -> tuple[SigningKey, ...]:
 
 
 class ChainBroken(PolicyConflictError):
-    """The versions in an agreement file do not follow one another."""
+    """The versions in an agreement file are not a chain from version 1 on."""
 
     code = "agreement-chain-broken"
     default_fix = "start from the accepted agreement of the version before"
 
 
 def _require_chain(policies: list[Policy]) -> None:
-    """Version 1 first, contiguous, one study, each naming the one before; no key changes hands."""
+    """Version 1 first, no gaps, one study, each naming the one before; keys keep their owners."""
     for i, policy in enumerate(policies):
         if policy.version != i + 1:
             raise ChainBroken(
@@ -290,7 +301,7 @@ def _require_chain(policies: list[Policy]) -> None:
 
 
 def _require_keys_stay(policy: Policy, before: Policy) -> None:
-    """P03 over versions: a key never changes hands, or one signature would vote for two parties.
+    """P03 over versions: a key keeps its owner, or one signature would count for two parties.
 
     Raises: PolicyKeysShared.
     """
@@ -306,27 +317,27 @@ def _require_keys_stay(policy: Policy, before: Policy) -> None:
 
 
 class PredecessorNotConsenting(PolicyThresholdError):
-    """The parties of the version before did not agree to this one."""
+    """The parties of the version before did not sign this one."""
 
     code = "predecessor-not-consenting"
     default_fix = "have the named parties of the earlier version sign this one too"
 
 
 class KeyChangeUnsigned(PolicyThresholdError):
-    """A party's signing key changes without a signature of its old key."""
+    """A party has a new signing key, and its old key did not sign this version."""
 
     code = "key-change-unsigned"
-    default_fix = "have the party sign with its old key as well"
+    default_fix = "have that party sign with its old key too"
 
 
 def _require_consent(version: SignedPolicy, before: Policy) -> None:
-    """P17: the new set alone cannot replace the old one."""
+    """P17: the new parties alone cannot replace the old ones."""
     thing = f"agreement on {before.study} version {version.policy.version}"
     if missing := version.missing_by(before):
         raise PredecessorNotConsenting(
             thing,
             expected=f"the signatures that version {before.version} asks for",
-            found=f"none of {', '.join(missing)}",
+            found=f"none by {', '.join(missing)}",
         )
     for party in version.policy.party:
         old = before.party_by_id(party.id)

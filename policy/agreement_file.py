@@ -70,8 +70,8 @@ class OpenedAgreement:
         if self.digest is None and self.party is None:
             return AgreementUnverified(
                 str(self.path),
-                expected="an agreement that you know to be yours",
-                found=f"digest {digest_text(policy.digest)} shown, not verified",
+                expected="a party or digest to compare it with",
+                found=f"none; its digest is {digest_text(policy.digest)}",
             )
         return None
 
@@ -87,7 +87,9 @@ class OpenedAgreement:
         local = LocalParty.load(self.party)
         if self.complete is None:
             raise OwnSignatureMissing(
-                str(self.path), expected=f"a signature of {local.party_id}", found="a draft"
+                str(self.path),
+                expected=f"signature of {local.party_id}",
+                found="none: it is a draft",
             )
         require_own_signature(self.complete, local, since=policy.version)
 

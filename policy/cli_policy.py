@@ -67,8 +67,8 @@ def policy_new(
 def policy_lint(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml.")], json: Json = False
 ) -> None:
-    """Name every problem of a policy at once, each with its path and line; or say, of each
-    computation, what its result still tells about persons.
+    """List every problem of a policy with its path and line. If there is none, say for each
+    computation what its result tells about persons.
 
     Example: ratls policy lint policy.toml
     """
@@ -105,7 +105,7 @@ def policy_show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml or an agreement.")],
     json: Json = False,
 ) -> None:
-    """Show what a policy says, as it was understood and not as it was written.
+    """Show a policy as it was read, not as it was written.
 
     Example: ratls policy show study.agreement.json
     """
@@ -130,7 +130,7 @@ policy.command("sign")(cli_sign.sign)
 
 @policy.command("status")
 def policy_status(file: AgreementFile, json: Json = False) -> None:
-    """Who signed an agreement, and who is missing. Says nothing about whose keys they are.
+    """Show who signed an agreement, and who is missing. Does not check who has the keys.
 
     Example: ratls policy status study.agreement.json
     """
@@ -156,7 +156,7 @@ def policy_verify(
     at: Annotated[str | None, typer.Option(help="Instant of judgement. Default: now.")] = None,
     json: Json = False,
 ) -> None:
-    """Is an agreement complete and in force, and is it the one that you mean?
+    """Check that an agreement is complete, in force, and the one that you mean.
 
     Without --party or --digest its digest is shown, and nothing is decided (exit status 5).
 

@@ -1,4 +1,4 @@
-"""`ratls policy sign` and `accept`: what a person consents to, by typing."""
+"""`ratls policy sign` and `accept`: the two commands that need a person's consent."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def accept(
     yes: Yes = None,
     json: Json = False,
 ) -> None:
-    """Take a complete agreement into force for this party. The one act that creates its state.
+    """Take a complete agreement into force for this party. This alone creates its state folder.
 
     Asks at the terminal. Without one, the digest of the policy that you read must be named with
     --yes; `ratls policy status` prints it.
@@ -115,7 +115,7 @@ def _state(folder: Path | None) -> StudyState:
 
 
 def _agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
-    """The agreement that is to be signed and where it stands: as it is, or begun on a policy."""
+    """The agreement to sign and its path: an existing one, or a new one for a policy.toml."""
     from policy.agreement import Agreement
     from policy.agreement_file import read_agreement, read_policy
     from policy.document import digest_text
@@ -130,7 +130,7 @@ def _agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
         before = store.stored(read.study) if read.version > 1 else None
         return beside, Agreement.draft(read.raw, known_roots(), before)
     agreement = read_agreement(beside)
-    # Whoever edits after the first signature made another policy.
+    # A policy that was edited after the first signature is another policy.
     if agreement.policy.raw != read.raw:
         raise PolicyConflict(
             f"{beside}",
@@ -142,7 +142,7 @@ def _agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
 
 
 def _add_signature(path: Path, read: Agreement, local: LocalParty) -> Agreement:
-    """Sign the agreement as it is by now: while one person reads and answers, others sign.
+    """Sign the agreement as it is now: others may have signed while this person read it.
 
     Raises: PolicyConflict where it became one on another policy; FileNotWritten; what reading
         the signing key raises.
@@ -154,7 +154,7 @@ def _add_signature(path: Path, read: Agreement, local: LocalParty) -> Agreement:
     from verifier.files import rewrite
     from verifier.modes import known_roots
 
-    _ = local.signing  # asks for the passphrase, while nobody waits for the file
+    _ = local.signing  # asks for the passphrase before the file is locked
     done = read
 
     def add(content: bytes | None) -> bytes:
@@ -166,7 +166,7 @@ def _add_signature(path: Path, read: Agreement, local: LocalParty) -> Agreement:
                 str(path),
                 expected=digest_text(read.digest),
                 found="no file" if content is None else digest_text(now.digest),
-                fix="it was changed while you answered: read it, and sign again",
+                fix="read the file again, and sign again: it was changed meanwhile",
             )
         done = add_own_signature(now, local)
         return done.encode()
@@ -198,7 +198,7 @@ def _show_changes(shell: Shell, changes: tuple[KeyChange, ...]) -> None:
 
 
 class ConsentMissing(ConfigError):
-    """Nobody was asked, and nobody typed which policy is meant: silence is no consent."""
+    """Consent was neither typed at a terminal nor given with the digest of this policy."""
 
     code = "consent-missing"
     exit_status = Exit.USAGE
@@ -209,7 +209,7 @@ class ConsentMissing(ConfigError):
 
 
 def _require_consent(act: str, policy: Policy, party: LocalParty, yes: str | None) -> None:
-    """A person's yes at a terminal, or the digest of this very policy, typed with `--yes`.
+    """A yes typed at the terminal, or the digest of this policy with `--yes`.
 
     Raises: ConsentMissing.
     """
@@ -230,7 +230,7 @@ def _require_consent(act: str, policy: Policy, party: LocalParty, yes: str | Non
 
 
 def can_ask() -> bool:
-    """Can somebody read a question and answer it? A pipe cannot."""
+    """Are standard input and standard error a terminal, so that a person can answer?"""
     import sys
 
     return sys.stdin.isatty() and sys.stderr.isatty()

@@ -1,10 +1,10 @@
-"""What the enclave can compute, declared as data: what a policy may ask of it, and what it tells.
+"""What the enclave can compute, as data: which policies it accepts, and what results tell.
 
     DECLARED["logistic_regression"].most_digits
     list(computation_problems("computation[0]", computation, inputs))   # path, expected, found
 
-One declaration for everybody who reads a policy: `policy lint`, `sign`, `accept`, providers and
-the enclave refuse alike, before a row is sent. The code is in `enclave_app.computations`.
+`policy lint`, `sign` and `accept`, providers and the enclave all use these declarations, and refuse
+the same policies before a row is sent. The code is in `enclave_app.computations`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Columns:
 
 
 def _one_spelling(path: str, name: str, inputs: Sequence[Dataset]) -> Iterator[Told]:
-    """Texts that are compared across inputs have one spelling, or one person would be several."""
+    """Texts that are compared across inputs need one spelling, or one person counts as several."""
     having = [d for d in inputs if name in d.columns and d.columns[name].type == "string"]
     for dataset in having:
         if dataset.spelling(name) is None:
@@ -163,7 +163,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
 def computation_problems(
     path: str, computation: Computation, inputs: Sequence[Dataset]
 ) -> Iterator[Told]:
-    """What the policy asks of this computation and would not get; `inputs` are those that read."""
+    """What the computation does not support; `inputs` are the datasets without problems."""
     declared = DECLARED.get(computation.run)
     if declared is None:
         # R01, D10: a name is looked up in a closed table, never imported.

@@ -36,7 +36,7 @@ from policy.syntax import LineIndex, read_toml, value_problems
 from policy.values import Digest
 from verifier.text import digest_text as digest_text
 
-PROBLEMS_CAP = 200  # nobody reads more
+PROBLEMS_CAP = 200  # listed at most
 
 
 _TABLES: dict[str, type[Section]] = {"agreement": AgreementRule, "platform": Platform}
@@ -50,26 +50,30 @@ _LIST_CAP = 256
 
 
 class PolicyInvalid(PolicyFormatError):
-    """The document breaks rules of its schema; `problems` has all of them at once."""
+    """The policy breaks rules of its schema; `problems` lists all of them."""
 
     code = "policy-invalid"
     default_fix = "correct the policy; `ratls policy lint` lists every problem"
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         first = problems[0]
-        rest = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         super().__init__(
-            f"policy: {first.place}",
+            "policy",
             expected=first.expected,
-            found=first.found + rest,
+            found=first.found,
             fix=f"{first.fix}; {self.default_fix}" if first.fix else None,
         )
         self.problems = problems
 
+    def sentence(self) -> str:
+        more = len(self.problems) - 1
+        rest = f"; {more} more problem{'s' if more > 1 else ''}" if more else ""
+        return f"{self.thing}: {self.problems[0].sentence}{rest}"
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy whose every rule was checked while it was read. Signatures are another matter."""
+    """A policy that keeps every rule. `policy.agreement` checks its signatures."""
 
     study: str
     version: int
@@ -82,7 +86,7 @@ class Policy:
     platform: Platform
     dataset: tuple[Dataset, ...]
     computation: tuple[Computation, ...]
-    raw: bytes = field(repr=False)  # what everybody signs
+    raw: bytes = field(repr=False)  # what the parties sign
 
     @classmethod
     def parse(cls, raw: bytes, *, known_roots: frozenset[str]) -> Self:
@@ -123,7 +127,7 @@ class Policy:
 
     @property
     def voters(self) -> tuple[Party, ...]:
-        """Parties whose signature counts: all but those that only operate."""
+        """Parties that vote: all but those that only operate."""
         return tuple(p for p in self.party if p.votes)
 
     def party_by_id(self, party_id: str) -> Party | None:
@@ -136,7 +140,7 @@ class Policy:
         return next((c for c in self.computation if c.id == computation_id), None)
 
     def party_by_channel(self, spki_sha256: bytes) -> Party | None:
-        """The party whose channel certificate carries the key with this digest."""
+        """The party with this key digest in its channel certificate."""
         return next(
             (p for p in self.party if p.channel_certificate.spki_sha256 == spki_sha256), None
         )

@@ -1,24 +1,24 @@
-"""What this party accepted, released, refused and collected: a hash chain that only grows.
+"""The journal of what this party accepted, released, refused and collected: a hash chain.
 
     with Journal.open(folder) as journal:  # exclusive: one process at a time
         journal.records                    # verified, oldest first
         journal.append(refused, at)        # durable when the call returns
 
-`policy accept` begins it, and nothing else does: a state folder without its journal has lost
-what was released, and is refused.
+Only `policy accept` begins a journal. A state folder without its journal does not know what was
+released, and is refused.
 
 Each line names the SHA-256 of the line before it. A chain alone cannot show that its end was
 cut off, so a second file, the head, names the last line. The order of an append is: line, fsync,
-head, fsync, and only then whatever the record allows. A crash therefore leaves one of two
-things, both healed when the journal is next opened: a line without its end (nothing happened on
-its strength; it is cut off), or one whole line beyond the head (kept: to count a release that did
-not happen is harmless, to forget one that did is not). Anything else is an `AuditError`.
+head, fsync, and only then the act that the record allows. A crash therefore leaves one of two
+things, and the next opening repairs both: an incomplete line (it allowed nothing yet; it is cut
+off), or one complete line after the head (kept: to count a release that did not happen is
+harmless, to forget one that did is not). Anything else is an `AuditError`.
 
 The first record says where the folder is: which machine, file system and inode. A copy has
 another place and is refused, or two copies could release one task to two enclaves.
 
-Who may write the whole folder can put back an older journal *and* its head. Each commit therefore
-carries the journal's head, signed, to the enclave, whose acknowledgement names that commit.
+Write access to the folder is enough to put back an older journal *and* its head. Each commit
+therefore contains the journal's head, signed, and the enclave's acknowledgement names that commit.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _CAP = 1 << 30  # bytes; a journal of this size is a fault, not a history
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A journal that was verified and left as it was."""
+    """A verified journal, read without locking it for writing."""
 
     records: tuple[JournalRecord, ...]
     head: Head
@@ -65,7 +65,7 @@ class Reading:
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Read and verify without writing: for eyes, and for a copy on another machine.
+        """Read and verify without writing, also a copy on another machine.
 
         Raises:
             JournalMissing: The folder has none.
@@ -82,10 +82,9 @@ class Reading:
         return cls(records, reconciled, raw[:whole])
 
     def require_line(self, digest: str) -> None:
-        """Hold the journal against a digest that was noted elsewhere: an older head, or a commit's.
+        """The journal has a line with this digest: an older head, or that in a commit.
 
-        Whoever can write the folder can put back an older journal with its head; the chain alone
-        does not show that. Raises: JournalCut.
+        An older journal, put back with its head, passes every other check. Raises: JournalCut.
         """
         if digest not in {digest_text(GENESIS), *(digest_text(r.digest) for r in self.records)}:
             raise JournalCut("journal", expected=f"a line with digest {digest}", found="none")
@@ -105,9 +104,9 @@ class Journal:
         """Lock, read and verify the journal of a state folder; heal what a crash left.
 
         Raises:
-            JournalMissing: There is none, whatever the folder holds besides.
+            JournalMissing: There is none.
             AuditError: One of its other leaves; see `reconcile` and `parse_lines`.
-            StateCopied: The folder is not the one that the journal was begun in.
+            StateCopied: The journal was begun in another folder.
         """
         with cls._opened(folder) as journal:
             if not journal.records:
@@ -170,7 +169,7 @@ class Journal:
         head = reconcile(records, torn, None if old is None else Head.parse(old))
         if torn:
             _truncate(_lines_path(folder), whole)
-        # The head comes first, even the empty one: lines without a head are then never honest.
+        # The head is written first, also for an empty journal: lines without a head are an error.
         if old != head.encode():
             write_atomically(_head_path(folder), head.encode(), mode=0o600)
         return cls(folder, records, head)
@@ -201,7 +200,7 @@ class Journal:
 
 
 def has_begun(folder: Path) -> bool:
-    """Is this a state folder, or what is left of one?"""
+    """Does the folder have a journal, a policy or a release?"""
     return _lines_path(folder).exists() or _head_path(folder).exists() or _is_used(folder)
 
 
@@ -210,7 +209,7 @@ def _is_used(folder: Path) -> bool:
 
 
 class StateCopied(StateError):
-    """This state folder is not where its journal says: it is a copy, or came from elsewhere."""
+    """The state folder is a copy, or was moved: its journal names another place."""
 
     code = "state-copied"
     default_fix = (
@@ -242,7 +241,7 @@ def require_place(records: Iterable[JournalRecord], folder: Path) -> None:
     placed = [r.entry for r in records if isinstance(r.entry, PlacedEntry)]
     here = place_of(folder)
     if not placed:
-        found = "a journal of an older version, which names none"
+        found = "none: the journal is of an older version"
     elif placed[-1].machine != here.machine:
         found = "another machine"
     elif placed[-1] != here:
@@ -256,7 +255,7 @@ def require_place(records: Iterable[JournalRecord], folder: Path) -> None:
 
 @contextmanager
 def _held(folder: Path, *, reading: bool = False) -> Iterator[None]:
-    """Lock the lines themselves: were a lock file removed, two could hold one each.
+    """Lock the file of the lines itself: a separate lock file could be removed.
 
     Raises: JournalMissing, JournalCut, JournalNotWritten, LockHeld, LocksMissing.
     """
@@ -279,7 +278,7 @@ def _make(folder: Path) -> None:
 
 
 class JournalNotWritten(AuditError):
-    """A record could not be made durable, so what it would have allowed does not happen."""
+    """A record could not be written to disk, so the act that it allows was not done."""
 
     code = "journal-not-written"
     default_fix = "make room and check that the state folder is writable by this user alone"
@@ -294,7 +293,7 @@ def _writing() -> Iterator[None]:
 
 
 class JournalMissing(AuditError):
-    """There is no journal here. It begins when a policy is accepted, and never anew."""
+    """The state folder has no journal. Only accepting the first policy begins one."""
 
     code = "journal-missing"
     default_fix = (

@@ -44,7 +44,7 @@ class JournalRecord:
 
 
 class JournalHeadLost(AuditError):
-    """There are lines, and the head that would vouch for the last is missing or unreadable."""
+    """There are lines, but their head is missing or unreadable."""
 
     code = "journal-head-lost"
 
@@ -109,10 +109,10 @@ def parse_line(line: bytes, seq: int, previous: Digest) -> JournalRecord:
         at = datetime.strptime(read.at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except (ValidationError, ValueError) as error:
         raise JournalAltered(where, expected="a record", found="something else") from error
-    # Byte for byte: a repeated key or a spelling of its own would hide what a reader sees. What
+    # Byte for byte: a repeated key or another form would show readers something else. What
     # older versions did not write is absent here too.
     if _json(read.model_dump(mode="json", exclude_unset=True)) != line:
-        raise JournalAltered(where, expected="the one spelling of a record", found="another")
+        raise JournalAltered(where, expected="the canonical form of a record", found="another form")
     if read.seq != seq or read.previous != digest_text(previous):
         raise JournalAltered(
             where, expected="the line that follows the one before", found="another"
@@ -127,7 +127,7 @@ class JournalCut(AuditError):
 
 
 def reconcile(records: tuple[JournalRecord, ...], torn: bool, head: Head | None) -> Head:
-    """Hold the lines against the head; the head as it must be from now on.
+    """Compare the lines with the head; the head as it must be from now on.
 
     `torn`: bytes of an unfinished line follow the last record.
 

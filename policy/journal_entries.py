@@ -14,7 +14,7 @@ InstanceText = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 ModeText = Literal["production", "simulation"]
 Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 Count = Annotated[int, Field(ge=0)]
-# How far it came: own checks, the enclave's proof, rows, the commit, the enclave's answer.
+# Where it stopped: own checks, the enclave's proof, rows, the commit, the enclave's answer.
 Step = Literal["local", "enclave", "rows", "commit", "answer"]
 
 
@@ -43,7 +43,7 @@ class AcceptedEntry(JournalEntry):
 
 
 class ReservedEntry(JournalEntry):
-    """Rows of `dataset` may now leave for `task`, and only to this instance of the enclave."""
+    """Rows of `dataset` may now be sent for `task`, and only to this instance of the enclave."""
 
     kind: Literal["reserved"] = "reserved"
     task: DigestText
@@ -57,7 +57,7 @@ class ReservedEntry(JournalEntry):
 
 
 class ReturnedEntry(JournalEntry):
-    """A reservation that no enclave can compute with: it counts as no use."""
+    """A reservation without a commit, given back: it does not count as a use."""
 
     kind: Literal["returned"] = "returned"
     task: DigestText
@@ -68,10 +68,10 @@ class ReturnedEntry(JournalEntry):
 
 
 class NotedEntry(JournalEntry):
-    """Revocation lists that evidence was about to be judged by. Older ones are not, from now on."""
+    """Revocation lists that were used. From now on older ones are refused."""
 
     kind: Literal["noted"] = "noted"
-    collateral: str  # whose: root/technology-FMSPC-authority
+    collateral: str  # kind of platform: root/technology-FMSPC-authority
     root_list: Moment  # when each was issued
     platform_list: Moment
 
@@ -115,7 +115,7 @@ class ReleasedEntry(JournalEntry):
 
 
 class CollectedEntry(JournalEntry):
-    """A result was fetched and its receipt held."""
+    """A result was fetched and its receipt verified."""
 
     kind: Literal["collected"] = "collected"
     task: DigestText
@@ -132,7 +132,7 @@ class CheckOutcome(JournalEntry):
 
 
 class RefusedEntry(JournalEntry):
-    """Something was not done, and which check said so."""
+    """A release or collection that was refused, and by which check."""
 
     kind: Literal["refused"] = "refused"
     action: Literal["release", "collect"]

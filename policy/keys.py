@@ -40,7 +40,7 @@ _RSA_BITS = range(3072, 8193)
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key that verifies signatures of one party, for one purpose."""
+    """A key that verifies signatures."""
 
     spki: bytes  #   DER SubjectPublicKeyInfo, in its one standard form
     keyid: str  #    SHA-256 of `spki`, 64 hex
@@ -85,7 +85,7 @@ class PublicKey:
         return True
 
 
-# Two keys of one party with one form: what one of them signs must not be taken for the other's.
+# Keys of one form for different documents, as types that mypy tells apart.
 SigningKey = NewType("SigningKey", PublicKey)  #      policies and withdrawals
 OperationKey = NewType("OperationKey", PublicKey)  #  tasks, commits, records
 ReceiptKey = NewType("ReceiptKey", PublicKey)  #      an enclave's: acknowledgements, receipts
@@ -161,17 +161,17 @@ def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
 
 
 class KeyFileMalformed(ConfigError):
-    """A private key file that is not an encrypted PEM of a supported key."""
+    """The file is not an encrypted PEM of a supported key."""
 
     code = "key-file-malformed"
     default_fix = "restore the file from a backup, or make new keys with `ratls party new`"
 
 
 class PassphraseWrong(ConfigError):
-    """The passphrase does not open the key file."""
+    """The passphrase does not decrypt the key file."""
 
     code = "passphrase-wrong"
-    default_fix = "check the passphrase file; a trailing newline is removed, nothing else"
+    default_fix = "give the right passphrase; only a trailing newline is removed from its file"
 
 
 def load_private_key(path: Path, passphrase: bytes) -> PrivateKeyTypes:
@@ -187,7 +187,9 @@ def load_private_key(path: Path, passphrase: bytes) -> PrivateKeyTypes:
     except (ValueError, TypeError) as error:
         # The library tells a wrong passphrase and a damaged body apart only by its text.
         raise PassphraseWrong(
-            str(path), expected="the passphrase of this key", found="another one, or a damaged file"
+            str(path),
+            expected="the passphrase of this key",
+            found="another one, or a damaged key file",
         ) from error
     except UnsupportedAlgorithm as error:
         raise KeyFileMalformed(str(path), expected="a supported key", found="another") from error

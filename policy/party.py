@@ -1,4 +1,4 @@
-"""A party's own folder: its keys and certificate. What stands here is its anchor.
+"""A party's own folder: its keys and certificate. Policies are compared with these.
 
     party = LocalParty.load(folder, passphrase)    # reads no private key yet
     party.operation.sign(payload_type, payload)    # reads operation.key now
@@ -43,14 +43,14 @@ Passphrase = bytes | Callable[[], bytes] | None  # a callable is asked once, whe
 
 
 class KeyPairDiffers(ConfigError):
-    """A private key does not belong to the public key that stands beside it."""
+    """A private key does not belong to the public key in party.toml."""
 
     code = "key-pair-differs"
     default_fix = "restore the party folder from a backup: its files belong together"
 
 
 class LocalParty:
-    """One party as it knows itself. Private keys are read when they are first used."""
+    """A party's own folder. Private keys are read when they are first used."""
 
     def __init__(self, folder: Path, public: Party, passphrase: Passphrase) -> None:
         self.folder, self.public, self._given = folder, public, passphrase
@@ -131,7 +131,7 @@ class LocalParty:
 
 
 class PartyIdMalformed(ConfigError):
-    """A party's name is not an id."""
+    """The name of a party is not a valid id."""
 
     code = "party-id-malformed"
     default_fix = "use lower-case letters, digits and hyphens, at most 64"

@@ -1,4 +1,4 @@
-"""From pydantic's errors to problems that an author of a policy understands."""
+"""Turns pydantic's errors into problems that the author of a policy understands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 
 class Unfit(ValueError):
-    """What a rule of ours tells pydantic; `field` where the rule is about one field of a table."""
+    """A validator's error; `field` where it is about one field of a table."""
 
     def __init__(self, expected: str, found: str, *, field: str = "") -> None:
         super().__init__(expected, found)
@@ -36,9 +36,12 @@ def join(path: str, location: tuple[Any, ...]) -> str:
     return path
 
 
+_THE_FIELD = "this field"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One error of meaning: where it is, what is expected there, what is there."""
+    """One error: where it is, what is expected, what was found."""
 
     path: str  #          like `party[2].roles[0]`, counted from 0
     line: int | None  #   in the file, counted from 1; None where it cannot be located
@@ -50,13 +53,18 @@ class Problem:
     def place(self) -> str:
         return self.path if self.line is None else f"{self.path} (line {self.line})"
 
+    @property
+    def sentence(self) -> str:
+        if self.expected == _THE_FIELD:
+            return f"{self.place} is missing"
+        return f"{self.place}: expected {self.expected}, found {self.found}"
+
     def __str__(self) -> str:
-        hint = f" ({self.fix})" if self.fix else ""
-        return f"{self.place}: expected {self.expected}, found {self.found}{hint}"
+        return self.sentence + (f" ({self.fix})" if self.fix else "")
 
 
 def unknown_field(name: str, known: Collection[str], path: str, lines: Lines | None) -> Problem:
-    """P10: a field that we do not know is refused, with a guess at what was meant."""
+    """P10: an unknown field is refused; the nearest known name is suggested."""
     close = get_close_matches(name, known, n=1)
     fix = f"did you mean {close[0]}?" if close else "known here: " + ", ".join(sorted(known))
     line = lines.find(path) if lines else None
@@ -66,7 +74,7 @@ def unknown_field(name: str, known: Collection[str], path: str, lines: Lines | N
 def from_pydantic(
     error: ValidationError, model: type[BaseModel], path: str, lines: Lines | None
 ) -> list[Problem]:
-    """One problem per place; a union that fails in each arm is told once."""
+    """One problem per place, also for a union that fails in every arm."""
     problems: dict[str, Problem] = {}
     entries = error.errors(include_url=False)
     places = [_place(entry["loc"], path) for entry in entries]
@@ -103,7 +111,7 @@ def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[B
 
 
 _WORDS = {
-    "missing": "this field",
+    "missing": _THE_FIELD,
     "int_type": "an integer",
     "string_type": "text",
     "tuple_type": "a list",

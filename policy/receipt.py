@@ -1,10 +1,10 @@
-"""A receipt: the enclave's signed word on what it computed from what, and for whom.
+"""A receipt: the enclave's signed statement of what it computed, from what, and for whom.
 
     document = salted(result, salt)       # in the enclave, before it is sealed
     receipt.require_result(file)          # years later: this file is what was computed
 
-A result is a JSON object. Its digest is that of its compact form, whatever the layout of the file
-in which it is kept; 32 random bytes in it keep whoever has the receipt alone from guessing it.
+A result is a JSON object. Its digest is that of its compact form, so the layout of the file does
+not matter. A salt of 32 random bytes in it prevents guessing the result from the receipt alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def indented(result: bytes) -> bytes:
 
 
 def is_document(raw: bytes) -> bool:
-    """A signed document, and not a result; neither is believed for that."""
+    """Does the file look like a signed document, and not like a result? Verifies nothing."""
     try:
         value = strict_json(raw, "file")
     except EnvelopeMalformed:
@@ -60,7 +60,7 @@ def _compact(value: Any) -> bytes:
 
 
 class ReceiptInput(BaseModel):
-    """One input, by its commit: neither counts nor digests of anybody's rows."""
+    """One input, by its commit; without counts or digests of rows."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -69,7 +69,7 @@ class ReceiptInput(BaseModel):
 
 
 class ResultDiffers(ResultBindingError):
-    """The receipt is about another result than this one, or somebody changed it."""
+    """The result is not the one that the receipt is about, or it was changed."""
 
     code = "result-differs"
     default_fix = "use the result as it was collected, and the receipt that came with it"

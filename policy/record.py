@@ -1,7 +1,7 @@
-"""A record: what the holder of a receipt or acknowledgement saw when it judged it.
+"""A record: what the holder of a receipt or acknowledgement checked, and when.
 
-It holds the collateral of that day, so that the document can be judged again in ten years, at
-an instant that rests on the holder's clock and signature.
+It contains the collateral of that day, so that the document can be verified again years later.
+The instant is that of the holder's clock, under the holder's signature.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class RecordScopeDiffers(ResultBindingError):
     """The record is about another document."""
 
     code = "record-scope-differs"
-    default_fix = "name the record that was stored with this very document"
+    default_fix = "name the record that was stored with this document"
+
+    def sentence(self) -> str:
+        return f"the record is about document {self.found}, not {self.expected}"
 
 
 class Record(Statement):
@@ -69,7 +72,7 @@ class Record(Statement):
 
     @classmethod
     def open(cls, raw: bytes, by: Policy | OperationKey) -> Self:
-        """A record whose holder's operation key signed it: by policy, or by a trusted key.
+        """A record that its holder signed: with the key in the policy, or with the given key.
 
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
             PartyNotListed, SignerUnknown, RecordSignatureInvalid.

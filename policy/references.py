@@ -1,6 +1,6 @@
 """Cross-references between the sections of a policy.
 
-Works on the sections that could be read, so that one run names every problem.
+Works on the sections that were read without problems, so that one run lists every problem.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def cross_problems(
     lines: LineIndex,
     known_roots: frozenset[str],
 ) -> list[Problem]:
-    """All references that do not hold, in the order of the document's sections."""
+    """All broken references, in the order of the document's sections."""
     told: list[Told] = []
     told += _root(parts["platform"], known_roots)
     told += _threshold(parts, document)
@@ -45,7 +45,7 @@ def cross_problems(
 
 
 class PolicyKeysShared(PolicyTrustError):
-    """One key stands at two places of the policy: one holder could pose as two."""
+    """The policy lists one key at two places, so one holder could act as two parties."""
 
     code = "policy-keys-shared"
     default_fix = "give every party and every purpose a key of its own"
@@ -77,7 +77,7 @@ def key_ids(party: Party) -> dict[str, str]:
 
 
 def _declared(document: Mapping[str, Any], section: str, key: str) -> set[str]:
-    """Ids as written, also of sections with problems: a reference to them is no second problem."""
+    """Ids as written, also in sections with problems, so that references to them count as known."""
     return {name for _, name in _named(document, section, key)}
 
 

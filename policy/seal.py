@@ -33,10 +33,10 @@ def seal_result(plaintext: bytes, recipient_key: EncryptionKey, info: bytes) -> 
 
 
 class ResultNotOpenable(ResultBindingError):
-    """The ciphertext is not for this recipient, task and policy, or was altered."""
+    """The result is encrypted for another recipient, task or policy, or was altered."""
 
     code = "result-not-openable"
-    default_fix = "fetch it again; check that --party is the recipient and the task the same"
+    default_fix = "fetch it again, with --party of the recipient and the same task"
 
 
 def open_result(ciphertext: bytes, key: X25519PrivateKey, info: bytes) -> bytes:
@@ -50,7 +50,7 @@ def open_result(ciphertext: bytes, key: X25519PrivateKey, info: bytes) -> bytes:
 
 
 def is_denial(plaintext: bytes) -> bool:
-    """Whether an opened outcome says that nothing was released. A result never has this schema."""
+    """Does an opened outcome say that nothing was released? A result never has this schema."""
     try:
         document = json.loads(plaintext)
     except (ValueError, RecursionError):

@@ -44,7 +44,7 @@ def _checked(fault: Callable[[str], Fault | None]) -> Callable[[str], str]:
 
 
 def _translated(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """A parser with refusals of its own, as a validator whose error has a path."""
+    """A parser as a validator: pydantic then adds the path to its refusal."""
 
     def check(text: Any) -> Any:
         if not isinstance(text, str):
@@ -193,7 +193,7 @@ class Head(Section):
 
 
 class AgreementRule(Section):
-    """Whose signatures make the policy complete; owners of datasets always."""
+    """How many parties must sign; owners of datasets must in any case."""
 
     threshold: Annotated[Literal["all"] | int, PlainValidator(_threshold)]
 
@@ -210,7 +210,7 @@ class Party(Section):
 
     @property
     def votes(self) -> bool:
-        """Whoever only runs machines has no say in what is done with the rows."""
+        """A party that only operates machines does not vote."""
         return self.roles != ("operator",)
 
 
@@ -245,7 +245,7 @@ class Attributes(Section):
 
 
 def little_endian(text: str) -> int:
-    """The number that stands in hex as in a quote, lowest byte first."""
+    """The number in a hex text with the lowest byte first, as in a quote."""
     return int.from_bytes(bytes.fromhex(text), "little")
 
 
@@ -299,7 +299,7 @@ class Column(Section):
     nullable: bool = False
     min: Any = None
     max: Any = None
-    # Of texts that name persons; a subject's are canonical without being told.
+    # For texts that identify persons; a subject is canonical by default.
     spelling: Literal["canonical", "folded"] | None = None
 
     @model_validator(mode="before")
@@ -329,7 +329,7 @@ class Column(Section):
 
 
 class Dataset(Section):
-    """Rows that one party owns, by declaration."""
+    """Rows that one party owns."""
 
     id: Identifier
     owner: Slug
@@ -343,7 +343,7 @@ class Dataset(Section):
     max_rows: Annotated[int, Field(ge=1, le=10**10)]
 
     def spelling(self, name: str) -> str | None:
-        """How the texts of a column must be written: `canonical`, `folded`, or in any way."""
+        """How texts of a column must be written: `canonical`, `folded`, or None for no rule."""
         column = self.columns[name]
         if name == self.subject and column.type == "string":
             return column.spelling or "canonical"
@@ -351,13 +351,13 @@ class Dataset(Section):
 
 
 class Release(Section):
-    """What may leave the enclave, and from how many persons it must come."""
+    """What may leave the enclave, and from how many persons at least."""
 
     outputs: Identifiers
     min_subjects_per_input: Annotated[int, Field(ge=1, le=10**9)]
     significant_digits: Annotated[int, Field(ge=1, le=17)]
-    # What a provider may ask the enclave for: which rule its own input alone breaks. Without it,
-    # nobody is told any reason.
+    # Lets a provider ask the enclave which rule its own input breaks. Without it, the enclave
+    # gives no reasons.
     reasons: Literal["own input"] | None = None
 
 

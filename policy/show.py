@@ -1,6 +1,6 @@
-"""A policy as people read it before they sign: rendered from the parsed document, never its text.
+"""A policy as people read it before they sign: made from the parsed document, not its text.
 
-Comments, layout and order of the file have no say in what is shown.
+Comments, layout and order of the file change nothing.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def signers_table(agreement: Agreement) -> Table:
 
 
 def keys_table(changes: Iterable[KeyChange]) -> Table:
-    """Every key that a signer vouches for."""
-    table = Table(title="keys that you vouch for", title_justify="left")
+    """Every key of the policy, new and changed ones marked."""
+    table = Table(title="keys in this policy", title_justify="left")
     for column in ("party", "purpose", "", "SHA-256"):
         table.add_column(column, overflow="fold")
     for change in changes:

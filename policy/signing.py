@@ -19,21 +19,24 @@ from policy.sections import Party
 
 
 class AnchorDiffers(PolicyTrustError):
-    """The policy lists another key or certificate under this party's id than it holds itself."""
+    """The policy lists a key or certificate of this party that is not its own."""
 
     code = "anchor-differs"
-    default_fix = "do not sign: find out who put that key there; your own stands in party.toml"
+    default_fix = "do not sign; find out who put that key into the policy; yours is in party.toml"
 
 
 class OwnSignatureMissing(PolicyThresholdError):
-    """This party has not signed the agreement that it is to accept."""
+    """This party has not signed the agreement."""
 
     code = "own-signature-missing"
     default_fix = "read the policy, then run `ratls policy sign`"
 
+    def sentence(self) -> str:
+        return f"{self.thing} has no {self.expected}; it has {self.found}"
+
 
 def require_listed(policy: Policy, party: LocalParty) -> None:
-    """P06: the anchor is the local file, never what a policy lists under this name.
+    """P06: the policy lists the keys of the party's own folder under its name.
 
     Raises: PartyNotListed, AnchorDiffers.
     """
@@ -46,7 +49,7 @@ def require_listed(policy: Policy, party: LocalParty) -> None:
         )
     for purpose in _PURPOSES:
         own, theirs = getattr(party.public, purpose), getattr(listed, purpose)
-        # A recipient whose key was left out is refused elsewhere; a provider may list none.
+        # A recipient without an encryption key is refused elsewhere; a provider needs none.
         if own != theirs and not (purpose == "encryption_key" and theirs is None):
             raise AnchorDiffers(
                 f"policy: {purpose} of {party.party_id}",
@@ -78,8 +81,8 @@ def require_own_signature(
     """The policy lists this party as it knows itself, and it signed these very bytes.
 
     Args:
-        since: The oldest version whose signature will do, as each later one names it by
-            digest. None: the newest alone.
+        since: The oldest version from which a signature counts: each later version names the
+            one before by digest. None: only the newest counts.
 
     Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing, about the newest version.
     """
@@ -87,7 +90,7 @@ def require_own_signature(
     try:
         _require_own(newest, party)
     except (PartyNotListed, AnchorDiffers, OwnSignatureMissing):
-        # Whoever left, or has new keys since, still knows what it signed then.
+        # A party that left, or has new keys, still knows what it signed.
         if since is None or not any(_is_own(version, party) for version in before):
             raise
 
@@ -97,7 +100,7 @@ def _require_own(version: SignedPolicy, party: LocalParty) -> None:
     if party.party_id not in version.signed:
         raise OwnSignatureMissing(
             f"agreement {digest_text(version.policy.digest)}",
-            expected=f"a signature of {party.party_id}",
+            expected=f"signature of {party.party_id}",
             found="those of " + ", ".join(version.signed),
         )
 
@@ -112,7 +115,7 @@ def _is_own(version: SignedPolicy, party: LocalParty) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class KeyChange:
-    """One key of a policy, against the policy that this party accepted before."""
+    """One key of a policy, compared with the policy that this party accepted before."""
 
     party_id: str
     purpose: str
@@ -130,7 +133,7 @@ def public_keys(party: Party) -> dict[str, str]:
 
 
 def key_changes(policy: Policy, before: Policy | None) -> tuple[KeyChange, ...]:
-    """Every key for which a signer vouches, and whether it was there before."""
+    """Every key in the policy, and whether the policy before had it."""
     changes = []
     for party in policy.party:
         earlier = before.party_by_id(party.id) if before else None

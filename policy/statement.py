@@ -49,7 +49,7 @@ BLOB_CAP = 1 << 20
 def _read_digest(value: Any) -> Any:
     if isinstance(value, str):
         if not _DIGEST.fullmatch(value):
-            raise Unfit("sha256: and 64 lower-case hex digits", "another text")
+            raise Unfit("sha256: and 64 lower-case hex digits", "something else")
         return bytes.fromhex(value[7:])
     return value
 
@@ -66,7 +66,7 @@ def _read_blob(value: Any) -> Any:
 def _read_instant(value: Any) -> Any:
     if isinstance(value, str):
         if not _INSTANT.fullmatch(value):
-            raise Unfit("an instant like 2026-11-01T00:00:00Z", "another text")
+            raise Unfit("an instant like 2026-11-01T00:00:00Z", "something else")
         try:
             read = datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         except ValueError as error:
@@ -172,10 +172,10 @@ class Statement(BaseModel):
             raise DocumentMalformed(
                 f"{cls.noun}: {problem.path}", expected=problem.expected, found=problem.found
             ) from error
-        # One statement, one form: otherwise two digests would name one and the same task.
+        # One statement, one form: otherwise one task would have two digests.
         if statement.payload != envelope.payload:
             raise DocumentMalformed(
-                cls.noun, expected="compact JSON with sorted names", found="another spelling"
+                cls.noun, expected="compact JSON with sorted names", found="another layout"
             )
         return statement, envelope
 
@@ -217,12 +217,15 @@ class PolicyDigestDiffers(PolicyConflictError):
     code = "policy-digest-differs"
     default_fix = "have it made again under the policy that is in force"
 
+    def sentence(self) -> str:
+        return f"{self.thing} belongs to policy {self.found}, not {self.expected}"
+
 
 def require_policy(thing: str, named: values.Digest, policy: Policy) -> None:
     """P15: a document belongs to one policy, byte for byte. Raises: PolicyDigestDiffers."""
     if named != policy.digest:
         raise PolicyDigestDiffers(
-            f"{thing}: policy_digest", expected=digest_text(policy.digest), found=digest_text(named)
+            f"the {thing}", expected=digest_text(policy.digest), found=digest_text(named)
         )
 
 
@@ -232,8 +235,11 @@ class StudyDiffers(PolicyScopeError):
     code = "study-differs"
     default_fix = "have it made again for this study"
 
+    def sentence(self) -> str:
+        return f"{self.thing} belongs to study {self.found}, not {self.expected}"
+
 
 def require_study(thing: str, named: str, policy: Policy) -> None:
     """P18. Raises: StudyDiffers."""
     if named != policy.study:
-        raise StudyDiffers(f"{thing}: study", expected=policy.study, found=named)
+        raise StudyDiffers(f"the {thing}", expected=policy.study, found=named)

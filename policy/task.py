@@ -36,7 +36,7 @@ from policy.values import Digest
 from verifier.errors import placed
 
 LIFETIME = timedelta(hours=1)
-# Clocks of honest parties differ a little; a task from further ahead is refused.
+# Clocks differ a little; a task that was issued further in the future is refused.
 CLOCK_SKEW = timedelta(minutes=5)
 
 
@@ -57,10 +57,15 @@ class TaskSignatureInvalid(TicketSignatureError):
 
 
 class TaskParameterDenied(TicketScopeError):
-    """A parameter that the policy fixes, does not know, or limits otherwise."""
+    """A parameter that the policy fixes, does not have, or does not allow to have this value."""
 
     code = "task-parameter-denied"
     default_fix = "look at the computation's parameters with `ratls policy show`"
+
+    def sentence(self) -> str:
+        if not self.found:
+            return f"{self.thing} {self.expected}"
+        return f"{self.thing} must be {self.expected}, not {self.found}"
 
 
 class TaskComputationUnknown(TicketScopeError):
@@ -69,19 +74,28 @@ class TaskComputationUnknown(TicketScopeError):
     code = "task-computation-unknown"
     default_fix = "use the id of a computation in the policy"
 
+    def sentence(self) -> str:
+        return f"the policy has no computation {self.found}; it has {self.expected}"
+
 
 class TaskSubmitterDenied(TicketScopeError):
-    """The task's submitter may not ask for this computation."""
+    """The policy does not let this submitter run this computation."""
 
     code = "task-submitter-denied"
     default_fix = "have a submitter that the policy lists for this computation sign the task"
 
+    def sentence(self) -> str:
+        return f"{self.found} may not submit the task; allowed: {self.expected}"
+
 
 class TaskExpired(TicketScopeError):
-    """The task's last instant has passed."""
+    """The task has expired."""
 
     code = "task-expired"
     default_fix = "sign a new task"
+
+    def sentence(self) -> str:
+        return f"the task expired: it was valid {self.expected}, and it is {self.found}"
 
 
 class TaskNotYetValid(TicketScopeError):
@@ -89,6 +103,9 @@ class TaskNotYetValid(TicketScopeError):
 
     code = "task-not-yet-valid"
     default_fix = "compare the clocks of the submitter and of this machine"
+
+    def sentence(self) -> str:
+        return f"the task is valid from {self.expected} on, and it is {self.found}"
 
 
 class Task(PolicyStatement):
@@ -118,7 +135,7 @@ class Task(PolicyStatement):
         lifetime: timedelta = LIFETIME,
         random: Callable[[int], bytes] = os.urandom,
     ) -> Self:
-        """A task that holds from `at`, checked as a receiver would check it.
+        """A task that is valid from `at`, checked as a receiver would check it.
 
         Raises: the leaves of `open` that are about content.
         """
@@ -137,7 +154,7 @@ class Task(PolicyStatement):
 
     @classmethod
     def open(cls, raw: bytes, policy: Policy, at: datetime) -> Self:
-        """A task that this policy allows, now.
+        """A task that this policy allows at this instant.
 
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
             PolicyDigestDiffers, StudyDiffers, TaskSubmitterDenied, SignerUnknown,
@@ -155,25 +172,25 @@ class Task(PolicyStatement):
         Raises: TaskComputationUnknown, TaskParameterDenied.
         """
         declared = self._computation(policy).parameters
+        free = [name for name, parameter in declared.items() if not isinstance(parameter, Fixed)]
         for name in self.parameters:
-            if name not in declared or isinstance(declared[name], Fixed):
-                self._deny(name, "a parameter that the policy leaves to the task", "another one")
+            if name not in free:
+                others = ", ".join(free) or "none"
+                self._deny(name, f"is not one that the policy leaves open: {others}")
         resolved: dict[str, Value] = {}
         for name, parameter in declared.items():
             if isinstance(parameter, Fixed):
                 resolved[name] = parameter.value
             elif name not in self.parameters:
-                self._deny(name, "a value", "nothing")
+                self._deny(name, "is missing")
             elif not parameter.allows(self.parameters[name]):
-                self._deny(name, f"one that {parameter} allows", repr(self.parameters[name]))
+                self._deny(name, str(parameter), repr(self.parameters[name]))
             else:
                 resolved[name] = self.parameters[name]
         return resolved
 
-    def _deny(self, name: str, expected: str, found: str) -> None:
-        raise TaskParameterDenied(
-            f"task: parameters.{name}", expected=expected[:200], found=found[:80]
-        )
+    def _deny(self, name: str, expected: str, found: str = "") -> None:
+        raise TaskParameterDenied(f"parameter {name!r}", expected=expected[:200], found=found[:80])
 
     def _computation(self, policy: Policy) -> Computation:
         computation = policy.computation_by_id(self.computation)
@@ -189,7 +206,7 @@ class Task(PolicyStatement):
         party = policy.party_by_id(self.submitter)
         if party is None or "submitter" not in party.roles:
             raise TaskSubmitterDenied(
-                "task: submitter", expected="a submitter of the policy", found=self.submitter
+                "task: submitter", expected="submitters of the policy", found=self.submitter
             )
         return party
 
@@ -211,7 +228,7 @@ class Task(PolicyStatement):
         self.resolved_parameters(policy)
 
     def require_window(self, at: datetime) -> None:
-        """Asked again at every step: a task may end while rows are on their way.
+        """The task holds at this instant. Checked at every step: a task may expire meanwhile.
 
         Raises: TaskExpired, TaskNotYetValid.
         """
@@ -221,7 +238,7 @@ class Task(PolicyStatement):
             )
         if at < self.issued_at - CLOCK_SKEW:
             raise TaskNotYetValid(
-                "task", expected=f"{instant_text(self.issued_at)} or later", found=instant_text(at)
+                "task", expected=instant_text(self.issued_at), found=instant_text(at)
             )
 
 

@@ -41,12 +41,12 @@ def _agent(
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """Wait for tasks; release what the policy and this party's configuration say, and no more.
+    """Wait for tasks, and release what the policy and this party's configuration allow.
 
-    Checks each task, the policy and the enclave by itself, as `ratls provider push` does; the
-    scheduler only wakes it up. Prints one line for each decision. What was not decided, as with
-    an enclave that is away, is tried again later; a refusal stands until the agent is started
-    anew. Ends with the worst status of all tasks with --once; otherwise at Ctrl-C or SIGTERM.
+    Checks each task, the policy and the enclave, as `ratls provider push` does; the scheduler only
+    wakes it up. Prints one line for each decision. Without a decision, for example while the
+    enclave cannot be reached, it tries again later; a refusal is final until the agent restarts.
+    With --once ends with the worst status of all tasks; otherwise at Ctrl-C or SIGTERM.
 
     Example: ratls provider agent --config agent.toml
     """
@@ -128,7 +128,7 @@ def _watch(agent: Agent, client: SchedulerClient, lost: Any, back: Any) -> None:
 
 @contextmanager
 def _ending_when_told(once: bool) -> Iterator[None]:
-    """Unwind as at Ctrl-C: connections are closed, locks released. What runs was made to be cut."""
+    """End as at Ctrl-C: connections are closed, locks released. Every step may be interrupted."""
     import signal
     import sys
 

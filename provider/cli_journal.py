@@ -56,7 +56,7 @@ def verify(
         str | None,
         typer.Option(
             callback=checked_digest,
-            help="A head noted earlier, sha256:…: the journal must still hold its line.",
+            help="A head noted earlier, sha256:…: the journal must still have its line.",
         ),
     ] = None,
     source: Annotated[
@@ -74,24 +74,24 @@ def verify(
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Is the journal complete and unaltered? Prints how many lines it has, and its head.
+    """Check that the journal is complete and unaltered. Prints its number of lines and its head.
 
-    Keep the head elsewhere: who can write the folder can put back an older journal as a whole,
-    and only a head from outside shows that.
+    Keep the head somewhere else: only a head from outside shows that a whole older journal was put
+    back.
 
-    With --source: are these the rows whose arrival the enclave acknowledged? Asks nobody.
+    With --source: check that these are the rows that the enclave acknowledged. Opens no connection.
 
     Example: ratls provider journal verify --state state --source rows.csv
     """
     from verifier.shell import refusals_as_exit_status
 
     if source is None and not (task is None and dataset is None):
-        raise typer.BadParameter("only a --source is held against a release", param_hint="--source")
+        raise typer.BadParameter("--task and --dataset need --source", param_hint="--source")
     with refusals_as_exit_status(json_output) as shell:
         reading = _reading(state)
         if head is not None:
             reading.require_line(head)
-        facts, told = _head(reading), f"the journal holds: {_head_text(reading)}"
+        facts, told = _head(reading), f"the journal is intact: {_head_text(reading)}"
         if source is not None:
             held = _held(state_folder(state), reading, source, task, dataset)
             facts |= held
@@ -173,11 +173,11 @@ _SHOWN = {
     "returned": ("dataset", "task", "reason"),
 }
 _STEPS = {
-    "local": "nobody was connected to",
-    "enclave": "the enclave had to prove itself",
-    "rows": "rows were leaving",
-    "commit": "the commit was due",
-    "answer": "the enclave's answer was checked",
+    "local": "checking locally",
+    "enclave": "verifying the enclave",
+    "rows": "sending rows",
+    "commit": "making the commit",
+    "answer": "checking the enclave's answer",
 }
 
 
@@ -194,5 +194,5 @@ def _told(record: JournalRecord, fields: dict[str, Any]) -> str:
         parts.append(f"[{fields['code']}]" + (f" at {fields['check']}" if fields["check"] else ""))
         parts += [f"while {_STEPS[fields['step']]}"] if fields["step"] else []
     if "mode" in fields:
-        parts.append(f"({fields['mode'] or 'no root chosen'})")
+        parts.append(f"({fields['mode'] or 'policy not known'})")
     return " ".join(parts)

@@ -1,4 +1,4 @@
-"""`ratls task`: ask for a computation, and collect its result."""
+"""`ratls task`: request a computation, and collect its result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from verifier.shell import Shell
 
 task = typer.Typer(
-    cls=Commands, no_args_is_help=True, help="Ask for an agreed computation; fetch its result."
+    cls=Commands, no_args_is_help=True, help="Request an agreed computation; fetch its result."
 )
 
 
@@ -54,7 +54,7 @@ def sign(
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """Sign a task: one run of an agreed computation, for every provider to check by itself.
+    """Sign a task: a request to run an agreed computation once.
 
     Example: ratls task sign --study my-study --computation train --party carol -o task.json
     """
@@ -136,8 +136,8 @@ def result(
 ) -> None:
     """Have the enclave prove itself, fetch the result of a task, check its receipt, decrypt it.
 
-    Existing files are never overwritten. With --scheduler, a result that can never come is told
-    apart from one that must be waited for: 6 where the enclave was started anew after a release.
+    Existing files are never overwritten. With --scheduler: exit status 6 where the enclave
+    restarted after a release, so that there will be no result.
 
     Example: ratls task result --task task.json --enclave enclave.example:7443
     --collateral collateral.json --party carol -o result.json --wait 60
@@ -179,7 +179,7 @@ def result(
             }
             | enclave_shown(done.fresh, done.mode, enclave),
             f"collected: {done.receipt.computation} over {', '.join(inputs)} from "
-            f"{done.fresh.admission.enclave.name}; its receipt holds ({done.mode})\n"
+            f"{done.fresh.admission.enclave.name}; its receipt is valid ({done.mode})\n"
             f"{_paths(outputs)}",
         )
 
@@ -199,7 +199,7 @@ def _paths(outputs: Outputs) -> str:
 def _reports(
     shell: Shell, request: EnclaveRequest, scheduler: str | None, certificate: Path | None
 ) -> Iterator[Callable[[bytes], tuple[DatasetStatus, ...]]]:
-    """What a mailbox says of a task's datasets: nothing where there is none, or it is away."""
+    """The scheduler's view of a task's datasets; empty without a scheduler or an answer."""
     if scheduler is None or certificate is None:
         yield lambda digest: ()
         return
@@ -222,7 +222,7 @@ def _reports(
 
 @contextmanager
 def _waiting(shell: Shell) -> Iterator[Callable[[str], None]]:
-    """What a result still waits for, on stderr; nothing without a terminal."""
+    """Shows on a terminal which inputs are missing."""
     from rich.markup import escape
 
     from verifier.shell import can_redraw

@@ -1,10 +1,10 @@
-"""A recipient fetches its result: the enclave proves itself again, then answers, then signs.
+"""A recipient fetches its result from an enclave that proves itself again.
 
     done = collect(request, outputs, wait=30)
-    done.receipt.inputs  # whose commits the result rests on
+    done.receipt.inputs  # the commits that the result was computed from
 
-Nothing is written unless the receipt vouches for exactly this result, for this recipient, and
-the result opens with the recipient's key. Existing files are never overwritten.
+Files are written only if the receipt is about exactly this result and recipient, and the result
+opens with the recipient's key. Existing files are never overwritten.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Outputs:
     record: Path
 
     def require_new(self) -> None:
-        """Asked before anybody is connected to. Raises: FileNotWritten."""
+        """Checked before any connection. Raises: FileNotWritten."""
         for path in (self.result, self.receipt, self.record):
             if path.exists() or path.is_symlink():
                 raise FileNotWritten(str(path), expected="a new file", found="an existing one")
@@ -51,7 +51,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A result whose receipt holds, written."""
+    """A written result with a valid receipt."""
 
     receipt: Receipt
     fresh: FreshEvidence
@@ -60,17 +60,23 @@ class Collection:
 
 
 class ResultPending(ResultUnavailable):
-    """Some provider has not committed its rows."""
+    """A provider has not released its rows yet, or the computation still runs."""
 
     code = "result-pending"
-    default_fix = "wait for the providers named, or add --wait SECONDS"
+    default_fix = "wait for the named providers, or add --wait SECONDS"
+
+    def sentence(self) -> str:
+        return f"no {self.thing} yet: {self.found}"
 
 
 class ResultDenied(ResultDeniedError):
-    """The computation failed or its release rule was not met; which of them, nobody is told."""
+    """The computation failed, or its result may not leave the enclave. It does not tell which."""
 
     code = "result-denied"
     default_fix = "ask the providers about their inputs; other rows or parameters need a new task"
+
+    def sentence(self) -> str:
+        return "there is no result: the computation failed, or its release rule was not met"
 
 
 def collect(
@@ -91,8 +97,8 @@ def collect(
         outputs: The three files that are written.
         raw: Write the result as it was sealed, padding included, and not indented.
         wait: Seconds to ask again while inputs are missing.
-        waiting: Told what is missing, each time.
-        reported: Gives what a mailbox says of the datasets of a task, by its digest.
+        waiting: Called with what is missing, each time.
+        reported: The scheduler's view of a task's datasets, by the task's digest.
 
     Raises:
         EnclaveRestarted: A missing input was released to an earlier start of the enclave.
@@ -141,10 +147,13 @@ def collect(
 
 
 class RecipientNotListed(TicketScopeError):
-    """The result of this task is not for this party."""
+    """This party is not a recipient of the result."""
 
     code = "recipient-not-listed"
-    default_fix = "only the computation's `recipients` can collect its result"
+    default_fix = "have one of the computation's recipients collect the result"
+
+    def sentence(self) -> str:
+        return f"{self.found} is not a recipient of {self.thing}; recipients: {self.expected}"
 
 
 def _require_recipient(job: CheckedTask, own: str) -> Computation:
@@ -160,7 +169,7 @@ def _require_recipient(job: CheckedTask, own: str) -> Computation:
 
 
 def _ask(request: EnclaveRequest, job: CheckedTask) -> tuple[Result | Pending, FreshEvidence]:
-    """One question to an enclave that proves itself for it."""
+    """Ask once; the enclave proves itself each time."""
     with request.attested(job, Kind.COLLECT) as session:
         return session.exchange.collect(), session.exchange.fresh
 
@@ -168,9 +177,9 @@ def _ask(request: EnclaveRequest, job: CheckedTask) -> tuple[Result | Pending, F
 def _require_same_start(
     answer: Pending, fresh: FreshEvidence, reports: Iterable[DatasetStatus]
 ) -> None:
-    """What is missing here was not released to an earlier start: that would never arrive.
+    """No missing input was released to an earlier start of the enclave: it would never arrive.
 
-    The mailbox is believed as far as giving up: its lies cost a task, and release nothing.
+    A lying scheduler can make this party give up a task, and nothing else.
 
     Raises: EnclaveRestarted.
     """
@@ -185,7 +194,7 @@ def _require_same_start(
 
 
 def missing_text(answer: Pending) -> str:
-    """What an outcome still waits for."""
+    """Which inputs are missing, in words."""
     return f"missing {', '.join(answer.missing)}" if answer.missing else "still computing"
 
 
@@ -199,7 +208,7 @@ class ReceiptMismatch(ResultBindingError):
 def check_receipt(
     result: Result, job: CheckedTask, computation: Computation, fresh: FreshEvidence, own: str
 ) -> Receipt:
-    """Hold the receipt against the task, the policy and the connection.
+    """Compare the receipt with the task, the policy and the connection.
 
     Raises:
         ReceiptKeyUnbound, KeyUnbound: Not signed by, or not about, the attested enclave.

@@ -1,4 +1,4 @@
-"""Options that several commands of this package share, and what they make of them. Loads little."""
+"""Options of several commands of this package, and what is made of them. Loads little."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CollateralFile = Annotated[
 ]
 SchedulerAt = Annotated[str, typer.Option("--scheduler", help="HOST:PORT of the scheduler.")]
 SchedulerCertificate = Annotated[
-    Path, typer.Option(help="Its scheduler.crt; no other certificate is believed.")
+    Path, typer.Option(help="Its scheduler.crt; no other certificate is accepted.")
 ]
 MailboxAt = Annotated[
     str | None,
@@ -40,7 +40,7 @@ JsonLines = Annotated[bool, typer.Option("--json", help="Lines of JSON on stdout
 
 
 def require_both(scheduler: str | None, certificate: Path | None) -> None:
-    """A scheduler is named together with its certificate, or not at all."""
+    """--scheduler and --scheduler-certificate are given together, or neither."""
     if (scheduler is None) != (certificate is None):
         raise typer.BadParameter("--scheduler and --scheduler-certificate go together")
 
@@ -63,7 +63,7 @@ def enclave_request(
     timeout: float,
     allow_simulation: bool,
 ) -> EnclaveRequest:
-    """Everything that a release and a collection take from the command line."""
+    """The arguments that a release and a collection share."""
     from ratls.environment import prepare_process
 
     prepare_process()  # before anything loads gRPC, which reads the environment once
@@ -94,7 +94,7 @@ def enclave_request(
 
 
 def enclave_shown(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, Any]:
-    """Who proved itself, for machines."""
+    """The enclave that proved itself, for machines."""
     from policy.document import digest_text
 
     verified = fresh.verified

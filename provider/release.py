@@ -1,10 +1,10 @@
-"""Rows leave a provider here, in one function, and only to an enclave that has just proved itself.
+"""Releases rows, in one function, and only to an enclave that has just proved itself.
 
     done = release(request, "train_party_1", Path("rows.parquet"))
-    done.kept.acknowledgement  # where the enclave's signed word about these rows was stored
+    done.kept.acknowledgement  # path of the enclave's signed acknowledgement
 
-Nothing connects anywhere before the local checks have passed, and no row leaves before the
-enclave answered a challenge inside the very stream that will carry the rows.
+No connection is opened before the local checks pass, and no row leaves before the enclave has
+answered a challenge inside the same stream.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ from policy.sections import Computation, Dataset
 from policy.statement import instant_text
 from policy.task import Task
 from provider.errors import AcknowledgementMismatch
-from provider.exchange import CheckedTask, EnclaveRequest, Session, Watch, own_input, require_own
+from provider.exchange import (
+    CheckedTask,
+    EnclaveRequest,
+    Session,
+    ValidityWatch,
+    own_input,
+    require_own,
+)
 from provider.journalling import Journalling
 from provider.release_state import (
     Attempt,
@@ -50,13 +57,13 @@ from verifier.errors import RatlsError
 
 @dataclass(slots=True)
 class Sent:
-    """What left in this run; grows while rows leave. Bytes are those of Arrow's buffers."""
+    """What was sent in this run, counted on the way. Bytes are those of Arrow's buffers."""
 
     progress: Callable[[int], None]
     rows: int = 0
     batches: int = 0
     bytes: int = 0
-    begun: bool = False  # a row may have left, counted or not
+    begun: bool = False  # a batch may have been sent, counted or not
 
     def count(self, rows: int, size: int) -> None:
         """One more batch."""
@@ -140,7 +147,7 @@ def release(
 
 @contextmanager
 def _retry_explained() -> Iterator[None]:
-    """A stream that breaks is no mystery: nothing counts, and a second try is safe."""
+    """Adds to a broken stream's refusal that nothing counts yet and a second try is safe."""
     try:
         yield
     except (CallFailed, AnswerMissing, AnswerNotOpened, DeadlineExceeded) as broken:
@@ -153,7 +160,7 @@ def _retry_explained() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class CheckedRelease:
-    """A release that passed every check that needs nobody else, but for the rows themselves."""
+    """A release that passed every local check, except those of the rows."""
 
     request: EnclaveRequest
     checked: CheckedTask
@@ -170,14 +177,14 @@ class CheckedRelease:
 
     @property
     def names(self) -> tuple[str, str]:
-        """What the journal knows this release by."""
+        """Task and dataset, as the journal names them."""
         return self.checked.task_text, self.dataset.id
 
 
 def check_locally(
     request: EnclaveRequest, dataset_id: str, journalling: Journalling
 ) -> CheckedRelease:
-    """Everything that can be refused without talking to anybody, but for the rows themselves.
+    """Every check that needs no connection, except those of the rows.
 
     Raises:
         RatlsError: The leaf of the first check that failed.
@@ -213,7 +220,7 @@ def _reserved(
 ) -> Iterator[None]:
     """Bind this release to this instance, durably, before its first row.
 
-    A reservation that was made here is given back where the block ends before any row left.
+    A new reservation is given back if the block fails before any row was sent.
     """
     reserved = ReservedEntry(
         task=job.checked.task_text,
@@ -234,7 +241,7 @@ def _reserved(
     try:
         yield
     except AuditError:
-        raise  # nothing can be recorded
+        raise  # the journal takes no record
     except (RatlsError, KeyboardInterrupt, SystemExit):
         if new and not sent.begun:
             with journalling.journal() as journal:
@@ -265,20 +272,20 @@ def _stream(
     sent: Sent,
     journalling: Journalling,
 ) -> Attempt:
-    """Send every row, as long as all that was believed holds; the commit to them, signed."""
-    exchange, watch = session.exchange, Watch(session)
+    """Send every row, while everything checked stays valid; then the signed commit."""
+    exchange, watch = session.exchange, ValidityWatch(session)
     salt, of_schema = job.request.random(SALT_SIZE), schema_digest(job.dataset)
     digest = RowDigest(salt, of_schema)
     exchange.begin(source.schema)
     for batch in source.batches():
-        watch.ask()
+        watch.check()
         sent.begun = True
         digest.add(sent.batches, exchange.send(batch))
         sent.count(batch.num_rows, batch.nbytes)
     journalling.step = "commit"
     with journalling.journal() as journal:
         head = journal.head
-    session.require_still()
+    session.require_still_valid()
     commit = Commit(
         task_digest=job.task.digest,
         policy_digest=job.policy.digest,
@@ -298,7 +305,7 @@ def _stream(
 def _keep(
     job: CheckedRelease, attempt: Attempt, folder: ReleaseFolder, journalling: Journalling
 ) -> None:
-    """Before the commit is sent: whatever happens next, the same commit can be sent again."""
+    """Store the commit before it is sent, so that the same commit can be sent again."""
     folder.keep_attempt(attempt)
     commit = Commit.open(attempt.commit, job.policy)
     journalling.record(
@@ -317,7 +324,7 @@ def _keep(
 def check_acknowledgement(
     raw: bytes, commit: Commit, attempt: Attempt, fresh: FreshEvidence
 ) -> Acknowledgement:
-    """Hold the enclave's word against what was sent.
+    """Compare the acknowledgement with what was sent.
 
     The evidence in it is that of the stream that carried the rows: after a resumption an
     earlier one, which was appraised then; `fresh` names the same instance and keys.
@@ -353,7 +360,7 @@ def _conclude(
     folder: ReleaseFolder,
     journalling: Journalling,
 ) -> Commit:
-    """Check the acknowledgement, store it with a signed record of why it was believed."""
+    """Check the acknowledgement, and store it with a signed record of that check."""
     commit = Commit.open(attempt.commit, job.policy)
     acknowledgement = check_acknowledgement(raw, commit, attempt, fresh)
     record = job.request.record(job.checked, acknowledgement, fresh)

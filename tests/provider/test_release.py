@@ -554,7 +554,7 @@ def test_the_enclave_dies_in_mid_stream(world: EnclaveWorld, alice: Desk, relay:
         before = len(relay.connections)
         with alice.refuses(TaskBoundToInstance) as seen:
             alice.push(task)
-        assert "newly signed task" in seen.error.fix
+        assert "new task" in seen.error.fix
         assert len(relay.connections) == before + 1  # the probe: not even the task was shown
         assert alice.push(world.task()).commit.rows == 60
 
