@@ -150,7 +150,7 @@ sys.meta_path.insert(0, NoPandas)
 import pyarrow as pa
 from enclave_app.computations import COMPUTATIONS
 from enclave_app.release import Input, require_groups
-from policy.document import Release
+from policy.sections import Release
 
 path, name, parameters, outputs = json.loads(sys.argv[1])
 def peak():  # of this program: what getrusage says includes the one that started it

@@ -27,7 +27,7 @@ from policy.state import StudyState
 from policy.task import Task
 from provider.collect import ResultPending
 from provider.errors import EnclaveRestarted, TaskBoundToInstance
-from provider.release import Watch
+from provider.release import ValidityWatch
 from provider.release_state import UsesExhausted
 from ratls.stream import CallFailed, ClientExchange
 from scheduler.messages import RequestMalformed, read_report
@@ -253,14 +253,14 @@ def test_the_process_dies_before_its_commit(
     commit can follow any more, no enclave computes without one, and the use is given back."""
     desk, _ = once
 
-    def ask(self: Watch) -> None:
+    def ask(self: ValidityWatch) -> None:
         raise Died
 
     with monkeypatch.context() as patched:
         if rows_left:
             patched.setattr("provider.release._keep", lambda *_: die(0, 0))
         else:
-            patched.setattr(Watch, "ask", ask)
+            patched.setattr(ValidityWatch, "check", ask)
         with pytest.raises((Died, Killed)):
             desk.push(desk.world.task(lifetime=HOUR))
     assert kinds(desk) == [ReservedEntry]
