@@ -40,6 +40,7 @@ from policy.journal_entries import RefusedEntry
 from policy.keys import KeySigner
 from policy.party import LocalParty
 from policy.receipt import salted
+from policy.signing import require_own_signature
 from policy.task import Task, TaskSignatureInvalid
 from provider.agent_config import AgentConfig
 from provider.agent_tasks import TaskReleaser
@@ -219,6 +220,7 @@ def agreed(scene: Scene) -> Names:
         "Agreement": Agreement,
         "LocalParty": LocalParty,
         "admit": admit,
+        "require_own_signature": require_own_signature,
         "policy": policy,
         "path": scene.write("agreement.json", raw),
         "verified": scene.intel.verify(quote=scene.quote()),
@@ -226,6 +228,19 @@ def agreed(scene: Scene) -> Names:
         "computation": policy.computation[0],
         "inputs": policy.dataset,
     }
+
+
+@world_of("policy.signing")
+def signing(scene: Scene) -> Names:
+    complete, party = scene.world.complete, scene.world.consortium.alice
+    return {"agreement": complete.agreement, "complete": complete, "party": party}
+
+
+@world_of("policy.journal_chain")
+def journal_chain(scene: Scene) -> Names:
+    state = scene.desk("alice").state
+    raw, head = (state / f"journal.{end}" for end in ("jsonl", "head"))
+    return {"raw": raw.read_bytes(), "torn": False, "head_file": head.read_bytes()}
 
 
 @world_of("policy.document", "policy.state")
