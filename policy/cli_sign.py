@@ -84,6 +84,7 @@ def accept(
         from policy.party import LocalParty
         from policy.show import agreement_facts
         from policy.signing import key_changes, require_own_signature
+        from policy.statement import instant_text
 
         local, store = LocalParty.load(party), _state(state)
         agreement = read_agreement(file)
@@ -98,7 +99,9 @@ def accept(
         at = now()
         complete = store.accept(agreement, local, at)
         from_when = (
-            "" if complete.policy.not_before <= at else f" from {complete.policy.not_before}"
+            ""
+            if complete.policy.not_before <= at
+            else f" from {instant_text(complete.policy.not_before)}"
         )
         shell.answer(
             agreement_facts(agreement) | {"party": local.party_id, "keys": _json(changes)},

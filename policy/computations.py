@@ -16,7 +16,7 @@ from types import MappingProxyType
 from policy.parameters import Fixed, Parameter, Range, Value
 from policy.sections import Computation, Dataset
 
-Told = tuple[str, str, str]  # path, expected, found
+Finding = tuple[str, str, str]  # path, expected, found: one problem without its line
 
 _NUMBERS = frozenset({"bool", "int32", "int64", "float32", "float64"})
 _LABELS = frozenset({"bool", "int32", "int64"})
@@ -34,7 +34,7 @@ class Columns:
     subject: bool = False  # may be the column that names a person
     alike: bool = False  #   of one type and spelling in all inputs
 
-    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Told]:
+    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
         names = value if isinstance(value, tuple) else (value,)
         if isinstance(value, tuple) != self.several or not all(type(n) is str for n in names):
             yield path, "a list of column names" if self.several else "a column name", "another"
@@ -50,7 +50,7 @@ class Columns:
             if self.alike:
                 yield from _one_spelling(path, name, inputs)
 
-    def _usable(self, path: str, name: str, dataset: Dataset) -> Iterator[Told]:
+    def _usable(self, path: str, name: str, dataset: Dataset) -> Iterator[Finding]:
         column = dataset.columns.get(name)
         if column is None:
             yield path, f"columns of {dataset.id}", ascii(name)
@@ -63,7 +63,7 @@ class Columns:
             yield path, "columns whose type does not end in ?", f"{name!a} of {dataset.id}"
 
 
-def _one_spelling(path: str, name: str, inputs: Sequence[Dataset]) -> Iterator[Told]:
+def _one_spelling(path: str, name: str, inputs: Sequence[Dataset]) -> Iterator[Finding]:
     """Texts that are compared across inputs need one spelling, or one person counts as several."""
     having = [d for d in inputs if name in d.columns and d.columns[name].type == "string"]
     for dataset in having:
@@ -81,7 +81,7 @@ class Whole:
     least: int
     most: int
 
-    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Told]:
+    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
         if not (isinstance(value, int) and type(value) is int and self.least <= value <= self.most):
             yield path, f"an integer from {self.least} to {self.most}", ascii(value)[:80]
 
@@ -92,7 +92,7 @@ class Probabilities:
 
     most: int
 
-    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Told]:
+    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
         # 0 and 1 are minimum and maximum. NaN is not between anything.
         if not isinstance(value, tuple) or not all(
             isinstance(p, float) and 0 < p < 1 for p in value
@@ -162,7 +162,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
 
 def computation_problems(
     path: str, computation: Computation, inputs: Sequence[Dataset]
-) -> Iterator[Told]:
+) -> Iterator[Finding]:
     """What the computation does not support; `inputs` are the datasets without problems."""
     declared = DECLARED.get(computation.run)
     if declared is None:
@@ -188,7 +188,7 @@ def _parameters(
     parameters: Mapping[str, Parameter],
     declared: Declared,
     inputs: Sequence[Dataset],
-) -> Iterator[Told]:
+) -> Iterator[Finding]:
     for name in parameters:
         if name not in declared.parameters:
             yield f"{path}.{name}", " or ".join(declared.parameters), "another parameter"

@@ -17,9 +17,6 @@ class Fixed:
 
     value: Value
 
-    def allows(self, value: Value) -> bool:
-        return False
-
     def values(self) -> tuple[Value, ...]:
         return (self.value,)
 

@@ -82,13 +82,13 @@ def from_pydantic(
     for entry in sorted(entries, key=lambda e: e["type"] != "extra_forbidden"):
         place = _place(entry["loc"], path)
         if entry["type"] == "too_short" and any(p.startswith(f"{place}[") for p in places):
-            continue  # pydantic counts only entries that read; those that do not are told
+            continue  # pydantic counts valid entries only; the invalid ones are listed already
         if entry["type"] == "extra_forbidden":
             holder = _model_at(model, entry["loc"])
             known = [f.alias or n for n, f in holder.model_fields.items()]
             problem = unknown_field(str(entry["loc"][-1]), known, place, lines)
         else:
-            expected, found, place = _told(entry, place)
+            expected, found, place = _described(entry, place)
             problem = Problem(place, lines.find(place) if lines else None, expected, found)
         problems.setdefault(place, problem)
     return list(problems.values())
@@ -125,7 +125,7 @@ _WORDS = {
 }
 
 
-def _told(entry: Any, place: str) -> tuple[str, str, str]:
+def _described(entry: Any, place: str) -> tuple[str, str, str]:
     kind, context = entry["type"], entry.get("ctx", {})
     if kind == "value_error":
         fault: Unfit = context["error"]

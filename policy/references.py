@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from policy.computations import Told, computation_problems
+from policy.computations import Finding, computation_problems
 from policy.errors import PolicyTrustError
 from policy.problems import Problem
 from policy.sections import Computation, Dataset, Head, Party
@@ -24,24 +24,24 @@ def cross_problems(
     known_roots: frozenset[str],
 ) -> list[Problem]:
     """All broken references, in the order of the document's sections."""
-    told: list[Told] = []
-    told += _root(parts["platform"], known_roots)
-    told += _threshold(parts, document)
+    findings: list[Finding] = []
+    findings += _root(parts["platform"], known_roots)
+    findings += _threshold(parts, document)
     for name in ("party", "enclave", "dataset", "computation"):
-        told += _distinct_ids(document, name, "name" if name == "enclave" else "id")
-    told += _distinct_measurements(parts["enclave"])
-    told += _parties(parts["party"], parts["head"])
+        findings += _distinct_ids(document, name, "name" if name == "enclave" else "id")
+    findings += _distinct_measurements(parts["enclave"])
+    findings += _parties(parts["party"], parts["head"])
     roles = {p.id: p for p in parts["party"].values()}
     unread = _declared(document, "party", "id") - set(roles)
     for i, dataset in parts["dataset"].items():
-        told += _dataset(f"dataset[{i}]", dataset, roles, unread)
+        findings += _dataset(f"dataset[{i}]", dataset, roles, unread)
     datasets = {d.id: d for d in parts["dataset"].values()}
     unread_data = _declared(document, "dataset", "id") - set(datasets)
     for i, computation in parts["computation"].items():
         path = f"computation[{i}]"
-        told += _people(path, computation, roles, unread)
-        told += _inputs(path, computation, datasets, unread_data)
-    return [Problem(path, lines.find(path), expected, found) for path, expected, found in told]
+        findings += _people(path, computation, roles, unread)
+        findings += _inputs(path, computation, datasets, unread_data)
+    return [Problem(path, lines.find(path), expected, found) for path, expected, found in findings]
 
 
 class PolicyKeysShared(PolicyTrustError):
@@ -89,7 +89,7 @@ def _named(document: Mapping[str, Any], section: str, key: str) -> Iterator[tupl
             yield i, name
 
 
-def _root(platform: Any, known_roots: frozenset[str]) -> Iterator[Told]:
+def _root(platform: Any, known_roots: frozenset[str]) -> Iterator[Finding]:
     if platform is None:
         return
     wanted, simulations = '"intel"', "simulation" in known_roots
@@ -101,7 +101,7 @@ def _root(platform: Any, known_roots: frozenset[str]) -> Iterator[Told]:
     yield "platform.root", wanted, ascii(platform.root)[:100]
 
 
-def _threshold(parts: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[Told]:
+def _threshold(parts: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[Finding]:
     rule, parties = parts["agreement"], parts["party"]
     complete = len(parties) == len(document.get("party") or ())
     if rule is None or rule.threshold == "all" or not complete:
@@ -111,7 +111,7 @@ def _threshold(parts: Mapping[str, Any], document: Mapping[str, Any]) -> Iterato
         yield "agreement.threshold", f"at most {voters}, the parties that vote", str(rule.threshold)
 
 
-def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterator[Told]:
+def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterator[Finding]:
     seen: set[str] = set()
     for i, name in _named(document, section, key):
         if name in seen:
@@ -119,7 +119,7 @@ def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterat
         seen.add(name)
 
 
-def _distinct_measurements(enclaves: Mapping[int, Any]) -> Iterator[Told]:
+def _distinct_measurements(enclaves: Mapping[int, Any]) -> Iterator[Finding]:
     seen: set[str] = set()
     for i, enclave in enclaves.items():
         if enclave.mr_enclave in seen:
@@ -127,7 +127,7 @@ def _distinct_measurements(enclaves: Mapping[int, Any]) -> Iterator[Told]:
         seen.add(enclave.mr_enclave)
 
 
-def _parties(parties: Mapping[int, Party], head: Head | None) -> Iterator[Told]:
+def _parties(parties: Mapping[int, Party], head: Head | None) -> Iterator[Finding]:
     for i, party in parties.items():
         path, certificate = f"party[{i}]", party.channel_certificate
         if certificate.party_id != party.id:
@@ -148,7 +148,7 @@ def _parties(parties: Mapping[int, Party], head: Head | None) -> Iterator[Told]:
 
 def _dataset(
     path: str, dataset: Dataset, parties: Mapping[str, Party], unread: set[str]
-) -> Iterator[Told]:
+) -> Iterator[Finding]:
     yield from _has_role(f"{path}.owner", dataset.owner, "provider", parties, unread)
     column = dataset.columns.get(dataset.subject)
     if column is None:
@@ -159,7 +159,7 @@ def _dataset(
 
 def _people(
     path: str, computation: Computation, parties: Mapping[str, Party], unread: set[str]
-) -> Iterator[Told]:
+) -> Iterator[Finding]:
     for role in ("submitter", "recipient"):
         for i, name in enumerate(getattr(computation, f"{role}s")):
             yield from _has_role(f"{path}.{role}s[{i}]", name, role, parties, unread)
@@ -167,7 +167,7 @@ def _people(
 
 def _has_role(
     path: str, name: str, role: str, parties: Mapping[str, Party], unread: set[str]
-) -> Iterator[Told]:
+) -> Iterator[Finding]:
     if name in parties and role in parties[name].roles:
         return
     if name in parties:
@@ -178,7 +178,7 @@ def _has_role(
 
 def _inputs(
     path: str, computation: Computation, datasets: Mapping[str, Dataset], unread: set[str]
-) -> Iterator[Told]:
+) -> Iterator[Finding]:
     for i, name in enumerate(computation.inputs):
         if name not in datasets and name not in unread:
             yield f"{path}.inputs[{i}]", "a dataset of this policy", ascii(name)

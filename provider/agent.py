@@ -149,7 +149,7 @@ class Case:
     task: AgentTask | None = None
     refused: str | None = None  # code, where it was refused before its datasets were known
     verdicts: dict[str, Verdict] = field(default_factory=dict)  # by dataset, once decided
-    told: set[tuple[str, Verdict]] = field(default_factory=set)  # once each: reports wake us too
+    reported: set[tuple[str, Verdict]] = field(default_factory=set)  # each once
 
     def verdict(self, dataset: str) -> Verdict | None:
         if self.refused is not None:
@@ -341,8 +341,8 @@ class Agent:
             case.task = None
 
     def _tell(self, case: Case, dataset: str, verdict: Verdict) -> None:
-        if case.digest is not None and (dataset, verdict) not in case.told:
-            case.told.add((dataset, verdict))
+        if case.digest is not None and (dataset, verdict) not in case.reported:
+            case.reported.add((dataset, verdict))
             self._add(Job(case, dataset, verdict), 0.0)
 
     def _deliver(self, job: Job, verdict: Verdict) -> None:

@@ -69,7 +69,7 @@ def _agent(
         settings = AgentConfig.read(config)
         with (
             supervised(open_log()),
-            _ending_when_told(once),
+            _ending_on_signal(once),
             TaskReleaser.open(
                 settings,
                 allow_simulation=allow_simulation,
@@ -127,7 +127,7 @@ def _watch(agent: Agent, client: SchedulerClient, lost: Any, back: Any) -> None:
 
 
 @contextmanager
-def _ending_when_told(once: bool) -> Iterator[None]:
+def _ending_on_signal(once: bool) -> Iterator[None]:
     """End as at Ctrl-C: connections are closed, locks released. Every step may be interrupted."""
     import signal
     import sys

@@ -46,7 +46,7 @@ def show(
             wanted = {"task": task, "dataset": dataset}
             if any(value not in (None, fields.get(name)) for name, value in wanted.items()):
                 continue
-            shell.answer(_place(record) | fields, printable(_told(record, fields)))
+            shell.answer(_place(record) | fields, printable(_line(record, fields)))
 
 
 @journal.command()
@@ -91,12 +91,12 @@ def verify(
         reading = _reading(state)
         if head is not None:
             reading.require_line(head)
-        facts, told = _head(reading), f"the journal is intact: {_head_text(reading)}"
+        facts, text = _head(reading), f"the journal is intact: {_head_text(reading)}"
         if source is not None:
             held = _held(state_folder(state), reading, source, task, dataset)
             facts |= held
-            told += f"\n{source}: the {held['rows']:,} acknowledged rows of {held['dataset']}"
-        shell.answer(facts, told)
+            text += f"\n{source}: the {held['rows']:,} acknowledged rows of {held['dataset']}"
+        shell.answer(facts, text)
 
 
 def _held(
@@ -181,7 +181,7 @@ _STEPS = {
 }
 
 
-def _told(record: JournalRecord, fields: dict[str, Any]) -> str:
+def _line(record: JournalRecord, fields: dict[str, Any]) -> str:
     """One record as a line for people."""
     from policy.statement import instant_text
 

@@ -157,7 +157,7 @@ class Inbox:
     def _follow(self) -> None:
         try:
             for queued in follow(
-                self._client, pause=self._stop.wait, lost=self._told, **self._options
+                self._client, pause=self._stop.wait, lost=self._say_lost, **self._options
             ):
                 self._put(queued)
                 if self._stop.is_set():
@@ -165,7 +165,7 @@ class Inbox:
         except BaseException as error:  # noqa: BLE001 - `next` raises it: a dead thread is silent
             self._put(error)
 
-    def _told(self, refusal: RatlsError, seconds: float) -> None:
+    def _say_lost(self, refusal: RatlsError, seconds: float) -> None:
         if not self._stop.is_set():
             self._lost(refusal, seconds)
 
@@ -205,20 +205,20 @@ class Notice:
     def _on_different_starts(self) -> list[str]:
         """Datasets released to different starts of the enclave; empty for at most one start."""
         statuses = self.queued.datasets
-        told = [d.dataset for d in statuses if d.code == TaskBoundToInstance.code]
+        datasets = [d.dataset for d in statuses if d.code == TaskBoundToInstance.code]
         released = (d for d in statuses if d.state is State.RELEASED and d.instance)
         starts = {d.instance: d.dataset for d in released}
         if len(starts) > 1:
-            told += [f"{name} to {instance.hex()}" for instance, name in starts.items()]
-        return [ascii(text)[1:-1] for text in told]  # the names are the scheduler's
+            datasets += [f"{name} to {instance.hex()}" for instance, name in starts.items()]
+        return [ascii(text)[1:-1] for text in datasets]  # the names are the scheduler's
 
     def require_one_start(self) -> None:
         """Raises: EnclaveRestarted: inputs at different starts are never computed together."""
-        if told := self._on_different_starts:
+        if datasets := self._on_different_starts:
             raise EnclaveRestarted(
                 f"task {digest_text(self.digest)}",
                 expected="every release to one start of the enclave",
-                found=f"the enclave restarted after a release began: {', '.join(told)}",
+                found=f"the enclave restarted after a release began: {', '.join(datasets)}",
             )
 
     def as_json(self) -> dict[str, Any]:

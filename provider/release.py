@@ -96,7 +96,7 @@ def release(
         request: Task, enclave and own keys.
         dataset: Its id in the policy.
         source: Where its rows are; a path is read by the end of its name.
-        progress: Told rows sent and rows in all, after each batch.
+        progress: Called with rows sent and rows in all, after each batch.
 
     Raises:
         RatlsError: One leaf; a record of it stands in the journal, unless the journal itself is

@@ -11,13 +11,14 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from policy.errors import TicketScopeError
 from policy.journal_chain import JournalCut, JournalRecord
 from policy.journal_entries import CommittedEntry, ReleasedEntry, ReservedEntry, ReturnedEntry
+from policy.statement import instant_text
 from policy.values import Instance
 from provider.errors import TaskBoundToInstance, TicketReplayError
 from verifier.errors import ConfigError
@@ -43,7 +44,7 @@ def require_unreleased(records: tuple[JournalRecord, ...], task: str, dataset: s
             raise TaskAlreadyReleased(
                 f"task {task}, dataset {dataset}",
                 expected="a task not released yet",
-                found=f"{entry.rows} rows released at {record.at:%Y-%m-%dT%H:%M:%SZ}",
+                found=f"{entry.rows} rows released at {instant_text(record.at)}",
             )
 
 
@@ -111,7 +112,7 @@ def ended(records: Iterable[JournalRecord], at: datetime) -> list[ReservedEntry]
         if held.entry.expires is not None
         and not held.committed
         and not held.returned
-        and held.entry.expires <= at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        and held.entry.expires <= instant_text(at)
     ]
 
 

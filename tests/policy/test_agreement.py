@@ -300,3 +300,10 @@ def test_every_prefix_is_refused(step: int) -> None:
         with pytest.raises(RatlsError) as caught:
             parse(GOOD[:end])
         assert caught.value.code
+
+
+def test_a_policy_is_offered_as_its_agreement() -> None:
+    """Most often the file beside it is meant: the refusal names it."""
+    with refused(EnvelopeMalformed) as seen:
+        parse(WORLD.policy_text().encode())
+    assert ".agreement.json" in seen.error.fix
