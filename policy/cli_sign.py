@@ -139,7 +139,7 @@ def _agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
             f"{beside}",
             expected=f"signatures on {file}, {digest_text(read.digest)}",
             found=digest_text(agreement.digest),
-            fix=f"sign {beside} if that is the right text, or move it away to begin anew",
+            fix=f"sign {beside} if that is the right text, or move it away to start again",
         )
     return beside, agreement
 

@@ -100,7 +100,7 @@ class JournalAltered(AuditError):
 
 
 # Pure: the same bytes at the same place after the same line are the same record. An agent reads
-# its journal anew for each decision, and almost all of it is what it was.
+# its whole journal for each decision, and almost all of it is unchanged.
 @lru_cache(maxsize=65_536)
 def parse_line(line: bytes, seq: int, previous: Digest) -> JournalRecord:
     where = f"journal line {seq + 1}"

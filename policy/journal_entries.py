@@ -84,7 +84,7 @@ class NotedEntry(JournalEntry):
                     f"revocation list ({name})",
                     expected=f"none issued before {seen}",
                     found=f"one of {found}",
-                    fix="fetch collateral anew; the journal says what was seen",
+                    fix="fetch collateral again; `ratls provider journal show` lists what was seen",
                 )
 
 

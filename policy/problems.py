@@ -36,7 +36,7 @@ def join(path: str, location: tuple[Any, ...]) -> str:
     return path
 
 
-_THE_FIELD = "this field"
+_THE_FIELD, _A_KNOWN_FIELD = "this field", "a known field"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,8 @@ class Problem:
     def sentence(self) -> str:
         if self.expected == _THE_FIELD:
             return f"{self.place} is missing"
+        if self.expected == _A_KNOWN_FIELD:
+            return f"{self.place} is not a known field"
         return f"{self.place}: expected {self.expected}, found {self.found}"
 
     def __str__(self) -> str:
@@ -68,7 +70,7 @@ def unknown_field(name: str, known: Collection[str], path: str, lines: Lines | N
     close = get_close_matches(name, known, n=1)
     fix = f"did you mean {close[0]}?" if close else "known here: " + ", ".join(sorted(known))
     line = lines.find(path) if lines else None
-    return Problem(path, line, "a known field", f"the unknown field {name!a}", fix)
+    return Problem(path, line, _A_KNOWN_FIELD, f"the unknown field {name!a}", fix)
 
 
 def from_pydantic(

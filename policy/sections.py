@@ -143,7 +143,7 @@ Status = Literal[
     "OutOfDateConfigurationNeeded",
 ]
 Role = Literal["provider", "recipient", "submitter", "operator"]
-# `strict=False` lets a TOML array become a tuple; what stands in it is still read strictly.
+# `strict=False` lets a TOML array become a tuple; its entries are still read strictly.
 _ONE_OR_MORE = (Field(strict=False, min_length=1, max_length=256), AfterValidator(_distinct))
 Slugs = Annotated[tuple[Slug, ...], *_ONE_OR_MORE]
 Identifiers = Annotated[tuple[Identifier, ...], *_ONE_OR_MORE]

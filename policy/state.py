@@ -87,7 +87,7 @@ class StudyState:
 
         Raises: what `require_complete` and `require_own_signature` raise; PolicyExpired,
             PolicyRollback, PolicyConflict, FileNotWritten, LockHeld, LocksMissing; AuditError,
-            StateCopied for what stands in the folder.
+            StateCopied for the content of the folder.
         """
         complete = agreement.require_complete()
         require_own_signature(complete, party)

@@ -39,7 +39,7 @@ certificate = "scheduler.crt"           # no other certificate is accepted
 [[enclave]]
 name = "joint-training-1.0"             # as in the policy
 address = "enclave.example:7443"
-collateral = "collateral.json"          # read anew for each release
+collateral = "collateral.json"          # read again for each release
 
 [[dataset]]
 id = "train_party_1"                    # as in the policy
@@ -83,7 +83,7 @@ class EnclavePlace:
     """Where an enclave of the policy listens, and where its platform's collateral is kept."""
 
     address: Address
-    collateral: Path  # read anew for each release: it is fetched from time to time
+    collateral: Path  # read again for each release: it is fetched from time to time
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,12 +169,12 @@ def reason(
             shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
             allow_simulation,
         )  # fmt: skip
-        told = ask_reason(request, dataset)
-        meaning = f"breaks a rule by itself: {told.code} (see docs/errors.md)"
+        answer = ask_reason(request, dataset)
+        meaning = f"breaks a rule by itself: {answer.code} (see docs/errors.md)"
         shell.answer(
-            {"dataset": dataset, "reason": told.code or None}
-            | enclave_shown(told.fresh, told.mode, enclave),
-            f"{dataset} {meaning if told.code else 'breaks no rule by itself'} ({told.mode})",
+            {"dataset": dataset, "reason": answer.code or None}
+            | enclave_shown(answer.fresh, answer.mode, enclave),
+            f"{dataset} {meaning if answer.code else 'breaks no rule by itself'} ({answer.mode})",
         )
 
 

@@ -104,7 +104,7 @@ def collect(
         EnclaveRestarted: A missing input was released to an earlier start of the enclave.
         ResultPending: Still no result when the waiting ended.
         ResultDenied: There will be none.
-        RatlsError: One leaf; a record of it stands in the journal, as for `release`.
+        RatlsError: One leaf, recorded in the journal, as for `release`.
     """
     journalling = Journalling(request.state, "collect", request.clock)
     with journalling.refusals_recorded():
@@ -189,7 +189,7 @@ def _require_same_start(
             raise EnclaveRestarted(
                 f"dataset {status.dataset}",
                 expected=f"a release to this start of the enclave, {fresh.claims.instance.hex()}",
-                found=f"one to {status.instance.hex()}: the enclave was started anew after it",
+                found=f"one to {status.instance.hex()}: the enclave restarted after it",
             )
 
 

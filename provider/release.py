@@ -99,8 +99,8 @@ def release(
         progress: Called with rows sent and rows in all, after each batch.
 
     Raises:
-        RatlsError: One leaf; a record of it stands in the journal, unless the journal itself is
-            what is refused (AuditError).
+        RatlsError: One leaf, recorded in the journal, unless the journal itself is refused
+            (AuditError).
     """
     journalling = Journalling(request.state, "release", request.clock, dataset)
     with journalling.refusals_recorded():

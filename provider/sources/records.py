@@ -196,7 +196,7 @@ class Records:
                 )
 
     def _next(self, rest: bytes) -> bytes:
-        """More of the file, escapes marked; `rest` is what stands before it on its line."""
+        """More of the file, escapes marked; `rest` is the text before it on its line."""
         read = self._read(MEBIBYTE)
         if self._held is None:
             _require_no_utf_16(read, self._name)

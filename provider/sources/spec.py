@@ -3,7 +3,7 @@
     { kind = "parquet", path = "rows.parquet" }               # or a folder of such files
     { kind = "arrow", path = "rows.arrow" }                   # also .arrows, .ipc, .feather
     { kind = "csv", path = "rows.csv" }                       # what else it may say: `dialect`
-    { kind = "sql", url_file = "url", query = "select …" }    # the URL never stands here
+    { kind = "sql", url_file = "url", query = "select …" }    # the URL is never here
 
 Relative paths are relative to the file that holds the table. The `path` of files may be a list:
 their rows are one dataset, in this order. `rename = { "Patient ID" = "patient" }` gives columns of

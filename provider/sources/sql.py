@@ -9,7 +9,7 @@ type for some: there a bool is 0 or 1, a date or an instant is a text as in `tex
 rounded: a double is read as float32 only if it is one.
 
 What a database cannot do just now (a lock, a conflict, no room, a restart) is undecided and may
-be tried again; every other answer of it stands.
+be tried again; every other answer of it is final.
 """
 
 from __future__ import annotations
@@ -321,7 +321,7 @@ def _passes(error: DBAPIError) -> bool:
     """Could the same query succeed in a minute?"""
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
-        return code & 0xFF in _PASSING_SQLITE  # above it stands which kind of lock
+        return code & 0xFF in _PASSING_SQLITE  # the higher bits give the kind of lock
     return (_state(error) or "").startswith(_PASSING)
 
 
