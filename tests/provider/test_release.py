@@ -474,7 +474,7 @@ from policy.party import LocalParty
 from tests.support.waiting import HANG_LIMIT
 from tests.support.parties import PASSPHRASE
 from verifier.collateral import Collateral
-from verifier.shell import parse_instant
+from verifier.shell import now
 
 task, collateral, party, state, source, address = sys.argv[1:]
 
