@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pyarrow as pa
 
 from benchmarks.scheduler import case
-from policy.document import Dataset
+from policy.sections import Dataset
 from provider.sources import parse_source
 
 SIZE, ROUNDS, GOAL, MOST_MEMORY = 32 << 20, 3, 100, 24

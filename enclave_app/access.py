@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from policy.channel import URI_PREFIX, ChannelCertificate
-from policy.document import Computation, Dataset, Party, Policy
+from policy.document import Policy
+from policy.sections import Computation, Dataset, Party
 from ratls.errors import AuthorizationError, PeerIdentityError
 from verifier.errors import ConfigError
 

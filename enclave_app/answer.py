@@ -12,7 +12,7 @@ from enclave_app.application import Enclave
 from enclave_app.collect import collect, tell_reason
 from enclave_app.exchange import TaskExchange
 from enclave_app.receive import receive
-from policy.document import Party
+from policy.sections import Party
 from ratls.claims import NO_TASK
 from ratls.framing import Kind
 from ratls.log import Log

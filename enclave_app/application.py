@@ -28,8 +28,10 @@ from enclave_app.limits import Limits, MemoryBudget, Need
 from enclave_app.session import Denied, Released, Sessions, Ticket
 from enclave_app.worker import Workers, supervised
 from policy.agreement import CompleteAgreement, require_window
-from policy.document import Party, Policy, digest_text
+from policy.document import Policy, digest_text
+from policy.sections import Party
 from policy.task import Task
+from policy.values import Digest
 from ratls.attester import Attester
 from ratls.identity import EnclaveIdentity
 from ratls.log import Log, place_of
@@ -172,7 +174,7 @@ class Enclave:
         require_window(self.policy, at)
         task.require_window(at)
 
-    def evidence(self, hello: Hello, party: Party, task_digest: bytes) -> bytes:
+    def evidence(self, hello: Hello, party: Party, task_digest: Digest) -> bytes:
         """Fresh evidence for an authenticated party and a verified task."""
         # The peer's key as the policy lists it. A hash out of a message would let one party
         # have evidence made that another would accept.

@@ -20,11 +20,12 @@ from enclave_app.deadline import checking
 from enclave_app.gate import Input, denial, padded, padded_size, released, require_groups
 from enclave_app.limits import Need
 from enclave_app.session import Denied, Released
-from policy.document import Computation, Dataset, Policy
+from policy.document import Policy
 from policy.errors import ResourceLimitError
 from policy.receipt import SALT_LENGTH, SALT_SIZE, result_digest, salted
 from policy.rows import arrow_type
 from policy.seal import result_info, seal_result
+from policy.sections import Computation, Dataset
 from policy.task import Task
 from verifier.errors import RatlsError
 

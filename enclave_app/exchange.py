@@ -13,7 +13,8 @@ from enclave_app.application import Enclave
 from enclave_app.compute import agreed
 from enclave_app.session import NoOutcomeYet, Released, Ticket
 from policy.agreement import require_window
-from policy.document import Computation, Party, digest_text
+from policy.document import digest_text
+from policy.sections import Computation, Party
 from policy.task import Task
 from ratls.log import Log, bind
 from ratls.server_stream import Hello, ServerExchange

@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from enclave_app.errors import AttemptClosed
 from enclave_app.limits import Limits, MemoryBudget, Need
-from policy.document import Dataset
 from policy.errors import InvalidDataError, ResourceLimitError
 from policy.rows import arrow_schema, check_batch, check_schema
+from policy.sections import Dataset
 from ratls.errors import StreamIntegrityError
 
 

@@ -26,7 +26,7 @@ from enclave_app.answer import answer
 from enclave_app.application import Enclave
 from enclave_app.errors import ListenAddressUnusable
 from enclave_app.limits import Slots
-from policy.document import Party
+from policy.sections import Party
 from ratls.address import Address
 from ratls.environment import prepare_process
 from ratls.errors import AuthorizationError

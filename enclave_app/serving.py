@@ -47,6 +47,7 @@ def serve(
     from enclave_app.application import Enclave
     from enclave_app.server import start_server
     from policy.agreement import Agreement
+    from policy.document import digest_text
     from ratls.log import open_log
     from ratls.serving import errors_logged, leave, listen_address, stop_signals
     from verifier.files import parse_file
@@ -65,7 +66,7 @@ def serve(
                 "ready": server.address,
                 "mode": running.mode.value,
                 "study": running.policy.study,
-                "policy_digest": f"sha256:{running.policy.digest.hex()}",
+                "policy_digest": digest_text(running.policy.digest),
             }
         )
         status = stop()

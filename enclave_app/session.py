@@ -23,6 +23,7 @@ from typing import Generic, Protocol, TypeVar
 from enclave_app.errors import AttemptClosed, InputCommittedError
 from enclave_app.limits import Limits
 from policy.errors import ResourceLimitError
+from policy.values import Digest
 
 
 class Closable(Protocol):
@@ -43,7 +44,7 @@ R = TypeVar("R", bound=Closable)
 class Ticket:
     """What a session knows of a verified task."""
 
-    digest: bytes  #             32, of the task
+    digest: Digest  #            32, of the task
     inputs: tuple[str, ...]  #   dataset ids, in the policy's order
     submitter: str
     expires: datetime  #         first instant at which it no longer holds
@@ -53,7 +54,7 @@ class Ticket:
 class Committed:
     """A dataset that counts."""
 
-    commit_digest: bytes
+    commit_digest: Digest
     acknowledgement: bytes  # as it was first given
 
 
@@ -75,8 +76,9 @@ class Released:
     # Dataset id to what its rows alone break, as a code; "" for nothing.
     reasons: Mapping[str, str] = field(default_factory=dict)
     # The commits that it rests on, by dataset id, in the policy's order; `finish` adds them.
-    commits: Mapping[str, bytes] = field(default_factory=dict)
-    digest: bytes = b""  # 32, of the salted plaintext: what receipts name
+    commits: Mapping[str, Digest] = field(default_factory=dict)
+    # Of the salted plaintext, 32 bytes: what receipts name.
+    digest: Digest = Digest(b"")  # noqa: RUF009 - no call: bytes with a type
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class Sessions(Generic[R]):
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._lock = limits, threading.Lock()
-        self._open: dict[bytes, _Session[R]] = {}
+        self._open: dict[Digest, _Session[R]] = {}
 
     def begin(self, ticket: Ticket, dataset: str, rows: R, at: datetime) -> None:
         """A provider is about to stream `dataset` into `rows`, or to ask about a commit.
@@ -201,12 +203,12 @@ class Sessions(Generic[R]):
                     announced.append(session.ticket)
             return announced
 
-    def _drop(self, digest: bytes, session: _Session[R], dataset: str) -> None:
+    def _drop(self, digest: Digest, session: _Session[R], dataset: str) -> None:
         session.attempts.pop(dataset).close()
         if not session.attempts and not session.committed:
             del self._open[digest]  # asking costs no place among the open tasks
 
-    def known(self, ticket: Ticket, dataset: str, commit_digest: bytes) -> bytes | None:
+    def known(self, ticket: Ticket, dataset: str, commit_digest: Digest) -> bytes | None:
         """The acknowledgement of exactly this commit; None when the dataset does not count yet.
 
         Raises:
@@ -222,7 +224,7 @@ class Sessions(Generic[R]):
         ticket: Ticket,
         dataset: str,
         rows: R,
-        commit_digest: bytes,
+        commit_digest: Digest,
         acknowledge: Callable[[], bytes],
     ) -> bytes:
         """Let `rows` count; the acknowledgement.
@@ -306,7 +308,7 @@ def _require_attempt(session: _Session[R] | None, dataset: str, rows: R) -> _Ses
     return session
 
 
-def _same(committed: Committed, dataset: str, commit_digest: bytes) -> bytes:
+def _same(committed: Committed, dataset: str, commit_digest: Digest) -> bytes:
     if committed.commit_digest != commit_digest:
         raise _another(dataset)
     return committed.acknowledgement

@@ -1,4 +1,4 @@
-"""An acknowledgement: the enclave's signed word that one committed dataset arrived whole."""
+"""An acknowledgement: the enclave's signed statement that a committed dataset arrived complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ class Acknowledgement(Attested):
     signature_leaf: ClassVar[dsse.SignatureLeaf] = ReceiptSignatureInvalid
 
     task_digest: Digest
-    policy_digest: Digest
     instance: Instance
     dataset: IdText
     provider: SlugText

@@ -1,22 +1,23 @@
-"""Admission: a genuine quote held against what the parties agreed on.
+"""Admission: a genuine quote compared with what the parties agreed on.
 
     admission = admit(policy, verified, at=now)
     admission.enclave.name        # which of the policy's enclaves this is
     admission.appraisal           # the quote's checks, then these
 
-The platform comes first and the enclave after it, so that a refusal at `measurement` says: the
-agreed machine, in the agreed state, running something else.
+The platform is checked first and the enclave after it. A refusal at `measurement` therefore means:
+the agreed machine, in the agreed state, runs something else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from policy.agreement import require_window
-from policy.document import Enclave, Platform, Policy, little_endian
+from policy.document import Policy
 from policy.errors import MeasurementError, PlatformDeniedError
+from policy.sections import Enclave, Platform, little_endian
 from verifier.acceptance import require_advisories, require_attributes, require_status
 from verifier.anchors import RootName, TrustAnchors
 from verifier.appraisal import Appraisal
@@ -34,7 +35,7 @@ from verifier.verify import VerifiedQuote
 
 
 class AdmissionCheck(StrEnum):
-    """What the policy asks of a genuine quote, in the order in which it is asked."""
+    """What the policy demands of a genuine quote, in the order of the checks."""
 
     POLICY_WINDOW = "policy-window"
     ROOT = "root"
@@ -50,12 +51,20 @@ class AdmissionCheck(StrEnum):
     ATTRIBUTES = "attributes"
 
 
+_SEAL = object()
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A quote that the policy admits; made by `admit` after its last check."""
+    """A quote that the policy admits: only `admit` can make one, after its last check."""
 
     enclave: Enclave
     appraisal: Appraisal  # of the quote, followed by the policy's checks
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("an Admission is made by admit alone")
 
 
 def admit(
@@ -108,28 +117,28 @@ def admit(
         _require_product(enclave, report)
     with log.check(AdmissionCheck.ATTRIBUTES):
         _require_attributes(enclave, report)
-    return Admission(enclave, log.close())
+    return Admission(enclave, log.close(), _SEAL)
 
 
 class RootDiffers(ModeMismatchError):
-    """The evidence was judged under another root than the policy names."""
+    """The evidence was verified under another root than the policy names."""
 
     code = "root-differs"
-    default_fix = "judge under the root that the policy names"
+    default_fix = "verify under the root that the policy names"
 
 
 def _require_root(named: str, root: TrustAnchors) -> None:
-    """X05: the root under which the quote was judged is the one that everybody signed."""
+    """X05: the quote was verified under the root in the signed policy."""
     wanted = RootName.parse(named).anchors
     if (root.mode, root.root_spki_sha256) != (wanted.mode, wanted.root_spki_sha256):
         raise RootDiffers("root of trust", expected=named, found=f"{root.mode}: {root.name}")
 
 
 class EvaluationNumberTooLow(TcbStatusError):
-    """The collateral is of an earlier TCB recovery than the policy demands."""
+    """The collateral is from an earlier TCB recovery than the policy demands."""
 
     code = "policy-evaluation-number"
-    default_fix = "fetch current collateral; an old one hides what became known since"
+    default_fix = "fetch current collateral"
 
 
 def _require_evaluation_number(platform: Platform, verified: VerifiedQuote) -> None:
@@ -164,7 +173,7 @@ class CollateralTooOld(CollateralStaleError):
 
 
 def _require_collateral_age(platform: Platform, verified: VerifiedQuote, at: datetime) -> None:
-    """CRLs are judged by their own window: those of the root live a year."""
+    """CRLs are not included: those of the root are valid for a year."""
     limit = timedelta(days=platform.max_collateral_age_days)
     for thing, issued in (
         ("TCB info", verified.window.tcb_info_issue),
@@ -172,19 +181,21 @@ def _require_collateral_age(platform: Platform, verified: VerifiedQuote, at: dat
     ):
         if at - issued > limit:
             raise CollateralTooOld(
-                f"age of the {thing}", expected=f"at most {limit.days} days", found=f"{at - issued}"
+                f"age of the {thing}",
+                expected=f"at most {limit.days} days",
+                found=f"{(at - issued).days} days and {(at - issued).seconds // 3600} hours",
             )
 
 
 class MachineNotListed(PlatformDeniedError):
-    """A genuine machine, yet none of those that the policy lists."""
+    """The machine is genuine, but not one that the policy lists."""
 
     code = "machine-not-listed"
-    default_fix = "ask the operator which machine this is; it may be a diversion"
+    default_fix = "ask the operator which machine this is; do not release to it"
 
 
 def _require_machine(platform: Platform, verified: VerifiedQuote) -> str:
-    """B09: the right enclave on a machine that an attacker chose is a diversion."""
+    """B09: an attacker may run the right enclave on a machine of its own."""
     machine = verified.platform
     ids = [f"ppid:{machine.ppid.hex()}"]
     if machine.piid is not None:
@@ -200,10 +211,10 @@ def _require_machine(platform: Platform, verified: VerifiedQuote) -> str:
 
 
 class FmspcNotListed(PlatformDeniedError):
-    """The machine is of a CPU family that the policy does not list."""
+    """The policy does not list the CPU family of this machine."""
 
     code = "fmspc-not-listed"
-    default_fix = "ask the operator which machine this is; it may be a diversion"
+    default_fix = "ask the operator which machine this is; do not release to it"
 
 
 def _require_fmspc(platform: Platform, verified: VerifiedQuote) -> None:
@@ -213,10 +224,10 @@ def _require_fmspc(platform: Platform, verified: VerifiedQuote) -> None:
 
 
 class MeasurementNotListed(MeasurementError):
-    """The enclave's code is none of those that the policy lists."""
+    """The enclave's code is not one that the policy lists."""
 
     code = "measurement-not-listed"
-    default_fix = "start the agreed release of the enclave, or agree on this one"
+    default_fix = "start the agreed release of the enclave, or agree on a policy with this one"
 
 
 def _require_measurement(
@@ -238,17 +249,17 @@ def _require_measurement(
 
 
 class ProductDiffers(MeasurementError):
-    """The measured enclave carries another product id than the policy lists."""
+    """The enclave has another product id than the policy lists."""
 
     code = "product-differs"
     default_fix = "sign the enclave with the agreed product id"
 
 
 class SvnTooLow(MeasurementError):
-    """The enclave's security version is below the policy's floor."""
+    """The enclave's security version is lower than the policy demands."""
 
     code = "svn-too-low"
-    default_fix = "start a release of the enclave with at least the agreed version"
+    default_fix = "start a release of the enclave with at least the agreed security version"
 
 
 def _require_product(enclave: Enclave, report: EnclaveReport) -> None:
@@ -263,7 +274,7 @@ def _require_product(enclave: Enclave, report: EnclaveReport) -> None:
 
 
 class KssIdPresent(EnclaveAttributeError):
-    """The enclave uses key separation ids, which every policy here wants zero."""
+    """The enclave uses key separation (KSS) ids, which must be zero."""
 
     code = "kss-id-present"
     default_fix = "build the enclave without KSS ids"
@@ -280,7 +291,7 @@ def _require_attributes(enclave: Enclave, report: EnclaveReport) -> None:
         misc_select=little_endian(attributes.misc_select),
         misc_select_mask=little_endian(attributes.misc_select_mask),
     )
-    # M07: compared even when the KSS bit is off, since zero is what everybody agreed on.
+    # M07: compared even when the KSS bit is off.
     ids = (report.isv_ext_prod_id, report.config_id, report.isv_family_id)
     if any(map(any, ids)) or report.config_svn:
-        raise KssIdPresent("KSS ids", expected="all zero", found="others")
+        raise KssIdPresent("KSS ids", expected="all zero", found="a value that is not zero")

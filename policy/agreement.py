@@ -1,8 +1,7 @@
 """The agreement: a policy with its signatures, and the chain of versions before it.
 
-    agreement = Agreement.parse(raw, known_roots())   # every signature in it holds
+    agreement = Agreement.parse(raw, known_roots())   # every signature in it is valid
     complete = agreement.require_complete()           # enough parties signed, all owners did
-    complete.require_anchor(local_party)              # my keys stand under my name, and I signed
 
 The file is `{"schema": "ratls-agreement/0", "versions": [envelope, …]}`, version 1 first.
 Votes are counted by distinct party and distinct key; what a key id says counts for nothing.
@@ -16,21 +15,19 @@ from datetime import datetime
 from typing import Self
 
 from policy import envelope as dsse
-from policy.document import Party, Policy, digest_text
+from policy.document import Policy, digest_text
 from policy.envelope import Envelope, EnvelopeMalformed, strict_json
 from policy.errors import (
-    PartyNotListed,
     PolicyConflictError,
     PolicyExpiredError,
     PolicySignatureError,
     PolicyThresholdError,
-    PolicyTrustError,
 )
-from policy.keys import KeySigner, PublicKey
-from policy.party import LocalParty
-from policy.references import require_keys_stay
+from policy.keys import SigningKey
+from policy.references import PolicyKeysShared, key_ids
 from policy.statement import instant_text
 from policy.syntax import PolicyTooLarge
+from policy.values import Digest
 
 SCHEMA = "ratls-agreement/0"
 VERSIONS_CAP = 64
@@ -39,7 +36,7 @@ FILE_CAP = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class SignedPolicy:
-    """One version: its policy, and who signed exactly these bytes. Every signature holds."""
+    """One version: its policy, and who signed exactly these bytes. Every signature is valid."""
 
     policy: Policy
     envelope: Envelope
@@ -47,15 +44,15 @@ class SignedPolicy:
 
     @property
     def signed(self) -> tuple[str, ...]:
-        """Ids of the parties of this version whose signing key signed, in the policy's order."""
+        """Ids of the parties of this version that signed, in the policy's order."""
         return tuple(p.id for p in self.policy.party if p.signing_key.keyid in self.keyids)
 
     def votes_by(self, rule: Policy) -> tuple[str, ...]:
-        """Voters of `rule` (this version or the one before) whose key signed this version."""
+        """Voters of `rule` (this version or the one before) that signed this version."""
         return tuple(p.id for p in rule.voters if p.signing_key.keyid in self.keyids)
 
     def missing_by(self, rule: Policy) -> tuple[str, ...]:
-        """Whose signature is still needed; the empty tuple when `rule` is satisfied."""
+        """Parties that must still sign; empty when `rule` is satisfied."""
         votes = set(self.votes_by(rule))
         voters = [p.id for p in rule.voters]
         owners = {d.owner for d in rule.dataset}
@@ -67,22 +64,25 @@ class SignedPolicy:
 
 
 class SignatureInvalid(PolicySignatureError):
-    """A signature on a policy does not hold for these bytes."""
+    """A signature on a policy is invalid."""
 
     code = "signature-invalid"
     default_fix = "ask that party for the agreement as it signed it"
 
 
 class AgreementIncomplete(PolicyThresholdError):
-    """Parties whose signature is needed have not signed."""
+    """Parties that must sign have not signed."""
 
     code = "agreement-incomplete"
     default_fix = "have the named parties run `ratls policy sign`"
 
+    def sentence(self) -> str:
+        return f"{self.thing} needs {self.expected}; {self.found}"
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Versions 1 to n, each with signatures that hold. Whether they suffice is another question."""
+    """Versions 1 to n with valid signatures; `require_complete` checks that they suffice."""
 
     versions: tuple[SignedPolicy, ...]
 
@@ -95,7 +95,16 @@ class Agreement:
             and what `Policy.parse` raises.
         """
         if len(raw) > FILE_CAP:
-            raise PolicyTooLarge("agreement", expected=f"<= {FILE_CAP} bytes", found=str(len(raw)))
+            raise PolicyTooLarge(
+                "agreement", expected=f"at most {FILE_CAP} bytes", found=str(len(raw))
+            )
+        if not raw.lstrip().startswith(b"{"):  # most often the policy.toml beside it
+            raise EnvelopeMalformed(
+                "the file",
+                expected="an agreement",
+                found="",
+                fix="name the .agreement.json that `ratls policy sign` makes",
+            )
         document = strict_json(raw, "agreement")
         if not isinstance(document, dict) or set(document) != {"schema", "versions"}:
             raise EnvelopeMalformed("agreement", expected="exactly schema, versions", found="other")
@@ -146,7 +155,7 @@ class Agreement:
         return self.newest.policy
 
     @property
-    def digest(self) -> bytes:
+    def digest(self) -> Digest:
         return self.policy.digest
 
     @property
@@ -162,14 +171,6 @@ class Agreement:
     def encode(self) -> bytes:
         document = {"schema": SCHEMA, "versions": [v.envelope.as_json() for v in self.versions]}
         return (json.dumps(document, indent=1) + "\n").encode("ascii")
-
-    def signed_by(self, signer: KeySigner) -> Agreement:
-        """With one more signature on the newest version; who may sign is checked by `sign`."""
-        last = self.newest
-        signed = SignedPolicy(
-            last.policy, last.envelope.signed_by(signer), last.keyids | {signer.public.keyid}
-        )
-        return Agreement((*self.versions[:-1], signed))
 
     def require_complete(self) -> CompleteAgreement:
         """Every version has the signatures that it and the version before it ask for.
@@ -192,22 +193,8 @@ class Agreement:
 _TOKEN = object()
 
 
-class AnchorDiffers(PolicyTrustError):
-    """The policy lists another key or certificate under this party's id than it holds itself."""
-
-    code = "anchor-differs"
-    default_fix = "do not sign: find out who put that key there; your own stands in party.toml"
-
-
-class OwnSignatureMissing(PolicyThresholdError):
-    """This party has not signed the agreement that it is to accept."""
-
-    code = "own-signature-missing"
-    default_fix = "read the policy, then run `ratls policy sign`"
-
-
 class CompleteAgreement:
-    """An agreement that holds. Cannot be made but by `Agreement.require_complete`."""
+    """An agreement that enough parties signed. Only `Agreement.require_complete` can make one."""
 
     __slots__ = ("agreement",)
 
@@ -222,28 +209,11 @@ class CompleteAgreement:
         return self.agreement.policy
 
     @property
-    def digest(self) -> bytes:
+    def digest(self) -> Digest:
         return self.agreement.digest
 
-    def require_anchor(self, party: LocalParty, since: int | None = None) -> None:
-        """The policy lists this party as it knows itself, and it signed these very bytes.
-
-        Args:
-            since: The oldest version whose signature will do, as each later one names it by
-                digest. None: the newest alone.
-
-        Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing, about the newest version.
-        """
-        *before, newest = self.agreement.versions[0 if since is None else since - 1 :]
-        try:
-            _require_own(newest, party)
-        except (PartyNotListed, AnchorDiffers, OwnSignatureMissing):
-            # Whoever left, or has new keys since, still knows what it signed then.
-            if since is None or not any(_is_own(version, party) for version in before):
-                raise
-
     def in_force(self, at: datetime) -> CompleteAgreement:
-        """The agreement up to the version that holds at this instant: itself, or one before.
+        """The agreement up to the version in force at this instant: itself, or an earlier one.
 
         Raises: PolicyNotYetValid, PolicyExpired.
         """
@@ -253,44 +223,32 @@ class CompleteAgreement:
                 require_window(held.policy, at)
                 return held
         require_window(self.agreement.versions[0].policy, at)
-        raise AssertionError("a policy before its first instant was let through")
-
-
-def _require_own(version: SignedPolicy, party: LocalParty) -> None:
-    require_listed(version.policy, party)
-    if party.party_id not in version.signed:
-        raise OwnSignatureMissing(
-            f"agreement {digest_text(version.policy.digest)}",
-            expected=f"a signature of {party.party_id}",
-            found="those of " + ", ".join(version.signed),
-        )
-
-
-def _is_own(version: SignedPolicy, party: LocalParty) -> bool:
-    try:
-        _require_own(version, party)
-    except (PartyNotListed, AnchorDiffers, OwnSignatureMissing):
-        return False
-    return True
+        raise AssertionError("require_window accepts a policy before its first instant")
 
 
 def require_not_expired(policy: Policy, at: datetime) -> None:
-    """For what is signed or accepted ahead of its first instant. Raises: PolicyExpired."""
+    """For a policy that is signed or accepted before it is in force. Raises: PolicyExpired."""
     require_window(policy, max(at, policy.not_before))
 
 
 class PolicyNotYetValid(PolicyExpiredError):
-    """The policy's first instant has not come."""
+    """The policy is not in force yet."""
 
     code = "policy-not-yet-valid"
     default_fix = "wait until its not_before, and check this machine's clock"
 
+    def sentence(self) -> str:
+        return f"{self.thing} is in force from {self.expected} on, and it is {self.found}"
+
 
 class PolicyExpired(PolicyExpiredError):
-    """The policy's last instant has passed."""
+    """The policy has expired."""
 
     code = "policy-expired"
     default_fix = "agree on a new version"
+
+    def sentence(self) -> str:
+        return f"{self.thing} is in force only {self.expected}, and it is {self.found}"
 
 
 def require_window(policy: Policy, at: datetime) -> None:
@@ -298,7 +256,7 @@ def require_window(policy: Policy, at: datetime) -> None:
     thing = f"policy {policy.study} version {policy.version}"
     if at < policy.not_before:
         raise PolicyNotYetValid(
-            thing, expected=f"{instant_text(policy.not_before)} or later", found=instant_text(at)
+            thing, expected=instant_text(policy.not_before), found=instant_text(at)
         )
     if at >= policy.expires:
         raise PolicyExpired(
@@ -306,91 +264,20 @@ def require_window(policy: Policy, at: datetime) -> None:
         )
 
 
-def require_listed(policy: Policy, party: LocalParty) -> None:
-    """P06: the anchor is the local file, never what a policy lists under this name.
-
-    Raises: PartyNotListed, AnchorDiffers.
-    """
-    listed = policy.party_by_id(party.party_id)
-    if listed is None:
-        raise PartyNotListed(
-            f"policy {policy.study}",
-            expected=f"the party {party.party_id}",
-            found=", ".join(p.id for p in policy.party),
-        )
-    for purpose in _PURPOSES:
-        own, theirs = getattr(party.public, purpose), getattr(listed, purpose)
-        # A recipient whose key was left out is refused elsewhere; a provider may list none.
-        if own != theirs and not (purpose == "encryption_key" and theirs is None):
-            raise AnchorDiffers(
-                f"policy: {purpose} of {party.party_id}",
-                expected=_fingerprint(own),
-                found=_fingerprint(theirs),
-            )
-
-
-def sign(agreement: Agreement, party: LocalParty) -> Agreement:
-    """Add this party's signature to the newest version.
-
-    Raises: PartyNotListed, AnchorDiffers, and what reading the signing key raises.
-    """
-    require_listed(agreement.policy, party)
-    return agreement.signed_by(party.signing)
-
-
-@dataclass(frozen=True, slots=True)
-class KeyChange:
-    """One key of a policy, against the policy that this party accepted before."""
-
-    party_id: str
-    purpose: str
-    fingerprint: str  # 64 hex
-    status: str  #      new, unchanged, changed
-
-
-_PURPOSES = ("signing_key", "operation_key", "channel_certificate", "encryption_key")
-
-
-def public_keys(party: Party) -> dict[str, str]:
-    """Fingerprint of each key that a party has, by its purpose."""
-    keys = {purpose: getattr(party, purpose) for purpose in _PURPOSES}
-    return {purpose: _fingerprint(key) for purpose, key in keys.items() if key is not None}
-
-
-def key_changes(policy: Policy, before: Policy | None) -> tuple[KeyChange, ...]:
-    """Every key for which a signer vouches, and whether it was there before."""
-    changes = []
-    for party in policy.party:
-        earlier = before.party_by_id(party.id) if before else None
-        known = public_keys(earlier) if earlier else {}
-        for purpose, fingerprint in public_keys(party).items():
-            old = known.get(purpose)
-            status = "new" if old is None else "unchanged" if old == fingerprint else "changed"
-            changes.append(KeyChange(party.id, purpose, fingerprint, status))
-    return tuple(changes)
-
-
-def _fingerprint(key: object) -> str:
-    for name in ("keyid", "fingerprint"):
-        if isinstance(found := getattr(key, name, None), str):
-            return found
-    return "none"
-
-
-def _signing_keys(policy: Policy, before: Policy) -> tuple[PublicKey, ...]:
+def _signing_keys(policy: Policy, before: Policy) -> tuple[SigningKey, ...]:
     keys = {p.signing_key.keyid: p.signing_key for p in (*before.party, *policy.party)}
     return tuple(keys.values())
 
 
 class ChainBroken(PolicyConflictError):
-    """The versions in an agreement file do not follow one another."""
+    """The versions in an agreement file are not a chain from version 1 on."""
 
     code = "agreement-chain-broken"
     default_fix = "start from the accepted agreement of the version before"
 
 
 def _require_chain(policies: list[Policy]) -> None:
-    """Version 1 first, contiguous, one study, each naming the one before; no key changes hands."""
+    """Version 1 first, no gaps, one study, each naming the one before; keys keep their owners."""
     for i, policy in enumerate(policies):
         if policy.version != i + 1:
             raise ChainBroken(
@@ -410,31 +297,47 @@ def _require_chain(policies: list[Policy]) -> None:
                 expected=digest_text(before.digest),
                 found=found,
             )
-        require_keys_stay(policy, before)
+        _require_keys_stay(policy, before)
+
+
+def _require_keys_stay(policy: Policy, before: Policy) -> None:
+    """P03 over versions: a key keeps its owner, or one signature would count for two parties.
+
+    Raises: PolicyKeysShared.
+    """
+    owners = {keyid: party.id for party in before.party for keyid in key_ids(party).values()}
+    for i, party in enumerate(policy.party):
+        for purpose, keyid in key_ids(party).items():
+            if owners.get(keyid, party.id) != party.id:
+                raise PolicyKeysShared(
+                    f"policy: party[{i}].{purpose}",
+                    expected=f"a key of {party.id}",
+                    found=f"that of {owners[keyid]} in version {before.version}",
+                )
 
 
 class PredecessorNotConsenting(PolicyThresholdError):
-    """The parties of the version before did not agree to this one."""
+    """The parties of the version before did not sign this one."""
 
     code = "predecessor-not-consenting"
     default_fix = "have the named parties of the earlier version sign this one too"
 
 
 class KeyChangeUnsigned(PolicyThresholdError):
-    """A party's signing key changes without a signature of its old key."""
+    """A party has a new signing key, and its old key did not sign this version."""
 
     code = "key-change-unsigned"
-    default_fix = "have the party sign with its old key as well"
+    default_fix = "have that party sign with its old key too"
 
 
 def _require_consent(version: SignedPolicy, before: Policy) -> None:
-    """P17: the new set alone cannot replace the old one."""
+    """P17: the new parties alone cannot replace the old ones."""
     thing = f"agreement on {before.study} version {version.policy.version}"
     if missing := version.missing_by(before):
         raise PredecessorNotConsenting(
             thing,
             expected=f"the signatures that version {before.version} asks for",
-            found=f"none of {', '.join(missing)}",
+            found=f"none by {', '.join(missing)}",
         )
     for party in version.policy.party:
         old = before.party_by_id(party.id)

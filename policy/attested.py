@@ -1,7 +1,7 @@
-"""What acknowledgement and receipt share: they carry the evidence of the enclave that signed.
+"""What acknowledgement and receipt share: they contain the evidence of the enclave that signed.
 
-`open` proves that the document is whole, under the receipt key *inside* it. That this key
-belongs to the agreed enclave follows only from the evidence; `ratls.offline` compares that.
+`open` verifies the signature with the receipt key *inside* the document. Only the evidence shows
+that this key belongs to the agreed enclave; `ratls.offline` and `provider.exchange` compare it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Self
 
 from pydantic import model_validator
 
-from policy.keys import KeyFileMalformed, KeyTypeUnsupported, PublicKey
+from policy.keys import KeyFileMalformed, KeyTypeUnsupported, PublicKey, ReceiptKey
 from policy.problems import Unfit
-from policy.statement import Blob, Nonce, Statement
+from policy.statement import Blob, Nonce, PolicyStatement
 
 
-class Attested(Statement):
-    """Fields of the challenge whose evidence vouches for the receipt key."""
+class Attested(PolicyStatement):
+    """The challenge, and its evidence, which contains the hash of the receipt key."""
 
-    nonce: Nonce  #        32 bytes, chosen by whoever holds the document
+    nonce: Nonce  #        32 bytes, chosen by the receiver of the document
     evidence: Blob  #      tagged CBOR, as the challenge was answered
     tls_spki: Blob  #      DER, the enclave's TLS key of that connection
     receipt_key: Blob  #   DER SPKI of the key that signs this document
@@ -33,11 +33,12 @@ class Attested(Statement):
 
     @classmethod
     def open(cls, raw: bytes) -> Self:
-        """Whole and signed by its own receipt key; nothing more is believed yet.
+        """Signed by the receipt key inside it. Which enclave has that key is not checked here.
 
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
             SignerUnknown, ReceiptSignatureInvalid.
         """
-        document, envelope = cls.read(raw)
-        cls.require_signature(envelope, PublicKey.from_spki(document.receipt_key))
+        document, envelope = cls._parse(raw)
+        key = ReceiptKey(PublicKey.from_spki(document.receipt_key))
+        cls.require_signature(envelope, key)
         return document

@@ -1,4 +1,4 @@
-"""The certificate by which a party is known on a channel: self-signed, one URI, no authority."""
+"""A party's certificate for TLS channels: self-signed, with one URI as its name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIFETIME = timedelta(days=730)
 
 @dataclass(frozen=True, slots=True)
 class ChannelCertificate:
-    """One party's certificate, checked when it was read; servers trust exactly these bytes."""
+    """One party's certificate, checked when it was read; servers accept exactly these bytes."""
 
     der: bytes
     party_id: str  #         from its only name, `urn:ratls:party:<id>`
@@ -50,7 +50,7 @@ class ChannelCertificate:
         except (InvalidSignature, TypeError) as error:
             raise _refusal("a self-signed certificate", "another issuer") from error
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        # docs/flight.md 1.2: as a root, a CA certificate admits whatever its key signs.
+        # docs/flight.md 1.2: as a root, a CA certificate would admit all that it signs.
         if basic.ca:
             raise _refusal("CA:FALSE", "CA:TRUE")
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

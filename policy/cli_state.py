@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from policy.options import Json, checked_digest
+
 state = typer.Typer(help="The folder of what this party accepted and released.")
 
 
@@ -20,9 +22,12 @@ def adopt(
     folder: Annotated[Path, typer.Option("--state", help="The folder as it is now.")],
     head: Annotated[
         str,
-        typer.Option(help="Head of its journal, sha256:…, as noted where the folder was before."),
+        typer.Option(
+            callback=checked_digest,
+            help="Head of its journal, sha256:…, as noted where the folder was before.",
+        ),
     ],
-    json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Go on in a state folder that was moved to another disk or machine, or restored.
 
@@ -33,12 +38,8 @@ def adopt(
 
     Example: ratls policy state adopt --state state --head sha256:HEAD
     """
-    import re
-
     from verifier.shell import now, refusals_as_exit_status
 
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", head):
-        raise typer.BadParameter("write sha256: and 64 lower-case hex digits", param_hint="--head")
     with refusals_as_exit_status(json) as shell:
         from policy.journal import Journal
 

@@ -1,4 +1,4 @@
-"""A commit: the provider's signed word on exactly which rows it sent, and where to."""
+"""A commit: the provider's signed statement of which rows it sent, and to which enclave."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from policy.statement import (
     IdText,
     Instance,
     Nonce,
+    PolicyStatement,
     SlugText,
-    Statement,
     require_policy,
 )
 
@@ -23,17 +23,17 @@ class CommitSignatureInvalid(TicketSignatureError):
     """The commit is not signed by the operation key of the provider that it names."""
 
     code = "commit-signature-invalid"
-    default_fix = "check that the provider's operation key is the one in the policy"
+    default_fix = "compare the provider's operation key with the one in the policy"
 
 
 class CommitScopeDiffers(TicketScopeError):
-    """A commit for a dataset that its provider does not own."""
+    """The commit's provider does not own its dataset."""
 
     code = "commit-scope-differs"
-    default_fix = "let the owner of the dataset commit it"
+    default_fix = "have the owner of the dataset release it"
 
 
-class Commit(Statement):
+class Commit(PolicyStatement):
     """Signed with the provider's operation key once all rows are sent."""
 
     payload_type: ClassVar[str] = dsse.COMMIT
@@ -41,9 +41,8 @@ class Commit(Statement):
     signature_leaf: ClassVar[dsse.SignatureLeaf] = CommitSignatureInvalid
 
     task_digest: Digest
-    policy_digest: Digest
     instance: Instance  #      16 bytes: the start of the enclave that the rows went to
-    nonce: Nonce  #            32 bytes: the challenge in whose stream they went
+    nonce: Nonce  #            32 bytes: of the challenge in the same stream
     dataset: IdText
     provider: SlugText
     schema_digest: Digest
@@ -59,11 +58,11 @@ class Commit(Statement):
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
             PolicyDigestDiffers, CommitScopeDiffers, SignerUnknown, CommitSignatureInvalid.
         """
-        commit, envelope = cls.read(raw)
+        commit, envelope = cls._parse(raw)
         require_policy(cls.noun, commit.policy_digest, policy)
         dataset = policy.dataset_by_id(commit.dataset)
         owner = None if dataset is None else policy.party_by_id(dataset.owner)
-        # I08: a provider commits its own datasets and no other.
+        # I08: a provider commits only its own datasets.
         if owner is None or owner.id != commit.provider:
             raise CommitScopeDiffers(
                 "commit: dataset",

@@ -1,10 +1,10 @@
-"""What the enclave can compute, declared as data: what a policy may ask of it, and what it tells.
+"""What the enclave can compute, as data: which policies it accepts, and what results tell.
 
     DECLARED["logistic_regression"].most_digits
     list(computation_problems("computation[0]", computation, inputs))   # path, expected, found
 
-One declaration for everybody who reads a policy: `policy lint`, `sign`, `accept`, providers and
-the enclave refuse alike, before a row is sent. The code is in `enclave_app.computations`.
+`policy lint`, `sign` and `accept`, providers and the enclave all use these declarations, and refuse
+the same policies before a row is sent. The code is in `enclave_app.computations`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from policy.parameters import Fixed, Parameter, Range, Value
+from policy.sections import Computation, Dataset
 
-if TYPE_CHECKING:
-    from policy.document import Computation, Dataset
-
-Told = tuple[str, str, str]  # path, expected, found
+Finding = tuple[str, str, str]  # path, expected, found: one problem without its line
 
 _NUMBERS = frozenset({"bool", "int32", "int64", "float32", "float64"})
 _LABELS = frozenset({"bool", "int32", "int64"})
@@ -37,7 +34,7 @@ class Columns:
     subject: bool = False  # may be the column that names a person
     alike: bool = False  #   of one type and spelling in all inputs
 
-    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Told]:
+    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
         names = value if isinstance(value, tuple) else (value,)
         if isinstance(value, tuple) != self.several or not all(type(n) is str for n in names):
             yield path, "a list of column names" if self.several else "a column name", "another"
@@ -53,7 +50,7 @@ class Columns:
             if self.alike:
                 yield from _one_spelling(path, name, inputs)
 
-    def _usable(self, path: str, name: str, dataset: Dataset) -> Iterator[Told]:
+    def _usable(self, path: str, name: str, dataset: Dataset) -> Iterator[Finding]:
         column = dataset.columns.get(name)
         if column is None:
             yield path, f"columns of {dataset.id}", ascii(name)
@@ -66,8 +63,8 @@ class Columns:
             yield path, "columns whose type does not end in ?", f"{name!a} of {dataset.id}"
 
 
-def _one_spelling(path: str, name: str, inputs: Sequence[Dataset]) -> Iterator[Told]:
-    """Texts that are compared across inputs have one spelling, or one person would be several."""
+def _one_spelling(path: str, name: str, inputs: Sequence[Dataset]) -> Iterator[Finding]:
+    """Texts that are compared across inputs need one spelling, or one person counts as several."""
     having = [d for d in inputs if name in d.columns and d.columns[name].type == "string"]
     for dataset in having:
         if dataset.spelling(name) is None:
@@ -84,7 +81,7 @@ class Whole:
     least: int
     most: int
 
-    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Told]:
+    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
         if not (isinstance(value, int) and type(value) is int and self.least <= value <= self.most):
             yield path, f"an integer from {self.least} to {self.most}", ascii(value)[:80]
 
@@ -95,7 +92,7 @@ class Probabilities:
 
     most: int
 
-    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Told]:
+    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
         # 0 and 1 are minimum and maximum. NaN is not between anything.
         if not isinstance(value, tuple) or not all(
             isinstance(p, float) and 0 < p < 1 for p in value
@@ -165,8 +162,8 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
 
 def computation_problems(
     path: str, computation: Computation, inputs: Sequence[Dataset]
-) -> Iterator[Told]:
-    """What the policy asks of this computation and would not get; `inputs` are those that read."""
+) -> Iterator[Finding]:
+    """What the computation does not support; `inputs` are the datasets without problems."""
     declared = DECLARED.get(computation.run)
     if declared is None:
         # R01, D10: a name is looked up in a closed table, never imported.
@@ -191,7 +188,7 @@ def _parameters(
     parameters: Mapping[str, Parameter],
     declared: Declared,
     inputs: Sequence[Dataset],
-) -> Iterator[Told]:
+) -> Iterator[Finding]:
     for name in parameters:
         if name not in declared.parameters:
             yield f"{path}.{name}", " or ".join(declared.parameters), "another parameter"

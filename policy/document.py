@@ -11,373 +11,32 @@ never means "any". Errors of meaning are collected and raised together (`PolicyI
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from datetime import datetime
+from typing import Any, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
     ValidationError,
-    model_validator,
 )
 
-from policy.channel import ChannelCertificate
 from policy.errors import PolicyFormatError
-from policy.keys import EncryptionKey, PublicKey
-from policy.parameters import Parameter, parse_parameter
-from policy.problems import Problem, Unfit, from_pydantic, unknown_field
+from policy.problems import Problem, from_pydantic, unknown_field
 from policy.references import cross_problems, require_distinct_keys
+from policy.sections import (
+    AgreementRule,
+    Computation,
+    Dataset,
+    Enclave,
+    Head,
+    Party,
+    Platform,
+    Section,
+)
 from policy.syntax import LineIndex, read_toml, value_problems
-from policy.text import Fault, identifier_fault, name_fault, slug_fault
-from verifier.errors import RatlsError
+from policy.values import Digest
 from verifier.text import digest_text as digest_text
-from verifier.text import instant_fault
 
-ANY_MACHINE = "any genuine platform"
-PROBLEMS_CAP = 200  # nobody reads more
-VERSION_CAP = 1_000_000  # P14: no version may be so high that nothing can follow it
-
-
-def _checked(fault: Callable[[str], Fault | None]) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        found = fault(text)
-        if found is not None:
-            raise Unfit(found[0], found[1])
-        return text
-
-    return check
-
-
-def _translated(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """A parser with refusals of its own, as a validator whose error has a path."""
-
-    def check(text: Any) -> Any:
-        if not isinstance(text, str):
-            raise Unfit("text in PEM form", type(text).__name__)
-        try:
-            return parse(text)
-        except RatlsError as refusal:
-            raise Unfit(refusal.expected, refusal.found) from refusal
-
-    return check
-
-
-def _hexadecimal(size: int) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if len(text) != 2 * size or set(text) - set("0123456789abcdef"):
-            raise Unfit(f"{2 * size} lower-case hex digits", f"{text[:80]!r}")
-        return text
-
-    return check
-
-
-def _not_zero(text: str) -> str:
-    if not text.strip("0"):
-        raise Unfit("a value that is not all zero", "zero")
-    return text
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    for i, value in enumerate(values):
-        if value in values[:i]:
-            raise Unfit("each entry once", f"{value!r} twice")
-    return values
-
-
-def _machine(text: str) -> str:
-    kind, _, number = text.partition(":")
-    hexadecimal = len(number) == 32 and not set(number) - set("0123456789abcdef")
-    if kind not in ("ppid", "piid") or not hexadecimal or not number.strip("0"):
-        raise Unfit("ppid: or piid: and 32 lower-case hex digits", f"{text[:80]!r}")
-    return text
-
-
-def _machines(value: Any) -> tuple[str, ...]:
-    """A list of machines, or the words, which give the empty tuple."""
-    if value == ANY_MACHINE:
-        return ()
-    if not isinstance(value, list) or not value or not all(isinstance(m, str) for m in value):
-        raise Unfit(f'a non-empty list, or the words "{ANY_MACHINE}"', f"{str(value)[:80]!r}")
-    return _distinct(tuple(_machine(m) for m in value))
-
-
-def _threshold(value: Any) -> Any:
-    # P05: exact type, since True is an int; a threshold above the count of voters comes later.
-    if value == "all" or (type(value) is int and value >= 1):
-        return value
-    raise Unfit('"all" or a number of parties from 1', ascii(value)[:40])
-
-
-def _expanded(value: Any) -> Any:
-    """`age = "int64"` is short for `age = { type = "int64" }`."""
-    if not isinstance(value, dict):
-        return value
-    return {n: {"type": c} if isinstance(c, str) else c for n, c in value.items()}
-
-
-def _column_name(name: str) -> str:
-    if fault := name_fault(name):
-        raise Unfit(f"column names of {fault[0]}", fault[1])
-    return name
-
-
-def _parameters(value: Any) -> Mapping[str, Parameter]:
-    if not isinstance(value, dict) or len(value) > 64:
-        raise Unfit("a table of at most 64 parameters", "another value")
-    for name in value:
-        if fault := identifier_fault(name):
-            raise Unfit(f"parameter names of {fault[0]}", fault[1])
-    return MappingProxyType({n: parse_parameter(n, v) for n, v in value.items()})
-
-
-ColumnName = Annotated[str, AfterValidator(_column_name)]
-Slug = Annotated[str, AfterValidator(_checked(slug_fault))]
-Identifier = Annotated[str, AfterValidator(_checked(identifier_fault))]
-Hex4 = Annotated[str, AfterValidator(_hexadecimal(4))]
-Hex6 = Annotated[str, AfterValidator(_hexadecimal(6))]
-Hex8 = Annotated[str, AfterValidator(_hexadecimal(8))]
-Hex32 = Annotated[str, AfterValidator(_hexadecimal(32)), AfterValidator(_not_zero)]
-Advisory = Annotated[str, Field(pattern="^INTEL-(SA|DOC)-[0-9]{5}$")]
-# Intel's strings without Revoked, which can never be listed.
-Status = Literal[
-    "UpToDate",
-    "SWHardeningNeeded",
-    "ConfigurationNeeded",
-    "ConfigurationAndSWHardeningNeeded",
-    "OutOfDate",
-    "OutOfDateConfigurationNeeded",
-]
-Role = Literal["provider", "recipient", "submitter", "operator"]
-# `strict=False` lets a TOML array become a tuple; what stands in it is still read strictly.
-_ONE_OR_MORE = (Field(strict=False, min_length=1, max_length=256), AfterValidator(_distinct))
-Slugs = Annotated[tuple[Slug, ...], *_ONE_OR_MORE]
-Identifiers = Annotated[tuple[Identifier, ...], *_ONE_OR_MORE]
-Signing = Annotated[PublicKey, PlainValidator(_translated(PublicKey.from_pem))]
-Encryption = Annotated[EncryptionKey, PlainValidator(_translated(EncryptionKey.from_pem))]
-Channel = Annotated[ChannelCertificate, PlainValidator(_translated(ChannelCertificate.from_pem))]
-
-
-class Section(BaseModel):
-    """A table of the policy: strict types, no unknown field, never changed."""
-
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True
-    )
-
-
-def _instant(value: Any) -> Any:
-    if isinstance(value, datetime) and (wanted := instant_fault(value)):
-        raise Unfit(wanted, str(value))
-    return value
-
-
-Instant = Annotated[datetime, BeforeValidator(_instant)]
-
-
-class Head(Section):
-    """The fields before the first table."""
-
-    schema_name: Annotated[Literal["ratls-policy/0"], Field(alias="schema")]
-    study: Slug
-    version: Annotated[int, Field(ge=1, le=VERSION_CAP)]
-    previous: Annotated[str | None, Field(pattern="^sha256:[0-9a-f]{64}$")] = None
-    not_before: Instant
-    expires: Instant
-
-    @model_validator(mode="after")
-    def _coherent(self) -> Self:
-        if self.not_before >= self.expires:
-            raise Unfit("an instant after not_before", "an earlier one", field="expires")
-        if (self.version == 1) != (self.previous is None):
-            raise Unfit(
-                "the digest of the version before; absent only in 1", "other", field="previous"
-            )
-        return self
-
-
-class AgreementRule(Section):
-    """Whose signatures make the policy complete; owners of datasets always."""
-
-    threshold: Annotated[Literal["all"] | int, PlainValidator(_threshold)]
-
-
-class Party(Section):
-    """An organisation with keys."""
-
-    id: Slug
-    roles: Annotated[tuple[Role, ...], *_ONE_OR_MORE]
-    signing_key: Signing
-    operation_key: Signing
-    channel_certificate: Channel
-    encryption_key: Encryption | None = None
-
-    @property
-    def votes(self) -> bool:
-        """Whoever only runs machines has no say in what is done with the rows."""
-        return self.roles != ("operator",)
-
-
-_FLAGS_FIXED, _FLAGS_VALUE = 0x37, 0x05  # INIT, MODE64BIT on; DEBUG, PROVISION, EINITTOKEN off
-
-
-class Attributes(Section):
-    """Enclave attributes: little-endian hex as in a quote; bits under the mask must be equal.
-
-    The defaults are closed: reserved bits zero; CET, KSS and AEX-notify free (KSS ids are zero
-    in any case); of XFRM the state of AVX, MPX, AVX-512, PKRU and AMX free, all else zero.
-    """
-
-    flags: Hex8 = "0500000000000000"
-    flags_mask: Hex8 = "3ffbffffffffffff"
-    xfrm: Hex8 = "0300000000000000"
-    xfrm_mask: Hex8 = "03fdf9ffffffffff"
-    misc_select: Hex4 = "00000000"
-    misc_select_mask: Hex4 = "ffffffff"
-
-    @model_validator(mode="after")
-    def _closed(self) -> Self:
-        flags, mask = little_endian(self.flags), little_endian(self.flags_mask)
-        if mask & _FLAGS_FIXED != _FLAGS_FIXED or flags & _FLAGS_FIXED != _FLAGS_VALUE:
-            raise Unfit(
-                "INIT and MODE64BIT on; DEBUG, PROVISION_KEY and EINITTOKEN_KEY off, "
-                "all under the mask",
-                "a policy that would admit another enclave",
-                field="flags",
-            )
-        return self
-
-
-def little_endian(text: str) -> int:
-    """The number that stands in hex as in a quote, lowest byte first."""
-    return int.from_bytes(bytes.fromhex(text), "little")
-
-
-class Enclave(Section):
-    """One release of the enclave that may receive rows."""
-
-    name: Identifier
-    tee: Literal["sgx"]
-    mr_enclave: Hex32
-    isv_prod_id: Annotated[int, Field(ge=0, le=0xFFFF)]
-    min_isv_svn: Annotated[int, Field(ge=0, le=0xFFFF)]
-    attributes: Attributes = Attributes()
-
-
-class Platform(Section):
-    """Which machines, at which patch level, judged under which root."""
-
-    root: str
-    tcb_statuses: Annotated[tuple[Status, ...], *_ONE_OR_MORE]
-    accepted_advisories: Annotated[
-        tuple[Advisory, ...], Field(strict=False, max_length=256), AfterValidator(_distinct)
-    ]
-    min_tcb_evaluation_data_number: Annotated[int, Field(ge=1, le=0xFFFF)]
-    min_tcb_date: date
-    max_collateral_age_days: Annotated[int, Field(ge=1, le=3650)]
-    machines: Annotated[tuple[str, ...], PlainValidator(_machines)]  # empty: any genuine platform
-    fmspcs: Annotated[tuple[Hex6, ...], *_ONE_OR_MORE] | None = None
-
-
-Bound = int | float | date | Instant
-_BOUND_TYPES: dict[str, tuple[type, ...]] = {
-    "int32": (int,),
-    "int64": (int,),
-    "float32": (int, float),
-    "float64": (int, float),
-    "date32": (date,),
-    "timestamp[us, UTC]": (datetime,),
-}
-
-
-class Column(Section):
-    """One declared column. `nullable` comes from a type that ends in `?`."""
-
-    type: Literal[
-        "bool", "int32", "int64", "float32", "float64", "string", "date32", "timestamp[us, UTC]"
-    ]
-    nullable: bool = False
-    min: Any = None
-    max: Any = None
-    # Of texts that name persons; a subject's are canonical without being told.
-    spelling: Literal["canonical", "folded"] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _split_type(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or "nullable" in value:
-            raise Unfit("a type, or a table of type, min and max", "another value")
-        declared = value.get("type")
-        if isinstance(declared, str) and declared.endswith("?"):
-            return value | {"type": declared[:-1], "nullable": True}
-        return value
-
-    @model_validator(mode="after")
-    def _domain(self) -> Self:
-        allowed = _BOUND_TYPES.get(self.type, ())
-        bounds = [b for b in (self.min, self.max) if b is not None]
-        for bound in bounds:
-            if type(bound) not in allowed:  # exact: bool is an int, datetime a date
-                raise Unfit(f"min and max of a value of {self.type}", f"{str(bound)[:40]!r}")
-            if self.type == "int32" and not -(2**31) <= bound < 2**31:
-                raise Unfit("min and max within int32", str(bound))
-        if len(bounds) == 2 and self.min > self.max:
-            raise Unfit("min not above max", "the reverse")
-        if self.spelling is not None and self.type != "string":
-            raise Unfit("a spelling of a string alone", f"one of {self.type}", field="spelling")
-        return self
-
-
-class Dataset(Section):
-    """Rows that one party owns, by declaration."""
-
-    id: Identifier
-    owner: Slug
-    subject: str
-    columns: Annotated[  # in declared order
-        Mapping[ColumnName, Column],
-        Field(min_length=1, max_length=4096),
-        BeforeValidator(_expanded),
-        AfterValidator(MappingProxyType),
-    ]
-    max_rows: Annotated[int, Field(ge=1, le=10**10)]
-
-    def spelling(self, name: str) -> str | None:
-        """How the texts of a column must be written: `canonical`, `folded`, or in any way."""
-        column = self.columns[name]
-        if name == self.subject and column.type == "string":
-            return column.spelling or "canonical"
-        return column.spelling
-
-
-class Release(Section):
-    """What may leave the enclave, and from how many persons it must come."""
-
-    outputs: Identifiers
-    min_subjects_per_input: Annotated[int, Field(ge=1, le=10**9)]
-    significant_digits: Annotated[int, Field(ge=1, le=17)]
-    # What a provider may ask the enclave for: which rule its own input alone breaks. Without it,
-    # nobody is told any reason.
-    reasons: Literal["own input"] | None = None
-
-
-class Computation(Section):
-    """A built-in computation over agreed inputs for agreed recipients."""
-
-    id: Identifier
-    run: Identifier
-    inputs: Identifiers
-    parameters: Annotated[Mapping[str, Parameter], PlainValidator(_parameters)]
-    submitters: Slugs
-    recipients: Slugs
-    uses: Annotated[int, Field(ge=1, le=10**6)]
-    release: Release
+PROBLEMS_CAP = 200  # listed at most
 
 
 _TABLES: dict[str, type[Section]] = {"agreement": AgreementRule, "platform": Platform}
@@ -391,30 +50,34 @@ _LIST_CAP = 256
 
 
 class PolicyInvalid(PolicyFormatError):
-    """The document breaks rules of its schema; `problems` has all of them at once."""
+    """The policy breaks rules of its schema; `problems` lists all of them."""
 
     code = "policy-invalid"
     default_fix = "correct the policy; `ratls policy lint` lists every problem"
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         first = problems[0]
-        rest = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         super().__init__(
-            f"policy: {first.place}",
+            "policy",
             expected=first.expected,
-            found=first.found + rest,
+            found=first.found,
             fix=f"{first.fix}; {self.default_fix}" if first.fix else None,
         )
         self.problems = problems
 
+    def sentence(self) -> str:
+        more = len(self.problems) - 1
+        rest = f"; {more} more problem{'s' if more > 1 else ''}" if more else ""
+        return f"{self.thing}: {self.problems[0].sentence}{rest}"
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy whose every rule was checked while it was read. Signatures are another matter."""
+    """A policy that keeps every rule. `policy.agreement` checks its signatures."""
 
     study: str
     version: int
-    previous: bytes | None  #  digest of the version before; None only in version 1
+    previous: Digest | None  # digest of the version before; None only in version 1
     not_before: datetime  #    first instant at which it holds (aware)
     expires: datetime  #       first instant at which it no longer holds
     agreement: AgreementRule
@@ -423,7 +86,7 @@ class Policy:
     platform: Platform
     dataset: tuple[Dataset, ...]
     computation: tuple[Computation, ...]
-    raw: bytes = field(repr=False)  # what everybody signs
+    raw: bytes = field(repr=False)  # what the parties sign
 
     @classmethod
     def parse(cls, raw: bytes, *, known_roots: frozenset[str]) -> Self:
@@ -444,10 +107,11 @@ class Policy:
             raise PolicyInvalid(tuple(problems[:PROBLEMS_CAP]))
         require_distinct_keys(parts["party"])
         head: Head = parts["head"]
+        named = head.previous
         return cls(
             study=head.study,
             version=head.version,
-            previous=None if head.previous is None else bytes.fromhex(head.previous[7:]),
+            previous=None if named is None else Digest(bytes.fromhex(named[7:])),
             not_before=head.not_before,
             expires=head.expires,
             agreement=parts["agreement"],
@@ -457,13 +121,13 @@ class Policy:
         )
 
     @property
-    def digest(self) -> bytes:
+    def digest(self) -> Digest:
         """SHA-256 of the bytes that are signed; 32 bytes."""
-        return hashlib.sha256(self.raw).digest()
+        return Digest(hashlib.sha256(self.raw).digest())
 
     @property
     def voters(self) -> tuple[Party, ...]:
-        """Parties whose signature counts: all but those that only operate."""
+        """Parties that vote: all but those that only operate."""
         return tuple(p for p in self.party if p.votes)
 
     def party_by_id(self, party_id: str) -> Party | None:
@@ -476,7 +140,7 @@ class Policy:
         return next((c for c in self.computation if c.id == computation_id), None)
 
     def party_by_channel(self, spki_sha256: bytes) -> Party | None:
-        """The party whose channel certificate carries the key with this digest."""
+        """The party with this key digest in its channel certificate."""
         return next(
             (p for p in self.party if p.channel_certificate.spki_sha256 == spki_sha256), None
         )

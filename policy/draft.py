@@ -1,4 +1,4 @@
-"""A first policy.toml to write on: what is known is filled in, the rest is a worked example."""
+"""A first policy.toml: known values are filled in, the rest are examples in comments."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def draft_policy(
     not_before: datetime,
     expires: datetime,
 ) -> str:
-    """The text of a draft. Placeholders that are left make `lint` complain, never pass."""
+    """The text of a draft. `lint` refuses placeholders that were not replaced."""
     listed = "[" + ", ".join(f'"{machine}"' for machine in machines) + "]"
     if not machines:
         listed += '    # "ppid:<32 hex>" or "piid:<32 hex>" of each machine that may run it'

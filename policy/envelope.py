@@ -1,8 +1,8 @@
 """DSSE envelopes, read strictly: exact fields, no duplicates, one base64, caps before crypto.
 
-    envelope = Envelope.parse(raw)       # no signature was checked yet
+    envelope = Envelope.parse(raw)       # no signature is verified yet
     envelope.require_type(TASK)
-    envelope.signers([key], leaf)        # which of these keys signed; each signature holds
+    envelope.signers([key], leaf)        # which of these keys signed; every signature is valid
 
 The pre-authentication encoding is `securesystemslib`'s; its `Envelope.verify` is not called:
 it counts key ids, stops at the threshold and drops unknown fields.
@@ -48,7 +48,7 @@ SignatureLeaf = type[PolicySignatureError] | type[TicketSignatureError] | type[R
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeSignature:
-    """One signature and the id of the key that is said to have made it (a hint)."""
+    """One signature, and the id of the key that should have made it (a hint)."""
 
     keyid: str  # 64 hex
     sig: bytes
@@ -58,7 +58,7 @@ class EnvelopeTooLarge(ResourceLimitError):
     """An envelope with too many bytes or signatures."""
 
     code = "envelope-too-large"
-    default_fix = "ask whoever sent it for the right file"
+    default_fix = "ask its sender for the right file"
 
 
 class EnvelopeMalformed(PolicyFormatError):
@@ -67,31 +67,34 @@ class EnvelopeMalformed(PolicyFormatError):
     code = "envelope-malformed"
     default_fix = "ask its sender for the file again; it must arrive byte for byte"
 
+    def sentence(self) -> str:
+        return super().sentence() if self.found else f"{self.thing} is not {self.expected}"
+
 
 class SignatureRepeated(PolicyThresholdError):
-    """One key appears twice among the signatures: it would be counted twice."""
+    """Two signatures name one key, which would be counted twice."""
 
     code = "signature-repeated"
     default_fix = "remove the second signature of that key"
 
 
 class EnvelopeTypeDiffers(PolicySignatureError):
-    """A document of one kind offered as another."""
+    """A signed document of another kind than expected."""
 
     code = "envelope-type-differs"
-    default_fix = "check that the right file is named"
+    default_fix = "name the right file"
 
 
 class SignerUnknown(PolicySignatureError):
     """A signature by a key that the policy does not list for this purpose."""
 
     code = "signer-unknown"
-    default_fix = "ask its sender who signed it; the policy lists the keys that may"
+    default_fix = "ask its sender who signed it, and compare the key with the policy"
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A payload with its kind and signatures. Parsed, not yet believed."""
+    """A payload with its kind and signatures. Parsed; the signatures are not verified."""
 
     payload_type: str
     payload: bytes
@@ -101,7 +104,9 @@ class Envelope:
     def parse(cls, raw: bytes) -> Self:
         """Raises: EnvelopeTooLarge, EnvelopeMalformed, SignatureRepeated."""
         if len(raw) > _ENVELOPE_CAP:
-            raise EnvelopeTooLarge("envelope", expected=f"<= {_ENVELOPE_CAP} bytes", found="more")
+            raise EnvelopeTooLarge(
+                "envelope", expected=f"at most {_ENVELOPE_CAP} bytes", found="more"
+            )
         return cls.from_json(strict_json(raw, "envelope"))
 
     @classmethod
@@ -117,7 +122,7 @@ class Envelope:
             raise EnvelopeMalformed("envelope.signatures", expected="a list", found="other")
         if len(listed) > SIGNATURES_CAP:
             raise EnvelopeTooLarge(
-                "envelope.signatures", expected=f"<= {SIGNATURES_CAP}", found=str(len(listed))
+                "envelope.signatures", expected=f"at most {SIGNATURES_CAP}", found=str(len(listed))
             )
         signatures = tuple(_signature(entry, i) for i, entry in enumerate(listed))
         seen: set[str] = set()
@@ -151,9 +156,9 @@ class Envelope:
             )
 
     def signers(self, keys: Sequence[PublicKey], leaf: SignatureLeaf) -> tuple[PublicKey, ...]:
-        """The keys that signed, in the envelope's order; every signature must hold.
+        """The keys that signed, in the envelope's order; every signature must be valid.
 
-        Raises: SignerUnknown for a key not in `keys`; `leaf` for a signature that does not hold.
+        Raises: SignerUnknown for a key not in `keys`; `leaf` for an invalid signature.
         """
         known = {key.keyid: key for key in keys}
         message = pre_authentication_encoding(self.payload_type, self.payload)
@@ -166,8 +171,8 @@ class Envelope:
             if not known[signature.keyid].holds(message, signature.sig):
                 raise leaf(
                     f"signature of key {signature.keyid[:16]}",
-                    expected="one that holds for these bytes",
-                    found="one that does not",
+                    expected="a valid signature of these bytes",
+                    found="an invalid one",
                 )
         return tuple(known[s.keyid] for s in self.signatures)
 
@@ -217,7 +222,7 @@ def strict_json(raw: bytes, thing: str) -> Any:
 
 
 def strict_base64(text: Any, thing: str, *, cap: int) -> bytes:
-    """Standard base64 with padding, and the one spelling of its bytes (pad bits zero).
+    """Standard base64 with padding, in the one form of its bytes (pad bits zero).
 
     Raises: EnvelopeMalformed, EnvelopeTooLarge.
     """

@@ -40,19 +40,19 @@ class InvalidDataError(RatlsError):
 
 
 class ResourceLimitError(RatlsError):
-    """An input is larger than anything honest; refused before any work on it."""
+    """An input is too large; refused before any work on it."""
 
     exit_status = Exit.UNUSABLE
 
 
 class StateError(RatlsError):
-    """What this party accepted earlier is missing or unreadable."""
+    """What this party accepted is missing or unreadable."""
 
     exit_status = Exit.UNUSABLE
 
 
 class AuditError(RatlsError):
-    """The journal does not prove what it must prove. Nothing is released on its word."""
+    """The journal is missing, damaged or inconsistent. Nothing is released."""
 
     exit_status = Exit.UNUSABLE
     default_fix = (
@@ -61,11 +61,11 @@ class AuditError(RatlsError):
     )
 
 
-# Branches: what is not what was agreed on.
+# Branches: what differs from the agreement.
 
 
 class PolicySignatureError(RatlsError):
-    """A signature on a policy does not hold."""
+    """A signature on a policy is invalid."""
 
     exit_status = Exit.NOT_ADMITTED
 
@@ -77,7 +77,7 @@ class PolicyThresholdError(RatlsError):
 
 
 class PolicyTrustError(RatlsError):
-    """The keys that a policy lists are not to be believed."""
+    """A key that a policy lists is not the right one."""
 
     exit_status = Exit.NOT_ADMITTED
 
@@ -89,19 +89,19 @@ class PolicyRollbackError(RatlsError):
 
 
 class PolicyConflictError(RatlsError):
-    """Another policy than the one that this party holds."""
+    """A policy differs from the one that this party accepted."""
 
     exit_status = Exit.NOT_ADMITTED
 
 
 class PolicyExpiredError(RatlsError):
-    """The policy does not hold at this instant."""
+    """The policy is not in force at this instant."""
 
     exit_status = Exit.NOT_ADMITTED
 
 
 class PolicyScopeError(RatlsError):
-    """A policy of one thing used for another."""
+    """A policy is used for something that it is not about."""
 
     exit_status = Exit.NOT_ADMITTED
 
@@ -113,19 +113,19 @@ class TicketSignatureError(RatlsError):
 
 
 class TicketScopeError(RatlsError):
-    """A task or commit asks for what the policy does not give."""
+    """A task or commit asks for something that the policy does not allow."""
 
     exit_status = Exit.NOT_ADMITTED
 
 
 class MeasurementError(RatlsError):
-    """Another enclave than the policy lists."""
+    """The enclave is not one that the policy lists."""
 
     exit_status = Exit.NOT_ADMITTED
 
 
 class PlatformDeniedError(RatlsError):
-    """A genuine machine that the policy does not list."""
+    """The machine is genuine, but not one that the policy lists."""
 
     exit_status = Exit.NOT_ADMITTED
 
@@ -137,7 +137,7 @@ class ResultSignatureError(RatlsError):
 
 
 class ResultBindingError(RatlsError):
-    """A result that belongs to another task, policy or recipient."""
+    """A result belongs to another task, policy or recipient."""
 
     exit_status = Exit.NOT_GENUINE
 
@@ -149,14 +149,14 @@ class PartyNotListed(PolicyTrustError):
     """The policy does not list this party."""
 
     code = "party-not-listed"
-    default_fix = "check --party, or have your party.toml added to the policy"
+    default_fix = "name the right --party, or have your party.toml added to the policy"
 
 
 class PolicyConflict(PolicyConflictError):
     """Another policy under a study and version that this party already accepted."""
 
     code = "policy-conflict"
-    default_fix = "compare digests with the other parties: somebody signed two policies"
+    default_fix = "compare policy digests with the other parties"
 
 
 class ReceiptSignatureInvalid(ResultSignatureError):
@@ -181,7 +181,7 @@ class KeyPermissions(ConfigError):
 
 
 class PassphraseMissing(ConfigError):
-    """A passphrase is needed and none can be had."""
+    """A passphrase is needed and none was given."""
 
     code = "passphrase-missing"
     default_fix = "give --passphrase-file FILE, or run in a terminal to be asked"

@@ -1,350 +1,63 @@
-"""What this party accepted, released, refused and collected: a hash chain that only grows.
+"""The journal of what this party accepted, released, refused and collected: a hash chain.
 
     with Journal.open(folder) as journal:  # exclusive: one process at a time
         journal.records                    # verified, oldest first
         journal.append(refused, at)        # durable when the call returns
 
-`policy accept` begins it, and nothing else does: a state folder without its journal has lost
-what was released, and is refused.
+Only `policy accept` begins a journal. A state folder without its journal does not know what was
+released, and is refused.
 
 Each line names the SHA-256 of the line before it. A chain alone cannot show that its end was
 cut off, so a second file, the head, names the last line. The order of an append is: line, fsync,
-head, fsync, and only then whatever the record allows. A crash therefore leaves one of two
-things, both healed when the journal is next opened: a line without its end (nothing happened on
-its strength; it is cut off), or one whole line beyond the head (kept: to count a release that did
-not happen is harmless, to forget one that did is not). Anything else is an `AuditError`.
+head, fsync, and only then the act that the record allows. A crash therefore leaves one of two
+things, and the next opening repairs both: an incomplete line (it allowed nothing yet; it is cut
+off), or one complete line after the head (kept: to count a release that did not happen is
+harmless, to forget one that did is not). Anything else is an `AuditError`.
 
 The first record says where the folder is: which machine, file system and inode. A copy has
 another place and is refused, or two copies could release one task to two enclaves.
 
-Who may write the whole folder can put back an older journal *and* its head. Each commit therefore
-carries the journal's head, signed, to the enclave, whose acknowledgement names that commit.
+Write access to the folder is enough to put back an older journal *and* its head. Each commit
+therefore contains the journal's head, signed, and the enclave's acknowledgement names that commit.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from policy.document import digest_text
 from policy.errors import AuditError, StateError
-from verifier.appraisal import Appraisal
-from verifier.errors import CollateralRolledBack
+from policy.journal_chain import (
+    GENESIS,
+    Head,
+    JournalAltered,
+    JournalCut,
+    JournalHeadLost,
+    JournalRecord,
+    encode_line,
+    parse_line,
+    parse_lines,
+    reconcile,
+)
+from policy.journal_entries import Entry, PlacedEntry
+from policy.values import Digest
 from verifier.files import FileNotWritten, locked, make_folder, sync_folder, write_atomically
 
-GENESIS = bytes(32)  # what the first line names as the line before it
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _CAP = 1 << 30  # bytes; a journal of this size is a fault, not a history
-
-DigestText = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-InstanceText = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-ModeText = Literal["production", "simulation"]
-Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
-Count = Annotated[int, Field(ge=0)]
-# How far it came: own checks, the enclave's proof, rows, the commit, the enclave's answer.
-Step = Literal["local", "enclave", "rows", "commit", "answer"]
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class PlacedEntry(_Entry):
-    """The state folder is here; the first record, and again when a copy was adopted."""
-
-    kind: Literal["placed"] = "placed"
-    machine: DigestText  # of /etc/machine-id, which is not to be shown; of nothing without one
-    filesystem: Annotated[str, Field(pattern=r"^[0-9a-f]{1,16}$")]
-    folder: Count  #       inode
-
-    @classmethod
-    def of(cls, folder: Path) -> Self:
-        """Where a folder is now. Raises: JournalNotWritten, for one that is not there."""
-        try:
-            system, inode = os.statvfs(folder).f_fsid, os.stat(folder).st_ino
-        except OSError as error:
-            raise _not_written(folder, error) from error
-        try:
-            machine = Path("/etc/machine-id").read_bytes().strip()
-        except OSError:
-            machine = b""
-        digest = hashlib.sha256(b"ratls state folder\0" + machine).digest()
-        return cls(machine=_text(digest), filesystem=f"{system:x}", folder=inode)
-
-
-class AcceptedEntry(_Entry):
-    """A policy was taken into force, from its `not_before` on. None older is, from now on."""
-
-    kind: Literal["accepted"] = "accepted"
-    study: str
-    version: Count
-    policy: DigestText
-
-
-class ReservedEntry(_Entry):
-    """Rows of `dataset` may now leave for `task`, and only to this instance of the enclave."""
-
-    kind: Literal["reserved"] = "reserved"
-    task: DigestText
-    dataset: str
-    policy: DigestText
-    study: str
-    computation: str
-    instance: InstanceText
-    expires: Moment | None = None  # of the task; absent in records of older versions
-    mode: ModeText
-
-
-class ReturnedEntry(_Entry):
-    """A reservation that no enclave can compute with: it counts as no use."""
-
-    kind: Literal["returned"] = "returned"
-    task: DigestText
-    dataset: str
-    instance: InstanceText
-    reason: Literal["no-row-left", "no-commit-before-the-end"]
-    mode: ModeText
-
-
-class NotedEntry(_Entry):
-    """Revocation lists that evidence was about to be judged by. Older ones are not, from now on."""
-
-    kind: Literal["noted"] = "noted"
-    collateral: str  # whose: root/technology-FMSPC-authority
-    root_list: Moment  # when each was issued
-    platform_list: Moment
-
-    def require_reached_by(self, other: Self) -> None:
-        """Raises: CollateralRolledBack."""
-        for name in ("root_list", "platform_list"):
-            seen, found = getattr(self, name), getattr(other, name)
-            if found < seen:
-                raise CollateralRolledBack(
-                    f"revocation list ({name})",
-                    expected=f"none issued before {seen}",
-                    found=f"one of {found}",
-                    fix="fetch collateral anew; the journal says what was seen",
-                )
-
-
-class CommittedEntry(_Entry):
-    """A signed commit is kept and about to be sent."""
-
-    kind: Literal["committed"] = "committed"
-    task: DigestText
-    dataset: str
-    instance: InstanceText
-    commit: DigestText
-    rows: Count
-    batches: Count
-    mode: ModeText
-
-
-class ReleasedEntry(_Entry):
-    """The enclave acknowledged the commit."""
-
-    kind: Literal["released"] = "released"
-    task: DigestText
-    dataset: str
-    instance: InstanceText
-    commit: DigestText
-    acknowledgement: DigestText
-    rows: Count
-    mode: ModeText
-
-
-class CollectedEntry(_Entry):
-    """A result was fetched and its receipt held."""
-
-    kind: Literal["collected"] = "collected"
-    task: DigestText
-    instance: InstanceText
-    receipt: DigestText
-    mode: ModeText
-
-
-class CheckOutcome(_Entry):
-    """Name and outcome of one check; never its detail, which may quote the peer."""
-
-    check: str
-    outcome: Literal["passed", "failed", "not_reached"]
-
-
-class RefusedEntry(_Entry):
-    """Something was not done, and which check said so."""
-
-    kind: Literal["refused"] = "refused"
-    action: Literal["release", "collect"]
-    task: DigestText | None  # None: the task itself could not be read
-    dataset: str | None
-    code: str
-    check: str | None
-    checks: Annotated[tuple[CheckOutcome, ...], Field(strict=False)]
-    mode: ModeText | None  # None: refused before a root was chosen
-    step: Step | None = None  #  where it stopped; absent in records of older versions
-    rows: Count | None = None  # that had left in this run
-
-
-Entry = (
-    PlacedEntry
-    | AcceptedEntry
-    | NotedEntry
-    | ReservedEntry
-    | ReturnedEntry
-    | CommittedEntry
-    | ReleasedEntry
-    | CollectedEntry
-    | RefusedEntry
-)
-
-
-class _Line(_Entry):
-    at: Moment
-    entry: Annotated[Entry, Field(discriminator="kind")]
-    previous: DigestText
-    seq: Count
-
-
-@dataclass(frozen=True, slots=True)
-class JournalRecord:
-    """One verified line. `digest` is the SHA-256 of its bytes without the line feed."""
-
-    seq: int
-    at: datetime
-    entry: Entry
-    digest: bytes
-
-
-class JournalHeadLost(AuditError):
-    """There are lines, and the head that would vouch for the last is missing or unreadable."""
-
-    code = "journal-head-lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """How many lines there are, and the digest of the last (32 zero bytes for none)."""
-
-    count: int
-    digest: bytes
-
-    def encode(self) -> bytes:
-        return _json({"count": self.count, "digest": _text(self.digest)}) + b"\n"
-
-    @classmethod
-    def parse(cls, raw: bytes) -> Self:
-        """Read exactly what `encode` writes; JournalHeadLost otherwise."""
-        try:
-            fields = json.loads(raw)
-            head = cls(fields["count"], bytes.fromhex(fields["digest"].removeprefix("sha256:")))
-            if head.encode() == raw and len(head.digest) == 32 and type(head.count) is int:
-                return head
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            pass  # falls through to the one refusal for every other content
-        raise JournalHeadLost("journal head", expected="the count and digest", found="other bytes")
-
-
-def outcomes(appraisal: Appraisal | None) -> tuple[CheckOutcome, ...]:
-    """The names and outcomes of an appraisal, as a refusal keeps them."""
-    records = () if appraisal is None else appraisal.records
-    return tuple(CheckOutcome(check=r.check, outcome=r.outcome.value) for r in records)
-
-
-# Pure, and the last one kept: between two releases the same journal is read again and again.
-@lru_cache(maxsize=1)
-def parse_lines(raw: bytes) -> tuple[tuple[JournalRecord, ...], int]:
-    """The records of a journal, and how many bytes of it are whole lines.
-
-    Bytes after the last line feed are an append that never ended; they are not read.
-
-    Raises:
-        JournalAltered: A line is not canonical, or the chain of digests is broken at it.
-    """
-    whole = raw.rfind(b"\n") + 1
-    records: list[JournalRecord] = []
-    previous = GENESIS
-    for seq, line in enumerate(raw[:whole].split(b"\n")[:-1]):
-        record = _parse_line(line, seq, previous)
-        records.append(record)
-        previous = record.digest
-    return tuple(records), whole
-
-
-class JournalAltered(AuditError):
-    """A line of the journal is edited, missing, repeated or out of order."""
-
-    code = "journal-altered"
-
-
-# Pure: the same bytes at the same place after the same line are the same record. An agent reads
-# its journal anew for each decision, and almost all of it is what it was.
-@lru_cache(maxsize=65_536)
-def _parse_line(line: bytes, seq: int, previous: bytes) -> JournalRecord:
-    where = f"journal line {seq + 1}"
-    try:
-        read = _Line.model_validate_json(line)
-        at = datetime.strptime(read.at, _TIME).replace(tzinfo=UTC)
-    except (ValidationError, ValueError) as error:
-        raise JournalAltered(where, expected="a record", found="something else") from error
-    # Byte for byte: a repeated key or a spelling of its own would hide what a reader sees. What
-    # older versions did not write is absent here too.
-    if _json(read.model_dump(mode="json", exclude_unset=True)) != line:
-        raise JournalAltered(where, expected="the one spelling of a record", found="another")
-    if read.seq != seq or read.previous != _text(previous):
-        raise JournalAltered(
-            where, expected="the line that follows the one before", found="another"
-        )
-    return JournalRecord(seq, at, read.entry, hashlib.sha256(line).digest())
-
-
-class JournalCut(AuditError):
-    """The journal ends before the line that its head names."""
-
-    code = "journal-cut"
-
-
-def reconcile(records: tuple[JournalRecord, ...], torn: bool, head: Head | None) -> Head:
-    """Hold the lines against the head; the head as it must be from now on.
-
-    `torn`: bytes of an unfinished line follow the last record.
-
-    Raises:
-        JournalHeadLost: There is content and no head.
-        JournalCut: Fewer lines than the head counts.
-        JournalAltered: The line that the head names is another, or too many follow it.
-    """
-    if head is None:
-        if records or torn:
-            raise JournalHeadLost("journal head", expected="a head beside the lines", found="none")
-        return Head(0, GENESIS)
-    if head.count > len(records):
-        raise JournalCut("journal", expected=f"{head.count} lines", found=str(len(records)))
-    named = records[head.count - 1].digest if head.count else GENESIS
-    if named != head.digest:
-        raise JournalAltered(
-            f"journal line {head.count}", expected="the line that the head names", found="another"
-        )
-    # One line may be ahead of the head, by a crash between the two; then nothing else began.
-    ahead = len(records) - head.count
-    if ahead + torn > 1:
-        raise JournalAltered("journal", expected="at most one line after its head", found="more")
-    return Head(len(records), records[-1].digest if records else GENESIS)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A journal that was verified and left as it was."""
+    """A verified journal, read without locking it for writing."""
 
     records: tuple[JournalRecord, ...]
     head: Head
@@ -352,7 +65,7 @@ class Reading:
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Read and verify without writing: for eyes, and for a copy on another machine.
+        """Read and verify without writing, also a copy on another machine.
 
         Raises:
             JournalMissing: The folder has none.
@@ -369,12 +82,11 @@ class Reading:
         return cls(records, reconciled, raw[:whole])
 
     def require_line(self, digest: str) -> None:
-        """Hold the journal against a digest that was noted elsewhere: an older head, or a commit's.
+        """The journal has a line with this digest: an older head, or that in a commit.
 
-        Whoever can write the folder can put back an older journal with its head; the chain alone
-        does not show that. Raises: JournalCut.
+        An older journal, put back with its head, passes every other check. Raises: JournalCut.
         """
-        if digest not in {_text(GENESIS), *(_text(r.digest) for r in self.records)}:
+        if digest not in {digest_text(GENESIS), *(digest_text(r.digest) for r in self.records)}:
             raise JournalCut("journal", expected=f"a line with digest {digest}", found="none")
 
 
@@ -392,9 +104,9 @@ class Journal:
         """Lock, read and verify the journal of a state folder; heal what a crash left.
 
         Raises:
-            JournalMissing: There is none, whatever the folder holds besides.
+            JournalMissing: There is none.
             AuditError: One of its other leaves; see `reconcile` and `parse_lines`.
-            StateCopied: The folder is not the one that the journal was begun in.
+            StateCopied: The journal was begun in another folder.
         """
         with cls._opened(folder) as journal:
             if not journal.records:
@@ -417,7 +129,7 @@ class Journal:
             if not journal.records:
                 if _is_used(folder):
                     raise _missing(folder)
-                journal.append(PlacedEntry.of(folder), at)
+                journal.append(place_of(folder), at)
             require_place(journal.records, folder)
             yield journal
 
@@ -436,9 +148,10 @@ class Journal:
         with cls._opened(folder) as journal:
             if not journal.records:
                 raise _missing(folder)
-            if head != _text(journal.head):
-                raise JournalCut("journal", expected=f"the head {head}", found=_text(journal.head))
-            placed = PlacedEntry.of(folder)
+            found = digest_text(journal.head)
+            if head != found:
+                raise JournalCut("journal", expected=f"the head {head}", found=found)
+            placed = place_of(folder)
             journal.append(placed, at)
             return placed
 
@@ -456,7 +169,7 @@ class Journal:
         head = reconcile(records, torn, None if old is None else Head.parse(old))
         if torn:
             _truncate(_lines_path(folder), whole)
-        # The head comes first, even the empty one: lines without a head are then never honest.
+        # The head is written first, also for an empty journal: lines without a head are an error.
         if old != head.encode():
             write_atomically(_head_path(folder), head.encode(), mode=0o600)
         return cls(folder, records, head)
@@ -467,7 +180,7 @@ class Journal:
         return tuple(self._records)
 
     @property
-    def head(self) -> bytes:
+    def head(self) -> Digest:
         """Digest of the last line, 32 bytes; commits carry it."""
         return self._head.digest
 
@@ -477,15 +190,8 @@ class Journal:
         Raises:
             JournalNotWritten: The disk did not take it. Do not do what the record would allow.
         """
-        line = _json(
-            _Line(
-                at=at.astimezone(UTC).strftime(_TIME),
-                entry=entry,
-                previous=_text(self._head.digest),
-                seq=self._head.count,
-            ).model_dump(mode="json")
-        )
-        record = _parse_line(line, self._head.count, self._head.digest)
+        line = encode_line(entry, at, self._head)
+        record = parse_line(line, self._head.count, self._head.digest)
         _append_durably(_lines_path(self._folder), line + b"\n")
         self._head = Head(self._head.count + 1, record.digest)
         write_atomically(_head_path(self._folder), self._head.encode(), mode=0o600)
@@ -494,7 +200,7 @@ class Journal:
 
 
 def has_begun(folder: Path) -> bool:
-    """Is this a state folder, or what is left of one?"""
+    """Does the folder have a journal, a policy or a release?"""
     return _lines_path(folder).exists() or _head_path(folder).exists() or _is_used(folder)
 
 
@@ -503,13 +209,27 @@ def _is_used(folder: Path) -> bool:
 
 
 class StateCopied(StateError):
-    """This state folder is not where its journal says: it is a copy, or came from elsewhere."""
+    """The state folder is a copy, or was moved: its journal names another place."""
 
     code = "state-copied"
     default_fix = (
         "work in the original folder; where it is gone for good, run "
         "`ratls policy state adopt --state DIR --head sha256:HEAD` once"
     )
+
+
+def place_of(folder: Path) -> PlacedEntry:
+    """Where a folder is now. Raises: JournalNotWritten, for one that is not there."""
+    try:
+        system, inode = os.statvfs(folder).f_fsid, os.stat(folder).st_ino
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    try:
+        machine = Path("/etc/machine-id").read_bytes().strip()
+    except OSError:
+        machine = b""
+    digest = hashlib.sha256(b"ratls state folder\0" + machine).digest()
+    return PlacedEntry(machine=digest_text(digest), filesystem=f"{system:x}", folder=inode)
 
 
 def require_place(records: Iterable[JournalRecord], folder: Path) -> None:
@@ -519,9 +239,9 @@ def require_place(records: Iterable[JournalRecord], folder: Path) -> None:
         StateCopied: It is elsewhere: a copy, a backup, or the disk of another machine.
     """
     placed = [r.entry for r in records if isinstance(r.entry, PlacedEntry)]
-    here = PlacedEntry.of(folder)
+    here = place_of(folder)
     if not placed:
-        found = "a journal of an older version, which names none"
+        found = "none: the journal is of an older version"
     elif placed[-1].machine != here.machine:
         found = "another machine"
     elif placed[-1] != here:
@@ -535,7 +255,7 @@ def require_place(records: Iterable[JournalRecord], folder: Path) -> None:
 
 @contextmanager
 def _held(folder: Path, *, reading: bool = False) -> Iterator[None]:
-    """Lock the lines themselves: were a lock file removed, two could hold one each.
+    """Lock the file of the lines itself: a separate lock file could be removed.
 
     Raises: JournalMissing, JournalCut, JournalNotWritten, LockHeld, LocksMissing.
     """
@@ -558,7 +278,7 @@ def _make(folder: Path) -> None:
 
 
 class JournalNotWritten(AuditError):
-    """A record could not be made durable, so what it would have allowed does not happen."""
+    """A record could not be written to disk, so the act that it allows was not done."""
 
     code = "journal-not-written"
     default_fix = "make room and check that the state folder is writable by this user alone"
@@ -573,7 +293,7 @@ def _writing() -> Iterator[None]:
 
 
 class JournalMissing(AuditError):
-    """There is no journal here. It begins when a policy is accepted, and never anew."""
+    """The state folder has no journal. Only accepting the first policy begins one."""
 
     code = "journal-missing"
     default_fix = (
@@ -592,15 +312,6 @@ def _lines_path(folder: Path) -> Path:
 
 def _head_path(folder: Path) -> Path:
     return folder / "journal.head"
-
-
-def _json(value: object) -> bytes:
-    # ASCII with sorted keys: one spelling, and no name can forge a line or colour a terminal.
-    return json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _text(digest: bytes) -> str:
-    return f"sha256:{digest.hex()}"
 
 
 def _read(path: Path) -> bytes | None:

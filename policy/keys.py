@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NewType, Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -40,7 +40,7 @@ _RSA_BITS = range(3072, 8193)
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key that verifies signatures of one party, for one purpose."""
+    """A key that verifies signatures."""
 
     spki: bytes  #   DER SubjectPublicKeyInfo, in its one standard form
     keyid: str  #    SHA-256 of `spki`, 64 hex
@@ -83,6 +83,12 @@ class PublicKey:
         except (UnverifiedSignatureError, VerificationError):
             return False
         return True
+
+
+# Keys of one form for different documents, as types that mypy tells apart.
+SigningKey = NewType("SigningKey", PublicKey)  #      policies and withdrawals
+OperationKey = NewType("OperationKey", PublicKey)  #  tasks, commits, records
+ReceiptKey = NewType("ReceiptKey", PublicKey)  #      an enclave's: acknowledgements, receipts
 
 
 class KeyTypeUnsupported(ConfigError):
@@ -144,23 +150,28 @@ class KeySigner:
         return bytes.fromhex(self._signer.sign(message).signature)
 
 
+SigningSigner = NewType("SigningSigner", KeySigner)
+OperationSigner = NewType("OperationSigner", KeySigner)
+ReceiptSigner = NewType("ReceiptSigner", KeySigner)
+
+
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
     """What DSSE signs: kind and payload, each with its length."""
     return _Dsse(payload, payload_type, {}).pae()
 
 
 class KeyFileMalformed(ConfigError):
-    """A private key file that is not an encrypted PEM of a supported key."""
+    """The file is not an encrypted PEM of a supported key."""
 
     code = "key-file-malformed"
     default_fix = "restore the file from a backup, or make new keys with `ratls party new`"
 
 
 class PassphraseWrong(ConfigError):
-    """The passphrase does not open the key file."""
+    """The passphrase does not decrypt the key file."""
 
     code = "passphrase-wrong"
-    default_fix = "check the passphrase file; a trailing newline is removed, nothing else"
+    default_fix = "give the right passphrase; only a trailing newline is removed from its file"
 
 
 def load_private_key(path: Path, passphrase: bytes) -> PrivateKeyTypes:
@@ -176,7 +187,9 @@ def load_private_key(path: Path, passphrase: bytes) -> PrivateKeyTypes:
     except (ValueError, TypeError) as error:
         # The library tells a wrong passphrase and a damaged body apart only by its text.
         raise PassphraseWrong(
-            str(path), expected="the passphrase of this key", found="another one, or a damaged file"
+            str(path),
+            expected="the passphrase of this key",
+            found="another one, or a damaged key file",
         ) from error
     except UnsupportedAlgorithm as error:
         raise KeyFileMalformed(str(path), expected="a supported key", found="another") from error

@@ -13,12 +13,9 @@ Value = bool | int | float | str | tuple[Any, ...]  # tuples hold scalars of one
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """The policy says the value; a task may not."""
+    """The policy gives the value; a task cannot set it."""
 
     value: Value
-
-    def allows(self, value: Value) -> bool:
-        return False
 
     def values(self) -> tuple[Value, ...]:
         return (self.value,)
@@ -26,9 +23,12 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The task names one of these, equal in type too."""
+    """The task chooses one of these; the type must be equal too."""
 
     choose: tuple[Value, ...]
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(repr, self.choose))
 
     def allows(self, value: Value) -> bool:
         return any(same(value, option) for option in self.choose)
@@ -39,10 +39,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The task names a number between these, both allowed; an integer where both are."""
+    """The task gives a number between these, both included; an integer if both are integers."""
 
     min: int | float
     max: int | float
+
+    def __str__(self) -> str:
+        kind = "an integer " if type(self.min) is type(self.max) is int else ""
+        return f"{kind}between {self.min} and {self.max}"
 
     def allows(self, value: Value) -> bool:
         kinds = (int,) if type(self.min) is type(self.max) is int else (int, float)

@@ -1,4 +1,4 @@
-"""A party's own folder: its keys and certificate. What stands here is its anchor.
+"""A party's own folder: its keys and certificate. Policies are compared with these.
 
     party = LocalParty.load(folder, passphrase)    # reads no private key yet
     party.operation.sign(payload_type, payload)    # reads operation.key now
@@ -22,10 +22,18 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from pydantic import ValidationError
 
 from policy.channel import ChannelCertificate, make_channel_certificate
-from policy.document import Party
 from policy.errors import PartyFolderMalformed, PassphraseMissing
-from policy.keys import EncryptionKey, KeySigner, PublicKey, encrypted_pem, load_private_key
+from policy.keys import (
+    EncryptionKey,
+    KeySigner,
+    OperationSigner,
+    PublicKey,
+    SigningSigner,
+    encrypted_pem,
+    load_private_key,
+)
 from policy.problems import from_pydantic
+from policy.sections import Party
 from policy.syntax import read_toml
 from policy.text import slug_fault
 from verifier.errors import ConfigError
@@ -35,14 +43,14 @@ Passphrase = bytes | Callable[[], bytes] | None  # a callable is asked once, whe
 
 
 class KeyPairDiffers(ConfigError):
-    """A private key does not belong to the public key that stands beside it."""
+    """A private key does not belong to the public key in party.toml."""
 
     code = "key-pair-differs"
     default_fix = "restore the party folder from a backup: its files belong together"
 
 
 class LocalParty:
-    """One party as it knows itself. Private keys are read when they are first used."""
+    """A party's own folder. Private keys are read when they are first used."""
 
     def __init__(self, folder: Path, public: Party, passphrase: Passphrase) -> None:
         self.folder, self.public, self._given = folder, public, passphrase
@@ -65,14 +73,14 @@ class LocalParty:
         return self.public.channel_certificate.spki_sha256
 
     @cached_property
-    def signing(self) -> KeySigner:
+    def signing(self) -> SigningSigner:
         """For policies and withdrawals only. Raises as `load_private_key`, and KeyPairDiffers."""
-        return self._signer("signing.key", self.public.signing_key)
+        return SigningSigner(self._signer("signing.key", self.public.signing_key))
 
     @cached_property
-    def operation(self) -> KeySigner:
+    def operation(self) -> OperationSigner:
         """For tasks, commits, records. Raises as `signing`."""
-        return self._signer("operation.key", self.public.operation_key)
+        return OperationSigner(self._signer("operation.key", self.public.operation_key))
 
     @cached_property
     def channel_key_pem(self) -> bytes:
@@ -123,7 +131,7 @@ class LocalParty:
 
 
 class PartyIdMalformed(ConfigError):
-    """A party's name is not an id."""
+    """The name of a party is not a valid id."""
 
     code = "party-id-malformed"
     default_fix = "use lower-case letters, digits and hyphens, at most 64"

@@ -1,6 +1,6 @@
 """Where a passphrase comes from: a file, standard input (`-`), or the person at the terminal.
 
-Never argv or environment: both of those show in process lists and crash dumps (L07).
+Never from argv or the environment, which process lists and crash dumps show (L07).
 """
 
 from __future__ import annotations

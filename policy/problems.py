@@ -1,4 +1,4 @@
-"""From pydantic's errors to problems that an author of a policy understands."""
+"""Turns pydantic's errors into problems that the author of a policy understands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 
 class Unfit(ValueError):
-    """What a rule of ours tells pydantic; `field` where the rule is about one field of a table."""
+    """A validator's error; `field` where it is about one field of a table."""
 
     def __init__(self, expected: str, found: str, *, field: str = "") -> None:
         super().__init__(expected, found)
@@ -36,9 +36,12 @@ def join(path: str, location: tuple[Any, ...]) -> str:
     return path
 
 
+_THE_FIELD, _A_KNOWN_FIELD = "this field", "a known field"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One error of meaning: where it is, what is expected there, what is there."""
+    """One error: where it is, what is expected, what was found."""
 
     path: str  #          like `party[2].roles[0]`, counted from 0
     line: int | None  #   in the file, counted from 1; None where it cannot be located
@@ -50,23 +53,30 @@ class Problem:
     def place(self) -> str:
         return self.path if self.line is None else f"{self.path} (line {self.line})"
 
+    @property
+    def sentence(self) -> str:
+        if self.expected == _THE_FIELD:
+            return f"{self.place} is missing"
+        if self.expected == _A_KNOWN_FIELD:
+            return f"{self.place} is not a known field"
+        return f"{self.place}: expected {self.expected}, found {self.found}"
+
     def __str__(self) -> str:
-        hint = f" ({self.fix})" if self.fix else ""
-        return f"{self.place}: expected {self.expected}, found {self.found}{hint}"
+        return self.sentence + (f" ({self.fix})" if self.fix else "")
 
 
 def unknown_field(name: str, known: Collection[str], path: str, lines: Lines | None) -> Problem:
-    """P10: a field that we do not know is refused, with a guess at what was meant."""
+    """P10: an unknown field is refused; the nearest known name is suggested."""
     close = get_close_matches(name, known, n=1)
     fix = f"did you mean {close[0]}?" if close else "known here: " + ", ".join(sorted(known))
     line = lines.find(path) if lines else None
-    return Problem(path, line, "a known field", f"the unknown field {name!a}", fix)
+    return Problem(path, line, _A_KNOWN_FIELD, f"the unknown field {name!a}", fix)
 
 
 def from_pydantic(
     error: ValidationError, model: type[BaseModel], path: str, lines: Lines | None
 ) -> list[Problem]:
-    """One problem per place; a union that fails in each arm is told once."""
+    """One problem per place, also for a union that fails in every arm."""
     problems: dict[str, Problem] = {}
     entries = error.errors(include_url=False)
     places = [_place(entry["loc"], path) for entry in entries]
@@ -74,13 +84,13 @@ def from_pydantic(
     for entry in sorted(entries, key=lambda e: e["type"] != "extra_forbidden"):
         place = _place(entry["loc"], path)
         if entry["type"] == "too_short" and any(p.startswith(f"{place}[") for p in places):
-            continue  # pydantic counts only entries that read; those that do not are told
+            continue  # pydantic counts valid entries only; the invalid ones are listed already
         if entry["type"] == "extra_forbidden":
             holder = _model_at(model, entry["loc"])
             known = [f.alias or n for n, f in holder.model_fields.items()]
             problem = unknown_field(str(entry["loc"][-1]), known, place, lines)
         else:
-            expected, found, place = _told(entry, place)
+            expected, found, place = _described(entry, place)
             problem = Problem(place, lines.find(place) if lines else None, expected, found)
         problems.setdefault(place, problem)
     return list(problems.values())
@@ -103,7 +113,7 @@ def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[B
 
 
 _WORDS = {
-    "missing": "this field",
+    "missing": _THE_FIELD,
     "int_type": "an integer",
     "string_type": "text",
     "tuple_type": "a list",
@@ -117,7 +127,7 @@ _WORDS = {
 }
 
 
-def _told(entry: Any, place: str) -> tuple[str, str, str]:
+def _described(entry: Any, place: str) -> tuple[str, str, str]:
     kind, context = entry["type"], entry.get("ctx", {})
     if kind == "value_error":
         fault: Unfit = context["error"]

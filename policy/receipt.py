@@ -1,10 +1,10 @@
-"""A receipt: the enclave's signed word on what it computed from what, and for whom.
+"""A receipt: the enclave's signed statement of what it computed, from what, and for whom.
 
     document = salted(result, salt)       # in the enclave, before it is sealed
     receipt.require_result(file)          # years later: this file is what was computed
 
-A result is a JSON object. Its digest is that of its compact form, whatever the layout of the file
-in which it is kept; 32 random bytes in it keep whoever has the receipt alone from guessing it.
+A result is a JSON object. Its digest is that of its compact form, so the layout of the file does
+not matter. A salt of 32 random bytes in it prevents guessing the result from the receipt alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from policy import envelope as dsse
+from policy import values
 from policy.attested import Attested
 from policy.document import digest_text
 from policy.envelope import EnvelopeMalformed, strict_json
@@ -32,9 +33,9 @@ def salted(result: bytes, salt: bytes) -> bytes:
     return _compact(json.loads(result) | {_SALT: salt.hex()})
 
 
-def result_digest(result: bytes) -> bytes:
+def result_digest(result: bytes) -> values.Digest:
     """SHA-256 of the compact form: members sorted, no blanks, UTF-8. Raises: EnvelopeMalformed."""
-    return hashlib.sha256(_compact(strict_json(result, "result"))).digest()
+    return values.Digest(hashlib.sha256(_compact(strict_json(result, "result"))).digest())
 
 
 def indented(result: bytes) -> bytes:
@@ -44,7 +45,7 @@ def indented(result: bytes) -> bytes:
 
 
 def is_document(raw: bytes) -> bool:
-    """A signed document, and not a result; neither is believed for that."""
+    """Does the file look like a signed document, and not like a result? Verifies nothing."""
     try:
         value = strict_json(raw, "file")
     except EnvelopeMalformed:
@@ -59,7 +60,7 @@ def _compact(value: Any) -> bytes:
 
 
 class ReceiptInput(BaseModel):
-    """One input, by its commit: neither counts nor digests of anybody's rows."""
+    """One input, by its commit; without counts or digests of rows."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -68,7 +69,7 @@ class ReceiptInput(BaseModel):
 
 
 class ResultDiffers(ResultBindingError):
-    """The receipt is about another result than this one, or somebody changed it."""
+    """The result is not the one that the receipt is about, or it was changed."""
 
     code = "result-differs"
     default_fix = "use the result as it was collected, and the receipt that came with it"
@@ -82,7 +83,6 @@ class Receipt(Attested):
     signature_leaf: ClassVar[dsse.SignatureLeaf] = ReceiptSignatureInvalid
 
     task_digest: Digest
-    policy_digest: Digest
     instance: Instance
     computation: IdText
     run: IdText

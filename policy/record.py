@@ -1,19 +1,20 @@
-"""A record: what the holder of a receipt or acknowledgement saw when it judged it.
+"""A record: what the holder of a receipt or acknowledgement checked, and when.
 
-It holds the collateral of that day, so that the document can be judged again in ten years, at
-an instant that rests on the holder's clock and signature.
+It contains the collateral of that day, so that the document can be verified again years later.
+The instant is that of the holder's clock, under the holder's signature.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from policy import envelope as dsse
+from policy import values
 from policy.document import Policy, digest_text
 from policy.errors import PartyNotListed, ResultBindingError, ResultSignatureError
-from policy.keys import PublicKey
+from policy.keys import OperationKey
 from policy.statement import Blob, Digest, Moment, SlugText, Statement
 from verifier.appraisal import Appraisal
 
@@ -41,7 +42,10 @@ class RecordScopeDiffers(ResultBindingError):
     """The record is about another document."""
 
     code = "record-scope-differs"
-    default_fix = "name the record that was stored with this very document"
+    default_fix = "name the record that was stored with this document"
+
+    def sentence(self) -> str:
+        return f"the record is about document {self.found}, not {self.expected}"
 
 
 class Record(Statement):
@@ -67,17 +71,17 @@ class Record(Statement):
         )
 
     @classmethod
-    def open(cls, raw: bytes, by: Policy | PublicKey) -> Self:
-        """A record whose holder's operation key signed it: by policy, or by a trusted key.
+    def open(cls, raw: bytes, by: Policy | OperationKey) -> Self:
+        """A record that its holder signed: with the key in the policy, or with the given key.
 
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
             PartyNotListed, SignerUnknown, RecordSignatureInvalid.
         """
-        record, envelope = cls.read(raw)
-        cls.require_signature(envelope, by if isinstance(by, PublicKey) else record._key(by))
+        record, envelope = cls._parse(raw)
+        cls.require_signature(envelope, record._key(by) if isinstance(by, Policy) else by)
         return record
 
-    def require_document(self, digest: bytes) -> None:
+    def require_document(self, digest: values.Digest) -> None:
         """Raises: RecordScopeDiffers when the record is about another document."""
         if self.document_digest != digest:
             raise RecordScopeDiffers(
@@ -86,11 +90,10 @@ class Record(Statement):
                 found=digest_text(self.document_digest),
             )
 
-    def _key(self, policy: Policy) -> PublicKey:
-        party: Any = policy.party_by_id(self.holder)
+    def _key(self, policy: Policy) -> OperationKey:
+        party = policy.party_by_id(self.holder)
         if party is None:
             raise PartyNotListed(
                 "record: holder", expected="a party of the policy", found=self.holder
             )
-        key: PublicKey = party.operation_key
-        return key
+        return party.operation_key

@@ -1,22 +1,20 @@
-"""What one section of a policy says about another: every reference must hold.
+"""Cross-references between the sections of a policy.
 
-Works on the sections that could be read, so that one run names every problem.
+Works on the sections that were read without problems, so that one run lists every problem.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from policy.computations import Told, computation_problems
+from policy.computations import Finding, computation_problems
 from policy.errors import PolicyTrustError
 from policy.problems import Problem
+from policy.sections import Computation, Dataset, Head, Party
+from policy.syntax import LineIndex
 from verifier.anchors import Mode, RootMalformed, RootName
-
-if TYPE_CHECKING:
-    from policy.document import Computation, Dataset, Head, Party, Policy
-    from policy.syntax import LineIndex
 
 
 def cross_problems(
@@ -25,29 +23,29 @@ def cross_problems(
     lines: LineIndex,
     known_roots: frozenset[str],
 ) -> list[Problem]:
-    """All references that do not hold, in the order of the document's sections."""
-    told: list[Told] = []
-    told += _root(parts["platform"], known_roots)
-    told += _threshold(parts, document)
+    """All broken references, in the order of the document's sections."""
+    findings: list[Finding] = []
+    findings += _root(parts["platform"], known_roots)
+    findings += _threshold(parts, document)
     for name in ("party", "enclave", "dataset", "computation"):
-        told += _distinct_ids(document, name, "name" if name == "enclave" else "id")
-    told += _distinct_measurements(parts["enclave"])
-    told += _parties(parts["party"], parts["head"])
+        findings += _distinct_ids(document, name, "name" if name == "enclave" else "id")
+    findings += _distinct_measurements(parts["enclave"])
+    findings += _parties(parts["party"], parts["head"])
     roles = {p.id: p for p in parts["party"].values()}
     unread = _declared(document, "party", "id") - set(roles)
     for i, dataset in parts["dataset"].items():
-        told += _dataset(f"dataset[{i}]", dataset, roles, unread)
+        findings += _dataset(f"dataset[{i}]", dataset, roles, unread)
     datasets = {d.id: d for d in parts["dataset"].values()}
     unread_data = _declared(document, "dataset", "id") - set(datasets)
     for i, computation in parts["computation"].items():
         path = f"computation[{i}]"
-        told += _people(path, computation, roles, unread)
-        told += _inputs(path, computation, datasets, unread_data)
-    return [Problem(path, lines.find(path), expected, found) for path, expected, found in told]
+        findings += _people(path, computation, roles, unread)
+        findings += _inputs(path, computation, datasets, unread_data)
+    return [Problem(path, lines.find(path), expected, found) for path, expected, found in findings]
 
 
 class PolicyKeysShared(PolicyTrustError):
-    """One key stands at two places of the policy: one holder could pose as two."""
+    """The policy lists one key at two places, so one holder could act as two parties."""
 
     code = "policy-keys-shared"
     default_fix = "give every party and every purpose a key of its own"
@@ -66,22 +64,6 @@ def require_distinct_keys(parties: Mapping[int, Party]) -> None:
             seen[keyid] = place
 
 
-def require_keys_stay(policy: Policy, before: Policy) -> None:
-    """P03 over versions: a key never changes hands, or one signature would vote for two parties.
-
-    Raises: PolicyKeysShared.
-    """
-    owners = {keyid: party.id for party in before.party for keyid in key_ids(party).values()}
-    for i, party in enumerate(policy.party):
-        for purpose, keyid in key_ids(party).items():
-            if owners.get(keyid, party.id) != party.id:
-                raise PolicyKeysShared(
-                    f"policy: party[{i}].{purpose}",
-                    expected=f"a key of {party.id}",
-                    found=f"that of {owners[keyid]} in version {before.version}",
-                )
-
-
 def key_ids(party: Party) -> dict[str, str]:
     """The id of each key of a party, by its purpose; that of the channel is its certificate's."""
     keys = {
@@ -95,7 +77,7 @@ def key_ids(party: Party) -> dict[str, str]:
 
 
 def _declared(document: Mapping[str, Any], section: str, key: str) -> set[str]:
-    """Ids as written, also of sections with problems: a reference to them is no second problem."""
+    """Ids as written, also in sections with problems, so that references to them count as known."""
     return {name for _, name in _named(document, section, key)}
 
 
@@ -107,7 +89,7 @@ def _named(document: Mapping[str, Any], section: str, key: str) -> Iterator[tupl
             yield i, name
 
 
-def _root(platform: Any, known_roots: frozenset[str]) -> Iterator[Told]:
+def _root(platform: Any, known_roots: frozenset[str]) -> Iterator[Finding]:
     if platform is None:
         return
     wanted, simulations = '"intel"', "simulation" in known_roots
@@ -119,7 +101,7 @@ def _root(platform: Any, known_roots: frozenset[str]) -> Iterator[Told]:
     yield "platform.root", wanted, ascii(platform.root)[:100]
 
 
-def _threshold(parts: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[Told]:
+def _threshold(parts: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[Finding]:
     rule, parties = parts["agreement"], parts["party"]
     complete = len(parties) == len(document.get("party") or ())
     if rule is None or rule.threshold == "all" or not complete:
@@ -129,7 +111,7 @@ def _threshold(parts: Mapping[str, Any], document: Mapping[str, Any]) -> Iterato
         yield "agreement.threshold", f"at most {voters}, the parties that vote", str(rule.threshold)
 
 
-def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterator[Told]:
+def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterator[Finding]:
     seen: set[str] = set()
     for i, name in _named(document, section, key):
         if name in seen:
@@ -137,7 +119,7 @@ def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterat
         seen.add(name)
 
 
-def _distinct_measurements(enclaves: Mapping[int, Any]) -> Iterator[Told]:
+def _distinct_measurements(enclaves: Mapping[int, Any]) -> Iterator[Finding]:
     seen: set[str] = set()
     for i, enclave in enclaves.items():
         if enclave.mr_enclave in seen:
@@ -145,7 +127,7 @@ def _distinct_measurements(enclaves: Mapping[int, Any]) -> Iterator[Told]:
         seen.add(enclave.mr_enclave)
 
 
-def _parties(parties: Mapping[int, Party], head: Head | None) -> Iterator[Told]:
+def _parties(parties: Mapping[int, Party], head: Head | None) -> Iterator[Finding]:
     for i, party in parties.items():
         path, certificate = f"party[{i}]", party.channel_certificate
         if certificate.party_id != party.id:
@@ -166,7 +148,7 @@ def _parties(parties: Mapping[int, Party], head: Head | None) -> Iterator[Told]:
 
 def _dataset(
     path: str, dataset: Dataset, parties: Mapping[str, Party], unread: set[str]
-) -> Iterator[Told]:
+) -> Iterator[Finding]:
     yield from _has_role(f"{path}.owner", dataset.owner, "provider", parties, unread)
     column = dataset.columns.get(dataset.subject)
     if column is None:
@@ -177,7 +159,7 @@ def _dataset(
 
 def _people(
     path: str, computation: Computation, parties: Mapping[str, Party], unread: set[str]
-) -> Iterator[Told]:
+) -> Iterator[Finding]:
     for role in ("submitter", "recipient"):
         for i, name in enumerate(getattr(computation, f"{role}s")):
             yield from _has_role(f"{path}.{role}s[{i}]", name, role, parties, unread)
@@ -185,7 +167,7 @@ def _people(
 
 def _has_role(
     path: str, name: str, role: str, parties: Mapping[str, Party], unread: set[str]
-) -> Iterator[Told]:
+) -> Iterator[Finding]:
     if name in parties and role in parties[name].roles:
         return
     if name in parties:
@@ -196,7 +178,7 @@ def _has_role(
 
 def _inputs(
     path: str, computation: Computation, datasets: Mapping[str, Dataset], unread: set[str]
-) -> Iterator[Told]:
+) -> Iterator[Finding]:
     for i, name in enumerate(computation.inputs):
         if name not in datasets and name not in unread:
             yield f"{path}.inputs[{i}]", "a dataset of this policy", ascii(name)

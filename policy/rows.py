@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from policy import text
-from policy.document import Column, Dataset
 from policy.errors import InvalidDataError, SchemaError
+from policy.sections import Column, Dataset
+from policy.values import Digest
 
 _ROWS_NAMED = 5  # in one refusal
 _TYPES: dict[str, Any] = {
@@ -50,7 +51,7 @@ def arrow_schema(dataset: Dataset) -> pa.Schema:
     )
 
 
-def schema_digest(dataset: Dataset) -> bytes:
+def schema_digest(dataset: Dataset) -> Digest:
     """SHA-256 over names, types and nullability, each length-prefixed; 32 bytes.
 
     Not over Arrow's own encoding, which may change with its version.
@@ -60,14 +61,17 @@ def schema_digest(dataset: Dataset) -> bytes:
         for part in (name, column.type, "?" if column.nullable else ""):
             encoded = part.encode("utf-8")
             digest.update(len(encoded).to_bytes(4, "big") + encoded)
-    return digest.digest()
+    return Digest(digest.digest())
 
 
 class ColumnUnexpected(SchemaError):
     """A column that the policy does not declare, or one that is there twice."""
 
     code = "column-unexpected"
-    default_fix = "remove it from the source: what nobody agreed on is not sent"
+    default_fix = "remove the column from the source"
+
+    def sentence(self) -> str:
+        return f"{self.thing} has {self.found}"
 
 
 class ColumnMissing(SchemaError):
@@ -75,6 +79,10 @@ class ColumnMissing(SchemaError):
 
     code = "column-missing"
     default_fix = "give the source every column that the policy declares"
+
+    def sentence(self) -> str:
+        text = f"{self.thing} has no {self.expected}"
+        return f"{text}; {self.found}" if self.found else text
 
 
 class ColumnTypeDiffers(SchemaError):
@@ -101,38 +109,41 @@ def check_schema(schema: pa.Schema, dataset: Dataset) -> None:
         names = schema.names
     except UnicodeDecodeError as error:  # Arrow takes any bytes for a name
         raise ColumnUnexpected(
-            f"{dataset.id}: columns", expected="names in UTF-8", found="other bytes"
+            f"dataset {dataset.id}",
+            expected="names in UTF-8",
+            found="a column name that is not UTF-8",
         ) from error
     for name in declared:
         if name not in names:
-            raise ColumnMissing(
-                f"dataset {dataset.id}", expected=f"a column {name!r}", found="none of this name"
-            )
+            raise ColumnMissing(f"dataset {dataset.id}", expected=f"column {name!r}", found="")
     for position, name in enumerate(names):
         if name not in declared or name in names[:position]:
+            why = "twice" if name in declared else "which the policy does not declare"
             raise ColumnUnexpected(
-                f"{dataset.id}: column {ascii(name)[:80]}",
+                f"dataset {dataset.id}",
                 expected=f"only the {len(declared)} declared columns, each once",
-                found="this one",
+                found=f"column {ascii(name)[:80]}, {why}",
             )
     expected = arrow_schema(dataset)
     for name in declared:
         wanted, found = expected.field(name), schema.field(name)
         if wanted.type != found.type or wanted.nullable != found.nullable:
             raise ColumnTypeDiffers(
-                f"{dataset.id}: column {name!r}",
+                f"dataset {dataset.id}, column {name!r}",
                 expected=_described(wanted),
                 found=_described(found),
             )
-    # Metadata is text from the other side that nobody agreed on.
+    # Metadata is text from the other side; the policy declares none.
     if not schema.equals(expected, check_metadata=True):
         raise ColumnOrderDiffers(
-            f"{dataset.id}: columns", expected="the declared order, no metadata", found="another"
+            f"dataset {dataset.id}: columns",
+            expected="the declared order, no metadata",
+            found="another order, or metadata",
         )
 
 
 class RowsMalformed(InvalidDataError):
-    """The arrays of a batch contradict themselves."""
+    """The offsets, lengths or texts of a batch are inconsistent."""
 
     code = "rows-malformed"
     default_fix = "write the source again with a current Arrow"
@@ -150,23 +161,23 @@ def check_batch(batch: pa.RecordBatch, dataset: Dataset, *, rows_before: int = 0
     """
     check_schema(batch.schema, dataset)
     try:
-        # Offsets and UTF-8 of a received batch are the sender's word until they are checked.
+        # The sender chose the offsets and bytes of a received batch; Arrow trusts them.
         batch.validate(full=True)
     except pa.ArrowInvalid as error:
         # Arrow's own text may quote a value.
         raise RowsMalformed(
-            f"{dataset.id}: batch", expected="arrays that are sound", found="others"
+            f"dataset {dataset.id}: batch", expected="consistent arrays", found="inconsistent ones"
         ) from error
     for name, column in dataset.columns.items():
         values = batch.column(name)
         faults = chain(_faults(values, column), _misspelled(values, dataset.spelling(name)))
         for leaf, expected, wrong in faults:
             if pc.any(wrong).as_py():
-                # Which rows, and never what stands in them.
+                # The numbers of the rows, never their values.
                 raise leaf(
-                    f"{dataset.id}: column {name!r}",
+                    f"dataset {dataset.id}, column {name!r}",
                     expected=expected,
-                    found=f"another value in {_rows(wrong, rows_before)}",
+                    found=_rows(wrong, rows_before),
                 )
 
 
@@ -178,17 +189,28 @@ def _rows(wrong: pa.Array, rows_before: int) -> str:
     return f"{'row' if len(places) == 1 else 'rows'} {listed}{more}"
 
 
-Fault = tuple[type[InvalidDataError], str, pa.Array]  # refusal, what is asked for, where not so
+Fault = tuple[type[InvalidDataError], str, pa.Array]  # refusal, the rule, which rows break it
 
 
-class PersonUnnamed(InvalidDataError):
+class _NamesRows:
+    """Sentences like `dataset d, column 'age': row 3 must not be null`."""
+
+    thing: str
+    expected: str
+    found: str
+
+    def sentence(self) -> str:
+        return f"{self.thing}: {self.found} must {self.expected}"
+
+
+class PersonUnnamed(_NamesRows, InvalidDataError):
     """A person's id is empty or blank."""
 
     code = "person-unnamed"
     default_fix = "give the person an id, or leave the row out"
 
 
-class PersonSpelledWithBlanks(InvalidDataError):
+class PersonSpelledWithBlanks(_NamesRows, InvalidDataError):
     """A person's id begins or ends with a space, and would count as another person's."""
 
     code = "person-spelled-with-blanks"
@@ -200,8 +222,8 @@ def _misspelled(values: pa.Array, spelling: str | None) -> Iterator[Fault]:
     if spelling is None:
         return
     trimmed = pc.ascii_trim(values, characters=" ")
-    yield PersonUnnamed, "an id that is not blank", pc.equal(pc.binary_length(trimmed), 0)
-    yield PersonSpelledWithBlanks, "no space at either end", pc.not_equal(trimmed, values)
+    yield PersonUnnamed, "have an id", pc.equal(pc.binary_length(trimmed), 0)
+    yield PersonSpelledWithBlanks, "not begin or end with a space", pc.not_equal(trimmed, values)
     rules = _SPELLINGS[spelling]
     if pc.all(pc.ascii_is_printable(values), min_count=0).as_py() is not False:
         rules = rules[len(_CANONICAL) :]  # most ids; they have no second form
@@ -216,15 +238,15 @@ def _misspelled(values: pa.Array, spelling: str | None) -> Iterator[Fault]:
 _Rule = tuple[type[InvalidDataError], str, Callable[[str], bool]]
 
 
-class PersonSpelledInvisibly(InvalidDataError):
-    """A person's id holds a character that nobody sees, and would count as another person's."""
+class PersonSpelledInvisibly(_NamesRows, InvalidDataError):
+    """A person's id has an invisible character, and would count as another person's."""
 
     code = "person-spelled-invisibly"
     default_fix = "remove control and zero-width characters, and blanks other than the space"
 
 
-class PersonSpelledInParts(InvalidDataError):
-    """A person's id is not in NFC: an accent stands apart, and it would count as another's."""
+class PersonSpelledInParts(_NamesRows, InvalidDataError):
+    """A person's id is not in NFC: a letter and its accent are two characters."""
 
     code = "person-spelled-in-parts"
     default_fix = (
@@ -234,12 +256,12 @@ class PersonSpelledInParts(InvalidDataError):
 
 
 _CANONICAL: tuple[_Rule, ...] = (
-    (PersonSpelledInvisibly, "characters that can be seen", text.is_visible),
-    (PersonSpelledInParts, "NFC form", text.is_composed),
+    (PersonSpelledInvisibly, "have visible characters only", text.is_visible),
+    (PersonSpelledInParts, "be in NFC form", text.is_composed),
 )
 
 
-class PersonSpelledInCapitals(InvalidDataError):
+class PersonSpelledInCapitals(_NamesRows, InvalidDataError):
     """A person's id is not case-folded, as the policy's spelling `folded` demands."""
 
     code = "person-spelled-in-capitals"
@@ -248,33 +270,33 @@ class PersonSpelledInCapitals(InvalidDataError):
 
 _SPELLINGS: dict[str, tuple[_Rule, ...]] = {
     "canonical": _CANONICAL,
-    "folded": (*_CANONICAL, (PersonSpelledInCapitals, "case-folded letters", text.is_folded)),
+    "folded": (*_CANONICAL, (PersonSpelledInCapitals, "be case-folded", text.is_folded)),
 }
 
 
 def _joined(values: pa.Array) -> str:
-    """All texts, with a space between each two: it joins with no character of its neighbours."""
+    """All texts in one, separated by spaces, which compose with no other character."""
     values = values.drop_null()
     ends = pa.array([0, len(values)], pa.int32())
     joined: str = pc.binary_join(pa.ListArray.from_arrays(ends, values), " ")[0].as_py()
     return joined
 
 
-class ValueNull(InvalidDataError):
+class ValueNull(_NamesRows, InvalidDataError):
     """A null in a column that must not have one."""
 
     code = "value-null"
     default_fix = "fill or drop the row at the source; only a type that ends in ? takes nulls"
 
 
-class ValueNotFinite(InvalidDataError):
+class ValueNotFinite(_NamesRows, InvalidDataError):
     """NaN or infinity in a column that must not have one."""
 
     code = "value-not-finite"
     default_fix = "fill or drop the row at the source; only a type that ends in ? takes these"
 
 
-class ValueOutsideDomain(InvalidDataError):
+class ValueOutsideDomain(_NamesRows, InvalidDataError):
     """A value outside the declared minimum and maximum."""
 
     code = "value-outside-domain"
@@ -282,12 +304,12 @@ class ValueOutsideDomain(InvalidDataError):
 
 
 def _faults(values: pa.Array, column: Column) -> Iterator[Fault]:
-    """For each rule of a column: its refusal, what it asks for, and where it is broken."""
+    """For each rule of a column: its refusal, the rule in words, and which rows break it."""
     if not column.nullable:
         if values.null_count:  # for a column without nulls there is nothing to search
-            yield ValueNull, "no null", pc.is_null(values)
+            yield ValueNull, "not be null", pc.is_null(values)
         if column.type in ("float32", "float64"):
-            yield ValueNotFinite, "a finite number", pc.invert(pc.is_finite(values))
+            yield ValueNotFinite, "be a finite number", pc.invert(pc.is_finite(values))
     for bound, outside in ((column.min, pc.less), (column.max, pc.greater)):
         if bound is not None:
             # Null and NaN compare as not outside: where a column allows them, they mean "missing".
@@ -300,9 +322,13 @@ def _bound(bound: Any, column: Column) -> pa.Scalar:
 
 
 def _domain(column: Column) -> str:
-    low = "" if column.min is None else f"{column.min} <= "
-    high = "" if column.max is None else f" <= {column.max}"
-    return f"{low}value{high}"
+    if column.max is None:
+        return f"be at least {column.min}"
+    return (
+        f"be at most {column.max}"
+        if column.min is None
+        else (f"be from {column.min} to {column.max}")
+    )
 
 
 def type_name(type_: pa.DataType) -> str:

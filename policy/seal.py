@@ -14,13 +14,14 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from policy.errors import ResultBindingError
 from policy.keys import EncryptionKey
+from policy.values import Digest
 
 DENIAL_SCHEMA = "ratls-denial/1"
 _LABEL = b"ratls/1 result"
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
-def result_info(task_digest: bytes, policy_digest: bytes, recipient: str) -> bytes:
+def result_info(task_digest: Digest, policy_digest: Digest, recipient: str) -> bytes:
     """Label and three values, each after its length (u16, big-endian): no two tuples collide."""
     parts = (task_digest, policy_digest, recipient.encode("ascii"))
     return _LABEL + b"".join(len(part).to_bytes(2, "big") + part for part in parts)
@@ -32,10 +33,10 @@ def seal_result(plaintext: bytes, recipient_key: EncryptionKey, info: bytes) -> 
 
 
 class ResultNotOpenable(ResultBindingError):
-    """The ciphertext is not for this recipient, task and policy, or was altered."""
+    """The result is encrypted for another recipient, task or policy, or was altered."""
 
     code = "result-not-openable"
-    default_fix = "fetch it again; check that --party is the recipient and the task the same"
+    default_fix = "fetch it again, with --party of the recipient and the same task"
 
 
 def open_result(ciphertext: bytes, key: X25519PrivateKey, info: bytes) -> bytes:
@@ -49,7 +50,7 @@ def open_result(ciphertext: bytes, key: X25519PrivateKey, info: bytes) -> bytes:
 
 
 def is_denial(plaintext: bytes) -> bool:
-    """Whether an opened outcome says that nothing was released. A result never has this schema."""
+    """Does an opened outcome say that nothing was released? A result never has this schema."""
     try:
         document = json.loads(plaintext)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Collateral older than what this party has seen is not judged by (T09).
+"""Refuses collateral older than this party has seen (T09).
 
-A machine whose certificate was seen revoked is shown with an older bundle that has not expired.
-What fetches saw stands in the marks; what releases and collections saw, in the journal.
+An attacker shows a machine with a revoked certificate, and an older bundle that has not expired.
+Fetches note what they saw in the marks; releases and collections note it in the journal.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from policy.journal import JournalRecord, NotedEntry
+from policy.journal_chain import JournalRecord
+from policy.journal_entries import NotedEntry
 from policy.statement import instant_text
 from verifier.anchors import TrustAnchors
 from verifier.collateral import Collateral
@@ -19,9 +20,9 @@ from verifier.marks import Marks, Subject
 def require_newest(
     folder: Path, records: Iterable[JournalRecord], collateral: Collateral, roots: TrustAnchors
 ) -> NotedEntry | None:
-    """What the journal does not say yet of this bundle, and must before anything is judged by it.
+    """The entry to add to the journal before this bundle is used; None where it has it.
 
-    Also of a list that then says "revoked". None: nothing new.
+    Also for a list that then revokes the platform.
 
     Args:
         folder: The state folder, where the marks are.

@@ -1,6 +1,6 @@
-"""A policy as people read it before they sign: rendered from the parsed document, never its text.
+"""A policy as people read it before they sign: made from the parsed document, not its text.
 
-Comments, layout and order of the file have no say in what is shown.
+Comments, layout and order of the file change nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from policy.agreement import Agreement, KeyChange
-from policy.document import ANY_MACHINE, Column, Party, Policy, digest_text
+from policy.agreement import Agreement
+from policy.document import Policy, digest_text
 from policy.parameters import Choice, Fixed, Parameter, Range
+from policy.sections import ANY_MACHINE, Column, Party, Platform
+from policy.signing import KeyChange
 from policy.statement import instant_text
 
 
@@ -58,10 +60,32 @@ def tables(policy: Policy) -> Iterable[Table]:
     for section in ("party", "enclave"):
         for entry in document[section]:
             yield _table(section, entry)
-    yield _table("platform", document["platform"])
+    yield _table("platform", document["platform"] | _any_platform(policy.platform))
     for section in ("dataset", "computation"):
         for entry in document[section]:
             yield _table(section, entry)
+
+
+def agreement_facts(agreement: Agreement) -> dict[str, Any]:
+    """Which policy it is, and who signed; for machines."""
+    return {
+        "study": agreement.policy.study,
+        "version": agreement.policy.version,
+        "digest": digest_text(agreement.digest),
+        "threshold": agreement.policy.agreement.threshold,
+        "signed": list(agreement.newest.signed),
+        "missing": list(agreement.missing),
+        "complete": not agreement.missing,
+    }
+
+
+def signatures_text(agreement: Agreement) -> str:
+    """How many signed, and who is missing."""
+    voters = len(agreement.policy.voters)
+    text = f"{len(agreement.votes)} of {voters} parties signed"
+    if agreement.missing:
+        return f"{text}, missing: {', '.join(agreement.missing)}"
+    return f"{text}, the agreement is complete"
 
 
 def signers_table(agreement: Agreement) -> Table:
@@ -79,8 +103,8 @@ def signers_table(agreement: Agreement) -> Table:
 
 
 def keys_table(changes: Iterable[KeyChange]) -> Table:
-    """Every key that a signer vouches for."""
-    table = Table(title="keys that you vouch for", title_justify="left")
+    """Every key of the policy, new and changed ones marked."""
+    table = Table(title="keys in this policy", title_justify="left")
     for column in ("party", "purpose", "", "SHA-256"):
         table.add_column(column, overflow="fold")
     for change in changes:
@@ -92,6 +116,16 @@ def keys_table(changes: Iterable[KeyChange]) -> Table:
             Text(change.fingerprint),
         )
     return table
+
+
+def _any_platform(platform: Platform) -> dict[str, str]:
+    """What an absent list admits, in words."""
+    words = {}
+    if not platform.machines and platform.fmspcs is not None:
+        words["machines"] = f"{ANY_MACHINE} of a listed FMSPC"
+    if platform.fmspcs is None:
+        words["fmspcs"] = "any"
+    return words
 
 
 def _table(title: str, values: Mapping[str, Any]) -> Table:

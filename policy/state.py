@@ -1,13 +1,13 @@
-"""What this party accepted: one durable file per study, the newest agreement with its chain.
+"""What this party accepted: one file per study, with the newest agreement and those before it.
 
     state = StudyState(folder)
-    state.accept(agreement, party, at)                  # the one explicit act that creates it
+    state.accept(agreement, party, at)                  # nothing else creates a state
     state.current("my-study", at)                       # the version in force, or a refusal
     state.find_by_policy_digest(task.policy_digest, at)
 
-Absence is never a first use (S13): the journal names what was accepted, and a file that is
-gone, older or another is refused. A version that is not yet in force is kept, and the one before
-it holds until then. What is stored is verified again each time it is read.
+The journal names what was accepted, so a file that is missing, older or different is refused
+(S13). A version that is not yet in force is kept; until then the version before it is in force.
+Stored agreements are verified again each time they are read.
 """
 
 from __future__ import annotations
@@ -25,45 +25,52 @@ from policy.agreement import (
 )
 from policy.document import Policy, digest_text
 from policy.errors import PolicyConflict, PolicyConflictError, PolicyRollbackError, StateError
-from policy.journal import AcceptedEntry, Journal, JournalRecord, Reading, has_begun, require_place
+from policy.journal import Journal, Reading, has_begun, require_place
+from policy.journal_chain import JournalRecord
+from policy.journal_entries import AcceptedEntry
 from policy.party import LocalParty
+from policy.signing import require_own_signature
 from policy.text import SLUG
+from policy.values import Digest
 from verifier.errors import RatlsError
 from verifier.files import FileUnreadable, own_folder, read_file, write_atomically
 from verifier.modes import known_roots
 
 _SUFFIX = ".agreement.json"
-_AGAIN = "run `ratls policy accept` with the agreement of that version, which your parties have"
+_AGAIN = "get the agreement of that version from another party, and run `ratls policy accept` on it"
 
 
 class StateCorrupt(StateError):
-    """The stored agreement no longer reads as what was accepted."""
+    """The stored agreement is not the one that was accepted."""
 
     code = "state-corrupt"
     default_fix = "restore the state folder from a backup, then compare digests with the others"
 
 
 class StateMissing(StateError):
-    """No accepted policy for this study; absence is never a first use."""
+    """No agreement of this study was accepted here, or its file is missing."""
 
     code = "state-missing"
     default_fix = "run `ratls policy accept AGREEMENT`, or name the right --state"
 
 
 class PolicyRollback(PolicyRollbackError):
-    """A version lower than the one already accepted, or no longer in force."""
+    """The version is lower than the accepted one, or no longer in force."""
 
     code = "policy-rollback"
-    default_fix = "use the newest agreement; ask who still offers the old one"
+    default_fix = "use the newest agreement"
 
 
 class PolicyNotAccepted(PolicyConflictError):
-    """A document names a policy that this party never accepted."""
+    """A document names a policy that this party did not accept."""
 
     code = "policy-not-accepted"
     default_fix = (
         "compare policy digests with its sender; accept the agreement first if it is right"
     )
+
+    def sentence(self) -> str:
+        return f"the policy with digest {self.found} was not accepted here"
 
 
 class StudyState:
@@ -78,24 +85,24 @@ class StudyState:
 
         The first one begins the journal. Accepting the stored one again changes nothing.
 
-        Raises: what `require_complete` and `require_anchor` raise; PolicyExpired,
+        Raises: what `require_complete` and `require_own_signature` raise; PolicyExpired,
             PolicyRollback, PolicyConflict, FileNotWritten, LockHeld, LocksMissing; AuditError,
-            StateCopied for what stands in the folder.
+            StateCopied for the content of the folder.
         """
         complete = agreement.require_complete()
-        complete.require_anchor(party)
+        require_own_signature(complete, party)
         require_not_expired(complete.policy, at)
         study, versions = complete.policy.study, complete.agreement.versions
         path, raw = self._path(study), agreement.encode()
         accepted = AcceptedEntry(
             study=study, version=len(versions), policy=digest_text(complete.digest)
         )
-        # Two that accept at once must not both see the old version.
+        # Two processes that accept at once must not both see the old version.
         with Journal.begin(self.root, at) as journal:
             newest = _newest(journal.records).get(study)
             if newest is not None:
                 _require_successor(complete, newest)
-            # First the record: a crash after it leaves a state that asks for this very agreement.
+            # First the record: after a crash the state asks for this agreement again.
             if newest != accepted:
                 journal.append(accepted, at)
             if not path.exists() or read_file(path, cap=FILE_CAP) != raw:
@@ -109,7 +116,7 @@ class StudyState:
         Raises:
             StateMissing: It was accepted, and its file is gone.
             StateCorrupt: The file holds another one, or an older one, than was accepted.
-            AuditError, StateCopied: The journal, which would say, does not hold.
+            AuditError, StateCopied: The journal is damaged, or the folder is a copy.
         """
         newest = self._accepted().get(study)
         path = self._path(study)
@@ -143,7 +150,7 @@ class StudyState:
         return complete
 
     def accepted_in(self, offered: Agreement) -> Policy | None:
-        """The newest accepted version, out of an agreement that has it, whatever became of ours.
+        """The newest accepted version, read from this agreement; None where it does not have it.
 
         Raises: AuditError, StateCopied.
         """
@@ -165,8 +172,8 @@ class StudyState:
             )
         return stored.in_force(at)
 
-    def find_by_policy_digest(self, digest: bytes, at: datetime) -> CompleteAgreement:
-        """The agreement in force whose policy has this digest.
+    def find_by_policy_digest(self, digest: Digest, at: datetime) -> CompleteAgreement:
+        """The agreement in force that has this policy digest.
 
         Raises: StateMissing (nothing accepted at all), PolicyNotAccepted, PolicyRollback (it was
             followed by a newer one), PolicyNotYetValid, PolicyExpired, StateCorrupt.
@@ -215,9 +222,9 @@ def _newest(records: Iterable[JournalRecord]) -> dict[str, AcceptedEntry]:
 
 
 def _require_successor(offered: CompleteAgreement, newest: AcceptedEntry) -> None:
-    """P12, P16: never lower, never another one of the same version, never another history.
+    """P12, P16: no lower version, no other policy of the same version, no other history.
 
-    Each version names the digest of the one before, so that one digest stands for its history.
+    Each version names the digest of the one before, so one digest fixes all versions before it.
 
     Raises: PolicyRollback, PolicyConflict.
     """

@@ -3,6 +3,9 @@
 A statement is a strict, frozen set of fields; its payload is compact JSON with sorted names,
 its digest is SHA-256 of exactly the payload that was signed. In Python digests are 32 bytes,
 blobs bytes, instants aware datetimes; in JSON `sha256:<hex>`, base64, `2026-11-01T00:00:00Z`.
+
+A received document has two types. `read` gives an `Unverified`, which says only which policy the
+document belongs to; `open` checks the signature and gives the document itself.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Self
 
@@ -26,10 +30,11 @@ from pydantic import (
 )
 
 from policy import envelope as dsse
+from policy import values
 from policy.document import Policy, digest_text
 from policy.envelope import SignatureLeaf, strict_base64, strict_json
 from policy.errors import PolicyConflictError, PolicyScopeError, TicketFormatError
-from policy.keys import KeySigner, PublicKey
+from policy.keys import OperationKey, OperationSigner, ReceiptKey, ReceiptSigner
 from policy.problems import Unfit, from_pydantic
 from policy.text import identifier_fault, slug_fault
 from verifier.errors import RatlsError
@@ -44,7 +49,7 @@ BLOB_CAP = 1 << 20
 def _read_digest(value: Any) -> Any:
     if isinstance(value, str):
         if not _DIGEST.fullmatch(value):
-            raise Unfit("sha256: and 64 lower-case hex digits", "another text")
+            raise Unfit("sha256: and 64 lower-case hex digits", "something else")
         return bytes.fromhex(value[7:])
     return value
 
@@ -61,7 +66,7 @@ def _read_blob(value: Any) -> Any:
 def _read_instant(value: Any) -> Any:
     if isinstance(value, str):
         if not _INSTANT.fullmatch(value):
-            raise Unfit("an instant like 2026-11-01T00:00:00Z", "another text")
+            raise Unfit("an instant like 2026-11-01T00:00:00Z", "something else")
         try:
             read = datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         except ValueError as error:
@@ -98,10 +103,16 @@ def _base64_text(value: bytes) -> str:
     return base64.b64encode(value).decode("ascii")
 
 
-Digest = Annotated[bytes, BeforeValidator(_read_digest), _size(32), PlainSerializer(digest_text)]
+Digest = Annotated[
+    values.Digest, BeforeValidator(_read_digest), _size(32), PlainSerializer(digest_text)
+]
 Blob = Annotated[bytes, BeforeValidator(_read_blob), PlainSerializer(_base64_text)]
-Nonce = Annotated[bytes, BeforeValidator(_read_blob), _size(32), PlainSerializer(_base64_text)]
-Instance = Annotated[bytes, BeforeValidator(_read_blob), _size(16), PlainSerializer(_base64_text)]
+Nonce = Annotated[
+    values.Nonce, BeforeValidator(_read_blob), _size(32), PlainSerializer(_base64_text)
+]
+Instance = Annotated[
+    values.Instance, BeforeValidator(_read_blob), _size(16), PlainSerializer(_base64_text)
+]
 Moment = Annotated[datetime, BeforeValidator(_read_instant), PlainSerializer(instant_text)]
 SlugText = Annotated[str, _ascii(slug_fault)]
 IdText = Annotated[str, _ascii(identifier_fault)]
@@ -139,17 +150,17 @@ class Statement(BaseModel):
         return self._payload
 
     @property
-    def digest(self) -> bytes:
+    def digest(self) -> values.Digest:
         """SHA-256 of the payload, 32 bytes; never of the envelope."""
-        return hashlib.sha256(self._payload).digest()
+        return values.Digest(hashlib.sha256(self._payload).digest())
 
-    def seal(self, signer: KeySigner) -> bytes:
+    def seal(self, signer: OperationSigner | ReceiptSigner) -> bytes:
         """The signed envelope, ready to send or store."""
         return dsse.seal(self.payload_type, self._payload, signer)
 
     @classmethod
-    def read(cls, raw: bytes) -> tuple[Self, dsse.Envelope]:
-        """Parse, believing nothing: the caller still has to check the one signature.
+    def _parse(cls, raw: bytes) -> tuple[Self, dsse.Envelope]:
+        """The fields, and the envelope whose one signature is still to be checked.
 
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed.
         """
@@ -161,17 +172,43 @@ class Statement(BaseModel):
             raise DocumentMalformed(
                 f"{cls.noun}: {problem.path}", expected=problem.expected, found=problem.found
             ) from error
-        # One statement, one form: otherwise two digests would name one and the same task.
+        # One statement, one form: otherwise one task would have two digests.
         if statement.payload != envelope.payload:
             raise DocumentMalformed(
-                cls.noun, expected="compact JSON with sorted names", found="another spelling"
+                cls.noun, expected="compact JSON with sorted names", found="another layout"
             )
         return statement, envelope
 
     @classmethod
-    def require_signature(cls, envelope: dsse.Envelope, key: PublicKey) -> None:
+    def require_signature(cls, envelope: dsse.Envelope, key: OperationKey | ReceiptKey) -> None:
         """Raises: SignerUnknown, or the `signature_leaf` of this kind of document."""
         envelope.signers((key,), cls.signature_leaf)
+
+
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """What a document says of itself, its signature unchecked: enough to find its policy."""
+
+    digest: values.Digest  #         of its payload
+    policy_digest: values.Digest  #  of the policy that it names
+    study: str | None  #             that it names; None: documents of this kind name none
+
+
+class PolicyStatement(Statement):
+    """A statement that belongs to one policy, byte for byte."""
+
+    policy_digest: Digest
+
+    @classmethod
+    def read(cls, raw: bytes) -> Unverified:
+        """Parse a document without checking its signature.
+
+        Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed.
+        """
+        return cls._parse(raw)[0]._unverified()
+
+    def _unverified(self) -> Unverified:
+        return Unverified(self.digest, self.policy_digest, getattr(self, "study", None))
 
 
 class PolicyDigestDiffers(PolicyConflictError):
@@ -180,12 +217,15 @@ class PolicyDigestDiffers(PolicyConflictError):
     code = "policy-digest-differs"
     default_fix = "have it made again under the policy that is in force"
 
+    def sentence(self) -> str:
+        return f"{self.thing} belongs to policy {self.found}, not {self.expected}"
 
-def require_policy(thing: str, named: bytes, policy: Policy) -> None:
+
+def require_policy(thing: str, named: values.Digest, policy: Policy) -> None:
     """P15: a document belongs to one policy, byte for byte. Raises: PolicyDigestDiffers."""
     if named != policy.digest:
         raise PolicyDigestDiffers(
-            f"{thing}: policy_digest", expected=digest_text(policy.digest), found=digest_text(named)
+            f"the {thing}", expected=digest_text(policy.digest), found=digest_text(named)
         )
 
 
@@ -195,8 +235,11 @@ class StudyDiffers(PolicyScopeError):
     code = "study-differs"
     default_fix = "have it made again for this study"
 
+    def sentence(self) -> str:
+        return f"{self.thing} belongs to study {self.found}, not {self.expected}"
+
 
 def require_study(thing: str, named: str, policy: Policy) -> None:
     """P18. Raises: StudyDiffers."""
     if named != policy.study:
-        raise StudyDiffers(f"{thing}: study", expected=policy.study, found=named)
+        raise StudyDiffers(f"the {thing}", expected=policy.study, found=named)

@@ -61,14 +61,14 @@ def read_toml(raw: bytes, thing: str = "policy") -> dict[str, Any]:
 
 
 class PolicyTooLarge(ResourceLimitError):
-    """The policy, or the agreement around it, is larger than anything honest."""
+    """The policy, or its agreement, is too large."""
 
     code = "policy-too-large"
-    default_fix = "ask whoever sent it for the right file"
+    default_fix = "ask its sender for the right file"
 
 
 class PolicyEncoding(PolicyFormatError):
-    """The text has bytes or characters that people cannot see, or that show as others."""
+    """The text is not UTF-8, or has invisible or misleading characters."""
 
     code = "policy-encoding"
     default_fix = "save the file as UTF-8 with Unix line ends, without invisible characters"
@@ -82,14 +82,16 @@ def _visible_text(raw: bytes, thing: str) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise PolicyEncoding(
-            f"{thing}: line {line}", expected="UTF-8", found=f"byte {error.start} that is not"
+            f"{thing}: line {line}",
+            expected="UTF-8",
+            found=f"another encoding at byte {error.start}",
         ) from error
     hidden = hidden_character(text, allowed="\n\t")
     if hidden is not None:
         line, column = text.count("\n", 0, hidden) + 1, hidden - text.rfind("\n", 0, hidden)
         raise PolicyEncoding(
             f"{thing}: line {line}, column {column}",
-            expected="characters that people can see",
+            expected="visible characters",
             found=describe(text[hidden]),
         )
     for number, content in enumerate(text.split("\n"), 1):
@@ -157,7 +159,7 @@ _PARENT = re.compile(r"\.[^.\[\]]*\Z|\[\d+\]\Z")
 
 
 class LineIndex:
-    """Where a path stands in the text, as well as a reading of its lines can tell.
+    """The line of a path in the text, as far as its lines show it.
 
     Only for messages: nothing is decided by it. Keys inside inline tables are found at the
     line of the key that holds the table.

@@ -1,7 +1,7 @@
-"""A task: a submitter's signed wish that an agreed computation be run once.
+"""A task: a submitter's signed request to run an agreed computation once.
 
 raw = Task.new(policy, "train", "carol-lab", at=now).seal(party.operation)
-task = Task.open(raw, policy, at)
+task, policy = open_task(raw, policy_for, at)
 task.resolved_parameters(policy)["max_iter"]
 """
 
@@ -9,30 +9,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from policy import envelope as dsse
-from policy.document import Computation, Party, Policy
+from policy.document import Policy
 from policy.errors import TicketScopeError, TicketSignatureError
 from policy.parameters import Fixed, Value, as_value, plain
 from policy.problems import Unfit
+from policy.sections import Computation, Party
 from policy.statement import (
-    Digest,
     IdText,
     Moment,
+    PolicyStatement,
     SlugText,
-    Statement,
+    Unverified,
     instant_text,
     require_policy,
     require_study,
 )
 from policy.text import identifier_fault
+from policy.values import Digest
+from verifier.errors import placed
 
 LIFETIME = timedelta(hours=1)
-# Clocks of honest parties differ a little; a task from further ahead is refused.
+# Clocks differ a little; a task that was issued further in the future is refused.
 CLOCK_SKEW = timedelta(minutes=5)
 
 
@@ -53,10 +57,15 @@ class TaskSignatureInvalid(TicketSignatureError):
 
 
 class TaskParameterDenied(TicketScopeError):
-    """A parameter that the policy fixes, does not know, or limits otherwise."""
+    """A parameter that the policy fixes, does not have, or does not allow to have this value."""
 
     code = "task-parameter-denied"
     default_fix = "look at the computation's parameters with `ratls policy show`"
+
+    def sentence(self) -> str:
+        if not self.found:
+            return f"{self.thing} {self.expected}"
+        return f"{self.thing} must be {self.expected}, not {self.found}"
 
 
 class TaskComputationUnknown(TicketScopeError):
@@ -65,19 +74,28 @@ class TaskComputationUnknown(TicketScopeError):
     code = "task-computation-unknown"
     default_fix = "use the id of a computation in the policy"
 
+    def sentence(self) -> str:
+        return f"the policy has no computation {self.found}; it has {self.expected}"
+
 
 class TaskSubmitterDenied(TicketScopeError):
-    """The task's submitter may not ask for this computation."""
+    """The policy does not let this submitter run this computation."""
 
     code = "task-submitter-denied"
     default_fix = "have a submitter that the policy lists for this computation sign the task"
 
+    def sentence(self) -> str:
+        return f"{self.found} may not submit the task; allowed: {self.expected}"
+
 
 class TaskExpired(TicketScopeError):
-    """The task's last instant has passed."""
+    """The task has expired."""
 
     code = "task-expired"
     default_fix = "sign a new task"
+
+    def sentence(self) -> str:
+        return f"the task expired: it was valid {self.expected}, and it is {self.found}"
 
 
 class TaskNotYetValid(TicketScopeError):
@@ -86,8 +104,11 @@ class TaskNotYetValid(TicketScopeError):
     code = "task-not-yet-valid"
     default_fix = "compare the clocks of the submitter and of this machine"
 
+    def sentence(self) -> str:
+        return f"the task is valid from {self.expected} on, and it is {self.found}"
 
-class Task(Statement):
+
+class Task(PolicyStatement):
     """What the submitter signs with its operation key."""
 
     payload_type: ClassVar[str] = dsse.TASK
@@ -96,7 +117,6 @@ class Task(Statement):
 
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]  # 16 random bytes: each task once
     study: SlugText
-    policy_digest: Digest
     computation: IdText
     parameters: Annotated[dict[str, Value], PlainValidator(_values), PlainSerializer(plain)]
     submitter: SlugText
@@ -115,7 +135,7 @@ class Task(Statement):
         lifetime: timedelta = LIFETIME,
         random: Callable[[int], bytes] = os.urandom,
     ) -> Self:
-        """A task that holds from `at`, checked as a receiver would check it.
+        """A task that is valid from `at`, checked as a receiver would check it.
 
         Raises: the leaves of `open` that are about content.
         """
@@ -134,18 +154,15 @@ class Task(Statement):
 
     @classmethod
     def open(cls, raw: bytes, policy: Policy, at: datetime) -> Self:
-        """A task that this policy allows, now.
+        """A task that this policy allows at this instant.
 
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
             PolicyDigestDiffers, StudyDiffers, TaskSubmitterDenied, SignerUnknown,
             TaskSignatureInvalid, TaskComputationUnknown, TaskParameterDenied, TaskExpired,
             TaskNotYetValid.
         """
-        task, envelope = cls.read(raw)
-        require_study(cls.noun, task.study, policy)
-        require_policy(cls.noun, task.policy_digest, policy)
-        cls.require_signature(envelope, task._submitter(policy).operation_key)
-        task._require_scope(policy)
+        task, envelope = cls._parse(raw)
+        task._require_allowed(envelope, policy)
         task.require_window(at)
         return task
 
@@ -155,25 +172,25 @@ class Task(Statement):
         Raises: TaskComputationUnknown, TaskParameterDenied.
         """
         declared = self._computation(policy).parameters
+        free = [name for name, parameter in declared.items() if not isinstance(parameter, Fixed)]
         for name in self.parameters:
-            if name not in declared or isinstance(declared[name], Fixed):
-                self._deny(name, "a parameter that the policy leaves to the task", "another one")
+            if name not in free:
+                others = ", ".join(free) or "none"
+                self._deny(name, f"is not one that the policy leaves open: {others}")
         resolved: dict[str, Value] = {}
         for name, parameter in declared.items():
             if isinstance(parameter, Fixed):
                 resolved[name] = parameter.value
             elif name not in self.parameters:
-                self._deny(name, "a value", "nothing")
+                self._deny(name, "is missing")
             elif not parameter.allows(self.parameters[name]):
-                self._deny(name, f"one that {parameter} allows", repr(self.parameters[name]))
+                self._deny(name, str(parameter), repr(self.parameters[name]))
             else:
                 resolved[name] = self.parameters[name]
         return resolved
 
-    def _deny(self, name: str, expected: str, found: str) -> None:
-        raise TaskParameterDenied(
-            f"task: parameters.{name}", expected=expected[:200], found=found[:80]
-        )
+    def _deny(self, name: str, expected: str, found: str = "") -> None:
+        raise TaskParameterDenied(f"parameter {name!r}", expected=expected[:200], found=found[:80])
 
     def _computation(self, policy: Policy) -> Computation:
         computation = policy.computation_by_id(self.computation)
@@ -189,9 +206,15 @@ class Task(Statement):
         party = policy.party_by_id(self.submitter)
         if party is None or "submitter" not in party.roles:
             raise TaskSubmitterDenied(
-                "task: submitter", expected="a submitter of the policy", found=self.submitter
+                "task: submitter", expected="submitters of the policy", found=self.submitter
             )
         return party
+
+    def _require_allowed(self, envelope: dsse.Envelope, policy: Policy) -> None:
+        require_study(self.noun, self.study, policy)
+        require_policy(self.noun, self.policy_digest, policy)
+        self.require_signature(envelope, self._submitter(policy).operation_key)
+        self._require_scope(policy)
 
     def _require_scope(self, policy: Policy) -> None:
         computation = self._computation(policy)
@@ -205,7 +228,7 @@ class Task(Statement):
         self.resolved_parameters(policy)
 
     def require_window(self, at: datetime) -> None:
-        """Asked again at every step: a task may end while rows are on their way.
+        """The task holds at this instant. Checked at every step: a task may expire meanwhile.
 
         Raises: TaskExpired, TaskNotYetValid.
         """
@@ -215,5 +238,45 @@ class Task(Statement):
             )
         if at < self.issued_at - CLOCK_SKEW:
             raise TaskNotYetValid(
-                "task", expected=f"{instant_text(self.issued_at)} or later", found=instant_text(at)
+                "task", expected=instant_text(self.issued_at), found=instant_text(at)
             )
+
+
+def open_task(
+    raw: bytes, policy_for: Callable[[Unverified], Policy], at: datetime | None
+) -> tuple[Task, Policy]:
+    """Find the policy that a received task names, and open the task under it.
+
+    Args:
+        raw: The signed envelope as it was received.
+        policy_for: Gives the caller's own copy of the named policy, or refuses.
+        at: The instant at which the task must hold. This is now, wherever the caller acts on
+            the task: releases, collects, submits or queues. None leaves the task's window
+            unchecked: right only for sorting, where the task is opened again before any row leaves.
+
+    Raises: what `policy_for` and `Task.open` raise.
+    """
+    with placed("task"):
+        task, envelope = Task._parse(raw)
+    policy = policy_for(task._unverified())
+    task._require_allowed(envelope, policy)
+    if at is not None:
+        task.require_window(at)
+    return task, policy
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLabel:
+    """What a task says of itself, its signature unchecked: for lists that people read."""
+
+    digest: Digest
+    study: str
+    computation: str
+    submitter: str
+    expires: datetime
+
+    @classmethod
+    def read(cls, raw: bytes) -> Self:
+        """Raises: as `Task.read`."""
+        task, _ = Task._parse(raw)
+        return cls(task.digest, task.study, task.computation, task.submitter, task.expires)

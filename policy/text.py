@@ -1,4 +1,4 @@
-"""What text may stand in a document that people sign: they must see exactly what they sign.
+"""Rules for text in documents that people sign: they must see exactly what they sign.
 
 `hidden_character` judges raw text (comments too); `slug_fault` ids; `name_fault` column names,
 which may use letters of any script. The last two give None, or (expected, found) of the first
@@ -22,7 +22,7 @@ _INVISIBLE = re.compile(
     "\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
 
-# Scripts whose letters nobody takes for ASCII letters; all others may not stand beside them.
+# Scripts that look unlike ASCII; letters of other scripts are refused beside ASCII letters.
 _DISTINCT_SCRIPTS = (
     "CJK UNIFIED", "HIRAGANA", "KATAKANA", "HANGUL SYLLABLE", "ARABIC LETTER", "HEBREW LETTER",
     "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM",
@@ -37,7 +37,7 @@ _LOOK_ALIKES = frozenset(
 
 
 def is_visible(text: str) -> bool:
-    """No character that people cannot see for what it is.
+    """Has only characters that people can see and tell apart.
 
     Printable leaves out control, format (bidirectional), surrogate, private and unassigned
     characters, line and paragraph separators, and every blank but the space.
@@ -46,7 +46,7 @@ def is_visible(text: str) -> bool:
 
 
 def is_composed(text: str) -> bool:
-    """In NFC: of two ways to write `é`, the one with one character."""
+    """In NFC: `é` is one character, not a letter and an accent."""
     return unicodedata.is_normalized("NFC", text)
 
 
@@ -56,7 +56,7 @@ def is_folded(text: str) -> bool:
 
 
 def hidden_character(text: str, *, allowed: str = "") -> int | None:
-    """Position of the first character that people cannot see for what it is."""
+    """Position of the first character that is invisible or misleading."""
     for position, character in enumerate(text):
         if character not in allowed and not is_visible(character):
             return position
@@ -83,7 +83,7 @@ def identifier_fault(text: str) -> Fault | None:
 
 
 def name_fault(name: str) -> Fault | None:
-    """Column names: letters of any script in NFC, and none that poses as ASCII."""
+    """Column names: letters of any script in NFC, and none that looks like an ASCII letter."""
     if not 1 <= len(name) <= 128:
         return "1 to 128 characters", f"{len(name)}"
     if name != unicodedata.normalize("NFC", name):

@@ -1,7 +1,7 @@
-"""What may leave a party, and did it arrive? Rows are released here, tasks asked, results fetched.
+"""Releases rows, signs tasks and fetches results.
 
     done = release(request, "train_party_1", Path("rows.parquet"))   # provider.release
     done.commit.rows                                                # acknowledged by the enclave
 
-`release` and `collect` are the two ways out; `journal` remembers both, and each refusal.
+`release` and `collect` do everything; the journal records both, and every refusal.
 """

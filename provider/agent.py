@@ -1,13 +1,13 @@
-"""An unattended provider: woken by a scheduler, decided by nobody but itself.
+"""An unattended provider: a scheduler wakes it, and it decides by itself.
 
     agent = Agent(releaser, client.report, say)
-    agent.offer(queued)   # a signed task, from whom it may be
+    agent.offer(queued)   # a task from the scheduler, not verified yet
     agent.work()          # at most one release or report; `agent.due_in()` says when next
 
-For each task the agent asks the questions that `provider.release` asks, through that function,
-and says one line. What may be tried again is tried again, later and later; a refusal stands
-until the agent is started anew. Nothing about open tasks is kept on disk: the journal says what
-was released, and the scheduler offers everything else again.
+For each task the agent calls `provider.release`, which does all checks, and reports one line. What
+may be tried again is tried again, with growing pauses; a refusal is final until the agent is
+restarted. Open tasks are not kept on disk: the journal has what was released, and the scheduler
+offers everything else again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any, TypeVar
 
 from policy.document import digest_text
 from policy.errors import AuditError
-from policy.journal import Journal, ReleasedEntry, StateCopied
+from policy.journal import Journal, StateCopied
+from policy.journal_entries import ReleasedEntry
 from policy.statement import instant_text
 from policy.task import Task
 from provider.agent_tasks import AgentTask, TaskReleaser
@@ -54,20 +55,20 @@ _BROKEN = (
     AnswerMissing,
     AnswerNotOpened,
 )
-# The enclave has no room just now; every other answer of it stands.
+# The enclave has no room just now; every other answer of it is final.
 _FULL = frozenset({"exchanges-exhausted", "tasks-exhausted", "memory-exhausted"})
-# Tasks whose fate is remembered, and as many envelopes. Beyond these the oldest are judged anew,
-# which is harmless: the journal has what was released, and a refusal stands there once.
+# Tasks and envelopes whose outcome is remembered. Beyond these the oldest are checked again, which
+# is harmless: the journal has what was released, and records a repeated refusal once.
 _REMEMBERED = 16_384
-# Work that waits. Beyond it nothing more is taken from the scheduler, which nobody trusts.
+# Waiting work. Beyond it no task is taken from the scheduler, which is not trusted.
 MAX_WAITING, MAX_WAITING_BYTES = 1024, 16 << 20
-# Not a refusal of one task but the end of all decisions: there is nothing to decide by.
+# These end the agent: without its journal nothing can be decided.
 _FATAL = (AuditError, StateCopied)
 
 
 def may_try_again(refusal: RatlsError) -> bool:
-    """Was nothing decided? Then another try may end otherwise: a broken link, a full enclave,
-    collateral that is out of date, another process at work. What was decided stands.
+    """Could the next try end differently? So after a broken connection, a full enclave,
+    outdated collateral, or while another process works. Every other refusal is final.
     """
     if isinstance(refusal, PeerRefused):
         return refusal.peer_code in _FULL
@@ -76,7 +77,7 @@ def may_try_again(refusal: RatlsError) -> bool:
 
 
 class Event(StrEnum):
-    """What a line of the agent is about."""
+    """The kind of a line that the agent reports."""
 
     RELEASED = "released"
     REFUSED = "refused"
@@ -88,7 +89,7 @@ class Event(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One decision, or one thing that keeps the agent from deciding."""
+    """One decision, or one obstacle to a decision."""
 
     event: Event
     at: datetime
@@ -118,7 +119,7 @@ class Line:
         }
 
     def text(self) -> str:
-        """For people; one line, whatever peers chose to be called."""
+        """For people, in one line; names from peers cannot break it."""
         parts = [instant_text(self.at), f"{self.event.value:<12}"]
         parts += [part for part in (self.dataset, self.task) if part is not None]
         if self.done is not None:
@@ -142,13 +143,13 @@ Report = Callable[[bytes, str, State, str, bytes], object]
 
 @dataclass(slots=True)
 class Case:
-    """A task that was offered, in however many envelopes, and what became of it here."""
+    """An offered task, in all its envelopes, and what was decided about it."""
 
-    digest: bytes | None  #  by our own reckoning; None: what was offered is no task
+    digest: bytes | None  #  computed here; None: the offer is not a task
     task: AgentTask | None = None
     refused: str | None = None  # code, where it was refused before its datasets were known
     verdicts: dict[str, Verdict] = field(default_factory=dict)  # by dataset, once decided
-    told: set[tuple[str, Verdict]] = field(default_factory=set)  # once each: reports wake us too
+    reported: set[tuple[str, Verdict]] = field(default_factory=set)  # each once
 
     def verdict(self, dataset: str) -> Verdict | None:
         if self.refused is not None:
@@ -166,21 +167,21 @@ class Job:
 
     @property
     def failure_group(self) -> tuple[str, ...]:
-        """What jobs that fail for the same reason share: the scheduler; or enclave and source."""
+        """Jobs with the same value fail together: reports, or releases by dataset and enclaves."""
         task = self.case.task
         return () if self.verdict or task is None else (self.dataset, *task.enclaves)
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A group that failed. Were every waiting task tried, thousands would read all rows in vain."""
+    """A group that failed. Its jobs pause, or each would read every row for nothing."""
 
     failures: int = 0  # in a row
     until: float = 0.0
 
 
 class Agent:
-    """Decides about what is offered, one at a time, in the order in which it is due."""
+    """Decides about offered tasks, one job at a time, in the order in which they are due."""
 
     def __init__(
         self,
@@ -200,12 +201,12 @@ class Agent:
             persistent: Try again what may be tried again; otherwise each task gets one try.
 
         Raises:
-            AuditError: The journal does not hold.
+            AuditError: The journal is damaged.
         """
         self._releaser, self._report, self._say = releaser, report, say
         self._persistent, self._seconds = persistent, seconds
         self._random, self._backoff = random, backoff
-        # D13: by what was signed. White space gives one task thousands of envelopes.
+        # D13: by the digest of the payload: white space gives one task thousands of envelopes.
         self._cases: OrderedDict[tuple[bytes | None, str], Case] = OrderedDict()
         self._envelopes: OrderedDict[bytes, Case] = OrderedDict()  # judged, by SHA-256
         self._waiting: dict[bytes, int] = {}  # size of its envelope, by digest of the task
@@ -226,20 +227,20 @@ class Agent:
         return len(waiting) < MAX_WAITING and sum(waiting.values()) < MAX_WAITING_BYTES
 
     def offer(self, queued: QueuedTask) -> None:
-        """Take note of a task. Offered again, it is not judged again."""
+        """Take a task from the scheduler. Offered again, it is not checked again."""
         key = hashlib.sha256(queued.envelope).digest()
         case = self._envelopes.get(key)
         if case is None:
             case = self._meet(queued.envelope)
             _remember(self._envelopes, key, case)
-        # What the scheduler shows of our own datasets is put right, should it have lost a report.
+        # Where the scheduler shows an outdated state of our own datasets, report again.
         for status in queued.datasets:
             verdict = case.verdict(status.dataset)
             known = status.state is State.RELEASED or (
                 verdict is not None and (status.state, status.code) == verdict[:2]
             )
             ours = status.owner == self._releaser.party.party_id
-            # The names are the scheduler's: of a task that was not believed, only known ones count.
+            # The scheduler chose the names: of a refused task, only configured datasets count.
             named = case.refused is None or status.dataset in self._releaser.config.sources
             if ours and named and verdict and not known:
                 self._tell(case, status.dataset, verdict)
@@ -260,15 +261,15 @@ class Agent:
     def _meet(self, raw: bytes) -> Case:
         digest: bytes | None = None
         try:
-            digest = Task.read(raw)[0].digest
-            # Signed as we saw before: another envelope of it, good or bad, says nothing new.
+            digest = Task.read(raw).digest
+            # The same payload as before: another envelope adds nothing, valid or not.
             if (digest, "") in self._cases:
                 return self._cases[digest, ""]
             task = self._releaser.sift(raw)
         except _FATAL:
             raise
         except RatlsError as refusal:
-            # Not under the digest alone: a spoilt signature must not end the task itself.
+            # Not by the digest alone: an envelope with a bad signature must not end the task.
             case = self._cases.get((digest, refusal.code))
             if case is None:
                 case = Case(digest, refused=refusal.code)
@@ -303,11 +304,11 @@ class Agent:
             self._waiting[task.digest] = len(task.raw)
 
     def _release(self, job: Job) -> None:
-        assert job.case.task is not None  # `_meet` makes jobs only for tasks that were believed
+        assert job.case.task is not None  # `_meet` makes jobs only for tasks that were opened
         try:
             done = self._releaser.release(job.case.task, job.dataset)
         except TaskAlreadyReleased:
-            # By hand, or by another agent; the journal has it all.
+            # Released by hand, or by another agent; the journal has it.
             self._released = self._read_released()
             instance = self._released[digest_text(job.case.task.digest), job.dataset]
             self._settle(job, (State.RELEASED, "", instance))
@@ -334,18 +335,18 @@ class Agent:
         self._tell(case, job.dataset, verdict)
 
     def _forget_settled(self, case: Case) -> None:
-        """Thousands of settled tasks need not stay in memory."""
+        """Drop the task of a settled case from memory."""
         if case.task is not None and len(case.verdicts) == len(case.task.datasets):
             self._waiting.pop(case.task.digest, None)
             case.task = None
 
     def _tell(self, case: Case, dataset: str, verdict: Verdict) -> None:
-        if case.digest is not None and (dataset, verdict) not in case.told:
-            case.told.add((dataset, verdict))
+        if case.digest is not None and (dataset, verdict) not in case.reported:
+            case.reported.add((dataset, verdict))
             self._add(Job(case, dataset, verdict), 0.0)
 
     def _deliver(self, job: Job, verdict: Verdict) -> None:
-        """A report that fails changes nothing: rows have left or not, whoever knows of it."""
+        """Report to the scheduler. A failed report changes nothing about the release."""
         assert job.case.digest is not None  # `_tell` has nothing to say of what is no task
         try:
             self._report(job.case.digest, job.dataset, *verdict)
@@ -356,13 +357,13 @@ class Agent:
             self._holds.pop(job.failure_group, None)
 
     def _again(self, job: Job) -> float | None:
-        """Hold the job's group for a while; the seconds. None: this agent does not wait."""
+        """Pause the job's group; the seconds. None: this agent does not wait."""
         if not self._persistent:
             return None
         failures = self._holds.get(job.failure_group, Hold()).failures
         seconds = self._backoff.seconds(failures, self._random)
         self._holds[job.failure_group] = Hold(failures + 1, self._seconds() + seconds)
-        # Behind those that wait for the same: one task that always fails keeps no other from it.
+        # After the other jobs of its group, so that one failing task does not block them.
         self._add(job, seconds + 0.001)
         return seconds
 
@@ -402,7 +403,7 @@ def attend(
     next_offer: Callable[[float | None], QueuedTask | None],
     pause: Callable[[float], object] = pause,
 ) -> None:
-    """Work until something raises: a stop, or a scheduler that refuses for good.
+    """Work until something raises: a stop signal, or a final refusal by the scheduler.
 
     Args:
         next_offer: As `Inbox.next`. One offer and one job take turns, so that neither a flood of

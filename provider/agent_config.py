@@ -1,11 +1,10 @@
-"""The agent's configuration: which study, whose keys, where enclaves, scheduler and rows are.
+"""The agent's configuration: study, party, and where enclaves, scheduler and rows are.
 
     config = AgentConfig.read(Path("agent.toml"))
     config.enclaves["joint-training-1.0"].address
 
-`SAMPLE` shows all of it. One study: ids of datasets are names within a policy, and the rows of
-one study must not leave under another that happens to use the same id. Whether a simulation is
-believed is said on the command line, never here.
+`SAMPLE` shows every field. An agent serves one study, because another study may use the same
+dataset ids for other rows. Simulated enclaves are allowed on the command line, never here.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ state = "state"                         # accepted agreements, journal, acknowle
 
 [scheduler]
 address = "scheduler.example:7444"
-certificate = "scheduler.crt"           # no other is believed
+certificate = "scheduler.crt"           # no other certificate is accepted
 
 [[enclave]]
 name = "joint-training-1.0"             # as in the policy
 address = "enclave.example:7443"
-collateral = "collateral.json"          # read anew for each release
+collateral = "collateral.json"          # read again for each release
 
 [[dataset]]
 id = "train_party_1"                    # as in the policy
@@ -84,12 +83,12 @@ class EnclavePlace:
     """Where an enclave of the policy listens, and where its platform's collateral is kept."""
 
     address: Address
-    collateral: Path  # read anew for each release: it is fetched from time to time
+    collateral: Path  # read again for each release: it is fetched from time to time
 
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """Everything that an agent knows from its own party alone."""
+    """The agent's configuration, read and checked."""
 
     study: str
     party: Path
@@ -144,7 +143,7 @@ class AgentConfig:
 
 
 class AgentConfigMalformed(ConfigError):
-    """The agent's configuration does not read."""
+    """The agent's configuration is not valid."""
 
     code = "agent-config-malformed"
     default_fix = "correct the file; `ratls provider agent --sample` shows a complete one"

@@ -1,10 +1,10 @@
-"""An agent's own configuration at work: is this task for us, and may its rows leave?
+"""The agent's own decisions: is a task for this party, and may its rows be released?
 
     with TaskReleaser.open(config, allow_simulation=False, timeout=600, clock=now) as releaser:
-        task = releaser.sift(envelope)              # talks to nobody, writes nothing
+        task = releaser.sift(envelope)              # opens no connection, writes nothing
         releaser.release(task, task.datasets[0])    # through `provider.release`, journalled
 
-Both questions are answered without the scheduler that brought the task.
+The scheduler that offered the task takes no part in either.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from policy.document import Policy
 from policy.party import LocalParty
 from policy.passphrase import passphrase_source
+from policy.signing import require_own_signature
 from policy.state import StateMissing, StudyState
-from policy.task import Task
+from policy.statement import Unverified
+from policy.task import Task, open_task
 from provider.agent_config import AgentConfig, EnclavePlace
 from provider.exchange import EnclaveRequest
 from provider.journalling import Journalling
@@ -32,7 +35,7 @@ from verifier.modes import anchors_for
 
 @dataclass(frozen=True, slots=True)
 class AgentTask:
-    """A task that somebody whom the policy lets ask has signed, and what it asks of this party."""
+    """A task with a valid signature of an allowed submitter, and this party's inputs of it."""
 
     raw: bytes
     digest: bytes  #             of the task, 32
@@ -46,6 +49,9 @@ class DatasetNotConfigured(ConfigError):
     code = "dataset-not-configured"
     default_fix = "add the [[dataset]] with its source, then start the agent again"
 
+    def sentence(self) -> str:
+        return f"{self.thing} has no source in the configuration, which has {self.expected}"
+
 
 class EnclaveNotConfigured(ConfigError):
     """The agent has no address for any enclave that the policy lists."""
@@ -56,7 +62,7 @@ class EnclaveNotConfigured(ConfigError):
 
 @dataclass(frozen=True, slots=True)
 class TaskReleaser:
-    """What the party's own configuration says, checked once when the agent starts."""
+    """The party's own configuration, checked once when the agent starts."""
 
     config: AgentConfig
     party: LocalParty
@@ -75,7 +81,7 @@ class TaskReleaser:
         timeout: float,
         clock: Callable[[], datetime],
     ) -> Iterator[Self]:
-        """Be the one agent of this study and state folder, until the block ends.
+        """The only agent of this study and state folder, until the block ends.
 
         Raises:
             AgentRunning: There is another.
@@ -89,31 +95,31 @@ class TaskReleaser:
             raise StateMissing(
                 f"study {config.study}", expected="an accepted agreement", found="none"
             )
-        stored.require_anchor(party)
+        require_own_signature(stored, party)
         roots = anchors_for(stored.policy.platform.root, allow_simulation=allow_simulation)
-        # Read now: nobody is there to hear of a wrong passphrase when the first task comes.
+        # Read now: a wrong passphrase should be noticed at the start, while a person is there.
         _ = party.operation, party.channel_key_pem
         with _only_one(config):
             yield cls(config, party, roots.mode, allow_simulation, timeout, clock)
 
     def sift(self, raw: bytes) -> AgentTask | None:
-        """Is this a task for us at all? None for another study, whoever signed it.
+        """Open a task of this party's study; None for a task of another study.
 
-        Cheap, and nothing of it is journalled: whoever runs the scheduler could fill the disk
-        with tasks of its own making. The task's window is judged when it is released to.
+        Cheap, and refusals are not journalled: the scheduler could fill the disk with forged
+        tasks. The task's window is checked at its release.
 
         Raises:
-            RatlsError: It cannot be read, its policy is not in force here, or nobody whom that
-                policy lets ask has signed it.
+            RatlsError: It cannot be read, its policy is not in force here, or no submitter of
+                that policy signed it.
         """
-        named, _ = Task.read(raw)
-        if named.study != self.config.study:
+        if Task.read(raw).study != self.config.study:
             return None
-        agreement = StudyState(self.config.state).find_by_policy_digest(
-            named.policy_digest, self.clock()
-        )
-        policy = agreement.policy
-        task = Task.open(raw, policy, named.issued_at)
+
+        def policy_in_force(named: Unverified) -> Policy:
+            state = StudyState(self.config.state)
+            return state.find_by_policy_digest(named.policy_digest, self.clock()).policy
+
+        task, policy = open_task(raw, policy_in_force, at=None)
         computation = policy.computation_by_id(task.computation)
         assert computation is not None  # `Task.open` refuses what the policy does not have
         datasets = [policy.dataset_by_id(name) for name in computation.inputs]
@@ -134,8 +140,8 @@ class TaskReleaser:
             if source is None:
                 raise DatasetNotConfigured(
                     f"dataset {dataset}",
-                    expected=f"a source for it, as for {', '.join(self.config.sources)}",
-                    found="none",
+                    expected=", ".join(self.config.sources),
+                    found="no source",
                 )
             name, place = self._enclave(task.enclaves)
             collateral = read_collateral(place.collateral)
@@ -153,8 +159,8 @@ class TaskReleaser:
         return release(request, dataset, source)
 
     def _enclave(self, listed: tuple[str, ...]) -> tuple[str, EnclavePlace]:
-        """The first that the policy lists and the configuration knows: the same for all parties
-        that know the same. Another one for a second try would split the inputs of one task.
+        """The first enclave in the policy's order that the configuration has. Every party with the
+        same configuration picks the same one; otherwise the inputs of a task would be split.
         """
         for name in listed:
             if name in self.config.enclaves:
@@ -167,10 +173,13 @@ class TaskReleaser:
 
 
 class AgentRunning(ConfigError):
-    """Another agent works for this study in this state folder."""
+    """Another agent of this study runs in this state folder."""
 
     code = "agent-running"
-    default_fix = "one agent is enough: it takes every task of the study; stop the other one first"
+    default_fix = "stop the other agent first; one handles every task of the study"
+
+    def sentence(self) -> str:
+        return f"another agent of this study runs: {self.thing} is locked"
 
 
 @contextmanager
@@ -181,6 +190,6 @@ def _only_one(config: AgentConfig) -> Iterator[None]:
             held.enter_context(locked(path, wait=0))
         except LockHeld as error:
             raise AgentRunning(
-                str(path), expected="no other agent", found="one that holds this file"
+                str(path), expected="no other agent", found="one that locks this file"
             ) from error
         yield

@@ -1,4 +1,4 @@
-"""`ratls provider agent` and `ratls provider journal`: work unattended; read what was done."""
+"""`ratls provider agent`: release to queued tasks without a person at the keyboard."""
 
 from __future__ import annotations
 
@@ -9,20 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from provider.options import Json, JsonLines, StateDir, Timeout, state_folder
+from provider.options import JsonLines, Timeout
 from verifier.modes import with_simulation_option
-from verifier.usage import Commands
 
 if TYPE_CHECKING:
-    from policy.journal import JournalRecord, Reading
     from provider.agent import Agent
     from scheduler.client import SchedulerClient
-
-journal = typer.Typer(
-    cls=Commands,
-    no_args_is_help=True,
-    help="What this party released, refused and collected; changes nothing.",
-)
 
 
 def _show_sample(wanted: bool) -> None:
@@ -49,12 +41,12 @@ def _agent(
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """Wait for tasks; release what the policy and this party's configuration say, and no more.
+    """Wait for tasks, and release what the policy and this party's configuration allow.
 
-    Checks each task, the policy and the enclave by itself, as `ratls provider push` does; the
-    scheduler only wakes it up. Prints one line for each decision. What was not decided, as with
-    an enclave that is away, is tried again later; a refusal stands until the agent is started
-    anew. Ends with the worst status of all tasks with --once; otherwise at Ctrl-C or SIGTERM.
+    Checks each task, the policy and the enclave, as `ratls provider push` does; the scheduler only
+    wakes it up. Prints one line for each decision. Without a decision, for example while the
+    enclave cannot be reached, it tries again later; a refusal is final until the agent restarts.
+    With --once ends with the worst status of all tasks; otherwise at Ctrl-C or SIGTERM.
 
     Example: ratls provider agent --config agent.toml
     """
@@ -77,7 +69,7 @@ def _agent(
         settings = AgentConfig.read(config)
         with (
             errors_logged(open_log()),
-            _ending_when_told(once),
+            _ending_on_signal(once),
             TaskReleaser.open(
                 settings,
                 allow_simulation=allow_simulation,
@@ -135,8 +127,8 @@ def _watch(agent: Agent, client: SchedulerClient, lost: Any, back: Any) -> None:
 
 
 @contextmanager
-def _ending_when_told(once: bool) -> Iterator[None]:
-    """Unwind as at Ctrl-C: connections are closed, locks released. What runs was made to be cut."""
+def _ending_on_signal(once: bool) -> Iterator[None]:
+    """End as at Ctrl-C: connections are closed, locks released. Every step may be interrupted."""
     import signal
     import sys
 
@@ -152,184 +144,3 @@ def _ending_when_told(once: bool) -> Iterator[None]:
 
     with on_stop(stop):
         yield
-
-
-@journal.command()
-def show(
-    state: StateDir = None,
-    task: Annotated[
-        str | None, typer.Option(help="Only this task: sha256: and 64 hex digits.")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
-    json_output: JsonLines = False,
-) -> None:
-    """Verify the journal, then show its records, the oldest first.
-
-    Example: ratls provider journal show --dataset train_party_1
-    """
-    from verifier.shell import refusals_as_exit_status
-    from verifier.text import printable
-
-    if task is not None:
-        _require_digest(task)
-    with refusals_as_exit_status(json_output) as shell:
-        reading = _reading(state)
-        for record in reading.records:
-            fields = record.entry.model_dump(mode="json")
-            wanted = {"task": task, "dataset": dataset}
-            if any(value not in (None, fields.get(name)) for name, value in wanted.items()):
-                continue
-            shell.answer(_place(record) | fields, printable(_told(record, fields)))
-
-
-@journal.command()
-def verify(
-    state: StateDir = None,
-    head: Annotated[
-        str | None,
-        typer.Option(help="A head noted earlier, sha256:…: the journal must still hold its line."),
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(help="Rows that were released: a file as `provider push --source` takes it."),
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="With --source: the release to this task, sha256:….")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="With --source: the release of this dataset.")
-    ] = None,
-    json_output: Json = False,
-) -> None:
-    """Is the journal complete and unaltered? Prints how many lines it has, and its head.
-
-    Keep the head elsewhere: who can write the folder can put back an older journal as a whole,
-    and only a head from outside shows that.
-
-    With --source: are these the rows whose arrival the enclave acknowledged? Asks nobody.
-
-    Example: ratls provider journal verify --state state --source rows.csv
-    """
-    from verifier.shell import refusals_as_exit_status
-
-    for digest in (head, task):
-        if digest is not None:
-            _require_digest(digest)
-    if source is None and not (task is None and dataset is None):
-        raise typer.BadParameter("only a --source is held against a release", param_hint="--source")
-    with refusals_as_exit_status(json_output) as shell:
-        reading = _reading(state)
-        if head is not None:
-            reading.require_line(head)
-        facts, told = _head(reading), f"the journal holds: {_head_text(reading)}"
-        if source is not None:
-            held = _held(state_folder(state), reading, source, task, dataset)
-            facts |= held
-            told += f"\n{source}: the {held['rows']:,} acknowledged rows of {held['dataset']}"
-        shell.answer(facts, told)
-
-
-def _held(
-    state: Path, reading: Reading, source: Path, task: str | None, dataset: str | None
-) -> dict[str, Any]:
-    from policy.document import digest_text
-    from provider.source_check import compare_source
-    from provider.sources import source_at
-
-    held = compare_source(state, reading, source_at(source), task=task, dataset=dataset)
-    document = held.acknowledgement
-    return {
-        "source": str(source),
-        "acknowledgement": str(held.path),
-        "task_digest": digest_text(document.task_digest),
-        "dataset": document.dataset,
-        "rows": document.rows,
-        "rows_digest": digest_text(document.rows_digest),
-    }
-
-
-@journal.command()
-def export(
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to make.")],
-    state: StateDir = None,
-    json_output: Json = False,
-) -> None:
-    """Verify the journal and write its lines, byte for byte, to a new file of JSON lines.
-
-    Example: ratls provider journal export -o journal-2026.jsonl
-    """
-    from verifier.shell import refusals_as_exit_status
-
-    with refusals_as_exit_status(json_output) as shell:
-        from verifier.files import write_new
-
-        reading = _reading(state)
-        write_new(output, reading.raw)
-        shell.answer({"output": str(output)} | _head(reading), f"{output}: {_head_text(reading)}")
-
-
-def _reading(state: Path | None) -> Reading:
-    from policy.journal import Reading
-
-    return Reading.of(state_folder(state))
-
-
-def _require_digest(text: str) -> None:
-    import re
-
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
-        raise typer.BadParameter("write sha256: and 64 lower-case hex digits")
-
-
-def _head(reading: Reading) -> dict[str, Any]:
-    from policy.document import digest_text
-
-    return {"lines": reading.head.count, "head": digest_text(reading.head.digest)}
-
-
-def _head_text(reading: Reading) -> str:
-    head = _head(reading)
-    return f"{head['lines']} lines, head {head['head']}"
-
-
-def _place(record: JournalRecord) -> dict[str, Any]:
-    from policy.document import digest_text
-    from policy.statement import instant_text
-
-    return {
-        "seq": record.seq,
-        "at": instant_text(record.at),
-        "digest": digest_text(record.digest),
-    }
-
-
-_SHOWN = {
-    "placed": ("machine", "filesystem", "folder"),
-    "accepted": ("study", "version", "policy"),
-    "noted": ("collateral", "root_list", "platform_list"),
-    "returned": ("dataset", "task", "reason"),
-}
-_STEPS = {
-    "local": "nobody was connected to",
-    "enclave": "the enclave had to prove itself",
-    "rows": "rows were leaving",
-    "commit": "the commit was due",
-    "answer": "the enclave's answer was checked",
-}
-
-
-def _told(record: JournalRecord, fields: dict[str, Any]) -> str:
-    """One record as a line for people."""
-    from policy.statement import instant_text
-
-    parts = [f"{record.seq + 1:>5}", instant_text(record.at), f"{fields['kind']:<9}"]
-    names = _SHOWN.get(fields["kind"], ("dataset", "task"))
-    parts += [str(fields[name]) for name in names if fields.get(name) is not None]
-    if fields.get("rows") is not None:
-        parts.append(f"{fields['rows']:,} rows")
-    if "code" in fields:
-        parts.append(f"[{fields['code']}]" + (f" at {fields['check']}" if fields["check"] else ""))
-        parts += [f"while {_STEPS[fields['step']]}"] if fields["step"] else []
-    if "mode" in fields:
-        parts.append(f"({fields['mode'] or 'no root chosen'})")
-    return " ".join(parts)

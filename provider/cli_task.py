@@ -1,4 +1,4 @@
-"""`ratls task`: ask for a computation, and collect its result."""
+"""`ratls task`: request a computation, and collect its result."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from policy.options import Json, PartyDir, PassphraseFile
 from provider.cli_task_queue import show, submit, watch
 from provider.options import (
     CollateralFile,
     EnclaveAt,
-    Json,
     MailboxAt,
     MailboxCertificate,
-    PartyDir,
-    PassphraseFile,
     StateDir,
     TaskFile,
     Timeout,
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from verifier.shell import Shell
 
 task = typer.Typer(
-    cls=Commands, no_args_is_help=True, help="Ask for an agreed computation; fetch its result."
+    cls=Commands, no_args_is_help=True, help="Request an agreed computation; fetch its result."
 )
 
 
@@ -56,13 +54,14 @@ def sign(
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """Sign a task: one run of an agreed computation, for every provider to check by itself.
+    """Sign a task: a request to run an agreed computation once.
 
     Example: ratls task sign --study my-study --computation train --party carol -o task.json
     """
     from verifier.shell import now, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
+        from policy.document import digest_text
         from policy.party import LocalParty
         from policy.passphrase import passphrase_source
         from policy.statement import instant_text
@@ -89,8 +88,8 @@ def sign(
         shell.answer(
             {
                 "task": str(output),
-                "task_digest": f"sha256:{made.digest.hex()}",
-                "policy_digest": f"sha256:{made.policy_digest.hex()}",
+                "task_digest": digest_text(made.digest),
+                "policy_digest": digest_text(made.policy_digest),
                 "study": made.study,
                 "computation": made.computation,
                 "submitter": made.submitter,
@@ -98,7 +97,7 @@ def sign(
                 "mode": mode.value,
             },
             f"{output}: {made.computation} of {made.study}, signed by {made.submitter}, "
-            f"until {until}\n  sha256:{made.digest.hex()}",
+            f"until {until}\n  {digest_text(made.digest)}",
         )
 
 
@@ -137,8 +136,8 @@ def result(
 ) -> None:
     """Have the enclave prove itself, fetch the result of a task, check its receipt, decrypt it.
 
-    Existing files are never overwritten. With --scheduler, a result that can never come is told
-    apart from one that must be waited for: 6 where the enclave was started anew after a release.
+    Existing files are never overwritten. With --scheduler: exit status 6 where the enclave
+    restarted after a release, so that there will be no result.
 
     Example: ratls task result --task task.json --enclave enclave.example:7443
     --collateral collateral.json --party carol -o result.json --wait 60
@@ -147,6 +146,7 @@ def result(
 
     require_both(scheduler, scheduler_certificate)
     with refusals_as_exit_status(json_output) as shell:
+        from policy.document import digest_text
         from provider.collect import Outputs, collect
 
         outputs = Outputs(
@@ -172,14 +172,14 @@ def result(
                 "bytes": done.size,
                 "receipt": str(outputs.receipt),
                 "record": str(outputs.record),
-                "task_digest": f"sha256:{done.receipt.task_digest.hex()}",
+                "task_digest": digest_text(done.receipt.task_digest),
                 "computation": done.receipt.computation,
                 "run": done.receipt.run,
                 "inputs": inputs,
             }
             | enclave_shown(done.fresh, done.mode, enclave),
             f"collected: {done.receipt.computation} over {', '.join(inputs)} from "
-            f"{done.fresh.admission.enclave.name}; its receipt holds ({done.mode})\n"
+            f"{done.fresh.admission.enclave.name}; its receipt is valid ({done.mode})\n"
             f"{_paths(outputs)}",
         )
 
@@ -199,7 +199,7 @@ def _paths(outputs: Outputs) -> str:
 def _reports(
     shell: Shell, request: EnclaveRequest, scheduler: str | None, certificate: Path | None
 ) -> Iterator[Callable[[bytes], tuple[DatasetStatus, ...]]]:
-    """What a mailbox says of a task's datasets: nothing where there is none, or it is away."""
+    """The scheduler's view of a task's datasets; empty without a scheduler or an answer."""
     if scheduler is None or certificate is None:
         yield lambda digest: ()
         return
@@ -222,7 +222,7 @@ def _reports(
 
 @contextmanager
 def _waiting(shell: Shell) -> Iterator[Callable[[str], None]]:
-    """What a result still waits for, on stderr; nothing without a terminal."""
+    """Shows on a terminal which inputs are missing."""
     from rich.markup import escape
 
     from verifier.shell import can_redraw

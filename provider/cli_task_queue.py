@@ -1,4 +1,4 @@
-"""`ratls task submit`, `list`, `watch`: hand a task in, and see who has released to it."""
+"""`ratls task submit`, `list`, `watch`: queue a task, and see which providers have released."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from policy.options import Json, PartyDir, PassphraseFile
 from provider.options import (
-    Json,
     JsonLines,
-    PartyDir,
-    PassphraseFile,
     SchedulerAt,
     SchedulerCertificate,
     StateDir,
@@ -26,7 +24,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from policy.task import Task
+    from policy.document import Policy
+    from policy.statement import Unverified
+    from policy.task import Task, TaskLabel
     from provider.mailbox import Notice
     from scheduler.client import SchedulerClient
     from verifier.shell import Shell
@@ -49,10 +49,10 @@ def _submit(
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """Hand a signed task to the scheduler, which offers it to the providers' agents.
+    """Queue a signed task at the scheduler, which offers it to the providers' agents.
 
-    The task is first held against the policy that this party accepted. Submitted again, the same
-    task is queued once.
+    The task is first checked under the policy that this party accepted. Submitting a task again
+    changes nothing.
 
     Example: ratls task submit --task task.json --scheduler scheduler.example:7444
     --scheduler-certificate scheduler.crt --party carol
@@ -65,7 +65,7 @@ def _submit(
         from verifier.files import read_file
 
         raw = read_file(task_file)
-        task = _believed(shell, raw, state_folder(state), allow_simulation)
+        task = _checked(shell, raw, state_folder(state), allow_simulation)
         with _mailbox(scheduler, scheduler_certificate, party, passphrase_file) as client:
             client.submit(raw)
         until = instant_text(task.expires)
@@ -93,10 +93,10 @@ def show(
     passphrase_file: PassphraseFile = None,
     json_output: JsonLines = False,
 ) -> None:
-    """Show the queued tasks of this party's policies: who has released to them, who has not.
+    """Show the queued tasks of this party's policies, and which providers have released.
 
-    What the scheduler says is a hint; acknowledgements and receipts prove. With --task: 6 where
-    the enclave was started anew between two releases, which ends that task.
+    The scheduler's word is not verified; acknowledgements and receipts are proof. With --task:
+    exit status 6 where the enclave restarted between two releases, which ends that task.
 
     Example: ratls task list --scheduler scheduler.example:7444
     --scheduler-certificate scheduler.crt --party carol
@@ -106,7 +106,8 @@ def show(
     with refusals_as_exit_status(json_output) as shell:
         from provider.mailbox import Notice
 
-        only = _digest(task_file)
+        label = _label(task_file)
+        only = b"" if label is None else label.digest
         with _mailbox(scheduler, scheduler_certificate, party, passphrase_file) as client:
             notices = [Notice.of(queued) for queued in client.list(task_digest=only)]
         if shell.out.is_terminal and not json_output:
@@ -129,9 +130,9 @@ def watch(
 ) -> None:
     """Show queued tasks as they come and change, until Ctrl-C.
 
-    With --task: until every provider has released to it (0), one has refused (7), it has
-    expired, or the enclave was started anew between two releases (6). What the
-    scheduler says is a hint; acknowledgements and receipts prove.
+    With --task: until every provider has released (exit status 0), one has refused (7), the task
+    has expired, or the enclave restarted between two releases (6). The scheduler's word is not
+    verified; acknowledgements and receipts are proof.
 
     Example: ratls task watch --task task.json --scheduler scheduler.example:7444
     --scheduler-certificate scheduler.crt --party carol
@@ -140,12 +141,12 @@ def watch(
 
     with refusals_as_exit_status(json_output) as shell:
         client = _mailbox(scheduler, scheduler_certificate, party, passphrase_file)
-        task = _task(task_file)
+        task = _label(task_file)
         with client:
             _follow(shell, client, task)
 
 
-def _follow(shell: Shell, client: SchedulerClient, task: Task | None) -> None:
+def _follow(shell: Shell, client: SchedulerClient, task: TaskLabel | None) -> None:
     from provider.mailbox import Notice, follow, outcome, seconds_left
     from ratls.call_thread import pause
     from verifier.errors import RatlsError
@@ -174,7 +175,7 @@ def _follow(shell: Shell, client: SchedulerClient, task: Task | None) -> None:
 
 
 class _Display:
-    """A table that lives, on a terminal; a line for each change, elsewhere."""
+    """On a terminal a table that is redrawn; elsewhere a line for each change."""
 
     def __init__(self, shell: Shell) -> None:
         from rich.live import Live
@@ -243,32 +244,28 @@ def _mailbox(
     return mailbox(Address.parse(scheduler), certificate, local)
 
 
-def _believed(shell: Shell, raw: bytes, state: Path, allow_simulation: bool) -> Task:
+def _checked(shell: Shell, raw: bytes, state: Path, allow_simulation: bool) -> Task:
     """The task, which this party's own copy of the policy allows now."""
     from policy.state import StudyState
-    from policy.task import Task
+    from policy.task import open_task
     from verifier.anchors import Mode
-    from verifier.errors import placed
     from verifier.modes import anchors_for
     from verifier.shell import now
 
     at = now()
-    with placed("task"):
-        named, _ = Task.read(raw)
-    policy = StudyState(state).find_by_policy_digest(named.policy_digest, at).policy
-    mode = anchors_for(policy.platform.root, allow_simulation=allow_simulation).mode
-    if mode is Mode.SIMULATION:
-        shell.warn_simulation()
-    return Task.open(raw, policy, at)
+
+    def policy_in_force(named: Unverified) -> Policy:
+        policy = StudyState(state).find_by_policy_digest(named.policy_digest, at).policy
+        mode = anchors_for(policy.platform.root, allow_simulation=allow_simulation).mode
+        if mode is Mode.SIMULATION:
+            shell.warn_simulation()
+        return policy
+
+    return open_task(raw, policy_in_force, at)[0]
 
 
-def _task(file: Path | None) -> Task | None:
-    from policy.task import Task
+def _label(file: Path | None) -> TaskLabel | None:
+    from policy.task import TaskLabel
     from verifier.files import parse_file
 
-    return None if file is None else parse_file(file, Task.read)[0]
-
-
-def _digest(file: Path | None) -> bytes:
-    task = _task(file)
-    return b"" if task is None else task.digest
+    return None if file is None else parse_file(file, TaskLabel.read)

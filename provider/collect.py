@@ -1,10 +1,10 @@
-"""A recipient fetches its result: the enclave proves itself again, then answers, then signs.
+"""A recipient fetches its result from an enclave that proves itself again.
 
     done = collect(request, outputs, wait=30)
-    done.receipt.inputs  # whose commits the result rests on
+    done.receipt.inputs  # the commits that the result was computed from
 
-Nothing is written unless the receipt vouches for exactly this result, for this recipient, and
-the result opens with the recipient's key. Existing files are never overwritten.
+Files are written only if the receipt is about exactly this result and recipient, and the result
+opens with the recipient's key. Existing files are never overwritten.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from policy.document import Computation, digest_text
+from policy.document import digest_text
 from policy.errors import ResultBindingError, TicketScopeError
-from policy.journal import CollectedEntry
+from policy.journal_entries import CollectedEntry
 from policy.receipt import Receipt, indented
 from policy.seal import is_denial, open_result, result_info
+from policy.sections import Computation
 from provider.errors import EnclaveRestarted, ResultDeniedError, ResultUnavailable
-from provider.exchange import Believed, EnclaveRequest, require_own
+from provider.exchange import CheckedTask, EnclaveRequest, require_own
 from provider.journalling import Journalling
 from ratls.appraise import FreshEvidence
 from ratls.client_stream import Pending, Result
@@ -41,7 +42,7 @@ class Outputs:
     record: Path
 
     def require_new(self) -> None:
-        """Asked before anybody is connected to. Raises: FileNotWritten."""
+        """Checked before any connection. Raises: FileNotWritten."""
         for path in (self.result, self.receipt, self.record):
             if path.exists() or path.is_symlink():
                 raise FileNotWritten(str(path), expected="a new file", found="an existing one")
@@ -51,7 +52,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A result whose receipt holds, written."""
+    """A written result with a valid receipt."""
 
     receipt: Receipt
     fresh: FreshEvidence
@@ -60,17 +61,23 @@ class Collection:
 
 
 class ResultPending(ResultUnavailable):
-    """Some provider has not committed its rows."""
+    """A provider has not released its rows yet, or the computation still runs."""
 
     code = "result-pending"
-    default_fix = "wait for the providers named, or add --wait SECONDS"
+    default_fix = "wait for the named providers, or add --wait SECONDS"
+
+    def sentence(self) -> str:
+        return f"no {self.thing} yet: {self.found}"
 
 
 class ResultDenied(ResultDeniedError):
-    """The computation failed or its release rule was not met; which of them, nobody is told."""
+    """The computation failed, or its result may not leave the enclave. It does not tell which."""
 
     code = "result-denied"
     default_fix = "ask the providers about their inputs; other rows or parameters need a new task"
+
+    def sentence(self) -> str:
+        return "there is no result: the computation failed, or its release rule was not met"
 
 
 def collect(
@@ -91,20 +98,20 @@ def collect(
         outputs: The three files that are written.
         raw: Write the result as it was sealed, padding included, and not indented.
         wait: Seconds to ask again while inputs are missing.
-        waiting: Told what is missing, each time.
-        reported: Gives what a mailbox says of the datasets of a task, by its digest.
+        waiting: Called with what is missing, each time.
+        reported: The scheduler's view of a task's datasets, by the task's digest.
 
     Raises:
         EnclaveRestarted: A missing input was released to an earlier start of the enclave.
         ResultPending: Still no result when the waiting ended.
         ResultDenied: There will be none.
-        RatlsError: One leaf; a record of it stands in the journal, as for `release`.
+        RatlsError: One leaf, recorded in the journal, as for `release`.
     """
     journalling = Journalling(request.state, "collect", request.clock)
     with journalling.refusals_recorded():
         outputs.require_new()
         journalling.task = request.named().digest
-        job = request.believe()
+        job = request.check_task()
         journalling.mode = job.mode
         computation = _require_recipient(job, request.party.party_id)
         key = request.party.encryption
@@ -141,13 +148,16 @@ def collect(
 
 
 class RecipientNotListed(TicketScopeError):
-    """The result of this task is not for this party."""
+    """This party is not a recipient of the result."""
 
     code = "recipient-not-listed"
-    default_fix = "only the computation's `recipients` can collect its result"
+    default_fix = "have one of the computation's recipients collect the result"
+
+    def sentence(self) -> str:
+        return f"{self.found} is not a recipient of {self.thing}; recipients: {self.expected}"
 
 
-def _require_recipient(job: Believed, own: str) -> Computation:
+def _require_recipient(job: CheckedTask, own: str) -> Computation:
     computation = job.policy.computation_by_id(job.task.computation)
     assert computation is not None  # `Task.open` refuses what the policy does not have
     if own not in computation.recipients:
@@ -159,8 +169,8 @@ def _require_recipient(job: Believed, own: str) -> Computation:
     return computation
 
 
-def _ask(request: EnclaveRequest, job: Believed) -> tuple[Result | Pending, FreshEvidence]:
-    """One question to an enclave that proves itself for it."""
+def _ask(request: EnclaveRequest, job: CheckedTask) -> tuple[Result | Pending, FreshEvidence]:
+    """Ask once; the enclave proves itself each time."""
     with request.attested(job, Kind.COLLECT) as session:
         return session.exchange.collect(), session.exchange.fresh
 
@@ -168,9 +178,9 @@ def _ask(request: EnclaveRequest, job: Believed) -> tuple[Result | Pending, Fres
 def _require_same_start(
     answer: Pending, fresh: FreshEvidence, reports: Iterable[DatasetStatus]
 ) -> None:
-    """What is missing here was not released to an earlier start: that would never arrive.
+    """No missing input was released to an earlier start of the enclave: it would never arrive.
 
-    The mailbox is believed as far as giving up: its lies cost a task, and release nothing.
+    A lying scheduler can make this party give up a task, and nothing else.
 
     Raises: EnclaveRestarted.
     """
@@ -180,12 +190,12 @@ def _require_same_start(
             raise EnclaveRestarted(
                 f"dataset {status.dataset}",
                 expected=f"a release to this start of the enclave, {fresh.claims.instance.hex()}",
-                found=f"one to {status.instance.hex()}: the enclave was started anew after it",
+                found=f"one to {status.instance.hex()}: the enclave restarted after it",
             )
 
 
 def missing_text(answer: Pending) -> str:
-    """What an outcome still waits for."""
+    """Which inputs are missing, in words."""
     return f"missing {', '.join(answer.missing)}" if answer.missing else "still computing"
 
 
@@ -197,9 +207,9 @@ class ReceiptMismatch(ResultBindingError):
 
 
 def check_receipt(
-    result: Result, job: Believed, computation: Computation, fresh: FreshEvidence, own: str
+    result: Result, job: CheckedTask, computation: Computation, fresh: FreshEvidence, own: str
 ) -> Receipt:
-    """Hold the receipt against the task, the policy and the connection.
+    """Compare the receipt with the task, the policy and the connection.
 
     Raises:
         ReceiptKeyUnbound, KeyUnbound: Not signed by, or not about, the attested enclave.

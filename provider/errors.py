@@ -1,11 +1,11 @@
-"""Why a provider keeps its rows, and why a collector gets no result."""
+"""Branches of the refusals of releases and collections, and leaves that several modules raise."""
 
 from __future__ import annotations
 
 from policy.errors import ResultBindingError
 from verifier.errors import ConfigError, Exit, RatlsError
 
-_NEW_TASK = "a newly signed task is needed: ask the submitter to run `ratls task sign` again"
+_NEW_TASK = "ask the submitter to sign a new task with `ratls task sign`"
 
 
 class SourceError(RatlsError):
@@ -15,7 +15,7 @@ class SourceError(RatlsError):
 
 
 class SourceTableMalformed(ConfigError):
-    """The table that says where rows are does not read."""
+    """The source table is not valid."""
 
     code = "source-table-malformed"
     default_fix = 'write for example { kind = "csv", path = "rows.csv" }'
@@ -36,54 +36,56 @@ class SourceFormatUnknown(SourceError):
 
 
 class SourceUnavailable(RatlsError):
-    """The rows are out of reach for now; nothing is known about them."""
+    """The rows cannot be read just now."""
 
     exit_status = Exit.UNDECIDED
 
 
 class TicketReplayError(RatlsError):
-    """A task is honoured once per dataset, and by one instance of the enclave."""
+    """A task is used once per dataset, and with one instance of the enclave."""
 
     exit_status = Exit.NOT_ADMITTED
     default_fix = _NEW_TASK
 
 
 class TaskBoundToInstance(TicketReplayError):
-    """This release began with another instance of the enclave: it restarted, or has a clone."""
+    """This release began with another instance of the enclave, which restarted or has a clone."""
 
     code = "task-bound-to-instance"
 
+    def sentence(self) -> str:
+        return f"{self.thing} is bound to {self.expected}; this is {self.found}"
+
 
 class EnclaveRestarted(TicketReplayError):
-    """The enclave was started anew after a dataset was released: this task can have no result."""
+    """The enclave restarted after a dataset was released, so this task cannot have a result."""
 
     code = "enclave-restarted"
     default_fix = (
-        "sign a new task with `ratls task sign` and submit it: what was released to the earlier "
-        "start is gone with it"
+        "sign a new task with `ratls task sign` and submit it; the earlier start lost its inputs"
     )
 
 
 class AcknowledgementMismatch(ResultBindingError):
-    """A field of the acknowledgement differs from what was released."""
+    """The acknowledgement differs from what was released."""
 
     code = "acknowledgement-mismatch"
     default_fix = "keep the state folder, and ask the operator which enclave answered"
 
 
 class ResultUnavailable(RatlsError):
-    """There is no result yet, so nothing is known about it."""
+    """There is no result yet."""
 
     exit_status = Exit.UNDECIDED
 
 
 class ResultDeniedError(RatlsError):
-    """The enclave computed, or tried to, and lets nothing out."""
+    """The enclave releases no result."""
 
     exit_status = Exit.PEER
 
 
 class ProviderRefusedError(RatlsError):
-    """Another party does not release its rows."""
+    """Another provider refused to release its rows."""
 
     exit_status = Exit.PEER

@@ -1,11 +1,11 @@
-"""What releases and collections have in common: a task believed, an enclave that proves itself.
+"""What releases and collections share: a checked task, and an enclave that proves itself.
 
-    job = request.believe()
+    job = request.check_task()
     with request.attested(job, Kind.RELEASE, dataset="train_party_1") as session:
         session.exchange.fresh   # made inside this very stream, for this task and this party
-        session.require_still()  # later: does all that was believed hold at this instant too?
+        session.require_still_valid()  # later: check again everything that may have expired
 
-`believe` talks to nobody. `attested` is the only way in which this package reaches an enclave.
+`check_task` opens no connection. Only `attested` connects to an enclave.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from policy.admission import admit
 from policy.attested import Attested
-from policy.document import Computation, Dataset, Policy, digest_text
+from policy.document import Policy, digest_text
 from policy.errors import TicketScopeError
 from policy.journal import Journal
 from policy.party import LocalParty
 from policy.record import Record
+from policy.sections import Computation, Dataset
 from policy.seen import require_newest
+from policy.signing import require_own_signature
 from policy.state import StudyState
-from policy.task import Task
+from policy.statement import Unverified
+from policy.task import Task, open_task
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
 from ratls.claims import ReceiptKeyUnbound, require_key
@@ -45,13 +48,24 @@ from verifier.verify import verify_quote
 PROBE_SECONDS = 15.0
 
 
+_SEAL = object()
+
+
 @dataclass(frozen=True, slots=True)
-class Believed:
-    """A task that this party's own copy of the policy allows, and all that evidence must meet."""
+class CheckedTask:
+    """A task that this party's own copy of the policy allows, and what evidence is compared with.
+
+    Only `EnclaveRequest.check_task` can make one.
+    """
 
     task: Task
     policy: Policy
     expectation: Expectation
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("a CheckedTask is made by EnclaveRequest.check_task alone")
 
     @property
     def mode(self) -> Mode:
@@ -66,7 +80,7 @@ class Believed:
 
 @dataclass(frozen=True, slots=True)
 class EnclaveRequest:
-    """What this party's own configuration says; nothing in it comes from a peer but the task."""
+    """This party's own configuration, and the task; only the task comes from somewhere else."""
 
     task: bytes  #          signed envelope, as it was received
     address: Address  #     where the enclave listens
@@ -78,42 +92,45 @@ class EnclaveRequest:
     clock: Callable[[], datetime]  # now, aware, UTC
     random: Callable[[int], bytes] = os.urandom
     enclave: str | None = None  # its name in the policy; None means any that the policy lists
-    announce: Callable[[Mode], None] = lambda mode: None  # told as soon as the mode is known
+    announce: Callable[[Mode], None] = lambda mode: None  # called as soon as the mode is known
 
-    def named(self) -> Task:
-        """The task as it says of itself: believed only as to its digest and its policy's.
+    def named(self) -> Unverified:
+        """Which task and policy the envelope names; its signature is not checked.
 
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed.
         """
         with placed("task"):
-            return Task.read(self.task)[0]
+            return Task.read(self.task)
 
-    def believe(self) -> Believed:
-        """Check the task against the policy in force, and this party's keys, without any peer.
+    def check_task(self) -> CheckedTask:
+        """Open the task under the policy in force, without any peer.
 
         Raises:
             StateMissing, PolicyNotAccepted, PolicyExpired, …: No such policy is in force here.
-            PartyNotListed, AnchorDiffers: It lists this party not at all, or with other keys.
+            PartyNotListed, AnchorDiffers: It does not list this party, or has other keys for it.
             TicketScopeError, TicketSignatureError: What `Task.open` says.
-            SimulationNotAllowed: The policy's root is simulated, and nobody allowed that.
+            SimulationNotAllowed: The policy's root is simulated, and that is not allowed.
         """
         at = self.clock()
-        policy_digest = self.named().policy_digest
-        agreement = StudyState(self.state).find_by_policy_digest(policy_digest, at)
-        agreement.require_anchor(self.party)
-        policy = agreement.policy
-        task = Task.open(self.task, policy, at)
+
+        def policy_in_force(named: Unverified) -> Policy:
+            agreement = StudyState(self.state).find_by_policy_digest(named.policy_digest, at)
+            require_own_signature(agreement, self.party)
+            return agreement.policy
+
+        task, policy = open_task(self.task, policy_in_force, at)
         roots = anchors_for(policy.platform.root, allow_simulation=self.allow_simulation)
         self.announce(roots.mode)
-        # Read now: a wrong passphrase should not be found out when everything else is done.
+        # Read now: a wrong passphrase should be noticed before anything else is done.
         _ = self.party.operation, self.party.channel_key_pem
-        return Believed(task, policy, Expectation(policy, self.collateral, roots, self.enclave))
+        expectation = Expectation(policy, self.collateral, roots, self.enclave)
+        return CheckedTask(task, policy, expectation, _SEAL)
 
-    def require_in_force(self, job: Believed, at: datetime) -> None:
-        """The task holds at this instant, and so does its policy: no newer one was accepted.
+    def require_in_force(self, job: CheckedTask, at: datetime) -> None:
+        """Task and policy are valid at this instant, and no newer policy was accepted.
 
         Raises:
-            PolicyRollback, PolicyExpired, TaskExpired, …: As `believe`.
+            PolicyRollback, PolicyExpired, TaskExpired, …: As `check_task`.
         """
         StudyState(self.state).find_by_policy_digest(job.policy.digest, at)
         Task.open(self.task, job.policy, at)
@@ -121,16 +138,16 @@ class EnclaveRequest:
     @contextmanager
     def attested(
         self,
-        job: Believed,
+        job: CheckedTask,
         kind: Kind,
         *,
         dataset: str = "",
         before_task: Callable[[AdmittedCertificate], None] = lambda admitted: None,
     ) -> Iterator[Session]:
-        """Probe, appraise, pin, challenge: the exchange is handed over only after all four.
+        """Probe, appraise, pin and challenge the enclave; the block gets a session after all four.
 
         Args:
-            before_task: May refuse what the certificate shows before the task itself is shown.
+            before_task: May refuse the certificate before the task is sent.
 
         Raises:
             RatlsError: What the appraisals say; TaskExpired for a task that expired meanwhile;
@@ -140,7 +157,7 @@ class EnclaveRequest:
         address, shown = probe_name(self.address, min(self.timeout, PROBE_SECONDS))
         admitted = appraise_certificate(shown, job.expectation, at=self.clock())
         before_task(admitted)
-        # Checking millions of rows takes time: a task that ended meanwhile is shown to nobody.
+        # Checking millions of rows takes time; an expired task is not sent.
         self.require_in_force(job, self.clock())
         with open_exchange(
             kind,
@@ -157,8 +174,8 @@ class EnclaveRequest:
         ) as exchange:
             yield Session(self, job, admitted, exchange)
 
-    def _require_newest_lists(self, job: Believed) -> None:
-        """The bundle is no older than what this party has seen; what is new is noted first.
+    def _require_newest_lists(self, job: CheckedTask) -> None:
+        """The bundle is no older than what this party has seen; new lists are noted first.
 
         Raises: What `require_newest` and `Journal.open` raise.
         """
@@ -169,8 +186,8 @@ class EnclaveRequest:
             if noted is not None:
                 journal.append(noted, self.clock())
 
-    def record(self, job: Believed, document: Attested, fresh: FreshEvidence) -> bytes:
-        """Why `document` was believed: collateral, appraisal and instant, signed by this party."""
+    def record(self, job: CheckedTask, document: Attested, fresh: FreshEvidence) -> bytes:
+        """Collateral, appraisal and instant of the check of `document`, signed by this party."""
         return Record(
             holder=self.party.party_id,
             document_digest=document.digest,
@@ -183,21 +200,21 @@ class EnclaveRequest:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An exchange with an enclave that proved itself, and what that proof rests on."""
+    """An exchange with an enclave that proved itself, and what it proved."""
 
     request: EnclaveRequest
-    job: Believed
+    job: CheckedTask
     admitted: AdmittedCertificate
     exchange: ClientExchange
 
-    def require_still(self) -> None:
-        """Judge again, at this instant, everything that time can end.
+    def require_still_valid(self) -> None:
+        """Check again, at this instant, everything that can expire.
 
-        D15: a stream lasts minutes. Meanwhile the task or its policy can end, a newer policy can
-        be accepted here, and certificates and collateral run out.
+        D15: a stream lasts minutes. Meanwhile the task, its policy, certificates or collateral
+        can expire, and a newer policy can be accepted here.
 
         Raises:
-            RatlsError: What `believe` and the appraisals say at this instant.
+            RatlsError: What `check_task` and the appraisals say at this instant.
         """
         at, expected = self.request.clock(), self.job.expectation
         self.request.require_in_force(self.job, at)
@@ -207,22 +224,22 @@ class Session:
         admit(expected.policy, verified, at=at, enclave_name=expected.enclave_name)
 
 
-class Watch:
-    """Asks again whenever the clock shows another second, in which alone anything can end.
+class ValidityWatch:
+    """Checks a session again in every new second of the clock.
 
-    Every window of ours ends on a whole second, and each batch is asked about: none leaves
-    after the end. A newer policy is seen within a second.
+    Called before each batch. Every window ends on a whole second, so no batch leaves after an
+    end. A newer policy is noticed within a second.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._second: int | None = None
 
-    def ask(self) -> None:
-        """Raises: as `Session.require_still`."""
+    def check(self) -> None:
+        """Raises: as `Session.require_still_valid`."""
         second = int(self._session.request.clock().timestamp())
         if second != self._second:
-            self._session.require_still()
+            self._session.require_still_valid()
             self._second = second
 
 
@@ -232,6 +249,9 @@ class DatasetNotAsked(TicketScopeError):
     code = "dataset-not-asked"
     default_fix = "look at the computation's inputs with `ratls policy show`"
 
+    def sentence(self) -> str:
+        return f"the computation does not take dataset {self.found}; it takes {self.expected}"
+
 
 class DatasetNotOwned(TicketScopeError):
     """The dataset belongs to another party."""
@@ -240,11 +260,11 @@ class DatasetNotOwned(TicketScopeError):
     default_fix = "name a dataset that the policy lists under your own party id"
 
 
-def own_input(job: Believed, dataset_id: str, own: str) -> tuple[Dataset, Computation]:
-    """A dataset of this party, and the task's computation, which takes it.
+def own_input(job: CheckedTask, dataset_id: str, own: str) -> tuple[Dataset, Computation]:
+    """An own dataset that the task's computation takes, and that computation.
 
     Raises:
-        DatasetNotAsked, DatasetNotOwned: It is not so.
+        DatasetNotAsked, DatasetNotOwned.
     """
     computation = job.policy.computation_by_id(job.task.computation)
     dataset = job.policy.dataset_by_id(dataset_id)
@@ -261,15 +281,15 @@ def own_input(job: Believed, dataset_id: str, own: str) -> tuple[Dataset, Comput
 def require_own(
     document: Attested, fresh: FreshEvidence, own: dict[str, object], leaf: type[RatlsError]
 ) -> None:
-    """An acknowledgement or receipt comes from the attested enclave, and says what it must.
+    """An acknowledgement or receipt comes from the attested enclave and has the expected values.
 
     Args:
-        own: Field names and the values that this party knows them to have.
-        leaf: Raised for the first field that has another.
+        own: The expected value of each field.
+        leaf: Raised for the first field with another value.
 
     Raises:
-        ReceiptKeyUnbound: Signed by a key that the evidence does not vouch for.
-        KeyUnbound: It names another TLS key than the one of this connection.
+        ReceiptKeyUnbound: Signed by a key that is not the one in the evidence.
+        KeyUnbound: It names another TLS key than that of this connection.
     """
     if hashlib.sha256(document.receipt_key).digest() != fresh.claims.receipt_key_hash:
         raise ReceiptKeyUnbound(
@@ -278,4 +298,8 @@ def require_own(
     require_key(fresh.claims.pubkey_hash, document.tls_spki)
     for name, value in own.items():
         if getattr(document, name) != value:
-            raise leaf(f"{document.noun}: {name}", expected="own value", found="another")
+            raise leaf(
+                f"{document.noun}: {name}",
+                expected="the value that this party knows",
+                found="another",
+            )

@@ -1,6 +1,6 @@
-"""Refusals are journalled where they happen, so that none depends on a caller to remember it.
+"""Records refusals in the journal where they happen, so that no caller can forget it.
 
-Each once: who offers the same task again and again must not fill the disk with its refusals.
+A repeated refusal is recorded once: repeating a task must not fill the disk.
 """
 
 from __future__ import annotations
@@ -13,22 +13,15 @@ from typing import Literal
 
 from policy.document import digest_text
 from policy.errors import AuditError
-from policy.journal import (
-    Entry,
-    Journal,
-    JournalRecord,
-    RefusedEntry,
-    StateCopied,
-    Step,
-    has_begun,
-    outcomes,
-)
+from policy.journal import Journal, StateCopied, has_begun
+from policy.journal_chain import JournalRecord
+from policy.journal_entries import Entry, RefusedEntry, Step, outcomes
 from verifier.anchors import Mode
 from verifier.errors import RatlsError
 
 
 class Journalling:
-    """One release or collection, as the journal sees it; what it knows grows on the way."""
+    """What is known so far about one release or collection, for its record in the journal."""
 
     def __init__(
         self,
@@ -54,9 +47,9 @@ class Journalling:
         try:
             yield
         except (AuditError, StateCopied):
-            raise  # the journal itself cannot be relied on: there is nowhere to write
+            raise  # the journal itself is damaged: nothing can be recorded
         except RatlsError as refusal:
-            # Where nothing was ever accepted, there is no journal; `StateMissing` says so.
+            # Without an accepted policy there is no journal; the refusal is StateMissing.
             if has_begun(self._folder):
                 entry = self._refusal(refusal)
                 with Journal.open(self._folder) as journal:
@@ -71,7 +64,7 @@ class Journalling:
 
     @contextmanager
     def journal(self) -> Iterator[Journal]:
-        """The journal, held for a decision that must be recorded before anybody else decides."""
+        """The locked journal, for a decision and its record in one step."""
         with Journal.open(self._folder) as journal:
             yield journal
 

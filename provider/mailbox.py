@@ -1,10 +1,10 @@
-"""The scheduler, as this party uses it: a mailbox whose word wakes somebody up, and nothing more.
+"""The scheduler as a mailbox. Its messages only wake the agent; nothing in them is trusted.
 
     with mailbox(address, certificate, party) as client:
         for queued in follow(client, pause=pause, lost=say): ...
 
-`follow` outlives restarts of the scheduler: it watches again from where it was. `Inbox` does so
-in a thread of its own, for somebody who has other things to do until a task comes.
+`follow` continues after restarts of the scheduler, from where it was. `Inbox` runs it in a thread
+of its own, for a caller with other work to do.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from policy.document import digest_text
 from policy.party import LocalParty
 from policy.statement import instant_text
-from policy.task import Task, TaskExpired
+from policy.task import TaskExpired, TaskLabel
 from provider.errors import EnclaveRestarted, ProviderRefusedError, TaskBoundToInstance
 from ratls.address import Address
 from ratls.call_thread import WAKE_SECONDS
@@ -35,14 +36,14 @@ from verifier.backoff import Backoff
 from verifier.errors import RatlsError
 from verifier.files import read_file
 
-# Silence and "not now" may be followed by another answer; every other answer stands.
+# These may change with the next try; every other answer is final.
 PASSING = (SchedulerUnreachable, SchedulerBusy, DeadlineExceeded)
-# Offers that wait for the agent; beyond these the scheduler has to wait, not our memory.
+# Offers that wait for the agent; beyond these the scheduler waits.
 _WAITING_OFFERS = 256
 
 
 def mailbox(address: Address, certificate: Path, party: LocalParty) -> SchedulerClient:
-    """A client that believes only this certificate, and shows this party's own.
+    """A client that accepts only this certificate, and presents this party's own.
 
     Raises: FileUnreadable, SchedulerCertificateUnusable, EnvironmentUnsafe, and what reading the
         party's keys raises.
@@ -68,12 +69,12 @@ def follow(
 
     Args:
         pause: Waits so many seconds; True ends the iteration.
-        lost: Told the refusal and the seconds until the next try.
-        back: Told once the scheduler lets a watch in again, after it was lost.
+        lost: Called with the refusal and the seconds until the next try.
+        back: Called once the scheduler accepts a watch again, after it was lost.
         lasting: Seconds that the next watch may last; from zero down ends the iteration.
 
     Raises:
-        SchedulerRefused: Another try would bring the same.
+        SchedulerRefused: Another try would end the same way.
     """
     cursor, failures = b"", 0
     while (seconds := lasting()) > 0:
@@ -88,7 +89,7 @@ def follow(
             # A scheduler that ends each watch at once is asked once a second, and no faster.
             again = backoff.seconds(0, random)
         except (*PASSING, SchedulerAnswerMalformed) as refusal:
-            # The mailbox is trusted with nothing, so that nothing it says ends an agent.
+            # The scheduler is not trusted, so a malformed answer does not end the agent.
             again = backoff.seconds(failures, random)
             failures += 1
             lost(refusal, again)
@@ -97,7 +98,7 @@ def follow(
 
 
 class Inbox:
-    """What `follow` brings, waited for in a thread of its own.
+    """Runs `follow` in a thread of its own and queues what it yields.
 
     with Inbox(client, lost) as inbox:
         inbox.next(10.0)   # a task, or None when nothing came within 10 seconds
@@ -109,8 +110,8 @@ class Inbox:
         """
         Args:
             client: Closed with the inbox, which ends the watch that runs.
-            lost: As in `follow`; called from the thread, as is `back`. That it could not tell
-                anybody must not end the watch, so it does not raise.
+            lost: As in `follow`; called from the thread, as is `back`. It must not raise, or
+                the watch would end.
             options: Of `follow`.
         """
         self._client, self._lost, self._options = client, lost, options
@@ -136,7 +137,7 @@ class Inbox:
         """The next offer; None if there is none within so many seconds (None: wait for one).
 
         Raises:
-            RatlsError: The scheduler refused for good; whatever ended the thread.
+            RatlsError: The scheduler refused finally; or any exception that ended the thread.
         """
         left = inf if seconds is None else seconds
         while True:
@@ -156,7 +157,7 @@ class Inbox:
     def _follow(self) -> None:
         try:
             for queued in follow(
-                self._client, pause=self._stop.wait, lost=self._told, **self._options
+                self._client, pause=self._stop.wait, lost=self._say_lost, **self._options
             ):
                 self._put(queued)
                 if self._stop.is_set():
@@ -164,7 +165,7 @@ class Inbox:
         except BaseException as error:  # noqa: BLE001 - `next` raises it: a dead thread is silent
             self._put(error)
 
-    def _told(self, refusal: RatlsError, seconds: float) -> None:
+    def _say_lost(self, refusal: RatlsError, seconds: float) -> None:
         if not self._stop.is_set():
             self._lost(refusal, seconds)
 
@@ -179,51 +180,51 @@ class Inbox:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A queued task, as it can be shown: what it says of itself, what the scheduler says of it.
+    """A queued task for display: what its envelope and what the scheduler say. Not verified.
 
-    Nothing of it is verified. `task` is None where the envelope holds none.
+    `task` is None where the envelope does not contain a task.
     """
 
     queued: QueuedTask
-    task: Task | None
+    task: TaskLabel | None
 
     @classmethod
     def of(cls, queued: QueuedTask) -> Self:
-        """Never raises: a list that one bad entry hides is no list."""
+        """Never raises, so that one bad entry does not hide the others."""
         try:
-            return cls(queued, Task.read(queued.envelope)[0])
+            return cls(queued, TaskLabel.read(queued.envelope))
         except RatlsError:
             return cls(queued, None)
 
     @property
     def digest(self) -> bytes:
-        """By our own reckoning, where there is a task."""
+        """Computed here, or the scheduler's where there is no task."""
         return self.queued.digest if self.task is None else self.task.digest
 
     @property
-    def _started_anew(self) -> list[str]:
-        """The datasets that tell of different starts; none where there is one start, or none."""
+    def _on_different_starts(self) -> list[str]:
+        """Datasets released to different starts of the enclave; empty for at most one start."""
         statuses = self.queued.datasets
-        told = [d.dataset for d in statuses if d.code == TaskBoundToInstance.code]
+        datasets = [d.dataset for d in statuses if d.code == TaskBoundToInstance.code]
         released = (d for d in statuses if d.state is State.RELEASED and d.instance)
         starts = {d.instance: d.dataset for d in released}
         if len(starts) > 1:
-            told += [f"{name} to {instance.hex()}" for instance, name in starts.items()]
-        return [ascii(text)[1:-1] for text in told]  # the names are the scheduler's
+            datasets += [f"{name} to {instance.hex()}" for instance, name in starts.items()]
+        return [ascii(text)[1:-1] for text in datasets]  # the names are the scheduler's
 
     def require_one_start(self) -> None:
-        """Raises: EnclaveRestarted. What went to different starts never comes together."""
-        if told := self._started_anew:
+        """Raises: EnclaveRestarted: inputs at different starts are never computed together."""
+        if datasets := self._on_different_starts:
             raise EnclaveRestarted(
-                f"task sha256:{self.digest.hex()}",
+                f"task {digest_text(self.digest)}",
                 expected="every release to one start of the enclave",
-                found=f"the enclave started anew after a release began: {', '.join(told)}",
+                found=f"the enclave restarted after a release began: {', '.join(datasets)}",
             )
 
     def as_json(self) -> dict[str, Any]:
         task = self.task
         return {
-            "task_digest": f"sha256:{self.digest.hex()}",
+            "task_digest": digest_text(self.digest),
             "study": task and task.study,
             "computation": task and task.computation,
             "submitter": task and task.submitter,
@@ -241,28 +242,28 @@ class Notice:
         }
 
     def cells(self) -> tuple[str, str, str, str]:
-        """Digest, what, until, and the states, as texts; part of them is the peers'."""
+        """Digest, computation, expiry and states, as texts; peers chose parts of them."""
         task = self.task
         what = "unreadable" if task is None else f"{task.computation} of {task.study}"
         states = ", ".join(
             f"{d.dataset} {d.state.value}{f' ({d.code})' if d.code else ''}"
             for d in self.queued.datasets
         )
-        if self._started_anew:
-            states += "; the enclave was started anew: sign a new task"
+        if self._on_different_starts:
+            states += "; the enclave restarted: sign a new task"
         return (
-            f"sha256:{self.digest.hex()}",
+            digest_text(self.digest),
             what if task is None else f"{what}, asked by {task.submitter}",
             "" if task is None else instant_text(task.expires),
             states,
         )
 
 
-def seconds_left(task: Task | None, at: datetime) -> float:
-    """How long the next watch for this task may last; without a task as long as any.
+def seconds_left(task: TaskLabel | None, at: datetime) -> float:
+    """How long the next watch for this task may last; without a task, as long as any watch.
 
     Raises:
-        TaskExpired: Nobody releases to it any more, and the scheduler has forgotten it.
+        TaskExpired: No provider releases for it any more.
     """
     if task is None:
         return WATCH_SECONDS
@@ -270,21 +271,24 @@ def seconds_left(task: Task | None, at: datetime) -> float:
     if left <= 0:
         raise TaskExpired(
             "task",
-            expected="every dataset released",
-            found=f"its end, {instant_text(task.expires)}",
+            expected=f"before {instant_text(task.expires)}",
+            found=instant_text(at),
         )
     return min(left, WATCH_SECONDS)
 
 
 class ReleaseRefusedElsewhere(ProviderRefusedError):
-    """The scheduler says that a provider refused. A hint: only that provider knows."""
+    """According to the scheduler, a provider refused. Only that provider knows for sure."""
 
     code = "release-refused-elsewhere"
-    default_fix = "look the code up in docs/errors.md, and ask that provider"
+    default_fix = "look up the code in docs/errors.md, and ask that provider"
+
+    def sentence(self) -> str:
+        return f"{self.thing} was refused by its provider: {self.found}"
 
 
 def outcome(notice: Notice) -> bool:
-    """Has every provider released, if the scheduler is right?
+    """Has every provider released, according to the scheduler?
 
     Raises:
         EnclaveRestarted: Not to the same start of the enclave.
@@ -296,7 +300,7 @@ def outcome(notice: Notice) -> bool:
             raise ReleaseRefusedElsewhere(
                 f"dataset {ascii(status.dataset)[1:-1]}",
                 expected="released",
-                found=f"refused: {status.code}",
+                found=status.code,
             )
     datasets = notice.queued.datasets
     return bool(datasets) and all(status.state is State.RELEASED for status in datasets)

@@ -1,4 +1,4 @@
-"""Options that several commands of this package share, and what they make of them. Loads little."""
+"""Options of several commands of this package, and what is made of them. Loads little."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CollateralFile = Annotated[
 ]
 SchedulerAt = Annotated[str, typer.Option("--scheduler", help="HOST:PORT of the scheduler.")]
 SchedulerCertificate = Annotated[
-    Path, typer.Option(help="Its scheduler.crt; no other certificate is believed.")
+    Path, typer.Option(help="Its scheduler.crt; no other certificate is accepted.")
 ]
 MailboxAt = Annotated[
     str | None,
@@ -29,13 +29,6 @@ MailboxAt = Annotated[
 MailboxCertificate = Annotated[
     Path | None, typer.Option("--scheduler-certificate", help="Its scheduler.crt.")
 ]
-PartyDir = Annotated[Path, typer.Option("--party", help="Folder made by `ratls party new`.")]
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="File with the keys' passphrase, - for standard input. Default: the terminal."
-    ),
-]
 StateDir = Annotated[
     Path | None,
     typer.Option("--state", help="Accepted agreements, journal, receipts. Default: per user."),
@@ -43,12 +36,11 @@ StateDir = Annotated[
 Timeout = Annotated[
     float, typer.Option(min=1, max=86_400, help="Seconds for one exchange with the enclave.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Lines of JSON on stdout.")]
 
 
 def require_both(scheduler: str | None, certificate: Path | None) -> None:
-    """A scheduler is named together with its certificate, or not at all."""
+    """--scheduler and --scheduler-certificate are given together, or neither."""
     if (scheduler is None) != (certificate is None):
         raise typer.BadParameter("--scheduler and --scheduler-certificate go together")
 
@@ -71,7 +63,7 @@ def enclave_request(
     timeout: float,
     allow_simulation: bool,
 ) -> EnclaveRequest:
-    """Everything that a release and a collection take from the command line."""
+    """The arguments that a release and a collection share."""
     from ratls.environment import prepare_process
 
     prepare_process()  # before anything loads gRPC, which reads the environment once
@@ -102,7 +94,9 @@ def enclave_request(
 
 
 def enclave_shown(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, Any]:
-    """Who proved itself, for machines."""
+    """The enclave that proved itself, for machines."""
+    from policy.document import digest_text
+
     verified = fresh.verified
     return {
         "mode": mode.value,
@@ -110,7 +104,7 @@ def enclave_shown(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, A
         "enclave": fresh.admission.enclave.name,
         "mr_enclave": str(verified.quote.enclave.mr_enclave),
         "instance": fresh.claims.instance.hex(),
-        "policy_digest": f"sha256:{fresh.claims.policy_hash.hex()}",
+        "policy_digest": digest_text(fresh.claims.policy_hash),
         "tcb_status": verified.tcb.status.value,
         "advisory_ids": list(verified.tcb.advisory_ids),
         "checks": fresh.appraisal.as_json(),

@@ -1,10 +1,9 @@
-"""A provider asks the enclave which rule its own input breaks, where the policy lets it.
+"""A provider asks the enclave which rule its own input breaks, if the policy allows that.
 
     asked = ask_reason(request, "train_party_1")
     asked.code          # "value-too-rare", or "" when the input breaks none by itself
 
-Whether there was a result, and what other inputs are like, the answer does not say: it is the
-same whatever they are.
+The answer does not depend on the other inputs, and does not tell whether there was a result.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from verifier.anchors import Mode
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """What an enclave that proved itself answered."""
+    """The answer of an enclave that proved itself."""
 
     code: str
     fresh: FreshEvidence
@@ -30,22 +29,22 @@ class Reason:
 
 
 class ReasonsNotAgreed(TicketScopeError):
-    """The policy tells no provider which rule its input broke."""
+    """The policy does not allow reasons."""
 
     code = "reasons-not-agreed"
     default_fix = 'agree on `reasons = "own input"` in the computation\'s release'
 
 
 def ask_reason(request: EnclaveRequest, dataset: str) -> Reason:
-    """One question.
+    """Ask once.
 
     Raises:
         DatasetNotAsked, DatasetNotOwned: It is no input of the task, or another party's.
-        ReasonsNotAgreed: The policy gives no reasons.
+        ReasonsNotAgreed: The policy does not allow reasons.
         ResultPending: Nothing has been computed yet, or its time has not come.
         RatlsError: As `EnclaveRequest.attested` says.
     """
-    job = request.believe()
+    job = request.check_task()
     _, computation = own_input(job, dataset, request.party.party_id)
     if computation.release.reasons is None:
         raise ReasonsNotAgreed(

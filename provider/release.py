@@ -1,10 +1,10 @@
-"""Rows leave a provider here, in one function, and only to an enclave that has just proved itself.
+"""Releases rows, in one function, and only to an enclave that has just proved itself.
 
     done = release(request, "train_party_1", Path("rows.parquet"))
-    done.kept.acknowledgement  # where the enclave's signed word about these rows was stored
+    done.kept.acknowledgement  # path of the enclave's signed acknowledgement
 
-Nothing connects anywhere before the local checks have passed, and no row leaves before the
-enclave answered a challenge inside the very stream that will carry the rows.
+No connection is opened before the local checks pass, and no row leaves before the enclave has
+answered a challenge inside the same stream.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from typing import Literal
 
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
-from policy.document import Computation, Dataset, Policy, digest_text
+from policy.document import Policy, digest_text
 from policy.errors import AuditError
-from policy.journal import (
-    CommittedEntry,
-    Journal,
-    JournalRecord,
-    ReleasedEntry,
-    ReservedEntry,
-    ReturnedEntry,
-)
+from policy.journal import Journal
+from policy.journal_chain import JournalRecord
+from policy.journal_entries import CommittedEntry, ReleasedEntry, ReservedEntry, ReturnedEntry
 from policy.rows import schema_digest
+from policy.sections import Computation, Dataset
 from policy.statement import instant_text
 from policy.task import Task
 from provider.errors import AcknowledgementMismatch
-from provider.exchange import Believed, EnclaveRequest, Session, Watch, own_input, require_own
+from provider.exchange import (
+    CheckedTask,
+    EnclaveRequest,
+    Session,
+    ValidityWatch,
+    own_input,
+    require_own,
+)
 from provider.journalling import Journalling
 from provider.release_state import (
     Attempt,
@@ -55,13 +58,13 @@ from verifier.errors import RatlsError
 
 @dataclass(slots=True)
 class Sent:
-    """What left in this run; grows while rows leave. Bytes are those of Arrow's buffers."""
+    """What was sent in this run, counted on the way. Bytes are those of Arrow's buffers."""
 
     progress: Callable[[int], None]
     rows: int = 0
     batches: int = 0
     bytes: int = 0
-    begun: bool = False  # a row may have left, counted or not
+    begun: bool = False  # a batch may have been sent, counted or not
 
     def count(self, rows: int, size: int) -> None:
         """One more batch."""
@@ -94,11 +97,11 @@ def release(
         request: Task, enclave and own keys.
         dataset: Its id in the policy.
         source: Where its rows are; a path is read by the end of its name.
-        progress: Told rows sent and rows in all, after each batch.
+        progress: Called with rows sent and rows in all, after each batch.
 
     Raises:
-        RatlsError: One leaf; a record of it stands in the journal, unless the journal itself is
-            what is refused (AuditError).
+        RatlsError: One leaf, recorded in the journal, unless the journal itself is refused
+            (AuditError).
     """
     journalling = Journalling(request.state, "release", request.clock, dataset)
     with journalling.refusals_recorded():
@@ -125,7 +128,7 @@ def release(
             journalling.step, journalling.rows = "enclave", 0
             with (
                 request.attested(
-                    job.believed, Kind.RELEASE, dataset=dataset, before_task=require_same_instance
+                    job.checked, Kind.RELEASE, dataset=dataset, before_task=require_same_instance
                 ) as session,
                 _retry_explained(),
                 _reserved(job, session.exchange.fresh, journalling, sent),
@@ -140,12 +143,12 @@ def release(
                     document = exchange.commit(attempt.commit, attempt.salt)
             journalling.step = "answer"
             commit = _conclude(job, document, attempt, exchange.fresh, folder, journalling)
-            return Release(commit, sent, resumed, exchange.fresh, job.believed.mode, folder)
+            return Release(commit, sent, resumed, exchange.fresh, job.checked.mode, folder)
 
 
 @contextmanager
 def _retry_explained() -> Iterator[None]:
-    """A stream that breaks is no mystery: nothing counts, and a second try is safe."""
+    """Adds to a broken stream's refusal that nothing counts yet and a second try is safe."""
     try:
         yield
     except (CallFailed, AnswerMissing, AnswerNotOpened, DeadlineExceeded) as broken:
@@ -158,41 +161,41 @@ def _retry_explained() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class CheckedRelease:
-    """A release that passed every check that needs nobody else, but for the rows themselves."""
+    """A release that passed every local check, except those of the rows."""
 
     request: EnclaveRequest
-    believed: Believed
+    checked: CheckedTask
     dataset: Dataset
     computation: Computation
 
     @property
     def task(self) -> Task:
-        return self.believed.task
+        return self.checked.task
 
     @property
     def policy(self) -> Policy:
-        return self.believed.policy
+        return self.checked.policy
 
     @property
     def names(self) -> tuple[str, str]:
-        """What the journal knows this release by."""
-        return self.believed.task_text, self.dataset.id
+        """Task and dataset, as the journal names them."""
+        return self.checked.task_text, self.dataset.id
 
 
 def check_locally(
     request: EnclaveRequest, dataset_id: str, journalling: Journalling
 ) -> CheckedRelease:
-    """Everything that can be refused without talking to anybody, but for the rows themselves.
+    """Every check that needs no connection, except those of the rows.
 
     Raises:
         RatlsError: The leaf of the first check that failed.
     """
-    # Before it is believed: each task that is refused has a record of its own.
+    # Before it is checked: each task that is refused has a record of its own.
     journalling.task = request.named().digest
-    believed = request.believe()
-    journalling.mode = believed.mode
-    dataset, computation = own_input(believed, dataset_id, request.party.party_id)
-    job = CheckedRelease(request, believed, dataset, computation)
+    checked = request.check_task()
+    journalling.mode = checked.mode
+    dataset, computation = own_input(checked, dataset_id, request.party.party_id)
+    job = CheckedRelease(request, checked, dataset, computation)
     with journalling.journal() as journal:
         require_reservations(journal.records, request.state)
         for reserved in ended(journal.records, request.clock()):
@@ -205,7 +208,7 @@ def check_locally(
 def _require_uses(job: CheckedRelease, records: tuple[JournalRecord, ...]) -> None:
     require_uses_left(
         records,
-        job.believed.task_text,
+        job.checked.task_text,
         study=job.task.study,
         computation=job.computation.id,
         uses=job.computation.uses,
@@ -218,17 +221,17 @@ def _reserved(
 ) -> Iterator[None]:
     """Bind this release to this instance, durably, before its first row.
 
-    A reservation that was made here is given back where the block ends before any row left.
+    A new reservation is given back if the block fails before any row was sent.
     """
     reserved = ReservedEntry(
-        task=job.believed.task_text,
+        task=job.checked.task_text,
         dataset=job.dataset.id,
         policy=digest_text(job.policy.digest),
         study=job.task.study,
         computation=job.computation.id,
         instance=fresh.claims.instance.hex(),
         expires=instant_text(job.task.expires),
-        mode=job.believed.mode.value,
+        mode=job.checked.mode.value,
     )
     with journalling.journal() as journal:
         require_unreleased(journal.records, *job.names)
@@ -239,7 +242,7 @@ def _reserved(
     try:
         yield
     except AuditError:
-        raise  # nothing can be recorded
+        raise  # the journal takes no record
     except (RatlsError, KeyboardInterrupt, SystemExit):
         if new and not sent.begun:
             with journalling.journal() as journal:
@@ -270,20 +273,20 @@ def _stream(
     sent: Sent,
     journalling: Journalling,
 ) -> Attempt:
-    """Send every row, as long as all that was believed holds; the commit to them, signed."""
-    exchange, watch = session.exchange, Watch(session)
+    """Send every row, while everything checked stays valid; then the signed commit."""
+    exchange, watch = session.exchange, ValidityWatch(session)
     salt, of_schema = job.request.random(SALT_SIZE), schema_digest(job.dataset)
     digest = RowDigest(salt, of_schema)
     exchange.begin(source.schema)
     for batch in source.batches():
-        watch.ask()
+        watch.check()
         sent.begun = True
         digest.add(sent.batches, exchange.send(batch))
         sent.count(batch.num_rows, batch.nbytes)
     journalling.step = "commit"
     with journalling.journal() as journal:
         head = journal.head
-    session.require_still()
+    session.require_still_valid()
     commit = Commit(
         task_digest=job.task.digest,
         policy_digest=job.policy.digest,
@@ -303,18 +306,18 @@ def _stream(
 def _keep(
     job: CheckedRelease, attempt: Attempt, folder: ReleaseFolder, journalling: Journalling
 ) -> None:
-    """Before the commit is sent: whatever happens next, the same commit can be sent again."""
+    """Store the commit before it is sent, so that the same commit can be sent again."""
     folder.keep_attempt(attempt)
     commit = Commit.open(attempt.commit, job.policy)
     journalling.record(
         CommittedEntry(
-            task=job.believed.task_text,
+            task=job.checked.task_text,
             dataset=job.dataset.id,
             instance=commit.instance.hex(),
             commit=digest_text(commit.digest),
             rows=commit.rows,
             batches=commit.batches,
-            mode=job.believed.mode.value,
+            mode=job.checked.mode.value,
         )
     )
 
@@ -322,7 +325,7 @@ def _keep(
 def check_acknowledgement(
     raw: bytes, commit: Commit, attempt: Attempt, fresh: FreshEvidence
 ) -> Acknowledgement:
-    """Hold the enclave's word against what was sent.
+    """Compare the acknowledgement with what was sent.
 
     The evidence in it is that of the stream that carried the rows: after a resumption an
     earlier one, which was appraised then; `fresh` names the same instance and keys.
@@ -358,20 +361,20 @@ def _conclude(
     folder: ReleaseFolder,
     journalling: Journalling,
 ) -> Commit:
-    """Check the acknowledgement, store it with a signed record of why it was believed."""
+    """Check the acknowledgement, and store it with a signed record of that check."""
     commit = Commit.open(attempt.commit, job.policy)
     acknowledgement = check_acknowledgement(raw, commit, attempt, fresh)
-    record = job.request.record(job.believed, acknowledgement, fresh)
+    record = job.request.record(job.checked, acknowledgement, fresh)
     folder.keep_proof(raw, record)
     journalling.record(
         ReleasedEntry(
-            task=job.believed.task_text,
+            task=job.checked.task_text,
             dataset=job.dataset.id,
             instance=commit.instance.hex(),
             commit=digest_text(commit.digest),
             acknowledgement=digest_text(acknowledgement.digest),
             rows=commit.rows,
-            mode=job.believed.mode.value,
+            mode=job.checked.mode.value,
         )
     )
     return commit

@@ -1,7 +1,7 @@
-"""Each task once: what the journal says about it, and the files that one release leaves behind.
+"""Each task once: what the journal has about a release, and the files that it keeps.
 
-A release is bound to one instance of the enclave before its first row. SGX cannot see its own
-clones: without the binding, a host could start two and collect different inputs in each.
+A release is bound to one instance of the enclave before its first row. An enclave cannot detect its
+clones: without the binding, a host could start two and give each other inputs.
 """
 
 from __future__ import annotations
@@ -11,30 +11,29 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from policy.errors import TicketScopeError
-from policy.journal import (
-    CommittedEntry,
-    JournalCut,
-    JournalRecord,
-    ReleasedEntry,
-    ReservedEntry,
-    ReturnedEntry,
-)
+from policy.journal_chain import JournalCut, JournalRecord
+from policy.journal_entries import CommittedEntry, ReleasedEntry, ReservedEntry, ReturnedEntry
+from policy.statement import instant_text
+from policy.values import Instance
 from provider.errors import TaskBoundToInstance, TicketReplayError
 from verifier.errors import ConfigError
-from verifier.files import LockHeld, locked, own_folder, read_file, write_atomically
+from verifier.files import LockHeld, locked, own_folder, parse_file, write_atomically
 
 _RELEASES, _ATTEMPT = "releases", "attempt.json"
 
 
 class TaskAlreadyReleased(TicketReplayError):
-    """The rows for this task were released and acknowledged before."""
+    """The rows were already released for this task and acknowledged."""
 
     code = "task-already-released"
+
+    def sentence(self) -> str:
+        return f"{self.thing}: {self.found}"
 
 
 def require_unreleased(records: tuple[JournalRecord, ...], task: str, dataset: str) -> None:
@@ -45,12 +44,12 @@ def require_unreleased(records: tuple[JournalRecord, ...], task: str, dataset: s
             raise TaskAlreadyReleased(
                 f"task {task}, dataset {dataset}",
                 expected="a task not released yet",
-                found=f"{entry.rows} rows released at {record.at:%Y-%m-%dT%H:%M:%SZ}",
+                found=f"{entry.rows} rows released at {instant_text(record.at)}",
             )
 
 
 def require_instance(
-    records: tuple[JournalRecord, ...], task: str, dataset: str, instance: bytes
+    records: tuple[JournalRecord, ...], task: str, dataset: str, instance: Instance
 ) -> ReservedEntry | None:
     """The reservation of this release, None where there is none yet.
 
@@ -71,7 +70,7 @@ def require_instance(
 
 @dataclass(slots=True)
 class Reservation:
-    """The last reservation of one release, and what followed it."""
+    """The last reservation of a release, and what followed it."""
 
     entry: ReservedEntry
     returned: bool = False
@@ -79,7 +78,7 @@ class Reservation:
 
     @property
     def counts(self) -> bool:
-        """May rows have left that an enclave can compute with? A commit is never taken back."""
+        """May an enclave have rows that it can compute with? A commit cannot be taken back."""
         return self.committed or not self.returned
 
 
@@ -103,9 +102,9 @@ def reservations(records: Iterable[JournalRecord]) -> dict[tuple[str, str], Rese
 def ended(records: Iterable[JournalRecord], at: datetime) -> list[ReservedEntry]:
     """Reservations whose task has ended before any commit was signed.
 
-    Without a commit no enclave computes, and to an ended task none is signed any more. That is
-    proof enough that nothing is learnt from the rows that may have left. That an instance is
-    gone proves nobody: another one that answers may be its clone.
+    Without a commit no enclave computes, and no commit is signed for an expired task. So nothing
+    can be learnt from rows that may have been sent. Nothing can prove that an instance is gone:
+    another one that answers may be its clone.
     """
     return [
         held.entry
@@ -113,21 +112,24 @@ def ended(records: Iterable[JournalRecord], at: datetime) -> list[ReservedEntry]
         if held.entry.expires is not None
         and not held.committed
         and not held.returned
-        and held.entry.expires <= at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        and held.entry.expires <= instant_text(at)
     ]
 
 
 class ReleaseStateDamaged(ConfigError):
-    """What was kept of an earlier attempt cannot be read."""
+    """The kept commit of an earlier attempt is missing or cannot be read."""
 
     code = "release-state-damaged"
-    default_fix = TicketReplayError.default_fix
+    default_fix = (
+        "restore the state folder from a backup made after that attempt, or ask the submitter to "
+        "sign a new task with `ratls task sign`"
+    )
 
 
 def require_attempt(
     records: Iterable[JournalRecord], task: str, dataset: str, attempt: Attempt | None
 ) -> None:
-    """A commit that the journal names is kept too, or a second one would be made beside it.
+    """A commit that the journal names must be in the folder, or a second one would be made.
 
     Raises: ReleaseStateDamaged.
     """
@@ -139,10 +141,10 @@ def require_attempt(
 
 
 def require_reservations(records: Iterable[JournalRecord], state: Path) -> None:
-    """Of each commit that was kept, for whatever task, the journal names the reservation.
+    """The journal has the reservation of every kept commit, of all tasks.
 
-    D14: where it does not, journal and head were put back as they once were. Uses would begin
-    anew, and a task could go to a second instance, as if the journal were gone.
+    D14: otherwise an older journal was put back with its head. Uses would be counted from the
+    start, and a task could go to a second instance, as without a journal.
 
     Raises: JournalCut.
     """
@@ -158,19 +160,22 @@ def require_reservations(records: Iterable[JournalRecord], state: Path) -> None:
 
 
 class UsesExhausted(TicketScopeError):
-    """The computation was released to as often as the policy allows."""
+    """The computation has had as many tasks as the policy allows."""
 
     code = "uses-exhausted"
     default_fix = "agree on a policy version with more `uses`"
+
+    def sentence(self) -> str:
+        return f"{self.thing} has had {self.found} tasks; the policy allows {self.expected}"
 
 
 def require_uses_left(
     records: tuple[JournalRecord, ...], task: str, *, study: str, computation: str, uses: int
 ) -> None:
-    """A computation's `uses` are tasks for which rows may have left, whatever came of them.
+    """A computation's `uses` are tasks for which rows may have been sent, also failed ones.
 
-    A reservation that was returned is none. Counted over all versions of the policy: a new
-    version alone brings no new uses.
+    A returned reservation does not count. Counted over all versions of the policy: a new version
+    alone gives no new uses.
 
     Raises: UsesExhausted.
     """
@@ -182,14 +187,14 @@ def require_uses_left(
     if len(others) >= uses:
         raise UsesExhausted(
             f"computation {computation}",
-            expected=f"fewer than {uses} tasks",
+            expected=str(uses),
             found=str(len(others)),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a retry needs to get the very same acknowledgement. Durable before it is sent."""
+    """What a retry needs to get the same acknowledgement; on disk before the commit is sent."""
 
     commit: bytes  #    the signed envelope
     salt: bytes  #      32, of the digest in the commit; the provider alone can open that digest
@@ -209,20 +214,23 @@ class Attempt:
         except (ValueError, TypeError, AttributeError, RecursionError):
             pass  # falls through to the one refusal for every other content
         raise ReleaseStateDamaged(
-            "kept attempt", expected="commit, salt, evidence", found="other bytes"
+            "the file", expected="a commit, its salt and evidence", found="other content"
         )
 
 
 def release_path(state: Path, task: bytes, dataset: str) -> Path:
-    """Where the files of one release stand."""
+    """The folder of one release."""
     return state / _RELEASES / task.hex() / dataset
 
 
 class ReleaseUnderWay(ConfigError):
-    """Another process is releasing this dataset for this task right now."""
+    """Another process is releasing this dataset for this task."""
 
     code = "release-under-way"
     default_fix = "wait for the other process to end"
+
+    def sentence(self) -> str:
+        return f"another process is releasing {self.thing}"
 
 
 class ReleaseFolder:
@@ -236,7 +244,7 @@ class ReleaseFolder:
     @classmethod
     @contextmanager
     def open(cls, state: Path, task: bytes, dataset: str) -> Iterator[Self]:
-        """Hold this release exclusively: two processes would race for one commit.
+        """Lock this release: two processes could make two commits.
 
         Raises: ReleaseUnderWay, FileNotWritten, LocksMissing.
         """
@@ -252,12 +260,12 @@ class ReleaseFolder:
             yield cls(path)
 
     def attempt(self) -> Attempt | None:
-        """The commit that was about to be sent, or was sent, the last time.
+        """The commit of the last attempt, sent or not.
 
         Raises: ReleaseStateDamaged, FileUnreadable.
         """
         path = self._path / _ATTEMPT
-        return Attempt.parse(read_file(path)) if path.exists() else None
+        return parse_file(path, Attempt.parse) if path.exists() else None
 
     def keep_attempt(self, attempt: Attempt) -> None:
         """Raises: FileNotWritten."""

@@ -1,10 +1,10 @@
-"""Hold a source against what was acknowledged: are these the rows that left then?
+"""Compare a source with an acknowledgement: are these the rows that were released?
 
     found = compare_source(state, reading, source, task=None, dataset="train_party_1")
     found.acknowledgement.rows
 
-The acknowledgement names a salted digest of the rows. Its salt stands in the release folder alone,
-so only the provider can do this; nobody connects anywhere.
+The acknowledgement contains a salted digest of the rows. Only the release folder has the salt, so
+only the provider can do this. No connection is opened.
 """
 
 from __future__ import annotations
@@ -15,32 +15,35 @@ from pathlib import Path
 
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
-from policy.document import Dataset, Policy, digest_text
+from policy.document import Policy, digest_text
 from policy.errors import ResultBindingError
-from policy.journal import Reading, ReleasedEntry
+from policy.journal import Reading
+from policy.journal_entries import ReleasedEntry
 from policy.rows import schema_digest
+from policy.sections import Dataset
 from policy.state import PolicyNotAccepted, StudyState
+from policy.values import Digest
 from provider.errors import AcknowledgementMismatch
 from provider.release_state import Attempt, release_path
 from provider.sources import SourceSpec
 from ratls.framing import RowDigest, without_metadata
 from verifier.errors import ConfigError
-from verifier.files import read_file
+from verifier.files import parse_file, read_file
 
 
 @dataclass(frozen=True, slots=True)
 class MatchingRelease:
-    """A release whose rows are those of the source."""
+    """A release of exactly the rows of the source."""
 
     acknowledgement: Acknowledgement
     path: Path  # of its file
 
 
 class SourceDiffers(ResultBindingError):
-    """The rows of the source are not those whose arrival was acknowledged."""
+    """The rows of the source are not the released ones."""
 
     code = "source-differs"
-    default_fix = "name the file as it was when it was released; its order and options count too"
+    default_fix = "name the released file, with the same order of rows and the same options"
 
 
 def compare_source(
@@ -49,19 +52,19 @@ def compare_source(
     """Recompute the digest of one release over the rows of `source`.
 
     Args:
-        state: The folder whose journal is `reading`.
-        task, dataset: Which release is meant, where there are several.
+        state: The state folder; `reading` is its journal.
+        task, dataset: Choose one release where there are several.
 
     Raises:
         ReleaseUnclear: No such release, or more than one.
         AcknowledgementMismatch: The kept files are not those that the journal names.
-        SourceDiffers: Other rows left, or rows in another order.
+        SourceDiffers: Other rows were released, or the same in another order.
         RatlsError: What reading the kept files, or the source, raises.
     """
     released = _one(reading, task, dataset)
     path = release_path(state, bytes.fromhex(released.task[7:]), released.dataset)
-    attempt = Attempt.parse(read_file(path / "attempt.json"))
-    policy = _policy(StudyState(state), Commit.read(attempt.commit)[0].policy_digest)
+    attempt = parse_file(path / "attempt.json", Attempt.parse)
+    policy = _policy(StudyState(state), Commit.read(attempt.commit).policy_digest)
     commit = Commit.open(attempt.commit, policy)
     acknowledgement = Acknowledgement.open(read_file(path / "acknowledgement.json"))
     kept = (digest_text(commit.digest), digest_text(acknowledgement.digest))
@@ -82,7 +85,7 @@ def compare_source(
 
 
 class ReleaseUnclear(ConfigError):
-    """The journal has no release that is meant, or several."""
+    """The journal has no matching release, or several."""
 
     code = "release-unclear"
     default_fix = "name one with --task and --dataset; `ratls provider journal show` lists them"
@@ -97,14 +100,12 @@ def _one(reading: Reading, task: str | None, dataset: str | None) -> ReleasedEnt
         and dataset in (None, record.entry.dataset)
     ]
     if len(fitting) != 1:
-        raise ReleaseUnclear(
-            "journal", expected="one release that is meant", found=str(len(fitting))
-        )
+        raise ReleaseUnclear("journal", expected="one matching release", found=str(len(fitting)))
     return fitting[0]
 
 
-def _policy(store: StudyState, digest: bytes) -> Policy:
-    """Whatever has become of it since: a release is held against the version it was made under."""
+def _policy(store: StudyState, digest: Digest) -> Policy:
+    """The accepted policy version that the release was made under, in force or not."""
     for study in store.studies():
         stored = store.stored(study)
         for version in stored.agreement.versions if stored else ():
@@ -113,7 +114,7 @@ def _policy(store: StudyState, digest: bytes) -> Policy:
     raise PolicyNotAccepted("policy", expected="one that was accepted", found=digest_text(digest))
 
 
-def _digest(source: SourceSpec, dataset: Dataset, salt: bytes) -> bytes:
+def _digest(source: SourceSpec, dataset: Dataset, salt: bytes) -> Digest:
     """As `provider.release` makes it, batch for batch."""
     digest = RowDigest(salt, schema_digest(dataset))
     with source.open(dataset) as opened:

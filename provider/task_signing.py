@@ -1,4 +1,4 @@
-"""A submitter's task, signed: made only from the policy that this party accepted.
+"""Signs a submitter's task, under the policy that this party accepted.
 
 task, envelope = sign_task(party, state, "my-study", "train", {"max_iter": 200}, lifetime, at=now)
 """
@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from policy.document import Policy
-from policy.parameters import Fixed, Value, as_value
+from policy.parameters import Value, as_value
 from policy.party import LocalParty
+from policy.signing import require_own_signature
 from policy.state import StudyState
-from policy.task import Task, TaskParameterDenied
+from policy.task import Task
 from verifier.errors import ConfigError
 
 _DURATION = re.compile(r"([1-9][0-9]{0,4})([smhd])", re.ASCII)
@@ -23,14 +24,14 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def policy_in_force(party: LocalParty, state: Path, study: str, *, at: datetime) -> Policy:
-    """The policy of a study that this party accepted and that holds now.
+    """The policy of a study that this party accepted and that is in force.
 
     Raises:
         StateMissing, PolicyExpired, PolicyNotYetValid: There is none.
-        PartyNotListed, AnchorDiffers: It lists this party not at all, or with other keys.
+        PartyNotListed, AnchorDiffers: It does not list this party, or has other keys for it.
     """
     agreement = StudyState(state).current(study, at)
-    agreement.require_anchor(party)
+    require_own_signature(agreement, party)
     return agreement.policy
 
 
@@ -47,18 +48,8 @@ def sign_task(
 
     Raises:
         TaskComputationUnknown, TaskSubmitterDenied, TaskParameterDenied: The policy does not
-            give this party such a task.
+            allow such a task to this party.
     """
-    named = policy.computation_by_id(computation)
-    if named is not None:
-        free = sorted(n for n, p in named.parameters.items() if not isinstance(p, Fixed))
-        for name in parameters:
-            if name not in free:
-                raise TaskParameterDenied(
-                    f"parameter {ascii(name)[:80]}",
-                    expected=f"one that the policy leaves open: {', '.join(free) or 'none'}",
-                    found="another",
-                )
     task = Task.new(
         policy, computation, party.party_id, at=at, parameters=parameters, lifetime=lifetime
     )
@@ -66,7 +57,7 @@ def sign_task(
 
 
 class ParameterMalformed(ConfigError):
-    """A `--set` is not one `name=value` with a TOML value."""
+    """A `--set` is not `name=value` with a TOML value, or repeats a name."""
 
     code = "parameter-malformed"
     default_fix = "write for example --set max_iter=200 or --set 'label=\"y\"'"
@@ -79,7 +70,9 @@ def parse_parameters(settings: Sequence[str]) -> dict[str, Value]:
         name, equals, text = setting.partition("=")
         thing = f"--set {ascii(name)[:80]}"
         if not equals or not name or name in parameters:
-            raise ParameterMalformed(thing, expected="each name once, name=value", found="other")
+            raise ParameterMalformed(
+                thing, expected="name=value, each name once", found="something else"
+            )
         try:
             document = tomllib.loads(f"value = {text}")
             if set(document) != {"value"}:  # a line end in the value would begin another entry
@@ -91,7 +84,7 @@ def parse_parameters(settings: Sequence[str]) -> dict[str, Value]:
 
 
 class DurationMalformed(ConfigError):
-    """A duration cannot be read."""
+    """A duration is not a number with s, m, h or d."""
 
     code = "duration-malformed"
     default_fix = "write for example 30m, 1h or 7d"

@@ -17,6 +17,7 @@ from enum import StrEnum
 
 from policy.admission import Admission, AdmissionCheck, admit
 from policy.document import Policy
+from policy.values import Digest, Nonce
 from ratls.certificate import check_certificate
 from ratls.claims import ROLE_SERVER, CertificateClaims, ChallengeClaims, require_equal, require_key
 from ratls.evidence import Evidence
@@ -71,9 +72,9 @@ class Expectation:
 class Challenge:
     """What this verifier asked for. Sizes in bytes."""
 
-    nonce: bytes  #             32, fresh and its own
+    nonce: Nonce  #             32, fresh and its own
     peer_spki_sha256: bytes  #  32, of its own channel certificate
-    task_digest: bytes  #       32, zero without a task
+    task_digest: Digest  #      32, zero without a task
 
 
 _SEAL = object()

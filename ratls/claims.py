@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass, fields
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from policy.errors import PolicyConflictError
+from policy.values import Digest, Instance, Nonce
 from ratls import cbor
 from ratls.errors import BindingError, EvidenceFormatError, FreshnessError
 from verifier.errors import Exit, ModeMismatchError, RatlsError
@@ -20,7 +21,7 @@ from verifier.errors import Exit, ModeMismatchError, RatlsError
 ROLE_SERVER = b"server"
 NONCE_SIZE = 32
 INSTANCE_SIZE = 16
-NO_TASK = bytes(32)  # `task-hash` of a bare check
+NO_TASK = Digest(bytes(32))  # `task-hash` of a bare check
 MAX_CLAIMS = 4096
 
 # Named Information hash ids (IANA); truncated variants are not among them.
@@ -79,8 +80,8 @@ class CertificateClaims:
     context: bytes  #           purpose and protocol version
     role: bytes  #              `server` or `client`
     mode: bytes  #              `production` or `simulation`
-    policy_hash: bytes  #       32, digest of the policy that the enclave obeys
-    instance: bytes  #          16, of this start
+    policy_hash: Digest  #      32, digest of the policy that the enclave obeys
+    instance: Instance  #       16, of this start
     receipt_key_hash: bytes  #  32, SHA-256 of the SPKI of the key that signs receipts
     unknown: tuple[str, ...] = ()  # names of further claims: ignored, but shown
 
@@ -123,7 +124,7 @@ class CertificateClaims:
             raise ClaimOfAnotherPurpose(
                 "claims", expected="those of a certificate alone", found=", ".join(foreign)
             )
-        known = {name.replace("-", "_"): found[name] for name in cls.names()}
+        known: dict[str, Any] = {n.replace("-", "_"): found[n] for n in cls.names()}
         return cls(**known, unknown=tuple(others))
 
 
@@ -136,8 +137,8 @@ class ChallengeClaims(CertificateClaims):
     CONTEXT: ClassVar[bytes] = b"ratls/1 challenge"
 
     peer_hash: bytes  #  32, SHA-256 of the SPKI of the authenticated peer's channel certificate
-    task_hash: bytes  #  32, digest of a task that the enclave has verified; zero without one
-    nonce: bytes  #      32, from the verifier
+    task_hash: Digest  # 32, digest of a task that the enclave has verified; zero without one
+    nonce: Nonce  #      32, from the verifier
 
 
 def parse_claim_map(raw: bytes) -> dict[str, bytes]:

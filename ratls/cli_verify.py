@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policy.cli import AnchorDigest, AnchorParty
+from policy.options import KnownDigest, OwnParty
 from ratls.cli_verify_forecast import forecast
 from ratls.cli_verify_quote import doubt_of, quote
 from ratls.errors import FreshnessError
@@ -48,8 +48,8 @@ def cert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate, DER or PEM.")],
     agreement: AgreementFile,
     collateral: CollateralFile,
-    party: AnchorParty = None,
-    digest: AnchorDigest = None,
+    party: OwnParty = None,
+    digest: KnownDigest = None,
     at: At = None,
     json_output: Json = False,
     *,
@@ -65,14 +65,14 @@ def cert(
     from verifier.shell import parse_instant, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        from policy.anchor import bring
+        from policy.agreement_file import open_agreement
         from ratls.appraise import appraise_certificate
         from ratls.certificate import as_der
         from verifier.files import read_file
 
         instant = parse_instant(at)
         der = as_der(read_file(file))
-        brought = bring(agreement, party=party, digest=digest)
+        brought = open_agreement(agreement, party=party, digest=digest)
         agreed = brought.agreed.in_force(instant).policy
         doubt = doubt_of(shell, brought, agreed)
         expectation = _expectation(agreed, collateral, allow_simulation, shell)
@@ -108,7 +108,7 @@ def server(
             "signed the agreement.",
         ),
     ] = None,
-    digest: AnchorDigest = None,
+    digest: KnownDigest = None,
     certificate_only: Annotated[
         bool,
         typer.Option("--certificate-only", help="Do not ask for a fresh proof."),
@@ -151,7 +151,7 @@ def server(
             param_hint="--collateral",
         )
     with refusals_as_exit_status(json_output) as shell:
-        from policy.anchor import bring
+        from policy.agreement_file import open_agreement
         from policy.journal import Reading, has_begun
         from policy.seen import require_newest
         from ratls.address import Address
@@ -162,7 +162,7 @@ def server(
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)
-        brought = bring(agreement, party=party, digest=digest)
+        brought = open_agreement(agreement, party=party, digest=digest)
         agreed = brought.agreed.in_force(now()).policy
         doubt = doubt_of(shell, brought, agreed)
         identity = None if party is None else _channel(party, passphrase_file)
@@ -262,8 +262,8 @@ def receipt(
     collateral: Annotated[
         Path | None, typer.Option("--collateral", help="Without a record: a bundle to judge with.")
     ] = None,
-    party: AnchorParty = None,
-    digest: AnchorDigest = None,
+    party: OwnParty = None,
+    digest: KnownDigest = None,
     at: At = None,
     json_output: Json = False,
     *,
@@ -282,7 +282,7 @@ def receipt(
     if record is not None and collateral is not None:
         raise typer.BadParameter("give --record or --collateral", param_hint="--record")
     with refusals_as_exit_status(json_output) as shell:
-        from policy.anchor import bring
+        from policy.agreement_file import open_agreement
         from policy.receipt import RESULT_CAP, is_document
         from ratls.appraise import Expectation
         from ratls.offline import policy_named_by, verify_document, verify_with_record
@@ -304,7 +304,7 @@ def receipt(
             raise typer.BadParameter(
                 "cannot be used with a record, which contains the time", param_hint="--at"
             )
-        brought = bring(agreement, party=party, digest=digest)
+        brought = open_agreement(agreement, party=party, digest=digest)
         agreed = policy_named_by(raw, brought.agreed)
         doubt = doubt_of(shell, brought, agreed)
         roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)
@@ -330,6 +330,7 @@ def _show_document(
     roots: TrustAnchors,
     refusal: RatlsError | None,
 ) -> None:
+    from policy.document import digest_text
     from policy.receipt import Receipt
     from policy.statement import instant_text
 
@@ -341,7 +342,7 @@ def _show_document(
             "computation": document.computation,
             "recipient": document.recipient,
             "inputs": inputs,
-            "result_digest": f"sha256:{document.result_digest.hex()}",
+            "result_digest": digest_text(document.result_digest),
         }
         what = f"{document.computation} over {', '.join(inputs)} for {document.recipient}\n  " + (
             "this is the result that it names"
@@ -353,8 +354,8 @@ def _show_document(
             "dataset": document.dataset,
             "provider": document.provider,
             "rows": document.rows,
-            "commit_digest": f"sha256:{document.commit_digest.hex()}",
-            "rows_digest": f"sha256:{document.rows_digest.hex()}",
+            "commit_digest": digest_text(document.commit_digest),
+            "rows_digest": digest_text(document.rows_digest),
         }
         what = f"{document.rows:,} rows of {document.dataset} from {document.provider}"
     if not shell.json_output:
@@ -364,8 +365,8 @@ def _show_document(
             **facts,
             "verdict": "undecided" if refusal else "accepted",
             "mode": roots.mode.value,
-            "task_digest": f"sha256:{document.task_digest.hex()}",
-            "policy_digest": f"sha256:{document.policy_digest.hex()}",
+            "task_digest": digest_text(document.task_digest),
+            "policy_digest": digest_text(document.policy_digest),
             "enclave": verified.evidence.admission.enclave.name,
             "instance": document.instance.hex(),
             "at": instant_text(at),
@@ -401,6 +402,8 @@ def _show(
     refusal: RatlsError | None = None,
 ) -> None:
     """Show what is known of an enclave; then end with `refusal`, where there is one."""
+    from policy.document import digest_text
+
     report, fresh = proof.verified.quote.enclave, facts["fresh"]
     if not shell.json_output:
         shell.show_appraisal(proof.appraisal)
@@ -412,7 +415,7 @@ def _show(
             "enclave": proof.admission.enclave.name,
             "mr_enclave": str(report.mr_enclave),
             "instance": proof.claims.instance.hex(),
-            "policy_digest": f"sha256:{proof.claims.policy_hash.hex()}",
+            "policy_digest": digest_text(proof.claims.policy_hash),
             "tcb_status": proof.verified.tcb.status.value,
             "checks": proof.appraisal.as_json(),
             "error": refusal.as_json() if refusal else None,

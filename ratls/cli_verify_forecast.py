@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policy.cli import AnchorDigest, AnchorParty
+from policy.options import KnownDigest, OwnParty
 from ratls.cli_verify_quote import (
     AcceptAdvisory,
     AcceptStatus,
@@ -46,8 +46,8 @@ def forecast(
         typer.Option(help="A bundle of Intel's early update: what will be said one day."),
     ] = None,
     policy: PolicyFile = None,
-    party: AnchorParty = None,
-    digest: AnchorDigest = None,
+    party: OwnParty = None,
+    digest: KnownDigest = None,
     accept_status: AcceptStatus = None,
     accept_advisory: AcceptAdvisory = None,
     root: Root = None,
@@ -97,9 +97,9 @@ def forecast(
             demand = _usual_demand(statuses, accept_advisory)
             root_name = "intel" if root is None else root
         else:
-            from policy.anchor import bring
+            from policy.agreement_file import open_agreement
 
-            brought = bring(policy, party=party, digest=digest, drafts=True)
+            brought = open_agreement(policy, party=party, digest=digest, drafts=True)
             demand = _demand_of(brought.policies)
             agreed = _in_force(brought.policies, instant)
             doubt, root_name = doubt_of(shell, brought, agreed), agreed.platform.root

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policy.cli import AnchorDigest, AnchorParty
+from policy.options import KnownDigest, OwnParty
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from policy.anchor import Brought
+    from policy.agreement_file import OpenedAgreement
     from policy.document import Policy
     from verifier.appraisal import Appraisal
     from verifier.batch import Judge
@@ -61,8 +61,8 @@ def quote(
     accept_status: AcceptStatus = None,
     accept_advisory: AcceptAdvisory = None,
     policy: PolicyFile = None,
-    party: AnchorParty = None,
-    digest: AnchorDigest = None,
+    party: OwnParty = None,
+    digest: KnownDigest = None,
     root: Root = None,
     newer_sgx: NewerSgx = False,
     workers: Annotated[
@@ -102,11 +102,9 @@ def quote(
             acceptance = partial(accept, statuses=statuses, advisories=advisories)
             root_name = "intel" if root is None else root
         else:
-            from policy.anchor import (
-                bring,  # imported here: without a policy the command takes a third of the time
-            )
+            from policy.agreement_file import open_agreement  # slow: not for everyone
 
-            brought = bring(policy, party=party, digest=digest, drafts=True)
+            brought = open_agreement(policy, party=party, digest=digest, drafts=True)
             agreed = _in_force(brought, instant)
             acceptance = partial(_admission, agreed, instant, doubt_of(shell, brought, agreed))
             root_name = agreed.platform.root
@@ -236,16 +234,16 @@ def require_one_demand(
         raise typer.BadParameter("--party and --digest need --policy", param_hint="--digest")
 
 
-def doubt_of(shell: Shell, brought: Brought, policy: Policy) -> RatlsError | None:
+def doubt_of(shell: Shell, brought: OpenedAgreement, policy: Policy) -> RatlsError | None:
     """Compare an agreement file with the --party or --digest given; warn if neither was given.
 
-    Returns: The refusal with which the command must then end. Raises: as `Brought.doubt`.
+    Returns: The refusal with which the command must then end. Raises: as `OpenedAgreement.compare`.
     """
     from policy.document import digest_text
 
     if brought.complete is None:
         shell.say(f"{brought.path} is an unsigned draft: its signatures were not checked")
-    doubt = brought.doubt(policy)
+    doubt = brought.compare(policy)
     if doubt is not None:
         shell.err.print(
             f"[bold black on yellow] NOT VERIFIED [/] digest {digest_text(policy.digest)} shown, "
@@ -267,5 +265,5 @@ def _admission(
     return appraisal
 
 
-def _in_force(brought: Brought, at: datetime) -> Policy:
+def _in_force(brought: OpenedAgreement, at: datetime) -> Policy:
     return brought.policies[-1] if brought.complete is None else brought.agreed.in_force(at).policy

@@ -27,6 +27,7 @@ import pyarrow.flight as flight
 
 from policy.errors import ResourceLimitError
 from policy.text import IDENTIFIER
+from policy.values import Digest, Nonce
 from ratls.address import Address
 from ratls.appraise import (
     AdmittedCertificate,
@@ -88,7 +89,7 @@ def open_exchange(
     identity: ChannelIdentity,
     *,
     task: bytes,
-    task_digest: bytes,
+    task_digest: Digest,
     dataset: str,
     expectation: Expectation,
     clock: Callable[[], datetime],
@@ -114,7 +115,7 @@ def open_exchange(
         TransportError: The peer is unreachable, late, silent or refuses.
         RatlsError: What the appraisal of its answer says.
     """
-    challenge = Challenge(random(NONCE_SIZE), identity.spki_sha256, task_digest)
+    challenge = Challenge(Nonce(random(NONCE_SIZE)), identity.spki_sha256, task_digest)
     hello = write_message("hello", nonce=challenge.nonce, task=task, dataset=dataset)
     largest = MAX_RESULT if kind is Kind.COLLECT else MAX_MESSAGE
     options = flight.FlightCallOptions(timeout=timeout, read_options=_NO_ROWS)

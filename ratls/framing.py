@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from policy.errors import ResourceLimitError
+from policy.values import Digest
 from ratls import cbor
 from ratls.claims import NONCE_SIZE
 from ratls.errors import StreamIntegrityError
@@ -198,7 +199,7 @@ class RowDigest:
     rows (u64 big-endian each) and the bytes of its Arrow IPC message.
     """
 
-    def __init__(self, salt: bytes, schema_digest: bytes) -> None:
+    def __init__(self, salt: bytes, schema_digest: Digest) -> None:
         if len(salt) != SALT_SIZE or len(schema_digest) != 32:
             raise ValueError("salt and schema digest are 32 bytes each")
         self._hash = hashlib.sha256(salt + schema_digest)
@@ -208,9 +209,9 @@ class RowDigest:
         self._hash.update(seq.to_bytes(8, "big") + batch.num_rows.to_bytes(8, "big"))
         self._hash.update(batch.serialize())
 
-    def digest(self) -> bytes:
+    def digest(self) -> Digest:
         """32 bytes."""
-        return self._hash.digest()
+        return Digest(self._hash.digest())
 
 
 def without_metadata(schema: pa.Schema) -> pa.Schema:

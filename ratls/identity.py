@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from policy.keys import KeySigner
+from policy.keys import KeySigner, ReceiptSigner
+from policy.values import Digest, Instance, Nonce
 from ratls.attester import Attester
 from ratls.certificate import build_certificate
 from ratls.claims import INSTANCE_SIZE, ROLE_SERVER, CertificateClaims, ChallengeClaims, key_hash
@@ -54,13 +55,13 @@ class EnclaveIdentity:
         self.spki = _spki(tls_key)
         self.receipt_spki = _spki(receipt_key)
         # The TLS key signs TLS only: one key for two protocols lets one sign for the other.
-        self.receipt_signer = KeySigner.from_private(receipt_key)
+        self.receipt_signer = ReceiptSigner(KeySigner.from_private(receipt_key))
 
     @classmethod
     def create(
         cls,
         attester: Attester,
-        policy_digest: bytes,
+        policy_digest: Digest,
         *,
         at: datetime,
         random: Callable[[int], bytes] = os.urandom,
@@ -77,7 +78,7 @@ class EnclaveIdentity:
         """
         tls_key = ec.generate_private_key(ec.SECP256R1())
         receipt_key = ec.generate_private_key(ec.SECP256R1())
-        instance = random(INSTANCE_SIZE)
+        instance = Instance(random(INSTANCE_SIZE))
         claims = CertificateClaims(
             pubkey_hash=key_hash(_spki(tls_key)),
             context=CertificateClaims.CONTEXT,
@@ -109,11 +110,11 @@ class EnclaveIdentity:
         return self._tls_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     @property
-    def instance(self) -> bytes:
+    def instance(self) -> Instance:
         """16 bytes that name this start."""
         return self._claims.instance
 
-    def answer_challenge(self, nonce: bytes, peer_spki_sha256: bytes, task_digest: bytes) -> bytes:
+    def answer_challenge(self, nonce: Nonce, peer_spki_sha256: bytes, task_digest: Digest) -> bytes:
         """Fresh evidence for one peer and one task.
 
         Args:

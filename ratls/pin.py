@@ -11,7 +11,7 @@ and sends plaintext. None of the three is possible here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pyarrow.flight as flight
 from cryptography import x509
@@ -23,6 +23,9 @@ from ratls.appraise import AdmittedCertificate
 from ratls.certificate import ENCLAVE_NAME
 from ratls.environment import prepare_process
 from verifier.errors import ConfigError
+
+if TYPE_CHECKING:
+    from policy.party import LocalParty
 
 CLIENT_OPTIONS = [  # of every gRPC client of ours
     # Compressed messages are refused: 1 MB of gzip would become 1 GB before any check. Both

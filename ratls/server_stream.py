@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from policy.errors import ResourceLimitError
+from policy.values import Nonce
 from ratls import cbor
 from ratls.errors import CallFailed, StreamIntegrityError
 from ratls.framing import (
@@ -40,7 +41,7 @@ from verifier.files import MEBIBYTE
 class Hello:
     """The first message of every exchange. Nothing in it is verified."""
 
-    nonce: bytes  # 32
+    nonce: Nonce  # 32
     task: bytes
     dataset: str
 

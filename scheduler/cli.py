@@ -88,14 +88,12 @@ def serve(
 
 def _complete(path: Path) -> CompleteAgreement:
     from datetime import UTC, datetime
-    from functools import partial
 
-    from policy.agreement import Agreement, require_not_expired
+    from policy.agreement import require_not_expired
+    from policy.agreement_file import read_agreement
     from verifier.errors import placed
-    from verifier.files import parse_file
-    from verifier.modes import known_roots
 
-    read = parse_file(path, partial(Agreement.parse, known_roots=known_roots()))
+    read = read_agreement(path)
     with placed(str(path)):
         complete = read.require_complete()
         require_not_expired(complete.policy, datetime.now(UTC))

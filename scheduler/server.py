@@ -185,7 +185,7 @@ class TaskServer:
         """Store a task."""
         with self._guard("submit", requests, context) as (peer, request):
             with suppress(RatlsError):  # for the log alone; not verified
-                bind(task_digest=digest_text(Task.read(request.envelope)[0].digest))
+                bind(task_digest=digest_text(Task.read(request.envelope).digest))
             digest = self._service.submit(peer, request.envelope, self._clock())
             self._waker.ask()
             return pb.SubmitAnswer(task_digest=digest)

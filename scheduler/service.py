@@ -17,9 +17,10 @@ from datetime import datetime
 
 from policy.agreement import CompleteAgreement, PolicyExpired, PolicyNotYetValid
 from policy.channel import ChannelCertificate
-from policy.document import Party, Policy, digest_text
+from policy.document import Policy, digest_text
 from policy.errors import TicketScopeError
-from policy.task import Task
+from policy.sections import Party
+from policy.task import Task, open_task
 from ratls.errors import AuthorizationError, PeerIdentityError
 from scheduler.limits import Limits
 from scheduler.messages import require_task_size
@@ -147,14 +148,15 @@ class Service:
         """
         memberships = self._roster.memberships(peer, at)
         require_task_size(envelope)
-        named, _ = Task.read(envelope)  # not verified: only to find the policy
-        membership = _membership(memberships, named.policy_digest)
-        task = Task.open(envelope, membership.policy, at)
+        task, policy = open_task(
+            envelope, lambda named: _membership(memberships, named.policy_digest).policy, at
+        )
+        membership = memberships[policy.digest]
         # D11: a party with a copy of another's task must not use up the other's quota.
         if task.submitter != membership.party.id:
             raise SubmitterDiffers("task", expected=membership.party.id, found=task.submitter)
         inputs = _inputs(membership, task)
-        digest, policy_digest = task.digest, membership.policy.digest
+        digest, policy_digest = task.digest, policy.digest
         new = NewTask(digest, envelope, policy_digest, peer, task.expires, inputs)
         self._store.add(new, at, self._limits.admit)
         return digest

@@ -27,7 +27,7 @@ SETS = ("", "policy", "provider", "enclave", "scheduler", "all")
 MODULES = {
     "": ["verifier", "ratls.cli", "ratls.cli_collateral", "ratls.cli_verify_quote"],
     "policy": ["policy", "ratls.offline", "ratls.probe"],
-    "provider": ["provider.cli", "provider.release", "provider.agent", "provider.mailbox"],
+    "provider": ["provider.cli_provider", "provider.release", "provider.agent", "provider.mailbox"],
     "enclave": ["enclave_app.gramine_main", "enclave_app.serving", "enclave_app.compute"],
     "scheduler": ["scheduler.server", "scheduler.store"],
 }

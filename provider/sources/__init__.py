@@ -3,12 +3,12 @@
     spec = parse_source({"kind": "csv", "path": "rows.csv"}, base=Path("/srv/ratls"))
     with spec.open(dataset) as source:
         rows = source.scan()            # everything is checked before any connection is made
-        for batch in source.batches():  # and once more while it leaves
+        for batch in source.batches():  # and checked again
             …
 
 Parquet, CSV, Arrow IPC (file and stream), several files as one, and the answer to a SQL query; the
 rules are those of `base`, the same for all. Only declared columns leave, in the declared order.
-What is another spelling of the same value is read (`files`, `text`); what has two meanings, or
+Other spellings of the same value are read (`files`, `text`). A value with two meanings, or one that
 would lose a digit (`exact`), is refused, and the refusal says how to convert it.
 """
 

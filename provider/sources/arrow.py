@@ -21,7 +21,7 @@ from provider.sources.base import NO_NAMES, rows_per_read
 from provider.sources.files import FileSource, OpenFile
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
 
 _FILE_MAGIC = b"ARROW1"
 _FEATHER_1 = b"FEA1"
@@ -69,11 +69,11 @@ class ArrowSource(FileSource):
         step = rows_per_read(self._schema)
         for batch in self._of_file() if self._is_file else self._of_stream():
             try:
-                # Offsets and dictionary indices are the file's word: a cast would follow them.
+                # Offsets and indices in the file may be wrong, and a cast would follow them.
                 batch.validate(full=True)
             except pa.ArrowInvalid as error:
                 raise RowsMalformed(
-                    self._name, expected="arrays that are sound", found="others"
+                    self._name, expected="consistent arrays", found="inconsistent ones"
                 ) from error
             for start in range(0, batch.num_rows, step):
                 with self._file.reading():
@@ -105,5 +105,7 @@ class ArrowSource(FileSource):
         mark = self._file.bytes_at(end - len(_END_MARK), len(_END_MARK))
         if mark != _END_MARK or end != self._file.size:
             raise SourceUnreadable(
-                self._name, expected="a stream that closes at the end of the file", found="another"
+                self._name,
+                expected="a stream that ends at the end of the file",
+                found="another end",
             )

@@ -1,8 +1,8 @@
-"""What every source promises, wherever its rows come from.
+"""What every source promises, for every kind of source.
 
-`scan` checks every row against the dataset before anybody is connected to; `batches` gives the
-same rows again, in batches fit to be sent, checked again as they leave, and refuses to end well
-if they are not as many as the scan found. Memory stays constant: a few batches.
+`scan` checks every row against the dataset before any connection is opened. `batches` gives the
+same rows again, checked again, in batches of the size to send, and refuses if their number has
+changed. Memory stays constant: a few batches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from provider.errors import SourceError, SourceTableMalformed
 from verifier.errors import placed
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
 
 MEBIBYTE = 1 << 20
 SMALLEST, AIM, LARGEST = MEBIBYTE, 2 * MEBIBYTE, 4 * MEBIBYTE  # bytes of a batch (flight.md 2.4)
@@ -36,23 +36,31 @@ class SourceTooLong(SourceError):
     code = "source-too-long"
     default_fix = "release a smaller selection, or agree on a higher max_rows"
 
+    def sentence(self) -> str:
+        return f"{self.thing} has more than {self.expected} rows"
+
 
 class SourceEmpty(SourceError):
-    """The source has no rows; a release of nothing would still use the task up."""
+    """The source has no rows; releasing nothing would still use up the task."""
 
     code = "source-empty"
-    default_fix = "check that the export finished and that the right file is named"
+    default_fix = "name the right file, and wait until its export has finished"
+
+    def sentence(self) -> str:
+        return f"{self.thing} has no rows"
 
 
 class SourceChanged(SourceError):
     """The source changed between its check and its release; the stream was not committed."""
 
     code = "source-changed"
-    default_fix = "release from a source that nobody writes to; the same task can be tried again"
+    default_fix = (
+        "release from a source that is not being written; the same task can be tried again"
+    )
 
 
 class Source(ABC):
-    """One opened source, held against one dataset of the policy."""
+    """One opened source, checked against one dataset of the policy."""
 
     def __init__(self, name: str, dataset: Dataset, rename: Mapping[str, str] = NO_NAMES) -> None:
         """
@@ -75,8 +83,8 @@ class Source(ABC):
         """Check every row; the number of rows.
 
         Raises:
-            SourceError: It is not what the policy declares; the leaf says in which way.
-            SourceUnavailable: The database is away.
+            SourceError: It is not what the policy declares.
+            SourceUnavailable: The database does not answer.
             SchemaError: A column is missing, there twice, or of another type.
             InvalidDataError: A null, a NaN, an infinity or a value outside its domain.
         """
@@ -84,9 +92,7 @@ class Source(ABC):
         for batch in self._checked():
             rows += batch.num_rows
             if rows > self._dataset.max_rows:
-                raise SourceTooLong(
-                    self._name, expected=f"at most {self._dataset.max_rows} rows", found="more"
-                )
+                raise SourceTooLong(self._name, expected=str(self._dataset.max_rows), found="more")
         if rows == 0:
             raise SourceEmpty(self._name, expected="at least one row", found="none")
         self._require_unchanged()
@@ -97,8 +103,8 @@ class Source(ABC):
         """The rows again, in batches of 1 to 4 MiB (the last may be smaller), checked again.
 
         Raises:
-            SourceChanged: Not the number of rows that `scan` found, or somebody wrote meanwhile.
-            RatlsError: As in `scan`; somebody wrote into the source meanwhile.
+            SourceChanged: Not the number of rows that `scan` found, or written meanwhile.
+            RatlsError: As in `scan`; the source was written meanwhile.
         """
         if self._scanned is None:
             raise AssertionError("batches before scan: nothing was checked")
@@ -123,20 +129,20 @@ class Source(ABC):
 
     @abstractmethod
     def _require_unchanged(self) -> None:
-        """Nobody wrote since the source was opened, as far as this kind can tell."""
+        """The source was not written since it was opened, as far as this kind can tell."""
 
     def _places(self, found: Sequence[str]) -> list[int]:
-        """Where each declared column stands; what else is there stays unread."""
+        """The place of each declared column; other columns stay unread."""
         places = []
         found = [self._rename.get(name, name) for name in found]
         for name in self._schema.names:
             count = found.count(name)
             if count != 1:
-                others = ", ".join(ascii(other)[:80] for other in found[:40])
+                others = ", ".join(ascii(other)[1:-1][:80] for other in found[:40])
                 raise ColumnMissing(
                     self._name,
-                    expected=f"one column {name!r}",
-                    found=f"{count or 'none'}; it has {others}",
+                    expected=f"{'single ' if count else ''}column {name!r}",
+                    found=f"it has: {others}",
                 )
             places.append(found.index(name))
         return places
@@ -144,18 +150,18 @@ class Source(ABC):
     def _column(
         self, name: str, rows_before: int, length: int, build: Callable[[slice], pa.Array | None]
     ) -> pa.Array:
-        """What `build` makes of all values; where it gives None, a refusal names the first row."""
+        """What `build` makes of all values; where that is None, the refusal names the first row."""
         array = build(slice(0, length))
         if array is not None:
             return array
-        low, high = 0, length  # the first value that does not fit stands in here
+        low, high = 0, length  # the first value that does not fit is in here
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if build(slice(low, middle)) is None else (middle, high)
         raise self._misfit(name, rows_before + low + 1)
 
     def _misfit(self, name: str, row: int) -> ColumnTypeDiffers:
-        """A value is not of its column's type: which row, and never what stands in it."""
+        """A value is not of its column's type; the refusal has its row, never the value."""
         return ColumnTypeDiffers(
             f"{self._name}, column {name!r}",
             expected=self._dataset.columns[name].type,
@@ -164,7 +170,7 @@ class Source(ABC):
         )
 
     def _remedy(self, name: str) -> str | None:
-        """How its values become what is declared, in the words of this kind of source."""
+        """How to convert the values in this kind of source."""
         return None
 
     def _checked(self) -> Iterator[pa.RecordBatch]:
@@ -224,7 +230,7 @@ def _resize(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordB
 
 
 class SourceRowTooLarge(SourceError):
-    """One row alone is larger than a message may be."""
+    """A single row is larger than a message may be."""
 
     code = "source-row-too-large"
     default_fix = "shorten the longest strings of the source"

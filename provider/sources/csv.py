@@ -1,8 +1,8 @@
 """A CSV file: a header, one declared type per column, nothing inferred.
 
-`records` checks that every byte is RFC 4180 before Arrow reads it; values are read as `text` says.
-A cell with nothing in it is null, and `""` is the empty text. What a file does otherwise, its
-source table says (`dialect`). The file may be packed with gzip.
+`records` checks that every byte is RFC 4180 before Arrow reads it; values are read as in `text`.
+An empty cell is null, and `""` is the empty text. A source table describes other forms (`dialect`).
+The file may be packed with gzip.
 
 The last line must end with a line break, though RFC 4180 lets it go without: a file that was cut
 in the middle of a number would otherwise hold another number.
@@ -29,7 +29,7 @@ from provider.sources.records import BYTE_ORDER_MARK, Piece, Records, SourceCut,
 from provider.sources.text import describe, parse_text
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
 
 _GZIP = b"\x1f\x8b"  # no UTF-8 begins so
 _PACKED_AT_ONCE = 1 << 16  # bytes
@@ -109,28 +109,32 @@ class CsvSource(FileSource):
         names = self._read_csv(header.text).column_names
         for old in self._rename:
             if names.count(old) != 1:
+                count = "single " if old in names else ""
                 raise ColumnMissing(
-                    f"{self._name}, line 1, column {ascii(old)[:80]} of rename",
-                    expected="one such name",
-                    found=str(names.count(old)),
-                    fix="write it in rename as it stands in the file",
+                    f"{self._name}: line 1",
+                    expected=f"{count}column {ascii(old)[:80]}, which `rename` names",
+                    found="",
+                    fix="write the name in `rename` as it is in the file",
                 )
         names = [self._rename.get(name, name) for name in names]
         for name in self._schema.names:
             if names.count(name) != 1:
-                # Other names are not told: without a header, the first row would be shown.
+                # Other names are not shown: without a header, they would be the first row.
+                count = "single " if name in names else ""
                 raise ColumnMissing(
-                    f"{self._name}, line 1, column {name!r}",
-                    expected="one such name",
-                    found=_nearly(name, names) or f"{names.count(name)} among {len(names)} names",
+                    f"{self._name}: line 1",
+                    expected=f"{count}column {name!r}",
+                    found=_nearly(name, names) or f"it has {len(names)} names",
                     fix=f"write {name} in the header, or in the source table: "
                     f'rename = {{ "name in the file" = "{name}" }}; where the delimiter is not '
                     f'{self._dialect.delimiter!r}, name it: delimiter = ";"',
                 )
         for place, name in enumerate(names):
-            if name in names[:place]:  # two of one name: which one did its author mean?
+            if name in names[:place]:  # it is unclear which of the two is meant
                 raise ColumnUnexpected(
-                    f"{self._name}, line 1", expected="each name once", found=f"field {place + 1}"
+                    f"{self._name}: line 1",
+                    expected="each name once",
+                    found=f"the name of field {place + 1} twice",
                 )
         return names
 
@@ -187,8 +191,8 @@ class CsvSource(FileSource):
     def _unlike(self, piece: Piece) -> SourceUnreadable:
         return SourceUnreadable(
             f"{self._name}, from line {piece.first_line} on",
-            expected=f"{len(piece.ends)} rows by both readings",
-            found="another number by Arrow's",
+            expected=f"{len(piece.ends)} rows",
+            found="another number by Arrow",
         )
 
     def _values(self, texts: pa.Array, name: str) -> pa.Array:
@@ -220,19 +224,19 @@ class CsvSource(FileSource):
             null = f'decimal = ",", {null}'
         elif pa.types.is_date(type_):
             null = f'date_format = "%d.%m.%Y", {null}'
-        return f"write it so, or say in the source table how it is written: {null}"
+        return f"write it like that, or describe it in the source table: {null}"
 
 
 def _nearly(name: str, found: Sequence[str]) -> str | None:
-    """A name that differs in case or blanks alone may be told, since it is no value."""
+    """A name that differs only in case or blanks may be shown: it is not a value."""
     for place, other in enumerate(found):
         if other != name and other.strip().casefold() == name.casefold():
-            return f"{other!a} in field {place + 1}"
+            return f"it has {other!a} in field {place + 1}"
     return None
 
 
 class SourcePackedDamaged(SourceError):
-    """A gzip file does not unpack, or has other bytes after its end."""
+    """A gzip file cannot be unpacked, or has other bytes after its end."""
 
     code = "source-packed-damaged"
     default_fix = "fetch the file again, or pack it again: gzip -k rows.csv"
@@ -263,10 +267,12 @@ class _Unpacked:
                 fresh = self._member.decompress(packed, size - len(found))
             except zlib.error as error:
                 raise SourcePackedDamaged(
-                    self._name, expected="gzip to its last byte", found="other bytes"
+                    self._name, expected="gzip data up to the last byte", found="other bytes"
                 ) from error
             self._packed = self._member.unconsumed_tail or self._member.unused_data
             if not fresh and not packed and not self._member.eof:
-                raise SourceCut(self._name, expected="a whole gzip file", found="its beginning")
+                raise SourceCut(
+                    self._name, expected="a complete gzip file", found="only its beginning"
+                )
             found += fresh
         return bytes(found)

@@ -1,4 +1,4 @@
-"""What one CSV file does otherwise, as its source table says; nothing of it is ever guessed.
+"""How one CSV file differs from RFC 4180, by its source table; nothing is guessed.
 
 delimiter    = ";"                         # "," unless the name ends in .tsv: then a tab
 null_values  = ["NA", '""']                # cells that mean null, as they stand in the file
@@ -109,5 +109,5 @@ def _refuse(table: Mapping[str, Any], name: str, expected: str) -> NoReturn:
         name,
         expected=expected,
         found=ascii(table[name])[:80],
-        fix=f"correct {name} in the source table; the README lists what it takes",
+        fix=f"correct {name} in the source table; the README lists the allowed values",
     )

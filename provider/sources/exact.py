@@ -1,4 +1,4 @@
-"""Does a float hold the number that was written? What would be rounded away is refused."""
+"""Does a float have exactly the number that was written? Rounding is refused."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def narrowed(wide: pa.Array) -> pa.Array | None:
 def spells_doubles(texts: pa.Array, doubles: pa.Array) -> bool:
     """Are these doubles what the texts say?
 
-    A text of up to 17 digits means the nearest double, as whoever writes doubles means it. A whole
-    number, or a text with more digits, must be the double itself.
+    A text of up to 17 digits means the nearest double. A whole number, or a text with more digits,
+    must be exactly the double.
     """
     whole = pc.match_substring_regex(texts, rf"^-?[0-9]{{{_WHOLE + 1},}}(?:\.0*)?$")
     digits = pc.replace_substring(texts, ".", "")

@@ -1,4 +1,4 @@
-"""One file, opened once for both passes, with Arrow's columns held against the declared ones."""
+"""One file, opened once for both passes, with Arrow's columns compared with the declared ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from provider.errors import SourceError, SourceUnreadable
 from provider.sources.base import MEBIBYTE, NO_NAMES, Source, SourceChanged
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
 
 # Names of one zone. Summer time, leap seconds and history differ in all others.
 _UTC = frozenset({"UTC", "Etc/UTC", "GMT", "Etc/GMT", "Z", "Zulu", "+00:00", "+0000", "+00"})
@@ -41,7 +41,7 @@ class OpenFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Around every call of Arrow that reads: what it raises becomes a refusal."""
+        """Around every call of Arrow that reads: its exceptions become refusals."""
         try:
             yield
         except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
@@ -72,7 +72,9 @@ class OpenFile:
         """
         if self._now() != self._stamp:
             raise SourceChanged(
-                str(self.path), expected="a file that nobody writes to", found="a later write"
+                str(self.path),
+                expected="a file that is not being written",
+                found="a write since it was opened",
             )
 
     def _now(self) -> tuple[int, int]:
@@ -154,7 +156,7 @@ class FileSource(Source):
         self._file.require_unchanged()
 
     def _check_types(self, found: pa.Schema) -> list[int]:
-        """Where each declared column stands among Arrow's, each of the declared type.
+        """The place of each declared column, all of the declared types.
 
         Raises:
             ColumnMissing: A declared column is absent, or there twice.
@@ -175,7 +177,7 @@ class FileSource(Source):
         return places
 
     def _batch(self, arrays: list[pa.Array]) -> pa.RecordBatch:
-        """Declared columns as Arrow read them: each in one spelling, metadata gone."""
+        """The declared columns in the declared Arrow types, without metadata."""
         declared = [_as(a, t) for a, t in zip(arrays, self._schema.types, strict=True)]
         return pa.RecordBatch.from_arrays(declared, schema=self._schema)
 
@@ -206,14 +208,14 @@ def _as(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def _conversion(found: pa.DataType, field: pa.Field) -> str:
-    """How a column becomes what is declared, for who makes the file. `column` is an Arrow array."""
+    """How to convert a column when the file is made. `column` is an Arrow array."""
     wanted = type_name(field.type)
     arrow = _IN_PYARROW.get(wanted, f"pa.{wanted}()")
     step = f"column.cast({arrow})"
     if pa.types.is_null(found):
-        return f"the column has no value at all: end its type in ?, or fill it ({wanted})"
+        return f"fill the column ({wanted}), or end its type in ? in the policy"
     if pa.types.is_timestamp(found) and found.tz is None and pa.types.is_timestamp(field.type):
         # The same digits are another instant in each zone.
         step = f'pc.assume_timezone(column, "Europe/Zurich").cast({arrow})'
-        return f"say in which zone its clock stood, for example in pyarrow: {step}"
+        return f"add the time zone, for example in pyarrow: {step}"
     return f"convert the column where the file is made, for example in pyarrow: {step}"

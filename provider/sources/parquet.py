@@ -18,7 +18,7 @@ from provider.sources.base import MEBIBYTE, NO_NAMES, rows_per_read
 from provider.sources.files import FileSource, OpenFile
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
 
 _READ_AHEAD = MEBIBYTE  # bytes per column; without it a whole row group would sit in memory
 

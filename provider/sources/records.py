@@ -1,8 +1,8 @@
-"""Where the records of a CSV file end: RFC 4180 byte for byte, or the line that is something else.
+"""Finds where the records of a CSV file end, and refuses the first line that is not RFC 4180.
 
-Readers of CSV are lenient: they close a quote at the end of the file, join what follows a closed
-quote, skip blank lines. Each of those is another table than the author's, so a reader gets only
-what was checked here. This is a check and no reader: it never takes a cell apart.
+CSV readers are lenient: they close a quote at the end of the file, join text after a closed quote,
+skip blank lines. Each of these can change the table, so the reader gets only records that were
+checked here. This module never takes a cell apart.
 
     records   end with `\\n` or `\\r\\n`, all as the header does; the last one ends too
     cells     are bare, without any quote; or in quotes, where a quote is written twice
@@ -94,30 +94,30 @@ class SourceEncoding(SourceError):
 
 
 class SourceQuoteMisplaced(SourceError):
-    """A quote in a CSV file stands where RFC 4180 has none, or is never closed."""
+    """A CSV file has a quote where RFC 4180 allows none, or a quote that is not closed."""
 
     code = "source-quote-misplaced"
     default_fix = (
-        "write the file again with a CSV library: cells that hold a quote, a delimiter or a line "
-        'break stand in quotes, and a quote inside is written ""; if this file writes \\" instead, '
-        "name that in the source table: escape = '\\'"
+        "write the file again with a CSV library: it puts cells with a quote, a delimiter or a "
+        'line break in quotes, and writes a quote inside as ""; if this file writes \\" instead, '
+        "add to the source table: escape = '\\'"
     )
 
 
 class SourceLineEndMixed(SourceError):
-    """Lines of a CSV file end in different ways, so a line break may be part of a cell."""
+    """Lines of a CSV file end differently, so a line break may be part of a cell."""
 
     code = "source-line-end-mixed"
     default_fix = "end every line with LF, or every line with CR LF, the header too"
 
 
 class SourceLineBreakInCell(SourceError):
-    """A cell of a CSV file goes on over more lines than the source table allows."""
+    """A cell of a CSV file has more line breaks than the source table allows."""
 
     code = "source-line-break-in-cell"
     default_fix = (
-        "close the quote on its line; where cells do hold line breaks, allow as many as the "
-        "longest has in the source table: line_breaks = 20"
+        "close the quote on its line; where cells have line breaks, give the largest number of "
+        "them in the source table: line_breaks = 20"
     )
 
 
@@ -125,7 +125,7 @@ class SourceLineMalformed(SourceError):
     """A line of a CSV file is blank, or has more or fewer cells than the header."""
 
     code = "source-line-malformed"
-    default_fix = "put quotes around cells that hold a delimiter; check the delimiter itself"
+    default_fix = "put quotes around cells that contain a delimiter, or name the right delimiter"
 
 
 class SourceEscapeUnclear(SourceError):
@@ -138,7 +138,7 @@ class SourceEscapeUnclear(SourceError):
 
 
 class SourceCut(SourceError):
-    """A file ends in the middle: it was cut short, or is still being written."""
+    """A file is incomplete: it was cut short, or is still being written."""
 
     code = "source-cut"
     default_fix = (
@@ -196,7 +196,7 @@ class Records:
                 )
 
     def _next(self, rest: bytes) -> bytes:
-        """More of the file, escapes marked; `rest` is what stands before it on its line."""
+        """More of the file, escapes marked; `rest` is the text before it on its line."""
         read = self._read(MEBIBYTE)
         if self._held is None:
             _require_no_utf_16(read, self._name)
@@ -292,7 +292,7 @@ class Records:
                 int(inside[first + self._line_breaks]),
                 SourceLineBreakInCell,
                 f"at most {self._line_breaks} line breaks in a cell",
-                "more, or a quote that is not closed",
+                "more, or an unclosed quote",
                 begun=int(begun[over[0]]),
             )
 
@@ -321,7 +321,7 @@ class Records:
         bare = marks[~_within(marks, quotes)]
         if len(bare):
             yield _Fault(
-                int(bare[0]), SourceEscapeUnclear, "escapes inside quotes only", "one outside"
+                int(bare[0]), SourceEscapeUnclear, "escapes only inside quotes", "one outside"
             )
         opening, doubled = _openings(quotes)
         if doubled.any():
@@ -337,7 +337,7 @@ class Records:
                 raw.index(b"\\"),
                 SourceEscapeUnclear,
                 "a backslash before a quote or a backslash",
-                "one before something else",
+                "a backslash before something else",
             )
 
     def _cut(self, raw: bytes, quotes: Places) -> _Fault:
@@ -347,7 +347,7 @@ class Records:
             return _Fault(
                 len(raw), SourceQuoteMisplaced, expected, "the end of the file", begun=begun
             )
-        return _Fault(len(raw), SourceCut, "a last line that ends with a line break", "none there")
+        return _Fault(len(raw), SourceCut, "a line break at the end of the last line", "none")
 
     def _refuse(self, raw: bytes, fault: _Fault) -> NoReturn:
         place = fault.place if fault.begun is None else fault.begun

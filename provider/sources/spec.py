@@ -3,7 +3,7 @@
     { kind = "parquet", path = "rows.parquet" }               # or a folder of such files
     { kind = "arrow", path = "rows.arrow" }                   # also .arrows, .ipc, .feather
     { kind = "csv", path = "rows.csv" }                       # what else it may say: `dialect`
-    { kind = "sql", url_file = "url", query = "select …" }    # the URL never stands here
+    { kind = "sql", url_file = "url", query = "select …" }    # the URL is never here
 
 Relative paths are relative to the file that holds the table. The `path` of files may be a list:
 their rows are one dataset, in this order. `rename = { "Patient ID" = "patient" }` gives columns of
@@ -31,7 +31,7 @@ from verifier.errors import placed
 from verifier.files import parse_file
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
     from provider.sources.base import Source
 
 _SUFFIXES = {
@@ -64,7 +64,7 @@ class SourceSpec(ABC):
 
         Raises:
             SourceError: It is missing, or not what it should be.
-            SourceUnavailable: The database is away.
+            SourceUnavailable: The database does not answer.
             SchemaError: A declared column is missing, there twice, or has another type.
         """
 
@@ -126,19 +126,19 @@ def _joined(
 
 
 class SourceFolderMixed(SourceError):
-    """A folder holds more than Parquet files: some rows might be meant and not read."""
+    """A folder has more than Parquet files, so some rows may be missed."""
 
     code = "source-folder-mixed"
     default_fix = (
-        "move all else away, or list what is meant in a source table: "
-        'path = ["a.parquet", "b.parquet"]; columns in the names of folders are not read'
+        "move everything else out of the folder, or list the files in a source table: "
+        'path = ["a.parquet", "b.parquet"]; columns in folder names are not read'
     )
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """By name, so that both passes and a later attempt read the rows in the same order.
+    """Sorted by name, so that both passes and a later attempt read the rows in the same order.
 
-    Names that begin with a dot or an underscore are what writers leave for themselves.
+    Names that begin with a dot or an underscore are skipped: writers use them internally.
 
     Raises:
         SourceFolderMixed: Anything else is there, a folder too.
@@ -153,7 +153,7 @@ def _parquet_files(folder: Path) -> list[Path]:
     for path in found:
         if path.suffix.lower() != ".parquet" or not path.is_file():
             raise SourceFolderMixed(
-                str(folder), expected="Parquet files alone", found=ascii(path.name)[:80]
+                str(folder), expected="only Parquet files", found=ascii(path.name)[:80]
             )
     if not 1 <= len(found) <= _MOST_FILES:
         raise SourceUnreadable(
@@ -183,7 +183,7 @@ class SqlQuery(SourceSpec):
 
     @contextmanager
     def open(self, dataset: Dataset) -> Iterator[Source]:
-        # Only who has rows in a database waits for this import.
+        # Imported only where it is needed: it is slow.
         from provider.sources.sql import SqlSource
 
         with SqlSource.open(self.url_file, self.query, dataset) as source:
@@ -229,7 +229,7 @@ def source_at(path: Path) -> SourceSpec:
     Raises:
         SourceFormatUnknown: A name that ends in none of these.
         SourceUnreadable: Nothing is there.
-        SourceTableMalformed, FileUnreadable: The table does not read.
+        SourceTableMalformed, FileUnreadable: The table is not valid.
     """
     suffix = path.suffix.lower()
     if suffix == ".toml":
@@ -257,13 +257,15 @@ def _parse_toml(raw: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # tomllib's own error is a ValueError
-        raise SourceTableMalformed("source", expected="TOML", found="another text") from error
+        raise SourceTableMalformed(
+            "source table", expected="TOML", found="something else"
+        ) from error
 
 
 def _text(table: Mapping[str, Any], name: str) -> str:
     value = table.get(name)
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        found = "none" if value is None else f"a {type(value).__name__} that is none"
+        found = "none" if value is None else f"a {type(value).__name__}, or an empty text"
         raise SourceTableMalformed(name, expected="a text", found=found)
     return value
 
@@ -277,7 +279,7 @@ def _several(table: Mapping[str, Any], base: Path) -> SeveralFiles:
     if 1 <= len(paths) <= _MOST_FILES and all(isinstance(path, str) for path in paths):
         parts = tuple(parse_source({**table, "path": path}, base) for path in paths)
         places = {Path(realpath(base / path)) for path in paths}
-        # Twice, or within a folder that is listed too: each of its rows would be there twice.
+        # A file listed twice, or in a listed folder, would be read twice.
         apart = not any(above in places for place in places for above in place.parents)
         if apart and len(places) == len(paths):
             return SeveralFiles(parts, f"{len(parts)} files from {base / paths[0]}")

@@ -1,4 +1,4 @@
-"""The answer to a query, read through a cursor at the server, both times in one transaction.
+"""The answer to a query, read twice through a server-side cursor in one transaction.
 
 The transaction only reads, and at the strongest of the levels at which a second reading sees the
 rows of the first. The URL, which holds a password, comes from a file that its owner alone can
@@ -9,7 +9,7 @@ type for some: there a bool is 0 or 1, a date or an instant is a text as in `tex
 rounded: a double is read as float32 only if it is one.
 
 What a database cannot do just now (a lock, a conflict, no room, a restart) is undecided and may
-be tried again; every other answer of it stands.
+be tried again; every other answer of it is final.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from provider.sources.text import parse_text
 from verifier.files import read_secret
 
 if TYPE_CHECKING:
-    from policy.document import Dataset
+    from policy.sections import Dataset
 
 _PATIENCE = 20  # seconds for a connection, or for a lock of SQLite
 _MOST_URL = 4096  # bytes
@@ -102,7 +102,7 @@ class SqlSource(Source):
         Raises:
             SourceUnreadable: The file with the URL, or the SQLite file, is missing.
             SourceUrlExposed: Others can read the file with the URL.
-            SourceUrlUnfit: It holds no URL, or one whose driver is not installed.
+            SourceUrlUnfit: It has no URL, or the driver for it is not installed.
             SourceUnreachable: The database does not take the connection.
         """
         engine, name = _engine(url_file), str(url_file)
@@ -156,7 +156,7 @@ class SqlSource(Source):
         casts = _CASTS_OF_SQLITE if sqlite else _CASTS
         quoted = '"' + name.replace('"', '""') + '"'
         cast = casts[str(self._schema.field(name).type)].format(quoted)
-        return f"say what it means, for example in the query: {cast} AS {quoted}"
+        return f"convert it, for example in the query: {cast} AS {quoted}"
 
     def _require_unchanged(self) -> None:
         """Both passes see one state of the database; the number of rows is compared."""
@@ -169,7 +169,7 @@ def _exactly(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
     if any(type(value) is not wanted for value in values if value is not None):
         return None
     if wanted is datetime and any(v.tzinfo is None for v in values if v is not None):
-        return None  # in nobody's zone
+        return None  # without a zone
     if pa.types.is_float32(type_):
         return narrowed(pa.array(values, pa.float64()))
     try:
@@ -197,7 +197,7 @@ def _of_sqlite(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
 
 
 class SourceUrlUnfit(SourceError):
-    """The file does not hold the URL of a database that can be opened here."""
+    """The file does not contain the URL of a database that can be opened here."""
 
     code = "source-url-unfit"
     default_fix = (
@@ -218,12 +218,12 @@ def _engine(url_file: Path) -> Engine:
     except (ArgumentError, ImportError) as error:
         # The error's text may hold the URL.
         raise SourceUrlUnfit(
-            name, expected="a database whose driver is installed", found=type(error).__name__
+            name, expected="a database with an installed driver", found=type(error).__name__
         ) from None
 
 
 class SourceUrlExposed(SourceError):
-    """Others can read the file that holds the database's URL, and so its password."""
+    """Others can read the file with the database's URL, and so its password."""
 
     code = "source-url-exposed"
     default_fix = "chmod 600 the file, and change the password"
@@ -251,14 +251,16 @@ def _sqlite(url: URL, url_file: Path) -> URL:
 
 @contextmanager
 def _connected(engine: Engine, name: str) -> Iterator[Connection]:
-    """A connection inside its transaction; whatever happens, it is rolled back."""
+    """A connection inside its transaction, which is always rolled back."""
     try:
         connection = engine.connect()
     except (OperationalError, OSError) as error:  # their texts may hold parts of the URL
         raise _unreachable(name, error) from None
     except (SQLAlchemyError, TypeError, ValueError) as error:
         # Drivers refuse odd options with any of these; asking again would not help.
-        raise SourceUrlUnfit(name, expected="what its driver knows", found=_kind(error)) from None
+        raise SourceUrlUnfit(
+            name, expected="options that its driver knows", found=_kind(error)
+        ) from None
     with connection:
         with _answered(name):
             _begin(connection)
@@ -305,10 +307,10 @@ def _answered(name: str) -> Iterator[None]:
 
 
 class SourceUnreachable(SourceUnavailable):
-    """The database does not take the connection, or dropped it."""
+    """The database refused the connection, or closed it."""
 
     code = "source-unreachable"
-    default_fix = "check that the database runs and lets this user in, then try again"
+    default_fix = "start the database, give this user access, then try again"
 
 
 def _unreachable(name: str, error: Exception) -> SourceUnreachable:
@@ -319,7 +321,7 @@ def _passes(error: DBAPIError) -> bool:
     """Could the same query succeed in a minute?"""
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
-        return code & 0xFF in _PASSING_SQLITE  # above it stands which kind of lock
+        return code & 0xFF in _PASSING_SQLITE  # the higher bits give the kind of lock
     return (_state(error) or "").startswith(_PASSING)
 
 

@@ -21,7 +21,7 @@ from provider.sources.exact import spelled_singles, spells_doubles
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """What one source spells otherwise."""
+    """How one source writes numbers and dates."""
 
     decimal: str = "."
     date_format: str = "%Y-%m-%d"
@@ -34,7 +34,7 @@ _EXPONENT = r"(?:[eE][+-]?[0-9]+)?"
 _INFINITE = r"-?inf|Infinity|-Infinity"
 _DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _BOOLS = pa.array(["true", "True", "TRUE", "t", "false", "False", "FALSE", "f"])  # t: PostgreSQL
-# A time without an offset is in nobody's zone. PostgreSQL writes +00, BigQuery UTC.
+# A time without an offset has no zone. PostgreSQL writes +00, BigQuery UTC.
 _INSTANT = (
     _DAY + r"[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?"
     r"(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?| ?UTC)"
@@ -49,7 +49,7 @@ _DIRECTIVES = {
 
 
 def parse_text(values: pa.Array, type_: pa.DataType, spelling: Spelling = ISO) -> pa.Array | None:
-    """Strings (null stays null) as `type_`; None where any of them does not spell such a value.
+    """Strings (null stays null) as `type_`; None where one of them is not such a value.
 
     NaN and infinity are read where they are spelled: the policy's checks decide about them.
     """

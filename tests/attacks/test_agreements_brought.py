@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from policy import cli as policy_cli
-from policy.agreement import AnchorDiffers, OwnSignatureMissing
-from policy.anchor import AgreementUnverified
+from policy.agreement_file import AgreementUnverified
+from policy.cli_policy import policy as policy_app
 from policy.document import digest_text
 from policy.errors import PolicyConflict
 from policy.record import Record
+from policy.signing import AnchorDiffers, OwnSignatureMissing
 from ratls.cli_verify import app
 from tests.support.flight_peers import NOW, PlainEnclave, Script, Study, serving
 from tests.support.parties import PASSPHRASE, Consortium, local_party
@@ -87,7 +87,7 @@ class Presented:
         return [command, quote, "--collateral", bundle, "--policy", agreed]
 
     def run(self, words: list[str], *known: str, status: int) -> str:
-        of = policy_cli.policy if words[0] == "verify" else app
+        of = policy_app if words[0] == "verify" else app
         simulated = [] if words[0] == "verify" else ["--allow-simulation"]
         if status:
             count_refusal()

@@ -16,19 +16,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from policy.cli import policy
+from policy.cli_policy import policy
 from policy.document import digest_text
-from policy.journal import (
-    AcceptedEntry,
-    Entry,
-    Head,
-    Journal,
-    JournalCut,
-    NotedEntry,
-    PlacedEntry,
-    Reading,
-    StateCopied,
-)
+from policy.journal import Journal, Reading, StateCopied, place_of
+from policy.journal_chain import Head, JournalCut
+from policy.journal_entries import AcceptedEntry, Entry, NotedEntry, PlacedEntry
 from policy.state import StateCorrupt, StudyState
 from provider.agent_config import AgentConfig
 from provider.agent_tasks import TaskReleaser
@@ -110,11 +102,11 @@ def test_the_disk_is_another_or_in_another_machine(
     world: EnclaveWorld, alice: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """A snapshot that starts on a second host; a share that two hosts mount."""
-    here = PlacedEntry.of(alice.state)
+    here = place_of(alice.state)
     other = {"machine": "sha256:" + "0" * 64, "filesystem": "0", "folder": 1}[what]
     moved = here.model_copy(update={what: other})
     with monkeypatch.context() as patched:
-        patched.setattr(PlacedEntry, "of", classmethod(lambda cls, folder: moved))
+        patched.setattr("policy.journal.place_of", lambda folder: moved)
         with refused(StateCopied):
             alice.push(world.task())
     assert relay.connections == []

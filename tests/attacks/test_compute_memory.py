@@ -23,7 +23,7 @@ from enclave_app.compute import ComputationTooLarge, required
 from enclave_app.gate import ReleaseDenied
 from enclave_app.intake import Intake
 from enclave_app.limits import MEBIBYTE, Limits, MemoryBudget, MemoryExhausted, Need
-from policy.document import Dataset
+from policy.sections import Dataset
 from ratls.client_stream import Result
 from ratls.framing import Kind
 from tests.enclave_app.agreed import Agreed
@@ -151,7 +151,7 @@ sys.meta_path.insert(0, NoPandas)
 import pyarrow as pa
 from enclave_app.computations import COMPUTATIONS
 from enclave_app.gate import Input, require_groups
-from policy.document import Release
+from policy.sections import Release
 
 path, name, parameters, outputs = json.loads(sys.argv[1])
 def peak():  # of this program: what getrusage says includes the one that started it

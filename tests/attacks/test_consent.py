@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from policy import cli
-from policy.cli import ConsentMissing
+from policy import cli_sign
+from policy.cli_sign import ConsentMissing
 from tests.policy.desk import APP, WORLD, Desk
 from tests.support.refusal import count_refusal
 
@@ -100,7 +100,7 @@ def test_a_person_answers_at_a_terminal(
 ) -> None:
     """Declined: exit status 2, nothing written. A plain return is no yes."""
     count_refusal()
-    monkeypatch.setattr(cli, "can_ask", lambda: True)
+    monkeypatch.setattr(cli_sign, "can_ask", lambda: True)
     result = asking.run(typed=answer)
     assert result.exit_code == status, result.output
     assert asking.done() == (status == 0)
@@ -122,7 +122,7 @@ def test_who_does_not_see_the_question_is_not_asked(
 
     monkeypatch.setattr("sys.stdin", stream(stdin))
     monkeypatch.setattr("sys.stderr", stream(stderr))
-    assert cli.can_ask() is able
+    assert cli_sign.can_ask() is able
 
 
 def test_every_command_with_a_yes_wants_its_digest() -> None:

@@ -19,16 +19,9 @@ import pytest
 from policy.agreement import Agreement
 from policy.document import digest_text
 from policy.errors import AuditError, PolicyConflict
-from policy.journal import (
-    AcceptedEntry,
-    CollectedEntry,
-    Journal,
-    JournalCut,
-    JournalHeadLost,
-    JournalMissing,
-    PlacedEntry,
-    has_begun,
-)
+from policy.journal import Journal, JournalMissing, has_begun
+from policy.journal_chain import JournalCut, JournalHeadLost
+from policy.journal_entries import AcceptedEntry, CollectedEntry, PlacedEntry
 from policy.state import PolicyRollback, StateCorrupt, StateMissing, StudyState
 from policy.task import Task
 from provider.errors import TaskBoundToInstance
@@ -339,4 +332,4 @@ def test_no_row_stands_in_the_journal(world: EnclaveWorld, alice: Desk) -> None:
     alice.push(task)
     raw = (alice.state / "journal.jsonl").read_bytes()
     assert CANARY.encode() not in raw
-    assert Task.read(task)[0].digest.hex().encode() in raw
+    assert Task.read(task).digest.hex().encode() in raw

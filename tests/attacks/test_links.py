@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from policy.errors import KeyPermissions
-from policy.journal import CollectedEntry, Journal, JournalNotWritten
+from policy.journal import Journal, JournalNotWritten
+from policy.journal_entries import CollectedEntry
 from policy.party import create_party
 from policy.state import StudyState
 from provider.release_state import Attempt, ReleaseFolder

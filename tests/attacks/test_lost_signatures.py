@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from policy import cli
+from policy import cli_sign
 from tests.policy.desk import WORLD, Desk
 from tests.support.parties import PASSPHRASE
 from tests.support.refusal import refused
@@ -50,8 +50,8 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Non
         act()
         return True
 
-    monkeypatch.setattr(cli, "can_ask", lambda: True)
-    monkeypatch.setattr(cli.typer, "confirm", confirm)
+    monkeypatch.setattr(cli_sign, "can_ask", lambda: True)
+    monkeypatch.setattr(cli_sign.typer, "confirm", confirm)
 
 
 def asked(desk: Desk, file: Path, status: int = 0) -> str:

@@ -16,7 +16,7 @@ from itertools import count
 import pytest
 
 from policy.document import digest_text
-from policy.journal import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
+from policy.journal_entries import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
 from policy.task import Task, TaskExpired
 from provider.agent import MAX_WAITING_BYTES, Event, attend
 from provider.cli_task_queue import MAX_SHOWN, _Display
@@ -96,7 +96,7 @@ def test_each_of_several_expired_tasks_is_recorded(
             with stationed(alice, clock=clock) as agent:
                 agent.take(*(spelled(task, again) for task in tasks))
     recorded = [e.task for e in alice.journal if isinstance(e, RefusedEntry)]
-    assert recorded == [digest_text(Task.read(task)[0].digest) for task in tasks]
+    assert recorded == [digest_text(Task.read(task).digest) for task in tasks]
 
 
 def test_each_of_several_expired_tasks_is_not_collected(world: EnclaveWorld, carol: Desk) -> None:
@@ -106,7 +106,7 @@ def test_each_of_several_expired_tasks_is_not_collected(world: EnclaveWorld, car
         with refused(TaskExpired):
             collect(carol.request(task, clock=lambda: NOW + 2 * HOUR), carol.outputs)
     recorded = [e.task for e in carol.journal if isinstance(e, RefusedEntry)]
-    assert recorded == [digest_text(Task.read(task)[0].digest) for task in tasks]
+    assert recorded == [digest_text(Task.read(task).digest) for task in tasks]
 
 
 def test_a_task_in_many_long_envelopes_waits_once(world: EnclaveWorld, alice: Desk) -> None:
@@ -156,7 +156,7 @@ def test_names_that_the_mailbox_makes_up(world: EnclaveWorld, alice: Desk) -> No
     """A refused task is reported for own datasets, not for every name that comes with it."""
     count_refusal()
     spoiled = spoilt(world.task())
-    digest, names = Task.read(spoiled)[0].digest, [f"made-up-{n}" for n in range(200)]
+    digest, names = Task.read(spoiled).digest, [f"made-up-{n}" for n in range(200)]
     with stationed(alice) as agent:
         for name in [*names, "train_party_1"]:
             status = DatasetStatus(name, "alice-clinic")

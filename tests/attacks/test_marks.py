@@ -17,7 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from policy.document import digest_text
-from policy.journal import Journal, JournalMissing, NotedEntry
+from policy.journal import Journal, JournalMissing
+from policy.journal_entries import NotedEntry
 from provider.exchange import EnclaveRequest
 from ratls.cli import build
 from simulation.platform import unaltered

@@ -18,7 +18,7 @@ from enclave_app.computations.groups import ColumnConstant, ValueTooRare
 from enclave_app.gate import TooFewSubjects
 from enclave_app.limits import Limits
 from policy.party import LocalParty
-from provider.cli import provider
+from provider.cli_provider import provider
 from provider.collect import ResultPending
 from provider.exchange import DatasetNotOwned
 from provider.reason import ReasonsNotAgreed, ask_reason

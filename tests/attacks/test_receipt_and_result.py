@@ -25,12 +25,13 @@ import provider.collect
 from policy.envelope import EnvelopeMalformed
 from policy.receipt import Receipt, ResultDiffers, indented, is_document, result_digest, salted
 from policy.record import Record
-from provider.cli import provider as provider_app
+from provider.cli_provider import provider as provider_app
 from provider.errors import AcknowledgementMismatch
 from provider.source_check import ReleaseUnclear, SourceDiffers
 from ratls.cli_verify import app
 from ratls.client_stream import Pending
 from tests.provider.desk import CANARY, Desk
+from tests.support.documents import contents
 from tests.support.enclave import EnclaveWorld
 from tests.support.refusal import count_refusal, refused
 from tests.support.waiting import HANG_LIMIT
@@ -234,7 +235,7 @@ def test_the_receipt_alone_does_not_let_anybody_guess_the_result(done: Done) -> 
     value = json.loads(done.outputs.result.read_text("utf-8"))
     assert len(bytes.fromhex(value["salt"])) == 32
     receipt, record = (p.read_bytes() for p in (done.outputs.receipt, done.outputs.record))
-    kept = receipt + Receipt.open(receipt).payload + Record.read(record)[0].payload
+    kept = receipt + Receipt.open(receipt).payload + contents(Record, record).payload
     assert value["salt"].encode() not in kept
 
 

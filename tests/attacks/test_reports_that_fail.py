@@ -30,7 +30,8 @@ from typing import Any, cast
 import pytest
 
 from enclave_app.server import ServerFailed
-from policy.journal import Journal, ReleasedEntry
+from policy.journal import Journal
+from policy.journal_entries import ReleasedEntry
 from policy.task import Task
 from provider.mailbox import Inbox
 from ratls.address import Address
@@ -319,14 +320,14 @@ def test_agent_releases_also_after_its_mailbox_was_away(
 
 
 def named(raw: bytes) -> str:
-    return f"sha256:{Task.read(raw)[0].digest.hex()}"
+    return f"sha256:{Task.read(raw).digest.hex()}"
 
 
 def shown(
     queue: LiveScheduler, world: EnclaveWorld, raw: bytes, child: subprocess.Popen[bytes]
 ) -> None:
     """Until the scheduler shows that Alice has released."""
-    digest = Task.read(raw)[0].digest
+    digest = Task.read(raw).digest
     for queued in queue.client(world.consortium.carol).watch(seconds=HANG_LIMIT):
         if queued.digest == digest and queued.datasets[0].state is State.RELEASED:
             return

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from policy.journal import (
+from policy.journal_entries import (
     CommittedEntry,
     Entry,
     RefusedEntry,
@@ -27,7 +27,7 @@ from policy.state import StudyState
 from policy.task import Task
 from provider.collect import ResultPending
 from provider.errors import EnclaveRestarted, TaskBoundToInstance
-from provider.release import Watch
+from provider.release import ValidityWatch
 from provider.release_state import UsesExhausted
 from ratls.client_stream import ClientExchange
 from ratls.errors import CallFailed
@@ -254,14 +254,14 @@ def test_the_process_dies_before_its_commit(
     commit can follow any more, no enclave computes without one, and the use is given back."""
     desk, _ = once
 
-    def ask(self: Watch) -> None:
+    def ask(self: ValidityWatch) -> None:
         raise Died
 
     with monkeypatch.context() as patched:
         if rows_left:
             patched.setattr("provider.release._keep", lambda *_: die(0, 0))
         else:
-            patched.setattr(Watch, "ask", ask)
+            patched.setattr(ValidityWatch, "check", ask)
         with pytest.raises((Died, Killed)):
             desk.push(desk.world.task(lifetime=HOUR))
     assert kinds(desk) == [ReservedEntry]
@@ -302,7 +302,7 @@ def test_what_was_given_back_is_shown(
     """`provider journal show` names the task, and why its reservation is no use."""
     from typer.testing import CliRunner
 
-    from provider.cli import provider
+    from provider.cli_provider import provider
 
     desk, _ = once
     task = desk.world.task()
@@ -310,5 +310,5 @@ def test_what_was_given_back_is_shown(
         desk.push(task)
     shown = CliRunner().invoke(provider, ["journal", "show", "--state", str(desk.state)]).stdout
     (line,) = [line for line in shown.splitlines() if " returned " in line]
-    assert Task.read(task)[0].digest.hex() in line
+    assert Task.read(task).digest.hex() in line
     assert "no-row-left" in line

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclave_app.intake import RowsNotAsDeclared
-from policy.document import Dataset, PolicyInvalid
+from policy.document import PolicyInvalid
 from policy.rows import (
     PersonSpelledInCapitals,
     PersonSpelledInParts,
@@ -29,6 +29,7 @@ from policy.rows import (
     arrow_schema,
     check_batch,
 )
+from policy.sections import Dataset
 from policy.show import as_json
 from policy.text import is_composed, is_folded, is_visible
 from tests.enclave_app.agreed import computation

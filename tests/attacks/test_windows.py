@@ -15,7 +15,7 @@ import pytest
 
 from policy.agreement import PolicyExpired
 from policy.document import digest_text
-from policy.journal import RefusedEntry, ReservedEntry, ReturnedEntry
+from policy.journal_entries import RefusedEntry, ReservedEntry, ReturnedEntry
 from policy.state import PolicyRollback, StudyState
 from policy.task import TaskExpired
 from ratls.address import Address

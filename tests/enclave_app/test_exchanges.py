@@ -48,6 +48,7 @@ from ratls.client_stream import Pending, Result
 from ratls.framing import Kind, MessageOversized, MessageUnexpected, write_message
 from ratls.server_stream import SequenceBroken, StreamOversized, StreamTruncated
 from tests.enclave_app.test_gate import Rule
+from tests.support.documents import contents
 from tests.support.enclave import (
     NOW,
     EnclaveWorld,
@@ -72,7 +73,7 @@ def released(live: LiveEnclave, task: bytes, **tables: pa.Table) -> tuple[bytes,
 
 
 def opened(world: EnclaveWorld, task: bytes, result: Result, by: LocalParty) -> dict[str, Any]:
-    info = result_info(Task.read(task)[0].digest, world.policy.digest, "carol-lab")
+    info = result_info(Task.read(task).digest, world.policy.digest, "carol-lab")
     document: dict[str, Any] = json.loads(open_result(result.ciphertext, by.encryption, info))
     return document
 
@@ -118,7 +119,7 @@ def test_receipt_binds_result_inputs_and_enclave(
     receipt = Receipt.open(result.receipt)
     document = opened(world, task, result, world.consortium.carol)
     receipt.require_result(json.dumps(document).encode())
-    assert receipt.task_digest == Task.read(task)[0].digest
+    assert receipt.task_digest == Task.read(task).digest
     assert receipt.policy_digest == world.policy.digest
     assert (receipt.recipient, receipt.mode) == ("carol-lab", "simulation")
     assert [(i.dataset, i.commit_digest) for i in receipt.inputs] == [
@@ -248,7 +249,7 @@ def test_task_that_the_policy_does_not_allow(
 def test_task_that_carol_did_not_sign(live: LiveEnclave, monkeypatch: pytest.MonkeyPatch) -> None:
     """D05, D09: the scheduler writes what it likes; only Carol's key makes it a task."""
     people = live.world.consortium
-    forged = Task.read(live.world.task())[0].seal(people.bob.operation)
+    forged = contents(Task, live.world.task()).seal(people.bob.operation)
     with (
         no_quote_is_made(live, monkeypatch),
         refused_by_enclave(SignerUnknown),
@@ -319,7 +320,7 @@ def test_commit_signed_by_another_party(live: LiveEnclave, task: bytes) -> None:
         exchange.begin(table.schema)
         sent = [exchange.send(b) for b in table.to_batches()]
         honest = live.commit(exchange, people.alice, ONE, sent, task)
-        exchange.commit(Commit.read(honest)[0].seal(people.bob.operation), live.salt)
+        exchange.commit(contents(Commit, honest).seal(people.bob.operation), live.salt)
 
 
 def test_commit_with_a_salt_that_was_not_used(live: LiveEnclave, task: bytes) -> None:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from enclave_app.errors import AttemptClosed
 from enclave_app.intake import BatchesExceeded, InputEmpty, Intake, RowsNotAsDeclared
 from enclave_app.limits import Limits, MemoryBudget, MemoryExhausted, Need
-from policy.document import Dataset
 from policy.rows import (
     ColumnMissing,
     ColumnOrderDiffers,
@@ -27,6 +26,7 @@ from policy.rows import (
     ValueNull,
     ValueOutsideDomain,
 )
+from policy.sections import Dataset
 from tests.support.enclave import EnclaveWorld, declared_schema, rows
 from tests.support.parties import Consortium
 from tests.support.refusal import refused

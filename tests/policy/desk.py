@@ -10,15 +10,16 @@ from typing import Any
 import typer
 from typer.testing import CliRunner
 
-from policy import cli
+from policy.cli_party import party
+from policy.cli_policy import policy
 from tests.support.parties import PASSPHRASE, Consortium
 from tests.support.refusal import count_refusal
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 WORLD = Consortium.create(NOW)
 APP = typer.Typer()
-APP.add_typer(cli.party, name="party")
-APP.add_typer(cli.policy, name="policy")
+APP.add_typer(party, name="party")
+APP.add_typer(policy, name="policy")
 
 
 class Desk:

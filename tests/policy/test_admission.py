@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from policy.admission import (
+    Admission,
     AdmissionCheck,
     CollateralTooOld,
     EvaluationNumberTooLow,
@@ -241,3 +242,11 @@ def test_advisory_that_nobody_accepted(status: str) -> None:
         admit(policy(listed), doctored, at=AT)
     accepted = ("accepted_advisories = []", 'accepted_advisories = ["INTEL-SA-00615"]')
     admit(policy(listed, accepted), doctored, at=AT)
+
+
+def test_an_admission_cannot_be_made_without_its_checks() -> None:
+    admitted = admit(policy(), evidence(), at=AT)
+    with pytest.raises(TypeError):
+        Admission(admitted.enclave, admitted.appraisal, object())
+    with pytest.raises((TypeError, ValueError)):
+        replace(admitted, enclave=admitted.enclave)

@@ -12,15 +12,11 @@ from policy import envelope as dsse
 from policy.agreement import (
     Agreement,
     AgreementIncomplete,
-    AnchorDiffers,
     ChainBroken,
     CompleteAgreement,
     KeyChangeUnsigned,
-    OwnSignatureMissing,
     PredecessorNotConsenting,
     SignatureInvalid,
-    key_changes,
-    sign,
 )
 from policy.document import PolicyInvalid, digest_text
 from policy.envelope import (
@@ -32,6 +28,14 @@ from policy.envelope import (
 )
 from policy.errors import PartyNotListed
 from policy.references import PolicyKeysShared
+from policy.signing import (
+    AnchorDiffers,
+    OwnSignatureMissing,
+    add_signature,
+    key_changes,
+    require_own_signature,
+    sign,
+)
 from policy.syntax import PolicyTooLarge
 from tests.support.parties import ROOTS, Consortium, local_party
 from tests.support.refusal import refused
@@ -57,7 +61,7 @@ def test_all_signed() -> None:
     assert agreement.missing == ()
     complete = agreement.require_complete()
     for party in (WORLD.alice, WORLD.bob, WORLD.carol):
-        complete.require_anchor(party)
+        require_own_signature(complete, party)
 
 
 @pytest.mark.parametrize("absent", ALL)
@@ -136,10 +140,10 @@ def test_policy_lists_another_key_under_my_name() -> None:
     evil = Consortium(parties, WORLD.at, WORLD.root, WORLD.mr_enclave, WORLD.machines)
     complete = evil.complete()
     with refused(AnchorDiffers):
-        complete.require_anchor(WORLD.alice)
+        require_own_signature(complete, WORLD.alice)
     with refused(AnchorDiffers):
         sign(complete.agreement, WORLD.alice)
-    complete.require_anchor(impostor)
+    require_own_signature(complete, impostor)
 
 
 @pytest.mark.parametrize("purpose", ["operation_key", "channel_certificate"])
@@ -155,7 +159,7 @@ def test_policy_lists_one_foreign_key_of_mine(purpose: str) -> None:
 
 def test_party_that_is_not_in_the_policy() -> None:
     with refused(PartyNotListed):
-        COMPLETE.require_anchor(local_party("dora-clinic"))
+        require_own_signature(COMPLETE, local_party("dora-clinic"))
 
 
 def test_complete_without_my_signature() -> None:
@@ -163,8 +167,8 @@ def test_complete_without_my_signature() -> None:
     text = WORLD.policy_text(agreement="[agreement]\nthreshold = 2\n")
     complete = WORLD.complete(text, signers=["alice-clinic", "bob-hospital"])
     with refused(OwnSignatureMissing):
-        complete.require_anchor(WORLD.carol)
-    complete.require_anchor(WORLD.alice)
+        require_own_signature(complete, WORLD.carol)
+    require_own_signature(complete, WORLD.alice)
 
 
 def test_a_complete_agreement_cannot_be_made_by_hand() -> None:
@@ -191,7 +195,7 @@ def test_next_version_that_only_its_own_signers_want() -> None:
     with refused(PredecessorNotConsenting):
         draft.require_complete()
     # Alice leaves with her consent: her key of version 1 signs version 2.
-    draft.signed_by(WORLD.alice.signing).require_complete()
+    add_signature(draft, WORLD.alice.signing).require_complete()
 
 
 def test_new_signing_key_without_a_signature_of_the_old_one() -> None:
@@ -207,7 +211,7 @@ def test_new_signing_key_without_a_signature_of_the_old_one() -> None:
         draft = sign(draft, party)
     with refused(KeyChangeUnsigned):
         draft.require_complete()
-    complete = draft.signed_by(WORLD.carol.signing).require_complete()
+    complete = add_signature(draft, WORLD.carol.signing).require_complete()
     changes = key_changes(complete.policy, first.policy)
     assert {c.party_id for c in changes if c.status == "changed"} == {"carol-lab"}
     assert {c.status for c in changes if c.party_id == "bob-hospital"} == {"unchanged"}
@@ -296,3 +300,10 @@ def test_every_prefix_is_refused(step: int) -> None:
         with pytest.raises(RatlsError) as caught:
             parse(GOOD[:end])
         assert caught.value.code
+
+
+def test_a_policy_is_offered_as_its_agreement() -> None:
+    """Most often the file beside it is meant: the refusal names it."""
+    with refused(EnvelopeMalformed) as seen:
+        parse(WORLD.policy_text().encode())
+    assert ".agreement.json" in seen.error.fix

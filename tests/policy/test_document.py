@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy.document import Policy, PolicyInvalid, PolicyTeeUnsupported, Status, digest_text
+from policy.document import Policy, PolicyInvalid, PolicyTeeUnsupported, digest_text
 from policy.references import PolicyKeysShared
+from policy.sections import Status
 from policy.syntax import PolicyEncoding, PolicySyntax, PolicyTooLarge
 from tests.support.parties import ROOTS, Consortium, local_party
 from tests.support.refusal import refused

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy.document import Dataset
 from policy.rows import (
     ColumnMissing,
     ColumnOrderDiffers,
@@ -26,6 +25,7 @@ from policy.rows import (
     check_schema,
     schema_digest,
 )
+from policy.sections import Dataset
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
 

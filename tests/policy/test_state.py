@@ -8,16 +8,10 @@ from typing import Any
 
 import pytest
 
-from policy.agreement import (
-    Agreement,
-    AgreementIncomplete,
-    AnchorDiffers,
-    OwnSignatureMissing,
-    PolicyExpired,
-    PolicyNotYetValid,
-)
+from policy.agreement import Agreement, AgreementIncomplete, PolicyExpired, PolicyNotYetValid
 from policy.document import digest_text
 from policy.errors import PolicyConflict
+from policy.signing import AnchorDiffers, OwnSignatureMissing
 from policy.state import PolicyNotAccepted, PolicyRollback, StateCorrupt, StateMissing, StudyState
 from tests.support.parties import AT, ROOTS, Consortium, instant, local_party
 from tests.support.refusal import refused

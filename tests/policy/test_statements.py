@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +31,7 @@ from policy.task import (
     TaskParameterDenied,
     TaskSignatureInvalid,
     TaskSubmitterDenied,
+    open_task,
 )
 from tests.support.parties import AT, Consortium, TaskWorld, local_party
 from tests.support.refusal import refused
@@ -67,6 +69,26 @@ def test_new_task_is_one_that_opens() -> None:
     assert Task.open(task.seal(WORLD.carol.operation), POLICY, AT) == task
     other = Task.new(POLICY, "train", "carol-lab", at=AT, parameters={"max_iter": 60})
     assert other.digest != task.digest  # 16 random bytes: each task is one of its own
+
+
+def test_a_forged_task_names_its_policy_and_no_more() -> None:
+    """Anybody can write what is read before the signature is checked."""
+    forged = TASKS.signed(by=WORLD.alice)
+    named = Task.read(forged)
+    assert (named.policy_digest, named.study) == (POLICY.digest, POLICY.study)
+    assert {f.name for f in fields(named)} == {"digest", "policy_digest", "study"}
+    with refused(SignerUnknown):
+        open_task(forged, lambda named: POLICY, AT)
+
+
+def test_an_instant_is_left_out_only_on_purpose() -> None:
+    """A task that has ended is sorted by its policy, and not acted on."""
+    late = AT + timedelta(hours=1)
+    assert open_task(SIGNED, lambda named: POLICY, None) == (TASKS.task(), POLICY)
+    with refused(TaskExpired):
+        open_task(SIGNED, lambda named: POLICY, late)
+    with refused(SignerUnknown):
+        open_task(TASKS.signed(by=WORLD.alice), lambda named: POLICY, None)
 
 
 ALTERED = {

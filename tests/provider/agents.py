@@ -30,7 +30,7 @@ OWNERS = {"train_party_1": "alice-clinic", "train_party_2": "bob-hospital"}
 def offer(raw: bytes, *, digest: bytes | None = None, **states: tuple[State, str]) -> QueuedTask:
     """A task as a scheduler shows it; `states` by dataset."""
     if digest is None:
-        digest = Task.read(raw)[0].digest
+        digest = Task.read(raw).digest
     datasets = tuple(
         DatasetStatus(name, owner, *states.get(name, (State.WAITING, "")))
         for name, owner in OWNERS.items()

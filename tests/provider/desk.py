@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from policy.journal import AcceptedEntry, Entry, Journal, NotedEntry, PlacedEntry, RefusedEntry
+from policy.journal import Journal
+from policy.journal_entries import AcceptedEntry, Entry, NotedEntry, PlacedEntry, RefusedEntry
 from policy.party import LocalParty
 from policy.state import StudyState
 from provider.collect import Collection, Outputs, collect

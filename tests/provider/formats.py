@@ -13,7 +13,7 @@ import pyarrow.csv as pc
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
-from policy.document import Dataset
+from policy.sections import Dataset
 from provider.sources import SourceSpec, parse_source
 
 

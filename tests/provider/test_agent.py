@@ -11,18 +11,13 @@ from typing import Any
 import pytest
 
 from policy.admission import MeasurementNotListed
-from policy.agreement import AnchorDiffers
 from policy.errors import PartyNotListed
-from policy.journal import (
-    CommittedEntry,
-    JournalCut,
-    JournalNotWritten,
-    RefusedEntry,
-    ReleasedEntry,
-    ReservedEntry,
-)
+from policy.journal import JournalNotWritten
+from policy.journal_chain import JournalCut
+from policy.journal_entries import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
 from policy.keys import PassphraseWrong
 from policy.rows import ValueNotFinite
+from policy.signing import AnchorDiffers
 from policy.state import StateMissing, StudyState
 from policy.task import Task, TaskExpired
 from provider.agent import may_try_again
@@ -40,6 +35,7 @@ from scheduler.queued_task import State
 from tests.provider.agents import ENCLAVE, configure, offer, stationed
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_release import serving
+from tests.support.documents import contents
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.parties import local_party
 from tests.support.refusal import count_refusal, refused
@@ -56,7 +52,7 @@ def test_a_task_is_released_to_and_reported(world: EnclaveWorld, alice: Desk) ->
     with stationed(alice) as agent:
         agent.take(task)
     assert agent.said == ["released"]
-    assert agent.reports == [(Task.read(task)[0].digest, "train_party_1", State.RELEASED, "")]
+    assert agent.reports == [(Task.read(task).digest, "train_party_1", State.RELEASED, "")]
     assert agent.agent.worst is Exit.YES
     assert [type(e) for e in alice.journal] == [ReservedEntry, CommittedEntry, ReleasedEntry]
 
@@ -141,11 +137,11 @@ def from_tomorrow(world: EnclaveWorld) -> bytes:
 
 
 def signed_by_alice(world: EnclaveWorld) -> bytes:
-    return Task.read(world.task())[0].seal(world.consortium.alice.operation)
+    return contents(Task, world.task()).seal(world.consortium.alice.operation)
 
 
 def of_another_policy(world: EnclaveWorld) -> bytes:
-    task = Task.read(world.task())[0].model_copy(update={"policy_digest": bytes(32)})
+    task = contents(Task, world.task()).model_copy(update={"policy_digest": bytes(32)})
     return Task(**task.model_dump()).seal(world.consortium.carol.operation)
 
 
@@ -153,9 +149,9 @@ def altered(world: EnclaveWorld) -> bytes:
     """D02: another number of iterations under the same signature."""
     from base64 import b64encode
 
-    raw, task = world.task(), Task.read(world.task())[0]
+    raw, task = world.task(), contents(Task, world.task())
     other = Task(**task.model_dump() | {"parameters": {"max_iter": 5000}})
-    payload = b64encode(Task.read(raw)[0].payload)
+    payload = b64encode(contents(Task, raw).payload)
     assert payload in raw
     return raw.replace(payload, b64encode(other.payload))
 
@@ -207,7 +203,7 @@ def test_something_that_is_no_task(world: EnclaveWorld, alice: Desk, raw: bytes)
 def test_a_flood_of_forged_tasks(world: EnclaveWorld, alice: Desk, relay: Relay) -> None:
     """D11, at the agent: nothing of it reaches the disk, and the honest task is served."""
     count_refusal()
-    signed = Task.read(world.task())[0]
+    signed = contents(Task, world.task())
     forged = [
         Task(**signed.model_dump() | {"id": f"{n:032x}"}).seal(world.consortium.bob.operation)
         for n in range(200)

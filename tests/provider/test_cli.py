@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from policy.statement import instant_text
 from policy.task import Task, TaskComputationUnknown, TaskParameterDenied, TaskSubmitterDenied
-from provider.cli import provider
+from provider.cli_provider import provider
 from provider.cli_task import task
 from provider.task_signing import (
     DurationMalformed,
@@ -121,7 +121,7 @@ def test_rows_leaving_are_shown_in_a_terminal(
 ) -> None:
     monkeypatch.setattr("verifier.shell.can_redraw", lambda console: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert "rows leaving" in at_alice.push().stderr
+    assert "rows sent" in at_alice.push().stderr
 
 
 def test_colour_alone_draws_no_bar_into_a_recording(
@@ -131,7 +131,7 @@ def test_colour_alone_draws_no_bar_into_a_recording(
     monkeypatch.setenv("FORCE_COLOR", "1")
     done = at_alice.push()
     assert "\x1b[" in done.stdout
-    assert "rows leaving" not in done.output
+    assert "rows sent" not in done.output
 
 
 def test_ctrl_c(at_alice: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,16 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from policy.journal import (
-    Journal,
-    JournalAltered,
-    JournalCut,
-    JournalHeadLost,
-    JournalMissing,
-    Reading,
-)
+from policy.journal import Journal, JournalMissing, Reading
+from policy.journal_chain import JournalAltered, JournalCut, JournalHeadLost
 from policy.rows import ValueNotFinite
-from provider.cli import provider
+from provider.cli_provider import provider
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_cli import code
 from tests.provider.test_journal import AT, reserved, written

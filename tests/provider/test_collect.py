@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from policy.admission import MeasurementNotListed
-from policy.journal import CollectedEntry
+from policy.journal_entries import CollectedEntry
 from policy.receipt import Receipt
 from policy.record import Record
 from policy.task import TaskExpired
@@ -23,6 +23,7 @@ from provider.collect import (
     ResultPending,
     check_receipt,
 )
+from provider.exchange import CheckedTask
 from ratls.claims import KeyUnbound, ReceiptKeyUnbound
 from ratls.client_stream import Result
 from ratls.framing import Kind
@@ -173,7 +174,7 @@ class Genuine:
     identity: Any
 
     def check(self, result: Result) -> Receipt:
-        job = self.carol.request(self.task).believe()
+        job = self.carol.request(self.task).check_task()
         computation = self.world.policy.computation_by_id("train")
         assert computation is not None
         return check_receipt(result, job, computation, self.fresh, "carol-lab")
@@ -244,3 +245,9 @@ def test_somebody_else_signs_the_receipt(genuine: Genuine) -> None:
 def test_the_receipt_names_another_connection(genuine: Genuine) -> None:
     with refused(KeyUnbound):
         genuine.check(genuine.forged(tls_spki=genuine.identity.receipt_spki))
+
+
+def test_a_checked_task_cannot_be_made_without_its_checks(genuine: Genuine) -> None:
+    checked = genuine.carol.request(genuine.task).check_task()
+    with pytest.raises(TypeError):
+        CheckedTask(checked.task, checked.policy, checked.expectation, object())

@@ -14,23 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy.errors import AuditError
-from policy.journal import (
+from policy.journal import Journal, JournalMissing, JournalNotWritten, place_of
+from policy.journal_chain import (
     GENESIS,
-    CheckOutcome,
-    Entry,
     Head,
-    Journal,
     JournalAltered,
     JournalCut,
     JournalHeadLost,
-    JournalMissing,
-    JournalNotWritten,
-    PlacedEntry,
-    RefusedEntry,
-    ReservedEntry,
     parse_lines,
     reconcile,
 )
+from policy.journal_entries import CheckOutcome, Entry, RefusedEntry, ReservedEntry
 from tests.support.refusal import count_refusal, refused
 
 AT = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -223,7 +217,7 @@ def test_power_fails_before_the_first_line(tmp_path: Path) -> None:
     with refused(JournalMissing), Journal.open(tmp_path):
         pass
     with Journal.begin(tmp_path, AT) as journal:
-        assert [record.entry for record in journal.records] == [PlacedEntry.of(tmp_path)]
+        assert [record.entry for record in journal.records] == [place_of(tmp_path)]
 
 
 def test_a_line_and_a_half_beyond_the_head_is_no_crash(tmp_path: Path) -> None:

@@ -20,15 +20,17 @@ import pytest
 
 from policy.acknowledgement import Acknowledgement
 from policy.admission import MachineNotListed, MeasurementNotListed
-from policy.agreement import AnchorDiffers, PolicyExpired
+from policy.agreement import PolicyExpired
 from policy.commit import Commit
 from policy.document import digest_text
 from policy.errors import KeyPermissions
-from policy.journal import CommittedEntry, JournalCut, RefusedEntry, ReleasedEntry, ReservedEntry
+from policy.journal_chain import JournalCut
+from policy.journal_entries import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
 from policy.keys import PassphraseWrong
 from policy.party import LocalParty
 from policy.record import Record
 from policy.rows import ColumnMissing, ValueNotFinite, ValueNull, schema_digest
+from policy.signing import AnchorDiffers
 from policy.state import PolicyNotAccepted, PolicyRollback, StateMissing, StudyState
 from policy.task import Task, TaskExpired, TaskSignatureInvalid
 from provider.errors import AcknowledgementMismatch, SourceUnreadable, TaskBoundToInstance
@@ -53,6 +55,7 @@ from ratls.offline import verify_with_record
 from ratls.probe import HandshakeFailed
 from ratls.server_stream import ServerExchange
 from tests.provider.desk import CANARY, Desk
+from tests.support.documents import contents
 from tests.support.enclave import MR_ENCLAVE, NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.flight_peers import PlatformAttester
 from tests.support.parties import PASSPHRASE, local_party
@@ -105,7 +108,7 @@ def test_the_network_learns_no_row_and_no_name(
     alice.push(task)
     seen = sent(relay) + b"".join(bytes(c.received) for c in relay.connections)
     kept = b"".join(p.read_bytes() for p in alice.state.rglob("*") if p.is_file())
-    for secret in (CANARY, "train_party_1", Task.read(task)[0].id):
+    for secret in (CANARY, "train_party_1", contents(Task, task).id):
         assert secret.encode() not in seen
     assert CANARY.encode() not in kept
 
@@ -214,7 +217,7 @@ def test_a_null_is_found_before_anybody_is_connected_to(
 
 def altered(task: bytes) -> bytes:
     """Another number of iterations under the same signature."""
-    genuine = Task.read(task)[0].payload
+    genuine = contents(Task, task).payload
     assert b":500" in genuine
     return task.replace(b64encode(genuine), b64encode(genuine.replace(b":500", b":400")))
 
@@ -467,7 +470,7 @@ from policy.party import LocalParty
 from tests.support.waiting import HANG_LIMIT
 from tests.support.parties import PASSPHRASE
 from verifier.collateral import Collateral
-from verifier.shell import parse_instant
+from verifier.shell import now
 
 task, collateral, party, state, source, address = sys.argv[1:]
 
@@ -523,7 +526,7 @@ def test_what_an_earlier_run_left_is_damaged(
     with pytest.raises(Killed):
         alice.push(task, progress=die)
     before = len(relay.connections)
-    spot = alice.state / "releases" / Task.read(task)[0].digest.hex() / "train_party_1"
+    spot = alice.state / "releases" / Task.read(task).digest.hex() / "train_party_1"
     for content in (b"", b"{}", b"[]", b'{"commit":"","salt":"","evidence":""}', b'{"commit":1}'):
         (spot / "attempt.json").write_bytes(content)
         with alice.refuses(ReleaseStateDamaged):
@@ -547,7 +550,7 @@ def test_the_enclave_dies_in_mid_stream(world: EnclaveWorld, alice: Desk, relay:
         before = len(relay.connections)
         with alice.refuses(TaskBoundToInstance) as seen:
             alice.push(task)
-        assert "newly signed task" in seen.error.fix
+        assert "new task" in seen.error.fix
         assert len(relay.connections) == before + 1  # the probe: not even the task was shown
         assert alice.push(world.task()).commit.rows == 60
 
@@ -555,7 +558,7 @@ def test_the_enclave_dies_in_mid_stream(world: EnclaveWorld, alice: Desk, relay:
 def test_the_acknowledgement_is_lost(world: EnclaveWorld, alice: Desk) -> None:
     """The commit counted, and the disk was full when its acknowledgement came: ask again."""
     task = world.task()
-    spot = alice.state / "releases" / Task.read(task)[0].digest.hex() / "train_party_1"
+    spot = alice.state / "releases" / Task.read(task).digest.hex() / "train_party_1"
     (spot / "acknowledgement.json").mkdir(parents=True)
     with alice.refuses(FileNotWritten):
         alice.push(task)

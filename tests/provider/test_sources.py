@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy.document import Dataset
 from policy.rows import (
     ColumnMissing,
     ColumnTypeDiffers,
@@ -21,6 +20,7 @@ from policy.rows import (
     ValueNull,
     ValueOutsideDomain,
 )
+from policy.sections import Dataset
 from provider.errors import SourceUnreadable
 from provider.sources import LARGEST, SMALLEST, ParquetSource
 from provider.sources.base import SourceChanged, SourceEmpty, SourceRowTooLarge, SourceTooLong

@@ -19,11 +19,11 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from policy.journal import ReleasedEntry
+from policy.journal_entries import ReleasedEntry
 from policy.state import StudyState
 from policy.task import Task
 from provider.agent import Event, Line
-from provider.cli import provider
+from provider.cli_provider import provider
 from provider.cli_task import task
 from provider.cli_task_queue import _tell
 from provider.collect import ResultPending
@@ -408,7 +408,7 @@ def test_submitted_listed_released_watched(
     raw = world.task()
     at_carol = Keyboard(carol, queue, raw)
     (queued,) = lines(at_carol.type("submit", "--json"))
-    digest = f"sha256:{Task.read(raw)[0].digest.hex()}"
+    digest = f"sha256:{Task.read(raw).digest.hex()}"
     assert queued["task_digest"] == digest
     (listed,) = lines(at_carol.type("list", "--json"))
     assert (listed["task_digest"], listed["submitter"]) == (digest, "carol-lab")

@@ -115,9 +115,7 @@ class EnclaveWorld:
 
     def channel(self, party: LocalParty) -> ChannelIdentity:
         """How a party shows itself."""
-        return ChannelIdentity(
-            party.channel_certificate_pem, party.channel_key_pem, party.channel_spki_sha256
-        )
+        return ChannelIdentity.of(party)
 
     @contextmanager
     def running(
@@ -186,7 +184,7 @@ class LiveEnclave:
     ) -> AbstractContextManager[ClientExchange]:
         """An exchange of a party, challenged and appraised."""
         try:
-            digest = Task.read(task)[0].digest if task else NO_TASK
+            digest = Task.read(task).digest if task else NO_TASK
         except RatlsError:  # a test that sends no task at all still needs some digest
             digest = NO_TASK
         return open_exchange(
@@ -219,7 +217,7 @@ class LiveEnclave:
         for seq, batch in enumerate(sent):
             digest.add(seq, batch)
         made: dict[str, Any] = {
-            "task_digest": Task.read(task)[0].digest,
+            "task_digest": Task.read(task).digest,
             "policy_digest": self.world.policy.digest,
             "instance": exchange.fresh.claims.instance,
             "nonce": exchange.fresh.claims.nonce,
@@ -274,7 +272,7 @@ class LiveEnclave:
 
     def opened(self, party: LocalParty, task: bytes, result: Result) -> bytes:
         """What the recipient reads."""
-        info = result_info(Task.read(task)[0].digest, self.world.policy.digest, party.party_id)
+        info = result_info(Task.read(task).digest, self.world.policy.digest, party.party_id)
         return open_result(result.ciphertext, party.encryption, info)
 
 

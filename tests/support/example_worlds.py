@@ -35,10 +35,12 @@ from enclave_app.server import start_server
 from policy.admission import admit
 from policy.agreement import Agreement
 from policy.envelope import TASK
-from policy.journal import Reading, RefusedEntry
+from policy.journal import Reading
+from policy.journal_entries import RefusedEntry
 from policy.keys import KeySigner
 from policy.party import LocalParty
 from policy.receipt import salted
+from policy.signing import require_own_signature
 from policy.task import Task, TaskSignatureInvalid
 from provider.agent_config import AgentConfig
 from provider.agent_tasks import TaskReleaser
@@ -63,6 +65,7 @@ from simulation.serve import serving as serving_collateral
 from tests.provider.agents import configure, offer
 from tests.provider.desk import Desk
 from tests.ratls.test_offline import record
+from tests.support.documents import contents
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.flight_peers import Script, Study, serving
 from tests.support.gramine import StandInDevice
@@ -205,7 +208,9 @@ def files(scene: Scene) -> Names:
     return {"Path": Path, "files": [f"{n}.bin" for n in range(20)], "judge": judged}
 
 
-@world_of("policy", "policy.admission", "policy.agreement", "policy.anchor", "policy.computations")
+@world_of(
+    "policy", "policy.admission", "policy.agreement", "policy.agreement_file", "policy.computations"
+)
 def agreed(scene: Scene) -> Names:
     alice, policy = scene.world.consortium.alice, scene.world.policy
     raw = scene.world.complete.agreement.encode()
@@ -217,6 +222,7 @@ def agreed(scene: Scene) -> Names:
         "Agreement": Agreement,
         "LocalParty": LocalParty,
         "admit": admit,
+        "require_own_signature": require_own_signature,
         "policy": policy,
         "path": scene.write("agreement.json", raw),
         "verified": scene.intel.verify(quote=scene.quote()),
@@ -224,6 +230,19 @@ def agreed(scene: Scene) -> Names:
         "computation": policy.computation[0],
         "inputs": policy.dataset,
     }
+
+
+@world_of("policy.signing")
+def signing(scene: Scene) -> Names:
+    complete, party = scene.world.complete, scene.world.consortium.alice
+    return {"agreement": complete.agreement, "complete": complete, "party": party}
+
+
+@world_of("policy.journal_chain")
+def journal_chain(scene: Scene) -> Names:
+    state = scene.desk("alice").state
+    raw, head = (state / f"journal.{end}" for end in ("jsonl", "head"))
+    return {"raw": raw.read_bytes(), "torn": False, "head_file": head.read_bytes()}
 
 
 @world_of("policy.document", "policy.state")
@@ -236,7 +255,7 @@ def own_study(scene: Scene) -> Names:
         "agreement": scene.world.complete.agreement,
         "party": scene.world.consortium.alice,
         "at": NOW,
-        "task": Task.read(scene.task)[0],
+        "task": contents(Task, scene.task),
     }
 
 
@@ -488,7 +507,7 @@ def computing(scene: Scene) -> Names:
     )
     return {
         "policy": scene.world.policy,
-        "task": Task.read(scene.task)[0],
+        "task": contents(Task, scene.task),
         "tables": tables,
         "check": lambda: None,
         "thing": "train_party_1.age",

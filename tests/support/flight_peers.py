@@ -159,9 +159,7 @@ class Study:
     def channel(self, party: str = "alice-clinic") -> ChannelIdentity:
         """How a party shows itself: certificate and key of its folder."""
         local = self.parties.parties[party]
-        return ChannelIdentity(
-            local.channel_certificate_pem, local.channel_key_pem, local.channel_spki_sha256
-        )
+        return ChannelIdentity.of(local)
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -23,10 +23,11 @@ from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
-from policy.agreement import Agreement, CompleteAgreement, sign
+from policy.agreement import Agreement, CompleteAgreement
 from policy.commit import Commit
 from policy.document import Policy
 from policy.party import LocalParty, create_party
+from policy.signing import sign
 from policy.task import Task
 
 AT = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -43,9 +43,7 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 
 def channel(party: LocalParty) -> ChannelIdentity:
     """How a party shows itself."""
-    return ChannelIdentity(
-        party.channel_certificate_pem, party.channel_key_pem, party.channel_spki_sha256
-    )
+    return ChannelIdentity.of(party)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""`ratls provider`: release rows, and ask which rule an own input breaks."""
+"""`ratls provider`: release rows, and ask which rule the own input breaks."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provider.cli_agent import agent, journal
+from policy.options import Json, PartyDir, PassphraseFile
+from provider.cli_agent import agent
+from provider.cli_journal import journal
 from provider.options import (
     CollateralFile,
     EnclaveAt,
-    Json,
     MailboxAt,
     MailboxCertificate,
-    PartyDir,
-    PassphraseFile,
     StateDir,
     TaskFile,
     Timeout,
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 provider = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="Release rows to the agreed enclave, and to nobody else.",
+    help="Release rows to the agreed enclave only.",
 )
 
 
@@ -64,9 +63,9 @@ def push(
 ) -> None:
     """Release one dataset for one task, once, to an enclave that first proves what it is.
 
-    Checks task, policy and every row here; then has the enclave prove itself inside the stream
-    that will carry the rows. Anything that does not match: no row leaves. With --scheduler the
-    other parties are told of the release, as an agent does.
+    Checks task, policy and every row; then the enclave proves itself inside the stream that will
+    carry the rows. If anything does not match, no row leaves. With --scheduler the release is
+    reported to the scheduler, as an agent does.
 
     Example: ratls provider push --task task.json --dataset train_party_1 --source rows.parquet
     --enclave enclave.example:7443 --collateral collateral.json --party alice
@@ -75,6 +74,7 @@ def push(
 
     require_both(scheduler, scheduler_certificate)
     with refusals_as_exit_status(json_output) as shell:
+        from policy.document import digest_text
         from provider.release import release
 
         request = enclave_request(
@@ -95,8 +95,8 @@ def push(
                 "batches": commit.batches,
                 "bytes": done.sent.bytes,
                 "resumed": done.resumed,
-                "task_digest": f"sha256:{commit.task_digest.hex()}",
-                "commit_digest": f"sha256:{commit.digest.hex()}",
+                "task_digest": digest_text(commit.task_digest),
+                "commit_digest": digest_text(commit.digest),
                 "acknowledgement": str(kept.acknowledgement),
                 "record": str(kept.record),
                 "reported": reported,
@@ -117,7 +117,7 @@ def _report(
     scheduler: str | None,
     certificate: Path | None,
 ) -> bool | None:
-    """Tell the mailbox. None: there is none. A report that fails changes nothing: it is said."""
+    """Report to the scheduler; None without one. A failed report is only shown."""
     if scheduler is None or certificate is None:
         return None
     from provider.mailbox import mailbox
@@ -131,7 +131,7 @@ def _report(
                 commit.task_digest, commit.dataset, State.RELEASED, instance=commit.instance
             )
     except RatlsError as refusal:
-        shell.say(f"released, and not reported to {scheduler}: [{refusal.code}] {refusal}")
+        shell.say(f"released, but not reported to {scheduler}: [{refusal.code}] {refusal}")
         return False
     return True
 
@@ -152,10 +152,10 @@ def reason(
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """Ask which rule of the gate your own input breaks by itself, once all inputs are there.
+    """Ask which release rule your own input breaks by itself, once all inputs have arrived.
 
-    Only where the policy says `reasons = "own input"`. The answer is the same whatever the other
-    inputs are, and says nothing of them.
+    Only where the policy says `reasons = "own input"`. The answer does not depend on the other
+    inputs.
 
     Example: ratls provider reason --task task.json --dataset train_party_1
     --enclave enclave.example:7443 --collateral collateral.json --party alice
@@ -169,12 +169,12 @@ def reason(
             shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
             allow_simulation,
         )  # fmt: skip
-        told = ask_reason(request, dataset)
-        meaning = f"breaks a rule by itself: {told.code} (see docs/errors.md)"
+        answer = ask_reason(request, dataset)
+        meaning = f"breaks a rule by itself: {answer.code} (see docs/errors.md)"
         shell.answer(
-            {"dataset": dataset, "reason": told.code or None}
-            | enclave_shown(told.fresh, told.mode, enclave),
-            f"{dataset} {meaning if told.code else 'breaks no rule by itself'} ({told.mode})",
+            {"dataset": dataset, "reason": answer.code or None}
+            | enclave_shown(answer.fresh, answer.mode, enclave),
+            f"{dataset} {meaning if answer.code else 'breaks no rule by itself'} ({answer.mode})",
         )
 
 
@@ -185,12 +185,12 @@ provider.add_typer(journal, name="journal")
 
 @contextmanager
 def _progress(shell: Shell) -> Iterator[Callable[[int, int], None]]:
-    """Rows that have left, on stderr; nothing without a terminal."""
+    """Shows on a terminal how many rows were sent."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from verifier.shell import can_redraw
 
-    columns = (TextColumn("rows leaving"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("rows sent"), BarColumn(), MofNCompleteColumn())
     hidden = shell.json_output or not can_redraw(shell.err)
     with Progress(*columns, console=shell.err, disable=hidden, transient=True) as bar:
         row = bar.add_task("rows", total=None)

@@ -1,0 +1,187 @@
+"""`ratls policy`: draft, read, sign, check and accept what the parties agree on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from policy import cli_sign
+from policy.cli_state import state as state_commands
+from policy.options import AgreementFile, Json, KnownDigest, OwnParty
+from verifier.usage import Commands
+
+policy = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    help="Draft, read, sign, check and accept what the parties agree on.",
+)
+
+
+@policy.command("new")
+def policy_new(
+    study: Annotated[str, typer.Option(help="Name of the study: a-z, 0-9 and -.")],
+    party_file: Annotated[list[Path], typer.Option(help="A party.toml; once per party.")],
+    expires: Annotated[str, typer.Option(help="First instant at which it no longer holds.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to make.")] = Path(
+        "policy.toml"
+    ),
+    not_before: Annotated[str | None, typer.Option(help="First instant. Default: now.")] = None,
+    mr_enclave: Annotated[str, typer.Option(help="64 hex digits.")] = "<64 hex>",
+    root: Annotated[str, typer.Option(help="Root of trust.")] = "intel",
+    machine: Annotated[
+        list[str] | None, typer.Option(help="ppid:… or piid:…; may be repeated.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a first policy.toml with comments, to be completed in an editor.
+
+    Example: ratls policy new --study my-study --party-file alice/party.toml
+    --party-file bob/party.toml --expires 2027-02-01T00:00:00Z -o policy.toml
+    """
+    from verifier.shell import parse_instant, refusals_as_exit_status
+
+    with refusals_as_exit_status(json) as shell:
+        from policy.draft import draft_policy
+        from policy.party import read_party_file
+        from verifier.files import read_file, write_new
+
+        for path in party_file:
+            read_party_file(path)  # refuses what is no party block, before anything is written
+        text = draft_policy(
+            study=study,
+            party_blocks=[read_file(path).decode("utf-8") for path in party_file],
+            mr_enclave=mr_enclave,
+            root=root,
+            machines=machine or [],
+            not_before=parse_instant(not_before),
+            expires=parse_instant(expires),
+        )
+        write_new(output, text.encode("utf-8"), mode=0o644)
+        shell.answer({"policy": str(output)}, f"{output}: a draft of {study}")
+        shell.say(f"next: complete it, then ratls policy lint {output}")
+
+
+@policy.command("lint")
+def policy_lint(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml.")], json: Json = False
+) -> None:
+    """List every problem of a policy with its path and line. If there is none, say for each
+    computation what its result tells about persons.
+
+    Example: ratls policy lint policy.toml
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json) as shell:
+        from policy.agreement_file import read_policy
+        from policy.computations import DECLARED
+        from policy.document import PolicyInvalid, digest_text
+
+        try:
+            read = read_policy(file)
+        except PolicyInvalid as refusal:
+            problems = [
+                {"path": p.path, "line": p.line, "expected": p.expected, "found": p.found}
+                for p in refusal.problems
+            ]
+            shell.answer(
+                {"file": str(file), "problems": problems, "error": refusal.as_json()},
+                "\n".join(f"{file}: {problem}" for problem in refusal.problems),
+            )
+            raise typer.Exit(int(refusal.exit_status)) from refusal
+        digest = digest_text(read.digest)
+        says = {c.id: f"{c.run} says {DECLARED[c.run].says}" for c in read.computation}
+        lines = [f"{file}: no problems, {digest}"]
+        shell.answer(
+            {"file": str(file), "problems": [], "digest": digest, "says": says, "error": None},
+            "\n".join(lines + [f"  {name}: {text}" for name, text in says.items()]),
+        )
+
+
+@policy.command("show")
+def policy_show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml or an agreement.")],
+    json: Json = False,
+) -> None:
+    """Show a policy as it was read, not as it was written.
+
+    Example: ratls policy show study.agreement.json
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json) as shell:
+        from policy.agreement_file import read_policy
+        from policy.show import as_json, tables
+
+        shown = read_policy(file)
+        if shown.platform.simulated:
+            shell.warn_simulation()
+        if json:
+            shell.answer(as_json(shown), "")
+            return
+        for table in tables(shown):
+            shell.out.print(table)
+
+
+policy.command("sign")(cli_sign.sign)
+
+
+@policy.command("status")
+def policy_status(file: AgreementFile, json: Json = False) -> None:
+    """Show who signed an agreement, and who is missing. Does not check who has the keys.
+
+    Example: ratls policy status study.agreement.json
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json) as shell:
+        from policy.agreement_file import read_agreement
+        from policy.show import agreement_facts, signatures_text, signers_table
+
+        agreement = read_agreement(file)
+        if agreement.policy.platform.simulated:
+            shell.warn_simulation()
+        if not json:
+            shell.out.print(signers_table(agreement))
+        shell.answer(agreement_facts(agreement), signatures_text(agreement))
+
+
+@policy.command("verify")
+def policy_verify(
+    file: AgreementFile,
+    party: OwnParty = None,
+    digest: KnownDigest = None,
+    at: Annotated[str | None, typer.Option(help="Instant of judgement. Default: now.")] = None,
+    json: Json = False,
+) -> None:
+    """Check that an agreement is complete, in force, and the one that you mean.
+
+    Without --party or --digest its digest is shown, and nothing is decided (exit status 5).
+
+    Example: ratls policy verify study.agreement.json --party alice
+    """
+    from verifier.shell import parse_instant, refusals_as_exit_status
+
+    with refusals_as_exit_status(json) as shell:
+        from policy.agreement import require_window
+        from policy.agreement_file import open_agreement
+        from policy.show import agreement_facts, signatures_text
+
+        opened = open_agreement(file, party=party, digest=digest)
+        complete = opened.agreed
+        if complete.policy.platform.simulated:
+            shell.warn_simulation()
+        unverified = opened.compare(complete.policy)
+        require_window(complete.policy, parse_instant(at))
+        if unverified is not None:
+            raise unverified
+        shell.answer(
+            agreement_facts(complete.agreement) | {"verdict": "accepted"},
+            f"{file}: complete and in force; {signatures_text(complete.agreement)}",
+        )
+
+
+policy.command("accept")(cli_sign.accept)
+policy.add_typer(state_commands, name="state")

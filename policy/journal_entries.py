@@ -1,0 +1,165 @@
+"""What a journal can say: one type for each kind of record."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from verifier.appraisal import Appraisal
+from verifier.errors import CollateralRolledBack
+
+DigestText = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+InstanceText = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+ModeText = Literal["production", "simulation"]
+Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+Count = Annotated[int, Field(ge=0)]
+# Where it stopped: own checks, the enclave's proof, rows, the commit, the enclave's answer.
+Step = Literal["local", "enclave", "rows", "commit", "answer"]
+
+
+class JournalEntry(BaseModel):
+    """Strict and frozen; every entry has a `kind`."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class PlacedEntry(JournalEntry):
+    """The state folder is here; the first record, and again when a copy was adopted."""
+
+    kind: Literal["placed"] = "placed"
+    machine: DigestText  # of /etc/machine-id, which is not to be shown; of nothing without one
+    filesystem: Annotated[str, Field(pattern=r"^[0-9a-f]{1,16}$")]
+    folder: Count  #       inode
+
+
+class AcceptedEntry(JournalEntry):
+    """A policy was taken into force, from its `not_before` on. None older is, from now on."""
+
+    kind: Literal["accepted"] = "accepted"
+    study: str
+    version: Count
+    policy: DigestText
+
+
+class ReservedEntry(JournalEntry):
+    """Rows of `dataset` may now be sent for `task`, and only to this instance of the enclave."""
+
+    kind: Literal["reserved"] = "reserved"
+    task: DigestText
+    dataset: str
+    policy: DigestText
+    study: str
+    computation: str
+    instance: InstanceText
+    expires: Moment | None = None  # of the task; absent in records of older versions
+    mode: ModeText
+
+
+class ReturnedEntry(JournalEntry):
+    """A reservation without a commit, given back: it does not count as a use."""
+
+    kind: Literal["returned"] = "returned"
+    task: DigestText
+    dataset: str
+    instance: InstanceText
+    reason: Literal["no-row-left", "no-commit-before-the-end"]
+    mode: ModeText
+
+
+class NotedEntry(JournalEntry):
+    """Revocation lists that were used. From now on older ones are refused."""
+
+    kind: Literal["noted"] = "noted"
+    collateral: str  # kind of platform: root/technology-FMSPC-authority
+    root_list: Moment  # when each was issued
+    platform_list: Moment
+
+    def require_reached_by(self, other: Self) -> None:
+        """Raises: CollateralRolledBack."""
+        for name in ("root_list", "platform_list"):
+            seen, found = getattr(self, name), getattr(other, name)
+            if found < seen:
+                raise CollateralRolledBack(
+                    f"revocation list ({name})",
+                    expected=f"none issued before {seen}",
+                    found=f"one of {found}",
+                    fix="fetch collateral again; `ratls provider journal show` lists what was seen",
+                )
+
+
+class CommittedEntry(JournalEntry):
+    """A signed commit is kept and about to be sent."""
+
+    kind: Literal["committed"] = "committed"
+    task: DigestText
+    dataset: str
+    instance: InstanceText
+    commit: DigestText
+    rows: Count
+    batches: Count
+    mode: ModeText
+
+
+class ReleasedEntry(JournalEntry):
+    """The enclave acknowledged the commit."""
+
+    kind: Literal["released"] = "released"
+    task: DigestText
+    dataset: str
+    instance: InstanceText
+    commit: DigestText
+    acknowledgement: DigestText
+    rows: Count
+    mode: ModeText
+
+
+class CollectedEntry(JournalEntry):
+    """A result was fetched and its receipt verified."""
+
+    kind: Literal["collected"] = "collected"
+    task: DigestText
+    instance: InstanceText
+    receipt: DigestText
+    mode: ModeText
+
+
+class CheckOutcome(JournalEntry):
+    """Name and outcome of one check; never its detail, which may quote the peer."""
+
+    check: str
+    outcome: Literal["passed", "failed", "not_reached"]
+
+
+class RefusedEntry(JournalEntry):
+    """A release or collection that was refused, and by which check."""
+
+    kind: Literal["refused"] = "refused"
+    action: Literal["release", "collect"]
+    task: DigestText | None  # None: the task itself could not be read
+    dataset: str | None
+    code: str
+    check: str | None
+    checks: Annotated[tuple[CheckOutcome, ...], Field(strict=False)]
+    mode: ModeText | None  # None: refused before a root was chosen
+    step: Step | None = None  #  where it stopped; absent in records of older versions
+    rows: Count | None = None  # that had left in this run
+
+
+Entry = (
+    PlacedEntry
+    | AcceptedEntry
+    | NotedEntry
+    | ReservedEntry
+    | ReturnedEntry
+    | CommittedEntry
+    | ReleasedEntry
+    | CollectedEntry
+    | RefusedEntry
+)
+
+
+def outcomes(appraisal: Appraisal | None) -> tuple[CheckOutcome, ...]:
+    """The names and outcomes of an appraisal, as a refusal keeps them."""
+    records = () if appraisal is None else appraisal.records
+    return tuple(CheckOutcome(check=r.check, outcome=r.outcome.value) for r in records)

@@ -1,0 +1,54 @@
+"""Options that commands of several packages share. Loads little."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def checked_digest(text: str | None) -> str | None:
+    """A digest as it is typed, `sha256:` and 64 hex digits; BadParameter otherwise."""
+    if text is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", text, re.ASCII):
+        raise typer.BadParameter("write sha256: and 64 lower-case hex digits")
+    return text
+
+
+# What commands that take an agreement compare it with: see `policy.agreement_file`.
+OwnParty = Annotated[
+    Path | None,
+    typer.Option("--party", help="Your party folder: its keys must have signed the agreement."),
+]
+KnownDigest = Annotated[
+    str | None,
+    typer.Option(
+        "--digest",
+        callback=checked_digest,
+        help="The policy digest that you know to be right, sha256:….",
+    ),
+]
+Yes = Annotated[
+    str | None,
+    typer.Option(
+        "--yes",
+        metavar="DIGEST",
+        callback=checked_digest,
+        help="Do not ask: consent to the policy with this digest, sha256:….",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
+PartyDir = Annotated[Path, typer.Option("--party", help="Folder made by `ratls party new`.")]
+StateDir = Annotated[
+    Path | None, typer.Option("--state", help="Folder of accepted agreements. Default: per user.")
+]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the keys' passphrase, - for standard input. Default: the terminal."
+    ),
+]
+AgreementFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="An agreement: <name>.agreement.json.")
+]
