@@ -18,6 +18,8 @@ from tests.support.message_page import Recorder
 settings.register_profile("ratls", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ratls")
 
+RECORDER = pytest.StashKey[Recorder]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--messages", type=Path, help="Folder to note what refusals say, for a page.")
@@ -29,7 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = config.getoption("--messages")
     if folder is not None:
         recorder = Recorder(folder, os.environ.get("PYTEST_XDIST_WORKER", "main"))
-        recorder.install(refusal.current)
+        recorder.install()
+        config.stash[RECORDER] = recorder
         config.add_cleanup(recorder.write)
 
 
@@ -40,6 +43,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         refusal.current.pop()
+        if RECORDER in item.config.stash:
+            item.config.stash[RECORDER].settle(item)
 
 
 def vectors_folder() -> Path | None:

@@ -122,7 +122,7 @@ NOT_IN_THE_ENCLAVE = {
     *("verifier.verify", "verifier.certificate", "verifier.collateral", "verifier.bundles"),
     *("verifier.crl", "verifier.pck", "verifier.qe", "verifier.tcb", "policy.admission"),
     *("verifier.shell", "verifier.modes", "verifier.usage", "enclave_app.cli"),
-    *("ratls.attester_option", "policy.anchor", "policy.journal", "policy.state"),
+    *("ratls.attester_option", "policy.agreement_file", "policy.journal", "policy.state"),
 }
 ENCLAVE_LIBRARIES = {
     *("cbor2", "cryptography", "numpy", "platformdirs", "pyarrow", "pydantic", "scipy"),

@@ -31,32 +31,31 @@ _VARYING = (
 
 
 class Recorder:
-    """Notes what every refusal of this process said, in the test that was running."""
+    """Notes what every refusal of this process said, once the test that met it is over."""
 
     def __init__(self, folder: Path, worker: str) -> None:
         self._file = folder / f"{worker}.json"
+        self._met: list[RatlsError] = []
         self._seen: dict[str, tuple[bool, str, str, str, str]] = {}
 
-    def install(self, running: list[pytest.Item]) -> None:
-        recorder = self
+    def install(self) -> None:
+        made = RatlsError.__init__
 
-        def noting(method: Any) -> Any:
-            def noted(error: RatlsError, *args: Any, **options: Any) -> None:
-                method(error, *args, **options)
-                if running:
-                    recorder.note(error, running[-1])
+        def noted(error: RatlsError, *args: Any, **options: Any) -> None:
+            made(error, *args, **options)
+            self._met.append(error)
 
-            return noted
+        RatlsError.__init__ = noted  # type: ignore[method-assign]
 
-        for name in ("__init__", "place"):
-            setattr(RatlsError, name, noting(getattr(RatlsError, name)))
-
-    def note(self, error: RatlsError, item: pytest.Item) -> None:
+    def settle(self, item: pytest.Item) -> None:
+        """Ask what was met in this test for its words: only now has it all its parts."""
         drawn = hasattr(getattr(item, "function", None), "hypothesis")  # another one each time
-        found = (drawn, item.nodeid, error.exit_status.word, plain(error), plain(error.fix))
-        known = self._seen.get(error.code)
-        if known is None or found[:2] <= known[:2]:
-            self._seen[error.code] = found
+        for error in self._met:
+            known = self._seen.get(error.code)
+            if known is None or (drawn, item.nodeid) <= known[:2]:
+                word, said, fix = error.exit_status.word, plain(error), plain(error.fix)
+                self._seen[error.code] = (drawn, item.nodeid, word, said, fix)
+        self._met.clear()
 
     def write(self) -> None:
         self._file.write_text(json.dumps(self._seen), "utf-8")
