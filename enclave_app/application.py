@@ -194,6 +194,8 @@ class Enclave:
 
     def _compute(self, task: Task, ticket: Ticket, began: float) -> None:
         """Args: began: When the last commit came, which the host has seen."""
+        # Made before any row is looked at: later there may be no memory for it.
+        denial = denied(self.policy, task)
         inputs = self.sessions.take_complete(ticket)
         if inputs is None:
             return
@@ -223,6 +225,6 @@ class Enclave:
             for intake in inputs:
                 intake.close()
         if isinstance(outcome, Denied):
-            outcome = denied(self.policy, task)
+            outcome = denial
         due = began + self.limits.padded(self.seconds() - began)
         self.sessions.finish(ticket, replace(outcome, reasons=reasons), due)

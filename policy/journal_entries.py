@@ -51,6 +51,7 @@ class ReservedEntry(JournalEntry):
     policy: DigestText
     study: str
     computation: str
+    learnt: DigestText | None = None  # run and columns; absent in records of older versions
     instance: InstanceText
     expires: Moment | None = None  # of the task; absent in records of older versions
     mode: ModeText

@@ -41,6 +41,7 @@ from provider.release_state import (
     Attempt,
     ReleaseFolder,
     ended,
+    learnt,
     require_attempt,
     require_instance,
     require_reservations,
@@ -206,13 +207,7 @@ def check_locally(
 
 
 def _require_uses(job: CheckedRelease, records: tuple[JournalRecord, ...]) -> None:
-    require_uses_left(
-        records,
-        job.checked.task_text,
-        study=job.task.study,
-        computation=job.computation.id,
-        uses=job.computation.uses,
-    )
+    require_uses_left(records, *job.names, job.task.study, job.computation)
 
 
 @contextmanager
@@ -229,6 +224,7 @@ def _reserved(
         policy=digest_text(job.policy.digest),
         study=job.task.study,
         computation=job.computation.id,
+        learnt=learnt(job.computation),
         instance=fresh.claims.instance.hex(),
         expires=instant_text(job.task.expires),
         mode=job.checked.mode.value,

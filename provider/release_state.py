@@ -6,6 +6,7 @@ clones: without the binding, a host could start two and give each other inputs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
@@ -15,9 +16,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+from policy.computations import DECLARED, Columns
+from policy.document import digest_text
 from policy.errors import TicketScopeError
 from policy.journal_chain import JournalCut, JournalRecord
 from policy.journal_entries import CommittedEntry, ReleasedEntry, ReservedEntry, ReturnedEntry
+from policy.sections import Computation
 from policy.statement import instant_text
 from policy.values import Instance
 from provider.errors import TaskBoundToInstance, TicketReplayError
@@ -169,25 +173,47 @@ class UsesExhausted(TicketScopeError):
         return f"{self.thing} has had {self.found} tasks; the policy allows {self.expected}"
 
 
-def require_uses_left(
-    records: tuple[JournalRecord, ...], task: str, *, study: str, computation: str, uses: int
-) -> None:
-    """A computation's `uses` are tasks for which rows may have been sent, also failed ones.
+def learnt(computation: Computation) -> str:
+    """What is learnt from its inputs, whatever it is called: digest of its `run` and columns.
 
-    A returned reservation does not count. Counted over all versions of the policy: a new version
-    alone gives no new uses.
+    R07: two results are subtracted. Under a second id, or renamed in a new version, the same
+    computation would have all its uses again.
+    """
+    columns: set[str] = set()
+    for name, declared in DECLARED[computation.run].parameters.items():
+        if isinstance(declared, Columns) and name in computation.parameters:
+            for value in computation.parameters[name].values():
+                columns.update(map(str, value) if isinstance(value, tuple) else [str(value)])
+    named = json.dumps([computation.run, sorted(columns)]).encode()
+    return digest_text(hashlib.sha256(named).digest())
+
+
+def require_uses_left(
+    records: tuple[JournalRecord, ...],
+    task: str,
+    dataset: str,
+    study: str,
+    computation: Computation,
+) -> None:
+    """Of a dataset, `uses` are tasks for which its rows may have been sent, also failed ones.
+
+    A returned reservation does not count. Counted by what is learnt, over all versions of the
+    policy and all ids of computations.
 
     Raises: UsesExhausted.
     """
+    same = learnt(computation)
     others = {
         held.entry.task
         for held in reservations(records).values()
-        if held.counts and (held.entry.study, held.entry.computation) == (study, computation)
+        if held.counts
+        and (held.entry.study, held.entry.dataset) == (study, dataset)
+        and (held.entry.learnt == same or held.entry.computation == computation.id)
     } - {task}
-    if len(others) >= uses:
+    if len(others) >= computation.uses:
         raise UsesExhausted(
-            f"computation {computation}",
-            expected=str(uses),
+            f"dataset {dataset}, computation {computation.id}",
+            expected=str(computation.uses),
             found=str(len(others)),
         )
 

@@ -402,9 +402,10 @@ def _not_utf_8(place: int) -> _Fault:
 
 def _require_no_utf_16(start: bytes, name: str) -> None:
     little = start.startswith(b"\xff\xfe") or start[1:4:2] == b"\0\0"
-    big = start.startswith(b"\xfe\xff") or start[0:3:2] == b"\0\0"
+    big = start.startswith((b"\xfe\xff", b"\0\0\xfe\xff")) or start[0:3:2] == b"\0\0"
     if little != big:  # both: NULs alone
-        encoding = "UTF-16LE" if little else "UTF-16BE"
+        wide = start[2:4] == b"\0\0" or start[:2] == b"\0\0"
+        encoding = f"UTF-{32 if wide else 16}{'LE' if little else 'BE'}"
         raise SourceEncoding(
             name,
             expected="UTF-8",

@@ -120,9 +120,31 @@ def _joined(
     name: str,
     require_unchanged: Callable[[], None] = lambda: None,
 ) -> Iterator[Source]:
+    _require_each_once(parts, name)
     with ExitStack() as files:
         sources = [files.enter_context(part.open(dataset)) for part in parts]
         yield JoinedSource(sources, dataset, name, require_unchanged)
+
+
+class SourceFileTwice(SourceError):
+    """One file stands in a folder or list under two names: its rows would be read twice."""
+
+    code = "source-file-twice"
+    default_fix = "remove one of the two names: they are links to one file"
+
+
+def _require_each_once(parts: Sequence[SourceSpec], name: str) -> None:
+    """Raises: SourceFileTwice. What cannot be looked at is left to whoever opens it."""
+    seen: dict[tuple[int, int], Path] = {}
+    for part in parts:
+        path = getattr(part, "path", None)
+        if path is None or not path.exists():
+            continue
+        found = path.stat()
+        other = seen.setdefault((found.st_dev, found.st_ino), path)
+        if other is not path:
+            twice = f"{other.name!a} and {path.name!a}"
+            raise SourceFileTwice(name, expected="each file once", found=twice[:120])
 
 
 class SourceFolderMixed(SourceError):

@@ -207,12 +207,15 @@ def test_the_header_ends_otherwise_than_the_rows(tmp_path: Path) -> None:
     assert scan(csv_text(tmp_path, "x,y\r\n1,2\r\n"), dataset(x="int64")) == 1
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
+@pytest.mark.parametrize("order", ["", "-le", "-be"])
+@pytest.mark.parametrize("width", [16, 32])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_wide_encodings_are_named(tmp_path: Path, width: int, order: str, mark: str) -> None:
+    raw = (mark + sixty()).encode(f"utf-{width}{order}")
     with refused(SourceEncoding) as seen:
-        scan(csv_text(tmp_path, sixty().encode(encoding)), dataset(**PATIENTS))
-    assert seen.error.found.startswith("UTF-16")
-    assert "iconv -f UTF-16" in seen.error.fix
+        scan(csv_text(tmp_path, raw), dataset(**PATIENTS))
+    assert seen.error.found.startswith(f"UTF-{width}")
+    assert f"iconv -f UTF-{width}" in seen.error.fix
 
 
 def test_windows_1252_is_named_with_its_line(tmp_path: Path) -> None:

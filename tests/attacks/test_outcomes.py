@@ -270,6 +270,31 @@ def test_a_bug_in_a_computation_says_nothing(
     assert run(live, clock, carriers(30))[0] == honest
 
 
+def test_no_memory_is_left_to_seal_a_denial(
+    live: LiveEnclave, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A computation took it all. The denial was made before, so that the task still ends."""
+    count_refusal()
+    honest, _ = run(live, clock, carriers(30))
+    made, seal = [], application.denied
+
+    def exhausted(*arguments: Any) -> Any:
+        if made:
+            raise MemoryError
+        return seal(*arguments)
+
+    def greedy(*_: Any) -> Any:
+        made.append(True)
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(application, "denied", exhausted)
+        patched.setattr(application, "compute", greedy)
+        seen, read = run(live, clock, carriers(30))
+    assert (seen, read["code"]) == (honest, ReleaseDenied.code)
+    assert run(live, clock, carriers(30))[0] == honest
+
+
 @pytest.mark.parametrize("bug", [ValueError, SystemExit, KeyboardInterrupt, Stopped])
 def test_a_bug_in_a_handler_says_nothing(
     live: LiveEnclave, monkeypatch: pytest.MonkeyPatch, bug: type[BaseException]

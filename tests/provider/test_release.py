@@ -636,6 +636,40 @@ def test_the_uses_of_a_computation_run_out(alice: Desk, relay: Relay) -> None:
         assert alice.push(task).commit.rows == 60  # the same task is not another use
 
 
+@pytest.mark.parametrize(
+    ("features", "counted"),
+    [
+        pytest.param('["age", "bmi"]', True, id="the-same"),
+        pytest.param('["bmi", "age"]', True, id="in-another-order"),
+        pytest.param('["age"]', False, id="other-columns"),
+    ],
+)
+def test_a_second_name_brings_no_new_uses(
+    alice: Desk, relay: Relay, features: str, counted: bool
+) -> None:
+    """R07: the same computation once more in the policy, under another id."""
+    world = alice.world
+    one = world.consortium.sections()["computation"].replace("uses = 10", "uses = 1")
+    one = one.replace(f"features = {world.consortium.features}", 'features = ["age", "bmi"]')
+    second = one.replace('id = "train"', 'id = "train_again"')
+    second = second.replace('features = ["age", "bmi"]', f"features = {features}")
+    text = world.consortium.policy_text(computation=f"{one}\n{second}")
+    alice.world = other = dataclasses.replace(world, complete=world.consortium.complete(text))
+    alice.state.rename(alice.folder / "before")
+    StudyState(alice.state).accept(other.complete.agreement, alice.party, NOW)
+    again = Task.new(
+        other.policy, "train_again", "carol-lab", at=NOW, parameters={"max_iter": 500}
+    ).seal(world.consortium.carol.operation)
+    with other.running() as live:
+        relay.point_at(("127.0.0.1", live.server.port))
+        assert alice.push(other.task()).commit.rows == 60
+        if counted:
+            with alice.refuses(UsesExhausted):
+                alice.push(again)
+        else:
+            assert alice.push(again).commit.rows == 60
+
+
 # What the enclave says about it.
 
 

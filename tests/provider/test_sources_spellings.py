@@ -17,7 +17,7 @@ from policy.rows import ColumnMissing, ColumnTypeDiffers, ValueNull, ValueOutsid
 from provider.errors import SourceFormatUnknown, SourceTableMalformed, SourceUnreadable
 from provider.sources import LARGEST, SMALLEST, SourceSpec, parse_source, source_at
 from provider.sources.base import SourceChanged, SourceEmpty, SourceTooLong
-from provider.sources.spec import SourceFolderMixed
+from provider.sources.spec import SourceFileTwice, SourceFolderMixed
 from tests.provider.formats import arrow_file, arrow_stream, csv, parquet, read, scan, sql, sqlite
 from tests.provider.test_sources import dataset, replaced, rows
 from tests.provider.test_sources_sql import Server, running  # noqa: F401 - a fixture
@@ -240,6 +240,21 @@ def test_a_folder_with_something_else_in_it(what: str, tmp_path: Path) -> None:
         (folder / what).parent.mkdir(exist_ok=True)
         (folder / what).touch()
     with refused(SourceFolderMixed):
+        scan(source_at(folder), dataset())
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to", None])
+def test_one_file_under_two_names(link: str | None, tmp_path: Path) -> None:
+    """Its rows would be there twice. The twin is a copy: two files are two files."""
+    folder = folder_of(tmp_path, *parts([1, 2]))
+    first, *_ = sorted(folder.glob("[!._]*.parquet"))
+    second = folder / "second.parquet"
+    if link is None:
+        second.write_bytes(first.read_bytes())
+        assert scan(source_at(folder), dataset()) > 0
+        return
+    getattr(second, link)(first)
+    with refused(SourceFileTwice):
         scan(source_at(folder), dataset())
 
 
