@@ -46,6 +46,8 @@ from verifier.errors import Exit, RatlsError
 from verifier.modes import SimulationNotAllowed
 from verifier.validity import CollateralNotCurrent
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_task_is_released_to_and_reported(world: EnclaveWorld, alice: Desk) -> None:
     task = world.task()

@@ -268,6 +268,7 @@ def writer(folder: Path, count: int) -> subprocess.Popen[str]:
     return child
 
 
+@pytest.mark.slow
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     """Two pushes share one state folder: no line is lost, none is chained to the same one."""
     written(tmp_path, 0)
@@ -283,6 +284,7 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
         assert len(journal.records) == 21
 
 
+@pytest.mark.slow
 def test_a_process_is_killed_while_it_writes(tmp_path: Path) -> None:
     """Wherever the kill strikes, the next process finds a journal that it can go on with."""
     written(tmp_path, 0)

@@ -172,6 +172,7 @@ def test_a_provider_that_changes_its_mind_for_ever(store: Store) -> None:
     store.report(one, "train_party_2", State.REFUSED, "c", NOW, cap=2)
 
 
+@pytest.mark.slow
 def test_flood_of_ten_thousand_tasks(tmp_path: Path) -> None:
     """D11: one submitter fills its own share; the queue of another is as it was."""
     store = Store.open(queue_file(tmp_path / "queue.sqlite"))
@@ -247,6 +248,7 @@ def test_the_quota_holds_over_two_schedulers(database: sqlalchemy.URL) -> None:
         each.close()
 
 
+@pytest.mark.slow
 def test_a_watcher_never_passes_a_task_that_is_not_there_yet(database: sqlalchemy.URL) -> None:
     """Were numbers given before the lock, 7 could be seen before 6, and 6 never."""
     stores, seen, done = [Store.open(database) for _ in range(3)], list[int](), threading.Event()

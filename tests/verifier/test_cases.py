@@ -125,6 +125,7 @@ def test_case_ends_as_the_page_says(name: str) -> None:
         assert refusal.check in STOPS[expected["class"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (_, c) in CASES.items() if "each" in c])
 def test_each_prefix_or_bit_is_refused(name: str) -> None:
     """N003, N040: at no offset does a cut or a flipped bit go unseen."""
