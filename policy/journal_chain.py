@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Self
 
@@ -22,6 +22,7 @@ from policy.errors import AuditError
 from policy.journal_entries import Count, DigestText, Entry, JournalEntry, Moment
 from policy.statement import instant_text
 from policy.values import Digest
+from verifier.text import read_instant
 
 GENESIS = Digest(bytes(32))  # what the first line names as the line before it
 
@@ -106,7 +107,7 @@ def parse_line(line: bytes, seq: int, previous: Digest) -> JournalRecord:
     where = f"journal line {seq + 1}"
     try:
         read = _Line.model_validate_json(line)
-        at = datetime.strptime(read.at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        at = read_instant(read.at)
     except (ValidationError, ValueError) as error:
         raise JournalAltered(where, expected="a record", found="something else") from error
     # Byte for byte: a repeated key or another form would show readers something else. What

@@ -38,11 +38,10 @@ from policy.keys import OperationKey, OperationSigner, ReceiptKey, ReceiptSigner
 from policy.problems import Unfit, from_pydantic
 from policy.text import identifier_fault, slug_fault
 from verifier.errors import RatlsError
-from verifier.text import instant_fault
+from verifier.text import instant_fault, read_instant
 from verifier.text import instant_text as instant_text
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
-_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 BLOB_CAP = 1 << 20
 
 
@@ -65,12 +64,12 @@ def _read_blob(value: Any) -> Any:
 
 def _read_instant(value: Any) -> Any:
     if isinstance(value, str):
-        if not _INSTANT.fullmatch(value):
-            raise Unfit("an instant like 2026-11-01T00:00:00Z", "something else")
         try:
-            read = datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+            read = read_instant(value)
         except ValueError as error:
-            raise Unfit("a day and time that exist", value) from error
+            raise Unfit(
+                "an instant that exists, like 2026-11-01T00:00:00Z", "another text"
+            ) from error
         if wanted := instant_fault(read):
             raise Unfit(wanted, value)
         return read

@@ -1,7 +1,8 @@
 """A task: a submitter's signed request to run an agreed computation once.
 
-raw = Task.new(policy, "train", "carol-lab", at=now).seal(party.operation)
-task, policy = open_task(raw, policy_for, at)
+asked = Task.new(policy, "train", "carol-lab", at=now, parameters={"max_iter": 200})
+raw = asked.seal(party.operation)
+task, policy = open_task(raw, policy_for, now)
 task.resolved_parameters(policy)["max_iter"]
 """
 

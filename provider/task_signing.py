@@ -1,6 +1,7 @@
 """Signs a submitter's task, under the policy that this party accepted.
 
-task, envelope = sign_task(party, state, "my-study", "train", {"max_iter": 200}, lifetime, at=now)
+policy = policy_in_force(party, state, "breast-cancer-joint-training", at=now)
+task, envelope = sign_task(party, policy, "train", {"max_iter": 200}, lifetime, at=now)
 """
 
 from __future__ import annotations

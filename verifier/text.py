@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
+
+_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 
 # Nothing agreed on lies outside, and within them no sum of an instant and a duration overflows.
 YEARS = range(1970, 3000)
@@ -24,6 +27,16 @@ def digest_text(digest: bytes) -> str:
 def instant_text(instant: datetime) -> str:
     """The one text form of an instant: RFC 3339 in UTC, to the second: `2026-11-25T12:00:00Z`."""
     return instant.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+
+
+def read_instant(text: str) -> datetime:
+    """Read what `instant_text` writes: RFC 3339, section 5.6, without fraction or offset.
+
+    Raises: ValueError, for another form and for a day or time that does not exist.
+    """
+    if not _INSTANT.fullmatch(text):
+        raise ValueError("not YYYY-MM-DDTHH:MM:SSZ")
+    return datetime.fromisoformat(text)
 
 
 def instant_fault(value: datetime, years: range = YEARS) -> str | None:

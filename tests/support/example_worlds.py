@@ -284,6 +284,19 @@ def journal(scene: Scene) -> Names:
     return {"folder": scene.desk("alice").state, "refused": refused, "at": NOW}
 
 
+@world_of("policy.task", "provider.task_signing")
+def asked(scene: Scene) -> Names:
+    desk = Desk.of("carol", scene.world, scene.folder, scene.live.address)
+    return {
+        "policy": scene.world.policy,
+        "party": desk.party,
+        "state": desk.state,
+        "policy_for": lambda named: scene.world.policy,
+        "now": NOW,
+        "lifetime": timedelta(hours=1),
+    }
+
+
 @world_of("policy.receipt", "ratls.offline")
 def kept(scene: Scene) -> Names:
     study, identity = scene.study, scene.study.identity()
