@@ -24,9 +24,7 @@ class ChannelIdentityShared(ConfigError):
 
     code = "channel-identity-shared"
     default_fix = "give each party an id and a channel key of its own"
-
-    def sentence(self) -> str:
-        return f"channel certificates share a name or a key: {self.found}"
+    says = "channel certificates share a name or a key: {found}"
 
 
 def client_roots(certificates: Sequence[ChannelCertificate]) -> bytes:

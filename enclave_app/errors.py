@@ -38,9 +38,7 @@ class ListenAddressUnusable(ConfigError):
 
     code = "listen-address-unusable"
     default_fix = "choose another port, or 0 for a free one"
-
-    def sentence(self) -> str:
-        return f"cannot listen: {self.thing} is not {self.expected}"
+    says = "cannot listen: {thing} is not {expected}"
 
 
 class AttemptClosed(StreamIntegrityError):

@@ -33,9 +33,7 @@ class ArgumentsUnexpected(ConfigError):
     code = "arguments-unexpected"
     exit_status = Exit.USAGE
     default_fix = "start it without arguments; `ratls enclave serve` has options"
-
-    def sentence(self) -> str:
-        return f"this entry point takes no arguments, and was given {self.found}"
+    says = "this entry point takes no arguments, and was given {found}"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -75,9 +75,7 @@ class AgreementIncomplete(PolicyThresholdError):
 
     code = "agreement-incomplete"
     default_fix = "have the named parties run `ratls policy sign`"
-
-    def sentence(self) -> str:
-        return f"{self.thing} needs {self.expected}; {self.found}"
+    says = "{thing} needs {expected}; {found}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +234,7 @@ class PolicyNotYetValid(PolicyExpiredError):
 
     code = "policy-not-yet-valid"
     default_fix = "wait until its not_before, and check this machine's clock"
-
-    def sentence(self) -> str:
-        return f"{self.thing} is in force from {self.expected} on, and it is {self.found}"
+    says = "{thing} is in force from {expected} on, and it is {found}"
 
 
 class PolicyExpired(PolicyExpiredError):
@@ -246,9 +242,7 @@ class PolicyExpired(PolicyExpiredError):
 
     code = "policy-expired"
     default_fix = "agree on a new version"
-
-    def sentence(self) -> str:
-        return f"{self.thing} is in force only {self.expected}, and it is {self.found}"
+    says = "{thing} is in force only {expected}, and it is {found}"
 
 
 def require_window(policy: Policy, at: datetime) -> None:

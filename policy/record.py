@@ -43,9 +43,7 @@ class RecordScopeDiffers(ResultBindingError):
 
     code = "record-scope-differs"
     default_fix = "name the record that was stored with this document"
-
-    def sentence(self) -> str:
-        return f"the record is about document {self.found}, not {self.expected}"
+    says = "the record is about document {found}, not {expected}"
 
 
 class Record(Statement):

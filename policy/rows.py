@@ -69,9 +69,7 @@ class ColumnUnexpected(SchemaError):
 
     code = "column-unexpected"
     default_fix = "remove the column from the source"
-
-    def sentence(self) -> str:
-        return f"{self.thing} has {self.found}"
+    says = "{thing} has {found}"
 
 
 class ColumnMissing(SchemaError):
@@ -198,9 +196,7 @@ class _NamesRows:
     thing: str
     expected: str
     found: str
-
-    def sentence(self) -> str:
-        return f"{self.thing}: {self.found} must {self.expected}"
+    says = "{thing}: {found} must {expected}"
 
 
 class PersonUnnamed(_NamesRows, InvalidDataError):

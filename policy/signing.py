@@ -30,9 +30,7 @@ class OwnSignatureMissing(PolicyThresholdError):
 
     code = "own-signature-missing"
     default_fix = "read the policy, then run `ratls policy sign`"
-
-    def sentence(self) -> str:
-        return f"{self.thing} has no {self.expected}; it has {self.found}"
+    says = "{thing} has no {expected}; it has {found}"
 
 
 def require_listed(policy: Policy, party: LocalParty) -> None:

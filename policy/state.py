@@ -68,9 +68,7 @@ class PolicyNotAccepted(PolicyConflictError):
     default_fix = (
         "compare policy digests with its sender; accept the agreement first if it is right"
     )
-
-    def sentence(self) -> str:
-        return f"the policy with digest {self.found} was not accepted here"
+    says = "the policy with digest {found} was not accepted here"
 
 
 class StudyState:

@@ -215,9 +215,7 @@ class PolicyDigestDiffers(PolicyConflictError):
 
     code = "policy-digest-differs"
     default_fix = "have it made again under the policy that is in force"
-
-    def sentence(self) -> str:
-        return f"{self.thing} belongs to policy {self.found}, not {self.expected}"
+    says = "{thing} belongs to policy {found}, not {expected}"
 
 
 def require_policy(thing: str, named: values.Digest, policy: Policy) -> None:
@@ -233,9 +231,7 @@ class StudyDiffers(PolicyScopeError):
 
     code = "study-differs"
     default_fix = "have it made again for this study"
-
-    def sentence(self) -> str:
-        return f"{self.thing} belongs to study {self.found}, not {self.expected}"
+    says = "{thing} belongs to study {found}, not {expected}"
 
 
 def require_study(thing: str, named: str, policy: Policy) -> None:

@@ -74,9 +74,7 @@ class TaskComputationUnknown(TicketScopeError):
 
     code = "task-computation-unknown"
     default_fix = "use the id of a computation in the policy"
-
-    def sentence(self) -> str:
-        return f"the policy has no computation {self.found}; it has {self.expected}"
+    says = "the policy has no computation {found}; it has {expected}"
 
 
 class TaskSubmitterDenied(TicketScopeError):
@@ -84,9 +82,7 @@ class TaskSubmitterDenied(TicketScopeError):
 
     code = "task-submitter-denied"
     default_fix = "have a submitter that the policy lists for this computation sign the task"
-
-    def sentence(self) -> str:
-        return f"{self.found} may not submit the task; allowed: {self.expected}"
+    says = "{found} may not submit the task; allowed: {expected}"
 
 
 class TaskExpired(TicketScopeError):
@@ -94,9 +90,7 @@ class TaskExpired(TicketScopeError):
 
     code = "task-expired"
     default_fix = "sign a new task"
-
-    def sentence(self) -> str:
-        return f"the task expired: it was valid {self.expected}, and it is {self.found}"
+    says = "the task expired: it was valid {expected}, and it is {found}"
 
 
 class TaskNotYetValid(TicketScopeError):
@@ -104,9 +98,7 @@ class TaskNotYetValid(TicketScopeError):
 
     code = "task-not-yet-valid"
     default_fix = "compare the clocks of the submitter and of this machine"
-
-    def sentence(self) -> str:
-        return f"the task is valid from {self.expected} on, and it is {self.found}"
+    says = "the task is valid from {expected} on, and it is {found}"
 
 
 class Task(PolicyStatement):

@@ -48,9 +48,7 @@ class DatasetNotConfigured(ConfigError):
 
     code = "dataset-not-configured"
     default_fix = "add the [[dataset]] with its source, then start the agent again"
-
-    def sentence(self) -> str:
-        return f"{self.thing} has no source in the configuration, which has {self.expected}"
+    says = "{thing} has no source in the configuration, which has {expected}"
 
 
 class EnclaveNotConfigured(ConfigError):
@@ -177,9 +175,7 @@ class AgentRunning(ConfigError):
 
     code = "agent-running"
     default_fix = "stop the other agent first; one handles every task of the study"
-
-    def sentence(self) -> str:
-        return f"another agent of this study runs: {self.thing} is locked"
+    says = "another agent of this study runs: {thing} is locked"
 
 
 @contextmanager

@@ -65,9 +65,7 @@ class ResultPending(ResultUnavailable):
 
     code = "result-pending"
     default_fix = "wait for the named providers, or add --wait SECONDS"
-
-    def sentence(self) -> str:
-        return f"no {self.thing} yet: {self.found}"
+    says = "no {thing} yet: {found}"
 
 
 class ResultDenied(ResultDeniedError):
@@ -75,9 +73,7 @@ class ResultDenied(ResultDeniedError):
 
     code = "result-denied"
     default_fix = "ask the providers about their inputs; other rows or parameters need a new task"
-
-    def sentence(self) -> str:
-        return "there is no result: the computation failed, or its release rule was not met"
+    says = "there is no result: the computation failed, or its release rule was not met"
 
 
 def collect(
@@ -152,9 +148,7 @@ class RecipientNotListed(TicketScopeError):
 
     code = "recipient-not-listed"
     default_fix = "have one of the computation's recipients collect the result"
-
-    def sentence(self) -> str:
-        return f"{self.found} is not a recipient of {self.thing}; recipients: {self.expected}"
+    says = "{found} is not a recipient of {thing}; recipients: {expected}"
 
 
 def _require_recipient(job: CheckedTask, own: str) -> Computation:

@@ -52,9 +52,7 @@ class TaskBoundToInstance(TicketReplayError):
     """This release began with another instance of the enclave, which restarted or has a clone."""
 
     code = "task-bound-to-instance"
-
-    def sentence(self) -> str:
-        return f"{self.thing} is bound to {self.expected}; this is {self.found}"
+    says = "{thing} is bound to {expected}; this is {found}"
 
 
 class EnclaveRestarted(TicketReplayError):

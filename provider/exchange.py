@@ -248,9 +248,7 @@ class DatasetNotAsked(TicketScopeError):
 
     code = "dataset-not-asked"
     default_fix = "look at the computation's inputs with `ratls policy show`"
-
-    def sentence(self) -> str:
-        return f"the computation does not take dataset {self.found}; it takes {self.expected}"
+    says = "the computation does not take dataset {found}; it takes {expected}"
 
 
 class DatasetNotOwned(TicketScopeError):

@@ -282,9 +282,7 @@ class ReleaseRefusedElsewhere(ProviderRefusedError):
 
     code = "release-refused-elsewhere"
     default_fix = "look up the code in docs/errors.md, and ask that provider"
-
-    def sentence(self) -> str:
-        return f"{self.thing} was refused by its provider: {self.found}"
+    says = "{thing} was refused by its provider: {found}"
 
 
 def outcome(notice: Notice) -> bool:

@@ -35,9 +35,7 @@ class PeerUnreachable(TransportError):
 
     code = "peer-unreachable"
     default_fix = "check that the enclave runs, and that the address is right"
-
-    def sentence(self) -> str:
-        return f"no connection to {self.thing}: {self.found}"
+    says = "no connection to {thing}: {found}"
 
 
 @dataclass(frozen=True, slots=True)

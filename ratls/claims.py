@@ -65,9 +65,7 @@ class ClaimOfAnotherPurpose(BindingError):
 
     code = "claim-of-another-purpose"
     default_fix = "do not connect: the evidence was made for another exchange"
-
-    def sentence(self) -> str:
-        return f"these claims do not belong in a certificate: {self.found}"
+    says = "these claims do not belong in a certificate: {found}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,9 +260,7 @@ class NonceMismatch(FreshnessError):
     code = "nonce-mismatch"
     exit_status = Exit.NOT_GENUINE  # the peer did answer, with evidence of another moment
     default_fix = "do not connect: old evidence is being replayed"
-
-    def sentence(self) -> str:
-        return "the evidence answers another nonce than the one that was sent"
+    says = "the evidence answers another nonce than the one that was sent"
 
 
 # Compared in this order. The nonce comes last: evidence of another party or task is a relay;

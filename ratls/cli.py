@@ -34,9 +34,7 @@ class PackageMissing(ConfigError):
     """A command needs a package that this installation was made without."""
 
     code = "package-missing"
-
-    def sentence(self) -> str:
-        return f"`ratls {self.thing}` needs the package {self.expected}, which is not installed"
+    says = "`ratls {thing}` needs the package {expected}, which is not installed"
 
 
 def _show_version(wanted: bool) -> None:

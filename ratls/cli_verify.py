@@ -89,9 +89,7 @@ class CollateralNotNamed(CollateralFetchError):
         "run `ratls collateral fetch --enclave HOST:PORT -o FILE "
         "--from https://api.trustedservices.intel.com`, then add --collateral FILE"
     )
-
-    def sentence(self) -> str:
-        return f"{self.thing}: no --collateral was named to judge its quote with"
+    says = "{thing}: no --collateral was named to judge its quote with"
 
 
 def server(
@@ -227,9 +225,7 @@ class NoFreshProof(FreshnessError):
 
     code = "no-fresh-proof"
     default_fix = "name your party with --party DIR, or use --certificate-only if that is enough"
-
-    def sentence(self) -> str:
-        return f"{self.thing}: only its certificate was checked, which could be an old copy"
+    says = "{thing}: only its certificate was checked, which could be an old copy"
 
 
 def _no_fresh_proof(address: str) -> RatlsError:

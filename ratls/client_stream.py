@@ -76,9 +76,7 @@ class AnswerNotOpened(ResourceLimitError):
     code = "answer-not-opened"
     exit_status = Exit.PEER
     default_fix = "check that the enclave runs the agreed version: its answers are small and plain"
-
-    def sentence(self) -> str:
-        return f"{self.thing} is compressed, too large, or contains rows; it was not opened"
+    says = "{thing} is compressed, too large, or contains rows; it was not opened"
 
 
 @contextmanager
@@ -222,9 +220,7 @@ class AnswerMissing(TransportError):
 
     code = "answer-missing"
     default_fix = "try again with the same task and enclave: it is not known what arrived"
-
-    def sentence(self) -> str:
-        return f"the enclave ended the {self.thing} where this was due: {self.expected}"
+    says = "the enclave ended the {thing} where this was due: {expected}"
 
 
 class _ClientWire:
@@ -361,6 +357,7 @@ class PeerRefused(TransportError):
 
     code = "peer-refused"
     default_fix = "look the code up in docs/errors.md; its operator finds the id in the log"
+    says = "the enclave refused: {peer_code} (id {correlation_id})"
 
     def __init__(self, *, peer_code: str, correlation_id: str) -> None:
         super().__init__(
@@ -369,9 +366,6 @@ class PeerRefused(TransportError):
             found=f"refused: {peer_code} (id {correlation_id})",
         )
         self.peer_code, self.correlation_id = peer_code, correlation_id
-
-    def sentence(self) -> str:
-        return f"the enclave refused: {self.peer_code} (id {self.correlation_id})"
 
 
 def _raise_peer_refusal(error: Any) -> None:

@@ -95,9 +95,7 @@ class DeadlineExceeded(TransportError):
 
     code = "deadline-exceeded"
     default_fix = "try again, or give more time with --timeout"
-
-    def sentence(self) -> str:
-        return f"{self.thing} did not come in time"
+    says = "{thing} did not come in time"
 
 
 class CallFailed(TransportError):
@@ -108,6 +106,4 @@ class CallFailed(TransportError):
         "verify the enclave again: it may have stopped, restarted with another certificate, "
         "or refused your channel certificate"
     )
-
-    def sentence(self) -> str:
-        return f"{self.thing} failed: {self.found}"
+    says = "{thing} failed: {found}"

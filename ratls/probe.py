@@ -56,9 +56,7 @@ class HandshakeFailed(TransportError):
 
     code = "handshake-failed"
     default_fix = "check the address: an enclave speaks TLS 1.3 and shows its certificate"
-
-    def sentence(self) -> str:
-        return f"{self.thing}: no TLS 1.3 handshake with a certificate: {self.found}"
+    says = "{thing}: no TLS 1.3 handshake with a certificate: {found}"
 
 
 class EnclaveCertificateChainPresented(BindingError):

@@ -202,9 +202,7 @@ class SchedulerUnreachable(TransportError):
         "check that the scheduler runs at this address, with the certificate that you pin and with "
         "the agreement that lists yours"
     )
-
-    def sentence(self) -> str:
-        return f"the scheduler does not answer ({self.found})"
+    says = "the scheduler does not answer ({found})"
 
 
 class Watch:
@@ -246,9 +244,7 @@ class SchedulerBusy(TransportError):
 
     code = "scheduler-busy"
     default_fix = "try again later; docs/errors.md explains the code"
-
-    def sentence(self) -> str:
-        return f"the scheduler cannot take the call now: {self.found}"
+    says = "the scheduler cannot take the call now: {found}"
 
 
 class SchedulerRefused(TransportError):
@@ -256,6 +252,7 @@ class SchedulerRefused(TransportError):
 
     code = "scheduler-refused"
     default_fix = "look the code up in docs/errors.md; its operator finds the id in the log"
+    says = "the scheduler refused: {peer_code} (id {correlation_id})"
 
     def __init__(self, *, peer_code: str, correlation_id: str) -> None:
         super().__init__(
@@ -264,9 +261,6 @@ class SchedulerRefused(TransportError):
             found=f"refused: {peer_code} (id {correlation_id})",
         )
         self.peer_code, self.correlation_id = peer_code, correlation_id
-
-    def sentence(self) -> str:
-        return f"the scheduler refused: {self.peer_code} (id {self.correlation_id})"
 
 
 @contextmanager

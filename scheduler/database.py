@@ -94,9 +94,7 @@ class StoreUnavailable(ConfigError):
 
     code = "store-unavailable"
     default_fix = "check free space, that the database runs, and its address; then try again"
-
-    def sentence(self) -> str:
-        return f"{self.thing}: the queue's database does not work: {self.found}"
+    says = "{thing}: the queue's database does not work: {found}"
 
 
 def _make_private(path: Path) -> None:

@@ -289,9 +289,7 @@ class SchedulerAddressUnusable(ConfigError):
 
     code = "scheduler-address-unusable"
     default_fix = "choose another port, or 0 for a free one"
-
-    def sentence(self) -> str:
-        return f"cannot listen: {self.thing} is not {self.expected}"
+    says = "cannot listen: {thing} is not {expected}"
 
 
 def start_server(

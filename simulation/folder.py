@@ -227,9 +227,7 @@ class SimulationFolderUnusable(ConfigError):
 
     code = "simulation-folder-unusable"
     default_fix = "make another with `ratls simulation new DIR`, and name that folder"
-
-    def sentence(self) -> str:
-        return f"{self.thing} is not as `ratls simulation new` wrote it: {self.found}"
+    says = "{thing} is not as `ratls simulation new` wrote it: {found}"
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+from string import Formatter
 
 import pytest
 
 from tests.support.error_page import ROOT, leaves, page
-from verifier.errors import Exit, RatlsError
+from verifier.errors import Exit, InstantMalformed, RatlsError
 
 LEAVES = leaves()
 
@@ -29,6 +31,18 @@ def test_a_leaf_says_what_it_means_and_decides_an_exit_status(leaf: type[RatlsEr
     assert (leaf.__doc__ or "").strip()
     assert leaf.exit_status not in {Exit.YES, Exit.BUG}
     assert not leaf.__subclasses__(), "a leaf has no leaves"
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=lambda c: c.code)
+def test_a_leaf_says_only_what_it_has(leaf: type[RatlsError]) -> None:
+    """A part that is not there would make a bug out of the refusal."""
+    parts = {"thing", "expected", "found", *inspect.signature(leaf).parameters}
+    assert {part for _, part, _, _ in Formatter().parse(leaf.says) if part is not None} <= parts
+
+
+def test_what_looks_like_a_field_in_a_part_stays_text() -> None:
+    refusal = InstantMalformed("{fix}", expected="{", found="{found.__class__}")
+    assert str(refusal) == "{fix}: expected {, found {found.__class__}"
 
 
 def test_a_branch_cannot_be_raised() -> None:

@@ -114,9 +114,7 @@ class CollateralOfOtherPlatforms(CollateralFetchError):
 
     code = "collateral-of-other-platforms"
     default_fix = "fetch the collateral for this quote's own FMSPC and PCK authority"
-
-    def sentence(self) -> str:
-        return f"none of {self.found} is for {self.expected}"
+    says = "none of {found} is for {expected}"
 
 
 def _nothing_for(kind: PlatformKind, given: int) -> RatlsError:

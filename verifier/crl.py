@@ -29,9 +29,7 @@ class CertificateRevoked(RevocationError):
 
     code = "certificate-revoked"
     default_fix = "do not release anything to this platform"
-
-    def sentence(self) -> str:
-        return f"{self.thing} is revoked: {self.found}"
+    says = "{thing} is revoked: {found}"
 
 
 @dataclass(frozen=True, slots=True)

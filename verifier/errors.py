@@ -68,7 +68,7 @@ _WORST_FIRST = (
 
 
 class RatlsError(Exception):
-    """A refusal. `thing: expected …, found …` and, apart from it, `fix`.
+    """A refusal: a sentence made from `thing`, `expected` and `found`, and apart from it `fix`.
 
     Never put key material, nonces or cell values into any part: messages are printed and logged.
     """
@@ -76,6 +76,7 @@ class RatlsError(Exception):
     code: ClassVar[str] = ""  #           slug of a leaf; a branch has none and is never raised
     exit_status: ClassVar[Exit] = Exit.BUG
     default_fix: ClassVar[str] = ""
+    says: ClassVar[str] = "{thing}: expected {expected}, found {found}"
 
     def __init__(self, thing: str, *, expected: str, found: str, fix: str | None = None) -> None:
         if not self.code:
@@ -90,8 +91,8 @@ class RatlsError(Exception):
         return self.sentence()
 
     def sentence(self) -> str:
-        """The three parts in one sentence; a leaf may have its own words."""
-        return f"{self.thing}: expected {self.expected}, found {self.found}"
+        """`says`, with the parts filled in."""
+        return self.says.format_map(vars(self))  # what looks like a field in a part stays text
 
     def as_json(self) -> dict[str, str | None]:
         """The `error` member of the commands' JSON."""
@@ -247,9 +248,7 @@ class SystemRefused(ConfigError):
 
     code = "system-refused"
     default_fix = "look at limits (ulimit -a), free space and permissions, then try again"
-
-    def sentence(self) -> str:
-        return f"{self.thing}: the operating system refused what the command needs: {self.found}"
+    says = "{thing}: the operating system refused what the command needs: {found}"
 
     @classmethod
     def of(cls, error: OSError | MemoryError) -> Self:

@@ -239,9 +239,7 @@ class LockHeld(ConfigError):
 
     code = "lock-held"
     default_fix = "wait for the other process, or end it, and try again"
-
-    def sentence(self) -> str:
-        return f"{self.thing} was not free {self.expected}: {self.found} holds it"
+    says = "{thing} was not free {expected}: {found} holds it"
 
 
 class LocksMissing(ConfigError):

@@ -99,9 +99,7 @@ class OutputReaderGone(ConfigError):
     code = "output-reader-gone"
     exit_status = Exit.BROKEN_PIPE
     default_fix = "read the whole output; what was done before remains done"
-
-    def sentence(self) -> str:
-        return f"the reader of {self.thing} closed it"
+    says = "the reader of {thing} closed it"
 
 
 class OutputNotWritten(ConfigError):
@@ -109,9 +107,7 @@ class OutputNotWritten(ConfigError):
 
     code = "output-not-written"
     default_fix = "make room, or send the output elsewhere; what was done before remains done"
-
-    def sentence(self) -> str:
-        return f"the answer could not be written to {self.thing}: {self.found}"
+    says = "the answer could not be written to {thing}: {found}"
 
 
 def _refuse(error: OSError) -> None:

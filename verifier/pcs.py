@@ -246,9 +246,7 @@ class CollateralSourcesExhausted(CollateralFetchError):
 
     code = "collateral-sources-exhausted"
     default_fix = "follow the advice for one of the services"
-
-    def sentence(self) -> str:
-        return f"none of {self.thing} gave current collateral: {self.found}"
+    says = "none of {thing} gave current collateral: {found}"
 
 
 def _exhausted(passed_over: Sequence[PassedOver]) -> RatlsError:

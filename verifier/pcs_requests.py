@@ -140,9 +140,7 @@ class PcsTooSlow(CollateralFetchError):
 
     code = "pcs-too-slow"
     default_fix = "try again later, or give it longer with --timeout"
-
-    def sentence(self) -> str:
-        return f"{self.thing} did not answer completely {self.expected}"
+    says = "{thing} did not answer completely {expected}"
 
 
 async def ask(service: Service, question: Question, seconds: float) -> Answers:

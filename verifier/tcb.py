@@ -133,9 +133,7 @@ class TcbLevelUnmatched(CollateralMismatchError):
 
     code = "tcb-level-unmatched"
     default_fix = "update BIOS, microcode and SGX software of the platform"
-
-    def sentence(self) -> str:
-        return f"the platform is below {self.expected}: {self.found}"
+    says = "the platform is below {expected}: {found}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,9 +27,7 @@ class _Dated:
     thing: str
     expected: str
     found: str
-
-    def sentence(self) -> str:
-        return f"{self.thing} does not cover {self.expected}: it {self.found}"
+    says = "{thing} does not cover {expected}: it {found}"
 
 
 class CertificateNotCurrent(_Dated, CollateralStaleError):

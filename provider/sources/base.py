@@ -35,9 +35,7 @@ class SourceTooLong(SourceError):
 
     code = "source-too-long"
     default_fix = "release a smaller selection, or agree on a higher max_rows"
-
-    def sentence(self) -> str:
-        return f"{self.thing} has more than {self.expected} rows"
+    says = "{thing} has more than {expected} rows"
 
 
 class SourceEmpty(SourceError):
@@ -45,9 +43,7 @@ class SourceEmpty(SourceError):
 
     code = "source-empty"
     default_fix = "name the right file, and wait until its export has finished"
-
-    def sentence(self) -> str:
-        return f"{self.thing} has no rows"
+    says = "{thing} has no rows"
 
 
 class SourceChanged(SourceError):
