@@ -85,7 +85,22 @@ def make_channel_certificate(
     key: ec.EllipticCurvePrivateKey, party_id: str, at: datetime
 ) -> ChannelCertificate:
     """A self-signed certificate for two years from `at`, in the one profile that is read."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ratls party {party_id}")])
+    uri = x509.UniformResourceIdentifier(URI_PREFIX + party_id)
+    purpose = ExtendedKeyUsageOID.CLIENT_AUTH
+    pem = self_signed(key, f"ratls party {party_id}", purpose, known_as=uri, at=at)
+    return ChannelCertificate.from_pem(pem.decode("ascii"))
+
+
+def self_signed(
+    key: ec.EllipticCurvePrivateKey,
+    common_name: str,
+    purpose: x509.ObjectIdentifier,
+    *,
+    known_as: x509.GeneralName,
+    at: datetime,
+) -> bytes:
+    """The PEM of a certificate for one purpose, under one name that its peers look at."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     usage = x509.KeyUsage(True, *[False] * 8)  # digitalSignature alone
     certificate = (
         x509.CertificateBuilder()
@@ -98,16 +113,11 @@ def make_channel_certificate(
         .not_valid_after(at + LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(URI_PREFIX + party_id)]),
-            critical=False,
-        )
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([known_as]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return ChannelCertificate.from_pem(
-        certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
-    )
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _refusal(expected: str, found: str) -> PartyFolderMalformed:

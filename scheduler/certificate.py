@@ -10,12 +10,11 @@ use another mailbox, which they do not trust either.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -24,14 +23,14 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from policy.channel import self_signed
 from policy.errors import KeyPermissions
 from verifier.errors import ConfigError
 from verifier.files import locked, make_folder, parse_file, read_secret, write_new
 
 SCHEDULER_NAME = "scheduler.ratls.invalid"  # .invalid never resolves: a name to pin
-LIFETIME = timedelta(days=730)
 KEY_FILE, CERTIFICATE_FILE = "scheduler.key", "scheduler.crt"
 _FILE_CAP = 64 * 1024
 
@@ -143,23 +142,8 @@ def _unusable(expected: str, found: str) -> SchedulerCertificateUnusable:
 
 
 def _make(key: ec.EllipticCurvePrivateKey, at: datetime) -> bytes:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ratls scheduler")])
-    usage = x509.KeyUsage(True, *[False] * 8)  # digitalSignature alone
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(at - timedelta(hours=1))  # clocks differ a little
-        .not_valid_after(at + LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(SCHEDULER_NAME)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return certificate.public_bytes(Encoding.PEM)
+    purpose, name = ExtendedKeyUsageOID.SERVER_AUTH, x509.DNSName(SCHEDULER_NAME)
+    return self_signed(key, "ratls scheduler", purpose, known_as=name, at=at)
 
 
 def _read_key(path: Path) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
