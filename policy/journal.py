@@ -51,6 +51,7 @@ from policy.journal_chain import (
 from policy.journal_entries import Entry, PlacedEntry
 from policy.values import Digest
 from verifier.files import FileNotWritten, locked, make_folder, sync_folder, write_atomically
+from verifier.text import cause
 
 _CAP = 1 << 30  # bytes; a journal of this size is a fault, not a history
 
@@ -323,7 +324,7 @@ def _read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise JournalHeadLost(str(path), expected="a readable file", found=_why(error)) from error
+        raise JournalHeadLost(str(path), expected="a readable file", found=cause(error)) from error
     if len(raw) > _CAP:
         raise JournalAltered(str(path), expected=f"at most {_CAP} bytes", found="more")
     return raw
@@ -356,8 +357,4 @@ def _truncate(path: Path, size: int) -> None:
 
 
 def _not_written(path: Path, error: OSError) -> JournalNotWritten:
-    return JournalNotWritten(str(path), expected="a durable record", found=_why(error))
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or type(error).__name__
+    return JournalNotWritten(str(path), expected="a durable record", found=cause(error))

@@ -22,6 +22,7 @@ from ratls.errors import AttesterError, AttesterMixedUp, EvidenceMissingError
 from verifier.anchors import Mode
 from verifier.errors import Exit, placed
 from verifier.quote import MrEnclave, Quote, strip_file_padding
+from verifier.text import cause
 
 DEVICE = Path("/dev/attestation")
 REPORT_DATA_SIZE = 64  #    `sgx_report_data_t` in `sgx_report.h`
@@ -107,7 +108,7 @@ class AttestationDevice:
             finally:
                 self._calls.close(handle)
         except OSError as error:
-            found = error.strerror or type(error).__name__
+            found = cause(error)
             if error.errno == errno.ENOENT and name == "quote":
                 raise RemoteAttestationOff(str(path), expected="a file", found=found) from error
             if error.errno == errno.ENOENT:

@@ -18,6 +18,7 @@ import sqlalchemy as sql
 from sqlalchemy import event, exc
 
 from verifier.errors import ConfigError
+from verifier.text import cause
 
 BUSY_SECONDS = 5
 
@@ -104,7 +105,7 @@ def _make_private(path: Path) -> None:
         os.close(os.open(path, flags, 0o600))
     except OSError as error:
         raise StoreUnavailable(
-            str(path), expected="an own file, and no link", found=error.strerror or "an error"
+            str(path), expected="an own file, and no link", found=cause(error)
         ) from error
 
 
@@ -131,9 +132,9 @@ def translated(engine: sql.Engine) -> Iterator[None]:
     except (exc.IntegrityError, exc.ProgrammingError, exc.DataError):
         raise  # a bug: the statements are wrong, not the database
     except (exc.DBAPIError, exc.TimeoutError, sqlite3.Error) as error:  # the last: on connecting
-        cause = getattr(error, "orig", None) or error
+        origin = getattr(error, "orig", None) or error
         raise StoreUnavailable(
-            printable_url(engine.url), expected="a database that works", found=type(cause).__name__
+            printable_url(engine.url), expected="a database that works", found=type(origin).__name__
         ) from error
 
 

@@ -44,15 +44,14 @@ def run(keep: Path | None) -> int:
         keep: Folder to make and to leave everything in; None works in one that is removed.
     """
     from verifier.files import FileNotWritten, make_folder
+    from verifier.text import cause
 
     if keep is not None:
         try:
             make_folder(keep.parent)
             keep.mkdir(mode=0o700)
         except OSError as error:
-            raise FileNotWritten(
-                str(keep), expected="a new folder", found=error.strerror or "an error"
-            ) from error
+            raise FileNotWritten(str(keep), expected="a new folder", found=cause(error)) from error
     folder = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="ratls-demo-"))
     stage = Stage(folder, STEPS)
     # Ctrl-C too: a shell makes jobs in the background ignore it.

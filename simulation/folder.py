@@ -43,6 +43,7 @@ from verifier.files import (
     write_new,
 )
 from verifier.pck import SGX_TYPES, PckExtension, PckExtensionMalformed
+from verifier.text import cause
 
 # Of the platform's enclaves, and of its trust domains.
 SGX_COLLATERAL, TDX_COLLATERAL = "collateral.json", "collateral.tdx.json"
@@ -82,9 +83,7 @@ def write(intel: Intel, platform: Platform, folder: Path) -> None:
         for name in ("intel", "platform"):
             (folder / name).mkdir(mode=0o700)
     except OSError as error:
-        raise FileNotWritten(
-            str(folder), expected="a new folder", found=error.strerror or type(error).__name__
-        ) from error
+        raise FileNotWritten(str(folder), expected="a new folder", found=cause(error)) from error
     for name, issued in _hierarchy(intel, platform).items():
         write_new(folder / "intel" / f"{name}.key", _key_pem(issued.key))
         write_new(folder / "intel" / f"{name}.crt", issued.pem.encode(), mode=0o644)

@@ -17,6 +17,7 @@ from verifier.files import FileUnreadable, parse_file, read_file
 from verifier.kind import PlatformKind
 from verifier.received import ReceivedQuote
 from verifier.responses import MAX_ANSWER, MAX_FILES, read_folder
+from verifier.text import cause
 
 
 def read_collateral(path: Path) -> Collateral:
@@ -31,9 +32,7 @@ def read_collateral(path: Path) -> Collateral:
     try:
         names = [file.name for file in islice(path.iterdir(), MAX_FILES + 1)]
     except OSError as error:
-        raise FileUnreadable(
-            str(path), expected="a readable folder", found=error.strerror or type(error).__name__
-        ) from error
+        raise FileUnreadable(str(path), expected="a readable folder", found=cause(error)) from error
     if len(names) > MAX_FILES:
         raise FileUnreadable(str(path), expected=f"at most {MAX_FILES} answers", found="more files")
     with placed(str(path)):

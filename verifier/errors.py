@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import ClassVar, Self
 
 from verifier.appraisal import Appraisal
-from verifier.text import printable
+from verifier.text import cause, printable
 
 
 class Exit(IntEnum):
@@ -254,6 +254,5 @@ class SystemRefused(ConfigError):
     def of(cls, error: OSError | MemoryError) -> Self:
         """The refusal that an error of the system becomes which no module has translated."""
         name = getattr(error, "filename", None)
-        why = getattr(error, "strerror", None) or type(error).__name__
         thing = "this machine" if name is None else printable(str(name))
-        return cls(thing, expected="what the command needs", found=why)
+        return cls(thing, expected="what the command needs", found=cause(error))

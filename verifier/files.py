@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from verifier.errors import ConfigError, RatlsError, placed
+from verifier.text import cause
 
 MEBIBYTE = 1 << 20
 PIPE_SECONDS = 60.0  # for all that a pipe in the place of a file brings
@@ -92,8 +93,7 @@ def _unreadable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        found = getattr(error, "strerror", None) or type(error).__name__
-        raise FileUnreadable(str(path), expected="a readable file", found=found) from error
+        raise FileUnreadable(str(path), expected="a readable file", found=cause(error)) from error
 
 
 def _drained(handle: int, path: Path, cap: int, seconds: float) -> bytes:
@@ -282,7 +282,7 @@ def _writing(path: Path, expected: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found = "a link" if error.errno == errno.ELOOP else error.strerror or type(error).__name__
+        found = "a link" if error.errno == errno.ELOOP else cause(error)
         raise FileNotWritten(str(path), expected=expected, found=found) from error
 
 
@@ -421,6 +421,4 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             os.fsync(file.fileno())
         sync_folder(path.parent)
     except OSError as error:
-        raise FileNotWritten(
-            str(path), expected="a new file", found=error.strerror or type(error).__name__
-        ) from error
+        raise FileNotWritten(str(path), expected="a new file", found=cause(error)) from error

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from verifier.errors import ConfigError, Exit
+from verifier.text import cause
 
 READER_SECONDS = 0.2  # for a reader that is slow; one that was too slow gets none until it reads
 
@@ -114,7 +115,7 @@ def _refuse(error: OSError) -> None:
     if isinstance(error, BrokenPipeError):
         raise OutputReaderGone("stdout", expected="a reader", found="none") from error
     raise OutputNotWritten(
-        "stdout", expected="a place that takes the answer", found=error.strerror or "an error"
+        "stdout", expected="a place that takes the answer", found=cause(error)
     ) from error
 
 

@@ -19,6 +19,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def cause(error: BaseException) -> str:
+    """What the operating system said; the name of the exception where it said nothing."""
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
 def digest_text(digest: bytes) -> str:
     """The one text form of a digest: `sha256:<64 lower-case hex>`."""
     return f"sha256:{digest.hex()}"

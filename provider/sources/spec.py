@@ -29,6 +29,7 @@ from provider.sources.dialect import DIALECT_FIELDS, RFC_4180, Dialect
 from provider.sources.parquet import ParquetSource
 from verifier.errors import placed
 from verifier.files import parse_file
+from verifier.text import cause
 
 if TYPE_CHECKING:
     from policy.sections import Dataset
@@ -170,7 +171,7 @@ def _parquet_files(folder: Path) -> list[Path]:
         found = sorted(p for p in folder.iterdir() if p.name[0] not in "._")
     except OSError as error:
         raise SourceUnreadable(
-            str(folder), expected="a folder that can be listed", found=error.strerror or "an error"
+            str(folder), expected="a folder that can be listed", found=cause(error)
         ) from error
     for path in found:
         if path.suffix.lower() != ".parquet" or not path.is_file():
