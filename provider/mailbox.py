@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import inf
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from policy.document import digest_text
@@ -123,12 +122,7 @@ class Inbox:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._client.close()
         self._thread.join(timeout=10)

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from math import inf
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 WAKE_SECONDS = 0.5
@@ -46,12 +45,7 @@ class CallThread:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._calls.put(None)
 
     @property

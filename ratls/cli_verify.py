@@ -178,13 +178,14 @@ def server(
         proof: AdmittedCertificate | FreshEvidence = found
         if identity is not None:
             proof = _challenge(place, found, identity, expectation, timeout)
+        copied = NoFreshProof(address, expected="a fresh proof", found="a certificate alone")
         _show(
             shell,
             proof,
             expectation,
             {"address": address, "fresh": identity is not None},
             address,
-            refusal=doubt or (None if identity or certificate_only else _no_fresh_proof(address)),
+            refusal=doubt or (None if identity or certificate_only else copied),
         )
 
 
@@ -226,10 +227,6 @@ class NoFreshProof(FreshnessError):
     code = "no-fresh-proof"
     default_fix = "name your party with --party DIR, or use --certificate-only if that is enough"
     says = "{thing}: only its certificate was checked, which could be an old copy"
-
-
-def _no_fresh_proof(address: str) -> RatlsError:
-    return NoFreshProof(address, expected="a fresh proof", found="a certificate alone")
 
 
 # Receipts

@@ -16,7 +16,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 import grpc
@@ -32,8 +31,8 @@ from scheduler.messages import (
     DIGEST_SIZE,
     LET_IN,
     WIRE_STATES,
-    SchedulerAnswerMalformed,
     is_code,
+    malformed,
     read_status,
     read_task,
     require_task_size,
@@ -86,12 +85,7 @@ class SchedulerClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -112,7 +106,7 @@ class SchedulerClient:
         with _errors_translated():
             answer = self._stub.Submit(pb.SubmitRequest(envelope=envelope), timeout=self._timeout)
         if len(answer.task_digest) != DIGEST_SIZE:
-            raise _malformed("a digest of 32 bytes", f"{len(answer.task_digest)}")
+            raise malformed("a digest of 32 bytes", f"{len(answer.task_digest)}")
         return answer.task_digest
 
     def list(
@@ -144,7 +138,7 @@ class SchedulerClient:
             more = answer.more
             endless = len(found) > LISTED_CAP or size > LISTED_BYTES
             if more and (not tasks or tasks[-1].cursor == cursor or endless):
-                raise _malformed("pages that come to an end", "an endless list")
+                raise malformed("pages that come to an end", "an endless list")
             cursor = tasks[-1].cursor if tasks else b""
         return tuple(found.values())
 
@@ -288,7 +282,3 @@ def _errors_translated() -> Iterator[None]:
         raise SchedulerUnreachable(
             "the scheduler", expected="an answer", found=status.name if status else "no status"
         ) from error
-
-
-def _malformed(expected: str, found: str) -> SchedulerAnswerMalformed:
-    return SchedulerAnswerMalformed("the scheduler's answer", expected=expected, found=found)

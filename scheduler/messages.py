@@ -117,20 +117,20 @@ def read_status(message: pb.DatasetStatus) -> DatasetStatus:
     """What a scheduler says of a dataset. Raises: SchedulerAnswerMalformed."""
     state = _READ_STATES.get(message.state)
     if state is None or not (is_code(message.code) if state is State.REFUSED else not message.code):
-        raise _malformed("the state of a dataset", "another")
+        raise malformed("the state of a dataset", "another")
     if not is_instance(message.instance, state):
-        raise _malformed("16 bytes that name an enclave's start", "others")
+        raise malformed("16 bytes that name an enclave's start", "others")
     if len(message.dataset) > _NAME_CAP or len(message.owner) > _NAME_CAP:
-        raise _malformed("names of at most 256 characters", "longer ones")
+        raise malformed("names of at most 256 characters", "longer ones")
     return DatasetStatus(message.dataset, message.owner, state, message.code, message.instance)
 
 
 def read_task(message: pb.QueuedTask) -> QueuedTask:
     """What a scheduler offers. Raises: SchedulerAnswerMalformed."""
     if len(message.task_digest) != DIGEST_SIZE or len(message.envelope) > ENVELOPE_CAP:
-        raise _malformed("a digest of 32 bytes and a task of at most 64 KiB", "others")
+        raise malformed("a digest of 32 bytes and a task of at most 64 KiB", "others")
     if len(message.datasets) > _DATASETS_CAP or len(message.cursor) > _NAME_CAP:
-        raise _malformed("at most 256 datasets and a short cursor", "more")
+        raise malformed("at most 256 datasets and a short cursor", "more")
     datasets = tuple(read_status(status) for status in message.datasets)
     return QueuedTask(message.task_digest, message.envelope, datasets, message.cursor)
 
@@ -142,5 +142,5 @@ class SchedulerAnswerMalformed(TransportError):
     default_fix = "run the same version on both sides, and check the scheduler's address"
 
 
-def _malformed(expected: str, found: str) -> SchedulerAnswerMalformed:
+def malformed(expected: str, found: str) -> SchedulerAnswerMalformed:
     return SchedulerAnswerMalformed("the scheduler's answer", expected=expected, found=found)
