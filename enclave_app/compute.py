@@ -67,10 +67,7 @@ def _row_size(dataset: Dataset) -> int:
 
 
 def compute(
-    policy: Policy,
-    task: Task,
-    tables: Sequence[pa.Table],
-    check: Callable[[], None] = lambda: None,
+    policy: Policy, task: Task, tables: Sequence[pa.Table], check: Callable[[], None] = lambda: None
 ) -> Released | Denied:
     """Run the task on its inputs, given in the policy's order.
 

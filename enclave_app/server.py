@@ -168,7 +168,5 @@ def start_server(enclave: Enclave, address: Address, log: Log) -> EnclaveServer:
         return EnclaveServer(enclave, address, log)
     except (pa.ArrowException, OSError) as error:
         raise ListenAddressUnusable(
-            str(address),
-            expected="a free port of this machine",
-            found="one in use, or another's",
+            str(address), expected="a free port of this machine", found="one in use, or another's"
         ) from error

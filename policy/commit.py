@@ -65,9 +65,7 @@ class Commit(PolicyStatement):
         # I08: a provider commits only its own datasets.
         if owner is None or owner.id != commit.provider:
             raise CommitScopeDiffers(
-                "commit: dataset",
-                expected=f"a dataset of {commit.provider}",
-                found=commit.dataset,
+                "commit: dataset", expected=f"a dataset of {commit.provider}", found=commit.dataset
             )
         cls.require_signature(envelope, owner.operation_key)
         return commit

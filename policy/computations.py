@@ -184,10 +184,7 @@ def computation_problems(
 
 
 def _parameters(
-    path: str,
-    parameters: Mapping[str, Parameter],
-    declared: Declared,
-    inputs: Sequence[Dataset],
+    path: str, parameters: Mapping[str, Parameter], declared: Declared, inputs: Sequence[Dataset]
 ) -> Iterator[Finding]:
     for name in parameters:
         if name not in declared.parameters:

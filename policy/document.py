@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from policy.errors import PolicyFormatError
 from policy.problems import Problem, from_pydantic, unknown_field

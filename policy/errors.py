@@ -6,11 +6,7 @@ stand here, because `policy` is the leftmost package that needs them.
 
 from __future__ import annotations
 
-from verifier.errors import (
-    ConfigError,
-    Exit,
-    RatlsError,
-)
+from verifier.errors import ConfigError, Exit, RatlsError
 
 # Branches: what cannot be read.
 

@@ -137,9 +137,7 @@ class TaskReleaser:
             source = self.config.sources.get(dataset)
             if source is None:
                 raise DatasetNotConfigured(
-                    f"dataset {dataset}",
-                    expected=", ".join(self.config.sources),
-                    found="no source",
+                    f"dataset {dataset}", expected=", ".join(self.config.sources), found="no source"
                 )
             name, place = self._enclave(task.enclaves)
             collateral = read_collateral(place.collateral)

@@ -71,10 +71,7 @@ def _agent(
             errors_logged(open_log()),
             _ending_on_signal(once),
             TaskReleaser.open(
-                settings,
-                allow_simulation=allow_simulation,
-                timeout=timeout,
-                clock=now,
+                settings, allow_simulation=allow_simulation, timeout=timeout, clock=now
             ) as releaser,
         ):
             if releaser.mode is Mode.SIMULATION:

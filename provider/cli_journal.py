@@ -159,11 +159,7 @@ def _place(record: JournalRecord) -> dict[str, Any]:
     from policy.document import digest_text
     from policy.statement import instant_text
 
-    return {
-        "seq": record.seq,
-        "at": instant_text(record.at),
-        "digest": digest_text(record.digest),
-    }
+    return {"seq": record.seq, "at": instant_text(record.at), "digest": digest_text(record.digest)}
 
 
 _SHOWN = {

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from verifier.shell import Shell
 
 provider = typer.Typer(
-    cls=Commands,
-    no_args_is_help=True,
-    help="Release rows to the agreed enclave only.",
+    cls=Commands, no_args_is_help=True, help="Release rows to the agreed enclave only."
 )
 
 

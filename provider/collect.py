@@ -156,9 +156,7 @@ def _require_recipient(job: CheckedTask, own: str) -> Computation:
     assert computation is not None  # `Task.open` refuses what the policy does not have
     if own not in computation.recipients:
         raise RecipientNotListed(
-            f"computation {computation.id}",
-            expected=" or ".join(computation.recipients),
-            found=own,
+            f"computation {computation.id}", expected=" or ".join(computation.recipients), found=own
         )
     return computation
 

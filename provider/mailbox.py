@@ -47,11 +47,7 @@ def mailbox(address: Address, certificate: Path, party: LocalParty) -> Scheduler
     Raises: FileUnreadable, SchedulerCertificateUnusable, EnvironmentUnsafe, and what reading the
         party's keys raises.
     """
-    return SchedulerClient(
-        address,
-        read_file(certificate),
-        ChannelIdentity.of(party),
-    )
+    return SchedulerClient(address, read_file(certificate), ChannelIdentity.of(party))
 
 
 def follow(
@@ -264,9 +260,7 @@ def seconds_left(task: TaskLabel | None, at: datetime) -> float:
     left = (task.expires - at).total_seconds()
     if left <= 0:
         raise TaskExpired(
-            "task",
-            expected=f"before {instant_text(task.expires)}",
-            found=instant_text(at),
+            "task", expected=f"before {instant_text(task.expires)}", found=instant_text(at)
         )
     return min(left, WATCH_SECONDS)
 
@@ -290,9 +284,7 @@ def outcome(notice: Notice) -> bool:
     for status in notice.queued.datasets:
         if status.state is State.REFUSED:
             raise ReleaseRefusedElsewhere(
-                f"dataset {ascii(status.dataset)[1:-1]}",
-                expected="released",
-                found=status.code,
+                f"dataset {ascii(status.dataset)[1:-1]}", expected="released", found=status.code
             )
     datasets = notice.queued.datasets
     return bool(datasets) and all(status.state is State.RELEASED for status in datasets)

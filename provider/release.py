@@ -263,11 +263,7 @@ def _give_back(
 
 
 def _stream(
-    job: CheckedRelease,
-    session: Session,
-    source: Source,
-    sent: Sent,
-    journalling: Journalling,
+    job: CheckedRelease, session: Session, source: Source, sent: Sent, journalling: Journalling
 ) -> Attempt:
     """Send every row, while everything checked stays valid; then the signed commit."""
     exchange, watch = session.exchange, ValidityWatch(session)

@@ -67,8 +67,7 @@ def fetch(
         ),
     ] = None,
     early: Annotated[
-        bool,
-        typer.Option("--early", help="Fetch the early edition of TCB info and QE identity."),
+        bool, typer.Option("--early", help="Fetch the early edition of TCB info and QE identity.")
     ] = False,
     accept_evaluation: Annotated[
         int | None,

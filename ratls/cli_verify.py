@@ -108,8 +108,7 @@ def server(
     ] = None,
     digest: KnownDigest = None,
     certificate_only: Annotated[
-        bool,
-        typer.Option("--certificate-only", help="Do not ask for a fresh proof."),
+        bool, typer.Option("--certificate-only", help="Do not ask for a fresh proof.")
     ] = False,
     save_quote: Annotated[
         Path | None,

@@ -105,12 +105,7 @@ def forecast(
             doubt, root_name = doubt_of(shell, brought, agreed), agreed.platform.root
         roots = shell.anchors(root_name, allow_simulation=allow_simulation)
         ask = partial(
-            look_ahead,
-            collateral=bundle,
-            roots=roots,
-            at=instant,
-            demand=demand,
-            early=preview,
+            look_ahead, collateral=bundle, roots=roots, at=instant, demand=demand, early=preview
         )
         answers = [(file, _one(file, instant, newer_sgx, ask)) for file in files]
         answers.sort(key=_earliest_first)
@@ -238,10 +233,7 @@ def _own_ends(policy: Policy, verified: VerifiedQuote) -> Iterator[Reason]:
 
 
 def _show(
-    shell: Shell,
-    answers: list[tuple[Path, Forecast]],
-    roots: TrustAnchors,
-    within: str | None,
+    shell: Shell, answers: list[tuple[Path, Forecast]], roots: TrustAnchors, within: str | None
 ) -> None:
     if shell.json_output:
         for file, answer in answers:

@@ -26,8 +26,7 @@ FEW = 20  # files, for which no progress bar is shown
 
 # Options of `verify quote` and of `verify forecast`.
 AcceptStatus = Annotated[
-    list[str] | None,
-    typer.Option(help="Accept this TCB status besides UpToDate; may be repeated."),
+    list[str] | None, typer.Option(help="Accept this TCB status besides UpToDate; may be repeated.")
 ]
 AcceptAdvisory = Annotated[
     list[str] | None, typer.Option(help="Accept this advisory; may be repeated.")

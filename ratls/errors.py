@@ -6,10 +6,7 @@ connection, is it fresh, did the peer keep to the protocol.
 
 from __future__ import annotations
 
-from verifier.errors import (
-    Exit,
-    RatlsError,
-)
+from verifier.errors import Exit, RatlsError
 
 # Branches. All leaves: docs/errors.md.
 

@@ -25,14 +25,7 @@ from policy.errors import ResourceLimitError
 from policy.values import Nonce
 from ratls import cbor
 from ratls.errors import CallFailed, StreamIntegrityError
-from ratls.framing import (
-    Frame,
-    MessageOversized,
-    MessageUnexpected,
-    read,
-    write,
-    write_message,
-)
+from ratls.framing import Frame, MessageOversized, MessageUnexpected, read, write, write_message
 from verifier.errors import Exit, RatlsError
 from verifier.files import MEBIBYTE
 

@@ -312,11 +312,7 @@ def start_server(
     open_many_files()
     limits = limits or Limits()
     threads = ThreadPoolExecutor(limits.calls, thread_name_prefix="call")
-    server = grpc.server(
-        threads,
-        options=_OPTIONS,
-        maximum_concurrent_rpcs=limits.calls,
-    )
+    server = grpc.server(threads, options=_OPTIONS, maximum_concurrent_rpcs=limits.calls)
     # Only the parties' certificates are accepted: no system roots, no identity from a header.
     credentials = grpc.ssl_server_credentials(
         [(certificate.key_pem, certificate.cert_pem)],
@@ -327,9 +323,7 @@ def start_server(
         port = server.add_secure_port(str(address), credentials)
     except RuntimeError as error:
         raise SchedulerAddressUnusable(
-            str(address),
-            expected="a free port of this machine",
-            found="one in use, or another's",
+            str(address), expected="a free port of this machine", found="one in use, or another's"
         ) from error
     waker = WatchWaker(store, log, clock)
     service = Service(roster, store, limits)

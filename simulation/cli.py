@@ -78,11 +78,7 @@ def measure(json_output: JsonOption = False) -> None:
         shell.warn_simulation()
         mr_enclave = measure_packages().hex()
         shell.answer(
-            {
-                "mode": "simulation",
-                "mr_enclave": mr_enclave,
-                "packages": list(MEASURED_PACKAGES),
-            },
+            {"mode": "simulation", "mr_enclave": mr_enclave, "packages": list(MEASURED_PACKAGES)},
             mr_enclave,
         )
 
@@ -116,8 +112,7 @@ def serve(
         ):
             certificate = str(folder / "pcs.crt")
             shell.announce(
-                {"ready": ready, "mode": "simulation", "certificate": certificate},
-                f"ready {ready}",
+                {"ready": ready, "mode": "simulation", "certificate": certificate}, f"ready {ready}"
             )
             status = stop()
         raise typer.Exit(status)

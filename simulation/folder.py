@@ -158,13 +158,7 @@ def _bundles(intel: Intel, platform: Platform) -> dict[str, bytes]:
 
 
 def _hierarchy(intel: Intel, platform: Platform) -> dict[str, Issued]:
-    members = (
-        intel.root,
-        intel.processor_ca,
-        intel.platform_ca,
-        intel.tcb_signer,
-        platform.pck,
-    )
+    members = (intel.root, intel.processor_ca, intel.platform_ca, intel.tcb_signer, platform.pck)
     return dict(zip(_HIERARCHY, members, strict=True))
 
 

@@ -77,9 +77,7 @@ def serving(folder: Path, listen: Address) -> Iterator[str]:
         server = _Server(place, folder)
     except OSError as error:
         raise ListenAddressUnusable(
-            str(listen),
-            expected="a free port of this machine",
-            found="one in use, or another's",
+            str(listen), expected="a free port of this machine", found="one in use, or another's"
         ) from error
     with server:
         server.tls = throwaway_tls(place.host, folder / "pcs.crt")

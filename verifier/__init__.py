@@ -20,14 +20,7 @@ if TYPE_CHECKING:
     from verifier.appraisal import Appraisal
     from verifier.collateral import Collateral
     from verifier.pck import PlatformIdentity
-    from verifier.quote import (
-        EnclaveReport,
-        MrEnclave,
-        MrSigner,
-        Quote,
-        Tee,
-        strip_file_padding,
-    )
+    from verifier.quote import EnclaveReport, MrEnclave, MrSigner, Quote, Tee, strip_file_padding
     from verifier.tcb import TcbStatus, TcbVerdict
     from verifier.td import TdReport
     from verifier.validity import CollateralWindow

@@ -15,13 +15,7 @@ from typing import Self
 
 from verifier import ecdsa
 from verifier.anchors import TrustAnchors
-from verifier.certificate import (
-    PCK_CA,
-    TCB_SIGNER,
-    Certificate,
-    SignerChain,
-    authenticate_signer,
-)
+from verifier.certificate import PCK_CA, TCB_SIGNER, Certificate, SignerChain, authenticate_signer
 from verifier.document import CollateralMalformed, Fields, parse_object
 from verifier.errors import CollateralSignatureError, CrlMissing, CrlOfAnotherIssuer
 from verifier.qe import QeIdentity

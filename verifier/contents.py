@@ -32,12 +32,7 @@ from verifier.tcb import TcbInfo
 from verifier.text import instant_text
 from verifier.validity import CollateralWindow, Period, require_instant
 
-_CHECKS = (
-    QuoteCheck.ROOT_CRL,
-    QuoteCheck.PCK_CRL,
-    QuoteCheck.TCB_INFO,
-    QuoteCheck.QE_IDENTITY,
-)
+_CHECKS = (QuoteCheck.ROOT_CRL, QuoteCheck.PCK_CRL, QuoteCheck.TCB_INFO, QuoteCheck.QE_IDENTITY)
 _SEAL = object()
 
 

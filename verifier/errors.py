@@ -96,12 +96,7 @@ class RatlsError(Exception):
 
     def as_json(self) -> dict[str, str | None]:
         """The `error` member of the commands' JSON."""
-        return {
-            "code": self.code,
-            "check": self.check,
-            "message": str(self),
-            "fix": self.fix,
-        }
+        return {"code": self.code, "check": self.check, "message": str(self), "fix": self.fix}
 
     def place(self, name: str) -> None:
         """Name the file or the input in which the thing is."""

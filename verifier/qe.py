@@ -89,9 +89,7 @@ def verify_quote_signature(quote: Quote) -> None:
         ) from error
     if not ecdsa.signed_raw(key, quote.auth.signature, quote.signed):
         raise QuoteSignatureInvalid(
-            "quote signature",
-            expected="a valid one by the attestation key",
-            found="an invalid one",
+            "quote signature", expected="a valid one by the attestation key", found="an invalid one"
         )
 
 

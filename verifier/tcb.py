@@ -20,13 +20,7 @@ from verifier.document import CollateralMalformed, Fields, Table, parse_object
 from verifier.errors import CollateralMismatchError, CollateralStaleError
 from verifier.pck import PlatformIdentity, PlatformTcb
 from verifier.quote import EnclaveReport, Tee
-from verifier.status import (
-    OF_PLATFORMS,
-    SvnLevel,
-    converge,
-    relaunch,
-    without_repeats,
-)
+from verifier.status import OF_PLATFORMS, SvnLevel, converge, relaunch, without_repeats
 from verifier.status import TcbStatus as TcbStatus
 from verifier.td import TdReport
 from verifier.tdx_module import TdxModule, TdxModuleIdentity, identity_for, read_identities

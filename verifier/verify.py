@@ -99,14 +99,7 @@ def verify_received(
         tcb = evaluate(contents.tcb_info, pck.extension.tcb, qe_level, number, quote.report.svns)
         note(tcb.summary)
     return VerifiedQuote(
-        quote,
-        roots.mode,
-        roots,
-        tcb,
-        pck.extension.platform,
-        contents.window,
-        log.close(),
-        _SEAL,
+        quote, roots.mode, roots, tcb, pck.extension.platform, contents.window, log.close(), _SEAL
     )
 
 

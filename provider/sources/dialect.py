@@ -19,14 +19,7 @@ from typing import Any, NoReturn, Self
 from provider.errors import SourceTableMalformed
 from provider.sources.text import ISO, Spelling, date_pattern
 
-DIALECT_FIELDS = (
-    "delimiter",
-    "null_values",
-    "decimal",
-    "date_format",
-    "escape",
-    "line_breaks",
-)
+DIALECT_FIELDS = ("delimiter", "null_values", "decimal", "date_format", "escape", "line_breaks")
 _DELIMITERS = (",", ";", "\t")
 _MOST_LINE_BREAKS = 10_000  # a cell that holds more is an open quote
 
@@ -62,12 +55,7 @@ class Dialect:
             _refuse(table, "line_breaks", f"a whole number from 0 to {_MOST_LINE_BREAKS}")
         bare, quoted = _nulls(table, delimiter)
         return cls(
-            delimiter,
-            bool(_one_of(table, "escape", ("\\",), "")),
-            breaks,
-            bare,
-            quoted,
-            spelling,
+            delimiter, bool(_one_of(table, "escape", ("\\",), "")), breaks, bare, quoted, spelling
         )
 
 

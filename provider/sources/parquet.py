@@ -29,11 +29,7 @@ class ParquetSource(FileSource):
     kind = "a Parquet file"
 
     def __init__(
-        self,
-        file: OpenFile,
-        parquet: pq.ParquetFile,
-        dataset: Dataset,
-        rename: Mapping[str, str],
+        self, file: OpenFile, parquet: pq.ParquetFile, dataset: Dataset, rename: Mapping[str, str]
     ) -> None:
         super().__init__(file, dataset, rename)
         self._parquet = parquet

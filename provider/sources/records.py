@@ -353,10 +353,7 @@ class Records:
         place = fault.place if fault.begun is None else fault.begun
         line = self._line + raw.count(b"\n", 0, place)
         raise fault.leaf(
-            f"{self._name}, line {line}",
-            expected=fault.expected,
-            found=fault.found,
-            fix=fault.fix,
+            f"{self._name}, line {line}", expected=fault.expected, found=fault.found, fix=fault.fix
         )
 
 
