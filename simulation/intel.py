@@ -218,9 +218,10 @@ class Intel:
         """
         at = (at or self.at).astimezone(UTC).replace(microsecond=0)
         default_info = _default_td_tcb_info if tdx else _default_tcb_info
-        default_identity = _default_td_qe_identity if tdx else _default_qe_identity
         info = tcb_info_text(documents.compact(tcb_info(default_info(platform, at))))
-        identity = qe_identity_text(documents.compact(qe_identity(default_identity(at))))
+        identity = qe_identity_text(
+            documents.compact(qe_identity(_default_qe_identity(at, tdx=tdx)))
+        )
         signer, signer_chain = self.tcb_signer, self.tcb_signer.pem + self.root.pem
         members = {
             "pck_crl_issuer_chain": platform.ca.pem + self.root.pem,
@@ -352,22 +353,13 @@ def _default_levels(
     ]
 
 
-def _default_qe_identity(at: datetime) -> Document:
+def _default_qe_identity(at: datetime, *, tdx: bool) -> Document:
     return documents.qe_identity(
-        mr_signer=QE_MR_SIGNER,
+        mr_signer=TD_QE_MR_SIGNER if tdx else QE_MR_SIGNER,
         issue=at,
         next_update=at + COLLATERAL_VALIDITY,
-        levels=_default_qe_levels(QE_ISV_SVN, at),
-    )
-
-
-def _default_td_qe_identity(at: datetime) -> Document:
-    return documents.qe_identity(
-        mr_signer=TD_QE_MR_SIGNER,
-        issue=at,
-        next_update=at + COLLATERAL_VALIDITY,
-        levels=_default_qe_levels(TD_QE_ISV_SVN, at),
-        tdx=True,
+        levels=_default_qe_levels(TD_QE_ISV_SVN if tdx else QE_ISV_SVN, at),
+        tdx=tdx,
     )
 
 

@@ -103,7 +103,6 @@ class CollateralWindow:
 
     earliest_issue: datetime  #       of TCB info, QE identity and both revocation lists
     earliest_expiration: datetime  #  of those and of every certificate used
-    ends_first: str  #                name of the part that expires then
     tcb_info_issue: datetime
     qe_identity_issue: datetime
     opens: datetime  #                the first instant that every part covers, skew included …
@@ -133,7 +132,6 @@ class CollateralWindow:
         return cls(
             earliest_issue=min(period.starts for period in issued),
             earliest_expiration=min(period.ends for period in everything),
-            ends_first=ends_first.thing,
             tcb_info_issue=tcb_info.starts,
             qe_identity_issue=qe_identity.starts,
             opens=max(period.opens for period in everything),
