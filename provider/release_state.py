@@ -35,9 +35,7 @@ class TaskAlreadyReleased(TicketReplayError):
     """The rows were already released for this task and acknowledged."""
 
     code = "task-already-released"
-
-    def sentence(self) -> str:
-        return f"{self.thing}: {self.found}"
+    says = "{thing}: {found}"
 
 
 def require_unreleased(records: tuple[JournalRecord, ...], task: str, dataset: str) -> None:
@@ -168,9 +166,7 @@ class UsesExhausted(TicketScopeError):
 
     code = "uses-exhausted"
     default_fix = "agree on a policy version with more `uses`"
-
-    def sentence(self) -> str:
-        return f"{self.thing} has had {self.found} tasks; the policy allows {self.expected}"
+    says = "{thing} has had {found} tasks; the policy allows {expected}"
 
 
 def learnt(computation: Computation) -> str:
@@ -254,9 +250,7 @@ class ReleaseUnderWay(ConfigError):
 
     code = "release-under-way"
     default_fix = "wait for the other process to end"
-
-    def sentence(self) -> str:
-        return f"another process is releasing {self.thing}"
+    says = "another process is releasing {thing}"
 
 
 class ReleaseFolder:

@@ -18,11 +18,11 @@ import pyarrow as pa
 from policy.rows import ColumnMissing, ColumnTypeDiffers, arrow_schema, check_batch
 from provider.errors import SourceError, SourceTableMalformed
 from verifier.errors import placed
+from verifier.files import MEBIBYTE
 
 if TYPE_CHECKING:
     from policy.sections import Dataset
 
-MEBIBYTE = 1 << 20
 SMALLEST, AIM, LARGEST = MEBIBYTE, 2 * MEBIBYTE, 4 * MEBIBYTE  # bytes of a batch (flight.md 2.4)
 _MOST_ROWS_READ = 131_072
 _MOST_ROWS_READ_WITH_STRINGS = 8_192  # their lengths are unknown before they are read

@@ -13,7 +13,9 @@ import pyarrow as pa
 
 from policy.rows import ColumnTypeDiffers, type_name
 from provider.errors import SourceError, SourceUnreadable
-from provider.sources.base import MEBIBYTE, NO_NAMES, Source, SourceChanged
+from provider.sources.base import NO_NAMES, Source, SourceChanged
+from verifier.files import MEBIBYTE
+from verifier.text import cause
 
 if TYPE_CHECKING:
     from policy.sections import Dataset
@@ -144,9 +146,7 @@ class FileSource(Source):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise SourceUnreadable(
-                str(path), expected=cls.kind, found=error.strerror or "an error"
-            ) from error
+            raise SourceUnreadable(str(path), expected=cls.kind, found=cause(error)) from error
         try:
             yield OpenFile(path, descriptor, cls.kind)
         finally:

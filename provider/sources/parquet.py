@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from provider.sources.base import MEBIBYTE, NO_NAMES, rows_per_read
+from provider.sources.base import NO_NAMES, rows_per_read
 from provider.sources.files import FileSource, OpenFile
+from verifier.files import MEBIBYTE
 
 if TYPE_CHECKING:
     from policy.sections import Dataset

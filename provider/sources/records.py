@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provider.errors import SourceError
-from provider.sources.base import LARGEST, MEBIBYTE, SourceRowTooLarge
+from provider.sources.base import LARGEST, SourceRowTooLarge
+from verifier.files import MEBIBYTE
 
 Places = NDArray[np.int64]
 
