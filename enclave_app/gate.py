@@ -150,7 +150,9 @@ def released(outputs: Mapping[str, Any], rule: ReleaseRule, *, computation: str,
     """
     if set(outputs) != set(rule.outputs):
         raise OutputNotAgreed(
-            "outputs", expected=", ".join(sorted(rule.outputs)), found=", ".join(sorted(outputs))
+            "outputs",
+            expected=", ".join(sorted(rule.outputs)),
+            found=", ".join(sorted(outputs)) or "none",
         )
     document = {"schema": SCHEMA, "computation": computation, "run": run}
     rounded = {name: _rounded(value, rule.significant_digits) for name, value in outputs.items()}

@@ -327,6 +327,7 @@ class EnclaveCertificateNotCurrent(FreshnessError):
     """The certificate does not cover the instant of judgement."""
 
     code = "enclave-certificate-not-current"
+    says = "the enclave's certificate is valid {expected}, and it is {found}"
     default_fix = "check this machine's clock; restart the enclave if its certificate has expired"
 
 
@@ -338,7 +339,7 @@ def _require_current(certificate: x509.Certificate, at: datetime) -> None:
         )
     if not start <= at <= end:  # both belong to it: RFC 5280, section 4.1.2.5
         raise EnclaveCertificateNotCurrent(
-            "certificate", expected=f"validity at {at:%FT%TZ}", found=f"{start:%FT%TZ}/{end:%FT%TZ}"
+            "certificate", expected=f"from {start:%FT%TZ} to {end:%FT%TZ}", found=f"{at:%FT%TZ}"
         )
 
 

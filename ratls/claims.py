@@ -298,4 +298,8 @@ def _shown(name: str, values: dict[str, bytes]) -> str:
     """A claim as messages show it: text as text, digests in hex, the nonce never."""
     if name == "nonce":
         return "32 bytes, not shown"
-    return values[name].hex() if name in _SIZES else ascii(values[name][:40])
+    return (
+        values[name].hex()
+        if name in _SIZES
+        else ascii(values[name][:40].decode("utf-8", "backslashreplace"))
+    )

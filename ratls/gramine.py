@@ -114,7 +114,7 @@ class AttestationDevice:
             if error.errno == errno.ENOENT:
                 raise SgxAbsent(str(path), expected="a file", found=found) from error
             if error.errno == errno.EACCES:
-                raise QuoteNotMade(str(path), expected="it opens", found=found) from error
+                raise QuoteNotMade(str(path), expected="a file that opens", found=found) from error
             raise _unusable(path, "a file that works", found) from error
 
 

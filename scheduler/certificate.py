@@ -29,6 +29,7 @@ from policy.channel import self_signed
 from policy.errors import KeyPermissions
 from verifier.errors import ConfigError
 from verifier.files import locked, make_folder, parse_file, read_secret, write_new
+from verifier.text import instant_text
 
 SCHEDULER_NAME = "scheduler.ratls.invalid"  # .invalid never resolves: a name to pin
 KEY_FILE, CERTIFICATE_FILE = "scheduler.key", "scheduler.crt"
@@ -54,6 +55,7 @@ class SchedulerCertificateNotCurrent(ConfigError):
     """The scheduler's certificate does not cover this instant."""
 
     code = "scheduler-certificate-not-current"
+    says = "{thing} is valid {expected}, and it is {found}"
     default_fix = (
         "check the clock; if it has expired, remove scheduler.key and scheduler.crt, start the "
         "scheduler again, and give its new certificate to every party"
@@ -88,8 +90,9 @@ def own_certificate(folder: Path, at: datetime) -> OwnCertificate:
     if not certificate.not_valid_before_utc <= at < certificate.not_valid_after_utc:
         raise SchedulerCertificateNotCurrent(
             str(certificate_file),
-            expected=f"{certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}",
-            found=str(at),
+            expected=f"from {instant_text(certificate.not_valid_before_utc)} "
+            f"to {instant_text(certificate.not_valid_after_utc)}",
+            found=instant_text(at),
         )
     return OwnCertificate(certificate.public_bytes(Encoding.PEM), key_pem)
 

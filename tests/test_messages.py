@@ -13,6 +13,9 @@ def test_every_refusal_stands_on_the_page_once() -> None:
     assert sorted(found) == sorted(leaf.code for leaf in leaves())
 
 
-def test_a_test_met_every_refusal() -> None:
-    """A leaf that no test raises has no example, and perhaps no user."""
-    assert "no test met it" not in PAGE.read_text("utf-8")
+def test_every_line_has_word_sentence_and_remedy() -> None:
+    for line in PAGE.read_text("utf-8").splitlines():
+        if line.startswith("- "):
+            assert re.fullmatch(
+                r"- (refused|undecided|unusable|failed) `\[.+\]` .+ \*To do:\* .+", line
+            )

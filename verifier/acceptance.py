@@ -207,6 +207,7 @@ class TcbRevoked(TcbStatusError):
     """Intel revoked this TCB level: nothing on this platform is protected. Never acceptable."""
 
     code = "tcb-revoked"
+    says = "Intel revoked this TCB level of the platform"
     default_fix = "do not release anything to this platform; no option accepts it"
 
 

@@ -119,6 +119,7 @@ class CertificateMalformed(CertChainError):
     """A certificate, or the text of a chain of them, cannot be read."""
 
     code = "certificate-malformed"
+    says = "{thing} is not {expected}: {found}"
     default_fix = "obtain the quote or the collateral again from its source"
 
 

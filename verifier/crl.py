@@ -62,6 +62,7 @@ class CrlMalformed(RevocationError):
     """A revocation list cannot be read, or is of a kind that Intel does not issue."""
 
     code = "crl-malformed"
+    says = "{thing} is not {expected}: {found}"
     default_fix = "fetch the collateral again from its source"
 
 

@@ -51,6 +51,7 @@ class Exit(IntEnum):
 
 _WORDS = {
     Exit.YES: "accepted",
+    Exit.USAGE: "refused",
     Exit.UNUSABLE: "unusable",
     Exit.NOT_GENUINE: "refused",
     Exit.UNDECIDED: "undecided",

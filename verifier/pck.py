@@ -79,7 +79,9 @@ class PckExtension:
             return cls._parse(raw)
         except der.DerError as error:
             raise PckExtensionMalformed(
-                "SGX extension of the PCK certificate", expected="Intel's form", found=str(error)
+                "SGX extension of the PCK certificate",
+                expected="Intel's form",
+                found=f"another: {error}",
             ) from error
 
     @classmethod

@@ -164,7 +164,9 @@ def parse_instant(text: str | None) -> datetime:
         elif _RFC3339.fullmatch(text):
             found = datetime.fromisoformat(text.upper())
     if found is None:
-        raise InstantMalformed("--at", expected="2026-11-25T12:00:00Z, or unix", found=text[:80])
+        raise InstantMalformed(
+            "--at", expected="2026-11-25T12:00:00Z, or unix", found=ascii(text[:80])
+        )
     if wanted := instant_fault(found):
-        raise InstantMalformed("--at", expected=wanted, found=text[:80])
+        raise InstantMalformed("--at", expected=wanted, found=ascii(text[:80]))
     return found.astimezone(UTC)
