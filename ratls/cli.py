@@ -34,6 +34,7 @@ class PackageMissing(ConfigError):
     """A command needs a package that this installation was made without."""
 
     code = "package-missing"
+    default_fix = 'pip install "ratls[all]"'
     says = "`ratls {thing}` needs the package {expected}, which is not installed"
 
 

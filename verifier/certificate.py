@@ -171,7 +171,7 @@ def _parse(raw: bytes) -> Certificate:
         )
     except ValueError as error:
         raise CertificateMalformed(
-            "certificate", expected="a certificate", found=str(error)
+            "certificate", expected="an X.509 certificate", found=str(error)
         ) from error
 
 

@@ -50,10 +50,10 @@ class Recorder:
 
     def settle(self, item: pytest.Item) -> None:
         """Ask what was met in this test for its words: only now has it all its parts."""
-        if item.path.name == "test_errors.py":  # parts that are no user's
-            self._met.clear()
         drawn = hasattr(getattr(item, "function", None), "hypothesis")  # another one each time
         for error in self._met:
+            if error.found in ("one", "another") and error.thing == "thing":
+                continue  # built by a test, from parts that no user sees
             known = self._seen.get(error.code)
             if known is None or (drawn, item.nodeid) <= known[:2]:
                 word, said, fix = error.exit_status.word, plain(error), plain(error.fix)
