@@ -50,7 +50,7 @@ class PublicKey:
     def from_crypto(cls, key: PublicKeyTypes) -> Self:
         """Raises: KeyTypeUnsupported."""
         scheme = _scheme(key)
-        spki = _spki(key)
+        spki = spki_der(key)
         return cls(spki, hashlib.sha256(spki).hexdigest(), scheme)
 
     @classmethod
@@ -112,7 +112,7 @@ class EncryptionKey:
             raise KeyTypeUnsupported(
                 "encryption key", expected="X25519", found=type(key).__name__, fix="use X25519"
             )
-        spki = _spki(key)
+        spki = spki_der(key)
         return cls(spki, hashlib.sha256(spki).hexdigest())
 
     @classmethod
@@ -224,7 +224,8 @@ def _kind(key: PublicKeyTypes) -> str:
     return type(key).__name__ + (f" of {size} bits" if size else "")
 
 
-def _spki(key: PublicKeyTypes) -> bytes:
+def spki_der(key: PublicKeyTypes) -> bytes:
+    """SubjectPublicKeyInfo, RFC 5280, section 4.1.2.7."""
     return key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -242,7 +243,7 @@ def _load_spki(spki: bytes) -> PublicKeyTypes:
     except (ValueError, UnsupportedAlgorithm) as error:
         raise KeyFileMalformed("public key", expected="a DER public key", found="other") from error
     # B14: another encoding of the same key would have another digest.
-    if _spki(key) != spki:
+    if spki_der(key) != spki:
         raise KeyFileMalformed("public key", expected="its standard encoding", found="another")
     return key
 

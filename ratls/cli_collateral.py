@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from policy.options import Json
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 
@@ -29,7 +30,6 @@ collateral = typer.Typer(
 )
 
 Root = Annotated[str, typer.Option("--root", help="Root of trust that must have signed it.")]
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 
 
 def fetch(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policy.options import KnownDigest, OwnParty
+from policy.options import Json, KnownDigest, OwnParty
 from ratls.cli_verify_forecast import forecast
 from ratls.cli_verify_quote import doubt_of, quote
 from ratls.errors import FreshnessError
@@ -38,7 +38,6 @@ AgreementFile = Annotated[
 At = Annotated[
     str | None, typer.Option("--at", help="Moment of judgement: RFC 3339 or unix. Default: now.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 
 
 # Certificates and servers

@@ -21,19 +21,14 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
 )
 
-from policy.keys import KeySigner, ReceiptSigner
+from policy.keys import KeySigner, ReceiptSigner, spki_der
 from policy.values import Digest, Instance, Nonce
 from ratls.attester import Attester
 from ratls.certificate import build_certificate
 from ratls.claims import INSTANCE_SIZE, ROLE_SERVER, CertificateClaims, ChallengeClaims, key_hash
 from ratls.evidence import make_evidence
-
-
-def _spki(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 class EnclaveIdentity:
@@ -52,8 +47,8 @@ class EnclaveIdentity:
         self._claims = claims
         self._quoting = threading.Lock()
         self.certificate_der, self.certificate_pem = certificate_der, certificate_pem
-        self.spki = _spki(tls_key)
-        self.receipt_spki = _spki(receipt_key)
+        self.spki = spki_der(tls_key.public_key())
+        self.receipt_spki = spki_der(receipt_key.public_key())
         # The TLS key signs TLS only: one key for two protocols lets one sign for the other.
         self.receipt_signer = ReceiptSigner(KeySigner.from_private(receipt_key))
 
@@ -80,13 +75,13 @@ class EnclaveIdentity:
         receipt_key = ec.generate_private_key(ec.SECP256R1())
         instance = Instance(random(INSTANCE_SIZE))
         claims = CertificateClaims(
-            pubkey_hash=key_hash(_spki(tls_key)),
+            pubkey_hash=key_hash(spki_der(tls_key.public_key())),
             context=CertificateClaims.CONTEXT,
             role=ROLE_SERVER,
             mode=attester.mode.value.encode(),
             policy_hash=policy_digest,
             instance=instance,
-            receipt_key_hash=hashlib.sha256(_spki(receipt_key)).digest(),
+            receipt_key_hash=hashlib.sha256(spki_der(receipt_key.public_key())).digest(),
         )
         serial = int.from_bytes(random(16), "big") | 1  # positive: RFC 5280, section 4.1.2.2
         certificate = build_certificate(

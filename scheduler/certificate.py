@@ -20,13 +20,13 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from policy.channel import self_signed
 from policy.errors import KeyPermissions
+from policy.keys import spki_der
 from verifier.errors import ConfigError
 from verifier.files import locked, make_folder, parse_file, read_secret, write_new
 from verifier.text import instant_text
@@ -83,7 +83,7 @@ def own_certificate(folder: Path, at: datetime) -> OwnCertificate:
         if not certificate_file.exists():  # also after a crash between the two files
             write_new(certificate_file, _make(key, at), mode=0o644)
     certificate = parse_file(certificate_file, check_pin, cap=_FILE_CAP)
-    if _spki(certificate.public_key()) != _spki(key.public_key()):
+    if spki_der(certificate.public_key()) != spki_der(key.public_key()):
         raise SchedulerKeyDiffers(
             str(key_file), expected="the key of scheduler.crt", found="another key"
         )
@@ -160,8 +160,3 @@ def _read_key(path: Path) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise SchedulerKeyDiffers(str(path), expected="an EC key", found="another kind")
     return pem, key
-
-
-def _spki(key: object) -> bytes:
-    assert isinstance(key, ec.EllipticCurvePublicKey)
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
