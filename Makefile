@@ -70,7 +70,7 @@ errors: venv
 # One example of every refusal, noted while the tests run.
 messages: venv
 	rm -rf build/messages && mkdir -p build/messages
-	$(BIN)/pytest -q -n auto --messages=build/messages --deselect tests/test_messages.py
+	$(PYTEST) --messages=build/messages --deselect tests/test_messages.py
 	$(BIN)/python -m tests.support.message_page build/messages
 
 proto: venv

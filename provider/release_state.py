@@ -193,8 +193,8 @@ def require_uses_left(
 ) -> None:
     """Of a dataset, `uses` are tasks for which its rows may have been sent, also failed ones.
 
-    A returned reservation does not count. Counted by what is learnt, over all versions of the
-    policy and all ids of computations.
+    A returned reservation does not count. Counted over all versions of the policy, for all that
+    learn the same or have the same id: neither a new id nor another column brings new uses.
 
     Raises: UsesExhausted.
     """

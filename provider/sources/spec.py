@@ -135,13 +135,15 @@ class SourceFileTwice(SourceError):
 
 
 def _require_each_once(parts: Sequence[SourceSpec], name: str) -> None:
-    """Raises: SourceFileTwice. What cannot be looked at is left to whoever opens it."""
+    """Raises: SourceFileTwice."""
     seen: dict[tuple[int, int], Path] = {}
-    for part in parts:
-        path = getattr(part, "path", None)
-        if path is None or not path.exists():
-            continue
-        found = path.stat()
+    for path in (
+        part.path for part in parts if isinstance(part, ParquetFile | ArrowFile | CsvFile)
+    ):
+        try:
+            found = path.stat()
+        except OSError:
+            continue  # refused when it is opened
         other = seen.setdefault((found.st_dev, found.st_ino), path)
         if other is not path:
             twice = f"{other.name!a} and {path.name!a}"
