@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from policy.channel import URI_PREFIX, ChannelCertificate
+from policy.channel import ChannelCertificate
 from policy.document import Policy
 from policy.sections import Computation, Dataset, Party
 from ratls.errors import AuthorizationError, PeerIdentityError
@@ -36,7 +36,6 @@ def client_roots(certificates: Sequence[ChannelCertificate]) -> bytes:
     """
     if not certificates:
         raise ServerWouldNotAuthenticate("clients", expected="certificates", found="none")
-    # Flight tells a handler the certificate's name and nothing else: it must tell parties apart.
     names = Counter(certificate.party_id for certificate in certificates)
     keys = Counter(certificate.spki_sha256 for certificate in certificates)
     shared = {c.party_id for c in certificates if names[c.party_id] > 1 or keys[c.spki_sha256] > 1}
@@ -54,20 +53,20 @@ class PeerUnknown(PeerIdentityError):
     default_fix = "use the channel certificate that the policy lists for your party"
 
 
-def identify(policy: Policy, peer_identity: bytes) -> Party:
+def identify(policy: Policy, auth_context: Mapping[str, Sequence[bytes]]) -> Party:
     """The party behind an authenticated connection.
 
     Args:
-        peer_identity: The first name in the client's certificate, as Flight gives it; TLS has
-            compared the certificate with the policy's, byte for byte.
+        auth_context: As gRPC gives it: the certificate that TLS has compared with the policy's.
 
     Raises:
-        PeerUnknown: No such party, or one that only operates.
+        PeerUnknown: It is that of no party, or of one that only operates.
     """
+    shown = auth_context.get("x509_pem_cert", ())
     for party in policy.voters:
-        if peer_identity == f"{URI_PREFIX}{party.id}".encode():
+        if [bytes(pem) for pem in shown] == [party.channel_certificate.pem.encode()]:
             return party
-    raise PeerUnknown("peer", expected="a party of the policy", found="another name")
+    raise PeerUnknown("peer", expected="a party of the policy", found="another certificate")
 
 
 class ReleaseNotAuthorized(AuthorizationError):

@@ -1,6 +1,6 @@
 """Answers one exchange of an authenticated party.
 
-    answer(enclave, kind, party, stream, log)      # one DoExchange, from hello to its end
+    answer(enclave, party, stream, log)      # one DoExchange, from hello to its end
 
 Order matters: the task is verified and the peer authorised before any quote is made; evidence
 goes out before any row comes in; what was done is logged after it was done.
@@ -21,15 +21,15 @@ from ratls.server_stream import ServerExchange
 _ABOUT_A_TASK = {Kind.RELEASE: receive, Kind.COLLECT: collect, Kind.REASON: tell_reason}
 
 
-def answer(enclave: Enclave, kind: Kind, party: Party, stream: ServerExchange, log: Log) -> None:
+def answer(enclave: Enclave, party: Party, stream: ServerExchange, log: Log) -> None:
     """Serve one exchange of an authenticated party to its end.
 
     Raises:
         RatlsError: A refusal; the caller tells the peer its code and nothing else.
     """
-    hello = stream.hello()
+    kind, hello = stream.kind(), stream.hello()
     if kind is Kind.ATTEST:
-        stream.send_evidence(enclave.evidence(hello, party, NO_TASK))
+        stream.send_evidence(enclave.evidence(hello.nonce, party, NO_TASK))
         log.info("attested")
     else:
         _ABOUT_A_TASK[kind](TaskExchange.open(enclave, party, stream, hello, log))

@@ -13,6 +13,7 @@ sealed form for all refusals, one log line, and times that end with a bucket.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -31,11 +32,10 @@ from policy.agreement import CompleteAgreement, require_window
 from policy.document import Policy, digest_text
 from policy.sections import Party
 from policy.task import Task
-from policy.values import Digest
+from policy.values import Digest, Nonce
 from ratls.attester import Attester
 from ratls.identity import EnclaveIdentity
 from ratls.log import Log, place_of
-from ratls.server_stream import Hello
 from verifier.anchors import Mode, RootName
 from verifier.errors import ModeMismatchError, RatlsError
 
@@ -84,7 +84,7 @@ class Enclave:
         self.policy, self.identity, self.mode, self.limits = policy, identity, mode, limits
         self.clock, self.seconds = clock, seconds
         self.sessions: Sessions[Intake] = Sessions(limits)
-        self.memory = MemoryBudget(limits.held_bytes)
+        self.memory = MemoryBudget(limits.held_bytes, limits.party_bytes)
         self._log = log
         self._workers = Workers(limits.computations, self._bug)
         self._stopped = threading.Event()
@@ -174,12 +174,15 @@ class Enclave:
         require_window(self.policy, at)
         task.require_window(at)
 
-    def evidence(self, hello: Hello, party: Party, task_digest: Digest) -> bytes:
+    def evidence(
+        self, nonce: Nonce, party: Party, task_digest: Digest, sealing_key: bytes = b""
+    ) -> bytes:
         """Fresh evidence for an authenticated party and a verified task."""
         # The peer's key as the policy lists it. A hash out of a message would let one party
         # have evidence made that another would accept.
+        named = hashlib.sha256(sealing_key).digest() if sealing_key else b""
         spki = party.channel_certificate.spki_sha256
-        return self.identity.answer_challenge(hello.nonce, spki, task_digest)
+        return self.identity.answer_challenge(nonce, spki, task_digest, named)
 
     def ticket(self, task: Task) -> Ticket:
         """What sessions know of the task."""

@@ -16,6 +16,7 @@ from policy.agreement import require_window
 from policy.document import digest_text
 from policy.sections import Computation, Party
 from policy.task import Task
+from policy.values import Nonce
 from ratls.log import Log, bind
 from ratls.server_stream import Hello, ServerExchange
 
@@ -57,10 +58,17 @@ class TaskExchange:
         """What sessions know of the task."""
         return self.enclave.ticket(self.task)
 
-    def prove(self) -> bytes:
-        """Send fresh evidence for this party and task; the evidence."""
-        evidence = self.enclave.evidence(self.hello, self.party, self.task.digest)
-        self.stream.send_evidence(evidence)
+    def prove(self, nonce: Nonce | None = None, sealing_key: bytes = b"") -> bytes:
+        """Send fresh evidence for this party and task; the evidence.
+
+        Args:
+            nonce: Of a later challenge; that of the hello by default.
+            sealing_key: What rows are sealed to, named in the evidence.
+        """
+        evidence = self.enclave.evidence(
+            nonce or self.hello.nonce, self.party, self.task.digest, sealing_key
+        )
+        self.stream.send_evidence(evidence, sealing_key)
         return evidence
 
     def outcome(self) -> Released | NoOutcomeYet:

@@ -1,27 +1,39 @@
-"""The rows of one attempt to release one dataset: validated, compact, unused until committed.
+"""The rows of one release of one dataset: opened, validated, held once, unused until committed.
 
-    intake = Intake(dataset, limits, memory, need, until)
-    intake.open(reader.schema)
-    intake.add(batch)            # for each batch
-    intake.rows, len(intake.batches)  # what a commit must have counted
+    intake = Intake(dataset, limits, memory.of("alice"), need, until, release)
+    place = intake.join(stream=0, streams=1)      # one for each connection
+    place.kept(salt)                              # what an earlier connection brought
+    place.add(message, tag)                       # for each chunk
+    intake.tallies()                              # what a commit must have signed
 
-A batch comes here after `ratls.server_stream` has capped its rows and bytes. It may still point
-outside its own buffers or hold bytes that nothing refers to: every offset is checked
-(`policy.rows`) before anything reads a column, and what is kept is a compact copy.
+A chunk comes here once it was opened: the bytes of one Arrow message. Its header is judged before
+any column is looked at (`ratls.arrow_header`), every offset and value is checked (`policy.rows`),
+and what is kept is that very buffer: the columns are views of it.
+
+A release may come over several connections, and over a second one where the first broke. Chunk
+number n of stream s is number n x streams + s of the whole: that is the order of the rows.
 """
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from enclave_app.errors import AttemptClosed
-from enclave_app.limits import Limits, MemoryBudget, Need
+from enclave_app.limits import Limits, MemoryShare, Need
 from policy.errors import InvalidDataError, ResourceLimitError
-from policy.rows import arrow_schema, check_batch, check_schema
+from policy.rows import arrow_schema, check_batch, schema_digest
 from policy.sections import Dataset
+from policy.values import Digest
+from ratls.arrow_header import read_batch
 from ratls.errors import StreamIntegrityError
+from ratls.framing import RowDigest
+from ratls.sealing import MAX_STREAMS, Tally
+from ratls.server_stream import StreamOversized
+
+MOST_ROWS = 1 << 24  # of one chunk
 
 
 class BatchesExceeded(ResourceLimitError):
@@ -45,98 +57,209 @@ class InputEmpty(StreamIntegrityError):
     default_fix = "check the source, which has no rows"
 
 
+class StreamsDiffer(StreamIntegrityError):
+    """The connections of one release say that it has different numbers of streams."""
+
+    code = "streams-differ"
+    default_fix = "release again with the same task"
+
+
+class StreamsIncomplete(StreamIntegrityError):
+    """A commit came before the last chunk of every stream."""
+
+    code = "streams-incomplete"
+    default_fix = "release again with the same task"
+
+
+@dataclass(slots=True)
+class _Chunk:
+    rows: pa.RecordBatch
+    message: pa.Buffer  # of which the columns are views
+
+
+@dataclass(slots=True)
+class _Stream:
+    chunks: list[_Chunk] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    rows: int = 0
+    ended: bool = False  # its last chunk has come
+    connection: int = 0  # the newest; an earlier one adds nothing more
+
+
 class Intake:
-    """One attempt. Used by one thread, and closed by any."""
+    """One release. Each connection is used by one thread; any may close it."""
 
     def __init__(
-        self, dataset: Dataset, limits: Limits, memory: MemoryBudget, need: Need, until: float
+        self,
+        dataset: Dataset,
+        limits: Limits,
+        memory: MemoryShare,
+        need: Need,
+        until: float,
+        release: bytes = b"",
     ) -> None:
         """Take nothing yet.
 
         Args:
+            memory: The provider's share of the budget.
             need: What the task's computation needs beside the rows. It is accounted for with
                 them: a boolean is a bit here and 48 bytes in a training.
             until: When the release must have ended, by the monotonic clock.
+            release: The provider's name for it: connections with another begin another release.
         """
         self._dataset, self._limits, self._memory = dataset, limits, memory
-        self._need, self.until = need, until
+        self._need, self.until, self.release = need, until, release
         self._schema = arrow_schema(dataset)
         self._lock = threading.Lock()
         self._closed = False
         self._held = 0
-        self._kept: list[pa.RecordBatch] = []
+        self._streams: list[_Stream] = []
         self.rows = 0
 
     @property
-    def batches(self) -> tuple[pa.RecordBatch, ...]:
-        """What was kept, in order; empty batches too."""
-        return tuple(self._kept)
+    def chunks(self) -> int:
+        """How many have come, over all streams."""
+        return sum(len(stream.chunks) for stream in self._streams)
 
-    def open(self, schema: pa.Schema) -> None:
-        """The stream's schema must be the dataset's, to the letter.
-
-        Raises:
-            SchemaError: Another column, type, order, or metadata (a leaf of `policy.errors`).
-        """
-        check_schema(schema, self._dataset)
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Validate one batch and keep a copy of it.
+    def join(self, stream: int, streams: int) -> Place:
+        """A connection that will bring the next chunks of a stream; it takes over from any before.
 
         Raises:
-            BatchesExceeded: One batch too many.
-            SchemaError: As `policy.rows.check_batch` says.
-            RowsNotAsDeclared: A value that the policy does not allow.
-            MemoryExhausted: No room.
-            AttemptClosed: By a later attempt, or because the task expired.
+            StreamsDiffer: Another number of streams than before, or one that is not among them.
+            AttemptClosed: By a later release, or because the task expired.
         """
-        if len(self._kept) >= self._limits.batches:
-            raise BatchesExceeded(
-                "release", expected=f"at most {self._limits.batches} batches", found="more"
-            )
-        try:
-            check_batch(batch, self._dataset, rows_before=self.rows)
-        except InvalidDataError as refusal:
-            # R20: the rule that a cell broke would reach the host, by the log and by the size of
-            # the answer. The provider's own check names it.
-            raise RowsNotAsDeclared("rows", expected="as declared", found="others") from refusal
-        self._keep(batch)
-
-    def _keep(self, batch: pa.RecordBatch) -> None:
-        # A received column is a view into its whole message; the copy drops what is not rows.
-        compact = batch.serialize()
-        copy = pa.ipc.read_record_batch(compact, self._schema)
         with self._lock:
-            if self._closed:
-                raise self._is_closed()
-            size = compact.size + self._need.bytes(batch.num_rows, compact.size)
-            self._memory.take(size)
-            self._held += size
-            self._kept.append(copy)
-            self.rows += batch.num_rows
+            self._require_open()
+            if not self._streams and 0 < streams <= MAX_STREAMS:
+                self._streams = [_Stream() for _ in range(streams)]
+            if streams != len(self._streams) or not 0 <= stream < streams:
+                raise StreamsDiffer(
+                    "streams", expected=f"one of {len(self._streams)}", found="another"
+                )
+            joined = self._streams[stream]
+            joined.connection += 1
+            return Place(self, joined, joined.connection)
 
-    def require_rows(self) -> None:
-        """Require at least one row, and that the attempt was not closed.
+    def tallies(self) -> list[Tally]:
+        """What came over each stream, in their order.
 
         Raises:
-            InputEmpty, AttemptClosed: It is otherwise.
+            StreamsIncomplete: A stream with chunks has not come to its end.
+            InputEmpty: No rows. AttemptClosed.
         """
-        if self._closed:
-            raise self._is_closed()
-        if not self.rows:
-            raise InputEmpty(f"dataset {self._dataset.id!r}", expected="rows", found="none")
+        with self._lock:
+            self._require_open()
+            if any(stream.chunks and not stream.ended for stream in self._streams):
+                raise StreamsIncomplete("streams", expected="the last chunk of each", found="fewer")
+            if not self.rows:
+                raise InputEmpty(f"dataset {self._dataset.id!r}", expected="rows", found="none")
+            counts = [len(stream.chunks) for stream in self._streams]
+            # In turns: no stream has more chunks than one before it, or more than one fewer.
+            if sorted(counts, reverse=True) != counts or counts[0] - counts[-1] > 1:
+                raise StreamsIncomplete("streams", expected="chunks in turns", found="others")
+            return [stream.tally for stream in self._streams]
 
     def table(self) -> pa.Table:
-        """All rows, in the order of this one stream."""
-        return pa.Table.from_batches(self._kept, self._schema)
+        """All rows, in the order of the source."""
+        return pa.Table.from_batches(
+            [
+                stream.chunks[turn].rows
+                for turn in range(max((len(s.chunks) for s in self._streams), default=0))
+                for stream in self._streams
+                if turn < len(stream.chunks)
+            ],
+            self._schema,
+        )
 
     def close(self) -> None:
         """Forget the rows and give their memory back. Closing twice does nothing."""
         with self._lock:
             self._closed = True
-            self._kept = []
+            self._streams = []
             self._memory.give(self._held)
             self._held = 0
 
-    def _is_closed(self) -> AttemptClosed:
+    def add(
+        self, place: Place, stream: _Stream, message: pa.Buffer, tag: bytes, last: bool
+    ) -> None:
+        """As `Place.add`."""
+        if self.chunks >= self._limits.batches:
+            raise BatchesExceeded(
+                "release", expected=f"at most {self._limits.batches} batches", found="more"
+            )
+        batch = read_batch(message, self._schema, most_rows=MOST_ROWS)
+        try:
+            check_batch(batch, self._dataset, rows_before=stream.rows)
+        except InvalidDataError as refusal:
+            # R20: the rule that a cell broke would reach the host, by the log and by the size of
+            # the answer. The provider's own check names it.
+            raise RowsNotAsDeclared("rows", expected="as declared", found="others") from refusal
+        size = message.size + self._need.bytes(batch.num_rows, message.size)
+        with self._lock:
+            self._require_open()
+            place.require_newest(stream)
+            if self.rows + batch.num_rows > self._dataset.max_rows:
+                raise StreamOversized(
+                    "release", expected=f"at most {self._dataset.max_rows} rows", found="more"
+                )
+            self._memory.take(size)
+            self._held += size
+            self.rows += batch.num_rows
+            stream.chunks.append(_Chunk(batch, message))
+            stream.rows += batch.num_rows
+            stream.ended = last
+            stream.tally.add(tag, batch.num_rows)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise self.closed()
+
+    def closed(self) -> AttemptClosed:
+        """For a release that ended, or a connection that another took over from."""
         return AttemptClosed(f"release of {self._dataset.id!r}", expected="open", found="closed")
+
+    def digest(self, stream: _Stream, salt: bytes) -> Digest:
+        """Salted, of the rows that a stream has brought."""
+        digest = RowDigest(salt, schema_digest(self._dataset))
+        for number, chunk in enumerate(stream.chunks):
+            digest.add(number, chunk.rows.num_rows, chunk.message)
+        return digest.digest()
+
+
+class Place:
+    """One connection's place in a release: where its chunks go."""
+
+    def __init__(self, intake: Intake, stream: _Stream, connection: int) -> None:
+        self._intake, self._stream, self._connection = intake, stream, connection
+        self.kept_chunks = 0
+
+    def kept(self, salt: bytes) -> tuple[int, int, Digest]:
+        """Chunks and rows that an earlier connection brought, and the salted digest of the rows.
+
+        From here on the commit signs that digest in place of their tags: they were sealed with a
+        key that the provider need not have any more.
+        """
+        stream = self._stream
+        self.kept_chunks = len(stream.chunks)
+        digest = self._intake.digest(stream, salt)
+        stream.tally = Tally()
+        if stream.chunks:
+            stream.tally.resume(len(stream.chunks), stream.rows, digest)
+        return len(stream.chunks), stream.rows, digest
+
+    def add(self, message: pa.Buffer, tag: bytes, *, last: bool) -> None:
+        """Validate the next chunk and keep it.
+
+        Raises:
+            BatchesExceeded, StreamOversized: One chunk or row too many.
+            RowsHeaderMalformed: Not plain rows of the agreed columns.
+            RowsNotAsDeclared: A value that the policy does not allow.
+            MemoryExhausted: No room.
+            AttemptClosed: By a later connection or release, or because the task expired.
+        """
+        self._intake.add(self, self._stream, message, tag, last)
+
+    def require_newest(self, stream: _Stream) -> None:
+        """Raises: AttemptClosed."""
+        if stream.connection != self._connection:
+            raise self._intake.closed()

@@ -1,9 +1,4 @@
-"""Hard caps of the enclave, the two counters that enforce them (exchanges, bytes), and buckets.
-
-Not covered: gRPC takes a message of any size, and Arrow decompresses it before Python is called
-(docs/flight.md 3.2). Only listed parties can do that, and the process has a memory limit, which
-for an enclave is its size.
-"""
+"""Hard caps of the enclave, the two counters that enforce them (exchanges, bytes), and buckets."""
 
 from __future__ import annotations
 
@@ -22,8 +17,8 @@ from verifier.files import MEBIBYTE
 class Limits:
     """Measured defaults; tests use smaller ones. No command or variable changes them."""
 
-    # From the start of a call, before its peer has said anything: each has a thread, and the
-    # manifest's `max_threads`, less those of the process itself, is how many there can be.
+    # Each has a thread from its start: the manifest's `max_threads`, less those of the process
+    # itself, is how many there can be.
     calls: int = 80
     exchanges: int = 64
     exchanges_per_party: int = 8  #       a stalled client keeps its thread: only its own share
@@ -31,9 +26,12 @@ class Limits:
     tasks_per_submitter: int = 64
     # Rows of all tasks and all running releases, and what computing with them needs.
     held_bytes: int = 8192 * MEBIBYTE
-    batch_bytes: int = 64 * MEBIBYTE
+    party_bytes: int = 6144 * MEBIBYTE  # of it, rows of one provider
     batches: int = 100_000  #             of one release
     exchange_seconds: float = 3600.0
+    hello_seconds: float = 15.0  #        from the start of a call to its first frame
+    silent_seconds: float = 120.0  #      between two frames of a call
+    kept_seconds: float = 600.0  #        rows of a release whose connection broke
     compute_seconds: float = 3600.0  #    of one computation
     computations: int = 3  #              at once; of one submitter at most one fewer
     # An outcome is handed out when one of these times has passed since the last commit.
@@ -66,30 +64,11 @@ class ExchangesExhausted(ResourceLimitError):
 
 
 class Slots:
-    """Counts exchanges, in all and by party. pyarrow gives each open stream an OS thread."""
+    """Counts exchanges, in all and by party, from their start: each has a thread."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._lock = limits, threading.Lock()
-        self._calls = 0
         self._running: Counter[str] = Counter()
-
-    def start(self) -> None:
-        """A call begins, of a party that is not identified yet; `end` follows.
-
-        Raises:
-            ExchangesExhausted: There are as many as this process has threads for.
-        """
-        with self._lock:
-            if self._calls >= self._limits.calls:
-                raise ExchangesExhausted(
-                    "calls at once", expected=f"at most {self._limits.calls}", found="one more"
-                )
-            self._calls += 1
-
-    def end(self) -> None:
-        """A call that `start` has counted is over."""
-        with self._lock:
-            self._calls -= 1
 
     @contextmanager
     def hold(self, party: str) -> Iterator[None]:
@@ -124,26 +103,50 @@ class MemoryExhausted(ResourceLimitError):
 class MemoryBudget:
     """Bytes that the rows of all releases and tasks take, computing included."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, party_limit: int) -> None:
         self._free, self._lock = limit, threading.Lock()
+        self._party_limit = party_limit
+        self._held: Counter[str] = Counter()
+
+    def of(self, party: str) -> MemoryShare:
+        """What one provider may take of it."""
+        return MemoryShare(self, party)
 
     @property
     def free(self) -> int:
         """Bytes that may still be taken."""
         return self._free
 
-    def take(self, size: int) -> None:
+    def take(self, party: str, size: int) -> None:
         """Account for `size` bytes.
 
         Raises:
             MemoryExhausted: They do not fit.
         """
         with self._lock:
-            if size > self._free:
+            if size > min(self._free, self._party_limit - self._held[party]):
                 raise MemoryExhausted("rows held", expected="room", found="none for this batch")
             self._free -= size
+            self._held[party] += size
 
-    def give(self, size: int) -> None:
+    def give(self, party: str, size: int) -> None:
         """Return what was taken."""
         with self._lock:
             self._free += size
+            self._held[party] -= size
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryShare:
+    """One provider's part of the budget: no provider leaves the others without room."""
+
+    budget: MemoryBudget
+    party: str
+
+    def take(self, size: int) -> None:
+        """As `MemoryBudget.take`."""
+        self.budget.take(self.party, size)
+
+    def give(self, size: int) -> None:
+        """As `MemoryBudget.give`."""
+        self.budget.give(self.party, size)

@@ -2,12 +2,14 @@
 
     receive(asked)
 
-The stream may end at any point, and looks complete when its client has died. Only a commit counts:
-signed by the provider, about exactly the rows that arrived, and with the nonce of this stream.
+A stream may end at any point; what it brought is kept for a while, and counts for nothing. Only a
+commit counts: signed by the provider, about exactly the chunks that arrived, and with the nonce of
+the stream that it came in.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 from enclave_app.access import require_release
@@ -17,9 +19,12 @@ from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.errors import ResourceLimitError
 from policy.rows import schema_digest
+from policy.values import Digest, Nonce
 from ratls.errors import StreamIntegrityError
-from ratls.framing import RowDigest
-from ratls.server_stream import Caps, CommitMessage
+from ratls.framing import MessageUnexpected
+from ratls.sealing import RELEASE_ID_SIZE, SealingKey, Transcript, tags_digest
+from ratls.server_stream import Open, StreamTruncated
+from verifier.errors import RatlsError
 
 
 class ExchangeTooLong(ResourceLimitError):
@@ -54,7 +59,7 @@ def receive(asked: TaskExchange) -> None:
 
 
 class _Release:
-    """One release of one dataset, from authorisation to acknowledgement."""
+    """One connection of the release of one dataset, from authorisation to acknowledgement."""
 
     def __init__(self, asked: TaskExchange) -> None:
         self._dataset = require_release(
@@ -62,19 +67,43 @@ class _Release:
         )
         self._asked = replace(asked, log=asked.log.bind(dataset=self._dataset.id))
         self._enclave, self._stream, self._ticket = asked.enclave, asked.stream, asked.ticket
+        self._about = schema_digest(self._dataset)
+        self._key = SealingKey.make()
 
     def run(self) -> None:
-        enclave, dataset = self._enclave, self._dataset
-        until = enclave.seconds() + enclave.limits.exchange_seconds
-        need = enclave.need(self._asked.task)
-        rows = Intake(dataset, enclave.limits, enclave.memory, need, until)
-        enclave.sessions.begin(self._ticket, dataset.id, rows, enclave.clock())
+        enclave, dataset, sessions = self._enclave, self._dataset, self._enclave.sessions
+        rows = sessions.begin(self._ticket, dataset.id, self._new_intake(), enclave.clock())
         try:
-            self._evidence = self._asked.prove()
+            self._evidence = self._prove(self._asked.hello.nonce)
             if not self._resumed():
                 self._receive(rows)
-        finally:
-            enclave.sessions.end(self._ticket, dataset.id, rows)
+        except RatlsError as refusal:
+            if isinstance(refusal, StreamTruncated) and rows.chunks:
+                # The connection broke: another may go on for a while.
+                rows.until = min(rows.until, enclave.seconds() + enclave.limits.kept_seconds)
+            else:
+                sessions.end(self._ticket, dataset.id, rows)
+            raise
+        except BaseException:
+            sessions.end(self._ticket, dataset.id, rows)
+            raise
+
+    def _new_intake(self) -> Intake:
+        enclave, asked = self._enclave, self._asked
+        if len(asked.hello.release) != RELEASE_ID_SIZE:
+            raise MessageUnexpected("release", expected="a name of 16 bytes", found="another")
+        return Intake(
+            self._dataset,
+            enclave.limits,
+            enclave.memory.of(asked.party.id),
+            enclave.need(asked.task),
+            enclave.seconds() + enclave.limits.exchange_seconds,
+            asked.hello.release,
+        )
+
+    def _prove(self, nonce: Nonce) -> bytes:
+        """Send evidence that names the sealing key of this exchange; the evidence."""
+        return self._asked.prove(nonce, self._key.public)
 
     def _resumed(self) -> bool:
         """Answer a client that asks whether an earlier commit arrived; True if it did."""
@@ -94,9 +123,13 @@ class _Release:
     def _receive(self, rows: Intake) -> None:
         sessions, dataset = self._enclave.sessions, self._dataset.id
         sessions.require_open(self._ticket, dataset, rows)
-        rows.open(self._stream.schema())
         self._fill(rows)
-        commit = self._require_commit(rows, self._stream.committed)
+        envelope = self._stream.committed
+        if envelope is None:
+            self._stream.received()
+            self._asked.log.info("received")
+            return
+        commit = self._require_commit(rows, envelope)
         self._asked.require_window("commit")
         acknowledgement = sessions.commit(
             self._ticket, dataset, rows, commit.digest, lambda: self._acknowledgement(commit)
@@ -113,20 +146,33 @@ class _Release:
         self._enclave.compute_when_complete(self._asked.task)
 
     def _fill(self, rows: Intake) -> None:
-        limits = self._enclave.limits
-        caps = Caps(
-            rows=self._dataset.max_rows, bytes=limits.held_bytes, batch_bytes=limits.batch_bytes
-        )
-        for _, batch in self._stream.batches(caps):
+        """Agree the key of this stream, and take its chunks in."""
+        opened = self._stream.open_request()
+        place = rows.join(opened.stream, opened.streams)
+        key = self._key.open_stream_key(opened.key, self._transcript(opened))
+        self._stream.ready(*place.kept(key.salt))
+        first = place.kept_chunks
+        for chunk in self._stream.sealed_rows(key, self._about, first=first, prove=self._prove):
             self._asked.require_window("rows")
-            # Ends a stream that sends too slowly. One that is silent keeps only its thread: pyarrow
-            # cannot end it, gRPC does after hours; `Slots` limits how many a party has, and
-            # `sweep` drops its rows.
+            # Ends a stream that sends too slowly; one that is silent is ended by the server.
             if self._enclave.seconds() > rows.until:
-                raise ExchangeTooLong(
-                    "release", expected=f"its end in {limits.exchange_seconds:.0f} s", found="none"
-                )
-            rows.add(batch)
+                limit = self._enclave.limits.exchange_seconds
+                raise ExchangeTooLong("release", expected=f"its end in {limit:.0f} s", found="none")
+            place.add(chunk.message, chunk.tag, last=chunk.last)
+
+    def _transcript(self, opened: Open) -> Transcript:
+        """What the key must be sealed for: own values, but for the number of the stream."""
+        return Transcript(
+            policy_digest=self._enclave.policy.digest,
+            task_digest=self._asked.task.digest,
+            nonce=self._asked.hello.nonce,
+            instance=self._enclave.identity.instance,
+            dataset=self._dataset.id,
+            provider=self._asked.party.id,
+            release=self._asked.hello.release,
+            stream=opened.stream,
+            streams=opened.streams,
+        )
 
     def _own_commit(self, envelope: bytes) -> Commit:
         """A commit signed by this provider about this task, policy, enclave and dataset."""
@@ -136,28 +182,25 @@ class _Release:
             ("dataset", self._dataset.id, commit.dataset),
             ("task", self._asked.task.digest, commit.task_digest),
             ("instance", self._enclave.identity.instance, commit.instance),
-            ("schema", schema_digest(self._dataset), commit.schema_digest),
+            ("schema", self._about, commit.schema_digest),
         ):
             if expected != found:
                 raise _another(thing)
         return commit
 
-    def _require_commit(self, rows: Intake, message: CommitMessage) -> Commit:
-        """The commit that ends this stream must be about exactly the rows that arrived."""
-        commit = self._own_commit(message.envelope)
+    def _require_commit(self, rows: Intake, envelope: bytes) -> Commit:
+        """The commit that ends this release must be about exactly the chunks that arrived."""
+        commit = self._own_commit(envelope)
         if commit.nonce != self._asked.hello.nonce:
             raise _another("nonce")
-        rows.require_rows()
-        if (commit.rows, commit.batches) != (rows.rows, len(rows.batches)):
+        tallies = rows.tallies()
+        if (commit.rows, commit.batches) != (rows.rows, rows.chunks):
             raise CommitCountMismatch(
                 "commit", expected="the rows and batches that arrived", found="other numbers"
             )
-        digest = RowDigest(message.salt, commit.schema_digest)
-        for seq, batch in enumerate(rows.batches):
-            digest.add(seq, batch)
-        if digest.digest() != commit.salted_digest:
+        if tags_digest(tallies) != commit.tags_digest:
             raise CommitDigestMismatch(
-                "commit", expected="the digest of the rows that arrived", found="another"
+                "commit", expected="the tags of the chunks that arrived", found="others"
             )
         return commit
 
@@ -170,11 +213,12 @@ class _Release:
             dataset=commit.dataset,
             provider=commit.provider,
             commit_digest=commit.digest,
-            rows_digest=commit.salted_digest,
+            tags_digest=commit.tags_digest,
             rows=commit.rows,
             batches=commit.batches,
             nonce=self._asked.hello.nonce,
             evidence=self._evidence,
+            sealing_key_hash=Digest(hashlib.sha256(self._key.public).digest()),
             tls_spki=identity.spki,
             receipt_key=identity.receipt_spki,
         ).seal(identity.receipt_signer)

@@ -1,12 +1,13 @@
-"""The Flight server: identifies the peer, and sends a code and an id for every error.
+"""The server: identifies the peer, and sends a code and an id for every error.
 
     server = start_server(enclave, listen_address("127.0.0.1:0"), log)
     server.address
     server.stop()
 
-Only `DoExchange` is served; all other methods get the same refusal. Each exchange passes `_guard`,
-which identifies the peer, takes a slot, and turns every exception into a code and an id. An
-exception that left a handler would be sent to the peer with its message and traceback
+It speaks Arrow Flight's protocol over gRPC (`ratls.flight_server`), and serves `DoExchange` alone.
+Each call is counted for the certificate that TLS has authenticated, before it has said anything,
+and a peer that is silent for too long is cut off. Each exchange passes `_guard`, which turns every
+exception into a code and an id: one that left a handler would be sent to the peer with its message
 (docs/flight.md 3.1).
 """
 
@@ -14,29 +15,30 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.flight as flight
 
 from enclave_app.access import client_roots, identify
 from enclave_app.answer import answer
 from enclave_app.application import Enclave
 from enclave_app.errors import ListenAddressUnusable
 from enclave_app.limits import Slots
+from enclave_app.worker import supervised
 from policy.sections import Party
 from ratls.address import Address
 from ratls.environment import prepare_process
 from ratls.errors import AuthorizationError
-from ratls.framing import Kind
+from ratls.flight_server import FlightServer, Send
 from ratls.log import Log, bind, bound, place_of
-from ratls.server_stream import ServerExchange, flight_refusal
+from ratls.server_stream import ServerExchange, refusal_status
 from ratls.serving import open_many_files
 from verifier.errors import Exit, RatlsError
 
+Heard = Callable[[], None]  # called for each frame of a peer's
 STOP_SECONDS = 5.0
+WATCH_SECONDS = 1.0
 
 
 class MethodNotOffered(AuthorizationError):
@@ -46,44 +48,12 @@ class MethodNotOffered(AuthorizationError):
     default_fix = "use `ratls provider push`, `ratls task result` or `ratls verify server`"
 
 
-class CallFilter(flight.ServerMiddlewareFactory):
-    """Refuses a call before it is looked at: every other method, and one exchange too many.
+@dataclass(slots=True)
+class _Call:
+    """A call that runs, and until when its peer may be silent, by the monotonic clock."""
 
-    Other methods are refused here and not in the methods: what `get_schema` raises is sent with
-    traceback and paths, Flight's own errors too (pyarrow 26).
-
-    Exchanges are counted here, since each has a thread from here on and its handler starts only
-    once the peer has sent something: it would never count thousands of silent calls (F18). The
-    peer is not identified yet.
-    """
-
-    def __init__(self, slots: Slots, log: Log) -> None:
-        super().__init__()
-        self._slots, self._log = slots, log
-
-    def start_call(self, info: Any, headers: Any) -> flight.ServerMiddleware:
-        """Called by Flight at the start of each call, once TLS has authenticated the peer."""
-        try:
-            if info.method != flight.FlightMethod.DO_EXCHANGE:
-                raise MethodNotOffered("method", expected="do_exchange", found="another")
-            self._slots.start()
-        except RatlsError as refusal:
-            number = secrets.token_hex(8)
-            self._log.warning("refused", id=number, code=refusal.code)
-            raise flight_refusal(refusal, number) from None
-        return _Counted(self._slots)
-
-
-class _Counted(flight.ServerMiddleware):
-    """A call that was accepted, until it ends."""
-
-    def __init__(self, slots: Slots) -> None:
-        super().__init__()
-        self._slots = slots
-
-    def call_completed(self, exception: Any) -> None:
-        """Called by Flight at the end of the call, also of a silent one."""
-        self._slots.end()
+    context: Any
+    until: float
 
 
 class ServerFailed(RatlsError):
@@ -94,64 +64,111 @@ class ServerFailed(RatlsError):
     default_fix = "ask the operator: the log has kind and place of the error under the id"
 
 
-class EnclaveServer(flight.FlightServerBase):
+class EnclaveServer:
     """Serves one enclave, over mutual TLS, to the parties of its policy."""
 
     def __init__(self, enclave: Enclave, address: Address, log: Log) -> None:
-        self._enclave, self._log, self._host = enclave, log, address.host
+        """Raises: ListenAddressUnusable; what `client_roots` raises."""
+        self._enclave, self._log = enclave, log
         self._slots = Slots(enclave.limits)
+        self._running: dict[str, _Call] = {}
+        self._stopped = threading.Event()
         parties = enclave.policy.voters
-        # No auth handler: it would replace the certificate's identity by one from a header
-        # (threats I06, I07). `verify_client` is False by default, also with roots (I02).
-        super().__init__(
-            f"grpc+tls://{address}",
-            tls_certificates=[(enclave.identity.certificate_pem, enclave.identity.key_pem)],
-            verify_client=True,
-            root_certificates=client_roots([p.channel_certificate for p in parties]),
-            middleware={"call-filter": CallFilter(self._slots, log)},
-        )
+        roots = client_roots([p.channel_certificate for p in parties])
+        try:
+            self._server = FlightServer(
+                address,
+                (enclave.identity.certificate_pem, enclave.identity.key_pem),
+                roots,
+                calls=enclave.limits.calls,  # one above `exchanges` is told so
+                exchange=self._exchange,
+                refuse=self._refuse_method,
+            )
+        except RuntimeError as error:
+            raise ListenAddressUnusable(
+                str(address),
+                expected="a free port of this machine",
+                found="one in use, or another's",
+            ) from error
+        self.port = self._server.address.port
+        self.address = str(self._server.address)  # as it is reached
+        supervised("silence", self._watch, self._bug)
 
-    @property
-    def address(self) -> str:
-        """`HOST:PORT` as it is reached."""
-        return str(Address(self._host, self.port))
-
-    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+    def _exchange(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
         """The four exchanges of ratls/1: release, collect, reason, attest."""
-        with self._guard(context) as (party, log):
-            kind = Kind.of(descriptor)
-            answer(self._enclave, kind, party, ServerExchange(reader, writer, context), log)
 
-    @contextmanager
-    def _guard(self, context: Any) -> Iterator[tuple[Party, Log]]:
+        def served(party: Party, heard: Heard) -> None:
+            answer(self._enclave, party, ServerExchange(requests, send, heard), self._log)
+
+        self._guard(context, send, served)
+
+    def _refuse_method(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
+        def refused(party: Party, heard: Heard) -> None:
+            raise MethodNotOffered("method", expected="do_exchange", found="another")
+
+        self._guard(context, send, refused)
+
+    def _guard(self, context: Any, send: Send, serve: Callable[[Party, Heard], None]) -> None:
         number = secrets.token_hex(8)
-        log = self._log
+        told: RatlsError | None = None
         with bound(id=number):
             try:
-                party = identify(self._enclave.policy, context.peer_identity())
+                party = identify(self._enclave.policy, context.auth_context())
                 bind(party=party.id)
-                with self._slots.hold(party.id):
-                    yield party, log
-                return
+                with self._slots.hold(party.id), self._watched(number, context) as heard:
+                    serve(party, heard)
             except RatlsError as refusal:
-                log.warning("refused", code=refusal.code)
-                told = flight_refusal(refusal, number)
+                self._log.warning("refused", code=refusal.code)
+                told = refusal
             except BaseException as bug:  # noqa: BLE001 - also a panic of a library
                 # A bug: its text may hold cell values, so only kind and place are logged.
-                log.error("internal", bug=place_of(bug))
-                failed = ServerFailed("enclave", expected="an answer", found="an error")
-                told = flight_refusal(failed, number)
-        raise told from None
+                self._log.error("internal", bug=place_of(bug))
+                told = ServerFailed("enclave", expected="an answer", found="an error")
+        if told is not None:
+            status, text, details = refusal_status(told, number)
+            context.set_code(status)
+            context.set_details(text)
+            context.set_trailing_metadata(details)
+        send(None)  # the end of the call, with that status
+
+    @contextmanager
+    def _watched(self, number: str, context: Any) -> Iterator[Heard]:
+        """The call is ended if its peer is silent for too long; the function says that it spoke."""
+        limits, seconds = self._enclave.limits, self._enclave.seconds
+        call = _Call(context, seconds() + limits.hello_seconds)
+
+        def heard() -> None:
+            call.until = seconds() + limits.silent_seconds
+
+        self._running[number] = call
+        try:
+            yield heard
+        finally:
+            del self._running[number]
+
+    def _watch(self) -> bool:
+        if self._stopped.wait(WATCH_SECONDS):
+            return False
+        self.cut_silent()
+        return True
+
+    def cut_silent(self) -> None:
+        """Once a second: end calls whose peers have been silent for too long (F10, F18)."""
+        now = self._enclave.seconds()
+        for call in list(self._running.values()):
+            if call.until <= now:
+                call.context.cancel()
+
+    def _bug(self, thread: str, bug: BaseException) -> None:
+        self._log.error("internal", thread=thread, bug=place_of(bug))
 
     def stop(self, seconds: float = STOP_SECONDS) -> bool:
-        """Stop listening and wait a while for running calls; False if some still run.
+        """Stop listening and wait a while for running calls; False if some still ran then.
 
-        A stalled client would hold `shutdown` without limit (docs/flight.md 3.3).
+        They are cut off.
         """
-        waiting = threading.Thread(target=self.shutdown, daemon=True)
-        waiting.start()
-        waiting.join(seconds)
-        return not waiting.is_alive()
+        self._stopped.set()
+        return self._server.stop(seconds)
 
 
 def start_server(enclave: Enclave, address: Address, log: Log) -> EnclaveServer:
@@ -164,9 +181,4 @@ def start_server(enclave: Enclave, address: Address, log: Log) -> EnclaveServer:
     """
     prepare_process()
     open_many_files()
-    try:
-        return EnclaveServer(enclave, address, log)
-    except (pa.ArrowException, OSError) as error:
-        raise ListenAddressUnusable(
-            str(address), expected="a free port of this machine", found="one in use, or another's"
-        ) from error
+    return EnclaveServer(enclave, address, log)

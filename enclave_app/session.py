@@ -33,6 +33,10 @@ class Closable(Protocol):
     def until(self) -> float:
         """When their release must have ended, by the monotonic clock."""
 
+    @property
+    def release(self) -> bytes:
+        """The provider's name for their release."""
+
     def close(self) -> None:
         """Drop them."""
 
@@ -127,13 +131,13 @@ class Sessions(Generic[R]):
         self._limits, self._lock = limits, threading.Lock()
         self._open: dict[Digest, _Session[R]] = {}
 
-    def begin(self, ticket: Ticket, dataset: str, rows: R, at: datetime) -> None:
-        """A provider is about to stream `dataset` into `rows`, or to ask about a commit.
+    def begin(self, ticket: Ticket, dataset: str, rows: R, at: datetime) -> R:
+        """A provider is about to stream `dataset`, or to ask about a commit; where rows go.
 
-        A release that was cut off may linger here for hours, because a server cannot end a
-        silent stream: the newest attempt takes the place of the one before, and its memory.
-        Called before the provider gets its evidence, so that attempts begin in the order in
-        which a provider makes them.
+        That is `rows`, or, where the release of that name is under way, or its connection broke,
+        what it has brought. A release of another name takes the place of the one before, and its
+        memory. Called before the provider gets its evidence, so that attempts begin in the order
+        in which a provider makes them.
 
         Raises:
             TasksExhausted: Too many tasks are open.
@@ -141,11 +145,14 @@ class Sessions(Generic[R]):
         with self._lock:
             session = self._open.get(ticket.digest) or self._make_room(ticket, at)
             if dataset in session.committed:
-                return  # `require_open` refuses, unless the provider asks about that commit
+                return rows  # `require_open` refuses, unless the provider asks about that commit
             before = session.attempts.get(dataset)
+            if before is not None and before.release == rows.release:
+                return before
             session.attempts[dataset] = rows
         if before is not None:
             before.close()
+        return rows
 
     def require_open(self, ticket: Ticket, dataset: str, rows: R) -> None:
         """Rows may come in: nothing counts yet, and this attempt is the newest.
@@ -184,8 +191,7 @@ class Sessions(Generic[R]):
     def sweep(self, at: datetime, now: float) -> list[Ticket]:
         """Drop what is over its time; the tasks whose outcome is due and was not announced.
 
-        A release that is silent keeps its thread, which a server cannot end. Its rows, and what
-        they take of the memory budget, do not outlive the limit (F10).
+        Rows of a release, and what they take of the memory budget, do not outlive the limit (F10).
 
         Args:
             at: For the tasks.
@@ -249,7 +255,7 @@ class Sessions(Generic[R]):
             return acknowledgement
 
     def end(self, ticket: Ticket, dataset: str, rows: R) -> None:
-        """The stream has ended. Rows that were not committed are dropped."""
+        """The release has ended without a commit: its rows are dropped."""
         with self._lock:
             session = self._open.get(ticket.digest)
             if session is None or session.attempts.get(dataset) is not rows:

@@ -22,6 +22,7 @@ class Acknowledgement(Attested):
     dataset: IdText
     provider: SlugText
     commit_digest: Digest  # of the commit's payload
-    rows_digest: Digest  #   the commit's salted digest: the provider, with its salt, can check it
+    tags_digest: Digest  #   the commit's: of the sealed chunks that arrived
     rows: Count
     batches: Count
+    sealing_key_hash: Digest  # of the key that the chunks were sealed to; the evidence names it

@@ -48,7 +48,8 @@ class Commit(PolicyStatement):
     schema_digest: Digest
     rows: Count
     batches: Count
-    salted_digest: Digest  #   of the rows, with 32 bytes that the provider keeps
+    tags_digest: Digest  #     of the sealed chunks, in order: the enclave compares it
+    salted_digest: Digest  #   of the rows, with 32 bytes that the provider keeps: only it can check
     journal_head: Digest  #    of the provider's journal before this release
 
     @classmethod

@@ -114,7 +114,7 @@ def _held(
         "task_digest": digest_text(document.task_digest),
         "dataset": document.dataset,
         "rows": document.rows,
-        "rows_digest": digest_text(document.rows_digest),
+        "commit_digest": digest_text(document.commit_digest),
     }
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import InitVar, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -142,11 +142,13 @@ class EnclaveRequest:
         kind: Kind,
         *,
         dataset: str = "",
+        release: bytes = b"",
         before_task: Callable[[AdmittedCertificate], None] = lambda admitted: None,
     ) -> Iterator[Session]:
         """Probe, appraise, pin and challenge the enclave; the block gets a session after all four.
 
         Args:
+            release: The name of a release, as `open_exchange` says.
             before_task: May refuse the certificate before the task is sent.
 
         Raises:
@@ -159,20 +161,25 @@ class EnclaveRequest:
         before_task(admitted)
         # Checking millions of rows takes time; an expired task is not sent.
         self.require_in_force(job, self.clock())
-        with open_exchange(
-            kind,
-            address,
-            admitted,
-            ChannelIdentity.of(self.party),
-            task=self.task,
-            task_digest=job.task.digest,
-            dataset=dataset,
-            expectation=job.expectation,
-            clock=self.clock,
-            timeout=self.timeout,
-            random=self.random,
-        ) as exchange:
-            yield Session(self, job, admitted, exchange)
+
+        def connect() -> AbstractContextManager[ClientExchange]:
+            return open_exchange(
+                kind,
+                address,
+                admitted,
+                ChannelIdentity.of(self.party),
+                task=self.task,
+                task_digest=job.task.digest,
+                dataset=dataset,
+                expectation=job.expectation,
+                clock=self.clock,
+                timeout=self.timeout,
+                release=release,
+                random=self.random,
+            )
+
+        with connect() as exchange:
+            yield Session(self, job, admitted, exchange, connect)
 
     def _require_newest_lists(self, job: CheckedTask) -> None:
         """The bundle is no older than what this party has seen; new lists are noted first.
@@ -206,6 +213,7 @@ class Session:
     job: CheckedTask
     admitted: AdmittedCertificate
     exchange: ClientExchange
+    connect: Callable[[], AbstractContextManager[ClientExchange]]  # another, proved in the same way
 
     def require_still_valid(self) -> None:
         """Check again, at this instant, everything that can expire.

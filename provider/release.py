@@ -32,7 +32,6 @@ from provider.exchange import (
     CheckedTask,
     EnclaveRequest,
     Session,
-    ValidityWatch,
     own_input,
     require_own,
 )
@@ -40,6 +39,7 @@ from provider.journalling import Journalling
 from provider.release_state import (
     Attempt,
     ReleaseFolder,
+    Started,
     ended,
     learnt,
     require_attempt,
@@ -48,29 +48,17 @@ from provider.release_state import (
     require_unreleased,
     require_uses_left,
 )
+from provider.sending import KeptRowsDiffer, Sent, send_rows
 from provider.sources import Source, SourceSpec, source_at
 from ratls.appraise import AdmittedCertificate, FreshEvidence
-from ratls.client_stream import AnswerMissing, AnswerNotOpened
+from ratls.claims import ChallengeClaims
+from ratls.client_call import AnswerMissing, AnswerNotOpened
 from ratls.errors import CallFailed, DeadlineExceeded
-from ratls.framing import SALT_SIZE, Kind, RowDigest
+from ratls.evidence import Evidence
+from ratls.framing import Kind
+from ratls.sealing import tags_digest
 from verifier.anchors import Mode
 from verifier.errors import RatlsError
-
-
-@dataclass(slots=True)
-class Sent:
-    """What was sent in this run, counted on the way. Bytes are those of Arrow's buffers."""
-
-    progress: Callable[[int], None]
-    rows: int = 0
-    batches: int = 0
-    bytes: int = 0
-    begun: bool = False  # a batch may have been sent, counted or not
-
-    def count(self, rows: int, size: int) -> None:
-        """One more batch."""
-        self.rows, self.batches, self.bytes = self.rows + rows, self.batches + 1, self.bytes + size
-        self.progress(self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +78,7 @@ def release(
     dataset: str,
     source: SourceSpec | Path,
     *,
+    streams: int = 1,
     progress: Callable[[int, int], None] = lambda rows, total: None,
 ) -> Release:
     """Release one dataset for one task, once.
@@ -98,6 +87,7 @@ def release(
         request: Task, enclave and own keys.
         dataset: Its id in the policy.
         source: Where its rows are; a path is read by the end of its name.
+        streams: Connections that carry the rows at once, at most 16.
         progress: Called with rows sent and rows in all, after each batch.
 
     Raises:
@@ -113,6 +103,7 @@ def release(
             spec.open(job.dataset) as opened,
         ):
             attempt, total = folder.attempt(), opened.scan()
+            started = folder.started(streams, request.random)
             with journalling.journal() as journal:
                 require_attempt(journal.records, *job.names, attempt)
 
@@ -129,7 +120,11 @@ def release(
             journalling.step, journalling.rows = "enclave", 0
             with (
                 request.attested(
-                    job.checked, Kind.RELEASE, dataset=dataset, before_task=require_same_instance
+                    job.checked,
+                    Kind.RELEASE,
+                    dataset=dataset,
+                    release=started.release,
+                    before_task=require_same_instance,
                 ) as session,
                 _retry_explained(),
                 _reserved(job, session.exchange.fresh, journalling, sent),
@@ -139,12 +134,23 @@ def release(
                 resumed = document is not None
                 if attempt is None or document is None:
                     journalling.step = "rows"
-                    attempt = _stream(job, session, opened, sent, journalling)
+                    with _forgotten_if_other_rows(folder):
+                        attempt = _stream(job, session, opened, started, sent, journalling)
                     _keep(job, attempt, folder, journalling)
-                    document = exchange.commit(attempt.commit, attempt.salt)
+                    document = exchange.commit(attempt.commit)
             journalling.step = "answer"
             commit = _conclude(job, document, attempt, exchange.fresh, folder, journalling)
             return Release(commit, sent, resumed, exchange.fresh, job.checked.mode, folder)
+
+
+@contextmanager
+def _forgotten_if_other_rows(folder: ReleaseFolder) -> Iterator[None]:
+    """What the enclave kept of other rows is not gone on with: the next try begins anew."""
+    try:
+        yield
+    except KeptRowsDiffer:
+        folder.forget_started()
+        raise
 
 
 @contextmanager
@@ -263,18 +269,16 @@ def _give_back(
 
 
 def _stream(
-    job: CheckedRelease, session: Session, source: Source, sent: Sent, journalling: Journalling
+    job: CheckedRelease,
+    session: Session,
+    source: Source,
+    started: Started,
+    sent: Sent,
+    journalling: Journalling,
 ) -> Attempt:
     """Send every row, while everything checked stays valid; then the signed commit."""
-    exchange, watch = session.exchange, ValidityWatch(session)
-    salt, of_schema = job.request.random(SALT_SIZE), schema_digest(job.dataset)
-    digest = RowDigest(salt, of_schema)
-    exchange.begin(source.schema)
-    for batch in source.batches():
-        watch.check()
-        sent.begun = True
-        digest.add(sent.batches, exchange.send(batch))
-        sent.count(batch.num_rows, batch.nbytes)
+    exchange = session.exchange
+    tallies, rows_digest = send_rows(job.dataset, session, source, started, sent)
     journalling.step = "commit"
     with journalling.journal() as journal:
         head = journal.head
@@ -286,13 +290,14 @@ def _stream(
         nonce=exchange.fresh.claims.nonce,
         dataset=job.dataset.id,
         provider=job.request.party.party_id,
-        schema_digest=of_schema,
-        rows=sent.rows,
-        batches=sent.batches,
-        salted_digest=digest.digest(),
+        schema_digest=schema_digest(job.dataset),
+        rows=sum(tally.rows for tally in tallies),
+        batches=sum(tally.chunks for tally in tallies),
+        tags_digest=tags_digest(tallies),
+        salted_digest=rows_digest,
         journal_head=head,
     )
-    return Attempt(commit.seal(job.request.party.operation), salt, exchange.fresh.raw)
+    return Attempt(commit.seal(job.request.party.operation), started.salt, exchange.fresh.raw)
 
 
 def _keep(
@@ -335,11 +340,14 @@ def check_acknowledgement(
         "dataset": commit.dataset,
         "provider": commit.provider,
         "commit_digest": commit.digest,
-        "rows_digest": commit.salted_digest,
+        "tags_digest": commit.tags_digest,
         "rows": commit.rows,
         "batches": commit.batches,
         "nonce": commit.nonce,
         "evidence": attempt.evidence,
+        "sealing_key_hash": ChallengeClaims.parse(
+            Evidence.parse(attempt.evidence).claims
+        ).sealing_key_hash,
     }
     require_own(acknowledgement, fresh, own, AcknowledgementMismatch)
     return acknowledgement

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -25,10 +25,11 @@ from policy.sections import Computation
 from policy.statement import instant_text
 from policy.values import Instance
 from provider.errors import TaskBoundToInstance, TicketReplayError
+from ratls.sealing import MAX_STREAMS, RELEASE_ID_SIZE, SALT_SIZE
 from verifier.errors import ConfigError
 from verifier.files import LockHeld, locked, own_folder, parse_file, write_atomically
 
-_RELEASES, _ATTEMPT = "releases", "attempt.json"
+_RELEASES, _ATTEMPT, _STARTED = "releases", "attempt.json", "started.json"
 
 
 class TaskAlreadyReleased(TicketReplayError):
@@ -240,6 +241,39 @@ class Attempt:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A release that has begun, and has no commit yet: what going on with it needs.
+
+    On disk before its first row is sent. The salt stays secret: with it, rows could be guessed
+    from their digests.
+    """
+
+    release: bytes  # 16, its name
+    salt: bytes  #    32, of the digests of its rows
+    streams: int  #   connections
+
+    def encode(self) -> bytes:
+        fields = {"release": self.release.hex(), "salt": self.salt.hex(), "streams": self.streams}
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Raises: ReleaseStateDamaged."""
+        try:
+            fields = json.loads(raw)
+            names = (bytes.fromhex(fields["release"]), bytes.fromhex(fields["salt"]))
+            started = cls(*names, fields["streams"])
+            sizes = len(started.release), len(started.salt)
+            if sizes == (RELEASE_ID_SIZE, SALT_SIZE) and 0 < started.streams <= MAX_STREAMS:
+                return started
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass  # falls through to the one refusal for every other content
+        raise ReleaseStateDamaged(
+            "the file", expected="the name of a release, its salt and streams", found="others"
+        )
+
+
 def release_path(state: Path, task: bytes, dataset: str) -> Path:
     """The folder of one release."""
     return state / _RELEASES / task.hex() / dataset
@@ -254,7 +288,9 @@ class ReleaseUnderWay(ConfigError):
 
 
 class ReleaseFolder:
-    """The files of one release: `attempt.json` (0600, holds the salt), acknowledgement, record."""
+    """The files of one release: `started.json` and `attempt.json` (0600: they hold the salt),
+    acknowledgement, record.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -286,6 +322,22 @@ class ReleaseFolder:
         """
         path = self._path / _ATTEMPT
         return parse_file(path, Attempt.parse) if path.exists() else None
+
+    def started(self, streams: int, random: Callable[[int], bytes]) -> Started:
+        """The release to go on with, or a new one, which is stored.
+
+        Raises: ReleaseStateDamaged, FileUnreadable, FileNotWritten.
+        """
+        path = self._path / _STARTED
+        if path.exists():
+            return parse_file(path, Started.parse)
+        started = Started(random(RELEASE_ID_SIZE), random(SALT_SIZE), streams)
+        write_atomically(path, started.encode(), mode=0o600)
+        return started
+
+    def forget_started(self) -> None:
+        """The next release begins anew."""
+        (self._path / _STARTED).unlink(missing_ok=True)
 
     def keep_attempt(self, attempt: Attempt) -> None:
         """Raises: FileNotWritten."""

@@ -3,8 +3,8 @@
     found = compare_source(state, reading, source, task=None, dataset="train_party_1")
     found.acknowledgement.rows
 
-The acknowledgement contains a salted digest of the rows. Only the release folder has the salt, so
-only the provider can do this. No connection is opened.
+The acknowledgement names the commit, which contains a salted digest of the rows. Only the release
+folder has the salt, so only the provider can do this. No connection is opened.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def compare_source(
     declared = policy.dataset_by_id(commit.dataset)
     assert declared is not None  # `Commit.open` refuses what the policy does not have
     found = _digest(source, declared, attempt.salt)
-    if found != acknowledgement.rows_digest:
+    if found != commit.salted_digest:
         raise SourceDiffers(
             f"rows of {commit.dataset}",
-            expected=digest_text(acknowledgement.rows_digest),
+            expected=digest_text(commit.salted_digest),
             found=digest_text(found),
         )
     return MatchingRelease(acknowledgement, path / "acknowledgement.json")
@@ -121,5 +121,6 @@ def _digest(source: SourceSpec, dataset: Dataset, salt: bytes) -> Digest:
         opened.scan()
         schema = without_metadata(opened.schema)
         for number, batch in enumerate(opened.batches()):
-            digest.add(number, type(batch).from_arrays(batch.columns, schema=schema))
+            plain = type(batch).from_arrays(batch.columns, schema=schema)
+            digest.add(number, batch.num_rows, plain.serialize())
     return digest.digest()

@@ -75,6 +75,7 @@ class Challenge:
     nonce: Nonce  #             32, fresh and its own
     peer_spki_sha256: bytes  #  32, of its own channel certificate
     task_digest: Digest  #      32, zero without a task
+    sealing_key_hash: bytes = b""  # 32, of the key that came with the answer; empty for none
 
 
 _SEAL = object()
@@ -187,6 +188,7 @@ def appraise_challenge(
         "receipt-key-hash": admitted.claims.receipt_key_hash,
         "peer-hash": challenge.peer_spki_sha256,
         "task-hash": challenge.task_digest,
+        "sealing-key-hash": challenge.sealing_key_hash,
         "nonce": challenge.nonce,
     }
     return appraise_fresh(raw, own, admitted.spki, expectation, at=at)

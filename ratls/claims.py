@@ -34,7 +34,9 @@ _SIZES = {
     "nonce": NONCE_SIZE,
     "peer-hash": 32,
     "task-hash": 32,
+    "sealing-key-hash": 32,
 }
+_OPTIONAL = "sealing-key-hash"  # only releases have it
 
 
 def key_hash(spki: bytes, algorithm: int = 1) -> bytes:
@@ -85,12 +87,14 @@ class CertificateClaims:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """The required claims, in the order in which they are compared."""
+        """The claims, in the order in which they are compared."""
         return tuple(f.name.replace("_", "-") for f in fields(cls) if f.name != "unknown")
 
     def __post_init__(self) -> None:
         for name, size in _SIZES.items():
-            if name in self.names() and len(self.as_map()[name]) != size:
+            if name not in self.names() or (name == _OPTIONAL and not self.as_map()[name]):
+                continue
+            if len(self.as_map()[name]) != size:
                 raise ClaimsMalformed(
                     f"claim {name}", expected=f"{size} bytes", found=str(len(self.as_map()[name]))
                 )
@@ -101,7 +105,7 @@ class CertificateClaims:
 
     def encode(self) -> bytes:
         """The claims buffer: deterministic CBOR."""
-        return cbor.encode(dict(self.as_map()))
+        return cbor.encode({n: v for n, v in self.as_map().items() if v or n != _OPTIONAL})
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
@@ -114,7 +118,7 @@ class CertificateClaims:
         """
         found = parse_claim_map(raw)
         for name in cls.names():
-            if name not in found:
+            if name not in found and name != _OPTIONAL:
                 raise ClaimMissing("claims", expected=f"the claim {name}", found="none")
         others = sorted(found.keys() - set(cls.names()))
         # Otherwise evidence made for one challenge could serve as a certificate's for days.
@@ -122,7 +126,7 @@ class CertificateClaims:
             raise ClaimOfAnotherPurpose(
                 "claims", expected="those of a certificate alone", found=", ".join(foreign)
             )
-        known: dict[str, Any] = {n.replace("-", "_"): found[n] for n in cls.names()}
+        known: dict[str, Any] = {n.replace("-", "_"): found[n] for n in cls.names() if n in found}
         return cls(**known, unknown=tuple(others))
 
 
@@ -137,6 +141,8 @@ class ChallengeClaims(CertificateClaims):
     peer_hash: bytes  #  32, SHA-256 of the SPKI of the authenticated peer's channel certificate
     task_hash: Digest  # 32, digest of a task that the enclave has verified; zero without one
     nonce: Nonce  #      32, from the verifier
+    # SHA-256 of the key that this exchange seals to, made for it (B08); empty: the claim is absent.
+    sealing_key_hash: bytes = b""
 
 
 def parse_claim_map(raw: bytes) -> dict[str, bytes]:
@@ -254,6 +260,13 @@ class TaskHashMismatch(BindingError):
     default_fix = "do not connect: the peer forwards the evidence of another task"
 
 
+class SealingKeyUnbound(BindingError):
+    """The evidence names another sealing key than the one that was sent beside it."""
+
+    code = "sealing-key-unbound"
+    default_fix = "do not connect: rows would be sealed to a key that the enclave did not make"
+
+
 class NonceMismatch(FreshnessError):
     """The evidence answers another nonce: it is a replay."""
 
@@ -274,6 +287,7 @@ _MISMATCHES: dict[str, type[RatlsError]] = {
     "receipt-key-hash": ReceiptKeyUnbound,
     "peer-hash": PeerHashMismatch,
     "task-hash": TaskHashMismatch,
+    "sealing-key-hash": SealingKeyUnbound,
     "nonce": NonceMismatch,
 }
 

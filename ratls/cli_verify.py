@@ -346,7 +346,7 @@ def _show_document(
             "provider": document.provider,
             "rows": document.rows,
             "commit_digest": digest_text(document.commit_digest),
-            "rows_digest": digest_text(document.rows_digest),
+            "tags_digest": digest_text(document.tags_digest),
         }
         what = f"{document.rows:,} rows of {document.dataset} from {document.provider}"
     if not shell.json_output:

@@ -3,9 +3,9 @@
     asked = {"task": task, "task_digest": digest, "dataset": "train_party_1"}
     with open_exchange(Kind.RELEASE, address, admitted, identity, **asked, **held) as exchange:
         exchange.fresh                 # appraised already: rows may follow on this very RPC
-        exchange.begin(schema)
-        exchange.send(batch)
-        acknowledgement = exchange.commit(envelope, salt)
+        kept = exchange.open(transcript, salt, schema_digest)
+        exchange.send_sealed(batch.serialize(), batch.num_rows, last=True)
+        acknowledgement = exchange.commit(envelope)
 
 A stream is one DoExchange of Arrow Flight, in which the enclave first proves itself. gRPC
 reconnects silently between RPCs and never within one, so the challenge and the rows share an RPC.
@@ -13,9 +13,8 @@ reconnects silently between RPCs and never within one, so the challenge and the 
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,9 +22,7 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.flight as flight
 
-from policy.errors import ResourceLimitError
 from policy.text import IDENTIFIER
 from policy.values import Digest, Nonce
 from ratls.address import Address
@@ -36,23 +33,32 @@ from ratls.appraise import (
     FreshEvidence,
     appraise_challenge,
 )
-from ratls.call_thread import CallThread
 from ratls.claims import NONCE_SIZE
-from ratls.errors import CallFailed, DeadlineExceeded, TransportError
+from ratls.client_call import AnswerMissing, AnswerNotOpened, ClientCall, slug
+from ratls.errors import CallFailed, DeadlineExceeded
 from ratls.framing import (
     MAX_MESSAGE,
     MAX_RESULT,
-    Frame,
     Kind,
-    MessageUnexpected,
-    read,
+    chunk_frame,
+    message_frame,
+    rows_frame,
+    schema_frame,
     without_metadata,
-    write,
     write_message,
-    write_rows,
 )
-from ratls.pin import ChannelIdentity, pinned_client
-from verifier.errors import Exit
+from ratls.pin import ChannelIdentity, pinned_channel
+from ratls.sealing import (
+    TAG_SIZE,
+    ChunkHead,
+    StreamKey,
+    Tally,
+    Transcript,
+    seal_stream_key,
+    sealing_key_changed,
+)
+
+_FRAME = 64 * 1024  # room beside a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +76,13 @@ class Pending:
     missing: tuple[str, ...]
 
 
-class AnswerNotOpened(ResourceLimitError):
-    """The answer is compressed, too large, or contains rows: it was not opened."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the enclave has of a stream, from a connection that broke; nothing of a new one."""
 
-    code = "answer-not-opened"
-    exit_status = Exit.PEER
-    default_fix = "check that the enclave runs the agreed version: its answers are small and plain"
-    says = "{thing} is compressed, too large, or contains rows; it was not opened"
+    chunks: int
+    rows: int
+    digest: Digest  # salted, of these rows
 
 
 @contextmanager
@@ -92,6 +98,7 @@ def open_exchange(
     expectation: Expectation,
     clock: Callable[[], datetime],
     timeout: float,
+    release: bytes = b"",
     random: Callable[[int], bytes] = os.urandom,
 ) -> Iterator[ClientExchange]:
     """Connect under the pin, challenge the enclave, and yield the stream if it passes.
@@ -107,60 +114,157 @@ def open_exchange(
         expectation: Own policy, collateral and roots.
         clock: Now, aware, UTC.
         timeout: Seconds for the whole exchange: every read and write ends by then.
+        release: 16 bytes that name the release, the same in all its streams; empty otherwise.
         random: Source of the nonce.
 
     Raises:
         TransportError: The peer is unreachable, late, silent or refuses.
         RatlsError: What the appraisal of its answer says.
     """
-    challenge = Challenge(Nonce(random(NONCE_SIZE)), identity.spki_sha256, task_digest)
-    hello = write_message("hello", nonce=challenge.nonce, task=task, dataset=dataset)
     largest = MAX_RESULT if kind is Kind.COLLECT else MAX_MESSAGE
-    options = flight.FlightCallOptions(timeout=timeout, read_options=_NO_ROWS)
-    descriptor = flight.FlightDescriptor.for_command(kind.value)
     with (
-        CallThread() as thread,
-        _closed(pinned_client(address, admitted, identity, largest + _FRAME), thread) as client,
+        pinned_channel(address, admitted, identity, largest + _FRAME) as channel,
+        ClientCall.open(channel, timeout) as call,
     ):
-        with _flight_errors_translated():
-            writer, reader = thread.run(lambda: client.do_exchange(descriptor, options))
-        wire = _ClientWire(writer, reader, thread)
-        try:
-            wire.say(hello)
-            _, answer = wire.hear("evidence")
-            fresh = appraise_challenge(
-                answer["evidence"], admitted, challenge, expectation, at=clock()
-            )
-            yield ClientExchange(wire, fresh)
-            # Every answer that was due has come: a failure from here on changes nothing.
-            with suppress(CallFailed, DeadlineExceeded, AnswerNotOpened):
-                wire.finish()
-        finally:
-            wire.close()
+        prover = _Prover(admitted, identity, task_digest, expectation, clock, random)
+        nonce = prover.nonce()
+        hello = write_message("hello", nonce=nonce, task=task, dataset=dataset, release=release)
+        call.send(message_frame(hello, kind.value))
+        yield ClientExchange(call, prover, *prover.appraise(nonce, _hear(call, "evidence")[1]))
+        # Every answer that was due has come: a failure from here on changes nothing.
+        with suppress(CallFailed, DeadlineExceeded, AnswerNotOpened):
+            call.finish()
+
+
+def _hear(call: ClientCall, *due: str) -> tuple[str, dict[str, Any]]:
+    """Name and members of the next message, which is one of those due."""
+    frame = call.hear()
+    if frame is None:
+        # A server that died or returned early ends a stream without any error.
+        raise AnswerMissing("stream", expected=" or ".join(due), found="its end")
+    return frame.message(*due)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prover:
+    """Judges answers to challenges on one connection."""
+
+    admitted: AdmittedCertificate
+    identity: ChannelIdentity
+    task_digest: Digest
+    expectation: Expectation
+    clock: Callable[[], datetime]
+    random: Callable[[int], bytes]
+
+    def nonce(self) -> Nonce:
+        return Nonce(self.random(NONCE_SIZE))
+
+    def appraise(self, nonce: Nonce, answer: dict[str, Any]) -> tuple[FreshEvidence, bytes]:
+        """The evidence, appraised, and the sealing key that it names."""
+        sealing_key = bytes(answer["sealing_key"])
+        named = hashlib.sha256(sealing_key).digest() if sealing_key else b""
+        challenge = Challenge(nonce, self.identity.spki_sha256, self.task_digest, named)
+        fresh = appraise_challenge(
+            answer["evidence"], self.admitted, challenge, self.expectation, at=self.clock()
+        )
+        return fresh, sealing_key
 
 
 class ClientExchange:
     """An exchange with an enclave that has proved itself. Made by `open_exchange`."""
 
-    def __init__(self, wire: _ClientWire, fresh: FreshEvidence) -> None:
-        self._wire = wire
+    def __init__(
+        self, call: ClientCall, prover: _Prover, fresh: FreshEvidence, sealing_key: bytes
+    ) -> None:
+        self._call, self._prover, self._sealing_key = call, prover, sealing_key
+        self.fresh = fresh
+        self.tally = Tally()  # of what this stream has sent
+        self._key: StreamKey | None = None
+        self._about = Digest(b"")
         self._schema: pa.Schema | None = None
         self._seq = 0
-        self.fresh = fresh
+        self._number = 0  # of the next chunk
+
+    def _say(self, name: str, **members: Any) -> None:
+        self._call.send(message_frame(write_message(name, **members)))
 
     def resume(self, commit: bytes) -> bytes | None:
         """Ask for the acknowledgement of a commit sent before; None if it never arrived.
 
-        Comes before `begin`.
+        Comes before `open`.
         """
-        self._wire.say(write_message("resume", commit=commit))
-        name, answer = self._wire.hear("acknowledgement", "absent")
+        self._say("resume", commit=commit)
+        name, answer = _hear(self._call, "acknowledgement", "absent")
         return answer["document"] if name == "acknowledgement" else None
+
+    def open(
+        self,
+        transcript: Transcript,
+        salt: bytes,
+        schema_digest: Digest,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> Kept:
+        """Agree the key of this stream; what the enclave has kept of it.
+
+        Rows go on after what was kept, or, where the caller does not believe it, nothing follows.
+
+        Args:
+            transcript: Nonce and instance are those of `fresh`.
+            salt: 32 bytes, of this release's digests of rows.
+
+        Raises:
+            SealingKeyMalformed: The enclave names no key to seal to.
+        """
+        sealed, self._key = seal_stream_key(self._sealing_key, transcript, salt, random)
+        self._about = schema_digest
+        self._say("open", stream=transcript.stream, streams=transcript.streams, key=sealed)
+        _, answer = _hear(self._call, "ready")
+        kept = Kept(answer["chunks"], answer["rows"], Digest(answer["digest"]))
+        if kept.chunks:
+            self.tally.resume(kept.chunks, kept.rows, kept.digest)
+        self._number = kept.chunks
+        return kept
+
+    def send_sealed(self, message: pa.Buffer, rows: int, *, last: bool) -> None:
+        """Seal and send the next rows: an encapsulated Arrow message of one record batch.
+
+        They are sealed in the thread that sends, while the caller reads the next ones.
+        """
+        key, about, tally = self._key, self._about, self.tally
+        if key is None:
+            raise AssertionError("open comes first")
+        head = ChunkHead(self._number, last)
+
+        def sealed() -> bytes:
+            chunk = key.seal(message, head, about)
+            tally.add(chunk[-TAG_SIZE:], rows)
+            return chunk_frame(head, chunk)
+
+        self._call.send(sealed)
+        self._number += 1
+
+    def sealed(self) -> Tally:
+        """What was sent, once all of it is sealed. Raises: as `send_sealed`."""
+        self._call.wait_until(lambda: self.tally.chunks == self._number)
+        return self.tally
+
+    def challenge_again(self) -> FreshEvidence:
+        """Let the enclave prove itself anew, on this very RPC. Rows wait until it has.
+
+        Raises:
+            RatlsError: What the appraisal says, or another sealing key than before.
+        """
+        nonce = self._prover.nonce()
+        self._say("challenge", nonce=nonce)
+        fresh, key = self._prover.appraise(nonce, _hear(self._call, "evidence")[1])
+        if key != self._sealing_key:
+            raise sealing_key_changed()
+        return fresh
 
     def begin(self, schema: pa.Schema) -> None:
         """Announce the columns, without metadata of schema and fields."""
         self._schema = without_metadata(schema)
-        self._wire.begin(self._schema)
+        self._call.send(schema_frame(self._schema))
 
     def send(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Send the next rows; the batch as it was sent, which is what digests cover.
@@ -171,177 +275,35 @@ class ClientExchange:
         if self._schema is None:
             raise AssertionError("begin comes first")
         batch = pa.RecordBatch.from_arrays(batch.columns, schema=self._schema)
-        self._wire.send(batch, self._seq)
+        self._call.send(rows_frame(batch, self._seq))
         self._seq += 1
         return batch
 
-    def commit(self, envelope: bytes, salt: bytes) -> bytes:
+    def received(self) -> None:
+        """Wait until the enclave has all chunks of a stream that is not committed itself."""
+        self._say("received")
+        _hear(self._call, "received")
+
+    def commit(self, envelope: bytes) -> bytes:
         """End the release; the signed acknowledgement, unread. Without one, nothing counts."""
-        self._wire.say(write_message("commit", commit=envelope, salt=salt))
-        _, answer = self._wire.hear("acknowledgement")
+        self._say("commit", commit=envelope)
+        _, answer = _hear(self._call, "acknowledgement")
         return bytes(answer["document"])
 
     def collect(self) -> Result | Pending:
         """The outcome of the task. Sealed in a result may be that there is none."""
-        name, answer = self._wire.hear("result", "pending")
+        name, answer = _hear(self._call, "result", "pending")
         if name == "result":
             return Result(answer["receipt"], answer["ciphertext"])
         return _pending(answer)
 
     def reason(self) -> str | Pending:
         """The code of the rule that the named dataset breaks by itself; "" for none."""
-        name, answer = self._wire.hear("reason", "pending")
+        name, answer = _hear(self._call, "reason", "pending")
         if name == "pending":
             return _pending(answer)
         code = answer["code"].rstrip(" ")
-        return _slug(code) if code else ""
-
-
-# An enclave answers in metadata and never in rows. Flight would unpack rows before they can be
-# refused: 5 KB of zstd are 160 MB (F04). With a column that no schema has, the reader refuses the
-# schema that comes before any rows.
-_NO_ROWS = pa.ipc.IpcReadOptions(included_fields=[(1 << 31) - 1])
-_FRAME = 1024  #        what Flight puts around a message
-_CLOSE_SECONDS = 1.0  # for the end of an exchange that was given up
-
-
-@contextmanager
-def _closed(client: Any, thread: CallThread) -> Iterator[Any]:
-    """Close the client, unless a call of it still runs: then the process is about to end."""
-    try:
-        yield client
-    finally:
-        if not thread.busy:
-            client.close()
-
-
-class AnswerMissing(TransportError):
-    """The stream ended where an answer was due."""
-
-    code = "answer-missing"
-    default_fix = "try again with the same task and enclave: it is not known what arrived"
-    says = "the enclave ended the {thing} where this was due: {expected}"
-
-
-class _ClientWire:
-    """Reads and writes of one RPC, with Flight's errors translated.
-
-    Each runs in another thread, with the deadline of the RPC: an enclave that is silent, or reads
-    nothing, cannot keep Ctrl-C from ending the command.
-    """
-
-    def __init__(self, writer: Any, reader: Any, thread: CallThread) -> None:
-        self._writer, self._reader, self._thread = writer, reader, thread
-        self._finished = False
-
-    def say(self, message: bytes) -> None:
-        with self._writing():
-            self._thread.run(lambda: write(self._writer, message))
-
-    def begin(self, schema: pa.Schema) -> None:
-        with self._writing():
-            self._thread.run(lambda: self._writer.begin(schema))
-
-    def send(self, batch: pa.RecordBatch, seq: int) -> None:
-        with self._writing():
-            self._thread.run(lambda: write_rows(self._writer, batch, seq))
-
-    def hear(self, *due: str) -> tuple[str, dict[str, Any]]:
-        with _flight_errors_translated():
-            frame = self._read()
-        if frame is None:
-            # A server that died or returned early ends a stream without any error.
-            raise AnswerMissing("stream", expected=" or ".join(due), found="its end")
-        return frame.message(*due)
-
-    def _read(self) -> Frame | None:
-        """The next frame; None at the end of the stream.
-
-        Raises:
-            AnswerNotOpened: Refused below: by an option of the channel, or by `_NO_ROWS`.
-        """
-
-        def read_translated() -> Frame | None:
-            try:
-                return read(self._reader)
-            except (
-                pa.ArrowInvalid,
-                pa.ArrowNotImplementedError,
-                flight.FlightCancelledError,
-            ) as error:
-                raise AnswerNotOpened(
-                    "the enclave's answer", expected="a small plain message", found="another form"
-                ) from error
-
-        return self._thread.run(read_translated)
-
-    def finish(self) -> None:
-        """Say that nothing follows, and wait for the server to say the same."""
-        with self._writing():
-            self._thread.run(self._writer.done_writing)
-        with _flight_errors_translated():
-            if self._read() is None:
-                self._thread.run(self._writer.close)
-                self._finished = True
-                return
-        raise MessageUnexpected("stream", expected="its end", found="another message")
-
-    def close(self) -> None:
-        if self._finished:
-            return
-        # An exchange given up is cancelled: merely closed, it would look complete to the server,
-        # and closing would wait for the server.
-        self._reader.cancel()
-        # The refusal that is being raised says more than this error.
-        with suppress(flight.FlightError, pa.ArrowException, OSError):
-            self._thread.run(self._writer.close, _CLOSE_SECONDS)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """A failed write does not say why the server gave up; what it sent before may."""
-        with _flight_errors_translated():
-            try:
-                yield
-            except (pa.ArrowException, OSError) as error:
-                if not isinstance(error, flight.FlightError):
-                    self._raise_server_reason()
-                raise
-
-    def _raise_server_reason(self) -> None:
-        while self._read() is not None:
-            pass  # sent before it gave up
-        raise AnswerMissing("stream", expected="more rows", found="its end")
-
-
-@contextmanager
-def _flight_errors_translated() -> Iterator[None]:
-    """Translate Flight's exceptions, some of which are no FlightErrors. Their text is not shown:
-    the peer writes part of it."""
-    try:
-        yield
-    except flight.FlightTimedOutError as error:
-        raise DeadlineExceeded(
-            "the enclave's answer", expected="one in time", found="none"
-        ) from error
-    except flight.FlightError as error:
-        _raise_peer_refusal(error)
-        raise _call_failed(error) from error
-    except (pa.ArrowException, OSError) as error:
-        raise _call_failed(error) from error
-
-
-def _call_failed(error: Exception) -> CallFailed:
-    broken = isinstance(error, flight.FlightUnavailableError)
-    found = "it broke" if broken else type(error).__name__
-    return CallFailed("the connection to the enclave", expected="an answer", found=found)
-
-
-_SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
-
-
-def _slug(text: object) -> str:
-    """A name that the peer chose, harmless to print."""
-    return text if isinstance(text, str) and _SLUG.fullmatch(text) else "unreadable"
+        return slug(code) if code else ""
 
 
 def _pending(answer: dict[str, Any]) -> Pending:
@@ -350,28 +312,3 @@ def _pending(answer: dict[str, Any]) -> Pending:
 
 def _dataset_id(text: object) -> str:
     return text if isinstance(text, str) and IDENTIFIER.fullmatch(text) else "unreadable"
-
-
-class PeerRefused(TransportError):
-    """The other side refused, and gave its reason as a code."""
-
-    code = "peer-refused"
-    default_fix = "look the code up in docs/errors.md; its operator finds the id in the log"
-    says = "the enclave refused: {peer_code} (id {correlation_id})"
-
-    def __init__(self, *, peer_code: str, correlation_id: str) -> None:
-        super().__init__(
-            "the enclave's answer",
-            expected="the next message",
-            found=f"refused: {peer_code} (id {correlation_id})",
-        )
-        self.peer_code, self.correlation_id = peer_code, correlation_id
-
-
-def _raise_peer_refusal(error: Any) -> None:
-    try:
-        told = json.loads(bytes(error.extra_info or b"")[:1024])
-        code, number = _slug(told["code"]), _slug(told["id"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return  # not a refusal of an enclave: the connection itself failed
-    raise PeerRefused(peer_code=code, correlation_id=number) from error

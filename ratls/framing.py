@@ -1,12 +1,15 @@
 """Messages and rows as they travel on a stream: the one module that frames and reads them.
 
-    write(writer, write_message("hello", nonce=nonce, task=task, dataset="rows-a"))
-    write_rows(writer, batch, seq=0)
-    frame = read(reader)                           # None at the end of the stream
+    raw = message_frame(write_message("hello", nonce=nonce, task=task, dataset="rows-a"))
+    raw = chunk_frame(ChunkHead(0, last=False), sealed)
+    frame = Frame.parse(raw)
     name, members = frame.message("hello")
 
-Every message is Flight's `app_metadata`: one strict CBOR map with text keys, alone or beside a
-batch of rows. `ratls.client_stream` and `ratls.server_stream` say which message is due when.
+A frame is one message of Arrow Flight (`ratls.flight_data`). A message of ours is its application
+metadata: a strict CBOR map with text keys. A chunk of sealed rows is there too, and begins with a
+zero byte, which no map does: zero, number and last flag (`ChunkHead`), ciphertext with tag. Rows
+that are not sealed are Flight's own record batches, each with a message beside it.
+`ratls.client_stream` and `ratls.server_stream` say what is due when.
 """
 
 from __future__ import annotations
@@ -17,19 +20,27 @@ from enum import Enum
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.flight as flight
 
 from policy.errors import ResourceLimitError
 from policy.values import Digest
 from ratls import cbor
 from ratls.claims import NONCE_SIZE
 from ratls.errors import StreamIntegrityError
+from ratls.flight_data import FlightData, encode_metadata
+from ratls.sealing import (
+    MAX_CHUNK,
+    MAX_CHUNKS,
+    SALT_SIZE,
+    TAG_SIZE,
+    ChunkHead,
+)
 from verifier.errors import Exit
 from verifier.files import MEBIBYTE
 
 MAX_MESSAGE = 256 * 1024  # any message but a result
+REFUSAL_KEY = "grpc-status-details-bin"  # where Flight's clients look for details
 MAX_RESULT = 64 * MEBIBYTE
-SALT_SIZE = 32
+MAX_FRAME = MAX_CHUNK + 64 * 1024  # bytes of one frame to the enclave
 
 
 class MessageUnexpected(StreamIntegrityError):
@@ -48,36 +59,40 @@ class Kind(Enum):
     REASON = b"ratls/1 reason"
 
     @classmethod
-    def of(cls, descriptor: Any) -> Kind:
-        """Read a Flight descriptor.
+    def of(cls, command: bytes) -> Kind:
+        """Read the command of the descriptor in a stream's first frame.
 
         Raises:
-            MessageUnexpected: A path, or another command.
+            MessageUnexpected: None, or another.
         """
         try:
-            if descriptor.descriptor_type == flight.DescriptorType.CMD:
-                return cls(bytes(descriptor.command))
-        except ValueError:
-            pass  # an unknown command: refused below, like a path
-        raise MessageUnexpected("descriptor", expected="a ratls/1 command", found="another")
+            return cls(command)
+        except ValueError as error:
+            raise MessageUnexpected(
+                "descriptor", expected="a ratls/1 command", found="another"
+            ) from error
 
 
 # Messages: name, and exactly the members that each has.
 
 _SHAPES: dict[str, dict[str, type]] = {
-    "hello": {"nonce": bytes, "task": bytes, "dataset": str},
-    "evidence": {"evidence": bytes},
+    "hello": {"nonce": bytes, "task": bytes, "dataset": str, "release": bytes},
+    "challenge": {"nonce": bytes},
+    "evidence": {"evidence": bytes, "sealing_key": bytes},
     "resume": {"commit": bytes},
     "absent": {},
+    "open": {"stream": int, "streams": int, "key": bytes},
+    "ready": {"chunks": int, "rows": int, "digest": bytes},
+    "received": {},
     "batch": {"seq": int},
-    "commit": {"commit": bytes, "salt": bytes},
+    "commit": {"commit": bytes},
     "acknowledgement": {"document": bytes},
     "result": {"receipt": bytes, "ciphertext": bytes},
     "pending": {"missing": list},
     "reason": {"code": str},
 }
 _RESULT = cbor.encode({"type": "result"})[1:]
-_SIZES = {"nonce": NONCE_SIZE, "salt": SALT_SIZE}
+_SIZES = {"nonce": NONCE_SIZE, "digest": 32}
 
 
 def write_message(name: str, **members: cbor.Value) -> bytes:
@@ -147,49 +162,104 @@ def unexpected(due: tuple[str, ...], found: str) -> MessageUnexpected:
     return MessageUnexpected("message", expected=" or ".join(due), found=ascii(found))
 
 
-# What goes over the wire: a message, or rows with a message beside them.
+# What goes over the wire: a message, a chunk of sealed rows, or rows with a message beside them.
+
+
+class ChunkUnexpected(StreamIntegrityError):
+    """Sealed rows came where a message was due, or the reverse."""
+
+    code = "chunk-unexpected"
+    default_fix = "run the same version on both sides"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Sealed rows, and where they say that they belong. Nothing is opened yet."""
+
+    head: ChunkHead
+    sealed: memoryview  # ciphertext and tag
+
+    @property
+    def tag(self) -> memoryview:
+        """16 bytes."""
+        return self.sealed[-TAG_SIZE:]
+
+    @classmethod
+    def parse(cls, raw: memoryview) -> Chunk:
+        """Number, last flag, ciphertext with tag. Raises: ChunkUnexpected."""
+        number, last = int.from_bytes(raw[:8], "big"), bytes(raw[8 : ChunkHead.SIZE])
+        if last not in (b"\x00", b"\x01") or number >= MAX_CHUNKS:
+            raise ChunkUnexpected("chunk", expected="a number and a flag", found="others")
+        return cls(ChunkHead(number, last == b"\x01"), raw[ChunkHead.SIZE :])
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One read: a message, and the rows that it stands beside, if any."""
+    """One frame as it was received: judged by what is in it, never by its size alone."""
 
-    rows: pa.RecordBatch | None
-    metadata: pa.Buffer | None
+    data: FlightData
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Frame:
+        """Raises: FlightDataMalformed."""
+        return cls(FlightData.parse(raw))
+
+    @property
+    def is_chunk(self) -> bool:
+        """Are there sealed rows in it?"""
+        return bytes(self.data.metadata[:1]) == _CHUNK
+
+    @property
+    def has_rows(self) -> bool:
+        """Is there an Arrow message in it?"""
+        return len(self.data.header) > 0
 
     def message(self, *due: str) -> tuple[str, dict[str, Any]]:
         """Name and members of the message, which must be one of those due.
 
         Raises:
             MessageUnexpected, MessageOversized: As `read_message`; also rows beside a message
-                other than "batch".
+                other than "batch", and a body without rows.
         """
-        if self.rows is not None and due != ("batch",):
-            raise unexpected(due, "rows")
-        if self.metadata is None:
+        if self.has_rows != (due == ("batch",)) or (len(self.data.body) and not self.has_rows):
+            raise unexpected(due, "rows" if self.has_rows else "no rows")
+        if not len(self.data.metadata):
             raise MessageUnexpected("message", expected="metadata", found="none")
         # Refused by size before it is copied.
-        _require_size(self.metadata.size, *due)
-        return read_message(bytes(self.metadata), *due)
+        _require_size(len(self.data.metadata), *due)
+        return read_message(bytes(self.data.metadata), *due)
+
+    def chunk(self) -> Chunk:
+        """The sealed rows in it. Raises: ChunkUnexpected."""
+        if not self.is_chunk or self.has_rows or len(self.data.body):
+            raise ChunkUnexpected("frame", expected="sealed rows", found="something else")
+        return Chunk.parse(memoryview(self.data.metadata)[1:])
 
 
-def read(reader: Any) -> Frame | None:
-    """The next frame of a Flight reader; None at the end of the stream. Raises: Flight's errors."""
-    try:
-        chunk = reader.read_chunk()
-    except StopIteration:
-        return None
-    return Frame(chunk.data, chunk.app_metadata)
+_CHUNK = b"\x00"  # no CBOR map begins so
 
 
-def write(writer: Any, message: bytes) -> None:
-    """Send a message alone. Raises: Flight's errors."""
-    writer.write_metadata(message)
+def message_frame(message: bytes, command: bytes = b"") -> bytes:
+    """A message alone; `command` in the first frame of a stream."""
+    return FlightData(command=command, metadata=message).encode()
 
 
-def write_rows(writer: Any, batch: pa.RecordBatch, seq: int) -> None:
-    """Send batch number `seq` of a release. Raises: Flight's errors, MessageOversized."""
-    writer.write_with_metadata(batch, write_message("batch", seq=seq))
+def chunk_frame(head: ChunkHead, sealed: bytes) -> bytes:
+    """Sealed rows."""
+    return encode_metadata(_CHUNK, head.encode(), sealed)
+
+
+def rows_frame(batch: pa.RecordBatch, seq: int) -> bytes:
+    """Batch number `seq`, not sealed, as Flight carries it. Raises: MessageOversized."""
+    raw = memoryview(batch.serialize()).cast("B")
+    start = 8 + int.from_bytes(raw[4:8], "little")  # after the marker and the header's size
+    beside = write_message("batch", seq=seq)
+    return FlightData(header=raw[8:start], metadata=beside, body=raw[start:]).encode()
+
+
+def schema_frame(schema: pa.Schema) -> bytes:
+    """The columns, which come before rows that are not sealed."""
+    return FlightData(header=memoryview(schema.serialize()).cast("B")[8:]).encode()
 
 
 class RowDigest:
@@ -204,10 +274,10 @@ class RowDigest:
             raise ValueError("salt and schema digest are 32 bytes each")
         self._hash = hashlib.sha256(salt + schema_digest)
 
-    def add(self, seq: int, batch: pa.RecordBatch) -> None:
-        """Take in the next batch."""
-        self._hash.update(seq.to_bytes(8, "big") + batch.num_rows.to_bytes(8, "big"))
-        self._hash.update(batch.serialize())
+    def add(self, number: int, rows: int, message: pa.Buffer) -> None:
+        """Take in the next batch, as its encapsulated Arrow message."""
+        self._hash.update(number.to_bytes(8, "big") + rows.to_bytes(8, "big"))
+        self._hash.update(message)
 
     def digest(self) -> Digest:
         """32 bytes."""

@@ -109,7 +109,13 @@ class EnclaveIdentity:
         """16 bytes that name this start."""
         return self._claims.instance
 
-    def answer_challenge(self, nonce: Nonce, peer_spki_sha256: bytes, task_digest: Digest) -> bytes:
+    def answer_challenge(
+        self,
+        nonce: Nonce,
+        peer_spki_sha256: bytes,
+        task_digest: Digest,
+        sealing_key_hash: bytes = b"",
+    ) -> bytes:
         """Fresh evidence for one peer and one task.
 
         Args:
@@ -118,6 +124,7 @@ class EnclaveIdentity:
                 authenticated peer. Never a value out of a message: evidence made for one party
                 could then be had, and shown, by another.
             task_digest: Of a task that the caller has verified; `NO_TASK` for a bare check.
+            sealing_key_hash: SHA-256 of the key that rows of this exchange are sealed to.
         """
         start = self._claims
         claims = ChallengeClaims(
@@ -131,6 +138,7 @@ class EnclaveIdentity:
             peer_hash=peer_spki_sha256,
             task_hash=task_digest,
             nonce=nonce,
+            sealing_key_hash=sealing_key_hash,
         )
         # Attesters are one device per process: without this, answers could be mixed up.
         with self._quoting:

@@ -110,6 +110,9 @@ def _verify_document(
         "peer-hash": peer,
         "task-hash": document.task_digest,
         "nonce": document.nonce,
+        "sealing-key-hash": (
+            document.sealing_key_hash if isinstance(document, Acknowledgement) else b""
+        ),
     }
     with preceded_by(before):
         evidence = appraise_fresh(document.evidence, own, document.tls_spki, expectation, at=at)

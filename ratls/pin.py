@@ -1,11 +1,12 @@
-"""Makes Flight clients, each for one address and one verified certificate. No other place does.
+"""Makes channels to enclaves, each for one address and one verified certificate. No other place
+does.
 
-    with pinned_client(address, admitted, channel) as client:
+    with pinned_channel(address, admitted, identity) as channel:
         ...
 
-A Flight client fails open in three ways (docs/flight.md 1.3): without roots it trusts the system's,
-with verification disabled it ignores the pin, and under the scheme `grpc://` it ignores the pin
-and sends plaintext. None of the three is possible here.
+A client fails open in three ways (docs/flight.md 1.3): without roots it trusts the system's, with
+verification disabled it ignores the pin, and without credentials it sends plaintext. None of the
+three is possible here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-import pyarrow.flight as flight
+import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -68,21 +69,21 @@ class PinUnusable(ConfigError):
     default_fix = "probe and appraise the enclave at a resolved address first"
 
 
-def pinned_client(
+def pinned_channel(
     address: Address,
     admitted: AdmittedCertificate,
-    channel: ChannelIdentity,
+    identity: ChannelIdentity,
     largest: int = LARGEST,
-) -> flight.FlightClient:
-    """A client that connects only to the holder of exactly this certificate.
+) -> grpc.Channel:
+    """A channel that connects only to the holder of exactly this certificate.
 
     It does not connect yet. gRPC reconnects silently between calls, always under this pin.
 
     Args:
         address: The numeric address that was probed.
         admitted: What the probe showed, appraised.
-        channel: Own certificate and key.
-        largest: Bytes that one message from the peer may have; Flight itself sets no limit.
+        identity: Own certificate and key.
+        largest: Bytes that one message from the peer may have.
 
     Raises:
         PinUnusable: The address is not numeric, or the pin is not exactly one certificate.
@@ -91,14 +92,14 @@ def pinned_client(
     prepare_process()  # gRPC reads its environment with the first TLS connection
     if not address.is_numeric:
         raise PinUnusable(str(address), expected="the very address that was probed", found="a name")
-    return flight.FlightClient(
-        f"grpc+tls://{address}",
-        tls_root_certs=_pin(admitted),
-        cert_chain=channel.cert_pem,
-        private_key=channel.key_pem,
-        override_hostname=ENCLAVE_NAME,
-        generic_options=[*CLIENT_OPTIONS, ("grpc.max_receive_message_length", largest)],
-    )
+    credentials = grpc.ssl_channel_credentials(_pin(admitted), identity.key_pem, identity.cert_pem)
+    options = [
+        *CLIENT_OPTIONS,
+        ("grpc.ssl_target_name_override", ENCLAVE_NAME),
+        ("grpc.max_receive_message_length", largest),
+        ("grpc.max_send_message_length", -1),
+    ]
+    return grpc.secure_channel(str(address), credentials, options)
 
 
 def _pin(admitted: AdmittedCertificate) -> bytes:

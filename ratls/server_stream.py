@@ -1,11 +1,12 @@
-"""The enclave's end of a stream: what a Flight server does with one call of DoExchange.
+"""The enclave's end of a stream: what a server does with one call of DoExchange.
 
-    exchange = ServerExchange(reader, writer, context)
-    hello = exchange.hello()
-    exchange.send_evidence(evidence)
-    for seq, batch in exchange.batches(caps):
+    exchange = ServerExchange(requests, send)     # what gRPC gives a handler of streams
+    exchange.kind()
+    exchange.hello()
+    exchange.send_evidence(evidence, sealing_key)
+    for opened in exchange.sealed_rows(key, schema_digest, first=0, prove=prove):
         ...
-    exchange.committed                 # the signed commit that ended the rows
+    exchange.committed                            # the signed commit that ended the rows
     exchange.acknowledge(document)
 
 What documents and rows mean is decided elsewhere.
@@ -14,18 +15,28 @@ What documents and rows mean is decided elsewhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import pyarrow as pa
-import pyarrow.flight as flight
 
 from policy.errors import ResourceLimitError
-from policy.values import Nonce
+from policy.values import Digest, Nonce
 from ratls import cbor
-from ratls.errors import CallFailed, StreamIntegrityError
-from ratls.framing import Frame, MessageOversized, MessageUnexpected, read, write, write_message
+from ratls.arrow_header import is_schema, read_rows, read_schema
+from ratls.errors import StreamIntegrityError
+from ratls.framing import (
+    REFUSAL_KEY,
+    Frame,
+    Kind,
+    MessageOversized,
+    MessageUnexpected,
+    message_frame,
+    write_message,
+)
+from ratls.sealing import StreamKey
 from verifier.errors import Exit, RatlsError
 from verifier.files import MEBIBYTE
 
@@ -37,11 +48,12 @@ class Hello:
     nonce: Nonce  # 32
     task: bytes
     dataset: str
+    release: bytes  # names a release of this party's; empty for other exchanges
 
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What a receiver holds at most; checked on every batch before it is used."""
+    """What a receiver of rows that are not sealed holds at most; checked on every batch."""
 
     rows: int
     bytes: int
@@ -50,11 +62,21 @@ class Caps:
 
 
 @dataclass(frozen=True, slots=True)
-class CommitMessage:
-    """The end of a release: signed commit, unread, and the salt of its digest."""
+class Open:
+    """The key of one stream of a release, still sealed. Nothing in it is verified."""
 
-    envelope: bytes
-    salt: bytes  # 32
+    stream: int
+    streams: int
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A chunk that was sealed for its place: the bytes of one Arrow message, not yet read."""
+
+    message: pa.Buffer
+    tag: bytes  # 16
+    last: bool
 
 
 REASON_SIZE = 64  # bytes: the host sees one length for all codes
@@ -78,10 +100,24 @@ class StreamOversized(ResourceLimitError):
 class ServerExchange:
     """The enclave's end of one DoExchange; methods are called in the order of the protocol."""
 
-    def __init__(self, reader: Any, writer: Any, context: Any) -> None:
-        self._reader, self._writer, self._context = reader, writer, context
+    def __init__(
+        self,
+        requests: Iterator[bytes],
+        send: Callable[[bytes], None],
+        heard: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Args: heard: Called for each frame that came, so that a silent peer is noticed."""
+        self._requests, self._send, self._heard = requests, send, heard
         self._ahead: Frame | None = None  # read, and not yet used
-        self._committed: CommitMessage | None = None
+        self._schema: pa.Schema | None = None
+        self._committed: bytes | None = None
+
+    def kind(self) -> Kind:
+        """What the exchange is for; to be asked first. Raises: MessageUnexpected."""
+        first = self._peek()
+        if not len(first.data.metadata):  # Flight's own clients send the descriptor alone
+            self._ahead = None
+        return Kind.of(first.data.command)
 
     def hello(self) -> Hello:
         """The opening message.
@@ -92,33 +128,70 @@ class ServerExchange:
         _, members = self._message("hello")
         return Hello(**members)
 
-    def send_evidence(self, evidence: bytes) -> None:
-        """Answer the challenge."""
-        self._say("evidence", evidence=evidence)
+    def send_evidence(self, evidence: bytes, sealing_key: bytes = b"") -> None:
+        """Answer a challenge, with the key that the evidence names; empty for none."""
+        self._say("evidence", evidence=evidence, sealing_key=sealing_key)
 
     def resume_request(self) -> bytes | None:
         """The commit that the client asks about, or None when it goes on with rows."""
         frame = self._peek()
-        if frame.rows is not None:
+        if frame.is_chunk or frame.has_rows:
             return None
-        name, members = frame.message("resume", "commit")
-        if name == "commit":
+        name, members = frame.message("resume", "open", "commit")
+        if name != "resume":
             return None
         self._ahead = None
         return bytes(members["commit"])
 
-    def schema(self) -> pa.Schema:
-        """The columns that were announced. Waits for the first rows.
+    def open_request(self) -> Open:
+        """The key of the stream that follows."""
+        _, members = self._message("open")
+        return Open(**members)
+
+    def ready(self, chunks: int, rows: int, digest: Digest) -> None:
+        """Answer `open`: what was kept of this stream, and the salted digest of these rows."""
+        self._say("ready", chunks=chunks, rows=rows, digest=digest)
+
+    def sealed_rows(
+        self, key: StreamKey, about: Digest, *, first: int, prove: Callable[[Nonce], object]
+    ) -> Iterator[Opened]:
+        """The chunks of a stream, in order, until the client ends it; each is opened.
+
+        Args:
+            about: Digest of the schema, which every chunk is sealed with.
+            first: The number of the first chunk.
+            prove: Answers a challenge in mid-stream.
 
         Raises:
-            MessageUnexpected: A commit without any rows.
+            SequenceBroken: A chunk is missing, doubled, out of order, or after the last.
+            ChunkNotOpenable: It was not sealed for its place.
+            StreamTruncated: The stream ended without `commit` or `received`.
         """
-        if self._peek().rows is None:
-            raise MessageUnexpected("stream", expected="rows", found="a message without rows")
-        return self._reader.schema
+        number, ended = first, False
+        while True:
+            frame = self._next()
+            if frame.is_chunk:
+                chunk = frame.chunk()
+                if ended or chunk.head.number != number:
+                    due = "none after the last" if ended else f"number {number}"
+                    raise SequenceBroken("chunk", expected=due, found=str(chunk.head.number))
+                opened = key.open(chunk.sealed, chunk.head, about)
+                number, ended = number + 1, chunk.head.last
+                yield Opened(opened, bytes(chunk.tag), ended)
+                continue
+            name, members = frame.message("challenge", "commit", "received")
+            if name == "challenge":
+                prove(Nonce(members["nonce"]))
+                continue
+            if name == "commit":
+                self._committed = bytes(members["commit"])
+            return
 
     def batches(self, caps: Caps) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """The rows, in order, until the client's commit; `committed` holds that afterwards.
+        """Rows that are not sealed, in order, until the client's commit.
+
+        The columns come first; `schema` has them. An enclave takes no such rows; other services
+        behind this channel may.
 
         Raises:
             SequenceBroken: A batch is missing, doubled or out of order.
@@ -126,37 +199,56 @@ class ServerExchange:
             ResourceLimitError: More than the caps.
         """
         rows = size = seq = 0
+        schema = self.schema()
         while True:
             frame = self._next()
-            if frame.rows is None:
-                _, members = frame.message("commit")
-                self._committed = CommitMessage(members["commit"], members["salt"])
+            if not frame.has_rows:
+                self._committed = bytes(frame.message("commit")[1]["commit"])
                 return
             _, members = frame.message("batch")
             if members["seq"] != seq:
                 raise SequenceBroken("batch", expected=f"number {seq}", found=str(members["seq"]))
-            rows, size = rows + frame.rows.num_rows, size + _require_batch(frame.rows, caps)
+            # Rows too: a batch of nulls counts 2^28 rows in no bytes (docs/flight.md 3.2).
+            body = pa.py_buffer(frame.data.body)
+            if body.size > caps.batch_bytes:
+                raise MessageOversized(
+                    "batch", expected=f"at most {caps.batch_bytes} bytes", found=str(body.size)
+                )
+            header = memoryview(frame.data.header)
+            batch = read_rows(header, body, schema, most_rows=caps.batch_rows)
+            rows, size = rows + batch.num_rows, size + body.size
             if rows > caps.rows or size > caps.bytes:
                 raise StreamOversized(
                     "stream", expected=f"at most {caps.rows} rows, {caps.bytes} bytes", found="more"
                 )
-            yield seq, frame.rows
+            yield seq, batch
             seq += 1
 
-    @property
-    def committed(self) -> CommitMessage:
-        """The commit that ended `batches`.
+    def schema(self) -> pa.Schema:
+        """The columns that were announced. Waits for them.
 
         Raises:
-            StreamTruncated: There was none.
+            MessageUnexpected: Something else came first.
         """
-        if self._committed is None:
-            raise _truncated("none")
+        if self._schema is None:
+            header = memoryview(self._next().data.header)
+            if not len(header) or not is_schema(header):
+                raise MessageUnexpected("stream", expected="columns", found="another message")
+            self._schema = read_schema(header)
+        return self._schema
+
+    @property
+    def committed(self) -> bytes | None:
+        """The signed commit, unread, that ended the rows; None where another stream has it."""
         return self._committed
 
     def acknowledge(self, document: bytes) -> None:
         """Answer a commit, or a resume whose commit is known."""
         self._say("acknowledgement", document=document)
+
+    def received(self) -> None:
+        """All chunks of a stream that is not committed itself have come."""
+        self._say("received")
 
     def absent(self) -> None:
         """Answer a resume whose commit never arrived."""
@@ -175,13 +267,7 @@ class ServerExchange:
         self._say("pending", missing=list(missing))
 
     def _say(self, name: str, **members: cbor.Value) -> None:
-        message = write_message(name, **members)
-        try:
-            write(self._writer, message)
-        except (pa.ArrowException, OSError) as error:
-            raise CallFailed(
-                "the connection to the peer", expected="a reader", found="it broke"
-            ) from error
+        self._send(message_frame(write_message(name, **members)))
 
     def _message(self, *due: str) -> tuple[str, dict[str, Any]]:
         return self._next().message(*due)
@@ -196,13 +282,13 @@ class ServerExchange:
             frame, self._ahead = self._ahead, None
             return frame
         try:
-            found = read(self._reader)
-        except (pa.ArrowException, OSError) as error:
-            raise MessageUnexpected("stream", expected="Arrow messages", found="others") from error
-        if found is None:
-            cancelled = self._context.is_cancelled()
-            raise _truncated("a client that has gone" if cancelled else "its end")
-        return found
+            raw = next(self._requests, None)
+        except grpc.RpcError as error:
+            raise _truncated("a client that has gone, or was silent for too long") from error
+        if raw is None:
+            raise _truncated("its end")
+        self._heard()
+        return Frame.parse(raw)
 
 
 class StreamTruncated(StreamIntegrityError):
@@ -216,43 +302,13 @@ def _truncated(found: str) -> StreamTruncated:
     return StreamTruncated("stream", expected="the next message up to a commit", found=found)
 
 
-def _require_batch(batch: pa.RecordBatch, caps: Caps) -> int:
-    """What a copy of the batch takes, in bytes.
-
-    Raises:
-        MessageOversized: More rows or bytes than one batch may have.
-    """
-    # Rows too: a batch of nulls counts 2^28 rows in no bytes (docs/flight.md 3.2).
-    size = size_of_copy(batch)
-    if batch.num_rows > caps.batch_rows or size > caps.batch_bytes:
-        raise MessageOversized(
-            "batch",
-            expected=f"at most {caps.batch_rows} rows, {caps.batch_bytes} bytes",
-            found=f"{batch.num_rows} rows, {size} bytes",
-        )
-    return size
-
-
-def size_of_copy(batch: pa.RecordBatch) -> int:
-    """Bytes of all buffers of all columns: each as often as a column has it.
-
-    `get_total_buffer_size` counts once what columns share: 200 columns on one buffer of 4 MiB are
-    828 MiB as soon as they are copied (F19). `nbytes` follows offsets that are not validated yet.
-    """
-    return sum(
-        buffer.size for column in batch.columns for buffer in column.buffers() if buffer is not None
-    )
-
-
-def flight_refusal(refusal: RatlsError, correlation_id: str) -> Exception:
-    """What a server raises in place of a refusal: class, code and id, never its text.
-
-    An exception that escapes a handler sends its message and traceback to the peer.
-    """
-    kind = {
-        Exit.NOT_GENUINE: flight.FlightUnauthenticatedError,
-        Exit.NOT_ADMITTED: flight.FlightUnauthorizedError,
-    }.get(refusal.exit_status, flight.FlightServerError)
+def refusal_status(
+    refusal: RatlsError, correlation_id: str
+) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    """Status, text and trailing metadata in place of a refusal: code and id, never its text."""
+    status = {
+        Exit.NOT_GENUINE: grpc.StatusCode.UNAUTHENTICATED,
+        Exit.NOT_ADMITTED: grpc.StatusCode.PERMISSION_DENIED,
+    }.get(refusal.exit_status, grpc.StatusCode.INTERNAL)
     info = json.dumps({"code": refusal.code, "id": correlation_id}).encode()
-    error: Exception = kind(f"refused: {refusal.code} ({correlation_id})", extra_info=info)
-    return error
+    return status, f"refused: {refusal.code} ({correlation_id})", ((REFUSAL_KEY, info),)

@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 
 from ratls import cbor
 from ratls.address import Address
-from ratls.client_stream import AnswerNotOpened, Result
+from ratls.client_call import AnswerNotOpened
+from ratls.client_stream import Result
 from ratls.framing import (
     MAX_MESSAGE,
     Kind,

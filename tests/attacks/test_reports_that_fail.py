@@ -36,7 +36,7 @@ from policy.task import Task
 from provider.mailbox import Inbox
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, appraise_certificate
-from ratls.client_stream import PeerRefused
+from ratls.client_call import PeerRefused
 from ratls.framing import Kind
 from ratls.log import bind, bound, open_log
 from ratls.probe import probe

@@ -25,7 +25,7 @@ from enclave_app.limits import ExchangesExhausted, Limits, Slots
 from policy.party import LocalParty
 from ratls.address import Address
 from ratls.certificate import ENCLAVE_NAME
-from ratls.client_stream import PeerRefused
+from ratls.client_call import PeerRefused
 from ratls.errors import CallFailed
 from ratls.framing import Kind
 from scheduler.certificate import SCHEDULER_NAME

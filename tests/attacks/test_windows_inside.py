@@ -26,7 +26,8 @@ from enclave_app.limits import Limits
 from enclave_app.session import Denied
 from policy.agreement import PolicyExpired
 from policy.task import TaskExpired
-from ratls.client_stream import PeerRefused, Result
+from ratls.client_call import PeerRefused
+from ratls.client_stream import Result
 from ratls.framing import Kind
 from ratls.server_stream import ServerExchange
 from tests.enclave_app.agreed import Agreed, computation

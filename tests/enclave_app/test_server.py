@@ -24,7 +24,7 @@ from ratls.address import Address, AddressMalformed
 from ratls.environment import EnvironmentUnsafe
 from ratls.errors import CallFailed
 from ratls.framing import Kind, write_message
-from ratls.pin import pinned_client
+from ratls.pin import pinned_channel
 from ratls.serving import listen_address
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.parties import local_party
@@ -67,7 +67,7 @@ def test_every_other_method_is_refused_alike(live: LiveEnclave, method: str, nam
     count_refusal()
     channel = live.world.channel(live.world.consortium.alice)
     with (
-        pinned_client(live.address, live.admitted, channel) as client,
+        pinned_channel(live.address, live.admitted, channel) as client,
         # The client side of `get_schema` makes an OSError of any refusal.
         pytest.raises((flight.FlightUnauthorizedError, OSError)) as seen,
     ):
@@ -91,7 +91,7 @@ def test_exchange_that_is_none_of_the_three(live: LiveEnclave, descriptor: Any) 
     """F13: a command is compared, never interpreted."""
     count_refusal()
     channel = live.world.channel(live.world.consortium.alice)
-    with pinned_client(live.address, live.admitted, channel) as client:
+    with pinned_channel(live.address, live.admitted, channel) as client:
         _, reader = client.do_exchange(descriptor, flight.FlightCallOptions(timeout=HANG_LIMIT))
         with pytest.raises(flight.FlightServerError) as seen:
             reader.read_chunk()
@@ -171,7 +171,7 @@ def test_identity_in_a_header(live: LiveEnclave, task: bytes) -> None:
         (b"x-forwarded-client-cert", b"URI=urn:ratls:party:alice-clinic"),
         (b"authorization", b"Bearer alice-clinic"),
     ]
-    with pinned_client(live.address, live.admitted, channel) as client:
+    with pinned_channel(live.address, live.admitted, channel) as client:
         options = flight.FlightCallOptions(timeout=HANG_LIMIT, headers=claims)
         descriptor = flight.FlightDescriptor.for_command(Kind.RELEASE.value)
         writer, reader = client.do_exchange(descriptor, options)

@@ -27,7 +27,8 @@ from provider.errors import TaskBoundToInstance
 from provider.release_state import ReleaseUnderWay
 from provider.sources.sql import SourceUnreachable
 from ratls.address import PeerUnreachable
-from ratls.client_stream import AnswerMissing, ClientExchange, PeerRefused
+from ratls.client_call import AnswerMissing, PeerRefused
+from ratls.client_stream import ClientExchange
 from ratls.errors import CallFailed, DeadlineExceeded
 from ratls.probe import HandshakeFailed
 from scheduler.client import SchedulerBusy, SchedulerRefused, SchedulerUnreachable

@@ -48,7 +48,8 @@ from provider.sources.base import SourceEmpty
 from ratls.address import Address, PeerUnreachable
 from ratls.certificate import EvidenceMissing
 from ratls.claims import KeyUnbound, PolicyHashMismatch, ReceiptKeyUnbound
-from ratls.client_stream import AnswerMissing, ClientExchange, PeerRefused
+from ratls.client_call import AnswerMissing, PeerRefused
+from ratls.client_stream import ClientExchange
 from ratls.errors import CallFailed
 from ratls.framing import RowDigest
 from ratls.offline import verify_with_record
@@ -124,7 +125,7 @@ def test_the_salt_that_is_kept_opens_the_digest(world: EnclaveWorld, alice: Desk
     with ParquetSource.open(alice.path, declared) as source:
         source.scan()
         for seq, batch in enumerate(source.batches()):
-            digest.add(seq, batch)
+            digest.add(seq, batch.num_rows, batch.serialize())
     assert digest.digest() == done.commit.salted_digest
 
 

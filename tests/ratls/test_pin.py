@@ -27,7 +27,7 @@ from ratls.errors import CallFailed
 from ratls.framing import Kind
 from ratls.pin import (
     PinUnusable,
-    pinned_client,
+    pinned_channel,
 )
 from ratls.probe import probe
 from tests.support.flight_peers import (
@@ -52,14 +52,14 @@ def script(study: Study) -> Script:
 def test_a_pin_that_is_no_admitted_certificate(study: Study, pin: Any) -> None:
     """flight.md 1.3: None and b"" mean "any root of this system"."""
     with refused(PinUnusable):
-        pinned_client(Address(LOOPBACK, 1), pin, study.channel())
+        pinned_channel(Address(LOOPBACK, 1), pin, study.channel())
 
 
 def test_an_address_that_would_be_resolved_again(study: Study) -> None:
     """B21: DNS may say something else than at the probe."""
     admitted = study.admitted(study.identity())
     with refused(PinUnusable):
-        pinned_client(Address("localhost", 1), admitted, study.channel())
+        pinned_channel(Address("localhost", 1), admitted, study.channel())
 
 
 def test_flight_clients_are_made_in_one_place_and_verification_is_never_off() -> None:
@@ -132,7 +132,7 @@ def test_server_swapped_between_two_calls_of_one_client(study: Study) -> None:
         Relay((LOOPBACK, first.port)) as relay,
     ):
         admitted = study.admitted(first.script.identity)
-        with pinned_client(Address.parse(relay.address), admitted, study.channel()) as client:
+        with pinned_channel(Address.parse(relay.address), admitted, study.channel()) as client:
             options = flight.FlightCallOptions(timeout=HANG_LIMIT)
             with pytest.raises(pa.ArrowNotImplementedError):
                 list(client.list_actions(options))  # answered, by the first server
@@ -270,10 +270,10 @@ def test_an_issuer_that_passed_the_appraisal_is_not_pinned(
     honest = reissued(study, identity).public_bytes(Encoding.DER)
     issuer = reissued(study, identity, **marks).public_bytes(Encoding.DER)
     object.__setattr__(admitted, "der", honest)
-    pinned_client(Address(LOOPBACK, 1), admitted, study.channel()).close()
+    pinned_channel(Address(LOOPBACK, 1), admitted, study.channel()).close()
     object.__setattr__(admitted, "der", issuer)
     with refused(PinUnusable):
-        pinned_client(Address(LOOPBACK, 1), admitted, study.channel())
+        pinned_channel(Address(LOOPBACK, 1), admitted, study.channel())
 
 
 def test_a_certificate_of_another_key_than_the_evidence_is_about(study: Study) -> None:
@@ -281,7 +281,7 @@ def test_a_certificate_of_another_key_than_the_evidence_is_about(study: Study) -
     admitted = study.admitted(identity)
     object.__setattr__(admitted, "der", study.identity().certificate_der)
     with refused(PinUnusable):
-        pinned_client(Address(LOOPBACK, 1), admitted, study.channel())
+        pinned_channel(Address(LOOPBACK, 1), admitted, study.channel())
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION])

@@ -17,7 +17,8 @@ from ratls.claims import (
     PeerHashMismatch,
     TaskHashMismatch,
 )
-from ratls.client_stream import AnswerMissing, PeerRefused, Pending, Result
+from ratls.client_call import AnswerMissing, PeerRefused
+from ratls.client_stream import Pending, Result
 from ratls.errors import CallFailed
 from ratls.evidence import (
     EvidenceMalformed,

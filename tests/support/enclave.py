@@ -40,10 +40,12 @@ from policy.task import Task  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate  # noqa: E402
 from ratls.claims import NO_TASK  # noqa: E402
-from ratls.client_stream import ClientExchange, PeerRefused, Pending, Result, open_exchange  # noqa: E402
-from ratls.framing import Kind, RowDigest  # noqa: E402
+from ratls.client_call import PeerRefused  # noqa: E402
+from ratls.client_stream import ClientExchange, Kept, Pending, Result, open_exchange  # noqa: E402
+from ratls.framing import Kind, RowDigest, without_metadata  # noqa: E402
 from ratls.log import open_log  # noqa: E402
 from ratls.pin import ChannelIdentity  # noqa: E402
+from ratls.sealing import Transcript, tags_digest  # noqa: E402
 from simulation.intel import root_name  # noqa: E402
 from tests.support.flight_peers import PlatformAttester  # noqa: E402
 from tests.support.intel import World  # noqa: E402
@@ -157,10 +159,11 @@ class LiveEnclave:
     server: EnclaveServer
     stream: io.StringIO
     salt: bytes = field(default_factory=lambda: os.urandom(32))
+    releases: dict[str, bytes] = field(default_factory=dict)  # the newest name, by dataset
 
     @property
     def address(self) -> Address:
-        return Address("127.0.0.1", self.server.port)
+        return Address.parse(self.server.address)
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -180,9 +183,13 @@ class LiveEnclave:
         *,
         task: bytes = b"",
         dataset: str = "",
+        release: bytes | None = None,
         timeout: float = HANG_LIMIT,
     ) -> AbstractContextManager[ClientExchange]:
-        """An exchange of a party, challenged and appraised."""
+        """An exchange of a party, challenged and appraised; `release` is a new one by default."""
+        if release is None:
+            release = os.urandom(16) if kind is Kind.RELEASE else b""
+        self.releases[dataset] = release
         try:
             digest = Task.read(task).digest if task else NO_TASK
         except RatlsError:  # a test that sends no task at all still needs some digest
@@ -198,7 +205,52 @@ class LiveEnclave:
             expectation=self.world.expectation,
             clock=lambda: datetime.now(UTC),
             timeout=timeout,
+            release=release,
         )
+
+    def open(
+        self,
+        exchange: ClientExchange,
+        party: LocalParty,
+        dataset: str,
+        task: bytes,
+        /,
+        **fields: Any,
+    ) -> Kept:
+        """Agree the key of a stream; `fields` replace those of the transcript."""
+        declared = self.world.policy.dataset_by_id(dataset)
+        assert declared is not None
+        made: dict[str, Any] = {
+            "policy_digest": self.world.policy.digest,
+            "task_digest": Task.read(task).digest,
+            "nonce": exchange.fresh.claims.nonce,
+            "instance": exchange.fresh.claims.instance,
+            "dataset": dataset,
+            "provider": party.party_id,
+            "release": self.releases[dataset],
+            "stream": 0,
+            "streams": 1,
+        }
+        return exchange.open(Transcript(**made | fields), self.salt, schema_digest(declared))
+
+    def send(
+        self,
+        exchange: ClientExchange,
+        party: LocalParty,
+        dataset: str,
+        batches: list[pa.RecordBatch],
+        task: bytes,
+        /,
+    ) -> list[pa.RecordBatch]:
+        """Agree the key, and send these batches, sealed; the batches."""
+        self.open(exchange, party, dataset, task)
+        plain = [
+            pa.RecordBatch.from_arrays(b.columns, schema=without_metadata(b.schema))
+            for b in batches
+        ]
+        for place, batch in enumerate(plain, 1):
+            exchange.send_sealed(batch.serialize(), batch.num_rows, last=place == len(plain))
+        return plain
 
     def commit(
         self,
@@ -214,8 +266,8 @@ class LiveEnclave:
         declared = self.world.policy.dataset_by_id(dataset)
         assert declared is not None
         digest = RowDigest(self.salt, schema_digest(declared))
-        for seq, batch in enumerate(sent):
-            digest.add(seq, batch)
+        for number, batch in enumerate(sent):
+            digest.add(number, batch.num_rows, batch.serialize())
         made: dict[str, Any] = {
             "task_digest": Task.read(task).digest,
             "policy_digest": self.world.policy.digest,
@@ -226,6 +278,7 @@ class LiveEnclave:
             "schema_digest": schema_digest(declared),
             "rows": sum(batch.num_rows for batch in sent),
             "batches": len(sent),
+            "tags_digest": tags_digest([exchange.sealed()]),
             "salted_digest": digest.digest(),
             "journal_head": bytes(32),
         }
@@ -244,10 +297,9 @@ class LiveEnclave:
     ) -> bytes:
         """Release a table as an honest provider would; the acknowledgement."""
         with self.exchange(Kind.RELEASE, party, task=task, dataset=dataset) as exchange:
-            exchange.begin(table.schema)
-            sent = [exchange.send(batch) for batch in table.to_batches(max_chunksize=chunk)]
-            envelope = self.commit(exchange, party, dataset, sent, task, **fields)
-            return exchange.commit(envelope, self.salt)
+            batches = table.to_batches(max_chunksize=chunk)
+            sent = self.send(exchange, party, dataset, batches, task)
+            return exchange.commit(self.commit(exchange, party, dataset, sent, task, **fields))
 
     def compute_at_once(self) -> None:
         """From now on the last commit is acknowledged after its computation, in one thread; and
@@ -291,7 +343,7 @@ def refused_by_enclave(leaf: type[RatlsError]) -> Iterator[None]:
     refusal = seen.error
     assert isinstance(refusal, PeerRefused)
     assert refusal.peer_code == leaf.code
-    told = str(refusal.__cause__)
-    assert told.startswith(f"refused: {leaf.code} ({refusal.correlation_id})")
+    told = refusal.__cause__.details()  # type: ignore[union-attr]
+    assert told == f"refused: {leaf.code} ({refusal.correlation_id})"
     assert "Traceback" not in told
     assert ".py" not in told

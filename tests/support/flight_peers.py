@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow.flight as flight
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -21,15 +20,17 @@ from OpenSSL import SSL
 from policy.acknowledgement import Acknowledgement
 from policy.document import Policy
 from policy.receipt import Receipt, ReceiptInput
+from policy.values import Digest, Instance, Nonce
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate
 from ratls.claims import NO_TASK
 from ratls.client_stream import ClientExchange, open_exchange
-from ratls.environment import prepare_process
-from ratls.framing import Kind, RowDigest
+from ratls.flight_server import FlightServer, Send
+from ratls.framing import Kind
 from ratls.identity import EnclaveIdentity
 from ratls.pin import ChannelIdentity
-from ratls.server_stream import Caps, ServerExchange, flight_refusal
+from ratls.sealing import SealingKey, Transcript
+from ratls.server_stream import Caps, Hello, Opened, ServerExchange, refusal_status
 from simulation.intel import root_name
 from simulation.platform import Platform
 from tests.support.intel import World
@@ -146,13 +147,14 @@ class Study:
             "dataset": "train_party_1",
             "provider": "alice-clinic",
             "commit_digest": b"c" * 32,
-            "rows_digest": b"r" * 32,
+            "tags_digest": b"r" * 32,
             "rows": 3,
             "batches": 1,
             "nonce": nonce,
-            "evidence": identity.answer_challenge(nonce, peer, b"t" * 32),
+            "evidence": identity.answer_challenge(nonce, peer, b"t" * 32, b"k" * 32),
             "tls_spki": identity.spki,
             "receipt_key": identity.receipt_spki,
+            "sealing_key_hash": b"k" * 32,
         }
         return Acknowledgement(**made | fields)
 
@@ -160,6 +162,28 @@ class Study:
         """How a party shows itself: certificate and key of its folder."""
         local = self.parties.parties[party]
         return ChannelIdentity.of(local)
+
+
+def transcript(
+    nonce: bytes,
+    instance: bytes,
+    task: bytes,
+    release: bytes = b"",
+    stream: int = 0,
+    streams: int = 1,
+) -> Transcript:
+    """Of a release of Alice's to a `PlainEnclave`."""
+    return Transcript(
+        policy_digest=Digest(b"p" * 32),
+        task_digest=Digest(hashlib.sha256(task).digest()),
+        nonce=Nonce(nonce),
+        instance=Instance(instance),
+        dataset="train_party_1",
+        provider="alice-clinic",
+        release=release,
+        stream=stream,
+        streams=streams,
+    )
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -178,41 +202,57 @@ class Script:
     caps: Caps = field(default_factory=lambda: Caps(rows=10**6, bytes=1 << 28))
     known_commits: dict[bytes, bytes] = field(default_factory=dict)
     schema_digest: bytes = bytes(32)
-    uploads: list[tuple[int, bytes]] = field(default_factory=list)  # rows, digest
+    plain: bool = True  # rows that are not sealed
+    sealing_key: SealingKey = field(default_factory=SealingKey.make)
+    uploads: list[tuple[int, int]] = field(default_factory=list)  # rows (or bytes), batches
+    chunks: list[Opened] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     hellos: int = 0
 
-    def evidence(self, nonce: bytes, task: bytes) -> bytes:
+    def evidence(self, nonce: bytes, task: bytes, sealing_key: bytes = b"") -> bytes:
         digest = hashlib.sha256(task).digest() if task else NO_TASK
         if self.answer is not None:
             return self.answer(self.identity, nonce, digest)
-        return self.identity.answer_challenge(nonce, self.peer_spki_sha256, digest)
+        named = hashlib.sha256(sealing_key).digest() if sealing_key else b""
+        return self.identity.answer_challenge(nonce, self.peer_spki_sha256, digest, named)
+
+    def transcript(self, hello: Hello, stream: int = 0, streams: int = 1) -> Transcript:
+        """What `Study.open` seals a stream's key for."""
+        return transcript(
+            hello.nonce, self.identity.instance, hello.task, hello.release, stream, streams
+        )
 
 
-class PlainEnclave(flight.FlightServerBase):  # type: ignore[misc]
+class PlainEnclave:
     """A Flight server that follows a `Script`."""
 
     def __init__(self, script: Script, channel: ChannelIdentity, port: int = 0) -> None:
-        prepare_process()
         self.script = script
-        super().__init__(
-            f"grpc+tls://{LOOPBACK}:{port}",
-            tls_certificates=[(script.identity.certificate_pem, script.identity.key_pem)],
-            verify_client=True,
-            root_certificates=channel.cert_pem,
+        self._server = FlightServer(
+            Address(LOOPBACK, port),
+            (script.identity.certificate_pem, script.identity.key_pem),
+            channel.cert_pem,
+            calls=16,
+            exchange=self._exchange,
+            refuse=self._exchange,
         )
+        self.address = self._server.address
 
-    @property
-    def address(self) -> Address:
-        return Address(LOOPBACK, self.port)
+    def shutdown(self) -> None:
+        self._server.stop(5)
 
-    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        exchange = ServerExchange(reader, writer, context)
+    def _exchange(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
+        exchange = ServerExchange(requests, send)
         try:
-            self._run(Kind.of(descriptor), exchange)
+            self._run(exchange.kind(), exchange)
         except RatlsError as refusal:
             self.script.refusals.append(refusal.code)
-            raise flight_refusal(refusal, "0001") from None
+            status, text, details = refusal_status(refusal, "0001")
+            context.set_code(status)
+            context.set_details(text)
+            context.set_trailing_metadata(details)
+        finally:
+            send(None)
 
     def _run(self, kind: Kind, exchange: ServerExchange) -> None:
         script = self.script
@@ -221,28 +261,43 @@ class PlainEnclave(flight.FlightServerBase):  # type: ignore[misc]
         if script.before_evidence is not None:
             script.before_evidence(exchange)
             return
-        exchange.send_evidence(script.evidence(hello.nonce, hello.task))
+        key = script.sealing_key.public if kind is Kind.RELEASE else b""
+        exchange.send_evidence(script.evidence(hello.nonce, hello.task, key), key)
         if script.after_evidence is not None:
             script.after_evidence(exchange)
         elif kind is Kind.RELEASE:
-            self._release(exchange)
+            self._release(exchange, hello)
         elif kind is Kind.COLLECT:
             exchange.result(b"receipt", b"ciphertext")
 
-    def _release(self, exchange: ServerExchange) -> None:
+    def _release(self, exchange: ServerExchange, hello: Hello) -> None:
+        """Rows that are sealed or not, up to the commit."""
+        script = self.script
         asked = exchange.resume_request()
         if asked is not None:
-            if asked in self.script.known_commits:
-                exchange.acknowledge(self.script.known_commits[asked])
+            if asked in script.known_commits:
+                exchange.acknowledge(script.known_commits[asked])
                 return
             exchange.absent()
-        received = list(exchange.batches(self.script.caps))
-        digest = RowDigest(exchange.committed.salt, self.script.schema_digest)
-        for seq, batch in received:
-            digest.add(seq, batch)
-        rows = sum(batch.num_rows for _, batch in received)
-        self.script.uploads.append((rows, digest.digest()))
-        exchange.acknowledge(b"ack of " + exchange.committed.envelope)
+        if script.plain:
+            received = list(exchange.batches(script.caps))
+            script.uploads.append((sum(batch.num_rows for _, batch in received), len(received)))
+        else:
+            opened = exchange.open_request()
+            made = script.transcript(hello, opened.stream, opened.streams)
+            key = script.sealing_key.open_stream_key(opened.key, made)
+            exchange.ready(0, 0, Digest(bytes(32)))
+
+            def prove(nonce: Nonce) -> None:
+                public = script.sealing_key.public
+                exchange.send_evidence(script.evidence(nonce, hello.task, public), public)
+
+            about = Digest(script.schema_digest)
+            chunks = list(exchange.sealed_rows(key, about, first=0, prove=prove))
+            script.chunks.extend(chunks)
+            script.uploads.append((sum(chunk.message.size for chunk in chunks), len(chunks)))
+        assert exchange.committed is not None
+        exchange.acknowledge(b"ack of " + exchange.committed)
 
 
 @contextmanager

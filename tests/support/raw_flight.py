@@ -116,7 +116,9 @@ def raw_enclave(
         hello = read_message(said, "hello")[1]
         task = hashlib.sha256(hello["task"]).digest() if hello["task"] else NO_TASK
         evidence = identity.answer_challenge(hello["nonce"], channel.spki_sha256, task)
-        yield from answers(flight_data(metadata=write_message("evidence", evidence=evidence)))
+        yield from answers(
+            flight_data(metadata=write_message("evidence", evidence=evidence, sealing_key=b""))
+        )
         for _unread in requests:
             pass
 

@@ -1,0 +1,162 @@
+"""Sends the rows of one release, sealed, over one connection or several.
+
+    tallies, digest = send_rows(dataset, session, source, started, sent)
+
+Batches are dealt out to the streams in turns: chunk n of stream s is batch n x streams + s. What
+the enclave has kept from a connection that broke is not sent again: the source is read from its
+first row, and the digest of the rows that were kept must be that of these.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from policy.document import digest_text
+from policy.rows import schema_digest
+from policy.sections import Dataset
+from policy.values import Digest
+from provider.errors import SourceError
+from provider.exchange import Session, ValidityWatch
+from provider.release_state import Started
+from provider.sources import Source
+from ratls.client_stream import ClientExchange, Kept
+from ratls.framing import RowDigest, without_metadata
+from ratls.sealing import Tally, Transcript
+
+
+class KeptRowsDiffer(SourceError):
+    """The enclave has kept rows of an earlier try, and they are not those of this source."""
+
+    code = "kept-rows-differ"
+    default_fix = "try again: the next release sends all rows of the source as it is then"
+
+
+@dataclass(slots=True)
+class Sent:
+    """What was sent in this run, counted on the way. Bytes are those of Arrow's messages."""
+
+    progress: Callable[[int], None]
+    rows: int = 0
+    batches: int = 0
+    bytes: int = 0
+    kept: int = 0  #        rows that the enclave had from an earlier run
+    begun: bool = False  # a batch may have been sent, counted or not
+
+    def count(self, rows: int, size: int) -> None:
+        """One more batch."""
+        self.rows, self.batches, self.bytes = self.rows + rows, self.batches + 1, self.bytes + size
+        self.progress(self.rows + self.kept)
+
+    def skip(self, rows: int) -> None:
+        """Rows that need not be sent."""
+        self.kept += rows
+        self.progress(self.rows + self.kept)
+
+
+def send_rows(
+    dataset: Dataset, session: Session, source: Source, started: Started, sent: Sent
+) -> tuple[list[Tally], Digest]:
+    """Send all rows of the source; what was sent over each stream, and the salted digest of all.
+
+    Raises:
+        KeptRowsDiffer: The enclave goes on with other rows.
+        RatlsError: What source and enclave refuse, and what is no longer valid.
+    """
+    about, watch = schema_digest(dataset), ValidityWatch(session)
+    digest = RowDigest(started.salt, about)
+    schema = without_metadata(source.schema)
+    with ExitStack() as connections:
+        exchanges = [session.exchange]
+        for _ in range(1, started.streams):
+            exchanges.append(connections.enter_context(session.connect()))
+        streams = [
+            _Stream(exchange, number, session, dataset, started, about)
+            for number, exchange in enumerate(exchanges)
+        ]
+        marked = _marked(source.batches(), schema, len(streams))
+        for turn, (message, rows, last) in enumerate(marked):
+            watch.check()
+            digest.add(turn, rows, message)
+            streams[turn % len(streams)].take(message, rows, last, sent)
+        return [stream.end() for stream in streams], digest.digest()
+
+
+def _marked(
+    batches: Iterator[pa.RecordBatch], schema: pa.Schema, streams: int
+) -> Iterator[tuple[pa.Buffer, int, bool]]:
+    """Arrow message, number of rows, and whether its stream ends with it."""
+    waiting: deque[tuple[pa.Buffer, int]] = deque()
+    for batch in batches:
+        plain = pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+        waiting.append((plain.serialize(), batch.num_rows))
+        if len(waiting) > streams:
+            yield *waiting.popleft(), False
+    for message, rows in waiting:
+        yield message, rows, True
+
+
+class _Stream:
+    """One connection, and what the enclave had of its chunks when it was opened."""
+
+    def __init__(
+        self,
+        exchange: ClientExchange,
+        number: int,
+        session: Session,
+        dataset: Dataset,
+        started: Started,
+        about: Digest,
+    ) -> None:
+        transcript = Transcript(
+            policy_digest=session.job.policy.digest,
+            task_digest=session.job.task.digest,
+            nonce=exchange.fresh.claims.nonce,
+            instance=exchange.fresh.claims.instance,
+            dataset=dataset.id,
+            provider=session.request.party.party_id,
+            release=started.release,
+            stream=number,
+            streams=started.streams,
+        )
+        self._exchange, self._number, self._chunks = exchange, number, 0
+        self._kept: Kept = exchange.open(transcript, started.salt, about, session.request.random)
+        self._digest = RowDigest(started.salt, about)
+
+    def take(self, message: pa.Buffer, rows: int, last: bool, sent: Sent) -> None:
+        """Send the next chunk, or compare it where the enclave has it."""
+        if self._chunks < self._kept.chunks:
+            self._digest.add(self._chunks, rows, message)
+            self._chunks += 1
+            if self._chunks == self._kept.chunks:
+                self._require_kept()
+            sent.skip(rows)
+            return
+        sent.begun = True
+        self._exchange.send_sealed(message, rows, last=last)
+        self._chunks += 1
+        sent.count(rows, message.size)
+
+    def _require_kept(self) -> None:
+        if self._chunks != self._kept.chunks or self._digest.digest() != self._kept.digest:
+            raise KeptRowsDiffer(
+                "rows that the enclave kept",
+                expected=digest_text(self._kept.digest),
+                found=digest_text(self._digest.digest()),
+            )
+
+    def end(self) -> Tally:
+        """What was sent over it, once all of it was.
+
+        Raises: KeptRowsDiffer for a source that is shorter than what was kept.
+        """
+        if self._chunks < self._kept.chunks:
+            self._require_kept()
+        tally = self._exchange.sealed()
+        if self._number:
+            self._exchange.received()
+        return tally

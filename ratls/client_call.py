@@ -1,0 +1,235 @@
+"""One call of DoExchange from the client's end: frames in and out, with gRPC's errors translated.
+
+    with ClientCall.open(channel, seconds=60) as call:
+        call.send(frame)
+        call.hear()            # the next frame; None at the end of the stream
+        call.finish()
+
+gRPC takes what is sent from an iterator, in a thread of its own; the queue behind it is short, so
+that a peer that reads slowly is noticed here. A frame may be given as a function: it is made in
+that thread, while the next rows are read. Every wait ends with the deadline of the call, and none
+of them keeps a signal from being handled.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import grpc
+
+from policy.errors import ResourceLimitError
+from ratls.call_thread import WAKE_SECONDS, CallThread
+from ratls.errors import CallFailed, DeadlineExceeded, TransportError
+from ratls.flight_data import DO_EXCHANGE, FlightDataMalformed
+from ratls.framing import REFUSAL_KEY, Frame, MessageUnexpected
+from verifier.errors import Exit
+
+_AHEAD = 2  # frames that wait to be sent
+ToSend = bytes | Callable[[], bytes]
+_END = b""  # the end of what is sent; no frame is empty
+
+
+class AnswerNotOpened(ResourceLimitError):
+    """The answer is compressed, too large, or contains rows: it was not opened."""
+
+    code = "answer-not-opened"
+    exit_status = Exit.PEER
+    default_fix = "check that the enclave runs the agreed version: its answers are small and plain"
+    says = "{thing} is compressed, too large, or contains rows; it was not opened"
+
+
+class AnswerMissing(TransportError):
+    """The stream ended where an answer was due."""
+
+    code = "answer-missing"
+    default_fix = "try again with the same task and enclave: it is not known what arrived"
+    says = "the enclave ended the {thing} where this was due: {expected}"
+
+
+class ClientCall:
+    """One RPC. Used by one thread."""
+
+    def __init__(self, channel: grpc.Channel, seconds: float, thread: CallThread) -> None:
+        self._waiting: queue.Queue[ToSend] = queue.Queue(_AHEAD)
+        self._thread = thread
+        self._broken: BaseException | None = None  # what making a frame raised
+        self._made = threading.Condition()  # notified when a frame was made
+        method: Any = channel.stream_stream(DO_EXCHANGE)
+        self._call: Any = method(self._frames(), timeout=seconds)
+
+    @classmethod
+    @contextmanager
+    def open(cls, channel: grpc.Channel, seconds: float) -> Iterator[ClientCall]:
+        """The call, which is cancelled where the block does not `finish` it."""
+        with CallThread() as thread:
+            call = cls(channel, seconds, thread)
+            try:
+                yield call
+            finally:
+                # An exchange given up is cancelled: merely ended, it would look complete.
+                call._call.cancel()
+                call._let_go()
+
+    def _frames(self) -> Iterator[bytes]:
+        """Read by gRPC, in a thread of its own."""
+        while (given := self._waiting.get()) is not _END:
+            if isinstance(given, bytes):
+                yield given
+                continue
+            try:
+                frame = given()
+            except BaseException as error:  # noqa: BLE001 - `send` raises it
+                self._broken = error
+                self._call.cancel()
+                return
+            with self._made:
+                self._made.notify_all()
+            yield frame
+
+    def _let_go(self) -> None:
+        """End the thread that waits for frames."""
+        while True:
+            with suppress(queue.Full):
+                self._waiting.put_nowait(_END)
+                return
+            with suppress(queue.Empty):
+                self._waiting.get_nowait()
+
+    def send(self, frame: ToSend) -> None:
+        """Give a frame to gRPC; waits while others wait.
+
+        Raises:
+            TransportError: The peer has refused, or the connection is gone.
+        """
+
+        def given() -> bool:
+            with suppress(queue.Full):
+                self._waiting.put(frame, timeout=WAKE_SECONDS)
+                return True
+            return False
+
+        self._require_active()
+        while not given():
+            self._require_active()
+
+    def wait_until(self, done: Callable[[], bool]) -> None:
+        """Wait for what the thread that sends does. Raises: as `send`."""
+        with self._made:
+            while not self._made.wait_for(done, WAKE_SECONDS):
+                self._require_active()
+
+    def _require_active(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        if not self._call.is_active():
+            self._raise_reason()
+
+    def hear(self) -> Frame | None:
+        """The next frame; None at the end of the stream.
+
+        Raises:
+            AnswerNotOpened: It has rows, or is not a Flight message of ours.
+            TransportError: The peer refused, or the connection failed.
+        """
+        with _translated():
+            raw = self._thread.run(lambda: next(self._call, None))
+        if raw is None:
+            return None
+        try:
+            frame = Frame.parse(raw)
+        except FlightDataMalformed as error:
+            raise _not_opened() from error
+        if frame.has_rows or len(frame.data.body):
+            raise _not_opened()
+        return frame
+
+    def finish(self) -> None:
+        """Say that nothing follows, and wait for the server to say the same.
+
+        Comes after the last answer, when nothing waits to be sent.
+        """
+        self._let_go()
+        if self.hear() is not None:
+            raise MessageUnexpected("stream", expected="its end", found="another message")
+
+    def _raise_reason(self) -> None:
+        """What the server said when it gave up; frames that it sent before are read over."""
+        while self.hear() is not None:
+            pass
+        raise AnswerMissing("stream", expected="more rows", found="its end")
+
+
+def _not_opened() -> AnswerNotOpened:
+    return AnswerNotOpened(
+        "the enclave's answer", expected="a small plain message", found="another form"
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """gRPC's errors as ours. Their text is not shown: the peer writes part of it."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        known: Any = error
+        code = known.code() if isinstance(error, grpc.Call) else None
+        _raise_peer_refusal(known, code)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise DeadlineExceeded(
+                "the enclave's answer", expected="one in time", found="none"
+            ) from error
+        if code in _TOO_LARGE:
+            raise _not_opened() from error
+        broke = "it broke" if code is grpc.StatusCode.UNAVAILABLE else "an error"
+        raise CallFailed(
+            "the connection to the enclave", expected="an answer", found=broke
+        ) from error
+
+
+# A message over the channel's limit, or one that is compressed, which the channel does not unpack.
+_TOO_LARGE = (
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+
+_SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+
+
+def slug(text: object) -> str:
+    """A name that the peer chose, harmless to print."""
+    return text if isinstance(text, str) and _SLUG.fullmatch(text) else "unreadable"
+
+
+class PeerRefused(TransportError):
+    """The other side refused, and gave its reason as a code."""
+
+    code = "peer-refused"
+    default_fix = "look the code up in docs/errors.md; its operator finds the id in the log"
+    says = "the enclave refused: {peer_code} (id {correlation_id})"
+
+    def __init__(self, *, peer_code: str, correlation_id: str) -> None:
+        super().__init__(
+            "the enclave's answer",
+            expected="the next message",
+            found=f"refused: {peer_code} (id {correlation_id})",
+        )
+        self.peer_code, self.correlation_id = peer_code, correlation_id
+
+
+def _raise_peer_refusal(error: Any, code: grpc.StatusCode | None) -> None:
+    if code is None:
+        return
+    try:
+        details = dict(error.trailing_metadata() or ()).get(REFUSAL_KEY, b"")
+        told = json.loads(bytes(details)[:1024])
+        named, number = slug(told["code"]), slug(told["id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return  # not a refusal of an enclave: the connection itself failed
+    raise PeerRefused(peer_code=named, correlation_id=number) from error
