@@ -29,6 +29,7 @@ from policy.sections import (
     Party,
     Platform,
     Section,
+    Transport,
 )
 from policy.syntax import LineIndex, read_toml, value_problems
 from policy.values import Digest
@@ -38,6 +39,7 @@ PROBLEMS_CAP = 200  # listed at most
 
 
 _TABLES: dict[str, type[Section]] = {"agreement": AgreementRule, "platform": Platform}
+_OPTIONAL: dict[str, type[Section]] = {"transport": Transport}  # absent: its defaults
 _LISTS: dict[str, type[Section]] = {
     "party": Party,
     "enclave": Enclave,
@@ -82,6 +84,7 @@ class Policy:
     party: tuple[Party, ...]
     enclave: tuple[Enclave, ...]
     platform: Platform
+    transport: Transport
     dataset: tuple[Dataset, ...]
     computation: tuple[Computation, ...]
     raw: bytes = field(repr=False)  # what the parties sign
@@ -114,6 +117,7 @@ class Policy:
             expires=head.expires,
             agreement=parts["agreement"],
             platform=parts["platform"],
+            transport=parts["transport"],
             **{name: tuple(parts[name].values()) for name in _LISTS},
             raw=raw,
         )
@@ -167,15 +171,15 @@ def _read_sections(
     document: dict[str, Any], lines: LineIndex, problems: list[Problem]
 ) -> dict[str, Any]:
     """Every section that reads, by name; list sections by their index. Problems are added."""
-    sections = {*_TABLES, *_LISTS}
+    sections = {*_TABLES, *_OPTIONAL, *_LISTS}
     top = {k: v for k, v in document.items() if k not in sections}
     known = {"schema", *Head.model_fields, *sections} - {"schema_name"}
     for name in [n for n in top if n not in known][:PROBLEMS_CAP]:
         problems.append(unknown_field(name, known, name, lines))
         del top[name]
     parts: dict[str, Any] = {"head": _read(Head, top, "", lines, problems)}
-    for name, model in _TABLES.items():
-        table = document.get(name)
+    for name, model in (_TABLES | _OPTIONAL).items():
+        table = document.get(name, {} if name in _OPTIONAL else None)
         parts[name] = None
         if isinstance(table, dict):
             parts[name] = _read(model, table, name, lines, problems)

@@ -280,6 +280,17 @@ class Platform(Section):
         return RootName.parse(self.root).mode is Mode.SIMULATION
 
 
+class Transport(Section):
+    """How rows travel. Absent, the defaults hold: they are the strictest."""
+
+    # "sealed": chunks travel beside TLS, on a connection that hides only what is in them. Whoever
+    # watches the network then sees their sizes and times, as with TLS, and that they are chunks.
+    bulk: Literal["tls", "sealed"] = "tls"
+    # A stream that lasts is challenged again, after whichever comes first.
+    challenge_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
+    challenge_mebibytes: Annotated[int, Field(ge=1, le=2**20)] = 2**14
+
+
 _BOUND_TYPES: dict[str, tuple[type, ...]] = {
     "int32": (int,),
     "int64": (int,),

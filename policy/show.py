@@ -34,6 +34,7 @@ def as_json(policy: Policy) -> dict[str, Any]:
         "enclave": [e.model_dump(mode="json") for e in policy.enclave],
         "platform": policy.platform.model_dump(mode="json", exclude={"machines"})
         | {"machines": list(policy.platform.machines) or ANY_MACHINE},
+        "transport": policy.transport.model_dump(mode="json"),
         "dataset": [
             {
                 "id": d.id,
@@ -61,6 +62,7 @@ def tables(policy: Policy) -> Iterable[Table]:
         for entry in document[section]:
             yield _table(section, entry)
     yield _table("platform", document["platform"] | _any_platform(policy.platform))
+    yield _table("transport", document["transport"])
     for section in ("dataset", "computation"):
         for entry in document[section]:
             yield _table(section, entry)
