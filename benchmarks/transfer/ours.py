@@ -132,7 +132,7 @@ def in_memory(desk: dict[str, Any], address: str, source: Path) -> None:
         session.exchange.begin(table.schema)
         for batch in table.to_batches(max_chunksize=CHUNK):
             session.exchange.send(batch)
-        session.exchange.commit(b"commit", bytes(32))
+        session.exchange.commit(b"commit")
 
 
 def serve(desk: dict[str, Any]) -> None:
@@ -158,7 +158,7 @@ def serve(desk: dict[str, Any]) -> None:
     def drop(exchange: ServerExchange) -> None:
         for _ in exchange.batches(Caps(rows=10**12, bytes=1 << 50)):
             pass
-        exchange.acknowledge(exchange.committed.envelope)
+        exchange.acknowledge(b"all")
 
     script = Script(identity, channel.spki_sha256, prove, after_evidence=drop)
     with serving(script, channel) as server:

@@ -33,7 +33,7 @@ RATLS = str(Path(sys.executable).with_name("ratls"))
 OURS = [sys.executable, "-m", "benchmarks.transfer.ours"]
 PLAIN = [sys.executable, "-m", "benchmarks.transfer.plain"]
 # What switches the second connection on, where the policy knows it.
-BULK = '[transfer]\nbulk = "sealed"\n'
+BULK = '[transport]\nbulk = "sealed"\n'
 HELD = 1 << 40  # bytes: more than any machine has, so that memory is the limit
 
 
