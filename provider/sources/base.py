@@ -11,11 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
-from policy.rows import ColumnMissing, ColumnTypeDiffers, arrow_schema, check_batch
+from policy.rows import BatchCheck, ColumnMissing, ColumnTypeDiffers
 from provider.errors import SourceError, SourceTableMalformed
 from verifier.errors import placed
 from verifier.files import MEBIBYTE
@@ -58,6 +58,9 @@ class SourceChanged(SourceError):
 class Source(ABC):
     """One opened source, checked against one dataset of the policy."""
 
+    # `_declared` gives arrays that were validated in full, or made from values in this process.
+    validated: ClassVar[bool] = False
+
     def __init__(self, name: str, dataset: Dataset, rename: Mapping[str, str] = NO_NAMES) -> None:
         """
         Args:
@@ -67,7 +70,8 @@ class Source(ABC):
             SourceTableMalformed: It gives a column a name that is not declared.
         """
         self._name, self._dataset, self._rename = name, dataset, rename
-        self._schema = arrow_schema(dataset)
+        self._check = BatchCheck(dataset)
+        self._schema = self._check.schema
         self._scanned: int | None = None
         for new in rename.values():
             if new not in dataset.columns:
@@ -174,7 +178,7 @@ class Source(ABC):
         rows = 0
         for batch in _resize(self._declared(), self._name):
             with placed(self._name):
-                check_batch(batch, self._dataset, rows_before=rows)
+                self._check(batch, rows_before=rows, validated=self.validated)
             yield batch
             rows += batch.num_rows
 
@@ -216,13 +220,19 @@ def rows_per_read(schema: pa.Schema) -> int:
 def _resize(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
     """Join small batches and cut large ones."""
     waiting: list[pa.RecordBatch] = []
+    size = 0
     for batch in batches:
         waiting.append(batch)
-        if sum(b.nbytes for b in waiting) >= SMALLEST:
-            yield from _cut(pa.concat_batches(waiting), name)
-            waiting = []
+        size += batch.nbytes
+        if size >= SMALLEST:
+            yield from _cut(_joined(waiting), size, name)
+            waiting, size = [], 0
     if waiting:
-        yield from _cut(pa.concat_batches(waiting), name)
+        yield from _cut(_joined(waiting), size, name)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
 class SourceRowTooLarge(SourceError):
@@ -232,15 +242,16 @@ class SourceRowTooLarge(SourceError):
     default_fix = "shorten the longest strings of the source"
 
 
-def _cut(batch: pa.RecordBatch, name: str) -> Iterator[pa.RecordBatch]:
+def _cut(batch: pa.RecordBatch, size: int, name: str) -> Iterator[pa.RecordBatch]:
     if batch.num_rows == 0:
         return
-    if batch.nbytes <= LARGEST:
+    if size <= LARGEST:
         yield batch
         return
     if batch.num_rows == 1:
         raise SourceRowTooLarge(name, expected=f"rows of at most {LARGEST} bytes", found="more")
-    parts = -(-batch.nbytes // AIM)
+    parts = -(-size // AIM)
     step = max(1, min(batch.num_rows - 1, batch.num_rows // parts))
     for start in range(0, batch.num_rows, step):
-        yield from _cut(batch.slice(start, step), name)
+        part = batch.slice(start, step)
+        yield from _cut(part, part.nbytes, name)

@@ -39,6 +39,7 @@ class CsvSource(FileSource):
     """One opened CSV file."""
 
     kind = "a CSV file"
+    validated = True
 
     def __init__(
         self, file: OpenFile, dataset: Dataset, dialect: Dialect, rename: Mapping[str, str]

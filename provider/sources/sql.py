@@ -90,6 +90,8 @@ class SourceQueryRefused(SourceError):
 class SqlSource(Source):
     """One query in one open transaction."""
 
+    validated = True
+
     def __init__(self, name: str, connection: Connection, query: str, dataset: Dataset) -> None:
         super().__init__(name, dataset)
         self._connection, self._query = connection, query
