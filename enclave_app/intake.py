@@ -24,7 +24,7 @@ import pyarrow as pa
 from enclave_app.errors import AttemptClosed
 from enclave_app.limits import Limits, MemoryShare, Need
 from policy.errors import InvalidDataError, ResourceLimitError
-from policy.rows import arrow_schema, check_batch, schema_digest
+from policy.rows import BatchCheck, schema_digest
 from policy.sections import Dataset
 from policy.values import Digest
 from ratls.arrow_header import read_batch
@@ -109,7 +109,8 @@ class Intake:
         """
         self._dataset, self._limits, self._memory = dataset, limits, memory
         self._need, self.until, self.release = need, until, release
-        self._schema = arrow_schema(dataset)
+        self._check = BatchCheck(dataset)
+        self._schema = self._check.schema
         self._lock = threading.Lock()
         self._closed = False
         self._held = 0
@@ -189,7 +190,7 @@ class Intake:
             )
         batch = read_batch(message, self._schema, most_rows=MOST_ROWS)
         try:
-            check_batch(batch, self._dataset, rows_before=stream.rows)
+            self._check(batch, rows_before=stream.rows)
         except InvalidDataError as refusal:
             # R20: the rule that a cell broke would reach the host, by the log and by the size of
             # the answer. The provider's own check names it.

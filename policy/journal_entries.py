@@ -57,6 +57,9 @@ class ReservedEntry(JournalEntry):
     mode: ModeText
 
 
+Returned = Literal["no-row-left", "source-refused", "no-commit-before-the-end"]
+
+
 class ReturnedEntry(JournalEntry):
     """A reservation without a commit, given back: it does not count as a use."""
 
@@ -64,7 +67,7 @@ class ReturnedEntry(JournalEntry):
     task: DigestText
     dataset: str
     instance: InstanceText
-    reason: Literal["no-row-left", "no-commit-before-the-end"]
+    reason: Returned
     mode: ModeText
 
 

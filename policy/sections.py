@@ -301,6 +301,10 @@ _BOUND_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+def _is_double(bound: int) -> bool:
+    return abs(bound) <= 2**63 and float(bound) == bound
+
+
 class Column(Section):
     """One declared column. `nullable` comes from a type that ends in `?`."""
 
@@ -332,6 +336,9 @@ class Column(Section):
                 raise Unfit(f"min and max of a value of {self.type}", f"{str(bound)[:40]!r}")
             if self.type == "int32" and not -(2**31) <= bound < 2**31:
                 raise Unfit("min and max within int32", str(bound))
+            # Rounded, it would be another domain.
+            if type(bound) is int and self.type.startswith("float") and not _is_double(bound):
+                raise Unfit("min and max that a float64 can be", str(bound)[:40])
         if len(bounds) == 2 and self.min > self.max:
             raise Unfit("min not above max", "the reverse")
         if self.spelling is not None and self.type != "string":

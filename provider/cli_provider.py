@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +9,7 @@ import typer
 
 from policy.options import Json, PartyDir, PassphraseFile
 from provider.cli_agent import agent
+from provider.cli_check import SourcePath, amount, check, checked_shown, shown_progress
 from provider.cli_journal import journal
 from provider.options import (
     CollateralFile,
@@ -40,13 +39,7 @@ provider = typer.Typer(
 def push(
     task_file: TaskFile,
     dataset: Annotated[str, typer.Option(help="Id of your dataset in the policy.")],
-    source: Annotated[
-        Path,
-        typer.Option(
-            help="Its rows: .parquet, .csv, .tsv, .csv.gz, .arrow, .arrows, .ipc or .feather, "
-            "a folder of .parquet; or a .toml that says where they are."
-        ),
-    ],
+    source: SourcePath,
     enclave: EnclaveAt,
     collateral: CollateralFile,
     party: PartyDir,
@@ -55,15 +48,28 @@ def push(
     passphrase_file: PassphraseFile = None,
     state: StateDir = None,
     timeout: Timeout = 600,
+    check_first: Annotated[
+        bool,
+        typer.Option(
+            "--check-first",
+            help="Read and check all rows before anybody is connected to, unless "
+            "`ratls provider check` did. Default: check each as it leaves.",
+        ),
+    ] = False,
+    dry: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything up to the connection; nothing leaves."),
+    ] = False,
     json_output: Json = False,
     *,
     allow_simulation: bool = False,
 ) -> None:
     """Release one dataset for one task, once, to an enclave that first proves what it is.
 
-    Checks task, policy and every row; then the enclave proves itself inside the stream that will
-    carry the rows. If anything does not match, no row leaves. With --scheduler the release is
-    reported to the scheduler, as an agent does.
+    Checks task and policy; then the enclave proves itself inside the stream that will carry the
+    rows. If anything does not match, no row leaves. Each row is checked before it leaves: one that
+    the policy does not allow ends the release, nothing counts, and no use is charged. With
+    --scheduler the release is reported to the scheduler, as an agent does.
 
     Example: ratls provider push --task task.json --dataset train_party_1 --source rows.parquet
     --enclave enclave.example:7443 --collateral collateral.json --party alice
@@ -79,8 +85,11 @@ def push(
             shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
             allow_simulation,
         )  # fmt: skip
-        with _progress(shell) as progress:
-            done = release(request, dataset, source, progress=progress)
+        if dry:
+            _rehearse(shell, request, dataset, source)
+            return
+        with shown_progress(shell, "rows sent") as progress:
+            done = release(request, dataset, source, check_first=check_first, progress=progress)
         commit, kept = done.commit, done.kept
         reported = _report(shell, request, commit, scheduler, scheduler_certificate)
         if not json_output:
@@ -106,6 +115,22 @@ def push(
             f"  acknowledgement {kept.acknowledgement}\n"
             f"  signed record   {kept.record}",
         )
+
+
+def _rehearse(shell: Shell, request: EnclaveRequest, dataset: str, source: Path) -> None:
+    """Answer what would be sent."""
+    from provider.dry_run import dry_run
+
+    with shown_progress(shell, "rows checked") as progress:
+        planned = dry_run(request, dataset, source, progress=progress)
+    job, checked = planned.job, planned.checked
+    shell.answer(
+        checked_shown(dataset, checked)
+        | {"task_digest": job.checked.task_text, "mode": job.checked.mode.value, "dry_run": True},
+        f"would be released: {amount(checked)} of {dataset}, to one of "
+        f"{', '.join(enclave.name for enclave in job.policy.enclave)}; nothing was sent "
+        f"({job.checked.mode})",
+    )
 
 
 def _report(
@@ -177,19 +202,6 @@ def reason(
 
 
 provider.command("reason")(with_simulation_option(reason))
+provider.command("check")(check)
 provider.command("agent")(agent)
 provider.add_typer(journal, name="journal")
-
-
-@contextmanager
-def _progress(shell: Shell) -> Iterator[Callable[[int, int], None]]:
-    """Shows on a terminal how many rows were sent."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from verifier.shell import can_redraw
-
-    columns = (TextColumn("rows sent"), BarColumn(), MofNCompleteColumn())
-    hidden = shell.json_output or not can_redraw(shell.err)
-    with Progress(*columns, console=shell.err, disable=hidden, transient=True) as bar:
-        row = bar.add_task("rows", total=None)
-        yield lambda sent, total: bar.update(row, completed=sent, total=total)

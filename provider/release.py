@@ -4,17 +4,18 @@
     done.kept.acknowledgement  # path of the enclave's signed acknowledgement
 
 No connection is opened before the local checks pass, and no row leaves before the enclave has
-answered a challenge inside the same stream.
+answered a challenge inside the same stream. Rows are read once and checked as they leave: one that
+is refused ends the stream, and without a commit nothing counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
 
 from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
@@ -22,7 +23,13 @@ from policy.document import Policy, digest_text
 from policy.errors import AuditError
 from policy.journal import Journal
 from policy.journal_chain import JournalRecord
-from policy.journal_entries import CommittedEntry, ReleasedEntry, ReservedEntry, ReturnedEntry
+from policy.journal_entries import (
+    CommittedEntry,
+    ReleasedEntry,
+    ReservedEntry,
+    Returned,
+    ReturnedEntry,
+)
 from policy.rows import schema_digest
 from policy.sections import Computation, Dataset
 from policy.statement import instant_text
@@ -49,7 +56,8 @@ from provider.release_state import (
     require_uses_left,
 )
 from provider.sending import KeptRowsDiffer, Sent, send_rows
-from provider.sources import Source, SourceSpec, source_at
+from provider.sources import Chunk, Source, SourceSpec, source_at
+from provider.stamps import Checked, Stamps
 from ratls.appraise import AdmittedCertificate, FreshEvidence
 from ratls.claims import ChallengeClaims
 from ratls.client_call import AnswerMissing, AnswerNotOpened
@@ -79,7 +87,8 @@ def release(
     source: SourceSpec | Path,
     *,
     streams: int = 1,
-    progress: Callable[[int, int], None] = lambda rows, total: None,
+    check_first: bool = False,
+    progress: Callable[[int, int | None], None] = lambda rows, total: None,
 ) -> Release:
     """Release one dataset for one task, once.
 
@@ -88,7 +97,9 @@ def release(
         dataset: Its id in the policy.
         source: Where its rows are; a path is read by the end of its name.
         streams: Connections that carry the rows at once, at most 16.
-        progress: Called with rows sent and rows in all, after each batch.
+        check_first: Read and check all rows before the enclave is connected to, unless an
+            earlier check of them holds.
+        progress: Called with rows sent, and rows in all where they are known, after each batch.
 
     Raises:
         RatlsError: One leaf, recorded in the journal, unless the journal itself is refused
@@ -98,20 +109,20 @@ def release(
     with journalling.refusals_recorded():
         job = check_locally(request, dataset, journalling)
         spec = source_at(source) if isinstance(source, Path) else source
+
+        def left(rows: int, total: int | None) -> None:
+            journalling.rows = rows
+            progress(rows, total)
+
+        sent = Sent(left)
         with (
             ReleaseFolder.open(request.state, job.task.digest, dataset) as folder,
-            spec.open(job.dataset) as opened,
+            _leaving(spec, job, sent, check_first=check_first) as rows,
         ):
-            attempt, total = folder.attempt(), opened.scan()
+            attempt = folder.attempt()
             started = folder.started(streams, request.random)
             with journalling.journal() as journal:
                 require_attempt(journal.records, *job.names, attempt)
-
-            def left(rows: int) -> None:
-                journalling.rows = rows
-                progress(rows, total)
-
-            sent = Sent(left)
 
             def require_same_instance(admitted: AdmittedCertificate) -> None:
                 with journalling.journal() as journal:
@@ -134,8 +145,8 @@ def release(
                 resumed = document is not None
                 if attempt is None or document is None:
                     journalling.step = "rows"
-                    with _forgotten_if_other_rows(folder):
-                        attempt = _stream(job, session, opened, started, sent, journalling)
+                    with _forgotten_if_other_rows(folder, sent):
+                        attempt = _stream(job, session, rows, started, sent, journalling)
                     _keep(job, attempt, folder, journalling)
                     document = exchange.commit(attempt.commit)
             journalling.step = "answer"
@@ -144,12 +155,13 @@ def release(
 
 
 @contextmanager
-def _forgotten_if_other_rows(folder: ReleaseFolder) -> Iterator[None]:
+def _forgotten_if_other_rows(folder: ReleaseFolder, sent: Sent) -> Iterator[None]:
     """What the enclave kept of other rows is not gone on with: the next try begins anew."""
     try:
         yield
-    except KeptRowsDiffer:
-        folder.forget_started()
+    except RatlsError as refusal:
+        if isinstance(refusal, KeptRowsDiffer) or sent.source_refused:
+            folder.forget_started()
         raise
 
 
@@ -222,7 +234,8 @@ def _reserved(
 ) -> Iterator[None]:
     """Bind this release to this instance, durably, before its first row.
 
-    A new reservation is given back if the block fails before any row was sent.
+    A new reservation is given back if the block fails before any row was sent, or because the
+    source refused: no commit was signed then, and without one no enclave computes.
     """
     reserved = ReservedEntry(
         task=job.checked.task_text,
@@ -246,18 +259,14 @@ def _reserved(
     except AuditError:
         raise  # the journal takes no record
     except (RatlsError, KeyboardInterrupt, SystemExit):
-        if new and not sent.begun:
+        if new and (sent.source_refused or not sent.begun):
+            reason: Returned = "source-refused" if sent.begun else "no-row-left"
             with journalling.journal() as journal:
-                _give_back(journal, reserved, "no-row-left", job.request.clock())
+                _give_back(journal, reserved, reason, job.request.clock())
         raise
 
 
-def _give_back(
-    journal: Journal,
-    reserved: ReservedEntry,
-    reason: Literal["no-row-left", "no-commit-before-the-end"],
-    at: datetime,
-) -> None:
+def _give_back(journal: Journal, reserved: ReservedEntry, reason: Returned, at: datetime) -> None:
     returned = ReturnedEntry(
         task=reserved.task,
         dataset=reserved.dataset,
@@ -268,17 +277,48 @@ def _give_back(
     journal.append(returned, at)
 
 
+@contextmanager
+def _leaving(
+    spec: SourceSpec, job: CheckedRelease, sent: Sent, *, check_first: bool
+) -> Iterator[Iterator[Chunk]]:
+    """The rows, read and checked on their way, and ahead of it.
+
+    What is wrong with the first of them, or with a small source, is refused before the block.
+    """
+    stamps = Stamps(job.request.state)
+    with spec.open(job.dataset) as source:
+        stamp = stamps.find(source, job.dataset)
+        if check_first and stamp is None:
+            source.scan()
+        sent.total = source.expected_rows()
+        with closing(_checked(source, stamp, sent)) as chunks:
+            try:
+                yield chain(list(islice(chunks, 2)), chunks)
+            finally:
+                if sent.source_refused:
+                    stamps.forget(job.dataset)
+
+
+def _checked(source: Source, stamp: Checked | None, sent: Sent) -> Generator[Chunk, None, None]:
+    """Each row checked; or, where a check of this source holds, all compared with it at the end."""
+    try:
+        yield from source.chunks(None if stamp is None else stamp.digest)
+    except RatlsError:
+        sent.source_refused = True
+        raise
+
+
 def _stream(
     job: CheckedRelease,
     session: Session,
-    source: Source,
+    rows: Iterator[Chunk],
     started: Started,
     sent: Sent,
     journalling: Journalling,
 ) -> Attempt:
     """Send every row, while everything checked stays valid; then the signed commit."""
     exchange = session.exchange
-    tallies, rows_digest = send_rows(job.dataset, session, source, started, sent)
+    tallies, rows_digest = send_rows(job.dataset, session, rows, started, sent)
     journalling.step = "commit"
     with journalling.journal() as journal:
         head = journal.head

@@ -1,6 +1,6 @@
 """Sends the rows of one release, sealed, over one connection or several.
 
-    tallies, digest = send_rows(dataset, session, source, started, sent)
+    tallies, digest = send_rows(dataset, session, chunks, started, sent)
 
 Batches are dealt out to the streams in turns: chunk n of stream s is batch n x streams + s. What
 the enclave has kept from a connection that broke is not sent again: the source is read from its
@@ -23,9 +23,9 @@ from policy.values import Digest
 from provider.errors import SourceError
 from provider.exchange import Session, ValidityWatch
 from provider.release_state import Started
-from provider.sources import Source
+from provider.sources import Chunk
 from ratls.client_stream import ClientExchange, Kept
-from ratls.framing import RowDigest, without_metadata
+from ratls.framing import RowDigest
 from ratls.sealing import Tally, Transcript
 
 
@@ -40,28 +40,34 @@ class KeptRowsDiffer(SourceError):
 class Sent:
     """What was sent in this run, counted on the way. Bytes are those of Arrow's messages."""
 
-    progress: Callable[[int], None]
+    progress: Callable[[int, int | None], None]
+    total: int | None = None  # rows that there are, where that is known
     rows: int = 0
     batches: int = 0
     bytes: int = 0
     kept: int = 0  #        rows that the enclave had from an earlier run
     begun: bool = False  # a batch may have been sent, counted or not
+    source_refused: bool = False  # no commit was signed, and none will be
 
     def count(self, rows: int, size: int) -> None:
         """One more batch."""
         self.rows, self.batches, self.bytes = self.rows + rows, self.batches + 1, self.bytes + size
-        self.progress(self.rows + self.kept)
+        self.progress(self.rows + self.kept, self.total)
 
     def skip(self, rows: int) -> None:
         """Rows that need not be sent."""
         self.kept += rows
-        self.progress(self.rows + self.kept)
+        self.progress(self.rows + self.kept, self.total)
 
 
 def send_rows(
-    dataset: Dataset, session: Session, source: Source, started: Started, sent: Sent
+    dataset: Dataset,
+    session: Session,
+    chunks: Iterator[Chunk],
+    started: Started,
+    sent: Sent,
 ) -> tuple[list[Tally], Digest]:
-    """Send all rows of the source; what was sent over each stream, and the salted digest of all.
+    """Send all rows of a source; what was sent over each stream, and the salted digest of all.
 
     Raises:
         KeptRowsDiffer: The enclave goes on with other rows.
@@ -69,7 +75,6 @@ def send_rows(
     """
     about, watch = schema_digest(dataset), ValidityWatch(session)
     digest = RowDigest(started.salt, about)
-    schema = without_metadata(source.schema)
     with ExitStack() as connections:
         exchanges = [session.exchange]
         for _ in range(1, started.streams):
@@ -78,26 +83,22 @@ def send_rows(
             _Stream(exchange, number, session, dataset, started, about)
             for number, exchange in enumerate(exchanges)
         ]
-        marked = _marked(source.batches(), schema, len(streams))
-        for turn, (message, rows, last) in enumerate(marked):
+        for turn, (chunk, last) in enumerate(_marked(chunks, len(streams))):
             watch.check()
-            digest.add(turn, rows, message)
-            streams[turn % len(streams)].take(message, rows, last, sent)
+            digest.add(turn, chunk.batch.num_rows, chunk.message)
+            streams[turn % len(streams)].take(chunk.message, chunk.batch.num_rows, last, sent)
         return [stream.end() for stream in streams], digest.digest()
 
 
-def _marked(
-    batches: Iterator[pa.RecordBatch], schema: pa.Schema, streams: int
-) -> Iterator[tuple[pa.Buffer, int, bool]]:
-    """Arrow message, number of rows, and whether its stream ends with it."""
-    waiting: deque[tuple[pa.Buffer, int]] = deque()
-    for batch in batches:
-        plain = pa.RecordBatch.from_arrays(batch.columns, schema=schema)
-        waiting.append((plain.serialize(), batch.num_rows))
+def _marked(chunks: Iterator[Chunk], streams: int) -> Iterator[tuple[Chunk, bool]]:
+    """Each chunk, and whether its stream ends with it."""
+    waiting: deque[Chunk] = deque()
+    for chunk in chunks:
+        waiting.append(chunk)
         if len(waiting) > streams:
-            yield *waiting.popleft(), False
-    for message, rows in waiting:
-        yield message, rows, True
+            yield waiting.popleft(), False
+    for chunk in waiting:
+        yield chunk, True
 
 
 class _Stream:

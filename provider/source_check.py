@@ -26,7 +26,7 @@ from policy.values import Digest
 from provider.errors import AcknowledgementMismatch
 from provider.release_state import Attempt, release_path
 from provider.sources import SourceSpec
-from ratls.framing import RowDigest, without_metadata
+from ratls.framing import RowDigest
 from verifier.errors import ConfigError
 from verifier.files import parse_file, read_file
 
@@ -118,9 +118,6 @@ def _digest(source: SourceSpec, dataset: Dataset, salt: bytes) -> Digest:
     """As `provider.release` makes it, batch for batch."""
     digest = RowDigest(salt, schema_digest(dataset))
     with source.open(dataset) as opened:
-        opened.scan()
-        schema = without_metadata(opened.schema)
-        for number, batch in enumerate(opened.batches()):
-            plain = type(batch).from_arrays(batch.columns, schema=schema)
-            digest.add(number, batch.num_rows, plain.serialize())
+        for number, chunk in enumerate(opened.chunks()):
+            digest.add(number, chunk.batch.num_rows, chunk.message)
     return digest.digest()

@@ -2,8 +2,7 @@
 
     spec = parse_source({"kind": "csv", "path": "rows.csv"}, base=Path("/srv/ratls"))
     with spec.open(dataset) as source:
-        rows = source.scan()            # everything is checked before any connection is made
-        for batch in source.batches():  # and checked again
+        for chunk in source.chunks():  # read once; checked and made ready in threads
             …
 
 Parquet, CSV, Arrow IPC (file and stream), several files as one, and the answer to a SQL query; the
@@ -15,7 +14,7 @@ would lose a digit (`exact`), is refused, and the refusal says how to convert it
 from __future__ import annotations
 
 from provider.sources.arrow import ArrowSource
-from provider.sources.base import LARGEST, SMALLEST, Source
+from provider.sources.base import LARGEST, SMALLEST, Chunk, Source
 from provider.sources.csv import CsvSource
 from provider.sources.parquet import ParquetSource
 from provider.sources.spec import SourceSpec, parse_source, source_at
@@ -24,6 +23,7 @@ __all__ = [
     "LARGEST",
     "SMALLEST",
     "ArrowSource",
+    "Chunk",
     "CsvSource",
     "ParquetSource",
     "Source",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from policy.rows import RowsMalformed
+from policy.rows import require_consistent
 from provider.errors import SourceFormatUnknown, SourceUnreadable
 from provider.sources.base import NO_NAMES, rows_per_read
 from provider.sources.files import FileSource, OpenFile
@@ -32,6 +32,7 @@ class ArrowSource(FileSource):
     """One opened Arrow IPC file or stream."""
 
     kind = "an Arrow IPC file or stream"
+    validated = True
 
     def __init__(self, file: OpenFile, dataset: Dataset, rename: Mapping[str, str]) -> None:
         super().__init__(file, dataset, rename)
@@ -68,13 +69,8 @@ class ArrowSource(FileSource):
     def _declared(self) -> Iterator[pa.RecordBatch]:
         step = rows_per_read(self._schema)
         for batch in self._of_file() if self._is_file else self._of_stream():
-            try:
-                # Offsets and indices in the file may be wrong, and a cast would follow them.
-                batch.validate(full=True)
-            except pa.ArrowInvalid as error:
-                raise RowsMalformed(
-                    self._name, expected="consistent arrays", found="inconsistent ones"
-                ) from error
+            # Offsets and indices in the file may be wrong, and a cast would follow them.
+            require_consistent(batch, self._name)
             for start in range(0, batch.num_rows, step):
                 with self._file.reading():
                     declared = self._batch(batch.slice(start, step).columns)

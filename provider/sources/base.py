@@ -1,22 +1,29 @@
 """What every source promises, for every kind of source.
 
-`scan` checks every row against the dataset before any connection is opened. `batches` gives the
-same rows again, checked again, in batches of the size to send, and refuses if their number has
-changed. Memory stays constant: a few batches.
+    for chunk in source.chunks():       # once: each row is read, checked and made ready to be sent
+        send(chunk.message)
+    # only now: the source was complete, allowed, and not written meanwhile
+
+A refusal may come after any chunk, so nothing may count before all have come. `scan` checks all
+rows and gives none. Memory stays constant: a few batches.
 """
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import pyarrow as pa
 
-from policy.rows import ColumnMissing, ColumnTypeDiffers, arrow_schema, check_batch
+from policy.rows import BatchCheck, ColumnMissing, ColumnTypeDiffers
+from policy.values import Digest
 from provider.errors import SourceError, SourceTableMalformed
+from provider.sources.ahead import ahead, mapped
 from verifier.errors import placed
 from verifier.files import MEBIBYTE
 
@@ -55,8 +62,57 @@ class SourceChanged(SourceError):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows as they are sent."""
+
+    batch: pa.RecordBatch
+    message: pa.Buffer  # Arrow IPC, of the batch alone
+    digest: Digest  #     SHA-256 of the message
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> Self:
+        message = batch.serialize()
+        return cls(batch, message, Digest(hashlib.sha256(message).digest()))
+
+
+class RowsSeen:
+    """Counts rows, and their digest: SHA-256 over the digests of all chunks."""
+
+    def __init__(self) -> None:
+        self.rows = self.batches = self.bytes = 0
+        self._hash = hashlib.sha256(b"ratls/1 rows of a source")
+
+    def add(self, chunk: Chunk) -> None:
+        """The next chunk. Its message has the number of its rows."""
+        self.rows += chunk.batch.num_rows
+        self.batches += 1
+        self.bytes += chunk.message.size
+        self._hash.update(chunk.digest)
+
+    def digest(self) -> Digest:
+        """32 bytes."""
+        return Digest(self._hash.digest())
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """One local file, as it was when it was opened; whoever writes to it changes one of these."""
+
+    read: str  # how: kind, dialect, names given to columns
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
 class Source(ABC):
     """One opened source, checked against one dataset of the policy."""
+
+    # `_declared` gives arrays that were validated in full, or made from values in this process.
+    validated: ClassVar[bool] = False
+    threads: ClassVar[bool] = True  # it may be read in another thread than it was opened in
 
     def __init__(self, name: str, dataset: Dataset, rename: Mapping[str, str] = NO_NAMES) -> None:
         """
@@ -67,7 +123,8 @@ class Source(ABC):
             SourceTableMalformed: It gives a column a name that is not declared.
         """
         self._name, self._dataset, self._rename = name, dataset, rename
-        self._schema = arrow_schema(dataset)
+        self._check = BatchCheck(dataset)
+        self._schema = self._check.schema
         self._scanned: int | None = None
         for new in rename.values():
             if new not in dataset.columns:
@@ -76,43 +133,84 @@ class Source(ABC):
                 )
 
     def scan(self) -> int:
-        """Check every row; the number of rows.
+        """Check every row; the number of rows. `batches` then expects this number.
+
+        Raises: as `batches`.
+        """
+        self._scanned = sum(batch.num_rows for batch in self.batches())
+        return self._scanned
+
+    def batches(self, *, checked: bool = False) -> Iterator[pa.RecordBatch]:
+        """Every row, in batches of 1 to 4 MiB (the last may be smaller).
+
+        Args:
+            checked: An earlier check of this very content holds: values are not looked at.
 
         Raises:
             SourceError: It is not what the policy declares.
             SourceUnavailable: The database does not answer.
             SchemaError: A column is missing, there twice, or of another type.
             InvalidDataError: A null, a NaN, an infinity or a value outside its domain.
+            SourceChanged: Not the number of rows that `scan` found, or written meanwhile.
         """
+        rows = self._counted(checked)
+        return ahead(rows) if self.threads else rows
+
+    def _counted(self, checked: bool) -> Generator[pa.RecordBatch, None, None]:
         rows = 0
-        for batch in self._checked():
+        for batch in self._rows(checked):
             rows += batch.num_rows
-            if rows > self._dataset.max_rows:
-                raise SourceTooLong(self._name, expected=str(self._dataset.max_rows), found="more")
+            if self._scanned is not None and rows > self._scanned:
+                break
+            self._require_few(rows)
+            yield batch
+        if self._scanned not in (None, rows):
+            raise SourceChanged(self._name, expected=f"{self._scanned} rows", found=str(rows))
+        self._require_some(rows)
+        self._require_unchanged()
+
+    def _require_few(self, rows: int) -> None:
+        if rows > self._dataset.max_rows:
+            raise SourceTooLong(self._name, expected=str(self._dataset.max_rows), found="more")
+
+    def _require_some(self, rows: int) -> None:
         if rows == 0:
             raise SourceEmpty(self._name, expected="at least one row", found="none")
-        self._require_unchanged()
-        self._scanned = rows
+
+    def chunks(self, expected: Digest | None = None) -> Generator[Chunk, None, None]:
+        """Every row, as it is sent.
+
+        Args:
+            expected: `RowsSeen.digest` of an earlier check, which is not made again.
+
+        Raises: as `batches`; SourceChanged: Not the rows of the earlier check.
+        """
+        seen = RowsSeen()
+        for chunk in mapped(Chunk.of, self.batches(checked=expected is not None)):
+            seen.add(chunk)
+            yield chunk
+        if expected not in (None, seen.digest()):
+            raise SourceChanged(
+                self._name, expected="the rows that were checked earlier", found="other rows"
+            )
+
+    def expected_rows(self) -> int | None:
+        """How many rows there should be, where the source tells without being read.
+
+        Raises: SourceTooLong, SourceEmpty.
+        """
+        rows = self._scanned if self._scanned is not None else self._told_rows()
+        if rows is not None:
+            self._require_few(rows)
+            self._require_some(rows)
         return rows
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows again, in batches of 1 to 4 MiB (the last may be smaller), checked again.
+    def _told_rows(self) -> int | None:
+        return None
 
-        Raises:
-            SourceChanged: Not the number of rows that `scan` found, or written meanwhile.
-            RatlsError: As in `scan`; the source was written meanwhile.
-        """
-        if self._scanned is None:
-            raise AssertionError("batches before scan: nothing was checked")
-        rows = 0
-        for batch in self._checked():
-            rows += batch.num_rows
-            if rows > self._scanned:
-                break
-            yield batch
-        if rows != self._scanned:
-            raise SourceChanged(self._name, expected=f"{self._scanned} rows", found=str(rows))
-        self._require_unchanged()
+    def identity(self) -> tuple[FileIdentity, ...] | None:
+        """Which files are read, and how; None where a later look cannot tell a change."""
+        return None
 
     @property
     def schema(self) -> pa.Schema:
@@ -144,9 +242,12 @@ class Source(ABC):
         return places
 
     def _column(
-        self, name: str, rows_before: int, length: int, build: Callable[[slice], pa.Array | None]
+        self,
+        length: int,
+        build: Callable[[slice], pa.Array | None],
+        misfit: Callable[[int], ColumnTypeDiffers],
     ) -> pa.Array:
-        """What `build` makes of all values; where that is None, the refusal names the first row."""
+        """What `build` makes of all values; None refuses, with `misfit` of the first such place."""
         array = build(slice(0, length))
         if array is not None:
             return array
@@ -154,27 +255,15 @@ class Source(ABC):
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if build(slice(low, middle)) is None else (middle, high)
-        raise self._misfit(name, rows_before + low + 1)
+        raise misfit(low)
 
-    def _misfit(self, name: str, row: int) -> ColumnTypeDiffers:
-        """A value is not of its column's type; the refusal has its row, never the value."""
-        return ColumnTypeDiffers(
-            f"{self._name}, column {name!r}",
-            expected=self._dataset.columns[name].type,
-            found=f"something else in row {row}",
-            fix=self._remedy(name),
-        )
-
-    def _remedy(self, name: str) -> str | None:
-        """How to convert the values in this kind of source."""
-        return None
-
-    def _checked(self) -> Iterator[pa.RecordBatch]:
-        """Every row, checked against the policy, in batches fit to be sent."""
+    def _rows(self, checked: bool) -> Iterator[pa.RecordBatch]:
+        """Every row, in batches fit to be sent, held against the policy unless that was done."""
         rows = 0
         for batch in _resize(self._declared(), self._name):
-            with placed(self._name):
-                check_batch(batch, self._dataset, rows_before=rows)
+            if not checked:
+                with placed(self._name):
+                    self._check(batch, rows_before=rows, validated=self.validated)
             yield batch
             rows += batch.num_rows
 
@@ -193,11 +282,20 @@ class JoinedSource(Source):
         self._sources, self._require_same_parts = sources, require_unchanged
 
     def _declared(self) -> Iterator[pa.RecordBatch]:
-        """Each checked by its own source, so that a refusal names file and row."""
-        return chain.from_iterable(source._checked() for source in self._sources)
+        return chain.from_iterable(source._declared() for source in self._sources)
 
-    def _checked(self) -> Iterator[pa.RecordBatch]:
-        return _resize(self._declared(), self._name)
+    def _rows(self, checked: bool) -> Iterator[pa.RecordBatch]:
+        """Each checked by its own source, so that a refusal names file and row."""
+        each = chain.from_iterable(source._rows(checked) for source in self._sources)
+        return _resize(each, self._name)
+
+    def _told_rows(self) -> int | None:
+        told = [source._told_rows() for source in self._sources]
+        return None if None in told else sum(rows for rows in told if rows is not None)
+
+    def identity(self) -> tuple[FileIdentity, ...] | None:
+        each = [source.identity() for source in self._sources]
+        return None if None in each else tuple(chain.from_iterable(i for i in each if i))
 
     def _require_unchanged(self) -> None:
         self._require_same_parts()
@@ -216,13 +314,19 @@ def rows_per_read(schema: pa.Schema) -> int:
 def _resize(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
     """Join small batches and cut large ones."""
     waiting: list[pa.RecordBatch] = []
+    size = 0
     for batch in batches:
         waiting.append(batch)
-        if sum(b.nbytes for b in waiting) >= SMALLEST:
-            yield from _cut(pa.concat_batches(waiting), name)
-            waiting = []
+        size += batch.nbytes
+        if size >= SMALLEST:
+            yield from _cut(_joined(waiting), size, name)
+            waiting, size = [], 0
     if waiting:
-        yield from _cut(pa.concat_batches(waiting), name)
+        yield from _cut(_joined(waiting), size, name)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
 class SourceRowTooLarge(SourceError):
@@ -232,15 +336,16 @@ class SourceRowTooLarge(SourceError):
     default_fix = "shorten the longest strings of the source"
 
 
-def _cut(batch: pa.RecordBatch, name: str) -> Iterator[pa.RecordBatch]:
+def _cut(batch: pa.RecordBatch, size: int, name: str) -> Iterator[pa.RecordBatch]:
     if batch.num_rows == 0:
         return
-    if batch.nbytes <= LARGEST:
+    if size <= LARGEST:
         yield batch
         return
     if batch.num_rows == 1:
         raise SourceRowTooLarge(name, expected=f"rows of at most {LARGEST} bytes", found="more")
-    parts = -(-batch.nbytes // AIM)
+    parts = -(-size // AIM)
     step = max(1, min(batch.num_rows - 1, batch.num_rows // parts))
     for start in range(0, batch.num_rows, step):
-        yield from _cut(batch.slice(start, step), name)
+        part = batch.slice(start, step)
+        yield from _cut(part, part.nbytes, name)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +22,7 @@ import pyarrow.csv
 
 from policy.rows import ColumnMissing, ColumnTypeDiffers, ColumnUnexpected
 from provider.errors import SourceError, SourceUnreadable
+from provider.sources.ahead import mapped
 from provider.sources.base import NO_NAMES
 from provider.sources.dialect import RFC_4180, Dialect
 from provider.sources.files import FileSource, OpenFile
@@ -35,10 +36,16 @@ _GZIP = b"\x1f\x8b"  # no UTF-8 begins so
 _PACKED_AT_ONCE = 1 << 16  # bytes
 
 
+class _Placed(NamedTuple):
+    piece: Piece
+    rows_before: int
+
+
 class CsvSource(FileSource):
     """One opened CSV file."""
 
     kind = "a CSV file"
+    validated = True
 
     def __init__(
         self, file: OpenFile, dataset: Dataset, dialect: Dialect, rename: Mapping[str, str]
@@ -49,8 +56,6 @@ class CsvSource(FileSource):
         if header is None:
             raise SourceUnreadable(self._name, expected="a header", found="an empty file")
         self._header = self._names(header.part(0, 1))
-        self._piece: Piece | None = None  # what is being read,
-        self._rows_before = 0  #            and how many rows came before it
 
     @classmethod
     @contextmanager
@@ -73,18 +78,25 @@ class CsvSource(FileSource):
             yield cls(file, dataset, dialect, rename)
 
     def _declared(self) -> Iterator[pa.RecordBatch]:
-        names, rows, is_first = self._schema.names, 0, True
+        return mapped(self._parsed, self._placed())
+
+    def _placed(self) -> Iterator[_Placed]:
+        """The rows without the header, each piece with the number of rows before it."""
+        rows, is_first = 0, True
         for piece in self._pieces():
             if is_first:
-                piece, is_first = piece.part(1, len(piece.ends)), False  # without the header
-                if not len(piece.ends):
-                    continue
-            self._piece, self._rows_before = piece, rows
-            texts = self._texts(piece)
-            arrays = [self._values(texts.column(name), name) for name in names]
-            yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
-            rows += texts.num_rows
-        self._piece = None  # hundreds of files may be open as one dataset
+                piece, is_first = piece.part(1, len(piece.ends)), False
+            if len(piece.ends):
+                yield _Placed(piece, rows)
+                rows += len(piece.ends)
+
+    def _parsed(self, placed: _Placed) -> pa.RecordBatch:
+        texts = self._texts(placed.piece)
+        arrays = [self._values(texts.column(name), name, placed) for name in self._schema.names]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+    def _read_as(self) -> str:
+        return f"{super()._read_as()}, {self._dialect}"
 
     def _pieces(self) -> Iterator[Piece]:
         read: Callable[[int], bytes] = self._file.reader().read
@@ -195,26 +207,23 @@ class CsvSource(FileSource):
             found="another number by Arrow",
         )
 
-    def _values(self, texts: pa.Array, name: str) -> pa.Array:
+    def _values(self, texts: pa.Array, name: str, placed: _Placed) -> pa.Array:
         type_, dialect = self._schema.field(name).type, self._dialect
         if dialect.quoted_nulls:
             null = pc.is_in(texts, pa.array(dialect.quoted_nulls, pa.string()))
             texts = pc.if_else(null, pa.scalar(None, pa.string()), texts)
         return self._column(
-            name,
-            self._rows_before,
             len(texts),
             lambda part: parse_text(texts[part], type_, dialect.spelling),
+            lambda place: self._misfit(name, place, placed),
         )
 
-    def _misfit(self, name: str, row: int) -> ColumnTypeDiffers:
-        assert self._piece is not None  # a value is judged while its piece is read
-        line = self._piece.line(row - self._rows_before - 1)
+    def _misfit(self, name: str, place: int, placed: _Placed) -> ColumnTypeDiffers:
         spelled = describe(self._schema.field(name).type, self._dialect.spelling)
         return ColumnTypeDiffers(
-            f"{self._name}, line {line}, column {name!r}",
+            f"{self._name}, line {placed.piece.line(place)}, column {name!r}",
             expected=f"{self._dataset.columns[name].type}: {spelled}",
-            found=f"something else in row {row}",
+            found=f"something else in row {placed.rows_before + place + 1}",
             fix=self._remedy(name),
         )
 

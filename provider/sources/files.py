@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from policy.rows import ColumnTypeDiffers, type_name
 from provider.errors import SourceError, SourceUnreadable
-from provider.sources.base import NO_NAMES, Source, SourceChanged
+from provider.sources.base import NO_NAMES, FileIdentity, Source, SourceChanged
 from verifier.files import MEBIBYTE
 from verifier.text import cause
 
@@ -39,7 +39,7 @@ class OpenFile:
     def __init__(self, path: Path, descriptor: int, kind: str) -> None:
         self.path, self.descriptor, self.kind = path, descriptor, kind
         self.too_large: SourceBatchTooLarge | None = None  # kept: Arrow may wrap what is raised
-        self._stamp = self._now()
+        self._opened = os.fstat(descriptor)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -56,7 +56,7 @@ class OpenFile:
     @property
     def size(self) -> int:
         """Bytes, when it was opened."""
-        return self._stamp[0]
+        return self._opened.st_size
 
     def reader(self) -> pa.NativeFile:
         """The file from its first byte on; every reader has a place of its own."""
@@ -72,16 +72,21 @@ class OpenFile:
         Raises:
             SourceChanged: They are not.
         """
-        if self._now() != self._stamp:
+        if _written(os.fstat(self.descriptor)) != _written(self._opened):
             raise SourceChanged(
                 str(self.path),
                 expected="a file that is not being written",
                 found="a write since it was opened",
             )
 
-    def _now(self) -> tuple[int, int]:
-        status = os.fstat(self.descriptor)
-        return status.st_size, status.st_mtime_ns
+    def identity(self, read: str) -> FileIdentity:
+        """This file as it was when it was opened; `read` says how its rows are read."""
+        of = self._opened
+        return FileIdentity(read, of.st_dev, of.st_ino, of.st_size, of.st_mtime_ns, of.st_ctime_ns)
+
+
+def _written(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 class _Reader(io.RawIOBase):
@@ -154,6 +159,12 @@ class FileSource(Source):
 
     def _require_unchanged(self) -> None:
         self._file.require_unchanged()
+
+    def identity(self) -> tuple[FileIdentity, ...]:
+        return (self._file.identity(self._read_as()),)
+
+    def _read_as(self) -> str:
+        return f"{self.kind}, {sorted(self._rename.items())}"
 
     def _check_types(self, found: pa.Schema) -> list[int]:
         """The place of each declared column, all of the declared types.

@@ -60,6 +60,9 @@ class ParquetSource(FileSource):
                 )
             yield cls(file, parquet, dataset, rename)
 
+    def _told_rows(self) -> int:
+        return int(self._parquet.metadata.num_rows)
+
     def _declared(self) -> Iterator[pa.RecordBatch]:
         names = self._names
         read = self._parquet.iter_batches(

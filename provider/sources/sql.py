@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from sqlalchemy import URL, Connection, CursorResult, Engine, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
+from policy.rows import ColumnTypeDiffers
 from provider.errors import SourceError, SourceUnavailable, SourceUnreadable
 from provider.sources.base import Source, rows_per_read
 from provider.sources.exact import narrowed
@@ -90,6 +91,9 @@ class SourceQueryRefused(SourceError):
 class SqlSource(Source):
     """One query in one open transaction."""
 
+    validated = True
+    threads = False  # a connection of SQLite is its thread's
+
     def __init__(self, name: str, connection: Connection, query: str, dataset: Dataset) -> None:
         super().__init__(name, dataset)
         self._connection, self._query = connection, query
@@ -149,7 +153,20 @@ class SqlSource(Source):
         build = _of_sqlite if dialect == "sqlite" else _exactly
         if pa.types.is_float32(type_) and dialect == "postgresql" and found == _POSTGRESQL_FLOAT4:
             build = _of_shortest  # the driver reads the fewest digits that tell it from others
-        return self._column(name, rows, len(values), lambda part: build(values[part], type_))
+        return self._column(
+            len(values),
+            lambda part: build(values[part], type_),
+            lambda place: self._misfit(name, rows + place + 1),
+        )
+
+    def _misfit(self, name: str, row: int) -> ColumnTypeDiffers:
+        """A value is not of its column's type; the refusal has its row, never the value."""
+        return ColumnTypeDiffers(
+            f"{self._name}, column {name!r}",
+            expected=self._dataset.columns[name].type,
+            found=f"something else in row {row}",
+            fix=self._remedy(name),
+        )
 
     def _remedy(self, name: str) -> str:
         sqlite = self._connection.dialect.name == "sqlite"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.rows import (
+    BatchCheck,
     ColumnMissing,
     ColumnOrderDiffers,
     ColumnTypeDiffers,
@@ -180,3 +181,91 @@ def test_domain_is_what_it_says(ages: list[int | None], offset: int) -> None:
         assert not good
     else:
         assert good
+
+
+SPECIAL: dict[str, list[Any]] = {
+    "float64": [0.0, -0.0, 1.0, 120.0, 120.5, -1e-300, float("nan"), float("inf"), float("-inf")],
+    "float32": [0.0, -0.0, 0.5, 120.0, 0.10000000149011612, float("nan"), float("inf")],
+    "int64": [0, 1, 120, 121, -1, 2**53, 2**53 + 1, 2**63 - 1, -(2**63)],
+    "int32": [0, 1, 120, 121, -1, 2**31 - 1],
+    "date32": [date(1970, 1, 1), date(2026, 1, 1), date(1, 1, 1), date(9999, 12, 31)],
+    "timestamp[us, UTC]": [datetime(2020, 1, 1, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)],
+    "bool": [True, False],
+    "string": ["a", "", " a", "a b", "p\u0301", "\u200b", "\x7f", "P-1"],
+}
+BOUNDS: dict[str, list[Any]] = {
+    **SPECIAL,
+    "float64": [0, 120, 0.5, 2**53],
+    "float32": [0, 0.1, 120.0],
+    "bool": [],
+    "string": [],
+}
+NULL = st.none()
+
+
+@st.composite
+def columns_and_values(draw: st.DrawFn) -> tuple[Dataset, pa.RecordBatch]:
+    """One column of any type and domain, and a slice of values on and around its bounds."""
+    name = draw(st.sampled_from(sorted(SPECIAL)))
+    values = st.sampled_from(SPECIAL[name])
+    if name in ("int32", "int64"):
+        bits = 31 if name == "int32" else 63
+        values |= st.integers(-(2**bits), 2**bits - 1)
+    elif name.startswith("float"):
+        values |= st.floats(width=32 if name == "float32" else 64)
+    # A run of values that are fine hides the one that is not.
+    drawn = draw(st.lists(values | NULL, max_size=5)) + [draw(values)] * draw(st.integers(0, 40))
+    nullable = draw(st.booleans())
+    declared: dict[str, Any] = {"type": name + ("?" if nullable else "")}
+    bounds = (
+        [draw(st.none() | st.sampled_from(BOUNDS[name])) for _ in range(2)] if BOUNDS[name] else []
+    )
+    present = sorted(bound for bound in bounds if bound is not None)
+    if present:
+        declared["min"] = present[0]
+    if len(present) == 2:
+        declared["max"] = present[1]
+    if name == "string":
+        declared["spelling"] = draw(st.sampled_from(["canonical", "folded"]))
+    if not draw(st.booleans()) and "min" in declared and "max" not in declared:
+        declared["max"] = declared.pop("min")
+    dataset = Dataset.model_validate(
+        {"id": "d", "owner": "o", "subject": "-", "max_rows": 9, "columns": {"x": declared}}
+    )
+    array = pa.array(drawn, arrow_schema(dataset).field(0).type)
+    start = draw(st.integers(0, len(drawn)))
+    rows = pa.RecordBatch.from_arrays([array], schema=arrow_schema(dataset)).slice(
+        start, draw(st.integers(0, len(drawn)))
+    )
+    return dataset, rows
+
+
+def _outcome(check: BatchCheck, rows: pa.RecordBatch) -> tuple[str, str]:
+    try:
+        check(rows, rows_before=100)
+    except RatlsError as refusal:
+        return refusal.code, str(refusal)
+    return "", ""
+
+
+@settings(max_examples=1500, deadline=None)
+@given(columns_and_values())
+def test_the_short_way_agrees_with_the_long_one(world: tuple[Dataset, pa.RecordBatch]) -> None:
+    """F05: what the lowest and highest value clear is what every rule clears for every row."""
+    dataset, rows = world
+    short, long = BatchCheck(dataset), BatchCheck(dataset)
+    (column,) = long._columns
+    column.is_fine = lambda values: False  # type: ignore[method-assign]
+    assert _outcome(short, rows) == _outcome(long, rows)
+
+
+def test_a_batch_that_is_fine_is_never_asked_row_by_row() -> None:
+    """And one that is not is asked for its column alone."""
+    check, asked = BatchCheck(DATASET), []
+    for column in check._columns:
+        column.refuse = lambda *_, thing=column._thing: asked.append(thing)  # type: ignore
+    check(batch(note=[1.0, 2.0]))
+    assert asked == []
+    check(batch(age=[1, 121]))
+    assert len(asked) == 1
+    assert "'age'" in asked[0]

@@ -87,7 +87,7 @@ class Desk:
         task: bytes,
         *,
         dataset: str | None = None,
-        progress: Callable[[int, int], None] = lambda rows, total: None,
+        progress: Callable[[int, int | None], None] = lambda rows, total: None,
         **changed: Any,
     ) -> Release:
         """`ratls provider push`, without the command."""

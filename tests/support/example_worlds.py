@@ -471,11 +471,21 @@ def overlapping(scene: Scene) -> Names:
     return {"alice": table, "bob": table}
 
 
-@world_of("provider.sources")
+@world_of("provider.sources", "provider.sources.base", "provider.stamps", "provider.dry_run")
 def source(scene: Scene) -> Names:
     pc.write_csv(rows(1), scene.folder / "rows.csv")
-    names = {"dataset": scene.world.policy.dataset[0], "parse_source": parse_source}
-    return names | {"Path": lambda text: scene.folder}
+    alice, dataset = scene.desk("alice"), scene.world.policy.dataset[0]
+    spec = parse_source({"kind": "csv", "path": "rows.csv"}, scene.folder)
+    names: Names = {"dataset": dataset, "parse_source": parse_source, "spec": spec}
+    if scene.module == "provider.sources.base":
+        names["source"] = scene.stack.enter_context(spec.open(dataset))
+    if scene.module == "provider.dry_run":
+        return {"request": alice.request(scene.task), "Path": lambda name: alice.folder / name}
+    return names | {
+        "Path": lambda text: scene.folder,
+        "state": alice.state,
+        "send": lambda message: None,
+    }
 
 
 @world_of("enclave_app", "enclave_app.server")
