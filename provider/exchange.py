@@ -33,6 +33,7 @@ from policy.statement import Unverified
 from policy.task import Task, open_task
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
+from ratls.call_thread import pause
 from ratls.claims import ReceiptKeyUnbound, require_key
 from ratls.client_stream import ClientExchange, open_exchange
 from ratls.evidence import Evidence
@@ -92,6 +93,7 @@ class EnclaveRequest:
     clock: Callable[[], datetime]  # now, aware, UTC
     random: Callable[[int], bytes] = os.urandom
     enclave: str | None = None  # its name in the policy; None means any that the policy lists
+    pause: Callable[[float], object] = pause  # before a connection that broke is made again
     announce: Callable[[Mode], None] = lambda mode: None  # called as soon as the mode is known
 
     def named(self) -> Unverified:
@@ -155,7 +157,7 @@ class EnclaveRequest:
             RatlsError: What the appraisals say; TaskExpired for a task that expired meanwhile;
                 TransportError for a peer that is not there.
         """
-        self._require_newest_lists(job)
+        self.require_newest_lists(job)
         address, shown = probe_name(self.address, min(self.timeout, PROBE_SECONDS))
         admitted = appraise_certificate(shown, job.expectation, at=self.clock())
         before_task(admitted)
@@ -181,7 +183,7 @@ class EnclaveRequest:
         with connect() as exchange:
             yield Session(self, job, admitted, exchange, connect)
 
-    def _require_newest_lists(self, job: CheckedTask) -> None:
+    def require_newest_lists(self, job: CheckedTask) -> None:
         """The bundle is no older than what this party has seen; new lists are noted first.
 
         Raises: What `require_newest` and `Journal.open` raise.
@@ -230,6 +232,17 @@ class Session:
         quote = Evidence.parse(self.exchange.fresh.raw).quote
         verified = verify_quote(quote, expected.collateral, roots=expected.roots, at=at)
         admit(expected.policy, verified, at=at, enclave_name=expected.enclave_name)
+
+    def prove_again(self, exchange: ClientExchange) -> None:
+        """Let the enclave prove itself anew on a stream that lasts, before the next row leaves.
+
+        Raises:
+            RatlsError: What the appraisal says, and everything that is no longer valid: window,
+                policy, certificates, collateral, revocation lists that were seen meanwhile.
+        """
+        self.request.require_newest_lists(self.job)
+        exchange.challenge_again()
+        self.require_still_valid()
 
 
 class ValidityWatch:

@@ -109,49 +109,75 @@ def release(
     with journalling.refusals_recorded():
         job = check_locally(request, dataset, journalling)
         spec = source_at(source) if isinstance(source, Path) else source
+        with ReleaseFolder.open(request.state, job.task.digest, dataset) as folder:
+            for wait in _WAITS:
+                sent = _sent(journalling, progress)
+                try:
+                    with _leaving(spec, job, sent, check_first=check_first) as rows:
+                        return _once(job, rows, streams, sent, folder, journalling)
+                except (CallFailed, AnswerMissing, AnswerNotOpened, DeadlineExceeded) as broken:
+                    # The enclave keeps what arrived: a new connection, verified anew, goes on.
+                    again = isinstance(broken, CallFailed | AnswerMissing) and sent.begun
+                    if not again or wait is None:
+                        raise _explained(broken) from broken.__cause__
+                    request.pause(wait)
+    raise AssertionError("the last wait is none")
 
-        def left(rows: int, total: int | None) -> None:
-            journalling.rows = rows
-            progress(rows, total)
 
-        sent = Sent(left)
-        with (
-            ReleaseFolder.open(request.state, job.task.digest, dataset) as folder,
-            _leaving(spec, job, sent, check_first=check_first) as rows,
-        ):
-            attempt = folder.attempt()
-            started = folder.started(streams, request.random)
-            with journalling.journal() as journal:
-                require_attempt(journal.records, *job.names, attempt)
+def _sent(journalling: Journalling, progress: Callable[[int, int | None], None]) -> Sent:
+    def left(rows: int, total: int | None) -> None:
+        journalling.rows = rows
+        progress(rows, total)
 
-            def require_same_instance(admitted: AdmittedCertificate) -> None:
-                with journalling.journal() as journal:
-                    require_instance(journal.records, *job.names, admitted.claims.instance)
+    return Sent(left)
 
-            journalling.step, journalling.rows = "enclave", 0
-            with (
-                request.attested(
-                    job.checked,
-                    Kind.RELEASE,
-                    dataset=dataset,
-                    release=started.release,
-                    before_task=require_same_instance,
-                ) as session,
-                _retry_explained(),
-                _reserved(job, session.exchange.fresh, journalling, sent),
-            ):
-                exchange = session.exchange
-                document = None if attempt is None else exchange.resume(attempt.commit)
-                resumed = document is not None
-                if attempt is None or document is None:
-                    journalling.step = "rows"
-                    with _forgotten_if_other_rows(folder, sent):
-                        attempt = _stream(job, session, rows, started, sent, journalling)
-                    _keep(job, attempt, folder, journalling)
-                    document = exchange.commit(attempt.commit)
-            journalling.step = "answer"
-            commit = _conclude(job, document, attempt, exchange.fresh, folder, journalling)
-            return Release(commit, sent, resumed, exchange.fresh, job.checked.mode, folder)
+
+# Seconds between one connection that broke in the middle of the rows and the next; then no more.
+_WAITS = (0.2, 1.0, 5.0, None)
+
+
+def _once(
+    job: CheckedRelease,
+    rows: Iterator[Chunk],
+    streams: int,
+    sent: Sent,
+    folder: ReleaseFolder,
+    journalling: Journalling,
+) -> Release:
+    """One connection to the enclave: from probe and challenge to the acknowledgement."""
+    request, dataset = job.request, job.dataset.id
+    attempt = folder.attempt()
+    started = folder.started(streams, request.random)
+    with journalling.journal() as journal:
+        require_attempt(journal.records, *job.names, attempt)
+
+    def require_same_instance(admitted: AdmittedCertificate) -> None:
+        with journalling.journal() as journal:
+            require_instance(journal.records, *job.names, admitted.claims.instance)
+
+    journalling.step, journalling.rows = "enclave", 0
+    with (
+        request.attested(
+            job.checked,
+            Kind.RELEASE,
+            dataset=dataset,
+            release=started.release,
+            before_task=require_same_instance,
+        ) as session,
+        _reserved(job, session.exchange.fresh, journalling, sent),
+    ):
+        exchange = session.exchange
+        document = None if attempt is None else exchange.resume(attempt.commit)
+        resumed = document is not None
+        if attempt is None or document is None:
+            journalling.step = "rows"
+            with _forgotten_if_other_rows(folder, sent):
+                attempt = _stream(job, session, rows, started, sent, journalling)
+            _keep(job, attempt, folder, journalling)
+            document = exchange.commit(attempt.commit)
+    journalling.step = "answer"
+    commit = _conclude(job, document, attempt, exchange.fresh, folder, journalling)
+    return Release(commit, sent, resumed, exchange.fresh, job.checked.mode, folder)
 
 
 @contextmanager
@@ -165,17 +191,13 @@ def _forgotten_if_other_rows(folder: ReleaseFolder, sent: Sent) -> Iterator[None
         raise
 
 
-@contextmanager
-def _retry_explained() -> Iterator[None]:
+def _explained(broken: RatlsError) -> RatlsError:
     """Adds to a broken stream's refusal that nothing counts yet and a second try is safe."""
-    try:
-        yield
-    except (CallFailed, AnswerMissing, AnswerNotOpened, DeadlineExceeded) as broken:
-        broken.fix = (
-            "without an acknowledgement nothing counts: push again; if the enclave has "
-            "restarted meanwhile, a newly signed task is needed"
-        )
-        raise
+    broken.fix = (
+        "without an acknowledgement nothing counts: push again, and only the rest is sent; if the "
+        "enclave has restarted meanwhile, a newly signed task is needed"
+    )
+    return broken
 
 
 @dataclass(frozen=True, slots=True)

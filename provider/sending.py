@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 
 import pyarrow as pa
 
@@ -27,6 +28,7 @@ from provider.sources import Chunk
 from ratls.client_stream import ClientExchange, Kept
 from ratls.framing import RowDigest
 from ratls.sealing import Tally, Transcript
+from verifier.files import MEBIBYTE
 
 
 class KeptRowsDiffer(SourceError):
@@ -127,6 +129,14 @@ class _Stream:
         self._exchange, self._number, self._chunks = exchange, number, 0
         self._kept: Kept = exchange.open(transcript, started.salt, about, session.request.random)
         self._digest = RowDigest(started.salt, about)
+        self._session = session
+        self._proved()
+
+    def _proved(self) -> None:
+        """The enclave has just proved itself on this connection."""
+        rule = self._session.job.policy.transport
+        self._bytes_left = rule.challenge_mebibytes * MEBIBYTE
+        self._until = self._session.request.clock() + timedelta(minutes=rule.challenge_minutes)
 
     def take(self, message: pa.Buffer, rows: int, last: bool, sent: Sent) -> None:
         """Send the next chunk, or compare it where the enclave has it."""
@@ -137,6 +147,10 @@ class _Stream:
                 self._require_kept()
             sent.skip(rows)
             return
+        if self._bytes_left <= 0 or self._session.request.clock() >= self._until:
+            self._session.prove_again(self._exchange)
+            self._proved()
+        self._bytes_left -= message.size
         sent.begun = True
         self._exchange.send_sealed(message, rows, last=last)
         self._chunks += 1
