@@ -46,7 +46,7 @@ machines = {machines}
 # fmspcs = ["00606a000000"]    # optional; then machine and family must both match
 
 # How rows travel; these are the values if the table is absent. Rows are sealed to the enclave in
-# any case. bulk = "sealed" saves the second encryption, and shows on the network that chunks travel.
+# any case. bulk = "sealed" saves the second encryption; whoever watches sees that chunks travel.
 # [transport]
 # bulk = "tls"
 # challenge_minutes = 15        # the enclave proves itself again in a stream that lasts longer,
