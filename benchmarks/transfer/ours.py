@@ -92,7 +92,7 @@ def first(desk: dict[str, Any], address: str, source: Path) -> None:
 
 def _proof(asked: EnclaveRequest, dataset: str) -> float:
     job, began = asked.check_task(), time.perf_counter()
-    with suppress(Enough), asked.attested(job, Kind.RELEASE, dataset=dataset):
+    with suppress(Enough), asked.attested(job, Kind.RELEASE, dataset=dataset, release=bytes(16)):
         taken = time.perf_counter() - began
         raise Enough
     return taken

@@ -261,7 +261,8 @@ class PlainEnclave:
         if script.before_evidence is not None:
             script.before_evidence(exchange)
             return
-        key = script.sealing_key.public if kind is Kind.RELEASE else b""
+        sealed = kind is Kind.RELEASE and not script.plain
+        key = script.sealing_key.public if sealed else b""
         exchange.send_evidence(script.evidence(hello.nonce, hello.task, key), key)
         if script.after_evidence is not None:
             script.after_evidence(exchange)
