@@ -20,6 +20,7 @@ from policy.commit import Commit
 from policy.errors import ResourceLimitError
 from policy.rows import schema_digest
 from policy.values import Digest, Nonce
+from ratls.bulk import BulkBroken
 from ratls.errors import StreamIntegrityError
 from ratls.framing import MessageUnexpected
 from ratls.sealing import RELEASE_ID_SIZE, SealingKey, Transcript, tags_digest
@@ -78,7 +79,7 @@ class _Release:
             if not self._resumed():
                 self._receive(rows)
         except RatlsError as refusal:
-            if isinstance(refusal, StreamTruncated) and rows.chunks:
+            if isinstance(refusal, StreamTruncated | BulkBroken) and rows.chunks:
                 # The connection broke: another may go on for a while.
                 rows.until = min(rows.until, enclave.seconds() + enclave.limits.kept_seconds)
             else:

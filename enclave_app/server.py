@@ -28,6 +28,7 @@ from enclave_app.limits import Slots
 from enclave_app.worker import supervised
 from policy.sections import Party
 from ratls.address import Address
+from ratls.bulk import BulkListener
 from ratls.environment import prepare_process
 from ratls.errors import AuthorizationError
 from ratls.flight_server import FlightServer, Send
@@ -68,14 +69,21 @@ class EnclaveServer:
     """Serves one enclave, over mutual TLS, to the parties of its policy."""
 
     def __init__(self, enclave: Enclave, address: Address, log: Log) -> None:
-        """Raises: ListenAddressUnusable; what `client_roots` raises."""
+        """Listen; for sealed chunks beside TLS, where the policy wants it, on the next port.
+
+        Raises: ListenAddressUnusable; what `client_roots` raises.
+        """
         self._enclave, self._log = enclave, log
         self._slots = Slots(enclave.limits)
         self._running: dict[str, _Call] = {}
         self._stopped = threading.Event()
         parties = enclave.policy.voters
         roots = client_roots([p.channel_certificate for p in parties])
+        self._bulk: BulkListener | None = None
         try:
+            if enclave.policy.transport.bulk == "sealed":
+                beside = Address(address.host, address.port + 1 if address.port else 0)
+                self._bulk = BulkListener(beside)
             self._server = FlightServer(
                 address,
                 (enclave.identity.certificate_pem, enclave.identity.key_pem),
@@ -84,7 +92,7 @@ class EnclaveServer:
                 exchange=self._exchange,
                 refuse=self._refuse_method,
             )
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise ListenAddressUnusable(
                 str(address),
                 expected="a free port of this machine",
@@ -93,12 +101,21 @@ class EnclaveServer:
         self.port = self._server.address.port
         self.address = str(self._server.address)  # as it is reached
         supervised("silence", self._watch, self._bug)
+        if self._bulk is not None:
+            supervised("bulk", self._bulk.step, self._bug)
 
     def _exchange(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
         """The four exchanges of ratls/1: release, collect, reason, attest."""
 
         def served(party: Party, heard: Heard) -> None:
-            answer(self._enclave, party, ServerExchange(requests, send, heard), self._log)
+            silent = self._enclave.limits.silent_seconds
+            stream = ServerExchange(requests, send, heard, self._bulk, silent)
+            if not context.add_callback(stream.close):
+                raise MethodNotOffered("call", expected="one that runs", found="one that ended")
+            try:
+                answer(self._enclave, party, stream, self._log)
+            finally:
+                stream.close()
 
         self._guard(context, send, served)
 
@@ -168,6 +185,8 @@ class EnclaveServer:
         They are cut off.
         """
         self._stopped.set()
+        if self._bulk is not None:
+            self._bulk.close()
         return self._server.stop(seconds)
 
 

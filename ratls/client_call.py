@@ -24,6 +24,7 @@ from typing import Any
 import grpc
 
 from policy.errors import ResourceLimitError
+from ratls.bulk import BulkBroken
 from ratls.call_thread import WAKE_SECONDS, CallThread
 from ratls.errors import CallFailed, DeadlineExceeded, TransportError
 from ratls.flight_data import DO_EXCHANGE, FlightDataMalformed
@@ -114,21 +115,22 @@ class ClientCall:
                 return True
             return False
 
-        self._require_active()
+        self.require_active()
         while not given():
-            self._require_active()
+            self.require_active()
 
     def wait_until(self, done: Callable[[], bool]) -> None:
         """Wait for what the thread that sends does. Raises: as `send`."""
         with self._made:
             while not self._made.wait_for(done, WAKE_SECONDS):
-                self._require_active()
+                self.require_active()
 
-    def _require_active(self) -> None:
+    def require_active(self) -> None:
+        """Raises: as `send`, for a call that has ended."""
         if self._broken is not None:
             raise self._broken
         if not self._call.is_active():
-            self._raise_reason()
+            self.raise_reason()
 
     def hear(self) -> Frame | None:
         """The next frame; None at the end of the stream.
@@ -158,7 +160,7 @@ class ClientCall:
         if self.hear() is not None:
             raise MessageUnexpected("stream", expected="its end", found="another message")
 
-    def _raise_reason(self) -> None:
+    def raise_reason(self) -> None:
         """What the server said when it gave up; frames that it sent before are read over."""
         while self.hear() is not None:
             pass
@@ -232,4 +234,8 @@ def _raise_peer_refusal(error: Any, code: grpc.StatusCode | None) -> None:
         named, number = slug(told["code"]), slug(told["id"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return  # not a refusal of an enclave: the connection itself failed
+    if named == BulkBroken.code:  # a connection that broke, not a judgement: another may go on
+        raise CallFailed(
+            "the connection of the chunks", expected="a whole one", found="it broke"
+        ) from error
     raise PeerRefused(peer_code=named, correlation_id=number) from error

@@ -33,6 +33,7 @@ from ratls.appraise import (
     FreshEvidence,
     appraise_challenge,
 )
+from ratls.bulk import ID_SIZE, BulkSender
 from ratls.claims import NONCE_SIZE
 from ratls.client_call import AnswerMissing, AnswerNotOpened, ClientCall, slug
 from ratls.errors import CallFailed, DeadlineExceeded
@@ -40,6 +41,7 @@ from ratls.framing import (
     MAX_MESSAGE,
     MAX_RESULT,
     Kind,
+    MessageUnexpected,
     chunk_frame,
     message_frame,
     rows_frame,
@@ -130,7 +132,12 @@ def open_exchange(
         nonce = prover.nonce()
         hello = write_message("hello", nonce=nonce, task=task, dataset=dataset, release=release)
         call.send(message_frame(hello, kind.value))
-        yield ClientExchange(call, prover, *prover.appraise(nonce, _hear(call, "evidence")[1]))
+        proved = prover.appraise(nonce, _hear(call, "evidence")[1])
+        exchange = ClientExchange(call, prover, *proved, address, timeout)
+        try:
+            yield exchange
+        finally:
+            exchange.close()
         # Every answer that was due has come: a failure from here on changes nothing.
         with suppress(CallFailed, DeadlineExceeded, AnswerNotOpened):
             call.finish()
@@ -174,7 +181,13 @@ class ClientExchange:
     """An exchange with an enclave that has proved itself. Made by `open_exchange`."""
 
     def __init__(
-        self, call: ClientCall, prover: _Prover, fresh: FreshEvidence, sealing_key: bytes
+        self,
+        call: ClientCall,
+        prover: _Prover,
+        fresh: FreshEvidence,
+        sealing_key: bytes,
+        address: Address,
+        timeout: float,
     ) -> None:
         self._call, self._prover, self._sealing_key = call, prover, sealing_key
         self.fresh = fresh
@@ -184,6 +197,9 @@ class ClientExchange:
         self._schema: pa.Schema | None = None
         self._seq = 0
         self._number = 0  # of the next chunk
+        self._ended = False  # the last chunk was given
+        self._bulk: BulkSender | None = None
+        self._address, self._timeout = address, timeout
 
     def _say(self, name: str, **members: Any) -> None:
         self._call.send(message_frame(write_message(name, **members)))
@@ -220,10 +236,27 @@ class ClientExchange:
         self._say("open", stream=transcript.stream, streams=transcript.streams, key=sealed)
         _, answer = _hear(self._call, "ready")
         kept = Kept(answer["chunks"], answer["rows"], Digest(answer["digest"]))
+        self._connect_bulk(answer["port"], answer["connection"])
         if kept.chunks:
             self.tally.resume(kept.chunks, kept.rows, kept.digest)
         self._number = kept.chunks
         return kept
+
+    def _connect_bulk(self, port: int, connection: bytes) -> None:
+        """The connection for chunks, exactly where the policy wants one."""
+        agreed = self._prover.expectation.policy.transport.bulk == "sealed"
+        if agreed != bool(port) or not 0 <= port < 2**16 or len(connection) != ID_SIZE * agreed:
+            raise MessageUnexpected(
+                "connection for chunks", expected="as the policy says", found="otherwise"
+            )
+        if agreed:
+            beside = Address(self._address.host, port)
+            self._bulk = BulkSender(beside, connection, self._timeout)
+
+    def close(self) -> None:
+        """End the connection for chunks, if there is one."""
+        if self._bulk is not None:
+            self._bulk.close()
 
     def send_sealed(self, message: pa.Buffer, rows: int, *, last: bool) -> None:
         """Seal and send the next rows: an encapsulated Arrow message of one record batch.
@@ -238,14 +271,43 @@ class ClientExchange:
         def sealed() -> bytes:
             chunk = key.seal(message, head, about)
             tally.add(chunk[-TAG_SIZE:], rows)
-            return chunk_frame(head, chunk)
+            return chunk
 
-        self._call.send(sealed)
-        self._number += 1
+        if self._bulk is None:
+            self._call.send(lambda: chunk_frame(head, sealed()))
+        else:
+            self._beside(lambda bulk: bulk.offer(lambda: (head.encode(), sealed())))
+        self._number, self._ended = self._number + 1, last
+
+    def _beside(self, step: Callable[[BulkSender], bool]) -> None:
+        """Repeat a step on the connection for chunks until it is done.
+
+        Raises: What the enclave says of it, or else that the connection broke.
+        """
+        assert self._bulk is not None
+        try:
+            while not step(self._bulk):
+                self._call.require_active()
+        except CallFailed:
+            with suppress(CallFailed, DeadlineExceeded, AnswerMissing):
+                self._call.raise_reason()
+            raise
+
+    def _to_attested_stream(self) -> None:
+        """What follows comes there, and not on the connection for chunks."""
+        if self._bulk is not None and not self._ended:
+            self._beside(BulkSender.pause)
 
     def sealed(self) -> Tally:
         """What was sent, once all of it is sealed. Raises: as `send_sealed`."""
-        self._call.wait_until(lambda: self.tally.chunks == self._number)
+
+        def done() -> bool:
+            return self.tally.chunks == self._number
+
+        if self._bulk is None:
+            self._call.wait_until(done)
+        else:
+            self._beside(lambda bulk: bulk.wait(done))
         return self.tally
 
     def challenge_again(self) -> FreshEvidence:
@@ -255,6 +317,7 @@ class ClientExchange:
             RatlsError: What the appraisal says, or another sealing key than before.
         """
         nonce = self._prover.nonce()
+        self._to_attested_stream()
         self._say("challenge", nonce=nonce)
         fresh, key = self._prover.appraise(nonce, _hear(self._call, "evidence")[1])
         if key != self._sealing_key:
@@ -281,11 +344,13 @@ class ClientExchange:
 
     def received(self) -> None:
         """Wait until the enclave has all chunks of a stream that is not committed itself."""
+        self._to_attested_stream()
         self._say("received")
         _hear(self._call, "received")
 
     def commit(self, envelope: bytes) -> bytes:
         """End the release; the signed acknowledgement, unread. Without one, nothing counts."""
+        self._to_attested_stream()
         self._say("commit", commit=envelope)
         _, answer = _hear(self._call, "acknowledgement")
         return bytes(answer["document"])

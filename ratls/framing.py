@@ -82,7 +82,8 @@ _SHAPES: dict[str, dict[str, type]] = {
     "resume": {"commit": bytes},
     "absent": {},
     "open": {"stream": int, "streams": int, "key": bytes},
-    "ready": {"chunks": int, "rows": int, "digest": bytes},
+    # Port and id of the connection for chunks; 0 and empty where they come on this one.
+    "ready": {"chunks": int, "rows": int, "digest": bytes, "port": int, "connection": bytes},
     "received": {},
     "batch": {"seq": int},
     "commit": {"commit": bytes},

@@ -26,9 +26,12 @@ from policy.errors import ResourceLimitError
 from policy.values import Digest, Nonce
 from ratls import cbor
 from ratls.arrow_header import is_schema, read_rows, read_schema
+from ratls.bulk import Awaited, BulkListener, BulkReader
 from ratls.errors import StreamIntegrityError
 from ratls.framing import (
     REFUSAL_KEY,
+    Chunk,
+    ChunkUnexpected,
     Frame,
     Kind,
     MessageOversized,
@@ -105,9 +108,19 @@ class ServerExchange:
         requests: Iterator[bytes],
         send: Callable[[bytes], None],
         heard: Callable[[], None] = lambda: None,
+        bulk: BulkListener | None = None,
+        silent_seconds: float = 120.0,
     ) -> None:
-        """Args: heard: Called for each frame that came, so that a silent peer is noticed."""
+        """Begin.
+
+        Args:
+            heard: Called for each frame that came, so that a silent peer is noticed.
+            bulk: Takes the connections that carry chunks; None where they come on this one.
+            silent_seconds: How long such a connection may take to come, or be silent.
+        """
         self._requests, self._send, self._heard = requests, send, heard
+        self._bulk, self._silent_seconds = bulk, silent_seconds
+        self._awaited: Awaited | None = None
         self._ahead: Frame | None = None  # read, and not yet used
         self._schema: pa.Schema | None = None
         self._committed: bytes | None = None
@@ -150,7 +163,17 @@ class ServerExchange:
 
     def ready(self, chunks: int, rows: int, digest: Digest) -> None:
         """Answer `open`: what was kept of this stream, and the salted digest of these rows."""
-        self._say("ready", chunks=chunks, rows=rows, digest=digest)
+        port, name = 0, b""
+        if self._bulk is not None:
+            self._awaited = self._bulk.expect()
+            port, name = self._bulk.port, self._awaited.id
+        kept: dict[str, cbor.Value] = {"chunks": chunks, "rows": rows, "digest": digest}
+        self._say("ready", **kept, port=port, connection=name)
+
+    def close(self) -> None:
+        """End the connection that carries chunks, if any; also called when the call has ended."""
+        if self._bulk is not None and self._awaited is not None:
+            self._bulk.forget(self._awaited)
 
     def sealed_rows(
         self, key: StreamKey, about: Digest, *, first: int, prove: Callable[[Nonce], object]
@@ -165,13 +188,17 @@ class ServerExchange:
         Raises:
             SequenceBroken: A chunk is missing, doubled, out of order, or after the last.
             ChunkNotOpenable: It was not sealed for its place.
-            StreamTruncated: The stream ended without `commit` or `received`.
+            StreamTruncated, BulkBroken: It ended without `commit` or `received`.
         """
         number, ended = first, False
+        beside: BulkReader | None = None
+        if self._awaited is not None:
+            beside = self._awaited.reader(self._silent_seconds, self._heard)
         while True:
-            frame = self._next()
-            if frame.is_chunk:
-                chunk = frame.chunk()
+            raw = beside.next() if beside is not None and not ended else None
+            frame = self._next() if raw is None else None
+            if frame is None or frame.is_chunk:
+                chunk = self._chunk(raw, frame)
                 if ended or chunk.head.number != number:
                     due = "none after the last" if ended else f"number {number}"
                     raise SequenceBroken("chunk", expected=due, found=str(chunk.head.number))
@@ -186,6 +213,14 @@ class ServerExchange:
             if name == "commit":
                 self._committed = bytes(members["commit"])
             return
+
+    def _chunk(self, raw: memoryview | None, frame: Frame | None) -> Chunk:
+        """A chunk, from the connection where chunks are due."""
+        if raw is not None:
+            return Chunk.parse(raw)
+        if frame is None or self._awaited is not None:
+            raise ChunkUnexpected("chunk", expected="one beside this stream", found="one on it")
+        return frame.chunk()
 
     def batches(self, caps: Caps) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Rows that are not sealed, in order, until the client's commit.
