@@ -329,7 +329,8 @@ def _is_plainly_spelled(values: pa.Array) -> bool:
     if not len(values):
         return True
     _, offsets, data = values.buffers()
-    ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+    # A buffer may end with padding of any length.
+    ends = np.frombuffer(offsets, np.int32, values.offset + len(values) + 1)[values.offset :]
     if data is None or not (ends[1:] > ends[:-1]).all():
         return False
     bytes_ = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]

@@ -76,6 +76,11 @@ def amount(checked: Checked) -> str:
 @contextmanager
 def shown_progress(shell: Shell, what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Shows on a terminal how many rows there were, how many a second, and the time left."""
+    from verifier.shell import can_redraw
+
+    if shell.json_output or not can_redraw(shell.err):
+        yield lambda done, total: None
+        return
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -85,8 +90,6 @@ def shown_progress(shell: Shell, what: str) -> Iterator[Callable[[int, int | Non
         TimeRemainingColumn,
     )
     from rich.text import Text
-
-    from verifier.shell import can_redraw
 
     class Rate(ProgressColumn):
         def render(self, task: object) -> Text:
@@ -100,7 +103,6 @@ def shown_progress(shell: Shell, what: str) -> Iterator[Callable[[int, int | Non
         Rate(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    hidden = shell.json_output or not can_redraw(shell.err)
-    with Progress(*columns, console=shell.err, disable=hidden, transient=True) as bar:
+    with Progress(*columns, console=shell.err, transient=True) as bar:
         row = bar.add_task("rows", total=None)
         yield lambda done, total: bar.update(row, completed=done, total=total)

@@ -92,9 +92,21 @@ def package_missing(command: str, module: str) -> PackageMissing | None:
     return PackageMissing(command, expected=package, found="none", fix=fix)
 
 
+class _NoPandas:
+    """pyarrow loads pandas, where it is installed, with the first value that it converts: a second
+    that no command needs. Only in a process of our own: callers of the library may need it.
+    """
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Finds nothing, and lets nobody else find pandas. Raises: ModuleNotFoundError."""
+        if name == "pandas":
+            raise ModuleNotFoundError("left out of commands", name=name)
+
+
 def main() -> None:
     """Console script `ratls`."""
     prepare_streams()
+    sys.meta_path.insert(0, _NoPandas())
     wanted = next(iter(sys.argv[1:]), "")
     try:
         build(wanted or None)()

@@ -13,19 +13,13 @@ would lose a digit (`exact`), is refused, and the refusal says how to convert it
 
 from __future__ import annotations
 
-from provider.sources.arrow import ArrowSource
 from provider.sources.base import LARGEST, SMALLEST, Chunk, Source
-from provider.sources.csv import CsvSource
-from provider.sources.parquet import ParquetSource
 from provider.sources.spec import SourceSpec, parse_source, source_at
 
 __all__ = [
     "LARGEST",
     "SMALLEST",
-    "ArrowSource",
     "Chunk",
-    "CsvSource",
-    "ParquetSource",
     "Source",
     "SourceSpec",
     "parse_source",

@@ -8,6 +8,8 @@
 Relative paths are relative to the file that holds the table. The `path` of files may be a list:
 their rows are one dataset, in this order. `rename = { "Patient ID" = "patient" }` gives columns of
 a file their declared names; in a query, `AS` does.
+
+What reads a kind of source is imported where one is opened: a release loads no other.
 """
 
 from __future__ import annotations
@@ -22,11 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provider.errors import SourceError, SourceFormatUnknown, SourceTableMalformed, SourceUnreadable
-from provider.sources.arrow import ArrowSource
 from provider.sources.base import JoinedSource, SourceChanged
-from provider.sources.csv import CsvSource
 from provider.sources.dialect import DIALECT_FIELDS, RFC_4180, Dialect
-from provider.sources.parquet import ParquetSource
 from verifier.errors import placed
 from verifier.files import parse_file
 from verifier.text import cause
@@ -78,6 +77,8 @@ class ParquetFile(SourceSpec):
     rename: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
+        from provider.sources.parquet import ParquetSource
+
         if not self.path.is_dir():
             return ParquetSource.open(self.path, dataset, rename=self.rename)
         listed = _parquet_files(self.path)
@@ -100,6 +101,8 @@ class ArrowFile(SourceSpec):
     rename: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
+        from provider.sources.arrow import ArrowSource
+
         return ArrowSource.open(self.path, dataset, rename=self.rename)
 
 
@@ -196,6 +199,8 @@ class CsvFile(SourceSpec):
     rename: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
+        from provider.sources.csv import CsvSource
+
         return CsvSource.open(self.path, dataset, self.dialect, rename=self.rename)
 
 
@@ -208,7 +213,6 @@ class SqlQuery(SourceSpec):
 
     @contextmanager
     def open(self, dataset: Dataset) -> Iterator[Source]:
-        # Imported only where it is needed: it is slow.
         from provider.sources.sql import SqlSource
 
         with SqlSource.open(self.url_file, self.query, dataset) as source:

@@ -43,8 +43,8 @@ from provider.release_state import (
     TaskAlreadyReleased,
     UsesExhausted,
 )
-from provider.sources import ParquetSource
 from provider.sources.base import SourceEmpty
+from provider.sources.parquet import ParquetSource
 from ratls.address import Address, PeerUnreachable
 from ratls.certificate import EvidenceMissing
 from ratls.claims import KeyUnbound, PolicyHashMismatch, ReceiptKeyUnbound

@@ -22,8 +22,9 @@ from policy.rows import (
 )
 from policy.sections import Dataset
 from provider.errors import SourceUnreadable
-from provider.sources import LARGEST, SMALLEST, ParquetSource
+from provider.sources import LARGEST, SMALLEST
 from provider.sources.base import SourceChanged, SourceEmpty, SourceRowTooLarge, SourceTooLong
+from provider.sources.parquet import ParquetSource
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
 
