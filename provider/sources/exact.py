@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 # Seventeen digits tell every double from its neighbours, and no writer of doubles needs more; of
 # whole numbers, those of fifteen digits are all doubles.
@@ -18,6 +20,51 @@ def narrowed(wide: pa.Array) -> pa.Array | None:
     single = wide.cast(pa.float32())
     same = pc.or_(pc.equal(single.cast(pa.float64()), wide), pc.is_nan(wide))
     return single if _all(same) else None
+
+
+def are_plain_numbers(texts: pa.Array, doubles: pa.Array) -> NDArray[np.bool_]:
+    """Which texts are numbers of the one strict form, and mean the double by their length alone?
+
+    `doubles` are these texts as Arrow reads them, so each is a number in some form; what is left
+    to see are leading zeros, a point at an end, more digits than tell doubles apart, and words.
+    False says nothing. A null is plain.
+    """
+    _, offsets, data = texts.buffers()
+    plain = np.ones(len(texts), np.bool_)
+    if data is None or not len(texts):
+        return plain
+    places = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    letters = np.frombuffer(data, np.uint8)
+    start, end = places[:-1], places[1:]
+    filled = np.flatnonzero(end > start)  # an empty text would not have been read: these are null
+    start, end = start[filled], end[filled]
+    start = start + (letters[start] == _MINUS)
+    size = end - start  # at least one: `-` alone is no number
+    first, second = letters[start], letters[np.minimum(start + 1, end - 1)]
+    lone_zero = (first != _ZERO) | (size == 1) | (second == _POINT)
+    ends_in_digits = _is_digit(first) & _is_digit(letters[end - 1])
+    # Up to 15 characters have at most 15 digits. Up to 18 have 17 and a point, if the number is
+    # too small for 16 digits before it.
+    values = np.abs(doubles.to_numpy(zero_copy_only=False)[filled])
+    few = (size <= _WHOLE) | ((size <= _DIGITS + 1) & (values < 10.0**_WHOLE))
+    fits = lone_zero & ends_in_digits & few
+    if _has_exponents(data):
+        fits[:] = False
+    plain[filled] = fits
+    return plain
+
+
+_MINUS, _POINT, _ZERO, _NINE = b"-.09"
+
+
+def _is_digit(letters: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    return (letters >= _ZERO) & (letters <= _NINE)
+
+
+def _has_exponents(data: pa.Buffer) -> bool:
+    """`1.e5` is read, and is no number here; with an exponent, a size says less about digits."""
+    raw = data.to_pybytes()
+    return b"e" in raw or b"E" in raw
 
 
 def spells_doubles(texts: pa.Array, doubles: pa.Array) -> bool:

@@ -16,7 +16,7 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from provider.sources.exact import spelled_singles, spells_doubles
+from provider.sources.exact import are_plain_numbers, spelled_singles, spells_doubles
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ def parse_text(values: pa.Array, type_: pa.DataType, spelling: Spelling = ISO) -
     if pa.types.is_date(type_) and spelling.date_format != ISO.date_format:
         values = _iso_days(values, spelling.date_format)
         return None if values is None else _cast(values, type_)
+    if pa.types.is_date(type_) and (days := _plain_days(values, type_)) is not None:
+        return days
     if pa.types.is_timestamp(type_):
         if not _match(values, _INSTANT):
             return None
@@ -118,6 +120,22 @@ def _integers(values: pa.Array, type_: pa.DataType) -> pa.Array | None:
 
 
 def _floats(values: pa.Array, type_: pa.DataType, decimal: str) -> pa.Array | None:
+    if not pa.types.is_float64(type_) or decimal != ".":
+        return _patterned_floats(values, type_, decimal)
+    doubles = _cast(values, type_)
+    if doubles is None:
+        return None
+    plain = are_plain_numbers(values, doubles)
+    if plain.all():
+        return doubles
+    others = pa.array(~plain)  # usually a few in a column, if any
+    if _patterned_floats(values.filter(others), type_, decimal) is None:
+        return None
+    return doubles
+
+
+def _patterned_floats(values: pa.Array, type_: pa.DataType, decimal: str) -> pa.Array | None:
+    """Each text is compared with patterns: several times as slow as reading it."""
     point, is_double = re.escape(decimal), pa.types.is_float64(type_)
     # Most columns are plain throughout, and one pattern reads as fast as another.
     plain = is_double and _match(values, _plain(point))
@@ -145,6 +163,12 @@ def _plain(point: str) -> str:
     fractions = [rf"0{point}0*[0-9]{{1,17}}"]
     fractions += [rf"[1-9][0-9]{{{i}}}{point}[0-9]{{1,{16 - i}}}" for i in range(15)]
     return rf"-?(?:0|[1-9][0-9]{{0,14}}|{'|'.join(fractions)})(?:[eE][+-]?[0-9]{{1,2}})?"
+
+
+def _plain_days(values: pa.Array, type_: pa.DataType) -> pa.Array | None:
+    """Days, where each text has ten characters: then Arrow reads one form alone."""
+    lengths = pc.min_max(pc.binary_length(values)).as_py()
+    return _cast(values, type_) if lengths["min"] == lengths["max"] == 10 else None
 
 
 def _iso_days(values: pa.Array, date_format: str) -> pa.Array | None:
