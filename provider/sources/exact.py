@@ -36,8 +36,10 @@ def are_plain_numbers(texts: pa.Array, doubles: pa.Array) -> NDArray[np.bool_]:
     places = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
     letters = np.frombuffer(data, np.uint8)
     start, end = places[:-1], places[1:]
-    filled = np.flatnonzero(end > start)  # an empty text would not have been read: these are null
-    start, end = start[filled], end[filled]
+    filled: slice | NDArray[np.intp] = slice(None)
+    if texts.null_count:
+        filled = np.flatnonzero(end > start)  # an empty text would not have been read
+        start, end = start[filled], end[filled]
     start = start + (letters[start] == _MINUS)
     size = end - start  # at least one: `-` alone is no number
     first, second = letters[start], letters[np.minimum(start + 1, end - 1)]
