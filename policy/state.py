@@ -7,13 +7,14 @@
 
 The journal names what was accepted, so a file that is missing, older or different is refused
 (S13). A version that is not yet in force is kept; until then the version before it is in force.
-Stored agreements are verified again each time they are read.
+A stored agreement is verified when it is read; the same bytes once in a process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from policy.agreement import (
@@ -69,6 +70,12 @@ class PolicyNotAccepted(PolicyConflictError):
         "compare policy digests with its sender; accept the agreement first if it is right"
     )
     says = "the policy with digest {found} was not accepted here"
+
+
+@lru_cache(maxsize=4)
+def _complete(raw: bytes, roots: frozenset[str]) -> CompleteAgreement:
+    """The same bytes are the same agreement: a release asks for it several times."""
+    return Agreement.parse(raw, roots).require_complete()
 
 
 class StudyState:
@@ -127,9 +134,7 @@ class StudyState:
         if not path.exists():
             raise StateMissing(str(path), expected=f"version {newest.version}", found="no file")
         try:
-            complete = Agreement.parse(
-                read_file(path, cap=FILE_CAP), self._roots
-            ).require_complete()
+            complete = _complete(read_file(path, cap=FILE_CAP), self._roots)
         except FileUnreadable:
             raise
         except RatlsError as refusal:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import InitVar, dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from policy.admission import admit
@@ -50,6 +51,8 @@ PROBE_SECONDS = 15.0
 
 
 _SEAL = object()
+# One for each folder: looking for what is installed takes longer than reading an agreement.
+_study_state = lru_cache(maxsize=4)(StudyState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ class EnclaveRequest:
         at = self.clock()
 
         def policy_in_force(named: Unverified) -> Policy:
-            agreement = StudyState(self.state).find_by_policy_digest(named.policy_digest, at)
+            agreement = _study_state(self.state).find_by_policy_digest(named.policy_digest, at)
             require_own_signature(agreement, self.party)
             return agreement.policy
 
@@ -134,7 +137,7 @@ class EnclaveRequest:
         Raises:
             PolicyRollback, PolicyExpired, TaskExpired, …: As `check_task`.
         """
-        StudyState(self.state).find_by_policy_digest(job.policy.digest, at)
+        _study_state(self.state).find_by_policy_digest(job.policy.digest, at)
         Task.open(self.task, job.policy, at)
 
     @contextmanager
