@@ -29,7 +29,7 @@ from policy.sections import Dataset
 from policy.values import Digest
 from ratls.arrow_header import read_batch
 from ratls.errors import StreamIntegrityError
-from ratls.framing import RowDigest
+from ratls.framing import RowDigest, message_digest
 from ratls.sealing import MAX_STREAMS, Tally
 from ratls.server_stream import StreamOversized
 
@@ -223,7 +223,7 @@ class Intake:
         """Salted, of the rows that a stream has brought."""
         digest = RowDigest(salt, schema_digest(self._dataset))
         for number, chunk in enumerate(stream.chunks):
-            digest.add(number, chunk.rows.num_rows, chunk.message)
+            digest.add(number, chunk.rows.num_rows, message_digest(chunk.message))
         return digest.digest()
 
 

@@ -15,8 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 
-import pyarrow as pa
-
 from policy.document import digest_text
 from policy.rows import schema_digest
 from policy.sections import Dataset
@@ -87,8 +85,8 @@ def send_rows(
         ]
         for turn, (chunk, last) in enumerate(_marked(chunks, len(streams))):
             watch.check()
-            digest.add(turn, chunk.batch.num_rows, chunk.message)
-            streams[turn % len(streams)].take(chunk.message, chunk.batch.num_rows, last, sent)
+            digest.add(turn, chunk.batch.num_rows, chunk.digest)
+            streams[turn % len(streams)].take(chunk, last, sent)
         return [stream.end() for stream in streams], digest.digest()
 
 
@@ -138,10 +136,11 @@ class _Stream:
         self._bytes_left = rule.challenge_mebibytes * MEBIBYTE
         self._until = self._session.request.clock() + timedelta(minutes=rule.challenge_minutes)
 
-    def take(self, message: pa.Buffer, rows: int, last: bool, sent: Sent) -> None:
+    def take(self, chunk: Chunk, last: bool, sent: Sent) -> None:
         """Send the next chunk, or compare it where the enclave has it."""
+        message, rows = chunk.message, chunk.batch.num_rows
         if self._chunks < self._kept.chunks:
-            self._digest.add(self._chunks, rows, message)
+            self._digest.add(self._chunks, rows, chunk.digest)
             self._chunks += 1
             if self._chunks == self._kept.chunks:
                 self._require_kept()

@@ -119,5 +119,5 @@ def _digest(source: SourceSpec, dataset: Dataset, salt: bytes) -> Digest:
     digest = RowDigest(salt, schema_digest(dataset))
     with source.open(dataset) as opened:
         for number, chunk in enumerate(opened.chunks()):
-            digest.add(number, chunk.batch.num_rows, chunk.message)
+            digest.add(number, chunk.batch.num_rows, chunk.digest)
     return digest.digest()

@@ -263,11 +263,16 @@ def schema_frame(schema: pa.Schema) -> bytes:
     return FlightData(header=memoryview(schema.serialize()).cast("B")[8:]).encode()
 
 
+def message_digest(message: pa.Buffer) -> Digest:
+    """SHA-256 of an encapsulated Arrow message. Other threads run meanwhile."""
+    return Digest(hashlib.sha256(message).digest())
+
+
 class RowDigest:
     """Digest of the rows of one release, in their order, salted so that they cannot be guessed.
 
     SHA-256 over salt (32), schema digest (32), then for each batch its number and its number of
-    rows (u64 big-endian each) and the bytes of its Arrow IPC message.
+    rows (u64 big-endian each) and the SHA-256 of its encapsulated Arrow IPC message.
     """
 
     def __init__(self, salt: bytes, schema_digest: Digest) -> None:
@@ -275,10 +280,9 @@ class RowDigest:
             raise ValueError("salt and schema digest are 32 bytes each")
         self._hash = hashlib.sha256(salt + schema_digest)
 
-    def add(self, number: int, rows: int, message: pa.Buffer) -> None:
-        """Take in the next batch, as its encapsulated Arrow message."""
-        self._hash.update(number.to_bytes(8, "big") + rows.to_bytes(8, "big"))
-        self._hash.update(message)
+    def add(self, number: int, rows: int, message_digest: Digest) -> None:
+        """Take in the next batch: `message_digest` of its Arrow message."""
+        self._hash.update(number.to_bytes(8, "big") + rows.to_bytes(8, "big") + message_digest)
 
     def digest(self) -> Digest:
         """32 bytes."""

@@ -24,6 +24,7 @@ from policy.rows import BatchCheck, ColumnMissing, ColumnTypeDiffers
 from policy.values import Digest
 from provider.errors import SourceError, SourceTableMalformed
 from provider.sources.ahead import ahead, mapped
+from ratls.framing import message_digest
 from verifier.errors import placed
 from verifier.files import MEBIBYTE
 
@@ -73,7 +74,7 @@ class Chunk:
     @classmethod
     def of(cls, batch: pa.RecordBatch) -> Self:
         message = batch.serialize()
-        return cls(batch, message, Digest(hashlib.sha256(message).digest()))
+        return cls(batch, message, message_digest(message))
 
 
 class RowsSeen:

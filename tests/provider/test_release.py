@@ -51,7 +51,7 @@ from ratls.claims import KeyUnbound, PolicyHashMismatch, ReceiptKeyUnbound
 from ratls.client_call import AnswerMissing, PeerRefused
 from ratls.client_stream import ClientExchange
 from ratls.errors import CallFailed
-from ratls.framing import RowDigest
+from ratls.framing import RowDigest, message_digest
 from ratls.offline import verify_with_record
 from ratls.probe import HandshakeFailed
 from ratls.server_stream import ServerExchange
@@ -125,7 +125,7 @@ def test_the_salt_that_is_kept_opens_the_digest(world: EnclaveWorld, alice: Desk
     with ParquetSource.open(alice.path, declared) as source:
         source.scan()
         for seq, batch in enumerate(source.batches()):
-            digest.add(seq, batch.num_rows, batch.serialize())
+            digest.add(seq, batch.num_rows, message_digest(batch.serialize()))
     assert digest.digest() == done.commit.salted_digest
 
 

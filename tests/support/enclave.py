@@ -42,7 +42,7 @@ from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificat
 from ratls.claims import NO_TASK  # noqa: E402
 from ratls.client_call import PeerRefused  # noqa: E402
 from ratls.client_stream import ClientExchange, Kept, Pending, Result, open_exchange  # noqa: E402
-from ratls.framing import Kind, RowDigest, without_metadata  # noqa: E402
+from ratls.framing import Kind, RowDigest, message_digest, without_metadata  # noqa: E402
 from ratls.log import open_log  # noqa: E402
 from ratls.pin import ChannelIdentity  # noqa: E402
 from ratls.sealing import Transcript, tags_digest  # noqa: E402
@@ -267,7 +267,7 @@ class LiveEnclave:
         assert declared is not None
         digest = RowDigest(self.salt, schema_digest(declared))
         for number, batch in enumerate(sent):
-            digest.add(number, batch.num_rows, batch.serialize())
+            digest.add(number, batch.num_rows, message_digest(batch.serialize()))
         made: dict[str, Any] = {
             "task_digest": Task.read(task).digest,
             "policy_digest": self.world.policy.digest,
