@@ -18,6 +18,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from policy.errors import PolicyFormatError
+from policy.fields import Strict
 from policy.problems import Problem, from_pydantic, unknown_field
 from policy.references import cross_problems, require_distinct_keys
 from policy.sections import (
@@ -28,7 +29,6 @@ from policy.sections import (
     Head,
     Party,
     Platform,
-    Section,
 )
 from policy.syntax import LineIndex, read_toml, value_problems
 from policy.values import Digest
@@ -37,8 +37,8 @@ from verifier.text import digest_text as digest_text
 PROBLEMS_CAP = 200  # listed at most
 
 
-_TABLES: dict[str, type[Section]] = {"agreement": AgreementRule, "platform": Platform}
-_LISTS: dict[str, type[Section]] = {
+_TABLES: dict[str, type[Strict]] = {"agreement": AgreementRule, "platform": Platform}
+_LISTS: dict[str, type[Strict]] = {
     "party": Party,
     "enclave": Enclave,
     "dataset": Dataset,
@@ -198,7 +198,7 @@ def _read_sections(
 
 
 def _read(
-    model: type[Section], value: Any, path: str, lines: LineIndex, problems: list[Problem]
+    model: type[Strict], value: Any, path: str, lines: LineIndex, problems: list[Problem]
 ) -> Any:
     try:
         return model.model_validate(value)

@@ -155,13 +155,6 @@ class PolicyConflict(PolicyConflictError):
     default_fix = "compare policy digests with the other parties"
 
 
-class ReceiptSignatureInvalid(ResultSignatureError):
-    """The receipt or acknowledgement was altered after the enclave signed it."""
-
-    code = "receipt-signature-invalid"
-    default_fix = "use the file as the enclave sent it"
-
-
 class PartyFolderMalformed(ConfigError):
     """The party folder is not as `ratls party new` made it."""
 

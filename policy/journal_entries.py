@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from policy.fields import Strict
 from verifier.appraisal import Appraisal
 from verifier.errors import CollateralRolledBack
 
@@ -18,13 +19,7 @@ Count = Annotated[int, Field(ge=0)]
 Step = Literal["local", "enclave", "rows", "commit", "answer"]
 
 
-class JournalEntry(BaseModel):
-    """Strict and frozen; every entry has a `kind`."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class PlacedEntry(JournalEntry):
+class PlacedEntry(Strict):
     """The state folder is here; the first record, and again when a copy was adopted."""
 
     kind: Literal["placed"] = "placed"
@@ -33,7 +28,7 @@ class PlacedEntry(JournalEntry):
     folder: Count  #       inode
 
 
-class AcceptedEntry(JournalEntry):
+class AcceptedEntry(Strict):
     """A policy was taken into force, from its `not_before` on. None older is, from now on."""
 
     kind: Literal["accepted"] = "accepted"
@@ -42,7 +37,7 @@ class AcceptedEntry(JournalEntry):
     policy: DigestText
 
 
-class ReservedEntry(JournalEntry):
+class ReservedEntry(Strict):
     """Rows of `dataset` may now be sent for `task`, and only to this instance of the enclave."""
 
     kind: Literal["reserved"] = "reserved"
@@ -57,7 +52,7 @@ class ReservedEntry(JournalEntry):
     mode: ModeText
 
 
-class ReturnedEntry(JournalEntry):
+class ReturnedEntry(Strict):
     """A reservation without a commit, given back: it does not count as a use."""
 
     kind: Literal["returned"] = "returned"
@@ -68,7 +63,7 @@ class ReturnedEntry(JournalEntry):
     mode: ModeText
 
 
-class NotedEntry(JournalEntry):
+class NotedEntry(Strict):
     """Revocation lists that were used. From now on older ones are refused."""
 
     kind: Literal["noted"] = "noted"
@@ -89,7 +84,7 @@ class NotedEntry(JournalEntry):
                 )
 
 
-class CommittedEntry(JournalEntry):
+class CommittedEntry(Strict):
     """A signed commit is kept and about to be sent."""
 
     kind: Literal["committed"] = "committed"
@@ -102,7 +97,7 @@ class CommittedEntry(JournalEntry):
     mode: ModeText
 
 
-class ReleasedEntry(JournalEntry):
+class ReleasedEntry(Strict):
     """The enclave acknowledged the commit."""
 
     kind: Literal["released"] = "released"
@@ -115,7 +110,7 @@ class ReleasedEntry(JournalEntry):
     mode: ModeText
 
 
-class CollectedEntry(JournalEntry):
+class CollectedEntry(Strict):
     """A result was fetched and its receipt verified."""
 
     kind: Literal["collected"] = "collected"
@@ -125,14 +120,14 @@ class CollectedEntry(JournalEntry):
     mode: ModeText
 
 
-class CheckOutcome(JournalEntry):
+class CheckOutcome(Strict):
     """Name and outcome of one check; never its detail, which may quote the peer."""
 
     check: str
     outcome: Literal["passed", "failed", "not_reached"]
 
 
-class RefusedEntry(JournalEntry):
+class RefusedEntry(Strict):
     """A release or collection that was refused, and by which check."""
 
     kind: Literal["refused"] = "refused"

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from policy import envelope as dsse
 from policy import values
 from policy.document import Policy, digest_text
 from policy.errors import PartyNotListed, ResultBindingError, ResultSignatureError
+from policy.fields import Slug, Strict
 from policy.keys import OperationKey
-from policy.statement import Blob, Digest, Moment, SlugText, Statement
+from policy.statement import Blob, Digest, Moment, Statement
 from verifier.appraisal import Appraisal
 
 _DETAIL_CAP = 4096  # characters
 
 
-class RecordedCheck(BaseModel):
+class RecordedCheck(Strict):
     """One line of the appraisal."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     check: Annotated[str, Field(max_length=128)]
     outcome: Literal["passed", "failed", "not_reached"]
@@ -53,7 +52,7 @@ class Record(Statement):
     noun: ClassVar[str] = "record"
     signature_leaf: ClassVar[dsse.SignatureLeaf] = RecordSignatureInvalid
 
-    holder: SlugText
+    holder: Slug
     document_digest: Digest  # of the payload of the receipt or acknowledgement
     collateral: Blob  #        the bundle, byte for byte
     appraisal: Annotated[tuple[RecordedCheck, ...], Field(strict=False)]

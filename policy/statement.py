@@ -20,9 +20,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     PrivateAttr,
@@ -34,9 +32,9 @@ from policy import values
 from policy.document import Policy, digest_text
 from policy.envelope import SignatureLeaf, strict_base64, strict_json
 from policy.errors import PolicyConflictError, PolicyScopeError, TicketFormatError
+from policy.fields import Strict
 from policy.keys import OperationKey, OperationSigner, ReceiptKey, ReceiptSigner
 from policy.problems import Unfit, from_pydantic
-from policy.text import identifier_fault, slug_fault
 from verifier.errors import RatlsError
 from verifier.text import instant_fault, read_instant
 from verifier.text import instant_text as instant_text
@@ -89,15 +87,6 @@ def _size(size: int) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _ascii(fault: Any) -> AfterValidator:
-    def check(text: str) -> str:
-        if found := fault(text):
-            raise Unfit(found[0], found[1])
-        return text
-
-    return AfterValidator(check)
-
-
 def _base64_text(value: bytes) -> str:
     return base64.b64encode(value).decode("ascii")
 
@@ -113,8 +102,6 @@ Instance = Annotated[
     values.Instance, BeforeValidator(_read_blob), _size(16), PlainSerializer(_base64_text)
 ]
 Moment = Annotated[datetime, BeforeValidator(_read_instant), PlainSerializer(instant_text)]
-SlugText = Annotated[str, _ascii(slug_fault)]
-IdText = Annotated[str, _ascii(identifier_fault)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
@@ -125,10 +112,9 @@ class DocumentMalformed(TicketFormatError):
     default_fix = "ask its sender for the file again; both sides need the same ratls version"
 
 
-class Statement(BaseModel):
+class Statement(Strict):
     """Base of every signed document that is not a policy."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     payload_type: ClassVar[str]
     noun: ClassVar[str]
     signature_leaf: ClassVar[SignatureLeaf]

@@ -16,13 +16,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.document import Policy, digest_text
 from policy.errors import AuditError
 from policy.journal import Journal
 from policy.journal_chain import JournalRecord
 from policy.journal_entries import CommittedEntry, ReleasedEntry, ReservedEntry, ReturnedEntry
+from policy.receipt import Acknowledgement
 from policy.rows import schema_digest
 from policy.sections import Computation, Dataset
 from policy.statement import instant_text
