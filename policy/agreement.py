@@ -273,25 +273,19 @@ class ChainBroken(PolicyConflictError):
 def _require_chain(policies: list[Policy]) -> None:
     """Version 1 first, no gaps, one study, each naming the one before; keys keep their owners."""
     for i, policy in enumerate(policies):
-        if policy.version != i + 1:
-            raise ChainBroken(
-                f"agreement.versions[{i}]", expected=f"version {i + 1}", found=str(policy.version)
-            )
-        if not i:
-            continue
-        before = policies[i - 1]
-        if policy.study != before.study:
-            raise ChainBroken(
-                f"agreement.versions[{i}].study", expected=before.study, found=policy.study
-            )
-        if policy.previous != before.digest:
-            found = "none" if policy.previous is None else digest_text(policy.previous)
-            raise ChainBroken(
-                f"agreement.versions[{i}].previous",
-                expected=digest_text(before.digest),
-                found=found,
-            )
-        _require_keys_stay(policy, before)
+        links = [("version", str(i + 1), str(policy.version))]
+        if i:
+            before = policies[i - 1]
+            links.append(("study", before.study, policy.study))
+            # Only version 1 names none, which is a rule of `policy.sections`.
+            named = digest_text(policy.previous or b"")
+            links.append(("previous", digest_text(before.digest), named))
+        for name, expected, found in links:
+            if found != expected:
+                thing = f"agreement.versions[{i}].{name}"
+                raise ChainBroken(thing, expected=expected, found=found)
+        if i:
+            _require_keys_stay(policy, before)
 
 
 def _require_keys_stay(policy: Policy, before: Policy) -> None:

@@ -116,8 +116,7 @@ def policy_show(
         from policy.show import as_json, tables
 
         shown = read_policy(file)
-        if shown.platform.simulated:
-            shell.warn_simulation()
+        shell.warn_simulation(shown.platform.simulated)
         if json:
             shell.answer(as_json(shown), "")
             return
@@ -141,8 +140,7 @@ def policy_status(file: AgreementFile, json: Json = False) -> None:
         from policy.show import agreement_facts, signatures_text, signers_table
 
         agreement = read_agreement(file)
-        if agreement.policy.platform.simulated:
-            shell.warn_simulation()
+        shell.warn_simulation(agreement.policy.platform.simulated)
         if not json:
             shell.out.print(signers_table(agreement))
         shell.answer(agreement_facts(agreement), signatures_text(agreement))
@@ -171,8 +169,7 @@ def policy_verify(
 
         opened = open_agreement(file, party=party, digest=digest)
         complete = opened.agreed
-        if complete.policy.platform.simulated:
-            shell.warn_simulation()
+        shell.warn_simulation(complete.policy.platform.simulated)
         unverified = opened.compare(complete.policy)
         require_window(complete.policy, parse_instant(at))
         if unverified is not None:

@@ -6,6 +6,7 @@ Comments, layout and order of the file change nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import date, datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from policy.agreement import Agreement
 from policy.document import Policy, digest_text
-from policy.parameters import Choice, Fixed, Parameter, Range
+from policy.parameters import Fixed, Parameter
 from policy.sections import ANY_MACHINE, Column, Party, Platform
 from policy.signing import KeyChange
 from policy.statement import instant_text
@@ -35,13 +36,8 @@ def as_json(policy: Policy) -> dict[str, Any]:
         "platform": policy.platform.model_dump(mode="json", exclude={"machines"})
         | {"machines": list(policy.platform.machines) or ANY_MACHINE},
         "dataset": [
-            {
-                "id": d.id,
-                "owner": d.owner,
-                "subject": d.subject,
-                "columns": {n: _column(c) for n, c in d.columns.items()},
-                "max_rows": d.max_rows,
-            }
+            d.model_dump(mode="json", exclude={"columns"})
+            | {"columns": {n: _column(c) for n, c in d.columns.items()}}
             for d in policy.dataset
         ],
         "computation": [
@@ -55,15 +51,14 @@ def as_json(policy: Policy) -> dict[str, Any]:
 def tables(policy: Policy) -> Iterable[Table]:
     """One table per section, each with every value of the document."""
     document = as_json(policy)
-    head = {k: v for k, v in document.items() if not isinstance(v, list | dict)}
-    yield _table("policy", head)
-    for section in ("party", "enclave"):
-        for entry in document[section]:
-            yield _table(section, entry)
-    yield _table("platform", document["platform"] | _any_platform(policy.platform))
-    for section in ("dataset", "computation"):
-        for entry in document[section]:
-            yield _table(section, entry)
+    document["platform"] |= _any_platform(policy.platform)
+    yield _table("policy", {k: v for k, v in document.items() if not isinstance(v, list | dict)})
+    for section, content in document.items():
+        match content:
+            case dict():
+                yield _table(section, content)
+            case list():
+                yield from (_table(section, entry) for entry in content)
 
 
 def agreement_facts(agreement: Agreement) -> dict[str, Any]:
@@ -109,12 +104,8 @@ def keys_table(changes: Iterable[KeyChange]) -> Table:
         table.add_column(column, overflow="fold")
     for change in changes:
         style = {"changed": "bold red", "new": "yellow"}.get(change.status, "")
-        table.add_row(
-            Text(change.party_id),
-            Text(change.purpose),
-            Text(change.status, style=style),
-            Text(change.fingerprint),
-        )
+        status = Text(change.status, style=style)
+        table.add_row(Text(change.party_id), Text(change.purpose), status, Text(change.fingerprint))
     return table
 
 
@@ -184,10 +175,4 @@ def _bound(bound: Any) -> str:
 
 
 def _parameter(parameter: Parameter) -> Any:
-    match parameter:
-        case Fixed(value):
-            return list(value) if isinstance(value, tuple) else value
-        case Choice(options):
-            return {"choose": [list(o) if isinstance(o, tuple) else o for o in options]}
-        case Range(low, high):
-            return {"min": low, "max": high}
+    return parameter.value if isinstance(parameter, Fixed) else asdict(parameter)

@@ -158,6 +158,13 @@ class StudyState:
             (p for p in policies if newest and digest_text(p.digest) == newest.policy), None
         )
 
+    def predecessor_of(self, offered: Agreement) -> Policy | None:
+        """What this party accepted last, or the version before in this agreement."""
+        stored = self.stored(offered.policy.study)
+        if stored is not None:
+            return stored.policy
+        return offered.versions[-2].policy if len(offered.versions) > 1 else None
+
     def current(self, study: str, at: datetime) -> CompleteAgreement:
         """The agreement in force at this instant.
 
