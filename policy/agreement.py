@@ -23,7 +23,6 @@ from policy.errors import (
     PolicySignatureError,
     PolicyThresholdError,
 )
-from policy.keys import SigningKey
 from policy.references import PolicyKeysShared, key_ids
 from policy.statement import instant_text
 from policy.syntax import PolicyTooLarge
@@ -128,8 +127,8 @@ class Agreement:
         versions = []
         for i, (policy, envelope) in enumerate(zip(policies, envelopes, strict=True)):
             # Parties of the version before sign too: to consent, and to vouch for a new key.
-            keys = _signing_keys(policy, policies[i - 1] if i else policy)
-            signers = envelope.signers(keys, SignatureInvalid)
+            parties = (*policies[max(i - 1, 0)].party, *policy.party)
+            signers = envelope.signers([p.signing_key for p in parties], SignatureInvalid)
             versions.append(SignedPolicy(policy, envelope, frozenset(k.keyid for k in signers)))
         return cls(tuple(versions))
 
@@ -155,11 +154,6 @@ class Agreement:
     @property
     def digest(self) -> Digest:
         return self.policy.digest
-
-    @property
-    def votes(self) -> tuple[str, ...]:
-        """Parties that vote and have signed."""
-        return self.newest.votes_by(self.policy)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -256,11 +250,6 @@ def require_window(policy: Policy, at: datetime) -> None:
         raise PolicyExpired(
             thing, expected=f"before {instant_text(policy.expires)}", found=instant_text(at)
         )
-
-
-def _signing_keys(policy: Policy, before: Policy) -> tuple[SigningKey, ...]:
-    keys = {p.signing_key.keyid: p.signing_key for p in (*before.party, *policy.party)}
-    return tuple(keys.values())
 
 
 class ChainBroken(PolicyConflictError):

@@ -65,9 +65,20 @@ class OpenedAgreement:
         Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing, PolicyConflict.
         """
         if self.digest is not None:
-            self._require_digest(policy)
+            later = [digest_text(p.digest) for p in self.policies if p.version >= policy.version]
+            if self.digest not in later:
+                raise PolicyConflict(
+                    str(self.path), expected=self.digest, found=digest_text(policy.digest)
+                )
         if self.party is not None:
-            self._require_party(policy)
+            local = LocalParty.load(self.party)
+            if self.complete is None:
+                raise OwnSignatureMissing(
+                    str(self.path),
+                    expected=f"signature of {local.party_id}",
+                    found="none: it is a draft",
+                )
+            require_own_signature(self.complete, local, since=policy.version)
         if self.digest is None and self.party is None:
             return AgreementUnverified(
                 str(self.path),
@@ -75,24 +86,6 @@ class OpenedAgreement:
                 found=f"none; its digest is {digest_text(policy.digest)}",
             )
         return None
-
-    def _require_digest(self, policy: Policy) -> None:
-        later = [digest_text(p.digest) for p in self.policies if p.version >= policy.version]
-        if self.digest not in later:
-            raise PolicyConflict(
-                str(self.path), expected=str(self.digest), found=digest_text(policy.digest)
-            )
-
-    def _require_party(self, policy: Policy) -> None:
-        assert self.party is not None
-        local = LocalParty.load(self.party)
-        if self.complete is None:
-            raise OwnSignatureMissing(
-                str(self.path),
-                expected=f"signature of {local.party_id}",
-                found="none: it is a draft",
-            )
-        require_own_signature(self.complete, local, since=policy.version)
 
 
 def open_agreement(

@@ -27,6 +27,7 @@ from policy.errors import (
     TicketSignatureError,
 )
 from policy.keys import KeySigner, PublicKey, pre_authentication_encoding
+from verifier.strict_json import members_once
 
 POLICY = "application/vnd.ratls.policy.v1+toml"
 TASK = "application/vnd.ratls.task.v1+json"
@@ -212,13 +213,15 @@ def strict_json(raw: bytes, thing: str) -> Any:
     try:
         return json.loads(
             raw.decode("utf-8", "strict"),
-            object_pairs_hook=_no_duplicates,
+            object_pairs_hook=members_once,
             parse_constant=_no_constant,
             parse_int=_bounded_int,
             parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
-        raise EnvelopeMalformed(thing, expected="strict JSON", found=_why(error)) from error
+        deep = isinstance(error, RecursionError)
+        why = "nesting too deep" if deep else ascii(str(error))[:120]
+        raise EnvelopeMalformed(thing, expected="strict JSON", found=why) from error
 
 
 def strict_base64(text: Any, thing: str, *, cap: int) -> bytes:
@@ -260,13 +263,6 @@ def _exactly(value: Any, names: tuple[str, ...], thing: str) -> dict[str, Any]:
     return value
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = dict(pairs)
-    if len(names) != len(pairs):
-        raise ValueError("a name twice in one object")
-    return names
-
-
 def _no_constant(name: str) -> float:
     raise ValueError(f"the number {name}")
 
@@ -282,7 +278,3 @@ def _finite(text: str) -> float:
     if number - number != 0:  # 1e999
         raise ValueError("an infinite number")
     return number
-
-
-def _why(error: Exception) -> str:
-    return "nesting too deep" if isinstance(error, RecursionError) else ascii(str(error))[:120]

@@ -159,21 +159,19 @@ class Journal:
     @classmethod
     @contextmanager
     def _opened(cls, folder: Path) -> Iterator[Self]:
+        lines, head_file = _lines_path(folder), _head_path(folder)
         with _held(folder):
-            yield cls._load(folder)
-
-    @classmethod
-    def _load(cls, folder: Path) -> Self:
-        raw, old = _read(_lines_path(folder)), _read(_head_path(folder))
-        records, whole = parse_lines(raw or b"")
-        torn = whole < len(raw or b"")
-        head = reconcile(records, torn, None if old is None else Head.parse(old))
-        if torn:
-            _truncate(_lines_path(folder), whole)
-        # The head is written first, also for an empty journal: lines without a head are an error.
-        if old != head.encode():
-            write_atomically(_head_path(folder), head.encode(), mode=0o600)
-        return cls(folder, records, head)
+            raw, old = _read(lines) or b"", _read(head_file)
+            records, whole = parse_lines(raw)
+            torn = whole < len(raw)
+            head = reconcile(records, torn, None if old is None else Head.parse(old))
+            if torn:
+                with _changed(lines) as handle:
+                    os.ftruncate(handle, whole)
+            # Written first, also for an empty journal: lines without a head are an error.
+            if old != head.encode():
+                write_atomically(head_file, head.encode(), mode=0o600)
+            yield cls(folder, records, head)
 
     @property
     def records(self) -> tuple[JournalRecord, ...]:
@@ -336,22 +334,21 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _append_durably(path: Path, line: bytes) -> None:
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
-        with os.fdopen(handle, "ab", buffering=0) as file:
-            if file.write(line) != len(line):
-                raise OSError(0, "only a part was written")
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise _not_written(path, error) from error
+    with _changed(path) as handle:
+        if os.write(handle, line) != len(line):
+            raise OSError(0, "only a part was written")
 
 
-def _truncate(path: Path, size: int) -> None:
+@contextmanager
+def _changed(path: Path) -> Iterator[int]:
+    """The open file, which is on the disk at the end. Raises: JournalNotWritten."""
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(handle, "r+b", buffering=0) as file:
-            file.truncate(size)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield handle
             os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
         raise _not_written(path, error) from error
 

@@ -112,8 +112,12 @@ def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[B
     return model
 
 
-_WORDS = {
+_WORDS = {  # by pydantic's name of the error; braces stand for what it adds
     "missing": _THE_FIELD,
+    "literal_error": "one of {expected}",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
     "int_type": "an integer",
     "string_type": "text",
     "tuple_type": "a list",
@@ -133,12 +137,5 @@ def _described(entry: Any, place: str) -> tuple[str, str, str]:
         fault: Unfit = context["error"]
         return fault.expected, fault.found, join(place, (fault.field,)) if fault.field else place
     found = "nothing" if kind == "missing" else ascii(entry["input"])[:80]
-    if kind == "literal_error":
-        return f"one of {context['expected']}", found, place
-    if kind == "string_pattern_mismatch":
-        return f"text of the form {context['pattern']}", found, place
-    bounds = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
-    if kind in bounds:
-        key, words = bounds[kind]
-        return f"{words} {context[key]}", found, place
-    return _WORDS.get(kind, entry["msg"]), found, place
+    words = _WORDS[kind].format_map(context) if kind in _WORDS else entry["msg"]
+    return words, found, place

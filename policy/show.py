@@ -76,8 +76,9 @@ def agreement_facts(agreement: Agreement) -> dict[str, Any]:
 
 def signatures_text(agreement: Agreement) -> str:
     """How many signed, and who is missing."""
-    voters = len(agreement.policy.voters)
-    text = f"{len(agreement.votes)} of {voters} parties signed"
+    policy = agreement.policy
+    votes = len(agreement.newest.votes_by(policy))
+    text = f"{votes} of {len(policy.voters)} parties signed"
     if agreement.missing:
         return f"{text}, missing: {', '.join(agreement.missing)}"
     return f"{text}, the agreement is complete"

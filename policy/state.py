@@ -24,7 +24,7 @@ from policy.agreement import (
     require_window,
 )
 from policy.document import Policy, digest_text
-from policy.errors import PolicyConflict, PolicyConflictError, PolicyRollbackError, StateError
+from policy.errors import PolicyConflict, PolicyConflictError, StateError
 from policy.journal import Journal, Reading, has_begun, require_place
 from policy.journal_chain import JournalRecord
 from policy.journal_entries import AcceptedEntry
@@ -54,7 +54,7 @@ class StateMissing(StateError):
     default_fix = "run `ratls policy accept AGREEMENT`, or name the right --state"
 
 
-class PolicyRollback(PolicyRollbackError):
+class PolicyRollback(PolicyConflictError):
     """The version is lower than the accepted one, or no longer in force."""
 
     code = "policy-rollback"

@@ -31,7 +31,7 @@ from policy import envelope as dsse
 from policy import values
 from policy.document import Policy, digest_text
 from policy.envelope import SignatureLeaf, strict_base64, strict_json
-from policy.errors import PolicyConflictError, PolicyScopeError, TicketFormatError
+from policy.errors import PolicyConflictError, TicketFormatError
 from policy.fields import Strict
 from policy.keys import OperationKey, OperationSigner, ReceiptKey, ReceiptSigner
 from policy.problems import Unfit, from_pydantic
@@ -212,7 +212,7 @@ def require_policy(thing: str, named: values.Digest, policy: Policy) -> None:
         )
 
 
-class StudyDiffers(PolicyScopeError):
+class StudyDiffers(PolicyConflictError):
     """A signed document names another study than its policy."""
 
     code = "study-differs"
