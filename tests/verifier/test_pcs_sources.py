@@ -52,7 +52,6 @@ from verifier.collateral import (
     QeIdentitySignatureInvalid,
     TcbInfoSignatureInvalid,
 )
-from verifier.contents import Contents
 from verifier.crl import (
     CertificateRevoked,
     CrlMalformed,
@@ -62,7 +61,11 @@ from verifier.document import (
     CollateralMalformed,
 )
 from verifier.kind import PlatformKind
-from verifier.pcs import CollateralSourcesExhausted, QuotesOfDifferentPlatforms
+from verifier.pcs import (
+    CollateralSourcesExhausted,
+    QuotesOfDifferentPlatforms,
+    require_not_older,
+)
 from verifier.pcs_requests import (
     PcsAnswerTooLarge,
     PcsCertificateUntrusted,
@@ -235,12 +238,12 @@ def test_the_next_service_is_asked_where_newer_is_known(tmp_path: Path) -> None:
     """T09: the first replays last week; whoever calls knows of yesterday."""
     count_refusal()
     first, second = folders(tmp_path)
-    known = Contents.authenticate(W.collateral(at=AT - DAY), ROOTS)
+    known = W.collateral(at=AT - DAY)
     with (
         peer(first, W.collateral(at=AT - 7 * DAY)) as one,
         peer(second, PUBLISHED) as other,
     ):
-        found = fetch(one, None, other, require=lambda c: c.require_not_older_than(known))
+        found = fetch(one, None, other, require=lambda c: require_not_older(c, known, ROOTS))
     assert found.collateral == PUBLISHED
     assert isinstance(found.passed_over[0].refusal, e.CollateralRolledBack)
 
