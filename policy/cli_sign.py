@@ -98,11 +98,8 @@ def accept(
         _require_consent("take into force", agreement.policy, local, yes)
         at = now()
         complete = store.accept(agreement, local, at)
-        from_when = (
-            ""
-            if complete.policy.not_before <= at
-            else f" from {instant_text(complete.policy.not_before)}"
-        )
+        begins = complete.policy.not_before
+        from_when = "" if begins <= at else f" from {instant_text(begins)}"
         shell.answer(
             agreement_facts(agreement) | {"party": local.party_id, "keys": _json(changes)},
             f"{complete.policy.study} version {complete.policy.version}: "

@@ -126,14 +126,13 @@ class Envelope:
                 "envelope.signatures", expected=f"at most {SIGNATURES_CAP}", found=str(len(listed))
             )
         signatures = tuple(_signature(entry, i) for i, entry in enumerate(listed))
-        seen: set[str] = set()
-        for signature in signatures:
+        keyids = [signature.keyid for signature in signatures]
+        for keyid in keyids:
             # P02, P04: a copy, or (r, n-s), by one key must never count as a second vote.
-            if signature.keyid in seen:
+            if keyids.count(keyid) > 1:
                 raise SignatureRepeated(
-                    "envelope.signatures", expected="each key once", found=signature.keyid
+                    "envelope.signatures", expected="each key once", found=keyid
                 )
-            seen.add(signature.keyid)
         return cls(kind, payload, signatures)
 
     def as_json(self) -> dict[str, Any]:
@@ -184,25 +183,6 @@ class Envelope:
         sig = signer.sign(self.payload_type, self.payload)
         added = EnvelopeSignature(signer.public.keyid, sig)
         return Envelope(self.payload_type, self.payload, (*self.signatures, added))
-
-
-def seal(payload_type: str, payload: bytes, signer: KeySigner) -> bytes:
-    """An envelope with one signature."""
-    return Envelope(payload_type, payload, ()).signed_by(signer).encode()
-
-
-def read_single(raw: bytes, payload_type: str) -> Envelope:
-    """An envelope of this kind with exactly one signature, which is not yet verified.
-
-    Raises: EnvelopeTooLarge, EnvelopeMalformed, EnvelopeTypeDiffers.
-    """
-    envelope = Envelope.parse(raw)
-    envelope.require_type(payload_type)
-    if len(envelope.signatures) != 1:
-        raise EnvelopeMalformed(
-            "envelope.signatures", expected="exactly one", found=str(len(envelope.signatures))
-        )
-    return envelope
 
 
 def strict_json(raw: bytes, thing: str) -> Any:

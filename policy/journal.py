@@ -125,7 +125,10 @@ class Journal:
             JournalNotWritten, AuditError, StateCopied: As `open` and `append`.
         """
         if not has_begun(folder):
-            _make(folder)
+            with _writing():
+                make_folder(folder)
+                with locked(_lines_path(folder)):
+                    sync_folder(folder)
         with cls._opened(folder) as journal:
             if not journal.records:
                 if _is_used(folder):
@@ -267,13 +270,6 @@ def _held(folder: Path, *, reading: bool = False) -> Iterator[None]:
         with _writing():
             held.enter_context(locked(path, reading=reading, make=False))
         yield
-
-
-def _make(folder: Path) -> None:
-    with _writing():
-        make_folder(folder)
-        with locked(_lines_path(folder)):
-            sync_folder(folder)
 
 
 class JournalNotWritten(AuditError):

@@ -19,6 +19,20 @@ Count = Annotated[int, Field(ge=0)]
 Step = Literal["local", "enclave", "rows", "commit", "answer"]
 
 
+class _OfInstance(Strict):
+    """What is said of a task and the one start of an enclave that it was given to."""
+
+    task: DigestText
+    instance: InstanceText
+    mode: ModeText
+
+
+class _OfDataset(_OfInstance):
+    """The same, of one dataset."""
+
+    dataset: str
+
+
 class PlacedEntry(Strict):
     """The state folder is here; the first record, and again when a copy was adopted."""
 
@@ -37,30 +51,22 @@ class AcceptedEntry(Strict):
     policy: DigestText
 
 
-class ReservedEntry(Strict):
+class ReservedEntry(_OfDataset):
     """Rows of `dataset` may now be sent for `task`, and only to this instance of the enclave."""
 
     kind: Literal["reserved"] = "reserved"
-    task: DigestText
-    dataset: str
     policy: DigestText
     study: str
     computation: str
     learnt: DigestText | None = None  # run and columns; absent in records of older versions
-    instance: InstanceText
     expires: Moment | None = None  # of the task; absent in records of older versions
-    mode: ModeText
 
 
-class ReturnedEntry(Strict):
+class ReturnedEntry(_OfDataset):
     """A reservation without a commit, given back: it does not count as a use."""
 
     kind: Literal["returned"] = "returned"
-    task: DigestText
-    dataset: str
-    instance: InstanceText
     reason: Literal["no-row-left", "no-commit-before-the-end"]
-    mode: ModeText
 
 
 class NotedEntry(Strict):
@@ -84,40 +90,29 @@ class NotedEntry(Strict):
                 )
 
 
-class CommittedEntry(Strict):
+class CommittedEntry(_OfDataset):
     """A signed commit is kept and about to be sent."""
 
     kind: Literal["committed"] = "committed"
-    task: DigestText
-    dataset: str
-    instance: InstanceText
     commit: DigestText
     rows: Count
     batches: Count
-    mode: ModeText
 
 
-class ReleasedEntry(Strict):
+class ReleasedEntry(_OfDataset):
     """The enclave acknowledged the commit."""
 
     kind: Literal["released"] = "released"
-    task: DigestText
-    dataset: str
-    instance: InstanceText
     commit: DigestText
     acknowledgement: DigestText
     rows: Count
-    mode: ModeText
 
 
-class CollectedEntry(Strict):
+class CollectedEntry(_OfInstance):
     """A result was fetched and its receipt verified."""
 
     kind: Literal["collected"] = "collected"
-    task: DigestText
-    instance: InstanceText
     receipt: DigestText
-    mode: ModeText
 
 
 class CheckOutcome(Strict):

@@ -68,7 +68,7 @@ class PublicKey:
 
     @property
     def pem(self) -> str:
-        return _pem(_load_spki(self.spki))
+        return spki_pem(_load_spki(self.spki))
 
     @property
     def digest(self) -> bytes:
@@ -128,7 +128,7 @@ class EncryptionKey:
 
     @property
     def pem(self) -> str:
-        return _pem(self.crypto)
+        return spki_pem(self.crypto)
 
 
 class KeySigner:
@@ -231,7 +231,7 @@ def spki_der(key: PublicKeyTypes) -> bytes:
     )
 
 
-def _pem(key: PublicKeyTypes) -> str:
+def spki_pem(key: PublicKeyTypes) -> str:
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     ).decode("ascii")
@@ -255,7 +255,7 @@ def _load_pem(text: str) -> PublicKeyTypes:
         raise KeyFileMalformed(
             "public key", expected="a PEM PUBLIC KEY block", found="something else"
         ) from error
-    if _pem(key).strip("\n") != text.strip("\n"):
+    if spki_pem(key).strip("\n") != text.strip("\n"):
         raise KeyFileMalformed(
             "public key", expected="one PEM block in its standard form", found="another form"
         )

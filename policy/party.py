@@ -24,14 +24,13 @@ from pydantic import ValidationError
 from policy.channel import ChannelCertificate, make_channel_certificate
 from policy.errors import PartyFolderMalformed, PassphraseMissing
 from policy.keys import (
-    EncryptionKey,
     KeySigner,
     OperationSigner,
-    PublicKey,
     SigningSigner,
     encrypted_pem,
     load_private_key,
     spki_der,
+    spki_pem,
 )
 from policy.problems import from_pydantic
 from policy.sections import Party
@@ -194,17 +193,11 @@ def _party_block(
     keys: dict[str, PrivateKeyTypes],
     certificate: ChannelCertificate,
 ) -> str:
-    signing = PublicKey.from_crypto(keys["signing"].public_key())
-    operation = PublicKey.from_crypto(keys["operation"].public_key())
-    lines = [
-        "[[party]]",
-        f'id = "{party_id}"',
-        "roles = [" + ", ".join(f'"{role}"' for role in roles) + "]",
-        f'signing_key = """{signing.pem}"""',
-        f'operation_key = """{operation.pem}"""',
-        f'channel_certificate = """{certificate.pem}"""',
-    ]
-    if "encryption" in keys:
-        public = EncryptionKey.from_crypto(keys["encryption"].public_key())
-        lines.append(f'encryption_key = """{public.pem}"""')
+    listed = ", ".join(f'"{role}"' for role in roles)
+    lines = ["[[party]]", f'id = "{party_id}"', f"roles = [{listed}]"]
+    for name, key in keys.items():
+        if name == "channel":
+            lines.append(f'channel_certificate = """{certificate.pem}"""')
+        else:
+            lines.append(f'{name}_key = """{spki_pem(key.public_key())}"""')
     return "\n".join(lines) + "\n"

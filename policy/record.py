@@ -75,7 +75,14 @@ class Record(Statement):
             PartyNotListed, SignerUnknown, RecordSignatureInvalid.
         """
         record, envelope = cls._parse(raw)
-        cls.require_signature(envelope, record._key(by) if isinstance(by, Policy) else by)
+        if isinstance(by, Policy):
+            party = by.party_by_id(record.holder)
+            if party is None:
+                raise PartyNotListed(
+                    "record: holder", expected="a party of the policy", found=record.holder
+                )
+            by = party.operation_key
+        cls.require_signature(envelope, by)
         return record
 
     def require_document(self, digest: values.Digest) -> None:
@@ -86,11 +93,3 @@ class Record(Statement):
                 expected=digest_text(digest),
                 found=digest_text(self.document_digest),
             )
-
-    def _key(self, policy: Policy) -> OperationKey:
-        party = policy.party_by_id(self.holder)
-        if party is None:
-            raise PartyNotListed(
-                "record: holder", expected="a party of the policy", found=self.holder
-            )
-        return party.operation_key

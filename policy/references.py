@@ -29,7 +29,7 @@ def cross_problems(
     findings += _threshold(parts, document)
     for name in ("party", "enclave", "dataset", "computation"):
         findings += _distinct_ids(document, name, "name" if name == "enclave" else "id")
-    findings += _distinct_measurements(parts["enclave"])
+    findings += _distinct_ids(document, "enclave", "mr_enclave")
     findings += _parties(parts["party"], parts["head"])
     roles = {p.id: p for p in parts["party"].values()}
     unread = _declared(document, "party", "id") - set(roles)
@@ -115,16 +115,8 @@ def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterat
     seen: set[str] = set()
     for i, name in _named(document, section, key):
         if name in seen:
-            yield f"{section}[{i}].{key}", f"an {key} used once", f"{name!r} again"
+            yield f"{section}[{i}].{key}", f"each {key} once", f"{name!r} again"
         seen.add(name)
-
-
-def _distinct_measurements(enclaves: Mapping[int, Any]) -> Iterator[Finding]:
-    seen: set[str] = set()
-    for i, enclave in enclaves.items():
-        if enclave.mr_enclave in seen:
-            yield f"enclave[{i}].mr_enclave", "each measurement once", "one listed before"
-        seen.add(enclave.mr_enclave)
 
 
 def _parties(parties: Mapping[int, Party], head: Head | None) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ A table is read strictly by itself; `policy.references` judges what one says abo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from types import MappingProxyType
@@ -63,9 +64,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _machine(text: str) -> str:
-    kind, _, number = text.partition(":")
-    hexadecimal = len(number) == 32 and not set(number) - set("0123456789abcdef")
-    if kind not in ("ppid", "piid") or not hexadecimal or not number.strip("0"):
+    if not re.fullmatch("(ppid|piid):(?!0{32})[0-9a-f]{32}", text, re.ASCII):
         raise Unfit("ppid: or piid: and 32 lower-case hex digits", f"{text[:80]!r}")
     return text
 

@@ -86,9 +86,7 @@ def signatures_text(agreement: Agreement) -> str:
 
 def signers_table(agreement: Agreement) -> Table:
     """Who signed the newest version, who is missing, who has no vote."""
-    table = Table(title="signatures", title_justify="left")
-    for column in ("party", "signed", "signing key"):
-        table.add_column(column, overflow="fold")
+    table = _with_columns("signatures", "party", "signed", "signing key")
     missing = agreement.missing
     for party in agreement.policy.party:
         signed = party.id in agreement.newest.signed
@@ -100,13 +98,18 @@ def signers_table(agreement: Agreement) -> Table:
 
 def keys_table(changes: Iterable[KeyChange]) -> Table:
     """Every key of the policy, new and changed ones marked."""
-    table = Table(title="keys in this policy", title_justify="left")
-    for column in ("party", "purpose", "", "SHA-256"):
-        table.add_column(column, overflow="fold")
+    table = _with_columns("keys in this policy", "party", "purpose", "", "SHA-256")
     for change in changes:
         style = {"changed": "bold red", "new": "yellow"}.get(change.status, "")
         status = Text(change.status, style=style)
         table.add_row(Text(change.party_id), Text(change.purpose), status, Text(change.fingerprint))
+    return table
+
+
+def _with_columns(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table
 
 

@@ -27,10 +27,9 @@ from pydantic import (
     ValidationError,
 )
 
-from policy import envelope as dsse
 from policy import values
 from policy.document import Policy, digest_text
-from policy.envelope import SignatureLeaf, strict_base64, strict_json
+from policy.envelope import Envelope, EnvelopeMalformed, SignatureLeaf, strict_base64, strict_json
 from policy.errors import PolicyConflictError, TicketFormatError
 from policy.fields import Strict
 from policy.keys import OperationKey, OperationSigner, ReceiptKey, ReceiptSigner
@@ -141,15 +140,20 @@ class Statement(Strict):
 
     def seal(self, signer: OperationSigner | ReceiptSigner) -> bytes:
         """The signed envelope, ready to send or store."""
-        return dsse.seal(self.payload_type, self._payload, signer)
+        return Envelope(self.payload_type, self._payload, ()).signed_by(signer).encode()
 
     @classmethod
-    def _parse(cls, raw: bytes) -> tuple[Self, dsse.Envelope]:
+    def _parse(cls, raw: bytes) -> tuple[Self, Envelope]:
         """The fields, and the envelope whose one signature is still to be checked.
 
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed.
         """
-        envelope = dsse.read_single(raw, cls.payload_type)
+        envelope = Envelope.parse(raw)
+        envelope.require_type(cls.payload_type)
+        if len(envelope.signatures) != 1:
+            raise EnvelopeMalformed(
+                "envelope.signatures", expected="exactly one", found=str(len(envelope.signatures))
+            )
         try:
             statement = cls.model_validate(strict_json(envelope.payload, cls.noun))
         except ValidationError as error:
@@ -165,7 +169,7 @@ class Statement(Strict):
         return statement, envelope
 
     @classmethod
-    def require_signature(cls, envelope: dsse.Envelope, key: OperationKey | ReceiptKey) -> None:
+    def require_signature(cls, envelope: Envelope, key: OperationKey | ReceiptKey) -> None:
         """Raises: SignerUnknown, or the `signature_leaf` of this kind of document."""
         envelope.signers((key,), cls.signature_leaf)
 

@@ -221,7 +221,11 @@ def test_task_in_another_spelling(respell: Any) -> None:
     """Two spellings of one task would be two digests, and one replay."""
     payload = respell(TASKS.task().payload.decode()).encode()
     with refused(DocumentMalformed):
-        Task.open(dsse.seal(dsse.TASK, payload, WORLD.carol.operation), POLICY, AT)
+        Task.open(
+            dsse.Envelope(dsse.TASK, payload, ()).signed_by(WORLD.carol.operation).encode(),
+            POLICY,
+            AT,
+        )
 
 
 def test_task_with_two_signatures() -> None:
