@@ -21,15 +21,7 @@ from policy.errors import PolicyFormatError
 from policy.fields import Strict
 from policy.problems import Problem, from_pydantic, unknown_field
 from policy.references import cross_problems, require_distinct_keys
-from policy.sections import (
-    AgreementRule,
-    Computation,
-    Dataset,
-    Enclave,
-    Head,
-    Party,
-    Platform,
-)
+from policy.sections import AgreementRule, Computation, Dataset, Enclave, Head, Party, Platform
 from policy.syntax import LineIndex, read_toml, value_problems
 from policy.values import Digest
 from verifier.text import digest_text as digest_text

@@ -22,13 +22,7 @@ from securesystemslib.dsse import Envelope as _Dsse
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 
 # Its package re-exports these for users, but not in the form that type checkers ask for.
-from securesystemslib.signer import (  # type: ignore[attr-defined]
-    CryptoSigner,
-    Key,
-    Signature,
-    Signer,
-    SSlibKey,
-)
+from securesystemslib.signer import CryptoSigner, Key, Signature, Signer, SSlibKey  # type: ignore[attr-defined]
 
 from policy.errors import KeyPermissions
 from verifier.errors import ConfigError

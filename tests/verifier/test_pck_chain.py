@@ -16,13 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulation import der
-from simulation.certificates import (
-    CertificateForm,
-    Extension,
-    intel_name,
-    key_usage,
-    new_key,
-)
+from simulation.certificates import CertificateForm, Extension, intel_name, key_usage, new_key
 from simulation.pck_extension import OID, PckExtensionForm, element
 from simulation.quote import QuoteForm
 from tests.support.refusal import count_refusal, refused

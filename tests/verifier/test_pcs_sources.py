@@ -44,28 +44,12 @@ from tests.verifier.world import AT
 from verifier import Collateral
 from verifier import errors as e
 from verifier.backoff import Backoff
-from verifier.certificate import (
-    CertificateMalformed,
-    RootUntrusted,
-)
-from verifier.collateral import (
-    QeIdentitySignatureInvalid,
-    TcbInfoSignatureInvalid,
-)
-from verifier.crl import (
-    CertificateRevoked,
-    CrlMalformed,
-    CrlSignatureInvalid,
-)
-from verifier.document import (
-    CollateralMalformed,
-)
+from verifier.certificate import CertificateMalformed, RootUntrusted
+from verifier.collateral import QeIdentitySignatureInvalid, TcbInfoSignatureInvalid
+from verifier.crl import CertificateRevoked, CrlMalformed, CrlSignatureInvalid
+from verifier.document import CollateralMalformed
 from verifier.kind import PlatformKind
-from verifier.pcs import (
-    CollateralSourcesExhausted,
-    QuotesOfDifferentPlatforms,
-    require_not_older,
-)
+from verifier.pcs import CollateralSourcesExhausted, QuotesOfDifferentPlatforms, require_not_older
 from verifier.pcs_requests import (
     PcsAnswerTooLarge,
     PcsCertificateUntrusted,
@@ -75,24 +59,12 @@ from verifier.pcs_requests import (
     PcsUnreachable,
     Retries,
 )
-from verifier.qe import (
-    QeIdentityMismatch,
-    QuoteSignatureInvalid,
-)
-from verifier.quote import (
-    QuoteUnsupported,
-    Tee,
-)
+from verifier.qe import QeIdentityMismatch, QuoteSignatureInvalid
+from verifier.quote import QuoteUnsupported, Tee
 from verifier.received import ReceivedQuote
-from verifier.responses import (
-    PcsAnswerMalformed,
-)
-from verifier.tcb import (
-    TcbInfoMismatch,
-)
-from verifier.validity import (
-    CollateralNotCurrent,
-)
+from verifier.responses import PcsAnswerMalformed
+from verifier.tcb import TcbInfoMismatch
+from verifier.validity import CollateralNotCurrent
 
 pytestmark = pytest.mark.slow
 
