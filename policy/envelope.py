@@ -137,12 +137,9 @@ class Envelope:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "payload": base64.b64encode(self.payload).decode("ascii"),
+            "payload": base64_text(self.payload),
             "payloadType": self.payload_type,
-            "signatures": [
-                {"keyid": s.keyid, "sig": base64.b64encode(s.sig).decode("ascii")}
-                for s in self.signatures
-            ],
+            "signatures": [{"keyid": s.keyid, "sig": base64_text(s.sig)} for s in self.signatures],
         }
 
     def encode(self) -> bytes:
@@ -204,6 +201,11 @@ def strict_json(raw: bytes, thing: str) -> Any:
         raise EnvelopeMalformed(thing, expected="strict JSON", found=why) from error
 
 
+def base64_text(raw: bytes) -> str:
+    """Standard base64 with padding: what `strict_base64` reads."""
+    return base64.b64encode(raw).decode("ascii")
+
+
 def strict_base64(text: Any, thing: str, *, cap: int) -> bytes:
     """Standard base64 with padding, in the one form of its bytes (pad bits zero).
 
@@ -218,7 +220,7 @@ def strict_base64(text: Any, thing: str, *, cap: int) -> bytes:
     except binascii.Error as error:
         raise EnvelopeMalformed(thing, expected="base64 with padding", found="other") from error
     # P11: the decoder ignores non-zero pad bits, so two texts would give one signature.
-    if base64.b64encode(decoded).decode("ascii") != text:
+    if base64_text(decoded) != text:
         raise EnvelopeMalformed(thing, expected="base64 with zero pad bits", found="other")
     if len(decoded) > cap:
         raise EnvelopeTooLarge(thing, expected=f"at most {cap} bytes", found=str(len(decoded)))

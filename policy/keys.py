@@ -189,12 +189,12 @@ def load_private_key(path: Path, passphrase: bytes) -> PrivateKeyTypes:
         raise KeyFileMalformed(str(path), expected="a supported key", found="another") from error
 
 
-def encrypted_pem(key: PrivateKeyTypes, passphrase: bytes) -> bytes:
-    """PKCS#8, encrypted; the form that `load_private_key` reads."""
+def private_pem(
+    key: PrivateKeyTypes, encryption: serialization.KeySerializationEncryption
+) -> bytes:
+    """PKCS#8; encrypted, it is the form that `load_private_key` reads."""
     return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(passphrase),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
     )
 
 

@@ -27,8 +27,8 @@ from policy.keys import (
     KeySigner,
     OperationSigner,
     SigningSigner,
-    encrypted_pem,
     load_private_key,
+    private_pem,
     spki_der,
     spki_pem,
 )
@@ -88,11 +88,7 @@ class LocalParty:
     def channel_key_pem(self) -> bytes:
         """The key of the channel certificate, unencrypted, for the TLS library alone."""
         key = self._private("channel.key", self.public.channel_certificate.key.spki)
-        return key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+        return private_pem(key, serialization.NoEncryption())
 
     @cached_property
     def encryption(self) -> x25519.X25519PrivateKey:
@@ -158,8 +154,9 @@ def create_party(
         raise FileNotWritten(
             str(folder), expected="a folder without keys", found=", ".join(sorted(present))
         )
+    encryption = serialization.BestAvailableEncryption(passphrase)
     for name, key in keys.items():
-        write_new(folder / f"{name}.key", encrypted_pem(key, passphrase), mode=0o600)
+        write_new(folder / f"{name}.key", private_pem(key, encryption), mode=0o600)
     write_new(folder / "channel.crt", certificate.pem.encode("ascii"), mode=0o644)
     write_new(folder / "party.toml", block.encode("utf-8"), mode=0o644)
     return LocalParty.load(folder, passphrase)

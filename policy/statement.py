@@ -10,7 +10,6 @@ document belongs to; `open` checks the signature and gives the document itself.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -29,7 +28,14 @@ from pydantic import (
 
 from policy import values
 from policy.document import Policy, digest_text
-from policy.envelope import Envelope, EnvelopeMalformed, SignatureLeaf, strict_base64, strict_json
+from policy.envelope import (
+    Envelope,
+    EnvelopeMalformed,
+    SignatureLeaf,
+    base64_text,
+    strict_base64,
+    strict_json,
+)
 from policy.errors import PolicyConflictError, TicketFormatError
 from policy.fields import Strict
 from policy.keys import OperationKey, OperationSigner, ReceiptKey, ReceiptSigner
@@ -86,19 +92,15 @@ def _size(size: int) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _base64_text(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")
-
-
 Digest = Annotated[
     values.Digest, BeforeValidator(_read_digest), _size(32), PlainSerializer(digest_text)
 ]
-Blob = Annotated[bytes, BeforeValidator(_read_blob), PlainSerializer(_base64_text)]
+Blob = Annotated[bytes, BeforeValidator(_read_blob), PlainSerializer(base64_text)]
 Nonce = Annotated[
-    values.Nonce, BeforeValidator(_read_blob), _size(32), PlainSerializer(_base64_text)
+    values.Nonce, BeforeValidator(_read_blob), _size(32), PlainSerializer(base64_text)
 ]
 Instance = Annotated[
-    values.Instance, BeforeValidator(_read_blob), _size(16), PlainSerializer(_base64_text)
+    values.Instance, BeforeValidator(_read_blob), _size(16), PlainSerializer(base64_text)
 ]
 Moment = Annotated[datetime, BeforeValidator(_read_instant), PlainSerializer(instant_text)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
