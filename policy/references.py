@@ -15,6 +15,7 @@ from policy.problems import Problem
 from policy.sections import Computation, Dataset, Head, Party
 from policy.syntax import LineIndex
 from verifier.anchors import Mode, RootMalformed, RootName
+from verifier.text import instant_text
 
 
 def cross_problems(
@@ -121,21 +122,15 @@ def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterat
 
 def _parties(parties: Mapping[int, Party], head: Head | None) -> Iterator[Finding]:
     for i, party in parties.items():
-        path, certificate = f"party[{i}]", party.channel_certificate
+        path, certificate = f"party[{i}].channel_certificate", party.channel_certificate
         if certificate.party_id != party.id:
-            yield (
-                f"{path}.channel_certificate",
-                f"the name urn:ratls:party:{party.id}",
-                f"urn:ratls:party:{certificate.party_id}"[:120],
-            )
+            found = f"urn:ratls:party:{certificate.party_id}"[:120]
+            yield path, f"the name urn:ratls:party:{party.id}", found
         if head is not None and certificate.not_after < head.expires:
-            yield (
-                f"{path}.channel_certificate",
-                "a certificate that outlives the policy's expires",
-                f"one that ends {certificate.not_after:%Y-%m-%dT%H:%M:%SZ}",
-            )
+            found = f"one that ends {instant_text(certificate.not_after)}"
+            yield path, "a certificate that outlives the policy's expires", found
         if "recipient" in party.roles and party.encryption_key is None:
-            yield f"{path}.encryption_key", "a recipient's encryption key", "nothing"
+            yield f"party[{i}].encryption_key", "a recipient's encryption key", "nothing"
 
 
 def _dataset(
