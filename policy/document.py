@@ -163,7 +163,7 @@ def _read_sections(
     top = {k: v for k, v in document.items() if k not in sections}
     known = {"schema", *Head.model_fields, *sections} - {"schema_name"}
     for name in [n for n in top if n not in known][:PROBLEMS_CAP]:
-        problems.append(unknown_field(name, known, name, lines))
+        problems.append(unknown_field(name, known, name, lines.find))
         del top[name]
     parts: dict[str, Any] = {"head": _read(Head, top, "", lines, problems)}
     for name, model in _TABLES.items():
@@ -195,5 +195,5 @@ def _read(
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems += from_pydantic(error, model, path, lines)
+        problems += from_pydantic(error, model, path, lines.find)
         return None

@@ -171,7 +171,7 @@ def read_party_file(path: Path) -> Party:
     try:
         party = Party.model_validate(entries[0])
     except ValidationError as error:
-        problem = from_pydantic(error, Party, "party[0]", None)[0]
+        problem = from_pydantic(error, Party, "party[0]")[0]
         raise PartyFolderMalformed(
             f"{path}: {problem.path}", expected=problem.expected, found=problem.found
         ) from error

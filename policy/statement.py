@@ -159,7 +159,7 @@ class Statement(Strict):
         try:
             statement = cls.model_validate(strict_json(envelope.payload, cls.noun))
         except ValidationError as error:
-            problem = from_pydantic(error, cls, "", None)[0]
+            problem = from_pydantic(error, cls, "")[0]
             raise DocumentMalformed(
                 f"{cls.noun}: {problem.path}", expected=problem.expected, found=problem.found
             ) from error

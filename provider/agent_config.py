@@ -157,7 +157,7 @@ def _document(raw: bytes, name: str) -> _Document:
             refusal.thing, expected=refusal.expected, found=refusal.found
         ) from refusal
     except ValidationError as error:
-        problems = from_pydantic(error, _Document, "", LineIndex(raw.decode("utf-8")))
+        problems = from_pydantic(error, _Document, "", LineIndex(raw.decode("utf-8")).find)
         rest = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         first = problems[0]
         raise AgentConfigMalformed(
