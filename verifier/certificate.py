@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from verifier import der, ecdsa, extensions
 from verifier.anchors import INTEL_ROOT, TrustAnchors
-from verifier.errors import CertChainError, placed
+from verifier.errors import CertChainError
 
 _EXTENSIONS = 0xA3  # [3], the last field
 _VERSION_3 = bytes.fromhex("a003020102")
@@ -202,8 +202,11 @@ def read_chain(text: bytes | str, count: int, thing: str) -> list[Certificate]:
         raise CertificateMalformed(
             thing, expected=f"exactly {count} certificates", found=str(len(blocks))
         )
-    with placed(thing):
+    try:
         return [Certificate.parse(raw) for raw in blocks]
+    except CertChainError as refusal:  # not `placed`, which costs time where nothing is refused
+        refusal.place(thing)
+        raise
 
 
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
