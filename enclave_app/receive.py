@@ -15,9 +15,9 @@ from dataclasses import replace
 from enclave_app.access import require_release
 from enclave_app.exchange import TaskExchange
 from enclave_app.intake import Intake
-from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.errors import ResourceLimitError
+from policy.receipt import Acknowledgement
 from policy.rows import schema_digest
 from policy.values import Digest, Nonce
 from ratls.bulk import BulkBroken

@@ -6,6 +6,6 @@
 
 To read in order: `text`, `syntax`, `sections`, `references`, `document` (what a policy may say);
 `keys`, `envelope`, `party`, `agreement`, `signing`, `journal`, `state` (who agreed to it);
-`statement` with `task`, `commit`, `acknowledgement`, `receipt`, `record` (what is signed under
-it); `rows` and `admission` (what is compared with it). Knows nothing of TLS or Flight.
+`statement` with `task`, `commit`, `receipt`, `record` (what is signed under it); `rows` and
+`admission` (what is compared with it). Knows nothing of TLS or Flight.
 """

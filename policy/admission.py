@@ -281,16 +281,8 @@ class KssIdPresent(EnclaveAttributeError):
 
 
 def _require_attributes(enclave: Enclave, report: EnclaveReport) -> None:
-    attributes = enclave.attributes
-    require_attributes(
-        report,
-        **{
-            name: little_endian(getattr(attributes, name))
-            for name in ("flags", "flags_mask", "xfrm", "xfrm_mask")
-        },
-        misc_select=little_endian(attributes.misc_select),
-        misc_select_mask=little_endian(attributes.misc_select_mask),
-    )
+    listed = {name: little_endian(text) for name, text in enclave.attributes}
+    require_attributes(report, **listed)
     # M07: compared even when the KSS bit is off.
     ids = (report.isv_ext_prod_id, report.config_id, report.isv_family_id)
     if any(map(any, ids)) or report.config_svn:

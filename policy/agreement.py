@@ -23,7 +23,6 @@ from policy.errors import (
     PolicySignatureError,
     PolicyThresholdError,
 )
-from policy.keys import SigningKey
 from policy.references import PolicyKeysShared, key_ids
 from policy.statement import instant_text
 from policy.syntax import PolicyTooLarge
@@ -128,8 +127,8 @@ class Agreement:
         versions = []
         for i, (policy, envelope) in enumerate(zip(policies, envelopes, strict=True)):
             # Parties of the version before sign too: to consent, and to vouch for a new key.
-            keys = _signing_keys(policy, policies[i - 1] if i else policy)
-            signers = envelope.signers(keys, SignatureInvalid)
+            parties = (*policies[max(i - 1, 0)].party, *policy.party)
+            signers = envelope.signers([p.signing_key for p in parties], SignatureInvalid)
             versions.append(SignedPolicy(policy, envelope, frozenset(k.keyid for k in signers)))
         return cls(tuple(versions))
 
@@ -155,11 +154,6 @@ class Agreement:
     @property
     def digest(self) -> Digest:
         return self.policy.digest
-
-    @property
-    def votes(self) -> tuple[str, ...]:
-        """Parties that vote and have signed."""
-        return self.newest.votes_by(self.policy)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -258,11 +252,6 @@ def require_window(policy: Policy, at: datetime) -> None:
         )
 
 
-def _signing_keys(policy: Policy, before: Policy) -> tuple[SigningKey, ...]:
-    keys = {p.signing_key.keyid: p.signing_key for p in (*before.party, *policy.party)}
-    return tuple(keys.values())
-
-
 class ChainBroken(PolicyConflictError):
     """The versions in an agreement file are not a chain from version 1 on."""
 
@@ -273,25 +262,19 @@ class ChainBroken(PolicyConflictError):
 def _require_chain(policies: list[Policy]) -> None:
     """Version 1 first, no gaps, one study, each naming the one before; keys keep their owners."""
     for i, policy in enumerate(policies):
-        if policy.version != i + 1:
-            raise ChainBroken(
-                f"agreement.versions[{i}]", expected=f"version {i + 1}", found=str(policy.version)
-            )
-        if not i:
-            continue
-        before = policies[i - 1]
-        if policy.study != before.study:
-            raise ChainBroken(
-                f"agreement.versions[{i}].study", expected=before.study, found=policy.study
-            )
-        if policy.previous != before.digest:
-            found = "none" if policy.previous is None else digest_text(policy.previous)
-            raise ChainBroken(
-                f"agreement.versions[{i}].previous",
-                expected=digest_text(before.digest),
-                found=found,
-            )
-        _require_keys_stay(policy, before)
+        links = [("version", str(i + 1), str(policy.version))]
+        if i:
+            before = policies[i - 1]
+            links.append(("study", before.study, policy.study))
+            # Only version 1 names none, which is a rule of `policy.sections`.
+            named = digest_text(policy.previous or b"")
+            links.append(("previous", digest_text(before.digest), named))
+        for name, expected, found in links:
+            if found != expected:
+                thing = f"agreement.versions[{i}].{name}"
+                raise ChainBroken(thing, expected=expected, found=found)
+        if i:
+            _require_keys_stay(policy, before)
 
 
 def _require_keys_stay(policy: Policy, before: Policy) -> None:

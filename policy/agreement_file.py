@@ -18,9 +18,10 @@ from policy.agreement import FILE_CAP, Agreement, CompleteAgreement
 from policy.document import Policy, digest_text
 from policy.errors import PolicyConflict, PolicyTrustError
 from policy.party import LocalParty
-from policy.signing import OwnSignatureMissing, require_own_signature
+from policy.signing import OwnSignatureMissing, require_own_signature, sign
+from policy.state import StudyState
 from verifier.errors import Exit
-from verifier.files import parse_file, read_file
+from verifier.files import parse_file, read_file, rewrite
 from verifier.modes import known_roots
 
 
@@ -64,9 +65,20 @@ class OpenedAgreement:
         Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing, PolicyConflict.
         """
         if self.digest is not None:
-            self._require_digest(policy)
+            later = [digest_text(p.digest) for p in self.policies if p.version >= policy.version]
+            if self.digest not in later:
+                raise PolicyConflict(
+                    str(self.path), expected=self.digest, found=digest_text(policy.digest)
+                )
         if self.party is not None:
-            self._require_party(policy)
+            local = LocalParty.load(self.party)
+            if self.complete is None:
+                raise OwnSignatureMissing(
+                    str(self.path),
+                    expected=f"signature of {local.party_id}",
+                    found="none: it is a draft",
+                )
+            require_own_signature(self.complete, local, since=policy.version)
         if self.digest is None and self.party is None:
             return AgreementUnverified(
                 str(self.path),
@@ -74,24 +86,6 @@ class OpenedAgreement:
                 found=f"none; its digest is {digest_text(policy.digest)}",
             )
         return None
-
-    def _require_digest(self, policy: Policy) -> None:
-        later = [digest_text(p.digest) for p in self.policies if p.version >= policy.version]
-        if self.digest not in later:
-            raise PolicyConflict(
-                str(self.path), expected=str(self.digest), found=digest_text(policy.digest)
-            )
-
-    def _require_party(self, policy: Policy) -> None:
-        assert self.party is not None
-        local = LocalParty.load(self.party)
-        if self.complete is None:
-            raise OwnSignatureMissing(
-                str(self.path),
-                expected=f"signature of {local.party_id}",
-                found="none: it is a draft",
-            )
-        require_own_signature(self.complete, local, since=policy.version)
 
 
 def open_agreement(
@@ -123,3 +117,51 @@ def read_policy(path: Path) -> Policy:
     if path.suffix == ".json":
         return read_agreement(path).policy
     return parse_file(path, partial(Policy.parse, known_roots=known_roots()))
+
+
+def agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
+    """The agreement to sign and its path: an existing one, or a new one for a policy.toml."""
+    if file.suffix == ".json":
+        return file, read_agreement(file)
+    beside = file.with_name(f"{file.stem}.agreement.json")
+    read = read_policy(file)
+    if not beside.exists():
+        before = store.stored(read.study) if read.version > 1 else None
+        return beside, Agreement.draft(read.raw, known_roots(), before)
+    agreement = read_agreement(beside)
+    # A policy that was edited after the first signature is another policy.
+    if agreement.policy.raw != read.raw:
+        raise PolicyConflict(
+            f"{beside}",
+            expected=f"signatures on {file}, {digest_text(read.digest)}",
+            found=digest_text(agreement.digest),
+            fix=f"sign {beside} if that is the right text, or move it away to start again",
+        )
+    return beside, agreement
+
+
+def sign_file(path: Path, read: Agreement, local: LocalParty) -> Agreement:
+    """Sign the agreement as it is now: others may have signed while this person read it.
+
+    Raises: PolicyConflict where it became one on another policy; FileNotWritten; what reading
+        the signing key raises.
+    """
+    _ = local.signing  # asks for the passphrase before the file is locked
+    done = read
+
+    def add(content: bytes | None) -> bytes:
+        nonlocal done
+        now = read if content is None else Agreement.parse(content, known_roots())
+        same = [v.policy.digest for v in now.versions] == [v.policy.digest for v in read.versions]
+        if not same or (content is None and read.newest.keyids):
+            raise PolicyConflict(
+                str(path),
+                expected=digest_text(read.digest),
+                found="no file" if content is None else digest_text(now.digest),
+                fix="read the file again, and sign again: it was changed meanwhile",
+            )
+        done = sign(now, local)
+        return done.encode()
+
+    rewrite(path, add, cap=FILE_CAP)
+    return done

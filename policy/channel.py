@@ -38,29 +38,26 @@ class ChannelCertificate:
             pem = certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
             if pem.strip("\n") != text.strip("\n"):
                 raise _refusal("one PEM block in its standard form", "another form")
-            return cls._from_certificate(certificate)
+            certificate.verify_directly_issued_by(certificate)
+            extensions = certificate.extensions
+            basic = extensions.get_extension_for_class(x509.BasicConstraints).value
+            names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            key = PublicKey.from_crypto(certificate.public_key())
+        except (InvalidSignature, TypeError) as error:
+            raise _refusal("a self-signed certificate", "another issuer") from error
         except (ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
             # Texts of the library name fields of the certificate, nothing secret.
             raise _refusal("a readable certificate", ascii(str(error))[:120]) from error
-
-    @classmethod
-    def _from_certificate(cls, certificate: x509.Certificate) -> Self:
-        try:
-            certificate.verify_directly_issued_by(certificate)
-        except (InvalidSignature, TypeError) as error:
-            raise _refusal("a self-signed certificate", "another issuer") from error
-        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         # docs/flight.md 1.2: as a root, a CA certificate would admit all that it signs.
         if basic.ca:
             raise _refusal("CA:FALSE", "CA:TRUE")
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uri = [n.value for n in names if isinstance(n, x509.UniformResourceIdentifier)]
         if len(list(names)) != 1 or len(uri) != 1 or not uri[0].startswith(URI_PREFIX):
             raise _refusal(f"exactly one name, URI:{URI_PREFIX}<id>", f"{len(list(names))} names")
         return cls(
             der=certificate.public_bytes(serialization.Encoding.DER),
             party_id=uri[0].removeprefix(URI_PREFIX),
-            key=PublicKey.from_crypto(certificate.public_key()),
+            key=key,
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
         )

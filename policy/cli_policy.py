@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from policy import cli_sign
-from policy.cli_state import state as state_commands
-from policy.options import AgreementFile, Json, KnownDigest, OwnParty
+from policy.options import AgreementFile, Json, KnownDigest, OwnParty, checked_digest
 from verifier.usage import Commands
 
 policy = typer.Typer(
@@ -116,8 +115,7 @@ def policy_show(
         from policy.show import as_json, tables
 
         shown = read_policy(file)
-        if shown.platform.simulated:
-            shell.warn_simulation()
+        shell.warn_simulation(shown.platform.simulated)
         if json:
             shell.answer(as_json(shown), "")
             return
@@ -141,8 +139,7 @@ def policy_status(file: AgreementFile, json: Json = False) -> None:
         from policy.show import agreement_facts, signatures_text, signers_table
 
         agreement = read_agreement(file)
-        if agreement.policy.platform.simulated:
-            shell.warn_simulation()
+        shell.warn_simulation(agreement.policy.platform.simulated)
         if not json:
             shell.out.print(signers_table(agreement))
         shell.answer(agreement_facts(agreement), signatures_text(agreement))
@@ -171,8 +168,7 @@ def policy_verify(
 
         opened = open_agreement(file, party=party, digest=digest)
         complete = opened.agreed
-        if complete.policy.platform.simulated:
-            shell.warn_simulation()
+        shell.warn_simulation(complete.policy.platform.simulated)
         unverified = opened.compare(complete.policy)
         require_window(complete.policy, parse_instant(at))
         if unverified is not None:
@@ -184,4 +180,46 @@ def policy_verify(
 
 
 policy.command("accept")(cli_sign.accept)
-policy.add_typer(state_commands, name="state")
+
+_state = typer.Typer(help="The folder of what this party accepted and released.")
+
+
+@_state.callback()
+def state() -> None:
+    """A group with one command stays a group."""
+
+
+@_state.command()
+def adopt(
+    folder: Annotated[Path, typer.Option("--state", help="The folder as it is now.")],
+    head: Annotated[
+        str,
+        typer.Option(
+            callback=checked_digest,
+            help="Head of its journal, sha256:…, as noted where the folder was before.",
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Go on in a state folder that was moved to another disk or machine, or restored.
+
+    Two copies that are both in use would release one task to two enclaves, so a copy is refused
+    until this is said once. Stop everything that uses the original first, note its head with
+    `ratls provider journal verify`, and remove it: nothing can keep two machines from adopting
+    one copy each.
+
+    Example: ratls policy state adopt --state state --head sha256:HEAD
+    """
+    from verifier.shell import now, refusals_as_exit_status
+
+    with refusals_as_exit_status(json) as shell:
+        from policy.journal import Journal
+
+        placed = Journal.adopt(folder, head, now())
+        shell.answer(
+            {"state": str(folder)} | placed.model_dump(mode="json"),
+            f"{folder}: adopted; the journal says so, and the original must not be used any more",
+        )
+
+
+policy.add_typer(_state, name="state")

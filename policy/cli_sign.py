@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +10,9 @@ import typer
 
 from policy.options import AgreementFile, Json, PartyDir, PassphraseFile, StateDir, Yes
 from verifier.errors import ConfigError, Exit
+from verifier.text import digest_text
 
 if TYPE_CHECKING:
-    from policy.agreement import Agreement
     from policy.document import Policy
     from policy.party import LocalParty
     from policy.signing import KeyChange
@@ -40,6 +41,7 @@ def sign(
 
     with refusals_as_exit_status(json) as shell:
         from policy.agreement import require_not_expired
+        from policy.agreement_file import agreement_to_sign, sign_file
         from policy.party import LocalParty
         from policy.passphrase import passphrase_source
         from policy.show import agreement_facts, signatures_text
@@ -47,15 +49,14 @@ def sign(
 
         local = LocalParty.load(party, passphrase_source(passphrase_file))
         store = _state(state)
-        path, agreement = _agreement_to_sign(file, store)
+        path, agreement = agreement_to_sign(file, store)
         require_listed(agreement.policy, local)
         require_not_expired(agreement.policy, now())
-        changes = key_changes(agreement.policy, _before(agreement, store))
-        if agreement.policy.platform.simulated:
-            shell.warn_simulation()
+        changes = key_changes(agreement.policy, store.predecessor_of(agreement))
+        shell.warn_simulation(agreement.policy.platform.simulated)
         _show_changes(shell, changes)
         _require_consent("sign", agreement.policy, local, yes)
-        signed = _add_signature(path, agreement, local)
+        signed = sign_file(path, agreement, local)
         shell.answer(
             agreement_facts(signed)
             | {"agreement": str(path), "party": local.party_id, "keys": _json(changes)},
@@ -90,19 +91,15 @@ def accept(
         agreement = read_agreement(file)
         require_own_signature(agreement.require_complete(), local)
         # The party's own file may be lost or damaged: this command mends it.
-        before = store.accepted_in(agreement) or _before(agreement, store)
+        before = store.accepted_in(agreement) or store.predecessor_of(agreement)
         changes = key_changes(agreement.policy, before)
-        if agreement.policy.platform.simulated:
-            shell.warn_simulation()
+        shell.warn_simulation(agreement.policy.platform.simulated)
         _show_changes(shell, changes)
         _require_consent("take into force", agreement.policy, local, yes)
         at = now()
         complete = store.accept(agreement, local, at)
-        from_when = (
-            ""
-            if complete.policy.not_before <= at
-            else f" from {instant_text(complete.policy.not_before)}"
-        )
+        begins = complete.policy.not_before
+        from_when = "" if begins <= at else f" from {instant_text(begins)}"
         shell.answer(
             agreement_facts(agreement) | {"party": local.party_id, "keys": _json(changes)},
             f"{complete.policy.study} version {complete.policy.version}: "
@@ -115,75 +112,6 @@ def _state(folder: Path | None) -> StudyState:
     from verifier.files import user_folder
 
     return StudyState(user_folder("state") if folder is None else folder)
-
-
-def _agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
-    """The agreement to sign and its path: an existing one, or a new one for a policy.toml."""
-    from policy.agreement import Agreement
-    from policy.agreement_file import read_agreement, read_policy
-    from policy.document import digest_text
-    from policy.errors import PolicyConflict
-    from verifier.modes import known_roots
-
-    if file.suffix == ".json":
-        return file, read_agreement(file)
-    beside = file.with_name(f"{file.stem}.agreement.json")
-    read = read_policy(file)
-    if not beside.exists():
-        before = store.stored(read.study) if read.version > 1 else None
-        return beside, Agreement.draft(read.raw, known_roots(), before)
-    agreement = read_agreement(beside)
-    # A policy that was edited after the first signature is another policy.
-    if agreement.policy.raw != read.raw:
-        raise PolicyConflict(
-            f"{beside}",
-            expected=f"signatures on {file}, {digest_text(read.digest)}",
-            found=digest_text(agreement.digest),
-            fix=f"sign {beside} if that is the right text, or move it away to start again",
-        )
-    return beside, agreement
-
-
-def _add_signature(path: Path, read: Agreement, local: LocalParty) -> Agreement:
-    """Sign the agreement as it is now: others may have signed while this person read it.
-
-    Raises: PolicyConflict where it became one on another policy; FileNotWritten; what reading
-        the signing key raises.
-    """
-    from policy.agreement import FILE_CAP, Agreement
-    from policy.document import digest_text
-    from policy.errors import PolicyConflict
-    from policy.signing import sign as add_own_signature
-    from verifier.files import rewrite
-    from verifier.modes import known_roots
-
-    _ = local.signing  # asks for the passphrase before the file is locked
-    done = read
-
-    def add(content: bytes | None) -> bytes:
-        nonlocal done
-        now = read if content is None else Agreement.parse(content, known_roots())
-        same = [v.policy.digest for v in now.versions] == [v.policy.digest for v in read.versions]
-        if not same or (content is None and read.newest.keyids):
-            raise PolicyConflict(
-                str(path),
-                expected=digest_text(read.digest),
-                found="no file" if content is None else digest_text(now.digest),
-                fix="read the file again, and sign again: it was changed meanwhile",
-            )
-        done = add_own_signature(now, local)
-        return done.encode()
-
-    rewrite(path, add, cap=FILE_CAP)
-    return done
-
-
-def _before(agreement: Agreement, store: StudyState) -> Policy | None:
-    """What this party accepted last, or the version before in the file."""
-    stored = store.stored(agreement.policy.study)
-    if stored is not None:
-        return stored.policy
-    return agreement.versions[-2].policy if len(agreement.versions) > 1 else None
 
 
 def _json(changes: tuple[KeyChange, ...]) -> list[dict[str, str]]:
@@ -216,8 +144,6 @@ def _require_consent(act: str, policy: Policy, party: LocalParty, yes: str | Non
 
     Raises: ConsentMissing.
     """
-    from policy.document import digest_text
-
     digest = digest_text(policy.digest)
     thing = f"{act} {policy.study} version {policy.version}, {digest}, as {party.party_id}"
     if yes is None and can_ask():
@@ -234,6 +160,4 @@ def _require_consent(act: str, policy: Policy, party: LocalParty, yes: str | Non
 
 def can_ask() -> bool:
     """Are standard input and standard error a terminal, so that a person can answer?"""
-    import sys
-
     return sys.stdin.isatty() and sys.stderr.isatty()

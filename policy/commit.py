@@ -7,16 +7,8 @@ from typing import ClassVar, Self
 from policy import envelope as dsse
 from policy.document import Policy
 from policy.errors import TicketScopeError, TicketSignatureError
-from policy.statement import (
-    Count,
-    Digest,
-    IdText,
-    Instance,
-    Nonce,
-    PolicyStatement,
-    SlugText,
-    require_policy,
-)
+from policy.fields import Identifier, Slug
+from policy.statement import Count, Digest, Instance, Nonce, PolicyStatement, require_policy
 
 
 class CommitSignatureInvalid(TicketSignatureError):
@@ -43,8 +35,8 @@ class Commit(PolicyStatement):
     task_digest: Digest
     instance: Instance  #      16 bytes: the start of the enclave that the rows went to
     nonce: Nonce  #            32 bytes: of the challenge in the same stream
-    dataset: IdText
-    provider: SlugText
+    dataset: Identifier
+    provider: Slug
     schema_digest: Digest
     rows: Count
     batches: Count

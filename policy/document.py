@@ -18,6 +18,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from policy.errors import PolicyFormatError
+from policy.fields import Strict
 from policy.problems import Problem, from_pydantic, unknown_field
 from policy.references import cross_problems, require_distinct_keys
 from policy.sections import (
@@ -28,7 +29,6 @@ from policy.sections import (
     Head,
     Party,
     Platform,
-    Section,
     Transport,
 )
 from policy.syntax import LineIndex, read_toml, value_problems
@@ -38,9 +38,9 @@ from verifier.text import digest_text as digest_text
 PROBLEMS_CAP = 200  # listed at most
 
 
-_TABLES: dict[str, type[Section]] = {"agreement": AgreementRule, "platform": Platform}
-_OPTIONAL: dict[str, type[Section]] = {"transport": Transport}  # absent: its defaults
-_LISTS: dict[str, type[Section]] = {
+_TABLES: dict[str, type[Strict]] = {"agreement": AgreementRule, "platform": Platform}
+_OPTIONAL: dict[str, type[Strict]] = {"transport": Transport}  # absent: its defaults
+_LISTS: dict[str, type[Strict]] = {
     "party": Party,
     "enclave": Enclave,
     "dataset": Dataset,
@@ -175,7 +175,7 @@ def _read_sections(
     top = {k: v for k, v in document.items() if k not in sections}
     known = {"schema", *Head.model_fields, *sections} - {"schema_name"}
     for name in [n for n in top if n not in known][:PROBLEMS_CAP]:
-        problems.append(unknown_field(name, known, name, lines))
+        problems.append(unknown_field(name, known, name, lines.find))
         del top[name]
     parts: dict[str, Any] = {"head": _read(Head, top, "", lines, problems)}
     for name, model in (_TABLES | _OPTIONAL).items():
@@ -202,10 +202,10 @@ def _read_sections(
 
 
 def _read(
-    model: type[Section], value: Any, path: str, lines: LineIndex, problems: list[Problem]
+    model: type[Strict], value: Any, path: str, lines: LineIndex, problems: list[Problem]
 ) -> Any:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems += from_pydantic(error, model, path, lines)
+        problems += from_pydantic(error, model, path, lines.find)
         return None

@@ -27,6 +27,7 @@ from policy.errors import (
     TicketSignatureError,
 )
 from policy.keys import KeySigner, PublicKey, pre_authentication_encoding
+from verifier.strict_json import members_once
 
 POLICY = "application/vnd.ratls.policy.v1+toml"
 TASK = "application/vnd.ratls.task.v1+json"
@@ -125,24 +126,20 @@ class Envelope:
                 "envelope.signatures", expected=f"at most {SIGNATURES_CAP}", found=str(len(listed))
             )
         signatures = tuple(_signature(entry, i) for i, entry in enumerate(listed))
-        seen: set[str] = set()
-        for signature in signatures:
+        keyids = [signature.keyid for signature in signatures]
+        for keyid in keyids:
             # P02, P04: a copy, or (r, n-s), by one key must never count as a second vote.
-            if signature.keyid in seen:
+            if keyids.count(keyid) > 1:
                 raise SignatureRepeated(
-                    "envelope.signatures", expected="each key once", found=signature.keyid
+                    "envelope.signatures", expected="each key once", found=keyid
                 )
-            seen.add(signature.keyid)
         return cls(kind, payload, signatures)
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "payload": base64.b64encode(self.payload).decode("ascii"),
+            "payload": base64_text(self.payload),
             "payloadType": self.payload_type,
-            "signatures": [
-                {"keyid": s.keyid, "sig": base64.b64encode(s.sig).decode("ascii")}
-                for s in self.signatures
-            ],
+            "signatures": [{"keyid": s.keyid, "sig": base64_text(s.sig)} for s in self.signatures],
         }
 
     def encode(self) -> bytes:
@@ -185,25 +182,6 @@ class Envelope:
         return Envelope(self.payload_type, self.payload, (*self.signatures, added))
 
 
-def seal(payload_type: str, payload: bytes, signer: KeySigner) -> bytes:
-    """An envelope with one signature."""
-    return Envelope(payload_type, payload, ()).signed_by(signer).encode()
-
-
-def read_single(raw: bytes, payload_type: str) -> Envelope:
-    """An envelope of this kind with exactly one signature, which is not yet verified.
-
-    Raises: EnvelopeTooLarge, EnvelopeMalformed, EnvelopeTypeDiffers.
-    """
-    envelope = Envelope.parse(raw)
-    envelope.require_type(payload_type)
-    if len(envelope.signatures) != 1:
-        raise EnvelopeMalformed(
-            "envelope.signatures", expected="exactly one", found=str(len(envelope.signatures))
-        )
-    return envelope
-
-
 def strict_json(raw: bytes, thing: str) -> Any:
     """JSON in UTF-8 without byte order mark, duplicate names, NaN or deep nesting.
 
@@ -212,13 +190,20 @@ def strict_json(raw: bytes, thing: str) -> Any:
     try:
         return json.loads(
             raw.decode("utf-8", "strict"),
-            object_pairs_hook=_no_duplicates,
+            object_pairs_hook=members_once,
             parse_constant=_no_constant,
             parse_int=_bounded_int,
             parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
-        raise EnvelopeMalformed(thing, expected="strict JSON", found=_why(error)) from error
+        deep = isinstance(error, RecursionError)
+        why = "nesting too deep" if deep else ascii(str(error))[:120]
+        raise EnvelopeMalformed(thing, expected="strict JSON", found=why) from error
+
+
+def base64_text(raw: bytes) -> str:
+    """Standard base64 with padding: what `strict_base64` reads."""
+    return base64.b64encode(raw).decode("ascii")
 
 
 def strict_base64(text: Any, thing: str, *, cap: int) -> bytes:
@@ -235,7 +220,7 @@ def strict_base64(text: Any, thing: str, *, cap: int) -> bytes:
     except binascii.Error as error:
         raise EnvelopeMalformed(thing, expected="base64 with padding", found="other") from error
     # P11: the decoder ignores non-zero pad bits, so two texts would give one signature.
-    if base64.b64encode(decoded).decode("ascii") != text:
+    if base64_text(decoded) != text:
         raise EnvelopeMalformed(thing, expected="base64 with zero pad bits", found="other")
     if len(decoded) > cap:
         raise EnvelopeTooLarge(thing, expected=f"at most {cap} bytes", found=str(len(decoded)))
@@ -260,13 +245,6 @@ def _exactly(value: Any, names: tuple[str, ...], thing: str) -> dict[str, Any]:
     return value
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = dict(pairs)
-    if len(names) != len(pairs):
-        raise ValueError("a name twice in one object")
-    return names
-
-
 def _no_constant(name: str) -> float:
     raise ValueError(f"the number {name}")
 
@@ -282,7 +260,3 @@ def _finite(text: str) -> float:
     if number - number != 0:  # 1e999
         raise ValueError("an infinite number")
     return number
-
-
-def _why(error: Exception) -> str:
-    return "nesting too deep" if isinstance(error, RecursionError) else ascii(str(error))[:120]

@@ -78,26 +78,14 @@ class PolicyTrustError(RatlsError):
     exit_status = Exit.NOT_ADMITTED
 
 
-class PolicyRollbackError(RatlsError):
-    """An older policy than the one already accepted."""
-
-    exit_status = Exit.NOT_ADMITTED
-
-
 class PolicyConflictError(RatlsError):
-    """A policy differs from the one that this party accepted."""
+    """A policy, or a document under it, differs from the one that this party accepted."""
 
     exit_status = Exit.NOT_ADMITTED
 
 
 class PolicyExpiredError(RatlsError):
     """The policy is not in force at this instant."""
-
-    exit_status = Exit.NOT_ADMITTED
-
-
-class PolicyScopeError(RatlsError):
-    """A policy is used for something that it is not about."""
 
     exit_status = Exit.NOT_ADMITTED
 
@@ -153,13 +141,6 @@ class PolicyConflict(PolicyConflictError):
 
     code = "policy-conflict"
     default_fix = "compare policy digests with the other parties"
-
-
-class ReceiptSignatureInvalid(ResultSignatureError):
-    """The receipt or acknowledgement was altered after the enclave signed it."""
-
-    code = "receipt-signature-invalid"
-    default_fix = "use the file as the enclave sent it"
 
 
 class PartyFolderMalformed(ConfigError):

@@ -125,7 +125,10 @@ class Journal:
             JournalNotWritten, AuditError, StateCopied: As `open` and `append`.
         """
         if not has_begun(folder):
-            _make(folder)
+            with _writing():
+                make_folder(folder)
+                with locked(_lines_path(folder)):
+                    sync_folder(folder)
         with cls._opened(folder) as journal:
             if not journal.records:
                 if _is_used(folder):
@@ -159,21 +162,19 @@ class Journal:
     @classmethod
     @contextmanager
     def _opened(cls, folder: Path) -> Iterator[Self]:
+        lines, head_file = _lines_path(folder), _head_path(folder)
         with _held(folder):
-            yield cls._load(folder)
-
-    @classmethod
-    def _load(cls, folder: Path) -> Self:
-        raw, old = _read(_lines_path(folder)), _read(_head_path(folder))
-        records, whole = parse_lines(raw or b"")
-        torn = whole < len(raw or b"")
-        head = reconcile(records, torn, None if old is None else Head.parse(old))
-        if torn:
-            _truncate(_lines_path(folder), whole)
-        # The head is written first, also for an empty journal: lines without a head are an error.
-        if old != head.encode():
-            write_atomically(_head_path(folder), head.encode(), mode=0o600)
-        return cls(folder, records, head)
+            raw, old = _read(lines) or b"", _read(head_file)
+            records, whole = parse_lines(raw)
+            torn = whole < len(raw)
+            head = reconcile(records, torn, None if old is None else Head.parse(old))
+            if torn:
+                with _changed(lines) as handle:
+                    os.ftruncate(handle, whole)
+            # Written first, also for an empty journal: lines without a head are an error.
+            if old != head.encode():
+                write_atomically(head_file, head.encode(), mode=0o600)
+            yield cls(folder, records, head)
 
     @property
     def records(self) -> tuple[JournalRecord, ...]:
@@ -271,13 +272,6 @@ def _held(folder: Path, *, reading: bool = False) -> Iterator[None]:
         yield
 
 
-def _make(folder: Path) -> None:
-    with _writing():
-        make_folder(folder)
-        with locked(_lines_path(folder)):
-            sync_folder(folder)
-
-
 class JournalNotWritten(AuditError):
     """A record could not be written to disk, so the act that it allows was not done."""
 
@@ -336,22 +330,21 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _append_durably(path: Path, line: bytes) -> None:
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
-        with os.fdopen(handle, "ab", buffering=0) as file:
-            if file.write(line) != len(line):
-                raise OSError(0, "only a part was written")
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise _not_written(path, error) from error
+    with _changed(path) as handle:
+        if os.write(handle, line) != len(line):
+            raise OSError(0, "only a part was written")
 
 
-def _truncate(path: Path, size: int) -> None:
+@contextmanager
+def _changed(path: Path) -> Iterator[int]:
+    """The open file, which is on the disk at the end. Raises: JournalNotWritten."""
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(handle, "r+b", buffering=0) as file:
-            file.truncate(size)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield handle
             os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
         raise _not_written(path, error) from error
 

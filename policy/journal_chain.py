@@ -19,7 +19,8 @@ from pydantic import Field, ValidationError
 
 from policy.document import digest_text
 from policy.errors import AuditError
-from policy.journal_entries import Count, DigestText, Entry, JournalEntry, Moment
+from policy.fields import Strict
+from policy.journal_entries import Count, DigestText, Entry, Moment
 from policy.statement import instant_text
 from policy.values import Digest
 from verifier.text import read_instant
@@ -27,7 +28,7 @@ from verifier.text import read_instant
 GENESIS = Digest(bytes(32))  # what the first line names as the line before it
 
 
-class _Line(JournalEntry):
+class _Line(Strict):
     at: Moment
     entry: Annotated[Entry, Field(discriminator="kind")]
     previous: DigestText

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from policy.fields import Strict
 from verifier.appraisal import Appraisal
 from verifier.errors import CollateralRolledBack
 
@@ -18,13 +19,21 @@ Count = Annotated[int, Field(ge=0)]
 Step = Literal["local", "enclave", "rows", "commit", "answer"]
 
 
-class JournalEntry(BaseModel):
-    """Strict and frozen; every entry has a `kind`."""
+class _OfInstance(Strict):
+    """What is said of a task and the one start of an enclave that it was given to."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    task: DigestText
+    instance: InstanceText
+    mode: ModeText
 
 
-class PlacedEntry(JournalEntry):
+class _OfDataset(_OfInstance):
+    """The same, of one dataset."""
+
+    dataset: str
+
+
+class PlacedEntry(Strict):
     """The state folder is here; the first record, and again when a copy was adopted."""
 
     kind: Literal["placed"] = "placed"
@@ -33,7 +42,7 @@ class PlacedEntry(JournalEntry):
     folder: Count  #       inode
 
 
-class AcceptedEntry(JournalEntry):
+class AcceptedEntry(Strict):
     """A policy was taken into force, from its `not_before` on. None older is, from now on."""
 
     kind: Literal["accepted"] = "accepted"
@@ -42,36 +51,28 @@ class AcceptedEntry(JournalEntry):
     policy: DigestText
 
 
-class ReservedEntry(JournalEntry):
+class ReservedEntry(_OfDataset):
     """Rows of `dataset` may now be sent for `task`, and only to this instance of the enclave."""
 
     kind: Literal["reserved"] = "reserved"
-    task: DigestText
-    dataset: str
     policy: DigestText
     study: str
     computation: str
     learnt: DigestText | None = None  # run and columns; absent in records of older versions
-    instance: InstanceText
     expires: Moment | None = None  # of the task; absent in records of older versions
-    mode: ModeText
 
 
 Returned = Literal["no-row-left", "source-refused", "no-commit-before-the-end"]
 
 
-class ReturnedEntry(JournalEntry):
+class ReturnedEntry(_OfDataset):
     """A reservation without a commit, given back: it does not count as a use."""
 
     kind: Literal["returned"] = "returned"
-    task: DigestText
-    dataset: str
-    instance: InstanceText
     reason: Returned
-    mode: ModeText
 
 
-class NotedEntry(JournalEntry):
+class NotedEntry(Strict):
     """Revocation lists that were used. From now on older ones are refused."""
 
     kind: Literal["noted"] = "noted"
@@ -92,50 +93,39 @@ class NotedEntry(JournalEntry):
                 )
 
 
-class CommittedEntry(JournalEntry):
+class CommittedEntry(_OfDataset):
     """A signed commit is kept and about to be sent."""
 
     kind: Literal["committed"] = "committed"
-    task: DigestText
-    dataset: str
-    instance: InstanceText
     commit: DigestText
     rows: Count
     batches: Count
-    mode: ModeText
 
 
-class ReleasedEntry(JournalEntry):
+class ReleasedEntry(_OfDataset):
     """The enclave acknowledged the commit."""
 
     kind: Literal["released"] = "released"
-    task: DigestText
-    dataset: str
-    instance: InstanceText
     commit: DigestText
     acknowledgement: DigestText
     rows: Count
-    mode: ModeText
 
 
-class CollectedEntry(JournalEntry):
+class CollectedEntry(_OfInstance):
     """A result was fetched and its receipt verified."""
 
     kind: Literal["collected"] = "collected"
-    task: DigestText
-    instance: InstanceText
     receipt: DigestText
-    mode: ModeText
 
 
-class CheckOutcome(JournalEntry):
+class CheckOutcome(Strict):
     """Name and outcome of one check; never its detail, which may quote the peer."""
 
     check: str
     outcome: Literal["passed", "failed", "not_reached"]
 
 
-class RefusedEntry(JournalEntry):
+class RefusedEntry(Strict):
     """A release or collection that was refused, and by which check."""
 
     kind: Literal["refused"] = "refused"

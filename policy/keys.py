@@ -22,13 +22,7 @@ from securesystemslib.dsse import Envelope as _Dsse
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 
 # Its package re-exports these for users, but not in the form that type checkers ask for.
-from securesystemslib.signer import (  # type: ignore[attr-defined]
-    CryptoSigner,
-    Key,
-    Signature,
-    Signer,
-    SSlibKey,
-)
+from securesystemslib.signer import CryptoSigner, Key, Signature, Signer, SSlibKey  # type: ignore[attr-defined]
 
 from policy.errors import KeyPermissions
 from verifier.errors import ConfigError
@@ -68,7 +62,7 @@ class PublicKey:
 
     @property
     def pem(self) -> str:
-        return _pem(_load_spki(self.spki))
+        return spki_pem(_load_spki(self.spki))
 
     @property
     def digest(self) -> bytes:
@@ -128,7 +122,7 @@ class EncryptionKey:
 
     @property
     def pem(self) -> str:
-        return _pem(self.crypto)
+        return spki_pem(self.crypto)
 
 
 class KeySigner:
@@ -195,12 +189,12 @@ def load_private_key(path: Path, passphrase: bytes) -> PrivateKeyTypes:
         raise KeyFileMalformed(str(path), expected="a supported key", found="another") from error
 
 
-def encrypted_pem(key: PrivateKeyTypes, passphrase: bytes) -> bytes:
-    """PKCS#8, encrypted; the form that `load_private_key` reads."""
+def private_pem(
+    key: PrivateKeyTypes, encryption: serialization.KeySerializationEncryption
+) -> bytes:
+    """PKCS#8; encrypted, it is the form that `load_private_key` reads."""
     return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(passphrase),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
     )
 
 
@@ -231,7 +225,7 @@ def spki_der(key: PublicKeyTypes) -> bytes:
     )
 
 
-def _pem(key: PublicKeyTypes) -> str:
+def spki_pem(key: PublicKeyTypes) -> str:
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     ).decode("ascii")
@@ -255,7 +249,7 @@ def _load_pem(text: str) -> PublicKeyTypes:
         raise KeyFileMalformed(
             "public key", expected="a PEM PUBLIC KEY block", found="something else"
         ) from error
-    if _pem(key).strip("\n") != text.strip("\n"):
+    if spki_pem(key).strip("\n") != text.strip("\n"):
         raise KeyFileMalformed(
             "public key", expected="one PEM block in its standard form", found="another form"
         )

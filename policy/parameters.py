@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from policy.problems import Unfit
+from policy.text import identifier_fault
 
+T = TypeVar("T")
 Value = bool | int | float | str | tuple[Any, ...]  # tuples hold scalars of one kind
 
 
@@ -66,6 +68,16 @@ def same(left: Value, right: Value) -> bool:
     return type(left) is type(right) and left == right
 
 
+def read_table(value: Any, read: Callable[[str, Any], T]) -> dict[str, T]:
+    """A table of parameters by name, each read by `read`. Raises: Unfit."""
+    if not isinstance(value, dict) or len(value) > 64:
+        raise Unfit("a table of at most 64 parameters", "another value")
+    for name in value:
+        if fault := identifier_fault(name):
+            raise Unfit(f"parameter names of {fault[0]}", fault[1])
+    return {name: read(name, entry) for name, entry in value.items()}
+
+
 def parse_parameter(name: str, value: Any) -> Parameter:
     """One entry of `parameters`. Raises: Unfit."""
     if not isinstance(value, dict):
@@ -90,7 +102,7 @@ def parse_parameter(name: str, value: Any) -> Parameter:
 
 def as_value(name: str, value: Any) -> Value:
     """A scalar or a list of scalars of one kind. Raises: Unfit."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         entries = tuple(value)
         if not entries or any(type(e) not in (int, float, str) for e in entries):
             raise Unfit(f"{name} as a non-empty list of numbers or texts", "another list")

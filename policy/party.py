@@ -24,13 +24,13 @@ from pydantic import ValidationError
 from policy.channel import ChannelCertificate, make_channel_certificate
 from policy.errors import PartyFolderMalformed, PassphraseMissing
 from policy.keys import (
-    EncryptionKey,
     KeySigner,
     OperationSigner,
-    PublicKey,
     SigningSigner,
-    encrypted_pem,
     load_private_key,
+    private_pem,
+    spki_der,
+    spki_pem,
 )
 from policy.problems import from_pydantic
 from policy.sections import Party
@@ -75,23 +75,20 @@ class LocalParty:
     @cached_property
     def signing(self) -> SigningSigner:
         """For policies and withdrawals only. Raises as `load_private_key`, and KeyPairDiffers."""
-        return SigningSigner(self._signer("signing.key", self.public.signing_key))
+        key = self._private("signing.key", self.public.signing_key.spki)
+        return SigningSigner(KeySigner.from_private(key))
 
     @cached_property
     def operation(self) -> OperationSigner:
         """For tasks, commits, records. Raises as `signing`."""
-        return OperationSigner(self._signer("operation.key", self.public.operation_key))
+        key = self._private("operation.key", self.public.operation_key.spki)
+        return OperationSigner(KeySigner.from_private(key))
 
     @cached_property
     def channel_key_pem(self) -> bytes:
         """The key of the channel certificate, unencrypted, for the TLS library alone."""
-        key = self._private("channel.key")
-        self._require_pair("channel.key", key, self.public.channel_certificate.key.spki)
-        return key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+        key = self._private("channel.key", self.public.channel_certificate.key.spki)
+        return private_pem(key, serialization.NoEncryption())
 
     @cached_property
     def encryption(self) -> x25519.X25519PrivateKey:
@@ -100,8 +97,7 @@ class LocalParty:
             raise PartyFolderMalformed(
                 str(self.folder), expected="a recipient with encryption key", found="none"
             )
-        key = self._private("encryption.key")
-        self._require_pair("encryption.key", key, self.public.encryption_key.spki)
+        key = self._private("encryption.key", self.public.encryption_key.spki)
         assert isinstance(key, x25519.X25519PrivateKey)
         return key
 
@@ -112,22 +108,12 @@ class LocalParty:
             raise PassphraseMissing(str(self.folder), expected="a passphrase", found="none")
         return given
 
-    def _private(self, name: str) -> PrivateKeyTypes:
-        return load_private_key(self.folder / name, self._passphrase)
-
-    def _signer(self, name: str, public: PublicKey) -> KeySigner:
-        key = self._private(name)
-        self._require_pair(name, key, public.spki)
-        return KeySigner.from_private(key)
-
-    def _require_pair(self, name: str, key: PrivateKeyTypes, spki: bytes) -> None:
-        own = key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        if own != spki:
-            raise KeyPairDiffers(
-                str(self.folder / name), expected="the key of party.toml", found="another key"
-            )
+    def _private(self, name: str, spki: bytes) -> PrivateKeyTypes:
+        path = self.folder / name
+        key = load_private_key(path, self._passphrase)
+        if spki_der(key.public_key()) != spki:
+            raise KeyPairDiffers(str(path), expected="the key of party.toml", found="another key")
+        return key
 
 
 class PartyIdMalformed(ConfigError):
@@ -162,9 +148,15 @@ def create_party(
     if "recipient" in roles:
         keys["encryption"] = x25519.X25519PrivateKey.generate()
     block = _party_block(party_id, roles, keys, certificate)
-    _make_folder(folder, [f"{n}.key" for n in keys] + ["party.toml", "channel.crt"])
+    make_folder(folder)
+    names = [f"{n}.key" for n in keys] + ["party.toml", "channel.crt"]
+    if present := [name for name in names if os.path.lexists(folder / name)]:
+        raise FileNotWritten(
+            str(folder), expected="a folder without keys", found=", ".join(sorted(present))
+        )
+    encryption = serialization.BestAvailableEncryption(passphrase)
     for name, key in keys.items():
-        write_new(folder / f"{name}.key", encrypted_pem(key, passphrase), mode=0o600)
+        write_new(folder / f"{name}.key", private_pem(key, encryption), mode=0o600)
     write_new(folder / "channel.crt", certificate.pem.encode("ascii"), mode=0o644)
     write_new(folder / "party.toml", block.encode("utf-8"), mode=0o644)
     return LocalParty.load(folder, passphrase)
@@ -179,7 +171,7 @@ def read_party_file(path: Path) -> Party:
     try:
         party = Party.model_validate(entries[0])
     except ValidationError as error:
-        problem = from_pydantic(error, Party, "party[0]", None)[0]
+        problem = from_pydantic(error, Party, "party[0]")[0]
         raise PartyFolderMalformed(
             f"{path}: {problem.path}", expected=problem.expected, found=problem.found
         ) from error
@@ -192,32 +184,17 @@ def read_party_file(path: Path) -> Party:
     return party
 
 
-def _make_folder(folder: Path, names: list[str]) -> None:
-    make_folder(folder)
-    present = [name for name in names if os.path.lexists(folder / name)]
-    if present:
-        raise FileNotWritten(
-            str(folder), expected="a folder without keys", found=", ".join(sorted(present))
-        )
-
-
 def _party_block(
     party_id: str,
     roles: tuple[str, ...],
     keys: dict[str, PrivateKeyTypes],
     certificate: ChannelCertificate,
 ) -> str:
-    signing = PublicKey.from_crypto(keys["signing"].public_key())
-    operation = PublicKey.from_crypto(keys["operation"].public_key())
-    lines = [
-        "[[party]]",
-        f'id = "{party_id}"',
-        "roles = [" + ", ".join(f'"{role}"' for role in roles) + "]",
-        f'signing_key = """{signing.pem}"""',
-        f'operation_key = """{operation.pem}"""',
-        f'channel_certificate = """{certificate.pem}"""',
-    ]
-    if "encryption" in keys:
-        public = EncryptionKey.from_crypto(keys["encryption"].public_key())
-        lines.append(f'encryption_key = """{public.pem}"""')
+    listed = ", ".join(f'"{role}"' for role in roles)
+    lines = ["[[party]]", f'id = "{party_id}"', f"roles = [{listed}]"]
+    for name, key in keys.items():
+        if name == "channel":
+            lines.append(f'channel_certificate = """{certificate.pem}"""')
+        else:
+            lines.append(f'{name}_key = """{spki_pem(key.public_key())}"""')
     return "\n".join(lines) + "\n"

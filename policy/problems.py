@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,8 +19,11 @@ class Unfit(ValueError):
         self.expected, self.found, self.field = expected, found, field
 
 
-class Lines(Protocol):
-    def find(self, path: str) -> int | None: ...
+LineOf = Callable[[str], int | None]  # the line of a path, see `policy.syntax.LineIndex`
+
+
+def no_line(path: str) -> None:
+    """Where there is no text to point into."""
 
 
 _ARM = re.compile(r"(function-|literal\[|constrained-|tuple\[|\[key\]|(int|str)\Z)")
@@ -65,16 +68,15 @@ class Problem:
         return self.sentence + (f" ({self.fix})" if self.fix else "")
 
 
-def unknown_field(name: str, known: Collection[str], path: str, lines: Lines | None) -> Problem:
+def unknown_field(name: str, known: Collection[str], path: str, line_of: LineOf) -> Problem:
     """P10: an unknown field is refused; the nearest known name is suggested."""
     close = get_close_matches(name, known, n=1)
     fix = f"did you mean {close[0]}?" if close else "known here: " + ", ".join(sorted(known))
-    line = lines.find(path) if lines else None
-    return Problem(path, line, _A_KNOWN_FIELD, f"the unknown field {name!a}", fix)
+    return Problem(path, line_of(path), _A_KNOWN_FIELD, f"the unknown field {name!a}", fix)
 
 
 def from_pydantic(
-    error: ValidationError, model: type[BaseModel], path: str, lines: Lines | None
+    error: ValidationError, model: type[BaseModel], path: str, line_of: LineOf = no_line
 ) -> list[Problem]:
     """One problem per place, also for a union that fails in every arm."""
     problems: dict[str, Problem] = {}
@@ -88,10 +90,10 @@ def from_pydantic(
         if entry["type"] == "extra_forbidden":
             holder = _model_at(model, entry["loc"])
             known = [f.alias or n for n, f in holder.model_fields.items()]
-            problem = unknown_field(str(entry["loc"][-1]), known, place, lines)
+            problem = unknown_field(str(entry["loc"][-1]), known, place, line_of)
         else:
             expected, found, place = _described(entry, place)
-            problem = Problem(place, lines.find(place) if lines else None, expected, found)
+            problem = Problem(place, line_of(place), expected, found)
         problems.setdefault(place, problem)
     return list(problems.values())
 
@@ -112,8 +114,12 @@ def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[B
     return model
 
 
-_WORDS = {
+_WORDS = {  # by pydantic's name of the error; braces stand for what it adds
     "missing": _THE_FIELD,
+    "literal_error": "one of {expected}",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
     "int_type": "an integer",
     "string_type": "text",
     "tuple_type": "a list",
@@ -133,12 +139,5 @@ def _described(entry: Any, place: str) -> tuple[str, str, str]:
         fault: Unfit = context["error"]
         return fault.expected, fault.found, join(place, (fault.field,)) if fault.field else place
     found = "nothing" if kind == "missing" else ascii(entry["input"])[:80]
-    if kind == "literal_error":
-        return f"one of {context['expected']}", found, place
-    if kind == "string_pattern_mismatch":
-        return f"text of the form {context['pattern']}", found, place
-    bounds = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
-    if kind in bounds:
-        key, words = bounds[kind]
-        return f"{words} {context[key]}", found, place
-    return _WORDS.get(kind, entry["msg"]), found, place
+    words = _WORDS[kind].format_map(context) if kind in _WORDS else entry["msg"]
+    return words, found, place

@@ -1,7 +1,11 @@
-"""A receipt: the enclave's signed statement of what it computed, from what, and for whom.
+"""What the enclave signs: an acknowledgement that rows arrived, a receipt of what it computed.
 
     document = salted(result, salt)       # in the enclave, before it is sealed
     receipt.require_result(file)          # years later: this file is what was computed
+
+Both contain the evidence of the enclave that signed. `open` verifies the signature with the receipt
+key *inside* the document. Only the evidence shows that this key belongs to the agreed enclave;
+`ratls.offline` and `provider.exchange` compare it.
 
 A result is a JSON object. Its digest is that of its compact form, so the layout of the file does
 not matter. A salt of 32 random bytes in it prevents guessing the result from the receipt alone.
@@ -11,17 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
 from policy import envelope as dsse
 from policy import values
-from policy.attested import Attested
 from policy.document import digest_text
 from policy.envelope import EnvelopeMalformed, strict_json
-from policy.errors import ReceiptSignatureInvalid, ResultBindingError
-from policy.statement import Digest, IdText, Instance, SlugText
+from policy.errors import ResultBindingError, ResultSignatureError
+from policy.fields import Identifier, Slug, Strict
+from policy.keys import KeyFileMalformed, KeyTypeUnsupported, PublicKey, ReceiptKey
+from policy.problems import Unfit
+from policy.statement import Blob, Count, Digest, Instance, Nonce, PolicyStatement
 
 RESULT_CAP = 256 << 20  # bytes of a file: a result has at most 32 MiB, and more when indented
 _SALT, SALT_SIZE = "salt", 32
@@ -59,12 +65,65 @@ def _compact(value: Any) -> bytes:
     ).encode("utf-8")
 
 
-class ReceiptInput(BaseModel):
+class ReceiptSignatureInvalid(ResultSignatureError):
+    """The receipt or acknowledgement was altered after the enclave signed it."""
+
+    code = "receipt-signature-invalid"
+    default_fix = "use the file as the enclave sent it"
+
+
+class Attested(PolicyStatement):
+    """The challenge, and its evidence, which contains the hash of the receipt key."""
+
+    signature_leaf: ClassVar[dsse.SignatureLeaf] = ReceiptSignatureInvalid
+
+    nonce: Nonce  #        32 bytes, chosen by the receiver of the document
+    evidence: Blob  #      tagged CBOR, as the challenge was answered
+    tls_spki: Blob  #      DER, the enclave's TLS key of that connection
+    receipt_key: Blob  #   DER SPKI of the key that signs this document
+    task_digest: Digest
+    instance: Instance
+
+    @model_validator(mode="after")
+    def _readable_key(self) -> Self:
+        try:
+            PublicKey.from_spki(self.receipt_key)
+        except (KeyFileMalformed, KeyTypeUnsupported) as refusal:
+            raise Unfit(refusal.expected, refusal.found, field="receipt_key") from refusal
+        return self
+
+    @classmethod
+    def open(cls, raw: bytes) -> Self:
+        """Signed by the receipt key inside it. Which enclave has that key is not checked here.
+
+        Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed,
+            SignerUnknown, ReceiptSignatureInvalid.
+        """
+        document, envelope = cls._parse(raw)
+        key = ReceiptKey(PublicKey.from_spki(document.receipt_key))
+        cls.require_signature(envelope, key)
+        return document
+
+
+class Acknowledgement(Attested):
+    """A committed dataset arrived complete. Shown to the provider alone: it holds exact counts."""
+
+    payload_type: ClassVar[str] = dsse.ACKNOWLEDGEMENT
+    noun: ClassVar[str] = "acknowledgement"
+
+    dataset: Identifier
+    provider: Slug
+    commit_digest: Digest  # of the commit's payload
+    tags_digest: Digest  #   the commit's: of the sealed chunks that arrived
+    rows: Count
+    batches: Count
+    sealing_key_hash: Digest  # of the key that the chunks were sealed to; the evidence names it
+
+
+class ReceiptInput(Strict):
     """One input, by its commit; without counts or digests of rows."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    dataset: IdText
+    dataset: Identifier
     commit_digest: Digest
 
 
@@ -76,17 +135,14 @@ class ResultDiffers(ResultBindingError):
 
 
 class Receipt(Attested):
-    """Goes with the sealed result. See `Attested.open`."""
+    """What was computed, from what, and for whom. Goes with the sealed result."""
 
     payload_type: ClassVar[str] = dsse.RECEIPT
     noun: ClassVar[str] = "receipt"
-    signature_leaf: ClassVar[dsse.SignatureLeaf] = ReceiptSignatureInvalid
 
-    task_digest: Digest
-    instance: Instance
-    computation: IdText
-    run: IdText
-    recipient: SlugText
+    computation: Identifier
+    run: Identifier
+    recipient: Slug
     inputs: Annotated[tuple[ReceiptInput, ...], Field(strict=False, min_length=1)]
     result_digest: Digest  # of the plaintext, see `result_digest`
     mode: Literal["production", "simulation"]

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from policy import envelope as dsse
 from policy import values
 from policy.document import Policy, digest_text
 from policy.errors import PartyNotListed, ResultBindingError, ResultSignatureError
+from policy.fields import Slug, Strict
 from policy.keys import OperationKey
-from policy.statement import Blob, Digest, Moment, SlugText, Statement
+from policy.statement import Blob, Digest, Moment, Statement
 from verifier.appraisal import Appraisal
 
 _DETAIL_CAP = 4096  # characters
 
 
-class RecordedCheck(BaseModel):
+class RecordedCheck(Strict):
     """One line of the appraisal."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     check: Annotated[str, Field(max_length=128)]
     outcome: Literal["passed", "failed", "not_reached"]
@@ -53,7 +52,7 @@ class Record(Statement):
     noun: ClassVar[str] = "record"
     signature_leaf: ClassVar[dsse.SignatureLeaf] = RecordSignatureInvalid
 
-    holder: SlugText
+    holder: Slug
     document_digest: Digest  # of the payload of the receipt or acknowledgement
     collateral: Blob  #        the bundle, byte for byte
     appraisal: Annotated[tuple[RecordedCheck, ...], Field(strict=False)]
@@ -76,7 +75,14 @@ class Record(Statement):
             PartyNotListed, SignerUnknown, RecordSignatureInvalid.
         """
         record, envelope = cls._parse(raw)
-        cls.require_signature(envelope, record._key(by) if isinstance(by, Policy) else by)
+        if isinstance(by, Policy):
+            party = by.party_by_id(record.holder)
+            if party is None:
+                raise PartyNotListed(
+                    "record: holder", expected="a party of the policy", found=record.holder
+                )
+            by = party.operation_key
+        cls.require_signature(envelope, by)
         return record
 
     def require_document(self, digest: values.Digest) -> None:
@@ -87,11 +93,3 @@ class Record(Statement):
                 expected=digest_text(digest),
                 found=digest_text(self.document_digest),
             )
-
-    def _key(self, policy: Policy) -> OperationKey:
-        party = policy.party_by_id(self.holder)
-        if party is None:
-            raise PartyNotListed(
-                "record: holder", expected="a party of the policy", found=self.holder
-            )
-        return party.operation_key

@@ -15,6 +15,7 @@ from policy.problems import Problem
 from policy.sections import Computation, Dataset, Head, Party
 from policy.syntax import LineIndex
 from verifier.anchors import Mode, RootMalformed, RootName
+from verifier.text import instant_text
 
 
 def cross_problems(
@@ -29,7 +30,7 @@ def cross_problems(
     findings += _threshold(parts, document)
     for name in ("party", "enclave", "dataset", "computation"):
         findings += _distinct_ids(document, name, "name" if name == "enclave" else "id")
-    findings += _distinct_measurements(parts["enclave"])
+    findings += _distinct_ids(document, "enclave", "mr_enclave")
     findings += _parties(parts["party"], parts["head"])
     roles = {p.id: p for p in parts["party"].values()}
     unread = _declared(document, "party", "id") - set(roles)
@@ -115,35 +116,21 @@ def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterat
     seen: set[str] = set()
     for i, name in _named(document, section, key):
         if name in seen:
-            yield f"{section}[{i}].{key}", f"an {key} used once", f"{name!r} again"
+            yield f"{section}[{i}].{key}", f"each {key} once", f"{name!r} again"
         seen.add(name)
-
-
-def _distinct_measurements(enclaves: Mapping[int, Any]) -> Iterator[Finding]:
-    seen: set[str] = set()
-    for i, enclave in enclaves.items():
-        if enclave.mr_enclave in seen:
-            yield f"enclave[{i}].mr_enclave", "each measurement once", "one listed before"
-        seen.add(enclave.mr_enclave)
 
 
 def _parties(parties: Mapping[int, Party], head: Head | None) -> Iterator[Finding]:
     for i, party in parties.items():
-        path, certificate = f"party[{i}]", party.channel_certificate
+        path, certificate = f"party[{i}].channel_certificate", party.channel_certificate
         if certificate.party_id != party.id:
-            yield (
-                f"{path}.channel_certificate",
-                f"the name urn:ratls:party:{party.id}",
-                f"urn:ratls:party:{certificate.party_id}"[:120],
-            )
+            found = f"urn:ratls:party:{certificate.party_id}"[:120]
+            yield path, f"the name urn:ratls:party:{party.id}", found
         if head is not None and certificate.not_after < head.expires:
-            yield (
-                f"{path}.channel_certificate",
-                "a certificate that outlives the policy's expires",
-                f"one that ends {certificate.not_after:%Y-%m-%dT%H:%M:%SZ}",
-            )
+            found = f"one that ends {instant_text(certificate.not_after)}"
+            yield path, "a certificate that outlives the policy's expires", found
         if "recipient" in party.roles and party.encryption_key is None:
-            yield f"{path}.encryption_key", "a recipient's encryption key", "nothing"
+            yield f"party[{i}].encryption_key", "a recipient's encryption key", "nothing"
 
 
 def _dataset(

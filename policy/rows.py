@@ -19,7 +19,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -115,22 +115,16 @@ def check_schema(schema: pa.Schema, dataset: Dataset) -> None:
     try:
         names = schema.names
     except UnicodeDecodeError as error:  # Arrow takes any bytes for a name
-        raise ColumnUnexpected(
-            f"dataset {dataset.id}",
-            expected="names in UTF-8",
-            found="a column name that is not UTF-8",
-        ) from error
+        found = "a column name that is not UTF-8"
+        raise ColumnUnexpected(f"dataset {dataset.id}", expected="UTF-8", found=found) from error
     for name in declared:
         if name not in names:
             raise ColumnMissing(f"dataset {dataset.id}", expected=f"column {name!r}", found="")
     for position, name in enumerate(names):
         if name not in declared or name in names[:position]:
             why = "twice" if name in declared else "which the policy does not declare"
-            raise ColumnUnexpected(
-                f"dataset {dataset.id}",
-                expected=f"only the {len(declared)} declared columns, each once",
-                found=f"column {ascii(name)[:80]}, {why}",
-            )
+            found = f"column {ascii(name)[:80]}, {why}"
+            raise ColumnUnexpected(f"dataset {dataset.id}", expected="declared ones", found=found)
     expected = arrow_schema(dataset)
     for name in declared:
         wanted, found = expected.field(name), schema.field(name)
@@ -281,10 +275,7 @@ Fault = tuple[type[InvalidDataError], str, pa.Array]  # refusal, the rule, which
 class _NamesRows:
     """Sentences like `dataset d, column 'age': row 3 must not be null`."""
 
-    thing: str
-    expected: str
-    found: str
-    says = "{thing}: {found} must {expected}"
+    says: ClassVar[str] = "{thing}: {found} must {expected}"
 
 
 class PersonUnnamed(_NamesRows, InvalidDataError):
@@ -428,11 +419,9 @@ def _bound(bound: Any, column: Column) -> pa.Scalar:
 def _domain(column: Column) -> str:
     if column.max is None:
         return f"be at least {column.min}"
-    return (
-        f"be at most {column.max}"
-        if column.min is None
-        else (f"be from {column.min} to {column.max}")
-    )
+    if column.min is None:
+        return f"be at most {column.max}"
+    return f"be from {column.min} to {column.max}"
 
 
 def type_name(type_: pa.DataType) -> str:

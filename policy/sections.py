@@ -5,42 +5,26 @@ A table is read strictly by itself; `policy.references` judges what one says abo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
 from policy.channel import ChannelCertificate
+from policy.fields import Identifier, Slug, Strict, faultless
 from policy.keys import EncryptionKey, OperationKey, PublicKey, SigningKey
-from policy.parameters import Parameter, parse_parameter
+from policy.parameters import Parameter, parse_parameter, read_table
 from policy.problems import Unfit
-from policy.text import Fault, identifier_fault, name_fault, slug_fault
+from policy.text import name_fault
 from verifier.anchors import Mode, RootName
 from verifier.errors import RatlsError
 from verifier.text import instant_fault
 
 ANY_MACHINE = "any genuine platform"
 VERSION_CAP = 1_000_000  # P14: no version may be so high that nothing can follow it
-
-
-def _checked(fault: Callable[[str], Fault | None]) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        found = fault(text)
-        if found is not None:
-            raise Unfit(found[0], found[1])
-        return text
-
-    return check
 
 
 def _translated(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -80,9 +64,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _machine(text: str) -> str:
-    kind, _, number = text.partition(":")
-    hexadecimal = len(number) == 32 and not set(number) - set("0123456789abcdef")
-    if kind not in ("ppid", "piid") or not hexadecimal or not number.strip("0"):
+    if not re.fullmatch("(ppid|piid):(?!0{32})[0-9a-f]{32}", text, re.ASCII):
         raise Unfit("ppid: or piid: and 32 lower-case hex digits", f"{text[:80]!r}")
     return text
 
@@ -110,24 +92,11 @@ def _expanded(value: Any) -> Any:
     return {n: {"type": c} if isinstance(c, str) else c for n, c in value.items()}
 
 
-def _column_name(name: str) -> str:
-    if fault := name_fault(name):
-        raise Unfit(f"column names of {fault[0]}", fault[1])
-    return name
-
-
 def _parameters(value: Any) -> Mapping[str, Parameter]:
-    if not isinstance(value, dict) or len(value) > 64:
-        raise Unfit("a table of at most 64 parameters", "another value")
-    for name in value:
-        if fault := identifier_fault(name):
-            raise Unfit(f"parameter names of {fault[0]}", fault[1])
-    return MappingProxyType({n: parse_parameter(n, v) for n, v in value.items()})
+    return MappingProxyType(read_table(value, parse_parameter))
 
 
-ColumnName = Annotated[str, AfterValidator(_column_name)]
-Slug = Annotated[str, AfterValidator(_checked(slug_fault))]
-Identifier = Annotated[str, AfterValidator(_checked(identifier_fault))]
+ColumnName = Annotated[str, faultless(name_fault, "column names of ")]
 Hex4 = Annotated[str, AfterValidator(_hexadecimal(4))]
 Hex6 = Annotated[str, AfterValidator(_hexadecimal(6))]
 Hex8 = Annotated[str, AfterValidator(_hexadecimal(8))]
@@ -154,14 +123,6 @@ Encryption = Annotated[EncryptionKey, PlainValidator(_translated(EncryptionKey.f
 Channel = Annotated[ChannelCertificate, PlainValidator(_translated(ChannelCertificate.from_pem))]
 
 
-class Section(BaseModel):
-    """A table of the policy: strict types, no unknown field, never changed."""
-
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True
-    )
-
-
 def _instant(value: Any) -> Any:
     if isinstance(value, datetime) and (wanted := instant_fault(value)):
         raise Unfit(wanted, str(value))
@@ -171,7 +132,7 @@ def _instant(value: Any) -> Any:
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 
 
-class Head(Section):
+class Head(Strict):
     """The fields before the first table."""
 
     schema_name: Annotated[Literal["ratls-policy/0"], Field(alias="schema")]
@@ -192,13 +153,13 @@ class Head(Section):
         return self
 
 
-class AgreementRule(Section):
+class AgreementRule(Strict):
     """How many parties must sign; owners of datasets must in any case."""
 
     threshold: Annotated[Literal["all"] | int, PlainValidator(_threshold)]
 
 
-class Party(Section):
+class Party(Strict):
     """An organisation with keys."""
 
     id: Slug
@@ -217,7 +178,7 @@ class Party(Section):
 _FLAGS_FIXED, _FLAGS_VALUE = 0x37, 0x05  # INIT, MODE64BIT on; DEBUG, PROVISION, EINITTOKEN off
 
 
-class Attributes(Section):
+class Attributes(Strict):
     """Enclave attributes: little-endian hex as in a quote; bits under the mask must be equal.
 
     The defaults are closed: reserved bits zero; CET, KSS and AEX-notify free (KSS ids are zero
@@ -249,7 +210,7 @@ def little_endian(text: str) -> int:
     return int.from_bytes(bytes.fromhex(text), "little")
 
 
-class Enclave(Section):
+class Enclave(Strict):
     """One release of the enclave that may receive rows."""
 
     name: Identifier
@@ -260,7 +221,7 @@ class Enclave(Section):
     attributes: Attributes = Attributes()
 
 
-class Platform(Section):
+class Platform(Strict):
     """Which machines, at which patch level, judged under which root."""
 
     root: str
@@ -280,7 +241,7 @@ class Platform(Section):
         return RootName.parse(self.root).mode is Mode.SIMULATION
 
 
-class Transport(Section):
+class Transport(Strict):
     """How rows travel. Absent, the defaults hold: they are the strictest."""
 
     # "sealed": chunks travel beside TLS, on a connection that hides only what is in them. Whoever
@@ -305,7 +266,7 @@ def _is_double(bound: int) -> bool:
     return abs(bound) <= 2**63 and float(bound) == bound
 
 
-class Column(Section):
+class Column(Strict):
     """One declared column. `nullable` comes from a type that ends in `?`."""
 
     type: Literal[
@@ -346,7 +307,7 @@ class Column(Section):
         return self
 
 
-class Dataset(Section):
+class Dataset(Strict):
     """Rows that one party owns."""
 
     id: Identifier
@@ -368,7 +329,7 @@ class Dataset(Section):
         return column.spelling
 
 
-class Release(Section):
+class Release(Strict):
     """What may leave the enclave, and from how many persons at least."""
 
     outputs: Identifiers
@@ -379,7 +340,7 @@ class Release(Section):
     reasons: Literal["own input"] | None = None
 
 
-class Computation(Section):
+class Computation(Strict):
     """A built-in computation over agreed inputs for agreed recipients."""
 
     id: Identifier

@@ -6,6 +6,7 @@ Comments, layout and order of the file change nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import date, datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from policy.agreement import Agreement
 from policy.document import Policy, digest_text
-from policy.parameters import Choice, Fixed, Parameter, Range
+from policy.parameters import Fixed, Parameter
 from policy.sections import ANY_MACHINE, Column, Party, Platform
 from policy.signing import KeyChange
 from policy.statement import instant_text
@@ -36,13 +37,8 @@ def as_json(policy: Policy) -> dict[str, Any]:
         | {"machines": list(policy.platform.machines) or ANY_MACHINE},
         "transport": policy.transport.model_dump(mode="json"),
         "dataset": [
-            {
-                "id": d.id,
-                "owner": d.owner,
-                "subject": d.subject,
-                "columns": {n: _column(c) for n, c in d.columns.items()},
-                "max_rows": d.max_rows,
-            }
+            d.model_dump(mode="json", exclude={"columns"})
+            | {"columns": {n: _column(c) for n, c in d.columns.items()}}
             for d in policy.dataset
         ],
         "computation": [
@@ -56,16 +52,14 @@ def as_json(policy: Policy) -> dict[str, Any]:
 def tables(policy: Policy) -> Iterable[Table]:
     """One table per section, each with every value of the document."""
     document = as_json(policy)
-    head = {k: v for k, v in document.items() if not isinstance(v, list | dict)}
-    yield _table("policy", head)
-    for section in ("party", "enclave"):
-        for entry in document[section]:
-            yield _table(section, entry)
-    yield _table("platform", document["platform"] | _any_platform(policy.platform))
-    yield _table("transport", document["transport"])
-    for section in ("dataset", "computation"):
-        for entry in document[section]:
-            yield _table(section, entry)
+    document["platform"] |= _any_platform(policy.platform)
+    yield _table("policy", {k: v for k, v in document.items() if not isinstance(v, list | dict)})
+    for section, content in document.items():
+        match content:
+            case dict():
+                yield _table(section, content)
+            case list():
+                yield from (_table(section, entry) for entry in content)
 
 
 def agreement_facts(agreement: Agreement) -> dict[str, Any]:
@@ -83,8 +77,9 @@ def agreement_facts(agreement: Agreement) -> dict[str, Any]:
 
 def signatures_text(agreement: Agreement) -> str:
     """How many signed, and who is missing."""
-    voters = len(agreement.policy.voters)
-    text = f"{len(agreement.votes)} of {voters} parties signed"
+    policy = agreement.policy
+    votes = len(agreement.newest.votes_by(policy))
+    text = f"{votes} of {len(policy.voters)} parties signed"
     if agreement.missing:
         return f"{text}, missing: {', '.join(agreement.missing)}"
     return f"{text}, the agreement is complete"
@@ -92,9 +87,7 @@ def signatures_text(agreement: Agreement) -> str:
 
 def signers_table(agreement: Agreement) -> Table:
     """Who signed the newest version, who is missing, who has no vote."""
-    table = Table(title="signatures", title_justify="left")
-    for column in ("party", "signed", "signing key"):
-        table.add_column(column, overflow="fold")
+    table = _with_columns("signatures", "party", "signed", "signing key")
     missing = agreement.missing
     for party in agreement.policy.party:
         signed = party.id in agreement.newest.signed
@@ -106,17 +99,18 @@ def signers_table(agreement: Agreement) -> Table:
 
 def keys_table(changes: Iterable[KeyChange]) -> Table:
     """Every key of the policy, new and changed ones marked."""
-    table = Table(title="keys in this policy", title_justify="left")
-    for column in ("party", "purpose", "", "SHA-256"):
-        table.add_column(column, overflow="fold")
+    table = _with_columns("keys in this policy", "party", "purpose", "", "SHA-256")
     for change in changes:
         style = {"changed": "bold red", "new": "yellow"}.get(change.status, "")
-        table.add_row(
-            Text(change.party_id),
-            Text(change.purpose),
-            Text(change.status, style=style),
-            Text(change.fingerprint),
-        )
+        status = Text(change.status, style=style)
+        table.add_row(Text(change.party_id), Text(change.purpose), status, Text(change.fingerprint))
+    return table
+
+
+def _with_columns(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table
 
 
@@ -186,10 +180,4 @@ def _bound(bound: Any) -> str:
 
 
 def _parameter(parameter: Parameter) -> Any:
-    match parameter:
-        case Fixed(value):
-            return list(value) if isinstance(value, tuple) else value
-        case Choice(options):
-            return {"choose": [list(o) if isinstance(o, tuple) else o for o in options]}
-        case Range(low, high):
-            return {"min": low, "max": high}
+    return parameter.value if isinstance(parameter, Fixed) else asdict(parameter)

@@ -16,6 +16,7 @@ from policy.errors import PartyNotListed, PolicyThresholdError, PolicyTrustError
 from policy.keys import SigningSigner
 from policy.party import LocalParty
 from policy.sections import Party
+from verifier.errors import RatlsError
 
 
 class AnchorDiffers(PolicyTrustError):
@@ -84,13 +85,15 @@ def require_own_signature(
 
     Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing, about the newest version.
     """
-    *before, newest = complete.agreement.versions[0 if since is None else since - 1 :]
-    try:
-        _require_own(newest, party)
-    except (PartyNotListed, AnchorDiffers, OwnSignatureMissing):
-        # A party that left, or has new keys, still knows what it signed.
-        if since is None or not any(_is_own(version, party) for version in before):
-            raise
+    refusals: list[RatlsError] = []
+    versions = complete.agreement.versions
+    # A party that left, or has new keys, still knows what it signed.
+    for version in reversed(versions[(since or len(versions)) - 1 :]):
+        try:
+            return _require_own(version, party)
+        except (PartyNotListed, AnchorDiffers, OwnSignatureMissing) as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
 
 
 def _require_own(version: SignedPolicy, party: LocalParty) -> None:
@@ -101,14 +104,6 @@ def _require_own(version: SignedPolicy, party: LocalParty) -> None:
             expected=f"signature of {party.party_id}",
             found="those of " + ", ".join(version.signed),
         )
-
-
-def _is_own(version: SignedPolicy, party: LocalParty) -> bool:
-    try:
-        _require_own(version, party)
-    except (PartyNotListed, AnchorDiffers, OwnSignatureMissing):
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from policy.agreement import (
     require_window,
 )
 from policy.document import Policy, digest_text
-from policy.errors import PolicyConflict, PolicyConflictError, PolicyRollbackError, StateError
+from policy.errors import PolicyConflict, PolicyConflictError, StateError
 from policy.journal import Journal, Reading, has_begun, require_place
 from policy.journal_chain import JournalRecord
 from policy.journal_entries import AcceptedEntry
@@ -55,7 +55,7 @@ class StateMissing(StateError):
     default_fix = "run `ratls policy accept AGREEMENT`, or name the right --state"
 
 
-class PolicyRollback(PolicyRollbackError):
+class PolicyRollback(PolicyConflictError):
     """The version is lower than the accepted one, or no longer in force."""
 
     code = "policy-rollback"
@@ -162,6 +162,13 @@ class StudyState:
         return next(
             (p for p in policies if newest and digest_text(p.digest) == newest.policy), None
         )
+
+    def predecessor_of(self, offered: Agreement) -> Policy | None:
+        """What this party accepted last, or the version before in this agreement."""
+        stored = self.stored(offered.policy.study)
+        if stored is not None:
+            return stored.policy
+        return offered.versions[-2].policy if len(offered.versions) > 1 else None
 
     def current(self, study: str, at: datetime) -> CompleteAgreement:
         """The agreement in force at this instant.

@@ -10,7 +10,6 @@ document belongs to; `open` checks the signature and gives the document itself.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -20,23 +19,27 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     PrivateAttr,
     ValidationError,
 )
 
-from policy import envelope as dsse
 from policy import values
 from policy.document import Policy, digest_text
-from policy.envelope import SignatureLeaf, strict_base64, strict_json
-from policy.errors import PolicyConflictError, PolicyScopeError, TicketFormatError
+from policy.envelope import (
+    Envelope,
+    EnvelopeMalformed,
+    SignatureLeaf,
+    base64_text,
+    strict_base64,
+    strict_json,
+)
+from policy.errors import PolicyConflictError, TicketFormatError
+from policy.fields import Strict
 from policy.keys import OperationKey, OperationSigner, ReceiptKey, ReceiptSigner
 from policy.problems import Unfit, from_pydantic
-from policy.text import identifier_fault, slug_fault
 from verifier.errors import RatlsError
 from verifier.text import instant_fault, read_instant
 from verifier.text import instant_text as instant_text
@@ -89,32 +92,17 @@ def _size(size: int) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _ascii(fault: Any) -> AfterValidator:
-    def check(text: str) -> str:
-        if found := fault(text):
-            raise Unfit(found[0], found[1])
-        return text
-
-    return AfterValidator(check)
-
-
-def _base64_text(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")
-
-
 Digest = Annotated[
     values.Digest, BeforeValidator(_read_digest), _size(32), PlainSerializer(digest_text)
 ]
-Blob = Annotated[bytes, BeforeValidator(_read_blob), PlainSerializer(_base64_text)]
+Blob = Annotated[bytes, BeforeValidator(_read_blob), PlainSerializer(base64_text)]
 Nonce = Annotated[
-    values.Nonce, BeforeValidator(_read_blob), _size(32), PlainSerializer(_base64_text)
+    values.Nonce, BeforeValidator(_read_blob), _size(32), PlainSerializer(base64_text)
 ]
 Instance = Annotated[
-    values.Instance, BeforeValidator(_read_blob), _size(16), PlainSerializer(_base64_text)
+    values.Instance, BeforeValidator(_read_blob), _size(16), PlainSerializer(base64_text)
 ]
 Moment = Annotated[datetime, BeforeValidator(_read_instant), PlainSerializer(instant_text)]
-SlugText = Annotated[str, _ascii(slug_fault)]
-IdText = Annotated[str, _ascii(identifier_fault)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
@@ -125,10 +113,9 @@ class DocumentMalformed(TicketFormatError):
     default_fix = "ask its sender for the file again; both sides need the same ratls version"
 
 
-class Statement(BaseModel):
+class Statement(Strict):
     """Base of every signed document that is not a policy."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     payload_type: ClassVar[str]
     noun: ClassVar[str]
     signature_leaf: ClassVar[SignatureLeaf]
@@ -155,19 +142,24 @@ class Statement(BaseModel):
 
     def seal(self, signer: OperationSigner | ReceiptSigner) -> bytes:
         """The signed envelope, ready to send or store."""
-        return dsse.seal(self.payload_type, self._payload, signer)
+        return Envelope(self.payload_type, self._payload, ()).signed_by(signer).encode()
 
     @classmethod
-    def _parse(cls, raw: bytes) -> tuple[Self, dsse.Envelope]:
+    def _parse(cls, raw: bytes) -> tuple[Self, Envelope]:
         """The fields, and the envelope whose one signature is still to be checked.
 
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed.
         """
-        envelope = dsse.read_single(raw, cls.payload_type)
+        envelope = Envelope.parse(raw)
+        envelope.require_type(cls.payload_type)
+        if len(envelope.signatures) != 1:
+            raise EnvelopeMalformed(
+                "envelope.signatures", expected="exactly one", found=str(len(envelope.signatures))
+            )
         try:
             statement = cls.model_validate(strict_json(envelope.payload, cls.noun))
         except ValidationError as error:
-            problem = from_pydantic(error, cls, "", None)[0]
+            problem = from_pydantic(error, cls, "")[0]
             raise DocumentMalformed(
                 f"{cls.noun}: {problem.path}", expected=problem.expected, found=problem.found
             ) from error
@@ -179,7 +171,7 @@ class Statement(BaseModel):
         return statement, envelope
 
     @classmethod
-    def require_signature(cls, envelope: dsse.Envelope, key: OperationKey | ReceiptKey) -> None:
+    def require_signature(cls, envelope: Envelope, key: OperationKey | ReceiptKey) -> None:
         """Raises: SignerUnknown, or the `signature_leaf` of this kind of document."""
         envelope.signers((key,), cls.signature_leaf)
 
@@ -226,7 +218,7 @@ def require_policy(thing: str, named: values.Digest, policy: Policy) -> None:
         )
 
 
-class StudyDiffers(PolicyScopeError):
+class StudyDiffers(PolicyConflictError):
     """A signed document names another study than its policy."""
 
     code = "study-differs"

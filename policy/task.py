@@ -19,20 +19,17 @@ from pydantic import Field, PlainSerializer, PlainValidator
 from policy import envelope as dsse
 from policy.document import Policy
 from policy.errors import TicketScopeError, TicketSignatureError
-from policy.parameters import Fixed, Value, as_value, plain
-from policy.problems import Unfit
+from policy.fields import Identifier, Slug
+from policy.parameters import Fixed, Value, as_value, plain, read_table
 from policy.sections import Computation, Party
 from policy.statement import (
-    IdText,
     Moment,
     PolicyStatement,
-    SlugText,
     Unverified,
     instant_text,
     require_policy,
     require_study,
 )
-from policy.text import identifier_fault
 from policy.values import Digest
 from verifier.errors import placed
 
@@ -42,12 +39,7 @@ CLOCK_SKEW = timedelta(minutes=5)
 
 
 def _values(value: Any) -> dict[str, Value]:
-    if not isinstance(value, dict) or len(value) > 64:
-        raise Unfit("a table of at most 64 parameters", "another value")
-    for name in value:
-        if not isinstance(name, str) or identifier_fault(name):
-            raise Unfit("parameter names as in a policy", "another name")
-    return {n: v if isinstance(v, tuple) else as_value(n, v) for n, v in value.items()}
+    return read_table(value, as_value)
 
 
 class TaskSignatureInvalid(TicketSignatureError):
@@ -109,10 +101,10 @@ class Task(PolicyStatement):
     signature_leaf: ClassVar[dsse.SignatureLeaf] = TaskSignatureInvalid
 
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]  # 16 random bytes: each task once
-    study: SlugText
-    computation: IdText
+    study: Slug
+    computation: Identifier
     parameters: Annotated[dict[str, Value], PlainValidator(_values), PlainSerializer(plain)]
-    submitter: SlugText
+    submitter: Slug
     issued_at: Moment
     expires: Moment
 

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from policy.fields import Identifier, Slug
 from policy.problems import from_pydantic
-from policy.statement import IdText, SlugText
 from policy.syntax import LineIndex, PolicyEncoding, PolicySyntax, PolicyTooLarge, read_toml
 from provider.sources import SourceSpec, parse_source
 from ratls.address import Address
@@ -58,18 +58,18 @@ class _Scheduler(_Table):
 
 
 class _Enclave(_Table):
-    name: IdText
+    name: Identifier
     address: str
     collateral: _Path
 
 
 class _Dataset(_Table):
-    id: IdText
+    id: Identifier
     source: dict[str, Any]
 
 
 class _Document(_Table):
-    study: SlugText
+    study: Slug
     party: _Path
     passphrase_file: _Path
     state: _Path
@@ -157,7 +157,7 @@ def _document(raw: bytes, name: str) -> _Document:
             refusal.thing, expected=refusal.expected, found=refusal.found
         ) from refusal
     except ValidationError as error:
-        problems = from_pydantic(error, _Document, "", LineIndex(raw.decode("utf-8")))
+        problems = from_pydantic(error, _Document, "", LineIndex(raw.decode("utf-8")).find)
         rest = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         first = problems[0]
         raise AgentConfigMalformed(

@@ -20,11 +20,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from policy.admission import admit
-from policy.attested import Attested
 from policy.document import Policy, digest_text
 from policy.errors import TicketScopeError
 from policy.journal import Journal
 from policy.party import LocalParty
+from policy.receipt import Attested
 from policy.record import Record
 from policy.sections import Computation, Dataset
 from policy.seen import require_newest

@@ -17,7 +17,6 @@ from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 
-from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.document import Policy, digest_text
 from policy.errors import AuditError
@@ -30,6 +29,7 @@ from policy.journal_entries import (
     Returned,
     ReturnedEntry,
 )
+from policy.receipt import Acknowledgement
 from policy.rows import schema_digest
 from policy.sections import Computation, Dataset
 from policy.statement import instant_text

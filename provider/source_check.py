@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit
 from policy.document import Policy, digest_text
 from policy.errors import ResultBindingError
 from policy.journal import Reading
 from policy.journal_entries import ReleasedEntry
+from policy.receipt import Acknowledgement
 from policy.rows import schema_digest
 from policy.sections import Dataset
 from policy.state import PolicyNotAccepted, StudyState

@@ -16,11 +16,10 @@ from datetime import datetime
 from enum import StrEnum
 
 from policy import envelope as dsse
-from policy.acknowledgement import Acknowledgement
 from policy.agreement import CompleteAgreement
 from policy.document import Policy
 from policy.errors import PartyNotListed, ResultBindingError
-from policy.receipt import Receipt
+from policy.receipt import Acknowledgement, Receipt
 from policy.record import Record
 from policy.statement import require_policy
 from ratls.appraise import Expectation, FreshEvidence, appraise_fresh, preceded_by

@@ -53,11 +53,9 @@ def serve(
     Example: ratls scheduler serve --agreement policy.agreement.json --listen 0.0.0.0:7444
     --state /var/lib/ratls-scheduler
     """
-    from verifier.shell import refusals_as_exit_status
+    from verifier.shell import now, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        from datetime import UTC, datetime
-
         from ratls.environment import prepare_process
 
         prepare_process()  # before anything loads gRPC
@@ -72,7 +70,7 @@ def serve(
         roster = Roster([_complete(path) for path in agreement])
         address = listen_address(listen)
         url = database_url(database) if database else queue_file(state / "queue.sqlite")
-        certificate = own_certificate(state, datetime.now(UTC))
+        certificate = own_certificate(state, now())
         store = Store.open(url)
         log = open_log()
         with errors_logged(log), stop_signals() as stop:
@@ -87,14 +85,13 @@ def serve(
 
 
 def _complete(path: Path) -> CompleteAgreement:
-    from datetime import UTC, datetime
-
     from policy.agreement import require_not_expired
     from policy.agreement_file import read_agreement
     from verifier.errors import placed
+    from verifier.shell import now
 
     read = read_agreement(path)
     with placed(str(path)):
         complete = read.require_complete()
-        require_not_expired(complete.policy, datetime.now(UTC))
+        require_not_expired(complete.policy, now())
     return complete

@@ -22,12 +22,12 @@ from typing import TypeVar
 
 import grpc
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.message import Message
 
 from policy.channel import ChannelCertificate
 from policy.document import digest_text
 from policy.errors import ResourceLimitError
+from policy.keys import spki_der
 from policy.task import Task
 from ratls.address import Address
 from ratls.environment import prepare_process
@@ -246,7 +246,7 @@ class TaskServer:
         with bound(id=number, call=call):
             try:
                 peer = _peer(context)
-                bind(peer=peer.hex()[:16], party=self._service.name_of(peer))
+                bind(peer=peer.hex()[:16], party=self._service.roster.name_of(peer))
                 with self._calls.hold(peer, watch=watch):
                     request = _only(requests)
                     if named := getattr(request, "task_digest", b""):
@@ -348,9 +348,7 @@ def _peer(context: grpc.ServicerContext) -> bytes:
     if not isinstance(shown, list | tuple) or len(shown) != 1:
         raise PeerNotServed("peer", expected="one certificate", found="another number")
     key = x509.load_pem_x509_certificate(shown[0]).public_key()
-    return hashlib.sha256(
-        key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    ).digest()
+    return hashlib.sha256(spki_der(key)).digest()
 
 
 def _only(requests: Iterator[M]) -> M:

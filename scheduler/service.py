@@ -131,11 +131,7 @@ class Service:
     """Decisions about one queue. The caller provides the authenticated peer and the instant."""
 
     def __init__(self, roster: Roster, store: Store, limits: Limits) -> None:
-        self._roster, self._store, self._limits = roster, store, limits
-
-    def name_of(self, peer: bytes) -> str | None:
-        """As `Roster.name_of`."""
-        return self._roster.name_of(peer)
+        self.roster, self._store, self._limits = roster, store, limits
 
     def submit(self, peer: bytes, envelope: bytes, at: datetime) -> bytes:
         """Store a task until it expires; its digest. The same task again changes nothing.
@@ -146,7 +142,7 @@ class Service:
             RatlsError: What `Task.open` says.
             StoreUnavailable: It may have been stored or not; submit it again.
         """
-        memberships = self._roster.memberships(peer, at)
+        memberships = self.roster.memberships(peer, at)
         require_task_size(envelope)
         task, policy = open_task(
             envelope, lambda named: _membership(memberships, named.policy_digest).policy, at
@@ -176,13 +172,12 @@ class Service:
             PeerNotServed, StoreUnavailable.
             PolicyNotServed: The policy that is asked for is none of them.
         """
-        memberships = self._roster.memberships(peer, at)
+        memberships = self.roster.memberships(peer, at)
         policies = list(memberships)
         if policy_digest is not None:
             policies = [_membership(memberships, policy_digest).policy.digest]
-        newest = (
-            self._store.newest()
-        )  # read before the tasks: what changes in between is seen again
+        # Read before the tasks: what changes in between is seen again.
+        newest = self._store.newest()
         place = Cursor.decode(cursor)
         # A queue that was replaced, or restored from an old copy, is shown from the beginning.
         known = place.store == self._store.id and place.change <= newest
@@ -213,17 +208,17 @@ class Service:
             ReportNotAuthorized: Also for a dataset that does not exist.
             ReportsExhausted, StoreUnavailable.
         """
-        memberships = self._roster.memberships(peer, at)
+        memberships = self.roster.memberships(peer, at)
         page = self._store.tasks(list(memberships), 0, at, digest=digest)
         if not page.held:
             raise TaskNotQueued("task", expected="one in the queue", found="none")
         held = page.held[0]
         # Owners come from the policy, never from the database: its rows are only shown.
-        owned = memberships[held.policy_digest].policy.dataset_by_id(dataset)
+        membership = memberships[held.policy_digest]
+        owned = membership.policy.dataset_by_id(dataset)
+        owner = None if owned is None else owned.owner
         listed = {status.dataset: status for status in held.task.datasets}
-        if owned is None or owned.owner != memberships[held.policy_digest].party.id:
-            raise ReportNotAuthorized("dataset", expected="an own input", found="another")
-        if dataset not in listed:
+        if owner != membership.party.id or dataset not in listed:
             raise ReportNotAuthorized("dataset", expected="an own input", found="another")
         if (listed[dataset].state, listed[dataset].code) == (state, code):
             return listed[dataset]  # reported before: nothing is written

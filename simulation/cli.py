@@ -30,15 +30,13 @@ def new(
 
     Example: ratls simulation new intel
     """
-    from datetime import UTC, datetime
-
     from simulation.folder import write
     from simulation.intel import Intel
-    from verifier.shell import refusals_as_exit_status
+    from verifier.shell import now, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
         shell.warn_simulation()
-        intel = Intel.create(datetime.now(UTC))
+        intel = Intel.create(now())
         platform = intel.platform()
         write(intel, platform, folder)
         shell.answer(*_describe(folder, platform))
@@ -53,14 +51,12 @@ def renew(
 
     Example: ratls simulation renew intel
     """
-    from datetime import UTC, datetime
-
     from simulation.folder import renew_collateral
-    from verifier.shell import refusals_as_exit_status
+    from verifier.shell import now, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
         shell.warn_simulation()
-        platform = renew_collateral(folder, datetime.now(UTC))
+        platform = renew_collateral(folder, now())
         shell.answer(*_describe(folder, platform))
 
 

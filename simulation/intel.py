@@ -217,8 +217,7 @@ class Intel:
             bundle: Alters the members of the bundle after everything was signed.
         """
         at = (at or self.at).astimezone(UTC).replace(microsecond=0)
-        default_info = _default_td_tcb_info if tdx else _default_tcb_info
-        info = tcb_info_text(documents.compact(tcb_info(default_info(platform, at))))
+        info = tcb_info_text(documents.compact(tcb_info(_default_tcb_info(platform, at, tdx=tdx))))
         identity = qe_identity_text(
             documents.compact(qe_identity(_default_qe_identity(at, tdx=tdx)))
         )
@@ -303,35 +302,25 @@ def _crl(ca: Issued, at: datetime, *, validity: timedelta = COLLATERAL_VALIDITY)
     )
 
 
-def _default_tcb_info(platform: Platform, at: datetime) -> Document:
-    """Two levels: what this platform has, UpToDate; anything older, OutOfDate."""
-    return documents.tcb_info(
-        fmspc=platform.tcb.fmspc,
-        pce_id=platform.tcb.pce_id,
-        issue=at,
-        next_update=at + COLLATERAL_VALIDITY,
-        levels=_default_levels(platform, at),
-    )
+def _default_tcb_info(platform: Platform, at: datetime, *, tdx: bool) -> Document:
+    """Two levels: what this platform has, UpToDate; anything older, OutOfDate.
 
-
-def _default_td_tcb_info(platform: Platform, at: datetime) -> Document:
-    """The same two levels for its trust domains, and the TDX modules of versions 1 and 3."""
-    new, old = _midnight(at - 30 * DAY), _midnight(at - YEAR)
-    version_1 = [
-        documents.qe_level(TEE_TCB_SVN[0], date=new),
-        documents.qe_level(2, date=old, status="OutOfDate", advisories=["INTEL-SA-99996"]),
+    For its trust domains also the TDX modules of versions 1 and 3.
+    """
+    version_1 = _default_svn_levels(TEE_TCB_SVN[0], 2, at, "INTEL-SA-99996")
+    version_3 = [documents.qe_level(3, date=_midnight(at - 30 * DAY))]
+    modules = [
+        documents.tdx_module_identity(3, version_3),
+        documents.tdx_module_identity(1, version_1),
     ]
     return documents.tcb_info(
         fmspc=platform.tcb.fmspc,
         pce_id=platform.tcb.pce_id,
         issue=at,
         next_update=at + COLLATERAL_VALIDITY,
-        module=documents.tdx_module(),
-        identities=[
-            documents.tdx_module_identity(3, [documents.qe_level(3, date=new)]),
-            documents.tdx_module_identity(1, version_1),
-        ],
-        levels=_default_levels(platform, at, TDX_COMPONENTS),
+        module=documents.tdx_module() if tdx else None,
+        identities=modules if tdx else None,
+        levels=_default_levels(platform, at, TDX_COMPONENTS if tdx else None),
     )
 
 
@@ -354,24 +343,21 @@ def _default_levels(
 
 
 def _default_qe_identity(at: datetime, *, tdx: bool) -> Document:
+    isv_svn = TD_QE_ISV_SVN if tdx else QE_ISV_SVN
     return documents.qe_identity(
         mr_signer=TD_QE_MR_SIGNER if tdx else QE_MR_SIGNER,
         issue=at,
         next_update=at + COLLATERAL_VALIDITY,
-        levels=_default_qe_levels(TD_QE_ISV_SVN if tdx else QE_ISV_SVN, at),
+        levels=_default_svn_levels(isv_svn, isv_svn - 2, at, "INTEL-SA-99999"),
         tdx=tdx,
     )
 
 
-def _default_qe_levels(isv_svn: int, at: datetime) -> list[Document]:
+def _default_svn_levels(newest: int, older: int, at: datetime, advisory: str) -> list[Document]:
+    new, old = _midnight(at - 30 * DAY), _midnight(at - YEAR)
     return [
-        documents.qe_level(isv_svn, date=_midnight(at - 30 * DAY)),
-        documents.qe_level(
-            isv_svn - 2,
-            date=_midnight(at - YEAR),
-            status="OutOfDate",
-            advisories=["INTEL-SA-99999"],
-        ),
+        documents.qe_level(newest, date=new),
+        documents.qe_level(older, date=old, status="OutOfDate", advisories=[advisory]),
     ]
 
 

@@ -128,7 +128,8 @@ class Platform:
         self,
         report_data: bytes = bytes(64),
         *,
-        version: int = 3,
+        tdx: bool = False,
+        version: int | None = None,
         attestation_key: ec.EllipticCurvePrivateKey | None = None,
         qe_auth_data: bytes = QE_AUTH_DATA,
         qe_report: Hook[ReportForm] = unaltered,
@@ -141,55 +142,35 @@ class Platform:
         """A quote over an enclave's report with this report_data (64 bytes).
 
         Args:
-            version: 3; or 4 or 5, which are rare for enclaves.
+            tdx: Over a trust domain's; see `td_quote`.
+            version: 3; or 4 or 5, which are rare for enclaves. Of a trust domain 4 or 5.
             descriptor: Alters what version 5 says about the body, before it is signed.
             form: Alters the finished form: signatures, lengths, certification data, trailing bytes.
             report: Further fields of `ReportForm`: mr_enclave, flags, xfrm, isv_svn, …
         """
         enclave = self.quoting_enclave(
-            version=version,
+            version=version or (4 if tdx else 3),
+            tdx=tdx,
             attestation_key=attestation_key,
             qe_auth_data=qe_auth_data,
             qe_report=qe_report,
             qe_key=qe_key,
             header=header,
         )
-        fields = {"cpu_svn": self.tcb.cpu_svn, "report_data": report_data, **report}
-        return form(enclave.quote(ReportForm(**fields), descriptor=descriptor)).encode()
+        svn = {"tee_tcb_svn": TEE_TCB_SVN} if tdx else {"cpu_svn": self.tcb.cpu_svn}
+        fields = {**svn, "report_data": report_data, **report}
+        body = TdReportForm(**fields) if tdx else ReportForm(**fields)
+        return form(enclave.quote(body, descriptor=descriptor)).encode()
 
-    def td_quote(
-        self,
-        report_data: bytes = bytes(64),
-        *,
-        version: int = 4,
-        attestation_key: ec.EllipticCurvePrivateKey | None = None,
-        qe_auth_data: bytes = QE_AUTH_DATA,
-        qe_report: Hook[ReportForm] = unaltered,
-        qe_key: ec.EllipticCurvePrivateKey | None = None,
-        header: Hook[HeaderForm] = unaltered,
-        descriptor: Hook[DescriptorForm] = unaltered,
-        form: Hook[QuoteForm] = unaltered,
-        **report: Any,
-    ) -> bytes:
+    def td_quote(self, report_data: bytes = bytes(64), **altered: Any) -> bytes:
         """A quote over a trust domain's report with this report_data (64 bytes).
 
         Args:
-            version: 4 or 5.
-            report: Further fields of `TdReportForm`: mr_td, td_attributes, tee_tcb_svn, …
-                `tee_tcb_svn_2` or `mr_service_td` make it a domain of TDX 1.5, which goes with
-                version 5; the other one is then the module at launch, or zero.
+            altered: As for `quote`, with fields of `TdReportForm`: mr_td, td_attributes,
+                tee_tcb_svn, … `tee_tcb_svn_2` or `mr_service_td` make it a domain of TDX 1.5,
+                which goes with version 5; the other one is then the module at launch, or zero.
         """
-        enclave = self.quoting_enclave(
-            version=version,
-            tdx=True,
-            attestation_key=attestation_key,
-            qe_auth_data=qe_auth_data,
-            qe_report=qe_report,
-            qe_key=qe_key,
-            header=header,
-        )
-        fields = {"tee_tcb_svn": TEE_TCB_SVN, "report_data": report_data, **report}
-        if fields.keys() & {"tee_tcb_svn_2", "mr_service_td"}:
-            fields.setdefault("tee_tcb_svn_2", fields["tee_tcb_svn"])
-            fields.setdefault("mr_service_td", bytes(48))
-        return form(enclave.quote(TdReportForm(**fields), descriptor=descriptor)).encode()
+        if altered.keys() & {"tee_tcb_svn_2", "mr_service_td"}:
+            altered.setdefault("tee_tcb_svn_2", altered.get("tee_tcb_svn", TEE_TCB_SVN))
+            altered.setdefault("mr_service_td", bytes(48))
+        return self.quote(report_data, tdx=True, **altered)

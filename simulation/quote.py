@@ -1,5 +1,7 @@
 """Quotes as forms: fields can be altered before lengths and signatures are computed.
 
+Header, reports and descriptor name their fields in the order of the wire, and are packed in it.
+
 SGX of versions 3, 4 and 5; TDX 1.0 and 1.5 of versions 4 and 5. Layouts: dcap.md 1.1 to 1.6. All
 integers little-endian.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Self, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,16 +38,7 @@ class HeaderForm:
     user_data: bytes = bytes(20)  # QE id (16 bytes), then zeros
 
     def encode(self) -> bytes:
-        return struct.pack(
-            "<HHIHH16s20s",
-            self.version,
-            self.attestation_key_type,
-            self.tee_type,
-            self.qe_svn,
-            self.pce_svn,
-            self.qe_vendor_id,
-            self.user_data,
-        )
+        return struct.pack("<HHIHH16s20s", *astuple(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,26 +64,7 @@ class ReportForm:
     report_data: bytes = bytes(64)
 
     def encode(self) -> bytes:
-        return struct.pack(
-            "<16sI12s16sQQ32s32s32s32s64sHHH42s16s64s",
-            self.cpu_svn,
-            self.misc_select,
-            self.reserved1,
-            self.isv_ext_prod_id,
-            self.flags,
-            self.xfrm,
-            self.mr_enclave,
-            self.reserved2,
-            self.mr_signer,
-            self.reserved3,
-            self.config_id,
-            self.isv_prod_id,
-            self.isv_svn,
-            self.config_svn,
-            self.reserved4,
-            self.isv_family_id,
-            self.report_data,
-        )
+        return struct.pack("<16sI12s16sQQ32s32s32s32s64sHHH42s16s64s", *astuple(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,25 +93,9 @@ class TdReportForm:
     mr_service_td: bytes | None = None
 
     def encode(self) -> bytes:
-        body = struct.pack(
-            "<16s48s48s8sQQ48s48s48s48s48s48s48s48s64s",
-            self.tee_tcb_svn,
-            self.mr_seam,
-            self.mr_signer_seam,
-            self.seam_attributes,
-            self.td_attributes,
-            self.xfam,
-            self.mr_td,
-            self.mr_config_id,
-            self.mr_owner,
-            self.mr_owner_config,
-            self.rtmr0,
-            self.rtmr1,
-            self.rtmr2,
-            self.rtmr3,
-            self.report_data,
-        )
-        return body + (self.tee_tcb_svn_2 or b"") + (self.mr_service_td or b"")
+        *fixed, tee_tcb_svn_2, mr_service_td = astuple(self)
+        body = struct.pack("<16s48s48s8sQQ48s48s48s48s48s48s48s48s64s", *fixed)
+        return body + (tee_tcb_svn_2 or b"") + (mr_service_td or b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +111,7 @@ class DescriptorForm:
         return cls({384: 1, 584: 2, 648: 3}[len(body)], len(body))
 
     def encode(self) -> bytes:
-        return struct.pack("<HI", self.body_type, self.body_size)
+        return struct.pack("<HI", *astuple(self))
 
 
 AnyReport: TypeAlias = ReportForm | TdReportForm

@@ -64,11 +64,8 @@ class Bundles:
             return cls(((found[0], None),), roots, at)
         bundles = []
         for path, collateral in zip(paths, found, strict=True):
-            try:
+            with placed(str(path)):
                 bundles.append((collateral, Contents.authenticate(collateral, roots)))
-            except RatlsError as refusal:
-                refusal.place(str(path))
-                raise
         return cls(tuple(bundles), roots, at)
 
     def collateral_for(self, received: ReceivedQuote) -> Collateral:

@@ -24,12 +24,10 @@ from verifier.collateral import (
     authenticate_tcb_info,
 )
 from verifier.crl import RevocationList, authenticate_crl
-from verifier.errors import CollateralRolledBack
 from verifier.kind import PlatformKind
 from verifier.pck import PckChain
 from verifier.qe import QeIdentity, QeIdentityMismatch
 from verifier.tcb import TcbInfo
-from verifier.text import instant_text
 from verifier.validity import CollateralWindow, Period, require_instant
 
 _CHECKS = (QuoteCheck.ROOT_CRL, QuoteCheck.PCK_CRL, QuoteCheck.TCB_INFO, QuoteCheck.QE_IDENTITY)
@@ -96,26 +94,6 @@ class Contents:
             CollateralStaleError: The first part that does not (5).
         """
         self.window.require(require_instant(at))
-
-    def require_not_older_than(self, kept: Contents) -> None:
-        """Nothing here was issued before its counterpart in the bundle that is kept.
-
-        Bundles of different kinds of platforms have no order.
-
-        Raises:
-            CollateralRolledBack: Something was (5).
-        """
-        # A cache cannot forge, but it can replay: an unexpired bundle of last month hides a
-        # level, or a certificate, that was revoked since (T09).
-        if self.kind != kept.kind:
-            return
-        for now, before in zip(self.window.issued, kept.window.issued, strict=True):
-            if now.starts < before.starts:
-                raise CollateralRolledBack(
-                    now.thing,
-                    expected=f"one issued {instant_text(before.starts)} or later",
-                    found=f"one of {instant_text(now.starts)}",
-                )
 
 
 # Pure: the same bytes under the same root give the same answer. A certificate that is revoked later

@@ -395,15 +395,20 @@ def _beside(path: Path, content: bytes, mode: int) -> Iterator[str]:
     """A durable temporary file in the folder of `path`, gone again at the end."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _fill(handle, content, mode)
         yield temporary
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _fill(handle: int, content: bytes, mode: int) -> None:
+    """Write a new file, durably, and close it."""
+    with os.fdopen(handle, "wb") as file:
+        os.fchmod(handle, mode)
+        file.write(content)
+        file.flush()
+        os.fsync(handle)
 
 
 def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
@@ -414,11 +419,7 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _fill(handle, content, mode)
         sync_folder(path.parent)
     except OSError as error:
         raise FileNotWritten(str(path), expected="a new file", found=cause(error)) from error

@@ -10,7 +10,7 @@ Intel's.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -73,10 +73,8 @@ class Mark:
 
     @classmethod
     def of(cls, contents: Contents) -> Self:
-        numbers = (
-            contents.tcb_info.evaluation_data_number,
-            contents.qe_identity.evaluation_data_number,
-        )
+        info, identity = contents.tcb_info, contents.qe_identity
+        numbers = (info.evaluation_data_number, identity.evaluation_data_number)
         return cls(
             {name: period.starts for name, period in contents.periods().items()},
             dict(zip(_NUMBERED, numbers, strict=True)),
@@ -118,7 +116,7 @@ class Mark:
         """
         lower = {n for n in _NUMBERED if other.evaluations[n] < self.evaluations[n]}
         accepted = {n for n in lower if other.evaluations[n] == accept_evaluation}
-        self._require_dates(other, tuple(n for n in _DATED if n not in accepted), fix)
+        self.require_dates(other, [n for n in _DATED if n not in accepted], fix)
         for name in _NUMBERED:
             if name in lower - accepted:
                 raise CollateralRolledBack(
@@ -127,13 +125,6 @@ class Mark:
                     found=str(other.evaluations[name]),
                     fix=fix,
                 )
-
-    def require_lists_reached_by(self, other: Mark, fix: str) -> None:
-        """The revocation lists alone, which are the same for both editions.
-
-        Raises: CollateralRolledBack.
-        """
-        self._require_dates(other, _LISTS, fix)
 
     def require_edition_reached_by(self, other: Mark, fix: str) -> None:
         """As `require_reached_by`; a higher evaluation number is an edition with dates of its own.
@@ -146,7 +137,8 @@ class Mark:
             self.evaluations,
         ).require_reached_by(other, fix)
 
-    def _require_dates(self, other: Mark, names: tuple[str, ...], fix: str) -> None:
+    def require_dates(self, other: Mark, names: Iterable[str], fix: str | None = None) -> None:
+        """None of these parts of `other` was issued earlier. Raises: CollateralRolledBack."""
         for name in names:
             if other.issued[name] < self.issued[name]:
                 raise CollateralRolledBack(
@@ -157,9 +149,9 @@ class Mark:
                 )
 
 
-_LISTS = ("root CRL", "PCK CRL")
-_DATED = ("TCB info", "QE identity", "root CRL", "PCK CRL")
 _NUMBERED = ("TCB info", "QE identity")
+_LISTS = ("root CRL", "PCK CRL")  # the same for both editions
+_DATED = (*_NUMBERED, *_LISTS)
 
 
 class Marks:
@@ -218,19 +210,16 @@ class Marks:
         found = Mark.of(contents)
         for early in (False, True):
             path = self._path(Subject(roots, contents.kind, early))
-            seen, fix = (
-                _read_mark(path),
-                f"fetch the collateral again; what was seen is noted in {path}",
-            )
+            seen = _read_mark(path)
+            fix = f"fetch the collateral again; what was seen is noted in {path}"
             if seen is not None:
-                seen.require_lists_reached_by(found, fix)
+                seen.require_dates(found, _LISTS, fix)
                 if not early:
                     seen.require_edition_reached_by(found, fix)
         return contents
 
     def _path(self, subject: Subject) -> Path:
-        place = self.folder / subject.place
-        return place.with_name(f"{place.name}.json")
+        return self.folder / f"{subject.place}.json"
 
 
 class CollateralMarksCorrupt(ConfigError):

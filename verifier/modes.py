@@ -14,12 +14,10 @@ import inspect
 import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from verifier.anchors import Mode, RootName, TrustAnchors
 from verifier.errors import ConfigError, ModeMismatchError
-
-if TYPE_CHECKING:
-    from verifier.anchors import TrustAnchors
 
 _GROUP = "ratls.simulation"
 _SIMULATION = "ratls-simulation"
@@ -47,7 +45,6 @@ def own_entry_points(group: str, ours: frozenset[str] = _OURS) -> list[EntryPoin
         ForeignEntryPoint: Another distribution contributes to it too. Its code would run in our
             process, under the name of a command, or as the simulation (X09).
     """
-
     found = list(entry_points(group=group))
     for entry in found:
         if _distribution(entry) not in ours:
@@ -89,7 +86,6 @@ class SimulationNotInstalled(ModeMismatchError):
 
 
 def _lock() -> EntryPoint:
-
     found = own_entry_points(_GROUP, frozenset({_SIMULATION}))
     if len(found) != 1:
         raise SimulationNotInstalled(
@@ -119,8 +115,6 @@ def anchors_for(root: str, *, allow_simulation: bool) -> TrustAnchors:
         SimulationNotInstalled: The distribution is not installed.
         ForeignEntryPoint: Another distribution wants to be the simulation.
     """
-    from verifier.anchors import Mode, RootName
-
     name = RootName.parse(root)
     if name.mode is Mode.SIMULATION:
         if not allow_simulation:

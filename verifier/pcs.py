@@ -34,6 +34,7 @@ from verifier.errors import (
 )
 from verifier.files import parse_file, write_atomically
 from verifier.kind import PlatformKind
+from verifier.marks import Mark
 from verifier.pcs_requests import Question, Retries, Service, Trust, ask
 from verifier.received import ReceivedQuote
 from verifier.text import instant_text
@@ -297,4 +298,7 @@ def require_not_older(contents: Contents, kept: Collateral | None, roots: TrustA
     except RatlsError:
         # Its dates are not signed: a forged file must not keep a genuine one out.
         return
-    contents.require_not_older_than(old)
+    # A cache cannot forge, but it can replay: an unexpired bundle of last month hides a level, or
+    # a certificate, that was revoked since (T09). Of two kinds of platforms none is the older.
+    if contents.kind == old.kind:
+        Mark.of(old).require_dates(Mark.of(contents), old.periods())

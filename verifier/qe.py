@@ -213,14 +213,8 @@ class QeIdentity:
         Raises:
             QeTcbLevelUnmatched: It is below all of them.
         """
-        for level in self.levels:
-            if report.isv_svn >= level.isv_svn:
-                return level
-        raise QeTcbLevelUnmatched(
-            "quoting enclave's ISVSVN",
-            expected=f"at least {self.levels[-1].isv_svn}",
-            found=str(report.isv_svn),
-        )
+        thing = "quoting enclave's ISVSVN"
+        return SvnLevel.reached(self.levels, report.isv_svn, thing, QeTcbLevelUnmatched)
 
 
 def _shown(value: bytes | int) -> str:

@@ -18,6 +18,7 @@ from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
 from verifier.collateral import Collateral
 from verifier.errors import ConfigError, Exit, RatlsError
+from verifier.layout import Octets
 from verifier.pck import PlatformIdentity
 from verifier.quote import EnclaveReport, Quote
 from verifier.received import ReceivedQuote
@@ -136,14 +137,8 @@ def report_quote(
 def _facts(verified: VerifiedQuote | None) -> dict[str, object]:
     """What the quote says. Null where it was not verified."""
     if verified is None:
-        unknown = ("tcb_status", "tcb_date", "tcb_evaluation_data_number")
-        return {
-            **dict.fromkeys(unknown),
-            "advisory_ids": None,
-            "collateral": None,
-            "measurement": None,
-            "platform": None,
-        }
+        tcb = ("tcb_status", "tcb_date", "tcb_evaluation_data_number", "advisory_ids")
+        return dict.fromkeys((*tcb, "collateral", "measurement", "platform"))
     return {
         "tcb_status": verified.tcb.status.value,
         "tcb_date": instant_text(verified.tcb.date),
@@ -168,29 +163,14 @@ def platform_facts(platform: PlatformIdentity) -> dict[str, object]:
     }
 
 
-_TD_OCTETS = (
-    "tee_tcb_svn",
-    "mr_seam",
-    "mr_signer_seam",
-    "seam_attributes",
-    "mr_td",
-    "mr_config_id",
-    "mr_owner",
-    "mr_owner_config",
-    "rtmr0",
-    "rtmr1",
-    "rtmr2",
-    "rtmr3",
-    "report_data",
-    "tee_tcb_svn_2",
-    "mr_service_td",
-)
+_OF_TD_1_5 = ("tee_tcb_svn_2", "mr_service_td")  # null in reports of TDX 1.0
 
 
 def measurement(report: EnclaveReport | TdReport) -> dict[str, object]:
     """The report's fields: byte fields in hex as on the wire, small numbers as numbers."""
     if isinstance(report, TdReport):
-        octets = {name: getattr(report, name) for name in _TD_OCTETS}
+        always = [name for name, part in vars(TdReport).items() if isinstance(part, Octets)]
+        octets = {name: getattr(report, name) for name in (*always, *_OF_TD_1_5)}
         return {
             "td_attributes": report.td_attributes.to_bytes(8, "little").hex(),
             "xfam": report.xfam.to_bytes(8, "little").hex(),

@@ -56,9 +56,12 @@ class Shell:
         if not self.json_output:
             self.err.print(escape(text))
 
-    def warn_simulation(self) -> None:
+    def warn_simulation(self, simulated: bool = True) -> None:
         """Every command that trusts a simulated root says so, in colour."""
-        self.err.print("[bold black on yellow] SIMULATION [/] no hardware protects anything here")
+        if simulated:
+            self.err.print(
+                "[bold black on yellow] SIMULATION [/] no hardware protects anything here"
+            )
 
     def anchors(self, root: str, *, allow_simulation: bool) -> TrustAnchors:
         """The anchors of a root that this command trusts; says so where it is simulated.
@@ -66,8 +69,7 @@ class Shell:
         Raises: as `verifier.modes.anchors_for`.
         """
         anchors = anchors_for(root, allow_simulation=allow_simulation)
-        if anchors.mode is Mode.SIMULATION:
-            self.warn_simulation()
+        self.warn_simulation(anchors.mode is Mode.SIMULATION)
         return anchors
 
     def answer(self, machine: Mapping[str, Any], people: str) -> None:

@@ -10,6 +10,7 @@ from itertools import islice, starmap
 from typing import Self
 
 from verifier.document import CollateralMalformed, Fields, Table
+from verifier.errors import RatlsError
 
 
 class TcbStatus(StrEnum):
@@ -102,6 +103,16 @@ class SvnLevel:
     @property
     def summary(self) -> str:
         return f"{self.status!s}, from ISVSVN {self.isv_svn} on"
+
+    @classmethod
+    def reached(
+        cls, levels: Sequence[Self], svn: int, thing: str, refusal: type[RatlsError]
+    ) -> Self:
+        """The first of these levels, highest first, that `svn` reaches. Raises: `refusal`."""
+        for level in levels:
+            if svn >= level.isv_svn:
+                return level
+        raise refusal(thing, expected=f"at least {levels[-1].isv_svn}", found=str(svn))
 
     @classmethod
     def of_quoting_enclave(cls, identity: Fields) -> tuple[Self, ...]:

@@ -77,7 +77,7 @@ def _no_integer(text: str) -> Never:
     raise ValueError(f"{text[:20]} is not an integer")
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def members_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("a member appears twice")
@@ -89,7 +89,7 @@ _INTEGERS: dict[str, Any] = {
     "parse_float": _no_integer,
     "parse_constant": _no_integer,
 }
-_FLAT = json.JSONDecoder(object_pairs_hook=_without_repeats, **_INTEGERS)
+_FLAT = json.JSONDecoder(object_pairs_hook=members_once, **_INTEGERS)
 
 
 def _marks(text: str) -> bytes:

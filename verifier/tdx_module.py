@@ -87,14 +87,8 @@ class TdxModuleIdentity:
         Raises:
             TdxModuleLevelUnmatched: It is below all of them.
         """
-        for level in self.levels:
-            if svn >= level.isv_svn:
-                return level
-        raise TdxModuleLevelUnmatched(
-            f"SVN of the TDX module, version {self.version}",
-            expected=f"at least {self.levels[-1].isv_svn}",
-            found=str(svn),
-        )
+        thing = f"SVN of the TDX module, version {self.version}"
+        return SvnLevel.reached(self.levels, svn, thing, TdxModuleLevelUnmatched)
 
 
 def read_identities(fields: Fields) -> tuple[TdxModuleIdentity, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from verifier.certificate import Certificate
 from verifier.crl import RevocationList
@@ -24,10 +24,7 @@ RESOLUTION = datetime.resolution  # of all instants here: a microsecond
 class _Dated:
     """The common sentence of the three leaves here."""
 
-    thing: str
-    expected: str
-    found: str
-    says = "{thing} does not cover {expected}: it {found}"
+    says: ClassVar[str] = "{thing} does not cover {expected}: it {found}"
 
 
 class CertificateNotCurrent(_Dated, CollateralStaleError):

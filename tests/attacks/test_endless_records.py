@@ -32,11 +32,7 @@ from ratls.address import Address
 from ratls.call_thread import pause
 from ratls.framing import Kind
 from ratls.identity import EnclaveIdentity
-from ratls.probe import (
-    HandshakeOversized,
-    probe,
-    probe_name,
-)
+from ratls.probe import HandshakeOversized, probe, probe_name
 from ratls.server_stream import ServerExchange
 from scheduler.certificate import own_certificate
 from scheduler.client import SchedulerClient

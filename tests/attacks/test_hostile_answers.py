@@ -28,14 +28,10 @@ from tests.support.raw_flight import flight_data, raw_enclave
 from tests.support.refusal import refused
 from tests.support.waiting import HANG_LIMIT
 from tests.verifier.pcs_peer import PATHS, PUBLISHED, TCB, Alter, fetch_from, says, wire
-from verifier.document import (
-    CollateralMalformed,
-)
+from verifier.document import CollateralMalformed
 from verifier.errors import RatlsError
 from verifier.pcs_requests import PcsAnswerTooLarge, PcsTooSlow, PcsUnreachable
-from verifier.responses import (
-    PcsAnswerMalformed,
-)
+from verifier.responses import PcsAnswerMalformed
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import pytest
 from enclave_app import application
 from enclave_app.intake import Intake
 from enclave_app.server import ServerFailed
-from policy.acknowledgement import Acknowledgement
+from policy.receipt import Acknowledgement
 from ratls.client_call import PeerRefused
 from ratls.client_stream import Pending, Result
 from ratls.framing import Kind

@@ -28,11 +28,10 @@ from enclave_app.receive import (
 )
 from enclave_app.server import ServerFailed
 from enclave_app.session import AnotherCommitCounts
-from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit, CommitScopeDiffers
 from policy.envelope import Envelope, EnvelopeMalformed, EnvelopeTypeDiffers, SignerUnknown
 from policy.party import LocalParty
-from policy.receipt import Receipt
+from policy.receipt import Acknowledgement, Receipt
 from policy.rows import ColumnMissing, ColumnOrderDiffers, ColumnTypeDiffers
 from policy.seal import ResultNotOpenable, open_result, result_info
 from policy.statement import PolicyDigestDiffers, StudyDiffers

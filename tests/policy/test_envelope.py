@@ -46,7 +46,8 @@ KEYS: dict[str, PrivateKeyTypes] = {
 SIGNER = KeySigner.from_private(KEYS["ed25519"])
 P256 = KeySigner.from_private(KEYS["ecdsa-sha2-nistp256"])
 PAYLOAD = b"two parties agree"
-SEALED = dsse.seal(dsse.POLICY, PAYLOAD, SIGNER)
+UNSIGNED = Envelope(dsse.POLICY, PAYLOAD, ())
+SEALED = UNSIGNED.signed_by(SIGNER).encode()
 
 
 def signed(raw: bytes, *keys: PublicKey) -> tuple[PublicKey, ...]:
@@ -61,7 +62,7 @@ def with_field(name: str, value: Any) -> bytes:
 def test_each_accepted_kind_of_key_signs_and_verifies(scheme: str) -> None:
     signer = KeySigner.from_private(KEYS[scheme])
     assert signer.public.scheme == scheme
-    assert signed(dsse.seal(dsse.POLICY, PAYLOAD, signer), signer.public) == (signer.public,)
+    assert signed(UNSIGNED.signed_by(signer).encode(), signer.public) == (signer.public,)
     assert PublicKey.from_pem(signer.public.pem) == signer.public
 
 
@@ -99,8 +100,8 @@ def test_signature_of_one_kind_of_document_is_offered_as_another() -> None:
     with refused(SignatureInvalid):
         signed(as_task)
     with refused(EnvelopeTypeDiffers):
-        dsse.read_single(SEALED, dsse.TASK)
-    assert dsse.read_single(SEALED, dsse.POLICY).payload == PAYLOAD
+        Envelope.parse(SEALED).require_type(dsse.TASK)
+    Envelope.parse(SEALED).require_type(dsse.POLICY)
 
 
 def test_attacker_flips_a_byte_of_the_payload() -> None:
@@ -133,7 +134,7 @@ def test_attacker_puts_the_keyid_of_another_on_a_signature() -> None:
 
 def test_malleated_copy_is_not_a_second_signature() -> None:
     """P02, P04: (r, n-s) verifies as well; distinct keys are counted, never signatures."""
-    one = dsse.seal(dsse.POLICY, PAYLOAD, P256)
+    one = UNSIGNED.signed_by(P256).encode()
     entry = json.loads(one)["signatures"][0]
     r, s = decode_dss_signature(base64.b64decode(entry["sig"]))
     n = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551

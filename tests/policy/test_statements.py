@@ -14,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy import envelope as dsse
-from policy.acknowledgement import Acknowledgement
 from policy.commit import Commit, CommitScopeDiffers, CommitSignatureInvalid
 from policy.envelope import EnvelopeMalformed, EnvelopeTypeDiffers, SignerUnknown
-from policy.errors import PartyNotListed, ReceiptSignatureInvalid
+from policy.errors import PartyNotListed
 from policy.keys import EncryptionKey, KeySigner
-from policy.receipt import Receipt, ReceiptInput
+from policy.receipt import Acknowledgement, Receipt, ReceiptInput, ReceiptSignatureInvalid
 from policy.record import Record, RecordScopeDiffers, RecordSignatureInvalid
 from policy.seal import ResultNotOpenable, open_result, result_info, seal_result
 from policy.statement import DocumentMalformed, PolicyDigestDiffers, StudyDiffers
@@ -222,7 +221,11 @@ def test_task_in_another_spelling(respell: Any) -> None:
     """Two spellings of one task would be two digests, and one replay."""
     payload = respell(TASKS.task().payload.decode()).encode()
     with refused(DocumentMalformed):
-        Task.open(dsse.seal(dsse.TASK, payload, WORLD.carol.operation), POLICY, AT)
+        Task.open(
+            dsse.Envelope(dsse.TASK, payload, ()).signed_by(WORLD.carol.operation).encode(),
+            POLICY,
+            AT,
+        )
 
 
 def test_task_with_two_signatures() -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from policy.acknowledgement import Acknowledgement
 from policy.admission import MachineNotListed, MeasurementNotListed
 from policy.agreement import PolicyExpired
 from policy.commit import Commit
@@ -28,6 +27,7 @@ from policy.journal_chain import JournalCut
 from policy.journal_entries import CommittedEntry, RefusedEntry, ReleasedEntry, ReservedEntry
 from policy.keys import PassphraseWrong
 from policy.party import LocalParty
+from policy.receipt import Acknowledgement
 from policy.record import Record
 from policy.rows import ColumnMissing, ValueNotFinite, ValueNull, schema_digest
 from policy.signing import AnchorDiffers

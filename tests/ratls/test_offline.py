@@ -10,7 +10,8 @@ import pytest
 
 from policy.admission import MeasurementNotListed
 from policy.envelope import EnvelopeMalformed, EnvelopeTypeDiffers, SignerUnknown
-from policy.errors import PartyNotListed, ReceiptSignatureInvalid
+from policy.errors import PartyNotListed
+from policy.receipt import ReceiptSignatureInvalid
 from policy.record import Record, RecordScopeDiffers, RecordSignatureInvalid
 from policy.statement import PolicyDigestDiffers
 from ratls.claims import (

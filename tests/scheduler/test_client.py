@@ -22,10 +22,7 @@ from scheduler.certificate import OwnCertificate, SchedulerCertificateUnusable, 
 from scheduler.client import SchedulerBusy, SchedulerClient, SchedulerRefused, SchedulerUnreachable
 from scheduler.messages import SchedulerAnswerMalformed, TaskOversized
 from scheduler.queued_task import State
-from scheduler.task_service_pb2_grpc import (
-    TaskServiceServicer,
-    add_TaskServiceServicer_to_server,
-)
+from scheduler.task_service_pb2_grpc import TaskServiceServicer, add_TaskServiceServicer_to_server
 from tests.support.parties import Consortium
 from tests.support.refusal import count_refusal, refused
 from tests.support.scheduler import NOW, channel

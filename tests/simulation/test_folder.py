@@ -32,17 +32,11 @@ from tests.support.intel import AT, REPORT_DATA, World
 from tests.support.refusal import refused
 from verifier.acceptance import accept
 from verifier.anchors import Mode, TrustAnchors
-from verifier.certificate import (
-    RootUntrusted,
-)
+from verifier.certificate import RootUntrusted
 from verifier.collateral import Collateral
-from verifier.files import (
-    FileNotWritten,
-)
+from verifier.files import FileNotWritten
 from verifier.modes import anchors_for
-from verifier.validity import (
-    CollateralNotCurrent,
-)
+from verifier.validity import CollateralNotCurrent
 from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
 
 MR_ENCLAVE = b"\x77" * 32

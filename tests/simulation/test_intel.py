@@ -20,32 +20,18 @@ from simulation.quote import DEBUG, QuoteForm
 from tests.support.intel import AT, World
 from tests.support.refusal import refused
 from verifier import errors
-from verifier.acceptance import (
-    EnclaveDebuggable,
-    accept,
-)
+from verifier.acceptance import EnclaveDebuggable, accept
 from verifier.certificate import (
     CertificateMalformed,
     CertificateNotIssued,
     CertificateRoleWrong,
     RootUntrusted,
 )
-from verifier.collateral import (
-    QeIdentitySignatureInvalid,
-    TcbInfoSignatureInvalid,
-)
-from verifier.crl import (
-    CertificateRevoked,
-    CrlMalformed,
-    CrlSignatureInvalid,
-)
-from verifier.document import (
-    CollateralMalformed,
-)
+from verifier.collateral import QeIdentitySignatureInvalid, TcbInfoSignatureInvalid
+from verifier.crl import CertificateRevoked, CrlMalformed, CrlSignatureInvalid
+from verifier.document import CollateralMalformed
 from verifier.errors import RatlsError
-from verifier.pck import (
-    PckExtensionMalformed,
-)
+from verifier.pck import PckExtensionMalformed
 from verifier.qe import (
     AttestationKeyUnbound,
     QeIdentityMismatch,
@@ -54,19 +40,9 @@ from verifier.qe import (
     QeTcbLevelUnmatched,
     QuoteSignatureInvalid,
 )
-from verifier.quote import (
-    QuoteMalformed,
-    QuoteUnsupported,
-)
-from verifier.tcb import (
-    TcbInfoMismatch,
-    TcbStatus,
-)
-from verifier.validity import (
-    CertificateNotCurrent,
-    CollateralNotCurrent,
-    CrlNotCurrent,
-)
+from verifier.quote import QuoteMalformed, QuoteUnsupported
+from verifier.tcb import TcbInfoMismatch, TcbStatus
+from verifier.validity import CertificateNotCurrent, CollateralNotCurrent, CrlNotCurrent
 from verifier.verify import QuoteCheck
 
 Alteration = dict[str, Any]

@@ -17,13 +17,8 @@ from tests.support.intel import AT, World
 from tests.support.refusal import count_refusal, refused
 from verifier import errors, modes
 from verifier.anchors import Mode, TrustAnchors
-from verifier.certificate import (
-    RootUntrusted,
-)
-from verifier.modes import (
-    SimulationNotAllowed,
-    SimulationNotInstalled,
-)
+from verifier.certificate import RootUntrusted
+from verifier.modes import SimulationNotAllowed, SimulationNotInstalled
 from verifier.verify import QuoteCheck
 
 ROOT = Path(__file__).parent.parent.parent

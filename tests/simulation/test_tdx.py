@@ -31,22 +31,10 @@ from verifier.qe import (
     QeReportSignatureInvalid,
     QuoteSignatureInvalid,
 )
-from verifier.quote import (
-    Quote,
-    QuoteMalformed,
-    QuoteUnsupported,
-    Tee,
-)
-from verifier.tcb import (
-    TcbInfoMismatch,
-    TcbLevelUnmatched,
-    TcbStatus,
-)
+from verifier.quote import Quote, QuoteMalformed, QuoteUnsupported, Tee
+from verifier.tcb import TcbInfoMismatch, TcbLevelUnmatched, TcbStatus
 from verifier.td import TdReport
-from verifier.tdx_module import (
-    TdxModuleLevelUnmatched,
-    TdxModuleMismatch,
-)
+from verifier.tdx_module import TdxModuleLevelUnmatched, TdxModuleMismatch
 from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
 
 Alteration = dict[str, Any]

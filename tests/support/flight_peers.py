@@ -17,9 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from OpenSSL import SSL
 
-from policy.acknowledgement import Acknowledgement
 from policy.document import Policy
-from policy.receipt import Receipt, ReceiptInput
+from policy.receipt import Acknowledgement, Receipt, ReceiptInput
 from policy.values import Digest, Instance, Nonce
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate

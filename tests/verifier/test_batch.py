@@ -19,13 +19,7 @@ from simulation.intel import new_key
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import AT, World, processor_world, put, world
 from verifier.acceptance import StatusNeverAcceptable
-from verifier.batch import (
-    Answers,
-    WorkerLost,
-    expand,
-    in_order,
-    judging,
-)
+from verifier.batch import Answers, WorkerLost, expand, in_order, judging
 from verifier.bundles import Bundles, CollateralOfOtherPlatforms
 from verifier.collateral import TcbInfoSignatureInvalid
 from verifier.received import ReceivedQuote

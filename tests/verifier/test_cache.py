@@ -20,43 +20,21 @@ from hypothesis import strategies as st
 from simulation.intel import DAY
 from tests.support.refusal import count_refusal, refused
 from tests.support.waiting import HANG_LIMIT
-from tests.verifier.pcs_peer import (
-    ONCE,
-    PUBLISHED,
-    ROOTS,
-    TCB,
-    Alter,
-    Peer,
-    W,
-    body,
-    peer,
-    says,
-)
+from tests.verifier.pcs_peer import ONCE, PUBLISHED, ROOTS, TCB, Alter, Peer, W, body, peer, says
 from tests.verifier.world import AT, World, put
 from verifier import Collateral
 from verifier import errors as e
 from verifier.cache import MAX_BUNDLES, Cache, CollateralNotCached, obtain
-from verifier.collateral import (
-    TcbInfoSignatureInvalid,
-)
+from verifier.collateral import TcbInfoSignatureInvalid
 from verifier.contents import Contents
-from verifier.crl import (
-    CertificateRevoked,
-)
-from verifier.document import (
-    CollateralMalformed,
-)
-from verifier.files import (
-    FileNotWritten,
-    locked,
-)
+from verifier.crl import CertificateRevoked
+from verifier.document import CollateralMalformed
+from verifier.files import FileNotWritten, locked
 from verifier.kind import PlatformKind
 from verifier.marks import CollateralMarksCorrupt, Mark, Marks, Subject
 from verifier.pcs import Fetched
 from verifier.pcs_requests import PcsUnreachable, Service, tls_trust
-from verifier.qe import (
-    QuoteSignatureInvalid,
-)
+from verifier.qe import QuoteSignatureInvalid
 from verifier.quote import Tee
 from verifier.received import ReceivedQuote
 

@@ -11,38 +11,18 @@ import pytest
 
 from simulation.intel import DAY
 from tests.support.refusal import count_refusal, refused
-from tests.verifier.pcs_peer import (
-    PUBLISHED,
-    ROOTS,
-    W,
-    fetch_from,
-)
+from tests.verifier.pcs_peer import PUBLISHED, ROOTS, W, fetch_from
 from tests.verifier.world import AT, put
 from verifier import Collateral, TrustAnchors
 from verifier import errors as e
-from verifier.certificate import (
-    CertificateNotIssued,
-    CertificateRoleWrong,
-)
-from verifier.collateral import (
-    QeIdentitySignatureInvalid,
-    TcbInfoSignatureInvalid,
-)
+from verifier.certificate import CertificateNotIssued, CertificateRoleWrong
+from verifier.collateral import QeIdentitySignatureInvalid, TcbInfoSignatureInvalid
 from verifier.contents import Contents
-from verifier.crl import (
-    CertificateRevoked,
-    CrlSignatureInvalid,
-)
-from verifier.document import (
-    CollateralMalformed,
-)
-from verifier.files import (
-    FileNotWritten,
-)
+from verifier.crl import CertificateRevoked, CrlSignatureInvalid
+from verifier.document import CollateralMalformed
+from verifier.files import FileNotWritten
 from verifier.pcs import Fetched, kept_bundle, store
-from verifier.validity import (
-    CollateralNotCurrent,
-)
+from verifier.validity import CollateralNotCurrent
 
 SIGNER, ROOT = W.intel.tcb_signer.pem, W.intel.root.pem
 TWIN = W.intel.twin()

@@ -19,41 +19,16 @@ from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import AT, DATE, World, processor_world, put, world
 from verifier import Collateral, TcbStatus, TrustAnchors, VerifiedQuote, accept, verify_quote
 from verifier import errors as e
-from verifier.acceptance import (
-    EnclaveDebuggable,
-    StatusNeverAcceptable,
-    TcbStatusUnaccepted,
-)
-from verifier.collateral import (
-    TcbInfoSignatureInvalid,
-)
-from verifier.crl import (
-    CertificateRevoked,
-)
+from verifier.acceptance import EnclaveDebuggable, StatusNeverAcceptable, TcbStatusUnaccepted
+from verifier.collateral import TcbInfoSignatureInvalid
+from verifier.crl import CertificateRevoked
 from verifier.errors import Exit, RatlsError
-from verifier.forecast import (
-    Demand,
-    EarlyCollateralUnfit,
-    Forecast,
-    Kind,
-    Reason,
-    forecast,
-    later,
-)
-from verifier.qe import (
-    QuoteSignatureInvalid,
-)
-from verifier.quote import (
-    QuoteMalformed,
-    QuoteUnsupported,
-)
+from verifier.forecast import Demand, EarlyCollateralUnfit, Forecast, Kind, Reason, forecast, later
+from verifier.qe import QuoteSignatureInvalid
+from verifier.quote import QuoteMalformed, QuoteUnsupported
 from verifier.received import ReceivedQuote
-from verifier.tcb import (
-    TcbInfoMismatch,
-)
-from verifier.validity import (
-    CollateralNotCurrent,
-)
+from verifier.tcb import TcbInfoMismatch
+from verifier.validity import CollateralNotCurrent
 
 SECOND = timedelta(seconds=1)
 W = world()

@@ -46,12 +46,8 @@ from tests.verifier.pcs_peer import (
 from tests.verifier.world import World, processor_world
 from verifier import Collateral, TrustAnchors, strip_file_padding
 from verifier import errors as e
-from verifier.certificate import (
-    RootUntrusted,
-)
-from verifier.files import (
-    FileUnreadable,
-)
+from verifier.certificate import RootUntrusted
+from verifier.files import FileUnreadable
 from verifier.pcs import QuotesOfDifferentPlatforms
 from verifier.pcs_requests import (
     CaFileUnusable,
@@ -65,13 +61,8 @@ from verifier.pcs_requests import (
     Service,
     tls_trust,
 )
-from verifier.quote import (
-    QuoteMalformed,
-    QuoteUnsupported,
-)
-from verifier.responses import (
-    PcsAnswerMalformed,
-)
+from verifier.quote import QuoteMalformed, QuoteUnsupported
+from verifier.responses import PcsAnswerMalformed
 
 pytestmark = pytest.mark.slow
 

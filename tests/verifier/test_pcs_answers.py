@@ -39,28 +39,12 @@ from verifier.certificate import (
     CertificateRoleWrong,
     RootUntrusted,
 )
-from verifier.crl import (
-    CertificateRevoked,
-    CrlMalformed,
-    CrlSignatureInvalid,
-)
-from verifier.document import (
-    CollateralMalformed,
-)
-from verifier.qe import (
-    QeIdentityMismatch,
-    QuoteSignatureInvalid,
-)
-from verifier.responses import (
-    Answer,
-    PcsAnswerMalformed,
-)
-from verifier.tcb import (
-    TcbInfoMismatch,
-)
-from verifier.validity import (
-    CollateralNotCurrent,
-)
+from verifier.crl import CertificateRevoked, CrlMalformed, CrlSignatureInvalid
+from verifier.document import CollateralMalformed
+from verifier.qe import QeIdentityMismatch, QuoteSignatureInvalid
+from verifier.responses import Answer, PcsAnswerMalformed
+from verifier.tcb import TcbInfoMismatch
+from verifier.validity import CollateralNotCurrent
 from verifier.verify import QuoteCheck
 
 pytestmark = pytest.mark.slow

@@ -44,25 +44,12 @@ from tests.verifier.world import AT
 from verifier import Collateral
 from verifier import errors as e
 from verifier.backoff import Backoff
-from verifier.certificate import (
-    CertificateMalformed,
-    RootUntrusted,
-)
-from verifier.collateral import (
-    QeIdentitySignatureInvalid,
-    TcbInfoSignatureInvalid,
-)
-from verifier.contents import Contents
-from verifier.crl import (
-    CertificateRevoked,
-    CrlMalformed,
-    CrlSignatureInvalid,
-)
-from verifier.document import (
-    CollateralMalformed,
-)
+from verifier.certificate import CertificateMalformed, RootUntrusted
+from verifier.collateral import QeIdentitySignatureInvalid, TcbInfoSignatureInvalid
+from verifier.crl import CertificateRevoked, CrlMalformed, CrlSignatureInvalid
+from verifier.document import CollateralMalformed
 from verifier.kind import PlatformKind
-from verifier.pcs import CollateralSourcesExhausted, QuotesOfDifferentPlatforms
+from verifier.pcs import CollateralSourcesExhausted, QuotesOfDifferentPlatforms, require_not_older
 from verifier.pcs_requests import (
     PcsAnswerTooLarge,
     PcsCertificateUntrusted,
@@ -72,24 +59,12 @@ from verifier.pcs_requests import (
     PcsUnreachable,
     Retries,
 )
-from verifier.qe import (
-    QeIdentityMismatch,
-    QuoteSignatureInvalid,
-)
-from verifier.quote import (
-    QuoteUnsupported,
-    Tee,
-)
+from verifier.qe import QeIdentityMismatch, QuoteSignatureInvalid
+from verifier.quote import QuoteUnsupported, Tee
 from verifier.received import ReceivedQuote
-from verifier.responses import (
-    PcsAnswerMalformed,
-)
-from verifier.tcb import (
-    TcbInfoMismatch,
-)
-from verifier.validity import (
-    CollateralNotCurrent,
-)
+from verifier.responses import PcsAnswerMalformed
+from verifier.tcb import TcbInfoMismatch
+from verifier.validity import CollateralNotCurrent
 
 pytestmark = pytest.mark.slow
 
@@ -235,12 +210,12 @@ def test_the_next_service_is_asked_where_newer_is_known(tmp_path: Path) -> None:
     """T09: the first replays last week; whoever calls knows of yesterday."""
     count_refusal()
     first, second = folders(tmp_path)
-    known = Contents.authenticate(W.collateral(at=AT - DAY), ROOTS)
+    known = W.collateral(at=AT - DAY)
     with (
         peer(first, W.collateral(at=AT - 7 * DAY)) as one,
         peer(second, PUBLISHED) as other,
     ):
-        found = fetch(one, None, other, require=lambda c: c.require_not_older_than(known))
+        found = fetch(one, None, other, require=lambda c: require_not_older(c, known, ROOTS))
     assert found.collateral == PUBLISHED
     assert isinstance(found.passed_over[0].refusal, e.CollateralRolledBack)
 

@@ -21,19 +21,10 @@ from tests.verifier.pcs_peer import PCK_CRL, PUBLISHED, QE, ROOT_CRL, TCB, TD_QE
 from verifier import Collateral, TrustAnchors, VerifiedQuote, strip_file_padding, verify_quote
 from verifier import errors as e
 from verifier.bundles import read_collateral
-from verifier.certificate import (
-    CertificateMalformed,
-)
-from verifier.collateral import (
-    TcbInfoSignatureInvalid,
-)
-from verifier.crl import (
-    CrlMalformed,
-    crl_der,
-)
-from verifier.document import (
-    CollateralMalformed,
-)
+from verifier.certificate import CertificateMalformed
+from verifier.collateral import TcbInfoSignatureInvalid
+from verifier.crl import CrlMalformed, crl_der
+from verifier.document import CollateralMalformed
 from verifier.files import FileUnreadable
 from verifier.responses import (
     MAX_FILES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -14,7 +15,7 @@ from simulation.certificates import new_key, public_point, sign_raw
 from simulation.quote import QuoteForm, ReportForm, qe_binding
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import world
-from verifier.ecdsa import ORDER
+from verifier.ecdsa import ORDER, signed_raw
 from verifier.errors import RatlsError
 from verifier.qe import (
     AttestationKeyUnbound,
@@ -238,3 +239,48 @@ def test_raw_signature_of_another_length_is_none() -> None:
     der_signature = STRANGER.sign(message, ec.ECDSA(hashes.SHA256()))
     assert signed_raw(STRANGER.public_key(), sign_raw(STRANGER, message), message)
     assert not signed_raw(STRANGER.public_key(), der_signature, message)
+
+
+# The range of r and s is checked here, before and whatever the library checks.
+
+
+KEY = new_key(os.urandom)
+MESSAGE = b"header and report"
+
+
+class Careless:
+    """A key whose library says yes to everything, as one did in CVE-2022-21449."""
+
+    def verify(self, *_: object) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        pytest.param(raw(0, 0), id="zero"),
+        pytest.param(raw(0, 1), id="r-zero"),
+        pytest.param(raw(1, 0), id="s-zero"),
+        pytest.param(raw(ORDER, 1), id="r-order"),
+        pytest.param(raw(1, ORDER), id="s-order"),
+        pytest.param(raw(2**256 - 1, 1), id="r-largest"),
+        pytest.param(raw(1, 2**256 - 1), id="s-largest"),
+    ],
+)
+def test_attacker_finds_a_library_that_forgets_the_range(signature: bytes) -> None:
+    careless: Any = Careless()
+    assert not signed_raw(careless, signature, MESSAGE)
+
+
+@pytest.mark.parametrize("signature", [raw(1, 1), raw(ORDER - 1, 1), raw(1, ORDER - 1)])
+def test_numbers_inside_the_range_are_left_to_the_library(signature: bytes) -> None:
+    """Twin: the ends of the range belong to it."""
+    careless: Any = Careless()
+    assert signed_raw(careless, signature, MESSAGE)
+
+
+def test_signature_of_another_length_is_none() -> None:
+    """One more zero in front of s says the same number in 65 bytes."""
+    genuine = sign_raw(KEY, MESSAGE)
+    assert signed_raw(KEY.public_key(), genuine, MESSAGE)
+    assert not signed_raw(KEY.public_key(), genuine[:32] + b"\0" + genuine[32:], MESSAGE)

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from simulation.documents import qe_level, tcb_level
-from tests.support.refusal import refused
-from tests.verifier.world import DATE, World, put, with_status, world
+from tests.support.refusal import count_refusal, refused
+from tests.verifier.world import AT, DATE, World, put, with_status, world
 from verifier import accept
 from verifier.acceptance import StatusNeverAcceptable, TcbRevoked, TcbStatusUnaccepted
+from verifier.pck import PlatformTcb
 from verifier.qe import QeTcbLevelUnmatched
-from verifier.tcb import TcbLevelUnmatched, TcbStatus, TcbVerdict, converge
+from verifier.status import relaunch
+from verifier.tcb import TcbLevel, TcbLevelUnmatched, TcbStatus, TcbVerdict, converge
 
 W = world()
 Level = tuple[Sequence[int], int, str]  # the first components, PCESVN, status
@@ -201,3 +203,105 @@ def test_advisories_of_platform_and_qe_are_united() -> None:
     tcb_verdict = W.verify(collateral=collateral).tcb
     assert tcb_verdict.advisory_ids == ("A-2", "A-1", "A-3")
     assert tcb_verdict.date == datetime(2025, 1, 1, tzinfo=UTC)
+
+
+# How the status of a launch and of now become one, in every combination.
+
+
+CONFIGURATION = {
+    S.CONFIGURATION_NEEDED,
+    S.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+    S.OUT_OF_DATE_CONFIGURATION_NEEDED,
+}
+OUTDATED = [S.OUT_OF_DATE, S.OUT_OF_DATE_CONFIGURATION_NEEDED]
+CURRENT = [
+    S.UP_TO_DATE,
+    S.SW_HARDENING_NEEDED,
+    S.CONFIGURATION_NEEDED,
+    S.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+]
+
+
+@pytest.mark.parametrize("launch", OUTDATED)
+@pytest.mark.parametrize("current", CURRENT)
+def test_update_beneath_an_outdated_domain_advises_a_relaunch(
+    launch: TcbStatus, current: TcbStatus
+) -> None:
+    """A configuration that either of them needs is not forgotten over it."""
+    needs = launch in CONFIGURATION or current in CONFIGURATION
+    advised = S.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED if needs else S.TD_RELAUNCH_ADVISED
+    assert relaunch(launch, current) is advised
+
+
+@pytest.mark.parametrize("launch", OUTDATED)
+@pytest.mark.parametrize("current", [*OUTDATED, S.REVOKED])
+def test_relaunch_onto_what_is_outdated_too_would_not_help(
+    launch: TcbStatus, current: TcbStatus
+) -> None:
+    assert relaunch(launch, current) is launch
+
+
+@pytest.mark.parametrize("launch", [*CURRENT, S.REVOKED])
+@pytest.mark.parametrize("current", [*CURRENT, *OUTDATED])
+def test_launch_that_is_not_outdated_decides_alone(launch: TcbStatus, current: TcbStatus) -> None:
+    """A revoked launch least of all is mended by an update."""
+    assert relaunch(launch, current) is launch
+
+
+@pytest.mark.parametrize("launch", [*CURRENT, S.REVOKED])
+def test_what_runs_now_is_revoked(launch: TcbStatus) -> None:
+    """However good it was at the launch."""
+    assert relaunch(launch, S.REVOKED) is S.REVOKED
+
+
+# What separates a platform from the newest level: exactly that, and nothing that is equal.
+
+
+HAS = W.platform.tcb
+
+
+def behind(components: Sequence[int], pce_svn: int) -> tuple[str, ...]:
+    """What the platform lacks where the newest level asks for this."""
+    newest = tcb_level(components, pce_svn, date=DATE)
+    own = tcb_level(HAS.components, HAS.pce_svn, date=DATE, status="OutOfDate")
+    levels = [newest] if (tuple(components), pce_svn) == (HAS.components, HAS.pce_svn) else []
+    info = put(tcbLevels=levels or [newest, own])
+    return W.verify(collateral=W.collateral(tcb_info=info)).tcb.behind_newest
+
+
+def raised(place: int) -> tuple[int, ...]:
+    return tuple(c + (n == place) for n, c in enumerate(HAS.components))
+
+
+def test_platform_at_the_newest_level_lacks_nothing() -> None:
+    assert behind(HAS.components, HAS.pce_svn) == ()
+
+
+@pytest.mark.parametrize("place", [0, 3, 15])
+def test_one_component_is_behind(place: int) -> None:
+    assert len(behind(raised(place), HAS.pce_svn)) == 1
+
+
+def test_only_the_pce_is_behind() -> None:
+    assert len(behind(HAS.components, HAS.pce_svn + 1)) == 1
+
+
+def test_both_are_behind() -> None:
+    assert len(behind(raised(2), HAS.pce_svn + 1)) == 2
+
+
+@pytest.mark.parametrize(("sgx", "tdx"), [(15, 16), (17, 16), (16, 0), (16, 15)])
+def test_lists_of_different_lengths_never_pass(sgx: int, tdx: int) -> None:
+    """The readers make all of them 16; where one were shorter, nothing must pass unseen."""
+    count_refusal()
+
+    def reached(components: int, tdx_components: int) -> bool:
+        lists = (5,) * components, (5,) * tdx_components
+        level = TcbLevel(lists[0], 5, TcbStatus.UP_TO_DATE, AT, (), lists[1])
+        try:
+            return level.reached_by(PlatformTcb((5,) * 16, 5, bytes(16)), bytes([5] * 16))
+        except ValueError:
+            return False
+
+    assert reached(16, 16)
+    assert not reached(sgx, tdx)

@@ -11,13 +11,13 @@ import pytest
 
 from simulation.documents import instant
 from tests.support.refusal import refused
-from tests.verifier.world import AT, World, put, world
+from tests.verifier.world import AT, World, bites, put, with_, world
 from verifier.acceptance import TcbRevoked, accept
 from verifier.crl import CertificateRevoked
 from verifier.errors import InstantMalformed, RatlsError
 from verifier.qe import QuoteSignatureInvalid
 from verifier.tcb import TcbInfoMismatch, TcbLevelUnmatched
-from verifier.validity import CertificateNotCurrent, CollateralNotCurrent
+from verifier.validity import CertificateNotCurrent, CollateralNotCurrent, CrlNotCurrent
 
 SECOND = timedelta(seconds=1)
 SKEW = timedelta(seconds=300)
@@ -147,3 +147,11 @@ def test_instant_in_another_time_zone_is_the_same_instant() -> None:
     there = datetime.fromisoformat("2026-11-25T20:00:00+08:00")
     assert there == AT
     assert W.verify(at=there).appraisal == W.verify(at=AT).appraisal
+
+
+def test_part_that_begins_this_very_instant_is_not_to_blame() -> None:
+    """The TCB info just begins to count; the revocation list has ended."""
+    beginning = put(issueDate=instant(AT + SKEW))
+    good = W.collateral(tcb_info=beginning)
+    bad = W.collateral(tcb_info=beginning, pck_crl=with_(next_update=AT))
+    bites(lambda bundle: W.verify(collateral=bundle), good, bad, CrlNotCurrent, check="validity")

@@ -1,4 +1,4 @@
-"""The pinned root is a whole digest: a shorter one would be easy to meet, or never met."""
+"""How policies and commands name a root of trust, and that it is one pinned key."""
 
 from __future__ import annotations
 
@@ -9,9 +9,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.refusal import refused
-from verifier.anchors import INTEL_ROOT, Mode, TrustAnchors
+from verifier.anchors import INTEL_ROOT, Mode, RootMalformed, RootName, TrustAnchors
 from verifier.certificate import Certificate, RootUntrusted, require_anchor, require_issued_by
 from verifier.errors import CertChainError
+
+KEY = bytes(range(32))
+SIMULATED = f"simulation:sha256:{KEY.hex()}"
+
+
+def test_intel_is_the_root_of_production() -> None:
+    name = RootName.parse("intel")
+    assert (str(name), name.mode, name.anchors) == (
+        "intel",
+        Mode.PRODUCTION,
+        TrustAnchors.intel(),
+    )
+
+
+def test_a_simulated_root_is_named_by_its_key() -> None:
+    name = RootName.parse(SIMULATED)
+    assert (str(name), name.mode) == (SIMULATED, Mode.SIMULATION)
+    assert name.anchors == TrustAnchors(Mode.SIMULATION, KEY, SIMULATED)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Intel",
+        "intel ",
+        "simulation",
+        SIMULATED[:-1],
+        SIMULATED + "0",
+        SIMULATED + "\n",
+        SIMULATED.upper(),
+        SIMULATED.replace("simulation", "production"),
+    ],
+)
+def test_another_spelling_names_no_root(text: str) -> None:
+    """A root that two parties read differently would let one of them accept a simulation."""
+    with refused(RootMalformed):
+        RootName.parse(text)
+
+
+# The pinned root is a whole digest: a shorter one would be easy to meet, or never met.
 
 
 @pytest.mark.parametrize("size", [0, 20, 31, 33, 64])
