@@ -575,14 +575,14 @@ def test_the_acknowledgement_is_lost(world: EnclaveWorld, alice: Desk) -> None:
 def test_the_commit_was_kept_and_never_sent(
     world: EnclaveWorld, alice: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The enclave does not know the kept commit: its rows are sent again, with a new one."""
+    """The enclave does not know the kept commit: its rows, which it kept, get a new one."""
     task = world.task()
     with monkeypatch.context() as patched:
         patched.setattr(ClientExchange, "commit", lambda *_: die(0, 0))
         with pytest.raises(Killed):
             alice.push(task)
     done = alice.push(task)
-    assert (done.resumed, done.sent.rows) == (False, 60)
+    assert (done.resumed, done.sent.rows, done.sent.kept) == (False, 0, 60)
     assert [type(e) for e in alice.journal] == [
         ReservedEntry,
         CommittedEntry,
