@@ -14,6 +14,7 @@ would lose a digit (`exact`), is refused, and the refusal says how to convert it
 from __future__ import annotations
 
 from provider.sources.base import LARGEST, SMALLEST, Chunk, Source
+from provider.sources.memory import of_table
 from provider.sources.spec import SourceSpec, parse_source, source_at
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Chunk",
     "Source",
     "SourceSpec",
+    "of_table",
     "parse_source",
     "source_at",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
@@ -18,7 +17,8 @@ import pyarrow.ipc as ipc
 from policy.rows import require_consistent
 from provider.errors import SourceFormatUnknown, SourceUnreadable
 from provider.sources.base import NO_NAMES, rows_per_read
-from provider.sources.files import FileSource, OpenFile
+from provider.sources.files import FileSource
+from provider.sources.opened import OpenFile, Place
 
 if TYPE_CHECKING:
     from policy.sections import Dataset
@@ -53,9 +53,9 @@ class ArrowSource(FileSource):
     @classmethod
     @contextmanager
     def open(
-        cls, path: Path, dataset: Dataset, *, rename: Mapping[str, str] = NO_NAMES
+        cls, path: Place, dataset: Dataset, *, rename: Mapping[str, str] = NO_NAMES
     ) -> Iterator[Self]:
-        """Open the file once, for both passes: a file renamed over it later is not read.
+        """Open the file once: a file renamed over it later is not read.
 
         Raises:
             SourceUnreadable: Missing, or not Arrow IPC.

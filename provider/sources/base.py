@@ -25,7 +25,7 @@ from policy.values import Digest
 from provider.errors import SourceError, SourceTableMalformed
 from provider.sources.ahead import ahead, mapped
 from ratls.framing import message_digest
-from verifier.errors import placed
+from verifier.errors import RatlsError, placed
 from verifier.files import MEBIBYTE
 
 if TYPE_CHECKING:
@@ -159,12 +159,16 @@ class Source(ABC):
 
     def _counted(self, checked: bool) -> Generator[pa.RecordBatch, None, None]:
         rows = 0
-        for batch in self._rows(checked):
-            rows += batch.num_rows
-            if self._scanned is not None and rows > self._scanned:
-                break
-            self._require_few(rows)
-            yield batch
+        try:
+            for batch in self._rows(checked):
+                rows += batch.num_rows
+                if self._scanned is not None and rows > self._scanned:
+                    break
+                self._require_few(rows)
+                yield batch
+        except RatlsError:
+            self._require_one_state()
+            raise
         if self._scanned not in (None, rows):
             raise SourceChanged(self._name, expected=f"{self._scanned} rows", found=str(rows))
         self._require_some(rows)
@@ -225,6 +229,9 @@ class Source(ABC):
     @abstractmethod
     def _require_unchanged(self) -> None:
         """The source was not written since it was opened, as far as this kind can tell."""
+
+    def _require_one_state(self) -> None:  # noqa: B027 - most kinds have one state
+        """What was refused is not a mixture of two states, where reading can give one."""
 
     def _places(self, found: Sequence[str]) -> list[int]:
         """The place of each declared column; other columns stay unread."""
@@ -302,6 +309,10 @@ class JoinedSource(Source):
         self._require_same_parts()
         for source in self._sources:
             source._require_unchanged()
+
+    def _require_one_state(self) -> None:
+        for source in self._sources:
+            source._require_one_state()
 
 
 def rows_per_read(schema: pa.Schema) -> int:

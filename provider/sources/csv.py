@@ -13,7 +13,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pyarrow as pa
@@ -25,7 +24,8 @@ from provider.errors import SourceError, SourceUnreadable
 from provider.sources.ahead import mapped
 from provider.sources.base import NO_NAMES
 from provider.sources.dialect import RFC_4180, Dialect
-from provider.sources.files import FileSource, OpenFile
+from provider.sources.files import FileSource
+from provider.sources.opened import OpenFile, Place
 from provider.sources.records import BYTE_ORDER_MARK, Piece, Records, SourceCut, SourceLineMalformed
 from provider.sources.text import describe, parse_text
 
@@ -61,13 +61,13 @@ class CsvSource(FileSource):
     @contextmanager
     def open(
         cls,
-        path: Path,
+        path: Place,
         dataset: Dataset,
         dialect: Dialect = RFC_4180,
         *,
         rename: Mapping[str, str] = NO_NAMES,
     ) -> Iterator[Self]:
-        """Open the file once, for both passes: a file renamed over it later is not read.
+        """Open the file once: a file renamed over it later is not read.
 
         Raises:
             SourceError: Missing, empty, or something else than RFC 4180 in its first mebibyte.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from provider.errors import SourceTableMalformed
@@ -36,13 +35,13 @@ class Dialect:
     spelling: Spelling = ISO
 
     @classmethod
-    def parse(cls, table: Mapping[str, Any], path: Path) -> Self:
-        """The fields of a source table that `DIALECT_FIELDS` lists.
+    def parse(cls, table: Mapping[str, Any], name: str) -> Self:
+        """The fields of a source table that `DIALECT_FIELDS` lists; `name` is the file's.
 
         Raises:
             SourceTableMalformed: A value that has no meaning here.
         """
-        tab = path.name.lower().removesuffix(".gz").endswith(".tsv")
+        tab = name.lower().removesuffix(".gz").endswith(".tsv")
         delimiter = _one_of(table, "delimiter", _DELIMITERS, "\t" if tab else ",")
         spelling = Spelling(
             _one_of(table, "decimal", (".", ","), "."),

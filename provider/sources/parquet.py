@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from provider.sources.base import NO_NAMES, rows_per_read
-from provider.sources.files import FileSource, OpenFile
+from provider.sources.files import FileSource
+from provider.sources.opened import OpenFile, Place
 from verifier.files import MEBIBYTE
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ class ParquetSource(FileSource):
     @classmethod
     @contextmanager
     def open(
-        cls, path: Path, dataset: Dataset, *, rename: Mapping[str, str] = NO_NAMES
+        cls, path: Place, dataset: Dataset, *, rename: Mapping[str, str] = NO_NAMES
     ) -> Iterator[Self]:
-        """Open the file once, for both passes: a file renamed over it later is not read.
+        """Open the file once: a file renamed over it later is not read.
 
         Raises:
             SourceUnreadable: Missing, or not Parquet.

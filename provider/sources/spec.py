@@ -3,6 +3,8 @@
     { kind = "parquet", path = "rows.parquet" }               # or a folder of such files
     { kind = "arrow", path = "rows.arrow" }                   # also .arrows, .ipc, .feather
     { kind = "csv", path = "rows.csv" }                       # what else it may say: `dialect`
+    { kind = "parquet", path = "export/2026-*.parquet" }      # all that match, by their names
+    { kind = "parquet", path = "s3://bucket/rows.parquet" }   # an object (`objects`)
     { kind = "sql", url_file = "url", query = "select …" }    # the URL is never here
 
 Relative paths are relative to the file that holds the table. The `path` of files may be a list:
@@ -14,18 +16,21 @@ What reads a kind of source is imported where one is opened: a release loads no 
 
 from __future__ import annotations
 
+import re
 import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from glob import glob
 from os.path import realpath
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from provider.errors import SourceError, SourceFormatUnknown, SourceTableMalformed, SourceUnreadable
 from provider.sources.base import JoinedSource, SourceChanged
 from provider.sources.dialect import DIALECT_FIELDS, RFC_4180, Dialect
+from provider.sources.opened import ObjectUri, Place
 from verifier.errors import placed
 from verifier.files import parse_file
 from verifier.text import cause
@@ -51,6 +56,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "csv": ("path", "rename", *DIALECT_FIELDS),
     "sql": ("url_file", "query"),
 }
+_STORES = ("s3", "gs", "gcs", "abfs", "abfss")
 _MOST_FILES = 500  # of one dataset; all of them are open at once
 _MOST_TABLE = 1 << 16  # bytes of a file that holds one table
 
@@ -73,31 +79,28 @@ class SourceSpec(ABC):
 class ParquetFile(SourceSpec):
     """A Parquet file, or a folder of Parquet files."""
 
-    path: Path
+    path: Place
     rename: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
         from provider.sources.parquet import ParquetSource
 
-        if not self.path.is_dir():
-            return ParquetSource.open(self.path, dataset, rename=self.rename)
-        listed = _parquet_files(self.path)
-
-        def require_unchanged() -> None:
-            if _parquet_files(self.path) != listed:
-                raise SourceChanged(
-                    str(self.path), expected="the files that it had", found="others"
-                )
-
-        parts = [ParquetFile(path, self.rename) for path in listed]
-        return _joined(parts, dataset, str(self.path), require_unchanged)
+        folder = self.path
+        if isinstance(folder, ObjectUri) or not folder.is_dir():
+            return ParquetSource.open(folder, dataset, rename=self.rename)
+        return _listed(
+            lambda: _parquet_files(folder),
+            lambda path: ParquetFile(path, self.rename),
+            dataset,
+            str(folder),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ArrowFile(SourceSpec):
     """An Arrow IPC file or stream."""
 
-    path: Path
+    path: Place
     rename: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
@@ -115,6 +118,44 @@ class SeveralFiles(SourceSpec):
 
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
         return _joined(self.parts, dataset, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class MatchingFiles(SourceSpec):
+    """All files of one kind whose names match a pattern, in the order of their names."""
+
+    pattern: Path
+    part: Callable[[Path], SourceSpec] = field(compare=False)
+
+    def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
+        return _listed(lambda: _matching(self.pattern), self.part, dataset, str(self.pattern))
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """Raises: SourceUnreadable."""
+    # A bracket is part of a name.
+    found = sorted(map(Path, glob(str(pattern).replace("[", "[[]"))))
+    if not 1 <= len(found) <= _MOST_FILES:
+        raise SourceUnreadable(
+            str(pattern), expected=f"1 to {_MOST_FILES} files that match", found=str(len(found))
+        )
+    return found
+
+
+def _listed(
+    look: Callable[[], list[Path]],
+    part: Callable[[Path], SourceSpec],
+    dataset: Dataset,
+    name: str,
+) -> AbstractContextManager[Source]:
+    """The files that `look` finds, one after the other; at the end they are still the same."""
+    listed = look()
+
+    def require_unchanged() -> None:
+        if look() != listed:
+            raise SourceChanged(name, expected="the files that it had", found="others")
+
+    return _joined([part(path) for path in listed], dataset, name, require_unchanged)
 
 
 @contextmanager
@@ -143,6 +184,8 @@ def _require_each_once(parts: Sequence[SourceSpec], name: str) -> None:
     for path in (
         part.path for part in parts if isinstance(part, ParquetFile | ArrowFile | CsvFile)
     ):
+        if isinstance(path, ObjectUri):
+            continue
         try:
             found = path.stat()
         except OSError:
@@ -194,7 +237,7 @@ def _parquet_files(folder: Path) -> list[Path]:
 class CsvFile(SourceSpec):
     """A CSV file with a header, perhaps packed with gzip."""
 
-    path: Path
+    path: Place
     dialect: Dialect = RFC_4180
     rename: Mapping[str, str] = field(default_factory=dict)
 
@@ -243,10 +286,20 @@ def parse_source(table: Mapping[str, Any], base: Path) -> SourceSpec:
         return SqlQuery(_path(table, "url_file", base), _text(table, "query"))
     if isinstance(table.get("path"), list):
         return _several(table, base)
-    path = _path(table, "path", base)
+    path, rename = _place(table, base), _rename(table)
     if kind == "csv":
-        return CsvFile(path, Dialect.parse(table, path), _rename(table))
-    return (ParquetFile if kind == "parquet" else ArrowFile)(path, _rename(table))
+        dialect = Dialect.parse(table, path.name)
+
+        def part(path: Place) -> SourceSpec:
+            return CsvFile(path, dialect, rename)
+    else:
+
+        def part(path: Place) -> SourceSpec:
+            return (ParquetFile if kind == "parquet" else ArrowFile)(path, rename)
+
+    if isinstance(path, Path) and {"*", "?"} & set(path.name) and not path.exists():
+        return MatchingFiles(path, part)
+    return part(path)
 
 
 def source_at(path: Path) -> SourceSpec:
@@ -260,7 +313,13 @@ def source_at(path: Path) -> SourceSpec:
         SourceUnreadable: Nothing is there.
         SourceTableMalformed, FileUnreadable: The table is not valid.
     """
-    suffix = path.suffix.lower()
+    text, named = str(path), PurePath(path)
+    scheme, separator, rest = text.partition(":/")
+    is_object = bool(separator) and scheme in _STORES and not path.exists()
+    if is_object:
+        text = f"{scheme}://{rest.lstrip('/')}"  # a path has single slashes
+        named = PurePath(rest.partition("?")[0])
+    suffix = named.suffix.lower()
     if suffix == ".toml":
         table = parse_file(path, _parse_toml, cap=_MOST_TABLE)
         if list(table) == ["source"] and isinstance(table["source"], dict):
@@ -270,8 +329,8 @@ def source_at(path: Path) -> SourceSpec:
     if path.is_dir():
         return ParquetFile(path)
     if suffix == ".gz":
-        suffix = path.with_suffix("").suffix.lower() + suffix
-    if suffix not in _SUFFIXES and not path.exists():
+        suffix = named.with_suffix("").suffix.lower() + suffix
+    if suffix not in _SUFFIXES and not is_object and not path.exists():
         raise SourceUnreadable(str(path), expected="a file of rows", found="no such file")
     if suffix not in _SUFFIXES:
         raise SourceFormatUnknown(
@@ -279,7 +338,7 @@ def source_at(path: Path) -> SourceSpec:
             expected=f"a name that ends in {', '.join(_SUFFIXES)} or .toml",
             found=ascii(suffix) if suffix else "none of them",
         )
-    return parse_source({"kind": _SUFFIXES[suffix], "path": str(path)}, Path())
+    return parse_source({"kind": _SUFFIXES[suffix], "path": text}, Path())
 
 
 def _parse_toml(raw: bytes) -> dict[str, Any]:
@@ -303,13 +362,38 @@ def _path(table: Mapping[str, Any], name: str, base: Path) -> Path:
     return base / _text(table, name)
 
 
+def _place(table: Mapping[str, Any], base: Path) -> Place:
+    """A path, or the address of an object."""
+    text = _text(table, "path")
+    return _object(text) or base / text
+
+
+def _object(text: str) -> ObjectUri | None:
+    """An address like s3://bucket/rows.parquet; None for a path.
+
+    Raises: SourceTableMalformed for an address with a key in it.
+    """
+    scheme, _, rest = text.partition("://")
+    if scheme not in _STORES:
+        return None
+    if "@" in rest.partition("/")[0] or re.search("[?&](access|secret)_key", rest):
+        raise SourceTableMalformed(
+            "path",
+            expected="an address without keys",
+            found="one with a key",
+            fix="let the environment or the store's own files hold the keys: AWS_PROFILE, ~/.aws",
+        )
+    return ObjectUri(text)
+
+
 def _several(table: Mapping[str, Any], base: Path) -> SeveralFiles:
     paths = table["path"]
     if 1 <= len(paths) <= _MOST_FILES and all(isinstance(path, str) for path in paths):
         parts = tuple(parse_source({**table, "path": path}, base) for path in paths)
-        places = {Path(realpath(base / path)) for path in paths}
+        places = {_object(path) or Path(realpath(base / path)) for path in paths}
+        local = [place for place in places if isinstance(place, Path)]
         # A file listed twice, or in a listed folder, would be read twice.
-        apart = not any(above in places for place in places for above in place.parents)
+        apart = not any(above in places for place in local for above in place.parents)
         if apart and len(places) == len(paths):
             return SeveralFiles(parts, f"{len(parts)} files from {base / paths[0]}")
     raise SourceTableMalformed(

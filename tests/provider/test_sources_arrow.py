@@ -11,7 +11,7 @@ import pytest
 from policy.rows import ColumnTypeDiffers, RowsMalformed
 from provider.errors import SourceUnreadable
 from provider.sources import SourceSpec, parse_source
-from provider.sources.files import MOST_READ_AT_ONCE, SourceBatchTooLarge
+from provider.sources.opened import MOST_READ_AT_ONCE, SourceBatchTooLarge
 from tests.provider.formats import arrow_file, arrow_stream, read, scan
 from tests.provider.test_sources import dataset, replaced, rows
 from tests.support.refusal import refused

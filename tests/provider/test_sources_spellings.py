@@ -339,3 +339,35 @@ def test_postgresql_and_the_example_of_its_refusal(
     running: Server,  # noqa: F811 - the fixture
 ) -> None:
     assert asked_again(tmp_path, running.url, value, of) == 1
+
+
+@pytest.mark.parametrize(("kind", "form"), [("parquet", parquet), ("csv", csv)])
+def test_all_files_that_match(tmp_path: Path, kind: str, form: Form) -> None:
+    """In the order of their names; the rest of the folder is no concern."""
+    for number in (2, 1):
+        part = rows().slice(5 * (number - 1), 5)
+        assert scan(form(tmp_path, part), dataset()) == 5
+        (tmp_path / f"rows.{kind}").rename(tmp_path / f"2026-{number}.{kind}")
+    (tmp_path / "notes.txt").write_text("anything")
+    for spec in (
+        parse_source({"kind": kind, "path": f"2026-*.{kind}"}, tmp_path),
+        source_at(tmp_path / f"2026-?.{kind}"),
+    ):
+        assert read(spec, dataset()).to_pydict() == rows().to_pydict()
+
+
+def test_no_file_matches(tmp_path: Path) -> None:
+    with refused(SourceUnreadable):
+        scan(source_at(tmp_path / "2026-*.parquet"), dataset())
+    pq.write_table(rows(), tmp_path / "rows[1]*.parquet")
+    assert scan(source_at(tmp_path / "rows[1]*.parquet"), dataset()) == 10  # a name, no pattern
+    assert scan(source_at(tmp_path / "rows[1]?.parquet"), dataset()) == 10
+
+
+def test_another_file_matches_in_the_end(tmp_path: Path) -> None:
+    pq.write_table(rows(), tmp_path / "2026-1.parquet")
+    spec = source_at(tmp_path / "2026-*.parquet")
+    with refused(SourceChanged), spec.open(dataset()) as source:
+        source.scan()
+        pq.write_table(rows(), tmp_path / "2026-2.parquet")
+        list(source.batches())

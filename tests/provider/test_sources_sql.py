@@ -20,6 +20,7 @@ from policy.rows import ColumnMissing, ColumnTypeDiffers
 from provider.agent import may_try_again
 from provider.errors import SourceError, SourceTableMalformed, SourceUnavailable, SourceUnreadable
 from provider.sources import SourceSpec
+from provider.sources.objects import ObjectStoreUnavailable
 from provider.sources.sql import (
     SourceBusy,
     SourceQueryRefused,
@@ -134,7 +135,7 @@ def test_sqlite_is_being_written(local: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_every_source_that_is_away_is_asked_again_and_no_other() -> None:
     """An agent decides by the branch alone, so a leaf in the wrong one would be tried for ever."""
     away = set(SourceUnavailable.__subclasses__())
-    assert away == {SourceBusy, SourceUnreachable}
+    assert away == {SourceBusy, SourceUnreachable, ObjectStoreUnavailable}
     for leaf in (*away, *SourceError.__subclasses__()):
         refusal = leaf("source", expected="rows", found="none")
         assert may_try_again(refusal) == (leaf in away)

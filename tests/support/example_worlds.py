@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pc
+import pyarrow.parquet as pq
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
@@ -415,11 +416,12 @@ def scheduler(scene: Scene) -> Names:
     }
 
 
-@world_of("provider", "provider.release")
+@world_of("provider", "provider.release", "provider.sources.memory")
 def provider(scene: Scene) -> Names:
     desk = scene.desk("alice")
     scene.write("rows.parquet", desk.path.read_bytes())
-    return {"request": desk.request(scene.task), "release": release, "Path": Path}
+    table = pq.read_table(desk.path)
+    return {"request": desk.request(scene.task), "release": release, "Path": Path, "table": table}
 
 
 @world_of("provider.collect", "provider.source_check", "provider.reason")
