@@ -3,15 +3,14 @@
     release(request, "train_party_1", of_table(table))
 
 A pyarrow Table or RecordBatchReader, or anything that gives an Arrow stream (`__arrow_c_stream__`):
-data frames of pandas and polars, relations of DuckDB. A reader, and a generator, give their rows
-once, which is enough for a release. Columns that are not declared stay here.
+data frames of pandas and polars, relations of DuckDB. What has no length, as a reader, gives its
+rows once: enough for a release whose connection holds. Columns that are not declared stay here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -35,16 +34,33 @@ class SourceReadOnce(SourceError):
     default_fix = "give a table, or a new reader; do not check a reader first"
 
 
-@dataclass(frozen=True, slots=True)
 class InMemory(SourceSpec):
     """Something that gives Arrow arrays."""
 
-    table: Any
-    rename: Mapping[str, str] = field(default_factory=dict)
+    def __init__(self, table: Any, rename: Mapping[str, str]) -> None:
+        self._table, self._rename = table, rename
+        self._once = not hasattr(table, "__len__")
+        self._begun = False
 
     @contextmanager
     def open(self, dataset: Dataset) -> Iterator[Source]:
-        yield TableSource(self.table, dataset, self.rename)
+        yield TableSource(self, dataset, self._rename)
+
+    def reader(self) -> pa.RecordBatchReader:
+        """The rows, from the first one on.
+
+        Raises:
+            SourceReadOnce: Some of them may be gone.
+        """
+        if self._once and self._begun:
+            raise SourceReadOnce(_NAME, expected="rows", found="a reader that was read")
+        self._begun = True
+        return pa.RecordBatchReader.from_stream(self._table)
+
+    @property
+    def rows(self) -> int | None:
+        """Where Arrow knows it."""
+        return self._table.num_rows if isinstance(self._table, pa.Table) else None
 
 
 def of_table(table: Any, *, rename: Mapping[str, str] = NO_NAMES) -> SourceSpec:
@@ -71,24 +87,17 @@ class TableSource(ArrowColumns):
 
     validated = True
 
-    def __init__(self, table: Any, dataset: Dataset, rename: Mapping[str, str]) -> None:
+    def __init__(self, spec: InMemory, dataset: Dataset, rename: Mapping[str, str]) -> None:
         super().__init__(_NAME, dataset, rename)
-        self._table, self._taken = table, False
-        self._reader = self._stream()
+        self._spec = spec
         with self._reading():
+            self._reader: pa.RecordBatchReader | None = spec.reader()
             found = self._reader.schema
         self._wanted = self._check_types(found)
 
-    def _stream(self) -> pa.RecordBatchReader:
-        if isinstance(self._table, pa.RecordBatchReader):
-            return self._table
-        with self._reading():
-            return pa.RecordBatchReader.from_stream(self._table)
-
     def _declared(self) -> Iterator[pa.RecordBatch]:
-        if self._taken and isinstance(self._table, pa.RecordBatchReader):
-            raise SourceReadOnce(_NAME, expected="rows", found="a reader that was read")
-        reader, self._taken = self._stream() if self._taken else self._reader, True
+        with self._reading():
+            reader, self._reader = self._reader or self._spec.reader(), None
         step = rows_per_read(self._schema)
         while True:
             with self._reading():
@@ -104,7 +113,7 @@ class TableSource(ArrowColumns):
                 yield declared
 
     def _told_rows(self) -> int | None:
-        return self._table.num_rows if isinstance(self._table, pa.Table) else None
+        return self._spec.rows
 
     def _require_unchanged(self) -> None:
         """Arrow's arrays are never written to."""

@@ -66,7 +66,7 @@ class SourceSpec(ABC):
 
     @abstractmethod
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
-        """Open it, for both passes.
+        """Open it.
 
         Raises:
             SourceError: It is missing, or not what it should be.
@@ -207,7 +207,7 @@ class SourceFolderMixed(SourceError):
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """Sorted by name, so that both passes and a later attempt read the rows in the same order.
+    """Sorted by name: check, release and a later attempt read the rows in one order.
 
     Names that begin with a dot or an underscore are skipped: writers use them internally.
 

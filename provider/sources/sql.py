@@ -1,4 +1,4 @@
-"""The answer to a query, read twice through a server-side cursor in one transaction.
+"""The answer to a query, read through a server-side cursor in one transaction.
 
 The transaction only reads, and at the strongest of the levels at which a second reading sees the
 rows of the first. The URL, which holds a password, comes from a file that its owner alone can
@@ -101,7 +101,7 @@ class SqlSource(Source):
     @classmethod
     @contextmanager
     def open(cls, url_file: Path, query: str, dataset: Dataset) -> Iterator[Self]:
-        """Connect, and begin the transaction that both passes share.
+        """Connect, and begin the transaction in which all is read.
 
         Raises:
             SourceUnreadable: The file with the URL, or the SQLite file, is missing.
@@ -176,7 +176,7 @@ class SqlSource(Source):
         return f"convert it, for example in the query: {cast} AS {quoted}"
 
     def _require_unchanged(self) -> None:
-        """Both passes see one state of the database; the number of rows is compared."""
+        """All is read from one state of the database."""
 
 
 def _exactly(values: Sequence[Any], type_: pa.DataType) -> pa.Array | None:
