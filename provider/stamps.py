@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -84,7 +84,8 @@ class Stamps:
 
     def forget(self, dataset: Dataset) -> None:
         """The source refused, or was another: nothing that was seen earlier holds any more."""
-        self._path(dataset).unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed names an older state, or is refused again
+            self._path(dataset).unlink()
 
     def _path(self, dataset: Dataset) -> Path:
         return self._state / _FOLDER / f"{dataset.id}.json"

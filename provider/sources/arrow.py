@@ -66,6 +66,12 @@ class ArrowSource(FileSource):
         with cls._opened(path) as file:
             yield cls(file, dataset, rename)
 
+    def _told_rows(self) -> int | None:
+        if not self._is_file:
+            return None
+        with self._file.reading():
+            return int(ipc.open_file(self._file.reader()).count_rows())
+
     def _declared(self) -> Iterator[pa.RecordBatch]:
         step = rows_per_read(self._schema)
         for batch in self._of_file() if self._is_file else self._of_stream():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from policy.journal_entries import (
@@ -24,6 +25,7 @@ from policy.journal_entries import (
 from policy.rows import BatchCheck, ValueOutsideDomain
 from policy.sections import Dataset
 from policy.state import StateMissing, StudyState
+from provider.cli_check import shown_progress
 from provider.cli_provider import provider
 from provider.dry_run import DatasetUnclear, accepted_dataset, check_rows, dry_run
 from provider.exchange import DatasetNotOwned
@@ -39,6 +41,7 @@ from tests.provider.test_cli import Terminal, code
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
+from verifier.shell import Shell
 
 import pyarrow as pa  # isort: skip - after tests.support.enclave, which prepares the process
 import pyarrow.parquet as pq  # isort: skip
@@ -432,6 +435,21 @@ def test_check_on_the_command_line(alice: Desk) -> None:
     count_refusal()
     assert (wrong.exit_code, code(wrong)) == (3, "value-outside-domain")
     assert CANARY not in wrong.output
+
+
+def test_a_terminal_shows_rate_and_time_left(
+    alice: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And machines get their one line alone."""
+    monkeypatch.setattr("verifier.shell.can_redraw", lambda console: True)
+    for json_output, shown in ((False, True), (True, False)):
+        shell = Shell(json_output=json_output)
+        shell.err = Console(stderr=True, force_terminal=True, width=120)
+        with shown_progress(shell, "rows checked") as progress:
+            for done in range(0, 3001, 100):
+                progress(done, 3000)
+        found = capsys.readouterr().err
+        assert ("rows checked" in found) == ("3000/3000" in found) == shown
 
 
 def test_a_dry_run_on_the_command_line(alice: Desk, world: EnclaveWorld, relay: Relay) -> None:

@@ -11,6 +11,7 @@ import pytest
 from policy.rows import ColumnTypeDiffers, RowsMalformed
 from provider.errors import SourceUnreadable
 from provider.sources import SourceSpec, parse_source
+from provider.sources.base import SourceTooLong
 from provider.sources.opened import MOST_READ_AT_ONCE, SourceBatchTooLarge
 from tests.provider.formats import arrow_file, arrow_stream, read, scan
 from tests.provider.test_sources import dataset, replaced, rows
@@ -127,3 +128,17 @@ def test_a_whole_table_written_as_one_batch(form: object, tmp_path: Path) -> Non
     assert scan(wide(tmp_path, form, MOST_READ_AT_ONCE // 8), of) == MOST_READ_AT_ONCE // 64
     with refused(SourceBatchTooLarge):
         scan(wide(tmp_path, form, MOST_READ_AT_ONCE + 64), of)
+
+
+def test_a_file_tells_its_rows_and_a_stream_does_not(tmp_path: Path) -> None:
+    """For progress, and to refuse too many before one is read."""
+    with arrow_file(tmp_path, rows(), rows=3).open(dataset()) as source:
+        assert source.expected_rows() == 10
+    with arrow_stream(tmp_path, rows(), rows=3).open(dataset()) as source:
+        assert source.expected_rows() is None
+        assert source.scan() == source.expected_rows() == 10
+    with (
+        refused(SourceTooLong),
+        arrow_file(tmp_path, rows()).open(dataset(max_rows=9)) as source,
+    ):
+        source.expected_rows()
