@@ -33,7 +33,7 @@ def are_plain_numbers(texts: pa.Array, doubles: pa.Array) -> NDArray[np.bool_]:
     plain = np.ones(len(texts), np.bool_)
     if data is None or not len(texts):
         return plain
-    places = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    places = np.frombuffer(offsets, np.int32, texts.offset + len(texts) + 1)[texts.offset :]
     letters = np.frombuffer(data, np.uint8)
     start, end = places[:-1], places[1:]
     filled: slice | NDArray[np.intp] = slice(None)
