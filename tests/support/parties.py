@@ -250,6 +250,7 @@ class TaskWorld:
             "schema_digest": b"s" * 32,
             "rows": 284,
             "batches": 1,
+            "tags_digest": b"g" * 32,
             "salted_digest": b"d" * 32,
             "journal_head": bytes(32),
         }
