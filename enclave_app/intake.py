@@ -108,11 +108,14 @@ class Intake:
             release: The provider's name for it: connections with another begin another release.
         """
         self._dataset, self._limits, self._memory = dataset, limits, memory
-        self._need, self.until, self.release = need, until, release
+        self._need, self.release = need, release
+        self.until = self._limit = until  # `until` is earlier while a connection is missing
         self._check = BatchCheck(dataset)
         self._schema = self._check.schema
         self._lock = threading.Lock()
+        self.connections = 0  # counted by `Sessions`
         self._closed = False
+        self._complete = False  # a commit is being judged: nothing is added to what it is about
         self._held = 0
         self._streams: list[_Stream] = []
         self.rows = 0
@@ -130,7 +133,7 @@ class Intake:
             AttemptClosed: By a later release, or because the task expired.
         """
         with self._lock:
-            self._require_open()
+            self._require_unfinished()
             if not self._streams and 0 < streams <= MAX_STREAMS:
                 self._streams = [_Stream() for _ in range(streams)]
             if streams != len(self._streams) or not 0 <= stream < streams:
@@ -139,10 +142,11 @@ class Intake:
                 )
             joined = self._streams[stream]
             joined.connection += 1
+            self.until = self._limit
             return Place(self, joined, joined.connection)
 
     def tallies(self) -> list[Tally]:
-        """What came over each stream, in their order.
+        """What came over each stream, in their order. From here on nothing more is taken in.
 
         Raises:
             StreamsIncomplete: A stream with chunks has not come to its end.
@@ -158,6 +162,7 @@ class Intake:
             # In turns: no stream has more chunks than one before it, or more than one fewer.
             if sorted(counts, reverse=True) != counts or counts[0] - counts[-1] > 1:
                 raise StreamsIncomplete("streams", expected="chunks in turns", found="others")
+            self._complete = True
             return [stream.tally for stream in self._streams]
 
     def table(self) -> pa.Table:
@@ -197,8 +202,9 @@ class Intake:
             raise RowsNotAsDeclared("rows", expected="as declared", found="others") from refusal
         size = message.size + self._need.bytes(batch.num_rows, message.size)
         with self._lock:
-            self._require_open()
-            place.require_newest(stream)
+            self._require_unfinished()
+            if place.superseded:
+                raise self._refusal()
             if self.rows + batch.num_rows > self._dataset.max_rows:
                 raise StreamOversized(
                     "release", expected=f"at most {self._dataset.max_rows} rows", found="more"
@@ -213,10 +219,13 @@ class Intake:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise self.closed()
+            raise self._refusal()
 
-    def closed(self) -> AttemptClosed:
-        """For a release that ended, or a connection that another took over from."""
+    def _require_unfinished(self) -> None:
+        if self._closed or self._complete:
+            raise self._refusal()
+
+    def _refusal(self) -> AttemptClosed:
         return AttemptClosed(f"release of {self._dataset.id!r}", expected="open", found="closed")
 
     def digest(self, stream: _Stream, salt: bytes) -> Digest:
@@ -260,7 +269,7 @@ class Place:
         """
         self._intake.add(self, self._stream, message, tag, last)
 
-    def require_newest(self, stream: _Stream) -> None:
-        """Raises: AttemptClosed."""
-        if stream.connection != self._connection:
-            raise self._intake.closed()
+    @property
+    def superseded(self) -> bool:
+        """Has a later connection taken over the stream?"""
+        return self._stream.connection != self._connection

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from enclave_app.access import require_release
 from enclave_app.exchange import TaskExchange
-from enclave_app.intake import Intake
+from enclave_app.intake import Intake, Place
 from policy.commit import Commit
 from policy.errors import ResourceLimitError
 from policy.receipt import Acknowledgement
@@ -25,7 +25,6 @@ from ratls.errors import StreamIntegrityError
 from ratls.framing import MessageUnexpected
 from ratls.sealing import RELEASE_ID_SIZE, SealingKey, Transcript, tags_digest
 from ratls.server_stream import Open, StreamTruncated
-from verifier.errors import RatlsError
 
 
 class ExchangeTooLong(ResourceLimitError):
@@ -70,6 +69,7 @@ class _Release:
         self._enclave, self._stream, self._ticket = asked.enclave, asked.stream, asked.ticket
         self._about = schema_digest(self._dataset)
         self._key = SealingKey.make()
+        self._place: Place | None = None
 
     def run(self) -> None:
         enclave, dataset, sessions = self._enclave, self._dataset, self._enclave.sessions
@@ -78,16 +78,16 @@ class _Release:
             self._evidence = self._prove(self._asked.hello.nonce)
             if not self._resumed():
                 self._receive(rows)
-        except RatlsError as refusal:
-            if isinstance(refusal, StreamTruncated | BulkBroken) and rows.chunks:
-                # The connection broke: another may go on for a while.
-                rows.until = min(rows.until, enclave.seconds() + enclave.limits.kept_seconds)
-            else:
+        except (StreamTruncated, BulkBroken):
+            raise  # the connection broke: another may go on for a while
+        except BaseException:
+            # One that another has taken over from has no say any more.
+            if self._place is None or not self._place.superseded:
                 sessions.end(self._ticket, dataset.id, rows)
             raise
-        except BaseException:
-            sessions.end(self._ticket, dataset.id, rows)
-            raise
+        finally:
+            kept = enclave.seconds() + enclave.limits.kept_seconds
+            sessions.leave(self._ticket, dataset.id, rows, kept)
 
     def _new_intake(self) -> Intake:
         enclave, asked = self._enclave, self._asked
@@ -149,7 +149,7 @@ class _Release:
     def _fill(self, rows: Intake) -> None:
         """Agree the key of this stream, and take its chunks in."""
         opened = self._stream.open_request()
-        place = rows.join(opened.stream, opened.streams)
+        self._place = place = rows.join(opened.stream, opened.streams)
         key = self._key.open_stream_key(opened.key, self._transcript(opened))
         self._stream.ready(*place.kept(key.salt))
         first = place.kept_chunks

@@ -29,9 +29,12 @@ from policy.values import Digest
 class Closable(Protocol):
     """What a session knows of rows."""
 
+    until: float  #     when their release must have ended, by the monotonic clock
+    connections: int  # that bring them now
+
     @property
-    def until(self) -> float:
-        """When their release must have ended, by the monotonic clock."""
+    def chunks(self) -> int:
+        """How many have come."""
 
     @property
     def release(self) -> bytes:
@@ -148,8 +151,10 @@ class Sessions(Generic[R]):
                 return rows  # `require_open` refuses, unless the provider asks about that commit
             before = session.attempts.get(dataset)
             if before is not None and before.release == rows.release:
+                before.connections += 1
                 return before
             session.attempts[dataset] = rows
+            rows.connections += 1
         if before is not None:
             before.close()
         return rows
@@ -261,6 +266,22 @@ class Sessions(Generic[R]):
             if session is None or session.attempts.get(dataset) is not rows:
                 return  # they count, or were closed before
             self._drop(ticket.digest, session, dataset)
+
+    def leave(self, ticket: Ticket, dataset: str, rows: R, until: float) -> None:
+        """A connection of the release is over.
+
+        After the last one, what has come is kept until then, by the monotonic clock: another
+        connection may go on.
+        """
+        with self._lock:
+            session = self._open.get(ticket.digest)
+            if session is None or session.attempts.get(dataset) is not rows:
+                return  # they count, or were closed before
+            rows.connections -= 1
+            if not rows.connections:
+                rows.until = min(rows.until, until)
+                if not rows.chunks:
+                    self._drop(ticket.digest, session, dataset)
 
     def queue(self, ticket: Ticket, submit: Callable[[], None]) -> None:
         """Call `submit` if every input counts and no call of it has succeeded.

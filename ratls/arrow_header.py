@@ -87,7 +87,10 @@ def read_rows(
                 raise _malformed("a buffer beyond the end")
             column.append(body.slice(start, size) if size or column else None)
             end = start + size
-        arrays.append(pa.Array.from_buffers(type_, rows, column))
+        try:
+            arrays.append(pa.Array.from_buffers(type_, rows, column))
+        except pa.ArrowInvalid as error:  # looks at the first and the last offset
+            raise _malformed("offsets outside the texts") from error
     if next(left, None) is not None or body.size - end > _PADDING:
         raise _malformed("bytes or buffers after the last column")
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -39,6 +39,7 @@ _OPTIONS = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 ]
+_WAITING = 1024  # one party's burst of calls, each to be refused by its code, shuts nobody out
 Send = Callable[[bytes | None], None]  # a frame, or None for the end of the call
 # Frames that come, gRPC's context of the call, and the way to send.
 Exchange = Callable[[Iterator[bytes], Any, Send], None]
@@ -64,7 +65,7 @@ class FlightServer:
             address: Port 0 takes a free one.
             certificate: PEM of the server's certificate and of its key.
             roots: PEM of the certificates that may connect, and no others.
-            calls: At once; each has a thread. gRPC refuses more.
+            calls: At once; each has a thread. Some more wait for one; gRPC refuses the rest.
             exchange: Serves DoExchange; ends with `send(None)`.
             refuse: The same for every other method.
 
@@ -79,7 +80,7 @@ class FlightServer:
             ThreadPoolExecutor(calls, thread_name_prefix="exchange"),
             handlers=[_Handlers(exchange, refuse)],
             options=_OPTIONS,
-            maximum_concurrent_rpcs=calls,
+            maximum_concurrent_rpcs=calls + _WAITING,
         )
         credentials = grpc.ssl_server_credentials(
             [(key, pem)],

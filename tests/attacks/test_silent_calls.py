@@ -1,8 +1,8 @@
 """A listed party opens calls and says nothing; strangers open sockets and say nothing: F18, F11.
 
-Three thousand silent calls had three thousand threads at the enclave, whose handler, and with it
-every limit, is entered only once a peer has spoken; at the mailbox a few hundred took every
-thread there was. The kind is a limit that counts only where the peer cooperates first.
+A limit that counts only where the peer cooperates first counts nothing: a call that never speaks
+must take a place in its party's share before anything is read from it, both at the enclave and at
+the mailbox.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from ratls.framing import Kind
 from scheduler.certificate import SCHEDULER_NAME
 from scheduler.client import SchedulerBusy
 from scheduler.limits import Limits as MailboxLimits
-from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave
+from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.refusal import refused
 from tests.support.scheduler import LiveScheduler, running_scheduler
 from tests.support.waiting import HANG_LIMIT, eventually
 
+ONE = "train_party_1"
 EXCHANGE = "/arrow.flight.protocol.FlightService/DoExchange"
 MAILBOX = "/ratls.scheduler.v1.TaskService/"
 
@@ -67,7 +68,7 @@ class Silent:
 def silent_calls(
     address: Address, certificate_pem: bytes, name: str, party: LocalParty, *methods: str
 ) -> Iterator[Silent]:
-    """One call of each method, 16 to a connection, until the block ends.
+    """One call of each method, 32 to a connection, until the block ends.
 
     Asynchronous, since a silent call has no thread there: neither at an attacker.
     """
@@ -83,7 +84,7 @@ def silent_calls(
     async def attack() -> None:
         calls, channels = [], []
         for number, method in enumerate(methods):
-            if number % 16 == 0:
+            if number % 32 == 0:
                 channels.append(grpc.aio.secure_channel(str(address), credentials, options))
                 await channels[-1].channel_ready()
             call = channels[-1].stream_stream(method)()
@@ -117,64 +118,134 @@ def silent_at(live: LiveEnclave, count: int) -> Iterator[Silent]:
         yield silent
 
 
-def attest_when_there_is_room(live: LiveEnclave) -> None:
+def attest(live: LiveEnclave, party: LocalParty) -> None:
+    with live.exchange(Kind.ATTEST, party) as exchange:
+        assert exchange.fresh
+
+
+def attest_when_there_is_room(live: LiveEnclave, party: LocalParty) -> None:
     """The server learns of a call's end a moment after its client."""
 
     def attested() -> bool:
-        with live.exchange(Kind.ATTEST, live.world.consortium.bob):
+        attest(live, party)
+        return True
+
+    eventually(attested, PeerRefused)
+
+
+def test_thousands_of_silent_calls_are_their_partys_own(world: EnclaveWorld) -> None:
+    """Each is counted for who began it before it has said a word: the others are served at once,
+    the process keeps its threads, and the log says why."""
+    alice, bob, limits = world.consortium.alice, world.consortium.bob, Limits()
+    before = threading.active_count()
+    with world.running() as live:
+        with silent_at(live, 3000) as silent:
+            silent.wait_for_refusals(3000 - limits.exchanges_per_party)
+            for _ in range(5):
+                attest(live, bob)
+            with refused_by_enclave(ExchangesExhausted):
+                attest(live, alice)
+            assert (silent.begun, silent.refused) == (3000, 3000 - limits.exchanges_per_party)
+            assert threading.active_count() - before < 2 * limits.calls
+            refusals = [line for line in live.log if line["event"] == "refused"]
+            assert {line["code"] for line in refusals} == {ExchangesExhausted.code}
+            assert {line["party"] for line in refusals} == {"alice-clinic"}
+        attest_when_there_is_room(live, alice)
+
+
+def test_a_party_with_one_silent_call_fewer_than_its_share(world: EnclaveWorld) -> None:
+    """The honest twin: it still has room for itself."""
+    with world.running() as live, silent_at(live, Limits().exchanges_per_party - 1) as silent:
+        attest(live, world.consortium.alice)
+        assert silent.refused == 0
+
+
+def test_silence_ends_when_nobody_has_said_hello_in_time(world: EnclaveWorld) -> None:
+    """F10: a call that never speaks is over after `hello_seconds`, and its share is free."""
+    alice, time, limits = world.consortium.alice, [0.0], Limits()
+    with (
+        world.running(seconds=lambda: time[0]) as live,
+        silent_at(live, limits.exchanges_per_party) as silent,
+    ):
+
+        def exhausted() -> bool:
+            with refused_by_enclave(ExchangesExhausted):
+                attest(live, alice)
             return True
 
-    eventually(attested, PeerRefused, CallFailed)
+        eventually(exhausted, AssertionError, pytest.fail.Exception)
+        time[0] = limits.hello_seconds - 0.1
+        live.server.cut_silent()
+        assert exhausted()
+        assert silent.refused == 0
+        time[0] = limits.hello_seconds
+        live.server.cut_silent()
+        silent.wait_for_refusals(limits.exchanges_per_party)
+        attest_when_there_is_room(live, alice)
 
 
-def test_silent_calls_are_counted_from_their_start(world: EnclaveWorld) -> None:
-    """They fill what is theirs, the process keeps its threads, and the log says why."""
-    with world.running(limits=Limits(calls=20)) as live:
-        before = threading.active_count()
-        with silent_at(live, 300) as silent:
-            silent.wait_for_refusals(280)
-            assert (silent.begun, silent.refused) == (300, 280)
-            with (
-                refused_by_enclave(ExchangesExhausted),
-                live.exchange(Kind.ATTEST, world.consortium.bob),
-            ):
-                pass
-        attest_when_there_is_room(live)
-        codes = [line.get("code") for line in live.log if line["event"] == "refused"]
-        assert threading.active_count() <= before + 2
-    assert codes.count(ExchangesExhausted.code) >= 281
-    assert set(codes) == {ExchangesExhausted.code}
+def test_silence_ends_in_the_middle_of_rows(world: EnclaveWorld) -> None:
+    """F10: each message buys `silent_seconds`, and no more; what came is kept for a while."""
+    alice, time, limits = world.consortium.alice, [0.0], Limits()
+    table, task = rows(1), world.task()
+    with (
+        world.running(seconds=lambda: time[0]) as live,
+        refused(CallFailed),
+        live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
+    ):
+        first, second = table.to_batches(max_chunksize=30)
+        live.open(exchange, alice, ONE, task)
+        for number, part in enumerate((first, second)):
+            time[0] += limits.silent_seconds - 0.1
+            live.server.cut_silent()
+            exchange.send_sealed(part.serialize(), part.num_rows, last=number == 1)
+            arrived = (number + 1) * first.num_rows
+            eventually(lambda arrived=arrived: held_rows(live) == arrived)
+        time[0] += limits.silent_seconds
+        live.server.cut_silent()
+        assert exchange._call.hear() is None
+    assert held_rows(live) == table.num_rows
 
 
-def test_silent_calls_below_the_limit_shut_out_nobody(world: EnclaveWorld) -> None:
-    """The honest twin: one call fewer, and there is room."""
-    with world.running(limits=Limits(calls=20)) as live, silent_at(live, 18):
-        attest_when_there_is_room(live)
+def held_rows(live: LiveEnclave) -> int:
+    """Of releases without a commit."""
+    sessions = live.enclave.sessions._open.values()
+    return sum(intake.rows for session in sessions for intake in session.attempts.values())
 
 
 def test_a_call_that_is_over_is_counted_no_more(world: EnclaveWorld) -> None:
     """However it ended: answered, refused in its handler, given up in silence."""
-    with world.running(limits=Limits(calls=2)) as live:
+    alice = world.consortium.alice
+    with world.running(limits=Limits(exchanges_per_party=1)) as live:
         for _ in range(3):
-            attest_when_there_is_room(live)
+            attest_when_there_is_room(live, alice)
             with (
                 contextlib.suppress(PeerRefused),
-                live.exchange(Kind.RELEASE, world.consortium.alice, task=b"no task", dataset="d"),
+                live.exchange(Kind.RELEASE, alice, task=b"no task", dataset="d"),
             ):
                 pass
             with silent_at(live, 1):
                 pass
-        attest_when_there_is_room(live)
+        attest_when_there_is_room(live, alice)
 
 
-def test_one_call_too_many() -> None:
-    slots = Slots(Limits(calls=2))
-    slots.start()
-    slots.start()
-    with refused(ExchangesExhausted):
-        slots.start()
-    slots.end()
-    slots.start()
+def test_one_exchange_too_many() -> None:
+    """F18: of a party, and in all."""
+    slots = Slots(Limits(exchanges=2, exchanges_per_party=1))
+    with slots.hold("alice"):
+        with refused(ExchangesExhausted), slots.hold("alice"):
+            pass
+        with slots.hold("bob"), refused(ExchangesExhausted), slots.hold("carol"):
+            pass
+    with slots.hold("alice"):
+        pass
+
+
+def test_there_are_threads_for_all_who_may_be_told(world: EnclaveWorld) -> None:
+    """The kind: a call that finds no thread cannot even be refused by its code."""
+    limits = Limits()
+    assert limits.calls > limits.exchanges
+    assert limits.exchanges_per_party * len(world.policy.voters) < limits.calls
 
 
 # The mailbox, whose server enters a handler at the start of a call
@@ -232,6 +303,17 @@ def test_a_call_with_two_requests(tmp_path: Path, world: EnclaveWorld) -> None:
 
 
 # Strangers: sockets on which nobody ever says anything
+
+
+@pytest.mark.slow
+def test_a_stranger_that_says_nothing_is_sent_away(world: EnclaveWorld) -> None:
+    """F18: its connection does not stay until the process has no file left."""
+    with world.running() as live:
+        address = (live.address.host, live.address.port)
+        with socket.create_connection(address, HANG_LIMIT) as silent:
+            while silent.recv(4096):
+                pass  # what the server says of HTTP/2 before it goes
+        attest(live, world.consortium.alice)
 
 
 @contextmanager

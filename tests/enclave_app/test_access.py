@@ -16,6 +16,7 @@ from enclave_app.access import (
     require_release,
 )
 from policy.channel import ChannelCertificate
+from policy.sections import Party
 from tests.support.parties import AT, Consortium, local_party
 from tests.support.refusal import refused
 
@@ -28,31 +29,51 @@ def certificate(name: str, copy: int = 0) -> ChannelCertificate:
     return local_party(name, AT, copy).public.channel_certificate
 
 
+def shown(*certificates: ChannelCertificate) -> dict[str, list[bytes]]:
+    """As gRPC tells a handler."""
+    pem = [certificate.pem.encode() for certificate in certificates]
+    return {"transport_security_type": [b"ssl"], "x509_pem_cert": pem}
+
+
 @pytest.mark.parametrize("party", [ALICE, BOB, CAROL], ids=lambda p: p.id)
-def test_a_party_is_its_certificates_name(party: object) -> None:
-    assert identify(POLICY, f"urn:ratls:party:{party.id}".encode()) is party  # type: ignore[attr-defined]
+def test_a_party_is_its_certificate(party: Party) -> None:
+    assert identify(POLICY, shown(party.channel_certificate)) is party
 
 
 @pytest.mark.parametrize(
-    "name",
+    "context",
     [
-        b"",
-        b"alice-clinic",
-        b"urn:ratls:party:",
-        b"urn:ratls:party:alice-clinic ",
-        b"urn:ratls:party:Alice-Clinic",
-        b"URN:ratls:party:alice-clinic",
-        b"urn:ratls:party:alice-clinic,urn:ratls:party:bob-hospital",
-        b"alice-clinic@urn:ratls:party:alice-clinic",
-        b"urn:ratls:party:olga-cloud",
-        b"\xff\xfe",
+        {},
+        {"x509_pem_cert": []},
+        {"x509_pem_cert": [b""]},
+        {"x509_pem_cert": [b"\xff\xfe"]},
+        {"x509_pem_cert": [ALICE.channel_certificate.pem.encode() + b"\n"]},
+        {"x509_subject_alternative_name": [b"urn:ratls:party:alice-clinic"]},
+        shown(certificate("alice-clinic", copy=1)),
+        shown(certificate("dora-lab")),
+        shown(ALICE.channel_certificate, BOB.channel_certificate),
+        shown(ALICE.channel_certificate, ALICE.channel_certificate),
+        shown(POLICY.party[3].channel_certificate),
+    ],
+    ids=[
+        "nothing",
+        "no-certificate",
+        "empty",
+        "no-text",
+        "one-byte-more",
+        "the-name-alone",
+        "the-same-name",
+        "a-stranger",
+        "two",
+        "twice",
+        "operator",
     ],
 )
-def test_names_that_are_nobodys(name: bytes) -> None:
-    """I04, I05: no prefix, case, list or e-mail form of a name is that name; whoever only runs
-    machines is nobody here."""
+def test_certificates_that_are_nobodys(context: dict[str, list[bytes]]) -> None:
+    """I04, I05: a name is not looked at: the very certificate of the policy is a party, and
+    nothing like it; whoever only runs machines is nobody here."""
     with refused(PeerUnknown):
-        identify(POLICY, name)
+        identify(POLICY, context)
 
 
 def test_servers_believe_exactly_the_listed_certificates() -> None:
@@ -70,7 +91,7 @@ def test_a_server_that_would_ask_nobody() -> None:
     "second", [("alice-clinic", 0), ("alice-clinic", 1)], ids=["same-key", "same-name"]
 )
 def test_two_clients_that_could_not_be_told_apart(second: tuple[str, int]) -> None:
-    """I05: the handler sees a name and nothing else."""
+    """I05: logs and policies have names, handshakes have keys."""
     with refused(ChannelIdentityShared):
         client_roots([certificate("alice-clinic"), certificate(*second)])
 

@@ -100,7 +100,13 @@ def test_ends_although_a_client_stays_silent(folder: Path, world: EnclaveWorld) 
     """F10: whoever keeps a stream open and says nothing would hold the process for ever."""
     count_refusal()
     alice = world.consortium.alice
-    hello = write_message("hello", nonce=bytes(32), task=world.task(), dataset="train_party_1")
+    hello = write_message(
+        "hello",
+        nonce=bytes(32),
+        task=world.task(),
+        dataset="train_party_1",
+        release=bytes(16),
+    )
     with serving(folder) as (child, address):
         certificate = x509.load_der_x509_certificate(probe(address, timeout=HANG_LIMIT))
         client = flight.FlightClient(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -19,7 +19,6 @@ from enclave_app.computations.logistic_regression import fit
 from enclave_app.errors import AttemptClosed
 from enclave_app.gate import Input, ReleaseDenied
 from enclave_app.intake import InputEmpty, Intake, RowsNotAsDeclared
-from enclave_app.limits import Limits
 from enclave_app.receive import (
     CommitCountMismatch,
     CommitDigestMismatch,
@@ -32,7 +31,7 @@ from policy.commit import Commit, CommitScopeDiffers
 from policy.envelope import Envelope, EnvelopeMalformed, EnvelopeTypeDiffers, SignerUnknown
 from policy.party import LocalParty
 from policy.receipt import Acknowledgement, Receipt
-from policy.rows import ColumnMissing, ColumnOrderDiffers, ColumnTypeDiffers
+from policy.rows import schema_digest
 from policy.seal import ResultNotOpenable, open_result, result_info
 from policy.statement import PolicyDigestDiffers, StudyDiffers
 from policy.task import (
@@ -43,8 +42,20 @@ from policy.task import (
     TaskParameterDenied,
     TaskSubmitterDenied,
 )
-from ratls.client_stream import Pending, Result
-from ratls.framing import Kind, MessageOversized, MessageUnexpected, write_message
+from ratls.arrow_header import RowsHeaderMalformed
+from ratls.client_stream import ClientExchange, Pending, Result
+from ratls.framing import (
+    ChunkUnexpected,
+    Kind,
+    MessageOversized,
+    MessageUnexpected,
+    chunk_frame,
+    message_frame,
+    rows_frame,
+    schema_frame,
+    write_message,
+)
+from ratls.sealing import ChunkHead, ChunkNotOpenable, StreamKeyNotOpenable, Tally, tags_digest
 from ratls.server_stream import SequenceBroken, StreamOversized, StreamTruncated
 from tests.enclave_app.test_gate import Rule
 from tests.support.documents import contents
@@ -293,7 +304,7 @@ def test_a_commit_offered_as_a_task(live: LiveEnclave) -> None:
         ({"provider": "bob-hospital", "dataset": TWO}, SignerUnknown),
         ({"rows": 59}, CommitCountMismatch),
         ({"batches": 4}, CommitCountMismatch),
-        ({"salted_digest": b"d" * 32}, CommitDigestMismatch),
+        ({"tags_digest": b"d" * 32}, CommitDigestMismatch),
     ],
 )
 def test_commit_about_something_else(
@@ -308,55 +319,211 @@ def test_commit_about_something_else(
     assert live.collect(people.carol, task) == Pending((TWO,))
 
 
+def test_the_providers_own_digest_is_not_the_enclaves_to_judge(
+    live: LiveEnclave, task: bytes
+) -> None:
+    """Its salt never leaves the provider with a commit: it answers questions of later days."""
+    live.release(live.world.consortium.alice, ONE, rows(1), task, salted_digest=b"d" * 32)
+
+
 def test_commit_signed_by_another_party(live: LiveEnclave, task: bytes) -> None:
     """I08: Alice's channel, Alice's rows, Bob's signature."""
     people = live.world.consortium
-    table = rows(1)
     with (
         refused_by_enclave(SignerUnknown),
         live.exchange(Kind.RELEASE, people.alice, task=task, dataset=ONE) as exchange,
     ):
-        exchange.begin(table.schema)
-        sent = [exchange.send(b) for b in table.to_batches()]
+        sent = live.send(exchange, people.alice, ONE, rows(1).to_batches(), task)
         honest = live.commit(exchange, people.alice, ONE, sent, task)
-        exchange.commit(contents(Commit, honest).seal(people.bob.operation), live.salt)
+        exchange.commit(contents(Commit, honest).seal(people.bob.operation))
 
 
-def test_commit_with_a_salt_that_was_not_used(live: LiveEnclave, task: bytes) -> None:
-    alice, table = live.world.consortium.alice, rows(1)
+def test_commit_over_the_same_rows_of_another_release(live: LiveEnclave, task: bytes) -> None:
+    """F15: the same rows, sealed with another key, have other tags: a commit is about these."""
+    alice, parts = live.world.consortium.alice, rows(1).to_batches()
     with (
-        refused_by_enclave(CommitDigestMismatch),
-        live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
+        suppress(KeyboardInterrupt),
+        live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as before,
     ):
-        exchange.begin(table.schema)
-        sent = [exchange.send(b) for b in table.to_batches()]
-        exchange.commit(live.commit(exchange, alice, ONE, sent, task), bytes(32))
+        live.send(before, alice, ONE, parts, task)
+        foreign = tags_digest([before.sealed()])
+        raise KeyboardInterrupt
+    with refused_by_enclave(CommitDigestMismatch):
+        live.release(alice, ONE, rows(1), task, chunk=60, tags_digest=foreign)
+
+
+class Recorded(Tally):
+    """A tally that can be counted again, in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.added: list[tuple[bytes, int]] = []
+
+    def add(self, tag: memoryview | bytes, rows: int) -> None:
+        self.added.append((bytes(tag), rows))
+        super().add(tag, rows)
 
 
 def test_rows_in_another_order_than_committed(live: LiveEnclave, task: bytes) -> None:
     """F15: same rows, same count; only the digest knows."""
     alice = live.world.consortium.alice
-    parts = rows(1).to_batches(max_chunksize=30)
     with (
         refused_by_enclave(CommitDigestMismatch),
         live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
     ):
-        exchange.begin(parts[0].schema)
-        sent = [exchange.send(b) for b in reversed(parts)]
-        exchange.commit(live.commit(exchange, alice, ONE, sent[::-1], task), live.salt)
+        exchange.tally = Recorded()
+        sent = live.send(exchange, alice, ONE, rows(1).to_batches(max_chunksize=30), task)
+        exchange.sealed()
+        reversed_ = Tally()
+        for tag, count in reversed(exchange.tally.added):
+            reversed_.add(tag, count)
+        digest = tags_digest([reversed_])
+        exchange.commit(live.commit(exchange, alice, ONE, sent, task, tags_digest=digest))
 
 
-def test_batch_that_is_sent_twice(live: LiveEnclave, task: bytes) -> None:
-    """F15: its number gives it away, before any commit."""
-    alice, part = live.world.consortium.alice, rows(1).to_batches()[0]
+def sealed_chunk(
+    exchange: ClientExchange, part: pa.RecordBatch, number: int, *, last: bool = False
+) -> bytes:
+    """A chunk sealed for its place, as a frame."""
+    key, head = exchange._key, ChunkHead(number, last)
+    assert key is not None
+    return chunk_frame(head, key.seal(part.serialize(), head, exchange._about))
+
+
+@contextmanager
+def opened_stream(live: LiveEnclave, task: bytes) -> Iterator[ClientExchange]:
+    """Alice's stream of one release, its key agreed."""
+    alice = live.world.consortium.alice
+    with live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange:
+        live.open(exchange, alice, ONE, task)
+        yield exchange
+
+
+def hear(exchange: ClientExchange) -> None:
+    """What the enclave has to say."""
+    assert exchange._call.hear() is None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "leaf"),
+    [
+        ((0, 0), SequenceBroken),
+        ((1,), SequenceBroken),
+        ((0, 2), SequenceBroken),
+        ((0, 1, 0), SequenceBroken),
+        ((0, (1 << 24) - 1), SequenceBroken),
+        ((0, 1 << 24), ChunkUnexpected),
+    ],
+)
+def test_chunks_doubled_dropped_or_reordered(
+    live: LiveEnclave, task: bytes, numbers: tuple[int, ...], leaf: type[RatlsError]
+) -> None:
+    """F15: its number gives a chunk away, before any commit."""
+    part = rows(1).to_batches()[0]
+    with refused_by_enclave(leaf), opened_stream(live, task) as exchange:
+        for number in numbers:
+            head = ChunkHead(number, last=False)
+            key = exchange._key
+            assert key is not None
+            honest = ChunkHead(min(number, 5), last=False)
+            sealed = key.seal(part.serialize(), honest, exchange._about)
+            exchange._call.send(chunk_frame(head, sealed))
+        hear(exchange)
+
+
+def test_chunk_after_the_last(live: LiveEnclave, task: bytes) -> None:
+    """F15: the end is sealed, too."""
+    part = rows(1).to_batches()[0]
+    with refused_by_enclave(SequenceBroken), opened_stream(live, task) as exchange:
+        exchange._call.send(sealed_chunk(exchange, part, 0, last=True))
+        exchange._call.send(sealed_chunk(exchange, part, 1, last=True))
+        hear(exchange)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]),
+        lambda raw: raw[:40] + bytes([raw[40] ^ 1]) + raw[41:],
+        lambda raw: raw[:-16] + bytes(16),
+    ],
+    ids=["tag", "text", "no-tag"],
+)
+def test_chunk_that_was_altered(
+    live: LiveEnclave, task: bytes, change: Callable[[bytes], bytes]
+) -> None:
+    """B08: whoever holds the TLS key can alter what is in it, and gains a refusal."""
+    frame = None
+    with refused_by_enclave(ChunkNotOpenable), opened_stream(live, task) as exchange:
+        frame = sealed_chunk(exchange, rows(1).to_batches()[0], 0, last=True)
+        exchange._call.send(change(frame))
+        hear(exchange)
+
+
+def test_chunk_that_claims_another_place(live: LiveEnclave, task: bytes) -> None:
+    """F14, F15: number and end are sealed with the rows: neither can be said by another."""
+    part = rows(1).to_batches()[0]
+    for sealed_for, said in (
+        (ChunkHead(1, last=False), ChunkHead(0, last=False)),
+        (ChunkHead(0, last=False), ChunkHead(0, last=True)),
+    ):
+        with refused_by_enclave(ChunkNotOpenable), opened_stream(live, task) as exchange:
+            key = exchange._key
+            assert key is not None
+            sealed = key.seal(part.serialize(), sealed_for, exchange._about)
+            exchange._call.send(chunk_frame(said, sealed))
+            hear(exchange)
+
+
+def test_chunk_sealed_with_another_schema(live: LiveEnclave, task: bytes) -> None:
+    """F07: names and their order do not travel; the digest of them is sealed with every chunk."""
+    other = live.world.policy.dataset_by_id(ONE)
+    assert other is not None
+    columns = {("weight" if name == "bmi" else name): c for name, c in other.columns.items()}
+    about = schema_digest(other.model_copy(update={"columns": columns}))
+    with refused_by_enclave(ChunkNotOpenable), opened_stream(live, task) as exchange:
+        exchange._about = about
+        exchange._call.send(sealed_chunk(exchange, rows(1).to_batches()[0], 0, last=True))
+        hear(exchange)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task_digest": b"t" * 32},
+        {"policy_digest": b"p" * 32},
+        {"nonce": b"n" * 32},
+        {"instance": b"i" * 16},
+        {"dataset": TWO},
+        {"provider": "bob-hospital"},
+        {"release": b"r" * 16},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_key_sealed_for_something_else(
+    live: LiveEnclave, task: bytes, fields: dict[str, Any]
+) -> None:
+    """B08, B07: a key of another exchange, as a relay would have one."""
+    alice = live.world.consortium.alice
     with (
-        refused_by_enclave(SequenceBroken),
+        refused_by_enclave(StreamKeyNotOpenable),
         live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
     ):
-        exchange.begin(part.schema)
-        exchange.send(part)
-        exchange._wire.send(part, 0)
-        exchange.commit(live.commit(exchange, alice, ONE, [part, part], task), live.salt)
+        made = {"dataset": ONE} | fields
+        live.releases.setdefault(TWO, live.releases[ONE])
+        live.open(exchange, alice, ONE, task, **made)
+
+
+def test_release_without_a_name(live: LiveEnclave, task: bytes) -> None:
+    """Another party's, or yesterday's, could otherwise be gone on with."""
+    for name in (b"", b"r" * 15, b"r" * 17):
+        with (
+            refused_by_enclave(MessageUnexpected),
+            live.exchange(
+                Kind.RELEASE, live.world.consortium.alice, task=task, dataset=ONE, release=name
+            ),
+        ):
+            pass
 
 
 def test_provider_that_dies_in_mid_stream(live: LiveEnclave, task: bytes) -> None:
@@ -368,8 +535,7 @@ def test_provider_that_dies_in_mid_stream(live: LiveEnclave, task: bytes) -> Non
         suppress(KeyboardInterrupt),
         live.exchange(Kind.RELEASE, people.alice, task=task, dataset=ONE) as exchange,
     ):
-        exchange.begin(rows(1).schema)
-        exchange.send(rows(1).to_batches()[0])
+        live.send(exchange, people.alice, ONE, rows(1).to_batches(), task)
         raise KeyboardInterrupt
     assert live.collect(people.carol, task) == Pending((ONE, TWO))
     live.release(people.alice, ONE, rows(1), task)
@@ -377,29 +543,35 @@ def test_provider_that_dies_in_mid_stream(live: LiveEnclave, task: bytes) -> Non
 
 
 def test_stream_that_ends_without_commit(world: EnclaveWorld, task: bytes) -> None:
-    """F14: an orderly end is no commit either, and its rows do not stay in memory."""
-    alice = world.consortium.alice
-    with world.running() as live:
+    """F14: an orderly end is no commit either, and its rows stay in memory for a while only."""
+    alice, time = world.consortium.alice, [0.0]
+    with world.running(seconds=lambda: time[0]) as live:
         with (
             refused_by_enclave(StreamTruncated),
             live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
         ):
-            exchange.begin(rows(1).schema)
-            exchange.send(rows(1).to_batches()[0])
+            live.send(exchange, alice, ONE, rows(1).to_batches(), task)
+            exchange.sealed()
+            exchange._call.finish()
         assert live.server.stop(), "every handler has ended"
+        assert live.enclave.memory.free < live.enclave.limits.held_bytes
+        time[0] = live.enclave.limits.kept_seconds
+        live.enclave.sweep()
         assert live.enclave.memory.free == live.enclave.limits.held_bytes
         assert [e["code"] for e in live.log if e["event"] == "refused"] == ["stream-truncated"]
 
 
 def test_commit_without_rows(live: LiveEnclave, task: bytes) -> None:
-    alice, empty = live.world.consortium.alice, rows(1).to_batches()[0].slice(0, 0)
-    with (
-        refused_by_enclave(InputEmpty),
-        live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
-    ):
-        exchange.begin(empty.schema)
-        sent = [exchange.send(empty)]
-        exchange.commit(live.commit(exchange, alice, ONE, sent, task), live.salt)
+    alice = live.world.consortium.alice
+    with refused_by_enclave(InputEmpty), opened_stream(live, task) as exchange:
+        exchange.commit(live.commit(exchange, alice, ONE, [], task))
+
+
+def test_batch_without_rows(live: LiveEnclave, task: bytes) -> None:
+    empty = rows(1).to_batches()[0].slice(0, 0)
+    with refused_by_enclave(RowsHeaderMalformed), opened_stream(live, task) as exchange:
+        exchange.send_sealed(empty.serialize(), 0, last=True)
+        hear(exchange)
 
 
 # Once.
@@ -411,10 +583,9 @@ def test_lost_acknowledgement_can_be_asked_for_again(live: LiveEnclave, task: by
     with live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange:
         early = live.commit(exchange, alice, ONE, table.to_batches(), task)
         assert exchange.resume(early) is None
-        exchange.begin(table.schema)
-        sent = [exchange.send(b) for b in table.to_batches()]
+        sent = live.send(exchange, alice, ONE, table.to_batches(), task)
         envelope = live.commit(exchange, alice, ONE, sent, task)
-        first = exchange.commit(envelope, live.salt)
+        first = exchange.commit(envelope)
     with live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange:
         assert exchange.resume(envelope) == first
 
@@ -441,13 +612,11 @@ def test_two_streams_of_one_dataset(live: LiveEnclave, task: bytes) -> None:
         refused_by_enclave(AttemptClosed),
         live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as old,
     ):
-        old.begin(table.schema)
-        sent = [old.send(b) for b in table.to_batches()]
+        sent = live.send(old, alice, ONE, table.to_batches(), task)
         with live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as retry:
-            retry.begin(table.schema)
-            again = [retry.send(b) for b in table.to_batches()]
-            retry.commit(live.commit(retry, alice, ONE, again, task), live.salt)
-        old.commit(live.commit(old, alice, ONE, sent, task), live.salt)
+            again = live.send(retry, alice, ONE, table.to_batches(), task)
+            retry.commit(live.commit(retry, alice, ONE, again, task))
+        old.commit(live.commit(old, alice, ONE, sent, task))
 
 
 def test_resume_after_the_enclave_restarted(world: EnclaveWorld, task: bytes) -> None:
@@ -457,10 +626,9 @@ def test_resume_after_the_enclave_restarted(world: EnclaveWorld, task: bytes) ->
         world.running() as before,
         before.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
     ):
-        exchange.begin(table.schema)
-        sent = [exchange.send(b) for b in table.to_batches()]
+        sent = before.send(exchange, alice, ONE, table.to_batches(), task)
         envelope = before.commit(exchange, alice, ONE, sent, task)
-        exchange.commit(envelope, before.salt)
+        exchange.commit(envelope)
     with (
         world.running() as after,
         refused_by_enclave(CommitOfAnotherRelease),
@@ -475,7 +643,7 @@ def test_resume_after_the_enclave_restarted(world: EnclaveWorld, task: bytes) ->
 @pytest.mark.parametrize(
     ("table", "leaf"),
     [
-        (rows(1).drop_columns(["bmi"]), ColumnMissing),
+        (rows(1).drop_columns(["bmi"]), RowsHeaderMalformed),
         (rows(1).replace_schema_metadata({"note": "CANARY"}), None),
         (rows(1, bmi=[float("nan")] * 60), RowsNotAsDeclared),
     ],
@@ -492,48 +660,50 @@ def test_rows_that_the_policy_does_not_declare(
         live.release(alice, ONE, table, task)
 
 
-def test_metadata_in_the_schema(live: LiveEnclave, task: bytes) -> None:
-    """F17: a client that does not strip it; it travels even with no rows."""
+def test_rows_that_are_not_sealed(live: LiveEnclave, task: bytes) -> None:
+    """B08, F17: nobody sends rows in the open, nor columns with texts beside them."""
     part = rows(1).replace_schema_metadata({"note": "CANARY"}).to_batches()[0]
-    with (
-        refused_by_enclave(ColumnOrderDiffers),
-        live.exchange(
-            Kind.RELEASE, live.world.consortium.alice, task=task, dataset=ONE
-        ) as exchange,
+    for frames in (
+        [schema_frame(part.schema)],
+        [rows_frame(part, 0)],
+        [schema_frame(part.schema), rows_frame(part, 0)],
     ):
-        exchange._wire.begin(part.schema)
-        exchange._wire.send(part, 0)
-        exchange._wire.hear("acknowledgement")
+        with (
+            refused_by_enclave(MessageUnexpected),
+            live.exchange(
+                Kind.RELEASE, live.world.consortium.alice, task=task, dataset=ONE
+            ) as exchange,
+        ):
+            for frame in frames:
+                exchange._call.send(frame)
+            hear(exchange)
+    with refused_by_enclave(MessageUnexpected), opened_stream(live, task) as exchange:
+        exchange._call.send(rows_frame(part, 0))
+        hear(exchange)
     assert "CANARY" not in live.stream.getvalue()
 
 
-def test_compressed_batch_that_explodes(world: EnclaveWorld, task: bytes) -> None:
-    """F04: few bytes on the wire, many in memory. Arrow unpacks it before the handler is asked;
-    the cap ends it there."""
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_compressed_batch_that_explodes(live: LiveEnclave, task: bytes, codec: str) -> None:
+    """F04: few bytes on the wire, many in memory. Its header says that it is compressed."""
     part = rows(1, 60_000, bmi=[25.0] * 60_000).to_batches()[0]
-    with (
-        world.running(limits=Limits(batch_bytes=1 << 20)) as live,
-        refused_by_enclave(MessageOversized),
-        live.exchange(Kind.RELEASE, world.consortium.alice, task=task, dataset=ONE) as exchange,
-    ):
-        exchange._wire._writer.begin(part.schema, pa.ipc.IpcWriteOptions(compression="zstd"))
-        exchange._wire.send(part, 0)
-        exchange._wire.hear("acknowledgement")
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.ipc.new_stream(sink, part.schema, options=options) as writer:
+        writer.write_batch(part)
+    _, message = pa.ipc.MessageReader.open_stream(sink.getvalue())
+    with refused_by_enclave(RowsHeaderMalformed), opened_stream(live, task) as exchange:
+        exchange.send_sealed(message.serialize(), part.num_rows, last=True)
+        hear(exchange)
 
 
 def test_null_column_of_a_hundred_million_rows(live: LiveEnclave, task: bytes) -> None:
     """F05: 268 million rows fit in 224 bytes."""
     columns = {name: pa.nulls(100_000_000) for name in rows(1).column_names}
     part = pa.RecordBatch.from_pydict(columns)
-    with (
-        refused_by_enclave(ColumnTypeDiffers),
-        live.exchange(
-            Kind.RELEASE, live.world.consortium.alice, task=task, dataset=ONE
-        ) as exchange,
-    ):
-        exchange.begin(part.schema)
-        exchange.send(part)
-        exchange._wire.hear("acknowledgement")
+    with refused_by_enclave(RowsHeaderMalformed), opened_stream(live, task) as exchange:
+        exchange.send_sealed(part.serialize(), part.num_rows, last=True)
+        hear(exchange)
 
 
 def test_more_rows_than_the_policy_allows(live: LiveEnclave, task: bytes) -> None:
@@ -561,6 +731,7 @@ def test_release_that_takes_too_long(world: EnclaveWorld, task: bytes) -> None:
         (write_message("pending", missing=[]), MessageUnexpected),
         (b"\x9f" * 100_000, MessageUnexpected),
         (b"\x00" * 300_000, MessageOversized),
+        (b"\xa2" + b"\x00" * 300_000, MessageOversized),
         (b"", StreamTruncated),
     ],
 )
@@ -574,8 +745,8 @@ def test_message_that_is_not_due(
             Kind.RELEASE, live.world.consortium.alice, task=task, dataset=ONE
         ) as exchange,
     ):
-        exchange._wire.say(message)
-        exchange._wire.hear("acknowledgement")
+        exchange._call.send(message_frame(message))
+        hear(exchange)
 
 
 # What becomes of it.

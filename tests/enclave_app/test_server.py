@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -18,13 +18,18 @@ from OpenSSL import SSL
 from enclave_app.access import ReleaseNotAuthorized
 from enclave_app.errors import ListenAddressUnusable
 from enclave_app.limits import ExchangesExhausted, Limits
-from enclave_app.server import start_server
+from enclave_app.server import MethodNotOffered, start_server
 from enclave_app.session import TasksExhausted
+from policy.party import LocalParty
 from ratls.address import Address, AddressMalformed
+from ratls.certificate import ENCLAVE_NAME
+from ratls.claims import ChallengeClaims
 from ratls.environment import EnvironmentUnsafe
 from ratls.errors import CallFailed
-from ratls.framing import Kind, write_message
-from ratls.pin import pinned_channel
+from ratls.evidence import Evidence
+from ratls.flight_data import FlightDataMalformed
+from ratls.framing import Kind, MessageUnexpected, read_message, write_message
+from ratls.server_stream import StreamTruncated
 from ratls.serving import listen_address
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.parties import local_party
@@ -34,6 +39,30 @@ from verifier.errors import RatlsError
 
 ONE = "train_party_1"
 Call = Callable[[flight.FlightClient, str], Any]
+
+
+@contextmanager
+def stock_client(live: LiveEnclave, party: LocalParty) -> Iterator[flight.FlightClient]:
+    """Arrow's own client, as other programs have it, with the right certificates."""
+    channel = live.world.channel(party)
+    client = flight.FlightClient(
+        f"grpc+tls://{live.address}",
+        tls_root_certs=live.enclave.identity.certificate_pem,
+        cert_chain=channel.cert_pem,
+        private_key=channel.key_pem,
+        override_hostname=ENCLAVE_NAME,
+    )
+    with client:
+        yield client
+
+
+def code_told(error: BaseException) -> str:
+    """What such a client reads: a code and an id, and nothing else of ours."""
+    told = str(error)
+    assert "Traceback" not in told
+    assert ".py" not in told
+    (code,) = set(re.findall(r"refused: ([a-z-]+) \([0-9a-f]{16}\)", told))
+    return code
 
 
 def by_path(name: str) -> flight.FlightDescriptor:
@@ -65,37 +94,76 @@ def test_every_other_method_is_refused_alike(live: LiveEnclave, method: str, nam
     """F12, F13, F16: nothing about what exists can be learned, and no traceback comes along,
     which from `get_schema` it would even with an error of Flight's own."""
     count_refusal()
-    channel = live.world.channel(live.world.consortium.alice)
     with (
-        pinned_channel(live.address, live.admitted, channel) as client,
+        stock_client(live, live.world.consortium.alice) as client,
         # The client side of `get_schema` makes an OSError of any refusal.
         pytest.raises((flight.FlightUnauthorizedError, OSError)) as seen,
     ):
         METHODS[method](client, name)
-    told = re.sub(r"\([0-9a-f]{16}\)", "(ID)", str(seen.value))
-    assert told.startswith("refused: method-not-offered (ID). Detail: Unauthorized")
-    assert "Traceback" not in told
-    assert name not in told
+    assert code_told(seen.value) == MethodNotOffered.code
+    assert name not in str(seen.value)
+
+
+def hello(task: bytes) -> bytes:
+    return write_message("hello", nonce=bytes(32), task=task, dataset=ONE, release=b"r" * 16)
+
+
+def test_a_stock_flight_client_is_served(live: LiveEnclave, task: bytes) -> None:
+    """It is Flight's protocol, whoever speaks it: the same answers, and the same evidence."""
+    with stock_client(live, live.world.consortium.alice) as client:
+        descriptor = flight.FlightDescriptor.for_command(Kind.RELEASE.value)
+        writer, reader = client.do_exchange(
+            descriptor, flight.FlightCallOptions(timeout=HANG_LIMIT)
+        )
+        writer.write_metadata(hello(task))
+        answer = reader.read_chunk().app_metadata.to_pybytes()
+        _, members = read_message(answer, "evidence")
+        claims = ChallengeClaims.parse(Evidence.parse(members["evidence"]).claims)
+        assert claims.nonce == bytes(32)
+        assert claims.sealing_key_hash == sha256(members["sealing_key"]).digest()
+        writer.done_writing()
+        with pytest.raises(flight.FlightInternalError) as seen:
+            reader.read_chunk()
+        assert code_told(seen.value) == StreamTruncated.code
+
+
+def test_rows_of_a_stock_flight_client(live: LiveEnclave, task: bytes) -> None:
+    """B08, F17: such a client sends columns and rows in the open; they are refused unread."""
+    count_refusal()
+    noted = rows(1).replace_schema_metadata({"note": "CANARY"})
+    with stock_client(live, live.world.consortium.alice) as client:
+        descriptor = flight.FlightDescriptor.for_command(Kind.RELEASE.value)
+        writer, reader = client.do_exchange(
+            descriptor, flight.FlightCallOptions(timeout=HANG_LIMIT)
+        )
+        writer.write_metadata(hello(task))
+        reader.read_chunk()
+        writer.begin(noted.schema)
+        with pytest.raises(flight.FlightInternalError) as seen:
+            reader.read_chunk()
+        assert code_told(seen.value) == MessageUnexpected.code
+    assert "CANARY" not in live.stream.getvalue()
 
 
 @pytest.mark.parametrize(
-    "descriptor",
+    ("descriptor", "leaf"),
     [
-        by_path("ratls/1 release"),
-        flight.FlightDescriptor.for_command(b"ratls/2 release"),
-        flight.FlightDescriptor.for_command(b""),
-        flight.FlightDescriptor.for_command(b"ratls/1 release\x00"),
+        (by_path("ratls/1 release"), FlightDataMalformed),
+        (flight.FlightDescriptor.for_command(b"ratls/2 release"), MessageUnexpected),
+        (flight.FlightDescriptor.for_command(b""), MessageUnexpected),
+        (flight.FlightDescriptor.for_command(b"ratls/1 release\x00"), MessageUnexpected),
     ],
 )
-def test_exchange_that_is_none_of_the_three(live: LiveEnclave, descriptor: Any) -> None:
+def test_exchange_that_is_none_of_the_four(
+    live: LiveEnclave, descriptor: Any, leaf: type[RatlsError]
+) -> None:
     """F13: a command is compared, never interpreted."""
     count_refusal()
-    channel = live.world.channel(live.world.consortium.alice)
-    with pinned_channel(live.address, live.admitted, channel) as client:
+    with stock_client(live, live.world.consortium.alice) as client:
         _, reader = client.do_exchange(descriptor, flight.FlightCallOptions(timeout=HANG_LIMIT))
-        with pytest.raises(flight.FlightServerError) as seen:
+        with pytest.raises(flight.FlightInternalError) as seen:
             reader.read_chunk()
-        assert json.loads(seen.value.extra_info)["code"] == "message-unexpected"
+        assert code_told(seen.value) == leaf.code
         reader.cancel()
 
 
@@ -166,19 +234,18 @@ def test_only_tls_1_3(live: LiveEnclave, version: int, works: bool) -> None:
 def test_identity_in_a_header(live: LiveEnclave, task: bytes) -> None:
     """I07: Bob, who says that he is Alice, is Bob."""
     count_refusal()
-    channel = live.world.channel(live.world.consortium.bob)
     claims = [
         (b"x-forwarded-client-cert", b"URI=urn:ratls:party:alice-clinic"),
         (b"authorization", b"Bearer alice-clinic"),
     ]
-    with pinned_channel(live.address, live.admitted, channel) as client:
+    with stock_client(live, live.world.consortium.bob) as client:
         options = flight.FlightCallOptions(timeout=HANG_LIMIT, headers=claims)
         descriptor = flight.FlightDescriptor.for_command(Kind.RELEASE.value)
         writer, reader = client.do_exchange(descriptor, options)
-        writer.write_metadata(write_message("hello", nonce=bytes(32), task=task, dataset=ONE))
+        writer.write_metadata(hello(task))
         with pytest.raises(flight.FlightUnauthorizedError) as seen:
             reader.read_chunk()
-        assert json.loads(seen.value.extra_info)["code"] == ReleaseNotAuthorized.code
+        assert code_told(seen.value) == ReleaseNotAuthorized.code
         reader.cancel()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,10 @@ SEALED = Released({"carol-lab": b"sealed"})
 
 class Rows:
     closed = False
-    until = 3600.0
+
+    def __init__(self, release: bytes = b"", chunks: int = 0) -> None:
+        self.release = release or os.urandom(16)
+        self.chunks, self.connections, self.until = chunks, 0, 3600.0
 
     def close(self) -> None:
         self.closed = True
@@ -248,10 +252,78 @@ def test_exchanges_have_a_cap_per_party_and_in_all() -> None:
         pass
 
 
-def test_held_bytes_have_a_cap() -> None:
-    budget = MemoryBudget(10)
-    budget.take(10)
+def test_held_bytes_have_a_cap_per_party_and_in_all() -> None:
+    """F10: what one provider keeps open leaves the others their room."""
+    budget = MemoryBudget(10, 6)
+    alice, bob = budget.of("alice"), budget.of("bob")
+    alice.take(6)
     with refused(MemoryExhausted):
-        budget.take(1)
-    budget.give(10)
-    budget.take(1)
+        alice.take(1)
+    bob.take(4)
+    with refused(MemoryExhausted):
+        bob.take(1)
+    alice.give(6)
+    bob.take(1)
+    assert budget.free == 5
+
+
+# A release over several connections, one after another or at once.
+
+
+def test_the_same_release_goes_on_and_another_begins_anew() -> None:
+    table = sessions()
+    first = begun(table, "one")
+    again = Rows(first.release)
+    assert table.begin(TICKET, "one", again, NOW) is first
+    assert not first.closed
+    assert begun(table, "one") is not first
+    assert first.closed
+
+
+def test_the_same_name_for_another_dataset_is_another_release() -> None:
+    table = sessions()
+    one = begun(table, "one")
+    two = Rows(one.release)
+    assert table.begin(TICKET, "two", two, NOW) is two
+
+
+def test_rows_wait_once_their_last_connection_is_gone() -> None:
+    """A lost stream does not lose the others."""
+    table = sessions()
+    rows = Rows(chunks=1)
+    for _ in range(3):
+        assert table.begin(TICKET, "one", rows, NOW) is rows
+    for _ in range(2):
+        table.leave(TICKET, "one", rows, 600.0)
+    assert rows.until == 3600.0
+    table.leave(TICKET, "one", rows, 600.0)
+    assert (rows.until, rows.closed) == (600.0, False)
+    table.sweep(NOW, 599.0)
+    assert not rows.closed
+    table.sweep(NOW, 600.0)
+    assert rows.closed
+
+
+def test_a_release_of_which_nothing_came_waits_for_nobody() -> None:
+    """D11: only saying hello takes no place, however many connections say it."""
+    table = sessions(Limits(tasks=1))
+    rows = Rows()
+    for _ in range(2):
+        table.begin(TICKET, "one", rows, NOW)
+    table.leave(TICKET, "one", rows, 600.0)
+    assert not rows.closed, "another connection may be about to bring some"
+    table.leave(TICKET, "one", rows, 600.0)
+    assert rows.closed
+    begun(table, "one", replace(TICKET, digest=b"l" * 32))
+
+
+def test_leaving_what_counts_or_was_closed_changes_nothing() -> None:
+    table = sessions()
+    closed, counting = begun(table, "one"), begun(table, "one")
+    counting.chunks = 1
+    table.leave(TICKET, "one", closed, 1.0)
+    commit(table, "one", counting)
+    table.leave(TICKET, "one", counting, 1.0)
+    assert counting.until == 3600.0
+    table.sweep(NOW, 2.0)
+    assert not counting.closed
