@@ -60,6 +60,14 @@ def push(
         bool,
         typer.Option("--dry-run", help="Check everything up to the connection; nothing leaves."),
     ] = False,
+    streams: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=6,
+            help="Connections that carry the rows at once. Default: by cores and size.",
+        ),
+    ] = None,
     json_output: Json = False,
     *,
     allow_simulation: bool = False,
@@ -89,7 +97,14 @@ def push(
             _rehearse(shell, request, dataset, source)
             return
         with shown_progress(shell, "rows sent") as progress:
-            done = release(request, dataset, source, check_first=check_first, progress=progress)
+            done = release(
+                request,
+                dataset,
+                source,
+                streams=streams,
+                check_first=check_first,
+                progress=progress,
+            )
         commit, kept = done.commit, done.kept
         reported = _report(shell, request, commit, scheduler, scheduler_certificate)
         if not json_output:

@@ -55,7 +55,7 @@ from provider.release_state import (
     require_unreleased,
     require_uses_left,
 )
-from provider.sending import KeptRowsDiffer, Sent, send_rows
+from provider.sending import KeptRowsDiffer, Sent, send_rows, streams_for
 from provider.sources import Chunk, Source, SourceSpec, source_at
 from provider.stamps import Checked, Stamps
 from ratls.appraise import AdmittedCertificate, FreshEvidence
@@ -86,7 +86,7 @@ def release(
     dataset: str,
     source: SourceSpec | Path,
     *,
-    streams: int = 1,
+    streams: int | None = None,
     check_first: bool = False,
     progress: Callable[[int, int | None], None] = lambda rows, total: None,
 ) -> Release:
@@ -96,7 +96,7 @@ def release(
         request: Task, enclave and own keys.
         dataset: Its id in the policy.
         source: Where its rows are; a path is read by the end of its name.
-        streams: Connections that carry the rows at once, at most 16.
+        streams: Connections that carry the rows at once, at most 6; None: by cores and size.
         check_first: Read and check all rows before the enclave is connected to, unless an
             earlier check of them holds.
         progress: Called with rows sent, and rows in all where they are known, after each batch.
@@ -139,7 +139,7 @@ _WAITS = (0.2, 1.0, 5.0, None)
 def _once(
     job: CheckedRelease,
     rows: Iterator[Chunk],
-    streams: int,
+    streams: int | None,
     sent: Sent,
     folder: ReleaseFolder,
     journalling: Journalling,
@@ -147,7 +147,7 @@ def _once(
     """One connection to the enclave: from probe and challenge to the acknowledgement."""
     request, dataset = job.request, job.dataset.id
     attempt = folder.attempt()
-    started = folder.started(streams, request.random)
+    started = folder.started(streams or streams_for(sent.size), request.random)
     with journalling.journal() as journal:
         require_attempt(journal.records, *job.names, attempt)
 
@@ -313,6 +313,7 @@ def _leaving(
         if check_first and stamp is None:
             source.scan()
         sent.total = source.expected_rows()
+        sent.size = sum(file.size for file in source.identity() or ())
         with closing(_checked(source, stamp, sent)) as chunks:
             try:
                 yield chain(list(islice(chunks, 2)), chunks)

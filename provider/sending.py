@@ -9,6 +9,7 @@ first row, and the digest of the rows that were kept must be that of these.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -36,6 +37,9 @@ class KeptRowsDiffer(SourceError):
     default_fix = "try again: the next release sends all rows of the source as it is then"
 
 
+_LARGE = 256 * MEBIBYTE  # bytes of a source
+
+
 @dataclass(slots=True)
 class Sent:
     """What was sent in this run, counted on the way. Bytes are those of Arrow's messages."""
@@ -46,6 +50,7 @@ class Sent:
     batches: int = 0
     bytes: int = 0
     kept: int = 0  #        rows that the enclave had from an earlier run
+    size: int = 0  #        bytes of the source's files; 0 where it is none
     begun: bool = False  # a batch may have been sent, counted or not
     source_refused: bool = False  # no commit was signed, and none will be
 
@@ -58,6 +63,11 @@ class Sent:
         """Rows that need not be sent."""
         self.kept += rows
         self.progress(self.rows + self.kept, self.total)
+
+
+def streams_for(size: int) -> int:
+    """How many connections are worth their handshakes: each keeps about two cores busy."""
+    return max(1, min(4, (os.cpu_count() or 1) // 2)) if size >= _LARGE else 1
 
 
 def send_rows(

@@ -46,7 +46,7 @@ RELEASE_ID_SIZE = 16
 MAX_CHUNK = 8 * MEBIBYTE  # bytes of plaintext
 # Far below the 2^32 invocations of SP 800-38D, section 8.3, and what is left of a counter anyway.
 MAX_CHUNKS = 1 << 24  # of one key
-MAX_STREAMS = 16
+MAX_STREAMS = 6  # of the eight calls that a party may have at once
 _KEY_SIZE, _MLKEM_SIZE, _X25519_SIZE = 32, 1184, 32
 _LABEL = b"ratls/1 rows"
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
