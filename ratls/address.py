@@ -68,6 +68,8 @@ class Address:
             PeerUnreachable: The name has no address.
             DeadlineExceeded: Nothing was found out in time.
         """
+        if self.is_numeric:
+            return (self,)
         with CallThread() as thread:
             try:
                 found = thread.run(

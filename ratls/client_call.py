@@ -25,7 +25,7 @@ import grpc
 
 from policy.errors import ResourceLimitError
 from ratls.bulk import BulkBroken
-from ratls.call_thread import WAKE_SECONDS, CallThread
+from ratls.call_thread import WAKE_SECONDS
 from ratls.errors import CallFailed, DeadlineExceeded, TransportError
 from ratls.flight_data import DO_EXCHANGE, FlightDataMalformed
 from ratls.framing import REFUSAL_KEY, Frame, MessageUnexpected
@@ -56,9 +56,8 @@ class AnswerMissing(TransportError):
 class ClientCall:
     """One RPC. Used by one thread."""
 
-    def __init__(self, channel: grpc.Channel, seconds: float, thread: CallThread) -> None:
+    def __init__(self, channel: grpc.Channel, seconds: float) -> None:
         self._waiting: queue.Queue[ToSend] = queue.Queue(_AHEAD)
-        self._thread = thread
         self._broken: BaseException | None = None  # what making a frame raised
         self._made = threading.Condition()  # notified when a frame was made
         method: Any = channel.stream_stream(DO_EXCHANGE)
@@ -68,14 +67,13 @@ class ClientCall:
     @contextmanager
     def open(cls, channel: grpc.Channel, seconds: float) -> Iterator[ClientCall]:
         """The call, which is cancelled where the block does not `finish` it."""
-        with CallThread() as thread:
-            call = cls(channel, seconds, thread)
-            try:
-                yield call
-            finally:
-                # An exchange given up is cancelled: merely ended, it would look complete.
-                call._call.cancel()
-                call._let_go()
+        call = cls(channel, seconds)
+        try:
+            yield call
+        finally:
+            # An exchange given up is cancelled: merely ended, it would look complete.
+            call._call.cancel()
+            call._let_go()
 
     def _frames(self) -> Iterator[bytes]:
         """Read by gRPC, in a thread of its own."""
@@ -140,7 +138,7 @@ class ClientCall:
             TransportError: The peer refused, or the connection failed.
         """
         with _translated():
-            raw = self._thread.run(lambda: next(self._call, None))
+            raw = next(self._call, None)  # gRPC waits in short pieces: signals are heard
         if raw is None:
             return None
         try:
