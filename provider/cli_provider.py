@@ -13,7 +13,6 @@ from policy.options import Json, PartyDir, PassphraseFile
 from provider.cli_agent import agent
 from provider.cli_journal import journal
 from provider.options import (
-    CollateralFile,
     EnclaveAt,
     MailboxAt,
     MailboxCertificate,
@@ -24,6 +23,7 @@ from provider.options import (
     enclave_shown,
     require_both,
 )
+from ratls.options import CollateralFile
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 
