@@ -144,18 +144,11 @@ def _sealed_to_all(document: bytes, policy: Policy, task: Task) -> Released:
     )
     document = salted(document, os.urandom(SALT_SIZE))
     plaintext = padded(document, padded_size(longest + SALT_LENGTH))
-    return Released(
-        {
-            recipient: _sealed(plaintext, policy, task, recipient)
-            for recipient in computation.recipients
-        },
-        digest=result_digest(document),
-    )
-
-
-def _sealed(plaintext: bytes, policy: Policy, task: Task, recipient: str) -> bytes:
-    party = policy.party_by_id(recipient)
-    assert party is not None
-    assert party.encryption_key is not None
-    info = result_info(task.digest, policy.digest, recipient)
-    return seal_result(plaintext, party.encryption_key, info)
+    sealed: dict[str, bytes] = {}
+    for recipient in computation.recipients:
+        party = policy.party_by_id(recipient)
+        assert party is not None
+        assert party.encryption_key is not None
+        info = result_info(task.digest, policy.digest, recipient)
+        sealed[recipient] = seal_result(plaintext, party.encryption_key, info)
+    return Released(sealed, digest=result_digest(document))
