@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from policy.options import Json
+from ratls.options import AgreementFile
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 
@@ -22,18 +23,11 @@ def enclave() -> None:
 
 
 def serve(
-    agreement: Annotated[
-        Path, typer.Option("--agreement", help="The agreement file, signed by the parties.")
-    ],
-    attester: Annotated[
-        str, typer.Option("--attester", help="What makes the quotes, for example simulation:DIR.")
-    ],
-    listen: Annotated[
-        str, typer.Option("--listen", help="HOST:PORT; port 0 takes a free one.")
-    ] = "127.0.0.1:0",
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print the address as one JSON object.")
-    ] = False,
+    agreement: AgreementFile,
+    attester: Annotated[str, typer.Option(help="What makes the quotes, like simulation:DIR.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT; 0 takes a free port.")] = "127.0.0.1:0",
+    json_output: Json = False,
+    *,
     allow_simulation: bool = False,
 ) -> None:
     """Serve the agreed computations until it is told to stop; prints one line `ready HOST:PORT`.

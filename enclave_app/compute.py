@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import pyarrow as pa
 
 from enclave_app.computations import COMPUTATIONS
 from enclave_app.deadline import checking
-from enclave_app.gate import Input, denial, padded, padded_size, released, require_groups
+from enclave_app.gate import Input, Inputs, denial, padded, padded_size, released, require_groups
 from enclave_app.limits import Need
 from enclave_app.session import Denied, Released
 from policy.document import Policy
@@ -47,8 +48,7 @@ def required(policy: Policy, task: Task, limit: int) -> Need:
     computation = agreed(policy, task)
     need = COMPUTATIONS[computation.run].need(task.resolved_parameters(policy))
     total = 0
-    for dataset in map(policy.dataset_by_id, computation.inputs):
-        assert dataset is not None  # a policy's references hold: checked while it was read
+    for dataset in _datasets(policy, computation):
         received = dataset.max_rows * _row_size(dataset)
         total += received + need.bytes(dataset.max_rows, received)
     if total > limit:
@@ -79,18 +79,13 @@ def compute(
     computation = agreed(policy, task)
     try:
         parameters = task.resolved_parameters(policy)
-        inputs = {
-            dataset: Input(table, _subject(policy, dataset))
-            for dataset, table in zip(computation.inputs, tables, strict=True)
-        }
+        inputs = _inputs(policy, computation, tables)
         code, rule = COMPUTATIONS[computation.run], computation.release
         with checking(check):
             require_groups(inputs, code.groups(inputs, parameters, rule), rule)
             outputs = code.run(inputs, parameters, rule)
         check()
-        document = released(
-            outputs, computation.release, computation=computation.id, run=computation.run
-        )
+        document = released(outputs, rule, computation=computation.id, run=computation.run)
         return _sealed_to_all(document, policy, task)
     except RatlsError as refusal:
         return Denied(refusal.code)
@@ -107,9 +102,9 @@ def own_reasons(
     computation = agreed(policy, task)
     code, rule = COMPUTATIONS[computation.run], computation.release
     parameters, reasons = task.resolved_parameters(policy), dict.fromkeys(computation.inputs, "")
-    for dataset, table in zip(computation.inputs, tables, strict=True):
+    for dataset, rows in _inputs(policy, computation, tables).items():
         check()
-        alone = {dataset: Input(table, _subject(policy, dataset))}
+        alone = {dataset: rows}
         try:
             require_groups(alone, code.groups(alone, parameters, rule), rule)
         except RatlsError as refusal:
@@ -127,37 +122,33 @@ def denied(policy: Policy, task: Task) -> Released:
 def agreed(policy: Policy, task: Task) -> Computation:
     """The computation that a verified task names."""
     computation = policy.computation_by_id(task.computation)
-    if computation is None:
-        raise AssertionError("a verified task names a computation of its policy")
+    assert computation is not None  # `Task.open` refuses what the policy does not have
     return computation
 
 
-def _subject(policy: Policy, dataset_id: str) -> str:
-    dataset = policy.dataset_by_id(dataset_id)
-    assert dataset is not None
-    return dataset.subject
+def _datasets(policy: Policy, computation: Computation) -> list[Dataset]:
+    # A policy's references hold: checked while it was read.
+    return cast(list[Dataset], [policy.dataset_by_id(name) for name in computation.inputs])
+
+
+def _inputs(policy: Policy, computation: Computation, tables: Sequence[pa.Table]) -> Inputs:
+    datasets = _datasets(policy, computation)
+    return {d.id: Input(table, d.subject) for d, table in zip(datasets, tables, strict=True)}
 
 
 def _sealed_to_all(document: bytes, policy: Policy, task: Task) -> Released:
     computation = agreed(policy, task)
-    most = [d.max_rows for d in map(policy.dataset_by_id, computation.inputs) if d is not None]
+    most = [dataset.max_rows for dataset in _datasets(policy, computation)]
     longest = COMPUTATIONS[computation.run].longest(
         task.resolved_parameters(policy), computation.release.outputs, most
     )
     document = salted(document, os.urandom(SALT_SIZE))
     plaintext = padded(document, padded_size(longest + SALT_LENGTH))
-    return Released(
-        {
-            recipient: _sealed(plaintext, policy, task, recipient)
-            for recipient in computation.recipients
-        },
-        digest=result_digest(document),
-    )
-
-
-def _sealed(plaintext: bytes, policy: Policy, task: Task, recipient: str) -> bytes:
-    party = policy.party_by_id(recipient)
-    assert party is not None
-    assert party.encryption_key is not None
-    info = result_info(task.digest, policy.digest, recipient)
-    return seal_result(plaintext, party.encryption_key, info)
+    sealed: dict[str, bytes] = {}
+    for recipient in computation.recipients:
+        party = policy.party_by_id(recipient)
+        assert party is not None
+        assert party.encryption_key is not None
+        info = result_info(task.digest, policy.digest, recipient)
+        sealed[recipient] = seal_result(plaintext, party.encryption_key, info)
+    return Released(sealed, digest=result_digest(document))

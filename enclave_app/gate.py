@@ -17,8 +17,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from enclave_app.deadline import check_deadline
 from enclave_app.errors import ReleaseDeniedError
 from policy.seal import DENIAL_SCHEMA
+from policy.sections import Release
 
 People = npt.NDArray[np.int64]  # one number for each row; the same number is the same person
 
@@ -43,15 +44,7 @@ class Input(NamedTuple):
     subject: str
 
 
-class ReleaseRule(Protocol):
-    """What the policy agreed on for one computation."""
-
-    @property
-    def outputs(self) -> Sequence[str]: ...
-    @property
-    def min_subjects_per_input(self) -> int: ...
-    @property
-    def significant_digits(self) -> int: ...
+Inputs: TypeAlias = Mapping[str, Input]  # by dataset id, in the policy's order
 
 
 class TooFewSubjects(ReleaseDeniedError):
@@ -100,9 +93,7 @@ def persons(people: People) -> int:
     return int(seen.sum())
 
 
-def require_groups(
-    inputs: Mapping[str, Input], declared: Iterable[Group | Share], rule: ReleaseRule
-) -> None:
+def require_groups(inputs: Inputs, declared: Iterable[Group | Share], rule: Release) -> None:
     """Each input, and each group that a computation declares, holds enough different persons.
 
     R05, R06: in each input, since who sends the other one can subtract it; and persons, not rows.
@@ -141,7 +132,7 @@ class OutputNotAgreed(ReleaseDeniedError):
     default_fix = "name the computation's outputs in the policy's release rule"
 
 
-def released(outputs: Mapping[str, Any], rule: ReleaseRule, *, computation: str, run: str) -> bytes:
+def released(outputs: Mapping[str, Any], rule: Release, *, computation: str, run: str) -> bytes:
     """The result document, in its only form.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
@@ -83,38 +84,49 @@ def make_channel_certificate(
 ) -> ChannelCertificate:
     """A self-signed certificate for two years from `at`, in the one profile that is read."""
     uri = x509.UniformResourceIdentifier(URI_PREFIX + party_id)
-    purpose = ExtendedKeyUsageOID.CLIENT_AUTH
-    pem = self_signed(key, f"ratls party {party_id}", purpose, known_as=uri, at=at)
-    return ChannelCertificate.from_pem(pem.decode("ascii"))
+    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    made = self_signed(key, f"ratls party {party_id}", purposes, known_as=uri, at=at)
+    return ChannelCertificate.from_pem(
+        made.public_bytes(serialization.Encoding.PEM).decode("ascii")
+    )
 
 
 def self_signed(
     key: ec.EllipticCurvePrivateKey,
     common_name: str,
-    purpose: x509.ObjectIdentifier,
+    purposes: list[x509.ObjectIdentifier],
     *,
     known_as: x509.GeneralName,
     at: datetime,
-) -> bytes:
-    """The PEM of a certificate for one purpose, under one name that its peers look at."""
+    lifetime: timedelta = LIFETIME,
+    serial: int | None = None,
+    further: Sequence[x509.ExtensionType] = (),
+) -> x509.Certificate:
+    """A certificate of its own key for TLS, under one name that its peers look at.
+
+    Args:
+        serial: A random one where it is None.
+        further: Extensions besides those of every such certificate; not critical.
+    """
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     usage = x509.KeyUsage(True, *[False] * 8)  # digitalSignature alone
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(x509.random_serial_number() if serial is None else serial)
         # clocks differ: a certificate made now must hold at a peer whose clock is a little behind
         .not_valid_before(at - timedelta(hours=1))
-        .not_valid_after(at + LIFETIME)
+        .not_valid_after(at + lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(x509.SubjectAlternativeName([known_as]), critical=False)
-        .sign(key, hashes.SHA256())
     )
-    return certificate.public_bytes(serialization.Encoding.PEM)
+    for extension in further:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(key, hashes.SHA256())
 
 
 def _refusal(expected: str, found: str) -> PartyFolderMalformed:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policy.options import AgreementFile, Json, PartyDir, PassphraseFile, StateDir, Yes
+from policy.options import AgreementFile, Json, PartyDir, PassphraseFile, StateDir, Yes, own_party
 from verifier.errors import ConfigError, Exit
 from verifier.text import digest_text
 
@@ -42,12 +42,10 @@ def sign(
     with refusals_as_exit_status(json) as shell:
         from policy.agreement import require_not_expired
         from policy.agreement_file import agreement_to_sign, sign_file
-        from policy.party import LocalParty
-        from policy.passphrase import passphrase_source
         from policy.show import agreement_facts, signatures_text
         from policy.signing import key_changes, require_listed
 
-        local = LocalParty.load(party, passphrase_source(passphrase_file))
+        local = own_party(party, passphrase_file)
         store = _state(state)
         path, agreement = agreement_to_sign(file, store)
         require_listed(agreement.policy, local)

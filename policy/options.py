@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from policy.party import LocalParty
 
 
 def checked_digest(text: str | None) -> str | None:
@@ -52,3 +55,11 @@ PassphraseFile = Annotated[
 AgreementFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="An agreement: <name>.agreement.json.")
 ]
+
+
+def own_party(folder: Path, passphrase_file: Path | None) -> LocalParty:
+    """The party that `--party` names; the passphrase is asked for when a key is first needed."""
+    from policy.party import LocalParty
+    from policy.passphrase import passphrase_source
+
+    return LocalParty.load(folder, passphrase_source(passphrase_file))

@@ -24,11 +24,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from policy.document import digest_text
 from policy.errors import AuditError
 from policy.journal import Journal, StateCopied
 from policy.journal_entries import ReleasedEntry
-from policy.statement import instant_text
 from policy.task import Task
 from provider.agent_tasks import AgentTask, TaskReleaser
 from provider.mailbox import PASSING
@@ -44,7 +42,7 @@ from verifier.anchors import Mode
 from verifier.backoff import Backoff
 from verifier.errors import Exit, RatlsError
 from verifier.files import LockHeld
-from verifier.text import printable
+from verifier.text import digest_text, instant_text, printable
 
 _BROKEN = (
     PeerUnreachable,
@@ -278,7 +276,8 @@ class Agent:
             return case
         case = Case(digest, task)
         _remember(self._cases, (digest, ""), case)
-        self._begin(case, task)
+        if task is not None:
+            self._begin(case, task)
         return case
 
     def _read_released(self) -> dict[tuple[str, str], bytes]:
@@ -290,9 +289,7 @@ class Agent:
                 if isinstance(r.entry, ReleasedEntry)
             }
 
-    def _begin(self, case: Case, task: AgentTask | None) -> None:
-        if task is None:
-            return
+    def _begin(self, case: Case, task: AgentTask) -> None:
         for dataset in task.datasets:
             instance = self._released.get((digest_text(task.digest), dataset))
             if instance is not None:
@@ -385,11 +382,8 @@ class Agent:
         releaser = self._releaser
         mode = releaser.mode if done is None else done.mode
         at = releaser.clock()
-        self._say(Line(event, at, mode, self._named(case), dataset, done, refusal, again))
-
-    @staticmethod
-    def _named(case: Case) -> str | None:
-        return None if case.digest is None else digest_text(case.digest)
+        task = None if case.digest is None else digest_text(case.digest)
+        self._say(Line(event, at, mode, task, dataset, done, refusal, again))
 
 
 def _remember(memory: OrderedDict[K, Case], key: K, case: Case) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provider.options import JsonLines, Timeout
+from provider.options import Timeout
+from ratls.options import JsonLines
 from verifier.modes import with_simulation_option
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def _show_sample(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _agent(
+@with_simulation_option
+def agent(
     config: Annotated[Path, typer.Option("--config", help="The agent's configuration, TOML.")],
     once: Annotated[
         bool, typer.Option("--once", help="Handle what is queued now, each task once, and end.")
@@ -56,10 +58,10 @@ def _agent(
         from ratls.environment import prepare_process
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
-        from provider.agent import Agent, Event, Line
+        from provider.agent import Agent, Event, Line, attend
         from provider.agent_config import AgentConfig
         from provider.agent_tasks import TaskReleaser
-        from provider.mailbox import mailbox
+        from provider.mailbox import Inbox, mailbox
         from ratls.log import open_log
         from ratls.serving import errors_logged
         from verifier.anchors import Mode
@@ -74,8 +76,7 @@ def _agent(
                 settings, allow_simulation=allow_simulation, timeout=timeout, clock=now
             ) as releaser,
         ):
-            if releaser.mode is Mode.SIMULATION:
-                shell.warn_simulation()
+            shell.warn_simulation(releaser.mode is Mode.SIMULATION)
 
             def say(line: Line) -> None:
                 shell.announce({**line.as_json(), "party": releaser.party.party_id}, line.text())
@@ -93,17 +94,15 @@ def _agent(
             with mailbox(
                 settings.scheduler, settings.scheduler_certificate, releaser.party
             ) as client:
-                agent = Agent(releaser, client.report, say, persistent=not once)
+                decides = Agent(releaser, client.report, say, persistent=not once)
                 if once:
-                    _empty(agent, client)
+                    _empty(decides, client)
                 else:
                     shell.say(f"watching {settings.scheduler} as {releaser.party.party_id}")
-                    _watch(agent, client, lost, back)
-        if agent.worst:
-            raise typer.Exit(int(agent.worst))
-
-
-agent = with_simulation_option(_agent)
+                    with Inbox(client, lost, back=back) as inbox:
+                        attend(decides, inbox.next)
+        if decides.worst:
+            raise typer.Exit(int(decides.worst))
 
 
 def _empty(agent: Agent, client: SchedulerClient) -> None:
@@ -113,14 +112,6 @@ def _empty(agent: Agent, client: SchedulerClient) -> None:
             agent.work()
     while agent.due_in() is not None:
         agent.work()
-
-
-def _watch(agent: Agent, client: SchedulerClient, lost: Any, back: Any) -> None:
-    from provider.agent import attend
-    from provider.mailbox import Inbox
-
-    with Inbox(client, lost, back=back) as inbox:
-        attend(agent, inbox.next)
 
 
 @contextmanager

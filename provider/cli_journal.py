@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policy.options import Json, checked_digest
-from provider.options import JsonLines, StateDir, state_folder
+from provider.options import StateDir, state_folder
+from ratls.options import JsonLines
+from verifier.text import digest_text, instant_text, printable
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ def show(
     Example: ratls provider journal show --dataset train_party_1
     """
     from verifier.shell import refusals_as_exit_status
-    from verifier.text import printable
 
     with refusals_as_exit_status(json_output) as shell:
         reading = _reading(state)
@@ -102,7 +103,6 @@ def verify(
 def _held(
     state: Path, reading: Reading, source: Path, task: str | None, dataset: str | None
 ) -> dict[str, Any]:
-    from policy.document import digest_text
     from provider.source_check import compare_source
     from provider.sources import source_at
 
@@ -145,7 +145,6 @@ def _reading(state: Path | None) -> Reading:
 
 
 def _head(reading: Reading) -> dict[str, Any]:
-    from policy.document import digest_text
 
     return {"lines": reading.head.count, "head": digest_text(reading.head.digest)}
 
@@ -156,8 +155,6 @@ def _head_text(reading: Reading) -> str:
 
 
 def _place(record: JournalRecord) -> dict[str, Any]:
-    from policy.document import digest_text
-    from policy.statement import instant_text
 
     return {"seq": record.seq, "at": instant_text(record.at), "digest": digest_text(record.digest)}
 
@@ -179,7 +176,6 @@ _STEPS = {
 
 def _line(record: JournalRecord, fields: dict[str, Any]) -> str:
     """One record as a line for people."""
-    from policy.statement import instant_text
 
     parts = [f"{record.seq + 1:>5}", instant_text(record.at), f"{fields['kind']:<9}"]
     names = _SHOWN.get(fields["kind"], ("dataset", "task"))

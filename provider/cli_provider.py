@@ -12,7 +12,6 @@ from provider.cli_agent import agent
 from provider.cli_check import SourcePath, amount, check, checked_shown, shown_progress
 from provider.cli_journal import journal
 from provider.options import (
-    CollateralFile,
     EnclaveAt,
     MailboxAt,
     MailboxCertificate,
@@ -23,6 +22,7 @@ from provider.options import (
     enclave_shown,
     require_both,
 )
+from ratls.options import CollateralFile
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 

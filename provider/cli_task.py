@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policy.options import Json, PartyDir, PassphraseFile
+from policy.options import Json, PartyDir, PassphraseFile, own_party
 from provider.cli_task_queue import show, submit, watch
 from provider.options import (
-    CollateralFile,
     EnclaveAt,
     MailboxAt,
     MailboxCertificate,
@@ -24,11 +23,12 @@ from provider.options import (
     require_both,
     state_folder,
 )
+from ratls.options import CollateralFile
 from verifier.modes import with_simulation_option
+from verifier.text import digest_text, instant_text
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
-    from provider.collect import Outputs
     from provider.exchange import EnclaveRequest
     from scheduler.queued_task import DatasetStatus
     from verifier.shell import Shell
@@ -61,27 +61,19 @@ def sign(
     from verifier.shell import now, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        from policy.document import digest_text
-        from policy.party import LocalParty
-        from policy.passphrase import passphrase_source
-        from policy.statement import instant_text
         from provider.task_signing import (
             parse_duration,
             parse_parameters,
             policy_in_force,
             sign_task,
         )
-        from verifier.anchors import Mode
         from verifier.files import write_new
-        from verifier.modes import anchors_for
 
         parameters, lifetime = parse_parameters(setting or []), parse_duration(valid_for)
-        local = LocalParty.load(party, passphrase_source(passphrase_file))
+        local = own_party(party, passphrase_file)
         at = now()
         policy = policy_in_force(local, state_folder(state), study, at=at)
-        mode = anchors_for(policy.platform.root, allow_simulation=allow_simulation).mode
-        if mode is Mode.SIMULATION:
-            shell.warn_simulation()
+        mode = shell.anchors(policy.platform.root, allow_simulation=allow_simulation).mode
         made, envelope = sign_task(local, policy, computation, parameters, lifetime, at=at)
         write_new(output, envelope, mode=0o644)
         until = instant_text(made.expires)
@@ -146,7 +138,6 @@ def result(
 
     require_both(scheduler, scheduler_certificate)
     with refusals_as_exit_status(json_output) as shell:
-        from policy.document import digest_text
         from provider.collect import Outputs, collect
 
         outputs = Outputs(
@@ -180,19 +171,13 @@ def result(
             | enclave_shown(done.fresh, done.mode, enclave),
             f"collected: {done.receipt.computation} over {', '.join(inputs)} from "
             f"{done.fresh.admission.enclave.name}; its receipt is valid ({done.mode})\n"
-            f"{_paths(outputs)}",
+            f"  result        {outputs.result}\n"
+            f"  receipt       {outputs.receipt}\n"
+            f"  signed record {outputs.record}",
         )
 
 
 task.command("result")(with_simulation_option(result))
-
-
-def _paths(outputs: Outputs) -> str:
-    return (
-        f"  result        {outputs.result}\n"
-        f"  receipt       {outputs.receipt}\n"
-        f"  signed record {outputs.record}"
-    )
 
 
 @contextmanager

@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policy.options import Json, PartyDir, PassphraseFile
-from provider.options import (
-    JsonLines,
-    SchedulerAt,
-    SchedulerCertificate,
-    StateDir,
-    TaskFile,
-    state_folder,
-)
+from policy.options import Json, PartyDir, PassphraseFile, own_party
+from provider.options import SchedulerAt, SchedulerCertificate, StateDir, TaskFile, state_folder
+from ratls.options import JsonLines
 from verifier.modes import with_simulation_option
+from verifier.text import digest_text, instant_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +33,8 @@ OnlyTask = Annotated[
 ]
 
 
-def _submit(
+@with_simulation_option
+def submit(
     task_file: TaskFile,
     scheduler: SchedulerAt,
     scheduler_certificate: SchedulerCertificate,
@@ -60,8 +56,6 @@ def _submit(
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        from policy.document import digest_text
-        from policy.statement import instant_text
         from verifier.files import read_file
 
         raw = read_file(task_file)
@@ -80,9 +74,6 @@ def _submit(
             f"queued at {scheduler}: {task.computation} of {task.study}, until {until}\n"
             f"  {digest_text(task.digest)}",
         )
-
-
-submit = with_simulation_option(_submit)
 
 
 def show(
@@ -139,11 +130,11 @@ def watch(
     """
     from verifier.shell import refusals_as_exit_status
 
-    with refusals_as_exit_status(json_output) as shell:
-        client = _mailbox(scheduler, scheduler_certificate, party, passphrase_file)
-        task = _label(task_file)
-        with client:
-            _follow(shell, client, task)
+    with (
+        refusals_as_exit_status(json_output) as shell,
+        _mailbox(scheduler, scheduler_certificate, party, passphrase_file) as client,
+    ):
+        _follow(shell, client, _label(task_file))
 
 
 def _follow(shell: Shell, client: SchedulerClient, task: TaskLabel | None) -> None:
@@ -214,8 +205,6 @@ def _table(notices: Iterable[Notice]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from verifier.text import printable
-
     table = Table("task", "what", "until", "datasets, as the scheduler says")
     for notice in notices:
         digest, *rest = notice.cells()
@@ -224,8 +213,6 @@ def _table(notices: Iterable[Notice]) -> Table:
 
 
 def _tell(shell: Shell, notice: Notice) -> None:
-    from verifier.text import printable
-
     shell.answer(notice.as_json(), printable("  ".join(notice.cells())))
 
 
@@ -235,12 +222,10 @@ def _mailbox(
     from ratls.environment import prepare_process
 
     prepare_process()  # before anything loads gRPC, which reads the environment once
-    from policy.party import LocalParty
-    from policy.passphrase import passphrase_source
     from provider.mailbox import mailbox
     from ratls.address import Address
 
-    local = LocalParty.load(party, passphrase_source(passphrase_file))
+    local = own_party(party, passphrase_file)
     return mailbox(Address.parse(scheduler), certificate, local)
 
 
@@ -248,17 +233,13 @@ def _checked(shell: Shell, raw: bytes, state: Path, allow_simulation: bool) -> T
     """The task, which this party's own copy of the policy allows now."""
     from policy.state import StudyState
     from policy.task import open_task
-    from verifier.anchors import Mode
-    from verifier.modes import anchors_for
     from verifier.shell import now
 
     at = now()
 
     def policy_in_force(named: Unverified) -> Policy:
         policy = StudyState(state).find_by_policy_digest(named.policy_digest, at).policy
-        mode = anchors_for(policy.platform.root, allow_simulation=allow_simulation).mode
-        if mode is Mode.SIMULATION:
-            shell.warn_simulation()
+        shell.anchors(policy.platform.root, allow_simulation=allow_simulation)
         return policy
 
     return open_task(raw, policy_in_force, at)[0]

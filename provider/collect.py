@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from policy.document import digest_text
 from policy.errors import ResultBindingError, TicketScopeError
 from policy.journal_entries import CollectedEntry
 from policy.receipt import Receipt, indented
@@ -29,6 +28,7 @@ from ratls.framing import Kind
 from scheduler.queued_task import DatasetStatus, State
 from verifier.anchors import Mode
 from verifier.files import FileNotWritten, write_new
+from verifier.text import digest_text
 
 POLL_SECONDS = 1.0
 

@@ -6,7 +6,7 @@ A repeated refusal is recorded once: repeating a task must not fill the disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -52,21 +52,19 @@ class Journalling:
             # Without an accepted policy there is no journal; the refusal is StateMissing.
             if has_begun(self._folder):
                 entry = self._refusal(refusal)
-                with Journal.open(self._folder) as journal:
+                with self.journal() as journal:
                     if not _stands(journal.records, entry):
                         journal.append(entry, self._clock())
             raise
 
     def record(self, entry: Entry) -> None:
         """Append one record; durable when this returns."""
-        with Journal.open(self._folder) as journal:
+        with self.journal() as journal:
             journal.append(entry, self._clock())
 
-    @contextmanager
-    def journal(self) -> Iterator[Journal]:
+    def journal(self) -> AbstractContextManager[Journal]:
         """The locked journal, for a decision and its record in one step."""
-        with Journal.open(self._folder) as journal:
-            yield journal
+        return Journal.open(self._folder)
 
     def _refusal(self, refusal: RatlsError) -> RefusedEntry:
         return RefusedEntry(

@@ -19,9 +19,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Self
 
-from policy.document import digest_text
 from policy.party import LocalParty
-from policy.statement import instant_text
 from policy.task import TaskExpired, TaskLabel
 from provider.errors import EnclaveRestarted, ProviderRefusedError, TaskBoundToInstance
 from ratls.address import Address
@@ -34,6 +32,7 @@ from scheduler.queued_task import QueuedTask, State
 from verifier.backoff import Backoff
 from verifier.errors import RatlsError
 from verifier.files import read_file
+from verifier.text import digest_text, instant_text
 
 # These may change with the next try; every other answer is final.
 PASSING = (SchedulerUnreachable, SchedulerBusy, DeadlineExceeded)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ratls.options import enclave_facts
+
 if TYPE_CHECKING:
     from provider.exchange import EnclaveRequest
     from ratls.appraise import FreshEvidence
@@ -15,9 +17,6 @@ if TYPE_CHECKING:
 
 TaskFile = Annotated[Path, typer.Option("--task", help="The signed task.")]
 EnclaveAt = Annotated[str, typer.Option("--enclave", help="HOST:PORT of the enclave.")]
-CollateralFile = Annotated[
-    Path, typer.Option("--collateral", help="Collateral bundle of the enclave's platform.")
-]
 SchedulerAt = Annotated[str, typer.Option("--scheduler", help="HOST:PORT of the scheduler.")]
 SchedulerCertificate = Annotated[
     Path, typer.Option(help="Its scheduler.crt; no other certificate is accepted.")
@@ -36,7 +35,6 @@ StateDir = Annotated[
 Timeout = Annotated[
     float, typer.Option(min=1, max=86_400, help="Seconds for one exchange with the enclave.")
 ]
-JsonLines = Annotated[bool, typer.Option("--json", help="Lines of JSON on stdout.")]
 
 
 def require_both(scheduler: str | None, certificate: Path | None) -> None:
@@ -67,8 +65,7 @@ def enclave_request(
     from ratls.environment import prepare_process
 
     prepare_process()  # before anything loads gRPC, which reads the environment once
-    from policy.party import LocalParty
-    from policy.passphrase import passphrase_source
+    from policy.options import own_party
     from provider.exchange import EnclaveRequest
     from ratls.address import Address
     from verifier.anchors import Mode
@@ -76,36 +73,19 @@ def enclave_request(
     from verifier.files import read_file
     from verifier.shell import now
 
-    def announce(mode: Mode) -> None:
-        if mode is Mode.SIMULATION:
-            shell.warn_simulation()
-
     return EnclaveRequest(
         task=read_file(task_file),
         address=Address.parse(enclave),
         collateral=read_collateral(collateral),
-        party=LocalParty.load(party, passphrase_source(passphrase_file)),
+        party=own_party(party, passphrase_file),
         state=state_folder(state),
         allow_simulation=allow_simulation,
         timeout=timeout,
         clock=now,
-        announce=announce,
+        announce=lambda mode: shell.warn_simulation(mode is Mode.SIMULATION),
     )
 
 
 def enclave_shown(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, Any]:
     """The enclave that proved itself, for machines."""
-    from policy.document import digest_text
-
-    verified = fresh.verified
-    return {
-        "mode": mode.value,
-        "address": address,
-        "enclave": fresh.admission.enclave.name,
-        "mr_enclave": str(verified.quote.enclave.mr_enclave),
-        "instance": fresh.claims.instance.hex(),
-        "policy_digest": digest_text(fresh.claims.policy_hash),
-        "tcb_status": verified.tcb.status.value,
-        "advisory_ids": list(verified.tcb.advisory_ids),
-        "checks": fresh.appraisal.as_json(),
-    }
+    return {"mode": mode.value, "address": address} | enclave_facts(fresh)

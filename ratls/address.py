@@ -18,8 +18,6 @@ from ratls.call_thread import CallThread
 from ratls.errors import DeadlineExceeded, TransportError
 from verifier.errors import ConfigError
 
-LOOKUP_SECONDS = 10.0
-
 _FORM = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})", re.ASCII)
 
 
@@ -85,10 +83,6 @@ class Address:
                     str(self), expected="a known host", found="no such host"
                 ) from error
         return tuple(dict.fromkeys(Address(str(one[4][0]), self.port) for one in found))
-
-    def resolve(self, seconds: float = LOOKUP_SECONDS) -> Address:
-        """The first of `resolve_all`."""
-        return self.resolve_all(seconds)[0]
 
     @property
     def is_numeric(self) -> bool:

@@ -12,11 +12,11 @@ keys, which `encode` fixes and `decode` leaves free: RFC 8949, section 4.2.1 and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import cbor2
 
+Tagged = cbor2.CBORTag  # a tag and its content: RFC 8949, section 3.4
 Value: TypeAlias = "int | bytes | str | list[Value] | dict[str, Value] | Tagged"
 MAX_DEPTH = 4
 MAX_ITEMS = 4096  # strings, numbers and containers of one input; a message has some tens
@@ -26,24 +26,12 @@ class NotStrict(ValueError):
     """These bytes are not one strict item. Callers translate it to their own refusal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tagged:
-    """A tag and its content (RFC 8949, section 3.4)."""
-
-    tag: int
-    value: Value
-
-
 def encode(value: Value) -> bytes:
     """Deterministic encoding: shortest lengths, keys ordered by length and then by bytes.
 
     The order is that of RFC 8949, section 4.2.3.
     """
-    return cbor2.dumps(_plain(value), canonical=True)
-
-
-def _plain(value: Value) -> object:
-    return cbor2.CBORTag(value.tag, value.value) if isinstance(value, Tagged) else value
+    return cbor2.dumps(value, canonical=True)
 
 
 def decode(raw: bytes) -> Value:

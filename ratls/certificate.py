@@ -16,11 +16,11 @@ from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from policy.channel import self_signed
 from ratls.errors import (
     CertificateProfileError,
     EvidenceAmbiguousError,
@@ -37,7 +37,6 @@ EVIDENCE_OID = x509.ObjectIdentifier("2.23.133.5.4.9")
 MAX_CERTIFICATE = 64 * 1024
 MAX_VALIDITY = timedelta(days=7)
 VALIDITY = timedelta(days=3)
-CLOCK_SKEW = timedelta(hours=1)
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -355,33 +354,13 @@ def build_certificate(
 ) -> x509.Certificate:
     """The self-signed certificate of one start of an enclave; valid for three days."""
     # Two pins with one subject confuse TLS stacks, so the name carries the instance.
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ratls-enclave-{instance.hex()}")])
-    usage = dict.fromkeys(
-        (
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "key_cert_sign",
-            "crl_sign",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
-    )
-    purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(serial)
-        .not_valid_before(at - CLOCK_SKEW)
-        .not_valid_after(at + VALIDITY)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(digital_signature=True, **usage), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(ENCLAVE_NAME)]), critical=False)
-        .add_extension(x509.UnrecognizedExtension(EVIDENCE_OID, evidence), critical=False)
-        .sign(key, hashes.SHA256())
+    return self_signed(
+        key,
+        f"ratls-enclave-{instance.hex()}",
+        [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+        known_as=x509.DNSName(ENCLAVE_NAME),
+        at=at,
+        lifetime=VALIDITY,
+        serial=serial,
+        further=[x509.UnrecognizedExtension(EVIDENCE_OID, evidence)],
     )

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policy.options import Json
+from ratls.options import At, NewerSgx, NewestState
+from verifier.errors import CollateralStaleError
 from verifier.modes import with_simulation_option
+from verifier.text import instant_text, printable
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from verifier.anchors import TrustAnchors
     from verifier.contents import Contents
     from verifier.pcs import Fetched
@@ -29,7 +30,7 @@ collateral = typer.Typer(
     help="What Intel publishes about a platform, in one bundle file.",
 )
 
-Root = Annotated[str, typer.Option("--root", help="Root of trust that must have signed it.")]
+Root = Annotated[str, typer.Option(help="Root of trust that must have signed it.")]
 
 
 def fetch(
@@ -60,7 +61,6 @@ def fetch(
     ca: Annotated[
         list[str] | None,
         typer.Option(
-            "--ca",
             metavar="FILE",
             help="Accept this TLS certificate (PEM), no other. Repeated: one for each --from, "
             "where `public` means the public authorities.",
@@ -72,7 +72,6 @@ def fetch(
     accept_evaluation: Annotated[
         int | None,
         typer.Option(
-            "--accept-evaluation",
             metavar="NUMBER",
             min=1,
             help="Go back to this TCB evaluation data number, though a higher one was seen: for "
@@ -82,15 +81,11 @@ def fetch(
     timeout: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Seconds for everything together.")
     ] = 30,
-    newer_sgx: Annotated[
-        bool, typer.Option("--newer-sgx", help="Also SGX quotes of versions 4 and 5.")
-    ] = False,
+    newer_sgx: NewerSgx = False,
     cache: Annotated[
         Path | None,
         typer.Option(
-            "--cache",
-            metavar="DIR",
-            help="Folder of verified bundles, used if no service answers. Default: per user.",
+            metavar="DIR", help="Verified bundles, used if no service answers. Default: per user."
         ),
     ] = None,
     no_cache: Annotated[
@@ -99,14 +94,7 @@ def fetch(
     offline: Annotated[
         bool, typer.Option("--offline", help="Use the cache alone, no network.")
     ] = False,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            "--state",
-            metavar="DIR",
-            help="Folder that remembers the newest collateral. Default: per user.",
-        ),
-    ] = None,
+    state: NewestState = None,
     root: Root = "intel",
     json_output: Json = False,
     *,
@@ -208,8 +196,6 @@ def _tell(shell: Shell, line: str) -> None:
     """A note on stderr, printed with `--json` too."""
     from rich.markup import escape
 
-    from verifier.text import printable
-
     shell.err.print(f"[yellow]note[/] {escape(printable(line))}")
 
 
@@ -242,9 +228,7 @@ def _show_fetched(
 
 def show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, or a folder.")],
-    at: Annotated[
-        str | None, typer.Option("--at", help="Does it cover this instant? Default: now.")
-    ] = None,
+    at: At = None,
     root: Root = "intel",
     json_output: Json = False,
     *,
@@ -271,7 +255,11 @@ def show(
         roots = shell.anchors(root, allow_simulation=allow_simulation)
         with placed(str(file)):
             contents = Contents.authenticate(bundle, roots)
-        refusal = _refusal_at(contents, instant)
+        refusal = None
+        try:
+            contents.require_current(instant)
+        except CollateralStaleError as stale:
+            refusal = stale
         facts = {
             "file": str(file),
             "fetched": bundle.fetched or None,
@@ -280,27 +268,11 @@ def show(
             "error": refusal.as_json() if refusal else None,
         }
         shell.answer(facts, _for_people(facts))
-        if refusal is not None:
-            if not shell.json_output:
-                shell.show_refusal(refusal)
-            raise typer.Exit(int(refusal.exit_status))
-
-
-def _refusal_at(contents: Contents, at: datetime) -> Any:
-    """Why the bundle decides nothing at this instant, or None."""
-    from verifier.errors import CollateralStaleError
-
-    try:
-        contents.require_current(at)
-    except CollateralStaleError as refusal:
-        return refusal
-    return None
+        shell.end_with(refusal)
 
 
 def _summary(contents: Contents, roots: TrustAnchors) -> dict[str, Any]:
     """Which platforms it is for, and its dates."""
-    from verifier.text import instant_text
-
     info, identity, window = contents.tcb_info, contents.qe_identity, contents.window
     return {
         "mode": roots.mode.value,
@@ -318,8 +290,6 @@ def _summary(contents: Contents, roots: TrustAnchors) -> dict[str, Any]:
 
 def _details(contents: Contents) -> dict[str, Any]:
     """Each part with its dates, and every level."""
-    from verifier.text import instant_text
-
     info, identity = contents.tcb_info, contents.qe_identity
     return {
         "parts": [
@@ -362,8 +332,6 @@ def _module(module: TdxModule) -> dict[str, str]:
 
 
 def _level(level: TcbLevel | SvnLevel) -> dict[str, Any]:
-    from verifier.text import instant_text
-
     return {
         "status": level.status.value,
         "date": instant_text(level.date),
@@ -372,8 +340,6 @@ def _level(level: TcbLevel | SvnLevel) -> dict[str, Any]:
 
 
 def _for_people(facts: dict[str, Any]) -> str:
-    from verifier.text import printable
-
     numbers = {
         "TCB info": f"evaluation {facts['tcb_info_evaluation_data_number']}",
         "QE identity": f"evaluation {facts['qe_identity_evaluation_data_number']}",
@@ -402,18 +368,17 @@ def _for_people(facts: dict[str, Any]) -> str:
 
 def _platform_line(level: dict[str, Any]) -> str:
     tdx = f"  TDX {' '.join(map(str, level['tdx_components']))}" if level["tdx_components"] else ""
-    return (
-        f"  {level['status']:<34} as of {level['date'][:10]}  "
-        f"{' '.join(map(str, level['components']))}  PCE {level['pce_svn']}{tdx}  "
-        f"{', '.join(level['advisory_ids'])}".rstrip()
-    )
+    return _line(level, f"{' '.join(map(str, level['components']))}  PCE {level['pce_svn']}{tdx}")
 
 
 def _svn_line(level: dict[str, Any]) -> str:
-    return (
-        f"  {level['status']:<34} as of {level['date'][:10]}  version {level['isv_svn']}  "
-        f"{', '.join(level['advisory_ids'])}".rstrip()
-    )
+    return _line(level, f"version {level['isv_svn']}")
+
+
+def _line(level: dict[str, Any], versions: str) -> str:
+    advisories = ", ".join(level["advisory_ids"])
+    told = f"{level['status']:<34} as of {level['date'][:10]}  {versions}  {advisories}"
+    return f"  {told}".rstrip()
 
 
 for command in (fetch, show):

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policy.options import Json, KnownDigest, OwnParty
+from policy.options import Json, KnownDigest, OwnParty, PassphraseFile, own_party
 from ratls.cli_verify_forecast import forecast
 from ratls.cli_verify_quote import doubt_of, quote
 from ratls.errors import FreshnessError
+from ratls.options import AgreementFile, At, CollateralFile, NewestState, enclave_facts
 from verifier.errors import CollateralFetchError
 from verifier.modes import with_simulation_option
+from verifier.text import digest_text, instant_text
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
@@ -22,22 +24,13 @@ if TYPE_CHECKING:
     from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence
     from ratls.offline import VerifiedDocument
     from verifier.anchors import TrustAnchors
+    from verifier.appraisal import Appraisal
     from verifier.errors import RatlsError
     from verifier.shell import Shell
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Is it genuine, and is it what was agreed on?"
 )
-
-CollateralFile = Annotated[
-    Path, typer.Option("--collateral", help="Collateral bundle of the platform.")
-]
-AgreementFile = Annotated[
-    Path, typer.Option("--agreement", help="The agreement, signed by the parties.")
-]
-At = Annotated[
-    str | None, typer.Option("--at", help="Moment of judgement: RFC 3339 or unix. Default: now.")
-]
 
 
 # Certificates and servers
@@ -76,8 +69,7 @@ def cert(
         doubt = doubt_of(shell, brought, agreed)
         expectation = _expectation(agreed, collateral, allow_simulation, shell)
         admitted = appraise_certificate(der, expectation, at=instant)
-        facts = {"file": str(file), "fresh": False}
-        _show(shell, admitted, expectation, facts, str(file), refusal=doubt)
+        _show(shell, {"file": str(file), "fresh": False}, admitted, expectation.roots, doubt)
 
 
 class CollateralNotNamed(CollateralFetchError):
@@ -94,17 +86,8 @@ class CollateralNotNamed(CollateralFetchError):
 def server(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where it listens.")],
     agreement: AgreementFile,
-    collateral: Annotated[
-        Path | None, typer.Option("--collateral", help="Collateral bundle of the platform.")
-    ] = None,
-    party: Annotated[
-        Path | None,
-        typer.Option(
-            "--party",
-            help="Your folder: the enclave answers only to parties, and your keys must have "
-            "signed the agreement.",
-        ),
-    ] = None,
+    collateral: Annotated[Path | None, typer.Option(help="Collateral of the platform.")] = None,
+    party: OwnParty = None,
     digest: KnownDigest = None,
     certificate_only: Annotated[
         bool, typer.Option("--certificate-only", help="Do not ask for a fresh proof.")
@@ -113,16 +96,8 @@ def server(
         Path | None,
         typer.Option(metavar="FILE", help="Write the quote of its certificate; not verified yet."),
     ] = None,
-    passphrase_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with the keys' passphrase, - for standard input. Default: the terminal."
-        ),
-    ] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(help="Folder that remembers the newest collateral. Default: per user."),
-    ] = None,
+    passphrase_file: PassphraseFile = None,
+    state: NewestState = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for each step.")] = 10,
     json_output: Json = False,
     *,
@@ -130,9 +105,9 @@ def server(
 ) -> None:
     """Is an agreed enclave listening there, and can it prove that now?
 
-    With --party the enclave is challenged. Otherwise only its certificate is judged, which might
-    be an old copy: the answer is undecided, unless --certificate-only says that this is enough.
-    The agreement must then be named by its --digest.
+    With --party the enclave, which answers only to parties, is challenged. Otherwise only its
+    certificate is judged, which might be an old copy: the answer is undecided, unless
+    --certificate-only says that this is enough. The agreement must then be named by its --digest.
 
     Example: ratls verify server enclave.example:7443 --agreement policy.agreement.json
     --collateral collateral.json --party alice
@@ -153,6 +128,7 @@ def server(
         from ratls.address import Address
         from ratls.appraise import appraise_certificate, presented_quote
         from ratls.environment import prepare_process
+        from ratls.pin import ChannelIdentity
         from ratls.probe import probe_name
         from verifier.files import user_folder, write_new
 
@@ -161,7 +137,8 @@ def server(
         brought = open_agreement(agreement, party=party, digest=digest)
         agreed = brought.agreed.in_force(now()).policy
         doubt = doubt_of(shell, brought, agreed)
-        identity = None if party is None else _channel(party, passphrase_file)
+        local = None if party is None else own_party(party, passphrase_file)
+        identity = None if local is None else ChannelIdentity.of(local)
         place, shown = probe_name(place, timeout)
         if save_quote is not None:
             write_new(save_quote, presented_quote(shown, at=now()), mode=0o644)
@@ -176,24 +153,10 @@ def server(
         proof: AdmittedCertificate | FreshEvidence = found
         if identity is not None:
             proof = _challenge(place, found, identity, expectation, timeout)
-        copied = NoFreshProof(address, expected="a fresh proof", found="a certificate alone")
-        _show(
-            shell,
-            proof,
-            expectation,
-            {"address": address, "fresh": identity is not None},
-            address,
-            refusal=doubt or (None if identity or certificate_only else copied),
-        )
-
-
-def _channel(folder: Path, passphrase_file: Path | None) -> Any:
-    from policy.party import LocalParty
-    from policy.passphrase import passphrase_source
-    from ratls.pin import ChannelIdentity
-
-    local = LocalParty.load(folder, passphrase_source(passphrase_file))
-    return ChannelIdentity.of(local)
+        elif doubt is None and not certificate_only:
+            doubt = NoFreshProof(address, expected="a fresh proof", found="a certificate alone")
+        facts = {"address": address, "fresh": identity is not None}
+        _show(shell, facts, proof, expectation.roots, doubt)
 
 
 def _challenge(
@@ -321,12 +284,19 @@ def _show_document(
     roots: TrustAnchors,
     refusal: RatlsError | None,
 ) -> None:
-    from policy.document import digest_text
     from policy.receipt import Receipt
-    from policy.statement import instant_text
 
-    document, file = verified.document, facts["file"]
-    facts = facts | {"document": document.noun}
+    document, enclave = verified.document, verified.evidence.admission.enclave.name
+    facts |= {
+        "document": document.noun,
+        "task_digest": digest_text(document.task_digest),
+        "policy_digest": digest_text(document.policy_digest),
+        "enclave": enclave,
+        "instance": document.instance.hex(),
+        "at": instant_text(at),
+        "clock": clock,
+        "checks": verified.appraisal.as_json(),
+    }
     if isinstance(document, Receipt):
         inputs = [i.dataset for i in document.inputs]
         facts |= {
@@ -349,26 +319,11 @@ def _show_document(
             "tags_digest": digest_text(document.tags_digest),
         }
         what = f"{document.rows:,} rows of {document.dataset} from {document.provider}"
-    if not shell.json_output:
-        shell.show_appraisal(verified.appraisal)
-    shell.answer(
-        {
-            **facts,
-            "verdict": "undecided" if refusal else "accepted",
-            "mode": roots.mode.value,
-            "task_digest": digest_text(document.task_digest),
-            "policy_digest": digest_text(document.policy_digest),
-            "enclave": verified.evidence.admission.enclave.name,
-            "instance": document.instance.hex(),
-            "at": instant_text(at),
-            "clock": clock,
-            "checks": verified.appraisal.as_json(),
-            "error": refusal.as_json() if refusal else None,
-        },
-        f"{file}: {document.noun} of {verified.evidence.admission.enclave.name}: {what}\n"
-        f"  judged at {instant_text(at)} by {clock}; mode={roots.mode}",
+    text = (
+        f"{facts['file']}: {document.noun} of {enclave}: {what}\n"
+        f"  judged at {instant_text(at)} by {clock}"
     )
-    _end(shell, refusal)
+    _answer(shell, facts, text, verified.appraisal, roots, refusal)
 
 
 # Shared
@@ -386,44 +341,37 @@ def _expectation(
 
 def _show(
     shell: Shell,
-    proof: AdmittedCertificate | FreshEvidence,
-    expectation: Expectation,
     facts: dict[str, Any],
-    thing: str,
-    refusal: RatlsError | None = None,
+    proof: AdmittedCertificate | FreshEvidence,
+    roots: TrustAnchors,
+    refusal: RatlsError | None,
 ) -> None:
     """Show what is known of an enclave; then end with `refusal`, where there is one."""
-    from policy.document import digest_text
+    place = facts.get("file") or facts["address"]
+    how = "proved just now" if facts["fresh"] else "by its certificate alone"
+    facts |= enclave_facts(proof)
+    text = f"{place}: {facts['enclave']}, instance {facts['instance']}; {how}"
+    _answer(shell, facts, text, proof.appraisal, roots, refusal)
 
-    report, fresh = proof.verified.quote.enclave, facts["fresh"]
+
+def _answer(
+    shell: Shell,
+    facts: dict[str, Any],
+    text: str,
+    appraisal: Appraisal,
+    roots: TrustAnchors,
+    refusal: RatlsError | None,
+) -> None:
+    """Show the checks and the answer; then end with `refusal`, where there is one."""
+    facts |= {
+        "verdict": "undecided" if refusal else "accepted",
+        "mode": roots.mode.value,
+        "error": refusal.as_json() if refusal else None,
+    }
     if not shell.json_output:
-        shell.show_appraisal(proof.appraisal)
-    shell.answer(
-        {
-            **facts,
-            "verdict": "undecided" if refusal else "accepted",
-            "mode": expectation.roots.mode.value,
-            "enclave": proof.admission.enclave.name,
-            "mr_enclave": str(report.mr_enclave),
-            "instance": proof.claims.instance.hex(),
-            "policy_digest": digest_text(proof.claims.policy_hash),
-            "tcb_status": proof.verified.tcb.status.value,
-            "checks": proof.appraisal.as_json(),
-            "error": refusal.as_json() if refusal else None,
-        },
-        f"{thing}: {proof.admission.enclave.name}, instance {proof.claims.instance.hex()}; "
-        f"{'proved just now' if fresh else 'by its certificate alone'}; "
-        f"mode={expectation.roots.mode}",
-    )
-    _end(shell, refusal)
-
-
-def _end(shell: Shell, refusal: RatlsError | None) -> None:
-    """End the command with `refusal`, where there is one, after the answer was shown."""
-    if refusal:
-        if not shell.json_output:
-            shell.show_refusal(refusal)
-        raise typer.Exit(int(refusal.exit_status))
+        shell.show_appraisal(appraisal)
+    shell.answer(facts, f"{text}; mode={roots.mode}")
+    shell.end_with(refusal)
 
 
 for command in (quote, cert, server, receipt, forecast):

@@ -14,13 +14,15 @@ from policy.options import KnownDigest, OwnParty
 from ratls.cli_verify_quote import (
     AcceptAdvisory,
     AcceptStatus,
-    NewerSgx,
     PolicyFile,
     Root,
-    accepted_statuses,
     doubt_of,
     require_one_demand,
+    usual_acceptance,
 )
+from ratls.options import At, CollateralFile, JsonLines, NewerSgx
+from verifier.errors import Exit, RatlsError
+from verifier.text import instant_text, printable
 
 if TYPE_CHECKING:
     from policy.document import Policy
@@ -38,9 +40,7 @@ def forecast(
     files: Annotated[
         list[Path], typer.Argument(metavar="QUOTE", help="Files with one quote each.")
     ],
-    collateral: Annotated[
-        Path, typer.Option("--collateral", help="Collateral bundle of the platforms.")
-    ],
+    collateral: CollateralFile,
     early: Annotated[
         Path | None,
         typer.Option(help="A bundle of Intel's early update: what will be said one day."),
@@ -56,17 +56,12 @@ def forecast(
         str | None,
         typer.Option(help="Exit with status 6 if a quote may stop within 14d, 36h or 90m."),
     ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option("--at", help="Look ahead from here: RFC 3339 or unix. Default: now."),
-    ] = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="One line of JSON for each quote, earliest first.")
-    ] = False,
+    at: At = None,
+    json_output: JsonLines = False,
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """On which date does each quote stop passing, why, and what can be done?
+    """On which date does each quote stop passing, seen from --at; why, and what can be done?
 
     STOPS is the date with this very bundle. EVEN IF RENEWED counts only what fetching collateral
     does not renew: certificates, the policy, and a status that --early announces. Any fetch may
@@ -81,12 +76,12 @@ def forecast(
 
     require_one_demand(policy, accept_status, accept_advisory, root, party, digest)
     limit = None if within is None else parse_within(within)
-    statuses = accepted_statuses(accept_status or [])
+    usual = usual_acceptance(accept_status, accept_advisory)
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
         from verifier.bundles import read_collateral
-        from verifier.errors import Exit
+        from verifier.forecast import Demand
         from verifier.forecast import forecast as look_ahead
 
         instant = parse_instant(at)
@@ -94,7 +89,7 @@ def forecast(
         preview = None if early is None else read_collateral(early)
         doubt = None
         if policy is None:
-            demand = _usual_demand(statuses, accept_advisory)
+            demand = Demand(lambda verified, at: usual(verified))
             root_name = "intel" if root is None else root
         else:
             from policy.agreement_file import open_agreement
@@ -148,14 +143,6 @@ def _earliest_first(entry: tuple[Path, Forecast]) -> tuple[Any, ...]:
 # What is asked of a quote
 
 
-def _usual_demand(statuses: frozenset[Any], advisories: list[str] | None) -> Demand:
-    from verifier.acceptance import accept
-    from verifier.forecast import Demand
-
-    listed = frozenset(advisories) if advisories else None
-    return Demand(lambda verified, at: accept(verified, statuses=statuses, advisories=listed))
-
-
 def _in_force(policies: Sequence[Policy], at: datetime) -> Policy:
     """The newest version that has begun; `admit` says whether it has ended, or none has begun."""
     begun = [policy for policy in policies if policy.not_before <= at]
@@ -196,7 +183,6 @@ def _change(
 ) -> Iterator[Reason]:
     """What a version that begins later has against this quote, at its first instant."""
     from policy.admission import admit
-    from verifier.errors import Exit, RatlsError
     from verifier.forecast import Reason
 
     if begin == at:
@@ -250,8 +236,6 @@ def _show(
 
 def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]:
     """One line for all quotes of one platform that stop for the same reasons."""
-    from verifier.text import instant_text, printable
-
     alike: dict[tuple[Any, ...], list[tuple[Path, Forecast]]] = {}
     for file, answer in answers:
         pck = answer.pck
@@ -284,9 +268,6 @@ def _left(answer: Forecast) -> str:
 
 
 def _summary(answers: list[tuple[Path, Forecast]], roots: TrustAnchors, within: str | None) -> str:
-    from verifier.errors import Exit
-    from verifier.text import instant_text
-
     found = [answer for _, answer in answers]
     platforms = {answer.pck.leaf for answer in found if answer.pck is not None}
     failing = sum(answer.exit_status is not Exit.YES for answer in found)

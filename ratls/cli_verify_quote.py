@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from policy.options import KnownDigest, OwnParty
+from ratls.options import At, JsonLines, NewerSgx
+from verifier.text import digest_text
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -35,9 +37,6 @@ PolicyFile = Annotated[
     Path | None, typer.Option(help="Hold quotes against an agreement, or the draft of a policy.")
 ]
 Root = Annotated[str | None, typer.Option(help="Root of trust. Default: intel, or the policy's.")]
-NewerSgx = Annotated[
-    bool, typer.Option("--newer-sgx", help="Also read SGX quotes of versions 4 and 5.")
-]
 
 
 def quote(
@@ -48,15 +47,11 @@ def quote(
     collateral: Annotated[
         list[Path],
         typer.Option(
-            "--collateral",
             help="Collateral bundle of the platform, or a folder of a service's answers; may be "
-            "repeated, and each quote is judged with the one for its platform.",
+            "repeated, and each quote is judged with the one for its platform."
         ),
     ],
-    at: Annotated[
-        str | None,
-        typer.Option("--at", help="Moment of judgement: RFC 3339 or unix. Default: now."),
-    ] = None,
+    at: At = None,
     accept_status: AcceptStatus = None,
     accept_advisory: AcceptAdvisory = None,
     policy: PolicyFile = None,
@@ -68,9 +63,7 @@ def quote(
         int | None,
         typer.Option(min=1, max=1024, help="Processes. Default: one for each core, if many files."),
     ] = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="One line of JSON on stdout for each file.")
-    ] = False,
+    json_output: JsonLines = False,
     *,
     allow_simulation: bool = False,
 ) -> None:
@@ -86,19 +79,15 @@ def quote(
     from verifier.shell import parse_instant, refusals_as_exit_status
 
     require_one_demand(policy, accept_status, accept_advisory, root, party, digest)
-    statuses = accepted_statuses(accept_status or [])
+    acceptance = usual_acceptance(accept_status, accept_advisory)
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
-        from verifier.acceptance import accept
         from verifier.batch import Judge, expand
         from verifier.bundles import Bundles
 
         instant = parse_instant(at)
-        acceptance: Callable[[VerifiedQuote], Appraisal]
         if policy is None:
-            advisories = frozenset(accept_advisory) if accept_advisory else None
-            acceptance = partial(accept, statuses=statuses, advisories=advisories)
             root_name = "intel" if root is None else root
         else:
             from policy.agreement_file import open_agreement  # slow: not for everyone
@@ -202,17 +191,24 @@ def _summary(counts: dict[int, int], seconds: float) -> str:
 # What is asked of a quote
 
 
-def accepted_statuses(names: list[str]) -> frozenset[Any]:
-    """`--accept-status`: these and UpToDate. Raises: BadParameter for an unknown status."""
+def usual_acceptance(
+    statuses: list[str] | None, advisories: list[str] | None
+) -> Callable[[VerifiedQuote], Appraisal]:
+    """What is asked without a policy. Raises: BadParameter for an unknown status."""
+    from functools import partial
+
+    from verifier.acceptance import accept
     from verifier.tcb import TcbStatus
 
     known = {status.value: status for status in TcbStatus}
-    if wrong := [name for name in names if name not in known]:
+    if wrong := [name for name in statuses or () if name not in known]:
         raise typer.BadParameter(
             f"no such status: {wrong[0]}; there are {', '.join(known)}",
             param_hint="--accept-status",
         )
-    return frozenset({TcbStatus.UP_TO_DATE, *(known[name] for name in names)})
+    accepted = frozenset({TcbStatus.UP_TO_DATE, *(known[name] for name in statuses or ())})
+    listed = frozenset(advisories) if advisories else None
+    return partial(accept, statuses=accepted, advisories=listed)
 
 
 def require_one_demand(
@@ -238,8 +234,6 @@ def doubt_of(shell: Shell, brought: OpenedAgreement, policy: Policy) -> RatlsErr
 
     Returns: The refusal with which the command must then end. Raises: as `OpenedAgreement.compare`.
     """
-    from policy.document import digest_text
-
     if brought.complete is None:
         shell.say(f"{brought.path} is an unsigned draft: its signatures were not checked")
     doubt = brought.compare(policy)

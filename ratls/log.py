@@ -27,6 +27,8 @@ from verifier.output import Lines
 
 Log = structlog.typing.FilteringBoundLogger
 
+_ALWAYS = {"party": None, "task_digest": None}  # fields of every line
+
 
 class _Sink:
     """Structlog's last step: the fields become a line."""
@@ -37,7 +39,7 @@ class _Sink:
     def msg(self, **fields: Any) -> None:
         def line(lost: int) -> str:
             dropped = {"dropped": lost} if lost else {}
-            return json.dumps(fields | dropped, sort_keys=True, default=_kind)
+            return json.dumps(_ALWAYS | fields | dropped, sort_keys=True, default=_kind)
 
         self._lines.put(line)
 
@@ -48,12 +50,6 @@ def _kind(value: object) -> str:
     return type(value).__name__  # never what it holds
 
 
-def _always_there(_log: Any, _method: str, fields: Any) -> Any:
-    fields.setdefault("party", None)
-    fields.setdefault("task_digest", None)
-    return fields
-
-
 def open_log(stream: TextIO | None = None) -> Log:
     """A logger that writes to `stream`, or to stderr. It never raises."""
     log: Log = structlog.wrap_logger(
@@ -62,7 +58,6 @@ def open_log(stream: TextIO | None = None) -> Log:
             merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _always_there,
         ],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
     )

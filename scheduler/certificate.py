@@ -145,8 +145,9 @@ def _unusable(expected: str, found: str) -> SchedulerCertificateUnusable:
 
 
 def _make(key: ec.EllipticCurvePrivateKey, at: datetime) -> bytes:
-    purpose, name = ExtendedKeyUsageOID.SERVER_AUTH, x509.DNSName(SCHEDULER_NAME)
-    return self_signed(key, "ratls scheduler", purpose, known_as=name, at=at)
+    purposes, name = [ExtendedKeyUsageOID.SERVER_AUTH], x509.DNSName(SCHEDULER_NAME)
+    made = self_signed(key, "ratls scheduler", purposes, known_as=name, at=at)
+    return made.public_bytes(Encoding.PEM)
 
 
 def _read_key(path: Path) -> tuple[bytes, ec.EllipticCurvePrivateKey]:

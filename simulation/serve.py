@@ -68,7 +68,7 @@ def serving(folder: Path, listen: Address) -> Iterator[str]:
         FileUnreadable, CollateralFormatError: No simulation was written into this folder.
         FileNotWritten: The folder does not take `pcs.crt`.
     """
-    place = listen.resolve()
+    place = listen.resolve_all(seconds=10)[0]
     if not ipaddress.ip_address(place.host).is_loopback:
         # On a network it could be mistaken for the real service.
         raise SimulationNotLoopback(str(listen), expected="a loopback address", found=place.host)

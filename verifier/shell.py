@@ -118,6 +118,14 @@ class Shell:
         if refusal.fix:
             self.err.print(f"  [bold]to do:[/] {escape(refusal.fix)}")
 
+    def end_with(self, refusal: RatlsError | None) -> None:
+        """End the command with `refusal`, where there is one; its JSON answer has it already."""
+        if refusal is None:
+            return
+        if not self.json_output:
+            self.show_refusal(refusal)
+        raise typer.Exit(int(refusal.exit_status))
+
 
 @contextmanager
 def refusals_as_exit_status(json_output: bool = False) -> Iterator[Shell]:

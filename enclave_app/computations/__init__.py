@@ -16,8 +16,9 @@ from enclave_app.computations import (
     private_set_intersection,
     summary_statistics,
 )
-from enclave_app.gate import Group, Input, ReleaseRule, Share
+from enclave_app.gate import Group, Inputs, Share
 from enclave_app.limits import Need
+from policy.sections import Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,9 @@ class BuiltIn:
     """
 
     # Every group of persons that the outputs are about, for the gate to count.
-    groups: Callable[[Mapping[str, Input], Mapping[str, Any], ReleaseRule], Iterable[Group | Share]]
+    groups: Callable[[Inputs, Mapping[str, Any], Release], Iterable[Group | Share]]
     # Output name -> JSON value.
-    run: Callable[[Mapping[str, Input], Mapping[str, Any], ReleaseRule], dict[str, Any]]
+    run: Callable[[Inputs, Mapping[str, Any], Release], dict[str, Any]]
     # parameters -> the memory that both need beside the rows. Measured by a test.
     need: Callable[[Mapping[str, Any]], Need]
     # (parameters, outputs, `max_rows` of each input) -> bytes of the longest result. Rows decide

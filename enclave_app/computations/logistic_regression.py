@@ -40,8 +40,9 @@ from enclave_app.computations.groups import (
 )
 from enclave_app.deadline import check_deadline
 from enclave_app.errors import ComputeDeniedError, NumbersOutOfRange, ReleaseDeniedError
-from enclave_app.gate import Group, Input, People, ReleaseRule, Share, numbered, persons
+from enclave_app.gate import Group, Input, Inputs, People, Share, numbered, persons
 from enclave_app.limits import Need
+from policy.sections import Release
 
 # Fixed, and measured with the code, so that fits are comparable.
 C, TOLERANCE, FLATNESS = 1.0, 1e-10, 64 * np.finfo(float).eps
@@ -182,9 +183,7 @@ def _solve(matrix: Matrix, target: npt.NDArray[Any], max_iter: int) -> tuple[Mat
     return found.x[:-1], float(found.x[-1])
 
 
-def run(
-    inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
-) -> dict[str, Any]:
+def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[str, Any]:
     """The computation as the registry knows it: `fit` with the task's parameters."""
     k = rule.min_subjects_per_input
     return {"model_weights": fit(list(inputs.values()), **parameters, k=k)}
@@ -207,9 +206,7 @@ class ClassTooSmall(ReleaseDeniedError):
     default_fix = "release at least min_subjects_per_input persons of each class"
 
 
-def groups(
-    inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
-) -> Iterator[Group | Share]:
+def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iterator[Group | Share]:
     """The persons that a model is about, in each input: by class, value, cell and combination.
 
     Raises:

@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enclave_app.errors import ReleaseDeniedError
-from enclave_app.gate import Group, Input, ReleaseRule, numbered
+from enclave_app.gate import Group, Inputs, numbered
 from enclave_app.limits import Need
+from policy.sections import Release
 
 
 def intersection(tables: Sequence[pa.Table], key: str) -> list[Any]:
@@ -52,9 +53,7 @@ class IntersectionTooSmall(ReleaseDeniedError):
     default_fix = "check that the inputs write the key alike; a small intersection is not released"
 
 
-def groups(
-    inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
-) -> Iterator[Group]:
+def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iterator[Group]:
     """The persons in the intersection, in each input."""
     key = parameters["key"]
     shared = _shared([table for table, _ in inputs.values()], key)
@@ -65,9 +64,7 @@ def groups(
         yield Group(f"dataset {dataset!r}: intersection", numbered(members), IntersectionTooSmall)
 
 
-def run(
-    inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
-) -> dict[str, Any]:
+def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[str, Any]:
     """The agreed outputs."""
     shared = intersection([table for table, _ in inputs.values()], parameters["key"])
     outputs = {"intersection_size": len(shared), "intersection_ids": shared}

@@ -32,8 +32,9 @@ import pyarrow.compute as pc
 from enclave_app.computations.groups import of_values, of_weights
 from enclave_app.deadline import check_deadline
 from enclave_app.errors import NumbersOutOfRange, ReleaseDeniedError
-from enclave_app.gate import Group, Input, People, ReleaseRule, Share, numbered
+from enclave_app.gate import Group, Input, Inputs, People, Share, numbered
 from enclave_app.limits import Need
+from policy.sections import Release
 
 Numbers = npt.NDArray[np.float64]
 
@@ -42,14 +43,10 @@ _TABLE_LIKE = 3
 
 
 class Rows(NamedTuple):
-    """The value of each row, NaN where there is none, and the person of each row."""
+    """Of the rows that have a value: the values, and the persons."""
 
     values: Numbers
     people: People
-
-    def only(self, chosen: npt.NDArray[np.bool_]) -> Rows:
-        """The rows for which `chosen` is true."""
-        return Rows(self.values[chosen], self.people[chosen])
 
 
 def describe(values: Numbers, quantiles: Sequence[float]) -> dict[str, Any]:
@@ -81,9 +78,7 @@ def _require_workable(spread: float, *others: float) -> None:
         raise NumbersOutOfRange("column", expected="finite values of similar size", found="others")
 
 
-def run(
-    inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
-) -> dict[str, Any]:
+def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[str, Any]:
     """The agreed outputs.
 
     Raises:
@@ -113,9 +108,7 @@ def _numbers(column: pa.ChunkedArray) -> Numbers:
     return numbers
 
 
-def groups(
-    inputs: Mapping[str, Input], parameters: Mapping[str, Any], rule: ReleaseRule
-) -> Iterator[Group | Share]:
+def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iterator[Group | Share]:
     """The persons that each column is about, in each input.
 
     Raises:
@@ -123,23 +116,19 @@ def groups(
     """
     people = {d: numbered(table.column(subject)) for d, (table, subject) in inputs.items()}
     for name in parameters["columns"]:
-        parts = {
-            f"dataset {dataset!r}: column {name!r}": Rows(
-                _numbers(table.column(name)), people[dataset]
-            )
-            for dataset, (table, _) in inputs.items()
-        }
-        for thing, rows in parts.items():
-            nothing = np.isnan(rows.values)
-            yield Group(thing, rows.people[~nothing])
-            missing = rows.people[nothing]
+        present: dict[str, Rows] = {}
+        for dataset, (table, _) in inputs.items():
+            thing, values = f"dataset {dataset!r}: column {name!r}", _numbers(table.column(name))
+            there = ~np.isnan(values)
+            present[thing] = Rows(values[there], people[dataset][there])
+            yield Group(thing, present[thing].people)
+            missing = people[dataset][~there]
             # R08: with the number of rows, those without a value are found by subtraction. They
             # are a group too, unless there are none.
             if "counts" in rule.outputs and len(missing):
                 yield Group(f"{thing}: missing", missing)
         if "statistics" in rule.outputs:
-            present = {t: rows.only(~np.isnan(rows.values)) for t, rows in parts.items()}
-            yield from _of_statistics(present, _values(inputs, name), parameters)
+            yield from _of_statistics(present, parameters.get("quantiles", ()))
 
 
 class QuantileExposes(ReleaseDeniedError):
@@ -150,11 +139,12 @@ class QuantileExposes(ReleaseDeniedError):
 
 
 def _of_statistics(
-    present: Mapping[str, Rows], values: Numbers, parameters: Mapping[str, Any]
+    present: Mapping[str, Rows], quantiles: Sequence[float]
 ) -> Iterator[Group | Share]:
     for thing, rows in present.items():
         yield from of_values(thing, rows.values, rows.people, few=_TABLE_LIKE)
-    cuts = describe(values, parameters.get("quantiles", ())).get("quantiles", {}).values()
+    joint = np.concatenate([rows.values for rows in present.values()])
+    cuts = describe(joint, quantiles).get("quantiles", {}).values()
     for thing, rows in present.items():
         yield from _shares(thing, rows)
         # R06, R09: quantiles cut an input into cells, ends included. Counted over the joint rows,

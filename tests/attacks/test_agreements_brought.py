@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from policy.agreement_file import AgreementUnverified
 from policy.cli_policy import policy as policy_app
@@ -25,7 +24,7 @@ from policy.signing import AnchorDiffers, OwnSignatureMissing
 from ratls.cli_verify import app
 from tests.support.flight_peers import NOW, PlainEnclave, Script, Study, serving
 from tests.support.parties import PASSPHRASE, Consortium, local_party
-from tests.support.refusal import count_refusal
+from tests.support.typed import Folder, typed
 from verifier.appraisal import Appraisal
 
 COMMANDS = [
@@ -40,17 +39,11 @@ COMMANDS = [
 
 
 @dataclass
-class Presented:
+class Presented(Folder):
     """Everything that somebody presents: an enclave, its documents, and an agreement that fits."""
 
     study: Study
-    folder: Path
     server: PlainEnclave
-
-    def file(self, name: str, content: bytes) -> str:
-        path = self.folder / name
-        path.write_bytes(content)
-        return str(path)
 
     @property
     def agreement(self) -> str:
@@ -89,12 +82,7 @@ class Presented:
     def run(self, words: list[str], *known: str, status: int) -> str:
         of = policy_app if words[0] == "verify" else app
         simulated = [] if words[0] == "verify" else ["--allow-simulation"]
-        if status:
-            count_refusal()
-        result = CliRunner().invoke(of, [*words, *known, *simulated])
-        assert "Traceback" not in result.output
-        assert result.exit_code == status, result.output
-        return result.output
+        return typed(of, [*words, *known, *simulated], status).output
 
     def error(self, words: list[str], *known: str, status: int) -> Any:
         output = self.run(words, *known, "--json", status=status)
@@ -105,7 +93,7 @@ class Presented:
 def presented(study: Study, folder: Path) -> Iterator[Presented]:
     script = Script(study.identity(), study.channel().spki_sha256)
     with serving(script, study.channel()) as server:
-        yield Presented(study, folder, server)
+        yield Presented(folder, study, server)
 
 
 @pytest.fixture(scope="module")

@@ -29,10 +29,10 @@ from provider.task_signing import policy_in_force
 from ratls.client_call import PeerRefused
 from tests.provider.agents import configure
 from tests.provider.desk import Desk
-from tests.provider.test_cli import code
+from tests.provider.test_cli import require_refused
 from tests.provider.test_release import sent, serving
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
-from tests.support.refusal import count_refusal, refused
+from tests.support.refusal import refused
 from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT
 
@@ -155,9 +155,7 @@ def test_an_older_copy_is_adopted(world: EnclaveWorld, alice: Desk, tmp_path: Pa
     copy = copied(alice, tmp_path / "copy")
     alice.push(world.task())
     before = (copy.state / "journal.jsonl").read_bytes()
-    count_refusal()
-    told = adopt(copy.state, head(alice))
-    assert (code(told), told.exit_code) == (JournalCut.code, 3)
+    require_refused(adopt(copy.state, head(alice)), JournalCut.code, 3)
     assert (copy.state / "journal.jsonl").read_bytes() == before
     assert adopt(copy.state, "sha256:none").exit_code == 2
 

@@ -82,12 +82,18 @@ def test_a_released_task_is_released_again(world: EnclaveWorld, alice: Desk, rel
         assert len(relay.connections) == before
 
 
-def test_the_uses_begin_anew(alice: Desk, relay: Relay) -> None:
+def accepted_for_one_use(alice: Desk) -> EnclaveWorld:
+    """The world whose policy allows one use; Alice has accepted no other."""
     world = alice.world
     text = world.consortium.policy_text(replace=[("uses = 10", "uses = 1")])
     once = replace(world, complete=world.consortium.complete(text))
     shutil.rmtree(alice.state)
     StudyState(alice.state).accept(once.complete.agreement, alice.party, NOW)
+    return once
+
+
+def test_the_uses_begin_anew(alice: Desk, relay: Relay) -> None:
+    once = accepted_for_one_use(alice)
     with once.running() as live:
         relay.point_at(("127.0.0.1", live.server.port))
         alice.push(once.task())
@@ -102,11 +108,7 @@ def test_the_uses_begin_anew(alice: Desk, relay: Relay) -> None:
 def test_an_older_journal_is_put_back(alice: Desk, relay: Relay, again: bool) -> None:
     """Both of its files as they were before the release: to one that lacks its last lines, what
     they said is as gone as with the files. What was kept of the release still tells."""
-    world = alice.world
-    text = world.consortium.policy_text(replace=[("uses = 10", "uses = 1")])
-    once = replace(world, complete=world.consortium.complete(text))
-    shutil.rmtree(alice.state)
-    StudyState(alice.state).accept(once.complete.agreement, alice.party, NOW)
+    once = accepted_for_one_use(alice)
     older = {p: p.read_bytes() for p in alice.state.glob("journal.*")}
     task = once.task()
     with once.running() as live:

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 import provider.collect
 from policy.envelope import EnvelopeMalformed
@@ -33,7 +32,8 @@ from ratls.client_stream import Pending
 from tests.provider.desk import CANARY, Desk
 from tests.support.documents import contents
 from tests.support.enclave import EnclaveWorld
-from tests.support.refusal import count_refusal, refused
+from tests.support.refusal import refused
+from tests.support.typed import typed
 from tests.support.waiting import HANG_LIMIT
 from verifier.files import FileUnreadable
 
@@ -71,11 +71,7 @@ class Done:
 
 
 def answer(of: Any, words: list[str], status: int) -> dict[str, Any]:
-    if status:
-        count_refusal()
-    result = CliRunner().invoke(of, words)
-    assert "Traceback" not in result.output
-    assert result.exit_code == status, result.output
+    result = typed(of, words, status)
     assert CANARY not in result.output
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return found
@@ -311,6 +307,4 @@ def test_a_release_that_is_not_there(done: Done) -> None:
     assert (
         held(done.alice, done.alice.path, *more, status=3)["error"]["code"] == ReleaseUnclear.code
     )
-    count_refusal()
-    words = ["journal", "verify", "--state", str(done.alice.state), *more]
-    assert CliRunner().invoke(provider_app, words).exit_code == 2
+    typed(provider_app, ["journal", "verify", "--state", done.alice.state, *more], status=2)

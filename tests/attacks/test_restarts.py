@@ -36,11 +36,11 @@ from scheduler.queued_task import State
 from scheduler.task_service_pb2 import DatasetState, ReportRequest
 from tests.provider.agents import stationed
 from tests.provider.desk import Desk
-from tests.provider.test_cli import Terminal, code
+from tests.provider.test_cli import Terminal, require_refused
 from tests.provider.test_release import Killed, die, serving
 from tests.provider.test_task_queue import Keyboard, lines, work
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
-from tests.support.refusal import count_refusal, refused
+from tests.support.refusal import refused
 from tests.support.relay import Relay
 from tests.support.scheduler import LiveScheduler, running_scheduler
 from tests.support.waiting import HANG_LIMIT
@@ -71,16 +71,15 @@ def test_carol_waits_for_what_was_released_to_a_dead_enclave(
     }
     queue.client(carol.party).submit(raw)
     work(alice, queue)
-    waiting = at_carol.result("--json", **mailbox)
-    assert (code(waiting), waiting.exit_code) == (ResultPending.code, 5)  # Bob may still come
-    count_refusal()
+    seen = at_carol.result("--json", **mailbox)
+    require_refused(seen, ResultPending.code, 5)  # Bob may still come
     with world.running() as other:
-        anew = at_carol.result("--json", **mailbox, enclave=other.address)
-        assert (code(anew), anew.exit_code) == (EnclaveRestarted.code, 6)
+        seen = at_carol.result("--json", **mailbox, enclave=other.address)
+        require_refused(seen, EnclaveRestarted.code, 6)
         # Without the mailbox, or with one that is away, nothing of this is known.
         for without in ({}, mailbox | {"scheduler": "127.0.0.1:1"}):
-            told = at_carol.result("--json", **without, enclave=other.address)
-            assert (code(told), told.exit_code) == (ResultPending.code, 5)
+            seen = at_carol.result("--json", **without, enclave=other.address)
+            require_refused(seen, ResultPending.code, 5)
     assert [e.code for e in carol.journal if isinstance(e, RefusedEntry)] == [
         ResultPending.code,
         EnclaveRestarted.code,
@@ -103,9 +102,7 @@ def test_two_providers_release_to_two_starts(
         bob.address = other.address
         work(bob, queue)
     for command in ("list", "watch"):
-        count_refusal()
-        seen = at_carol.type(command, "--json", task=file)
-        assert (code(seen), seen.exit_code) == (EnclaveRestarted.code, 6)
+        require_refused(at_carol.type(command, "--json", task=file), EnclaveRestarted.code, 6)
     everything = at_carol.type("list")
     assert everything.exit_code == 0
     assert "sign a new task" in everything.stdout
@@ -128,9 +125,8 @@ def test_a_provider_is_bound_to_a_dead_start(
     with serving(world, relay), stationed(alice) as agent:
         agent.scheduler = queue.client(alice.party)
         assert agent.take(raw).said == [f"refused {TaskBoundToInstance.code}"]
-    count_refusal()
     seen = at_carol.type("watch", "--json", task=carol.folder / "task.json")
-    assert (code(seen), seen.exit_code) == (EnclaveRestarted.code, 6)
+    require_refused(seen, EnclaveRestarted.code, 6)
 
 
 def test_push_tells_the_mailbox(

@@ -395,7 +395,7 @@ def test_mean_and_deviation_about_the_few_who_are_not_zero() -> None:
         tables = [rows(1, extra=column), rows(2)]
         return gated("summary_statistics", tables, {"columns": ["extra"]}, rule)["statistics"]
 
-    rule = Rule(("statistics",), min_subjects_per_input=K)
+    rule = Rule(outputs=("statistics",), min_subjects_per_input=K)
     with refused(ValueTooRare):
         described(np.where(np.arange(600) < 99, np.arange(600) % 50, 0.0))
     assert described(np.where(np.arange(600) < 110, np.arange(600) % 50 + 1, 0.0))
@@ -458,7 +458,7 @@ def test_no_result_passes_with_a_group_below_k(
     for seed in range(200):
         rng = np.random.default_rng([seed, 11])
         tables = [_random_table(rng, seed % 3 == 0) for _ in range(2)]
-        rule = Rule(tuple(outputs), min_subjects_per_input=int(rng.integers(2, 5)))
+        rule = Rule(outputs=tuple(outputs), min_subjects_per_input=int(rng.integers(2, 5)))
         inputs = {str(i): Input(table, "patient") for i, table in enumerate(tables)}
         try:
             require_groups(inputs, COMPUTATIONS[run].groups(inputs, parameters, rule), rule)

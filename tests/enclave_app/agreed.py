@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from enclave_app.computations import COMPUTATIONS
 from enclave_app.compute import compute
-from enclave_app.gate import Input, ReleaseRule, require_groups
+from enclave_app.gate import Input, require_groups
 from enclave_app.session import Denied
 from policy.document import Policy
 from policy.seal import open_result, result_info
+from policy.sections import Release
 from policy.task import Task
 from tests.support.parties import AT, Consortium
 
@@ -23,7 +24,7 @@ INPUTS = ("train_party_1", "train_party_2")
 
 
 def gated(
-    run: str, tables: Sequence[pa.Table], parameters: dict[str, Any], rule: ReleaseRule
+    run: str, tables: Sequence[pa.Table], parameters: dict[str, Any], rule: Release
 ) -> dict[str, Any]:
     """What a computation says of rows whose person is `patient`, if the gate lets it."""
     inputs = {f"train_party_{i}": Input(table, "patient") for i, table in enumerate(tables, 1)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,17 +32,20 @@ from enclave_app.gate import (
     released,
     require_groups,
 )
+from policy.sections import Release
 from tests.support.refusal import refused
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(Release):
     outputs: tuple[str, ...] = ("model_weights",)
     min_subjects_per_input: int = 3
     significant_digits: int = 17
 
 
-def document(value: Any, rule: Rule = Rule()) -> bytes:
+RULE = Rule()
+
+
+def document(value: Any, rule: Rule = RULE) -> bytes:
     return released({"model_weights": value}, rule, computation="train", run="some_run")
 
 
@@ -124,7 +126,7 @@ def test_each_input_needs_its_own_subjects() -> None:
     for inputs in ({"one": small, "two": large}, {"one": large, "two": small}):
         with refused(TooFewSubjects):
             require_groups(inputs, [], Rule())
-        require_groups(inputs, [], replace(Rule(), min_subjects_per_input=2))
+        require_groups(inputs, [], Rule(min_subjects_per_input=2))
 
 
 @pytest.mark.parametrize("leaf", [ValueTooRare, IntersectionTooSmall])

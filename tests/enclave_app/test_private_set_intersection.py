@@ -34,7 +34,7 @@ def people(*numbers: int) -> list[str]:
 
 
 def common(*tables: pa.Table, key: str = "patient", k: int = 3) -> dict[str, Any]:
-    return gated(RUN, tables, {"key": key}, Rule((SIZE, IDS), min_subjects_per_input=k))
+    return gated(RUN, tables, {"key": key}, Rule(outputs=(SIZE, IDS), min_subjects_per_input=k))
 
 
 # Right.

@@ -40,7 +40,7 @@ def computed(
     parameters: dict[str, Any] = {"columns": ["age"]}
     if quantiles:
         parameters["quantiles"] = quantiles
-    return gated(RUN, tables, parameters, Rule(outputs, min_subjects_per_input=k))
+    return gated(RUN, tables, parameters, Rule(outputs=outputs, min_subjects_per_input=k))
 
 
 # Right.

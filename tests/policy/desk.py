@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from policy.cli_party import party
 from policy.cli_policy import policy
 from tests.support.parties import PASSPHRASE, Consortium
-from tests.support.refusal import count_refusal
+from tests.support.typed import typed
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 WORLD = Consortium.create(NOW)
@@ -36,11 +36,7 @@ class Desk:
 
     def run(self, *words: str | Path, status: int = 0) -> str:
         """Run one command; its stdout, and stderr after a line of its own."""
-        if status:
-            count_refusal()
-        result = CliRunner().invoke(APP, [str(word) for word in words])
-        assert result.exit_code == status, (result.output, result.exception)
-        assert "Traceback" not in result.output
+        result = typed(APP, words, status)
         return f"{result.stdout}\n---\n{result.stderr}"
 
     def json(self, *words: str | Path, status: int = 0) -> Any:

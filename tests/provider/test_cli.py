@@ -95,6 +95,12 @@ def code(result: Result) -> str:
     return str(json.loads(result.stdout.splitlines()[-1])["error"]["code"])
 
 
+def require_refused(result: Result, refusal: str, status: int) -> None:
+    """The command said why it refuses, and ended with that status."""
+    count_refusal()
+    assert (code(result), result.exit_code) == (refusal, status), result.output
+
+
 def test_a_release_for_machines(at_alice: Terminal, world: EnclaveWorld) -> None:
     done = at_alice.push("--json")
     assert done.exit_code == 0, done.output
@@ -168,11 +174,9 @@ def test_a_wrong_option(
     refusal: str,
     nowhere: tuple[str, int],
 ) -> None:
-    count_refusal()
     monkeypatch.chdir(tmp_path)
     given = {k: v and v.replace("{nowhere}", "{}:{}".format(*nowhere)) for k, v in changed.items()}
-    refusing = at_alice.push("--json", **given)
-    assert (code(refusing), refusing.exit_code) == (refusal, status)
+    require_refused(at_alice.push("--json", **given), refusal, status)
 
 
 @pytest.mark.parametrize("name", ["SSLKEYLOGFILE", "GRPC_TRACE", "GRPC_VERBOSITY"])
@@ -180,10 +184,8 @@ def test_the_environment_would_log_what_leaves(
     at_alice: Terminal, relay: Relay, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """L03. A trace switched on by somebody else writes keys or rows to a file."""
-    count_refusal()
     monkeypatch.setenv(name, "all")
-    refusing = at_alice.push("--json")
-    assert (code(refusing), refusing.exit_code) == ("environment-unsafe", 3)
+    require_refused(at_alice.push("--json"), "environment-unsafe", 3)
     assert relay.connections == []
 
 
@@ -219,7 +221,6 @@ def test_a_task_is_signed_released_to_and_collected(
     assert answer["expires"] == instant_text(opened.expires)
     assert Terminal(alice, raw).push().exit_code == 0
     pending = at_carol.result("--json", task=carol.folder / "t.json")
-    count_refusal()
     assert (code(pending), pending.exit_code) == ("result-pending", 5)
     assert Terminal(bob, raw).push().exit_code == 0
     collected = at_carol.result("--json", task=carol.folder / "t.json", wait=int(HANG_LIMIT))
@@ -229,8 +230,7 @@ def test_a_task_is_signed_released_to_and_collected(
     assert {"coefficients", "intercept"} <= json.loads(Path(answer["result"]).read_bytes())[
         "model_weights"
     ].keys()
-    again = at_carol.result("--json", task=carol.folder / "t.json")
-    assert (code(again), again.exit_code) == ("file-not-written", 3)
+    require_refused(at_carol.result("--json", task=carol.folder / "t.json"), "file-not-written", 3)
 
 
 @pytest.mark.parametrize(
@@ -250,18 +250,15 @@ def test_a_task_is_signed_released_to_and_collected(
 def test_a_task_that_cannot_be_signed(
     carol: Desk, flags: tuple[str, ...], changed: dict[str, Any], status: int, refusal: str
 ) -> None:
-    count_refusal()
-    refusing = Terminal(carol, b"").sign("--json", *flags, **changed)
-    assert (code(refusing), refusing.exit_code) == (refusal, status)
+    require_refused(Terminal(carol, b"").sign("--json", *flags, **changed), refusal, status)
     assert not (carol.folder / "new.json").exists()
 
 
 @pytest.mark.parametrize("command", ["push", "result", "sign"])
 def test_a_simulation_that_the_command_did_not_allow(at_alice: Terminal, command: str) -> None:
     """The third lock: without the option, the simulated root that everybody signed is refused."""
-    count_refusal()
-    refusing = getattr(at_alice, command)("--json", NO_SIMULATION)
-    assert (code(refusing), refusing.exit_code) == ("simulation-not-allowed", 6)
+    seen = getattr(at_alice, command)("--json", NO_SIMULATION)
+    require_refused(seen, "simulation-not-allowed", 6)
 
 
 def test_an_unknown_parameter_is_answered_with_those_that_exist(carol: Desk) -> None:

@@ -16,7 +16,7 @@ from policy.journal_chain import JournalAltered, JournalCut, JournalHeadLost
 from policy.rows import ValueNotFinite
 from provider.cli_provider import provider
 from tests.provider.desk import CANARY, Desk
-from tests.provider.test_cli import code
+from tests.provider.test_cli import require_refused
 from tests.provider.test_journal import AT, reserved, written
 from tests.support.enclave import EnclaveWorld, rows
 from tests.support.refusal import count_refusal, refused
@@ -78,9 +78,8 @@ def test_an_export_is_the_journal_byte_for_byte(tmp_path: Path) -> None:
         assert json.loads(line)["previous"] == previous
         previous = f"sha256:{hashlib.sha256(line).hexdigest()}"
     assert (told["lines"], told["head"]) == (4, previous)
-    count_refusal()
-    again = journal("export", "--state", tmp_path / "state", "-o", output, "--json")
-    assert (code(again), again.exit_code) == ("file-not-written", 3)
+    seen = journal("export", "--state", tmp_path / "state", "-o", output, "--json")
+    require_refused(seen, "file-not-written", 3)
 
 
 def test_an_older_journal_is_put_back_with_its_head(tmp_path: Path) -> None:
@@ -94,9 +93,8 @@ def test_an_older_journal_is_put_back_with_its_head(tmp_path: Path) -> None:
     for path, content in old.items():
         path.write_bytes(content)
     assert journal("verify", "--state", state).exit_code == 0
-    count_refusal()
     seen = journal("verify", "--state", state, "--head", noted["head"], "--json")
-    assert (code(seen), seen.exit_code) == ("journal-cut", 3)
+    require_refused(seen, "journal-cut", 3)
 
 
 @pytest.mark.parametrize("text", ["", "sha256:", "sha256:" + "AB" * 32, "ab" * 32])
@@ -110,10 +108,9 @@ def test_a_head_that_is_none(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("command", ["show", "verify", "export"])
 def test_a_folder_without_a_journal(tmp_path: Path, command: str) -> None:
     """A wrong --state must not read as an empty, faultless journal; nor is one begun there."""
-    count_refusal()
     more: list[str | Path] = ["-o", tmp_path / "out"] if command == "export" else []
     seen = journal(command, "--state", tmp_path / "none", "--json", *more)
-    assert (code(seen), seen.exit_code) == (JournalMissing.code, 3)
+    require_refused(seen, JournalMissing.code, 3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -130,12 +127,11 @@ def test_somebody_edits_the_lines(
     tmp_path: Path, command: str, change: Callable[[bytes], bytes], leaf: Any
 ) -> None:
     """Nothing of it is shown or exported as if it were the truth."""
-    count_refusal()
     path = written(tmp_path / "state") / "journal.jsonl"
     path.write_bytes(change(path.read_bytes()))
     more: list[str | Path] = ["-o", tmp_path / "out"] if command == "export" else []
     seen = journal(command, "--state", tmp_path / "state", "--json", *more)
-    assert (code(seen), seen.exit_code) == (leaf.code, 3)
+    require_refused(seen, leaf.code, 3)
     assert len(seen.stdout.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 

@@ -36,7 +36,7 @@ from scheduler.client import SchedulerRefused, SchedulerUnreachable
 from scheduler.queued_task import DatasetStatus, QueuedTask, State
 from tests.provider.agents import Watched, at_work, configure, stationed
 from tests.provider.desk import CANARY, Desk
-from tests.provider.test_cli import NO_SIMULATION, code
+from tests.provider.test_cli import NO_SIMULATION, require_refused
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
 from tests.support.parties import PASSPHRASE, local_party
 from tests.support.refusal import count_refusal, refused
@@ -467,37 +467,31 @@ def test_a_submission_that_goes_wrong(
     status: int,
     refusal: str,
 ) -> None:
-    count_refusal()
     at_carol = Keyboard(carol, queue, world.task())
     monkeypatch.chdir(carol.folder)
-    seen = at_carol.type("submit", "--json", *flags, **changed)
-    assert (code(seen), seen.exit_code) == (refusal, status)
+    require_refused(at_carol.type("submit", "--json", *flags, **changed), refusal, status)
     assert queue.client(carol.party).list() == ()
 
 
 def test_an_expired_task_is_not_even_submitted(
     world: EnclaveWorld, queue: LiveScheduler, carol: Desk
 ) -> None:
-    count_refusal()
     at_carol = Keyboard(carol, queue, world.task(at=NOW - timedelta(hours=3)))
-    seen = at_carol.type("submit", "--json")
-    assert (code(seen), seen.exit_code) == ("task-expired", 6)
-    watching = at_carol.type("watch", "--json", task=carol.folder / "task.json")
-    assert (code(watching), watching.exit_code) == ("task-expired", 6)
+    require_refused(at_carol.type("submit", "--json"), "task-expired", 6)
+    seen = at_carol.type("watch", "--json", task=carol.folder / "task.json")
+    require_refused(seen, "task-expired", 6)
 
 
 def test_the_task_of_somebody_else(world: EnclaveWorld, queue: LiveScheduler, alice: Desk) -> None:
     """Alice holds a copy of Carol's task: her submission would spend Carol's quota."""
-    count_refusal()
     seen = Keyboard(alice, queue, world.task()).type("submit", "--json")
-    assert (code(seen), seen.exit_code) == ("scheduler-refused", 7)
+    require_refused(seen, "scheduler-refused", 7)
 
 
 def test_a_watched_task_is_refused(
     world: EnclaveWorld, queue: LiveScheduler, alice: Desk, carol: Desk
 ) -> None:
     """Said with the provider's code, and the status of another side that refused."""
-    count_refusal()
     at_carol = Keyboard(carol, queue, world.task())
     at_carol.type("submit")
     alice.path.unlink()
@@ -505,21 +499,18 @@ def test_a_watched_task_is_refused(
     assert refusing.exit_code == 3
     assert json.loads(refusing.stdout)["error"]["code"] == "source-unreadable"
     seen = at_carol.type("watch", "--json", task=carol.folder / "task.json")
-    assert (code(seen), seen.exit_code) == ("release-refused-elsewhere", 7)
+    require_refused(seen, "release-refused-elsewhere", 7)
 
 
 def test_agents_that_cannot_start(world: EnclaveWorld, queue: LiveScheduler, alice: Desk) -> None:
     """Twice, without the third lock, and without a scheduler."""
-    count_refusal()
     at_alice = Keyboard(alice, queue, b"")
     with stationed(alice, scheduler=str(queue.address)):
         seen = at_alice.agent("--json", "--allow-simulation")
-    assert (code(seen), seen.exit_code) == ("agent-running", 3)
-    seen = at_alice.agent("--json")
-    assert (code(seen), seen.exit_code) == ("simulation-not-allowed", 6)
+    require_refused(seen, "agent-running", 3)
+    require_refused(at_alice.agent("--json"), "simulation-not-allowed", 6)
     configure(alice, "127.0.0.1:1")
-    seen = at_alice.agent("--json", "--allow-simulation")
-    assert (code(seen), seen.exit_code) == ("scheduler-unreachable", 7)
+    require_refused(at_alice.agent("--json", "--allow-simulation"), "scheduler-unreachable", 7)
     configure(alice, str(queue.address))
     assert lines(at_alice.agent("--json", "--allow-simulation")) == []
 

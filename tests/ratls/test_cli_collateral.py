@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from ratls.cli_collateral import collateral
 from simulation.intel import Intel
 from tests.support.refusal import count_refusal
+from tests.support.typed import typed
 from tests.verifier.pcs_peer import (
     PUBLISHED,
     QE,
@@ -31,8 +32,8 @@ from verifier.pcs import kept_bundle
 SIMULATION = ["--root", ROOTS.name, "--allow-simulation"]
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(collateral, [str(a) for a in arguments])
+def run(*arguments: object, status: Exit = Exit.YES) -> Result:
+    return typed(collateral, arguments, status)
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +44,21 @@ def today() -> World:
 
 
 def run_fetch(
-    w: World, folder: Path, altered: dict[str, Alter] | None = None, *options: object
+    w: World,
+    folder: Path,
+    altered: dict[str, Alter] | None = None,
+    *options: object,
+    status: Exit = Exit.YES,
+    published: Collateral | None = None,
+    quote: bytes | None = None,
 ) -> Result:
+    """Fetch `b.json` for this quote, or the world's, from a service that publishes this."""
     quoted = folder / "q.bin"
-    quoted.write_bytes(w.quote() + bytes(100))  # as drivers hand it out
-    with peer(folder, w.collateral(), altered) as place:
+    quoted.write_bytes((quote or w.quote()) + bytes(100))  # as drivers hand it out
+    with peer(folder, published or w.collateral(), altered) as place:
         return run(
             "fetch", quoted, "-o", folder / "b.json", "--from", place.origin,
-            "--ca", place.certificate, *of(w, folder), *options,
+            "--ca", place.certificate, *of(w, folder), *options, status=status,
         )  # fmt: skip
 
 
@@ -62,7 +70,6 @@ def of(w: World, folder: Path) -> list[object]:
 
 def test_fetch_writes_a_bundle_and_says_what_it_is(today: World, tmp_path: Path) -> None:
     result = run_fetch(today, tmp_path, None, "--json", "--early")
-    assert result.exit_code == Exit.YES, result.output
     facts = json.loads(result.stdout)
     assert (facts["mode"], facts["update"], facts["quotes"]) == ("simulation", "early", 1)
     assert (facts["tee"], facts["passed_over"]) == ("sgx", [])
@@ -71,7 +78,7 @@ def test_fetch_writes_a_bundle_and_says_what_it_is(today: World, tmp_path: Path)
     assert facts["fmspc"] == today.platform.tcb.fmspc.hex()
     assert kept_bundle(tmp_path / "b.json") == today.collateral()
     assert "SIMULATION" in result.stderr
-    assert run_fetch(today, tmp_path).exit_code == Exit.YES
+    run_fetch(today, tmp_path)
 
 
 POISONED = body(lambda raw: raw.replace(b"OutOfDate", b"UpToDate"))
@@ -80,14 +87,12 @@ POISONED = body(lambda raw: raw.replace(b"OutOfDate", b"UpToDate"))
 @pytest.mark.parametrize("before", [False, True], ids=["first", "later"])
 def test_a_poisoned_answer_is_never_kept(today: World, tmp_path: Path, before: bool) -> None:
     """T22: refused each time, and what was or was not there stays so (CVE-2020-15163)."""
-    count_refusal()
     file = tmp_path / "b.json"
     if before:
         run_fetch(today, tmp_path)
     kept = file.read_bytes() if before else None
     for _ in range(2):
-        result = run_fetch(today, tmp_path, {TCB: POISONED}, "--json")
-        assert result.exit_code == Exit.NOT_GENUINE
+        result = run_fetch(today, tmp_path, {TCB: POISONED}, "--json", status=Exit.NOT_GENUINE)
         assert json.loads(result.stdout)["error"]["code"] == "tcb-info-signature-invalid"
         assert (file.read_bytes() if file.exists() else None) == kept
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
@@ -104,15 +109,13 @@ def test_a_poisoned_answer_is_never_kept(today: World, tmp_path: Path, before: b
 def test_fetch_ends_with_the_status_of_its_refusal(
     today: World, tmp_path: Path, altered: dict[str, Alter], status: Exit
 ) -> None:
-    count_refusal()
-    assert run_fetch(today, tmp_path, altered).exit_code == status
+    run_fetch(today, tmp_path, altered, status=status)
     assert not (tmp_path / "b.json").exists()
 
 
 def test_fetch_leaves_another_file_alone(today: World, tmp_path: Path) -> None:
-    count_refusal()
     (tmp_path / "b.json").write_text("notes", "utf-8")
-    assert run_fetch(today, tmp_path).exit_code == Exit.UNUSABLE
+    run_fetch(today, tmp_path, status=Exit.UNUSABLE)
     assert (tmp_path / "b.json").read_text("utf-8") == "notes"
 
 
@@ -150,9 +153,8 @@ def test_fetch_leaves_another_file_alone(today: World, tmp_path: Path) -> None:
 def test_fetch_is_called_wrongly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], status: Exit
 ) -> None:
-    count_refusal()
     monkeypatch.chdir(tmp_path)
-    assert run("fetch", *options).exit_code == status
+    run("fetch", *options, status=status)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,7 +176,6 @@ def test_fetch_from_the_second_source(today: World, tmp_path: Path) -> None:
             "--from", other.origin, "--ca", other.certificate,
             *of(today, tmp_path),
         )  # fmt: skip
-    assert result.exit_code == Exit.YES, result.output
     facts = json.loads(result.stdout)
     assert facts["from"] == other.origin
     assert [(p["from"], p["code"]) for p in facts["passed_over"]] == [(one.origin, "pcs-refused")]
@@ -193,7 +194,6 @@ def test_fetch_with_the_public_authorities_for_one_of_two(today: World, tmp_path
             "--from", place.origin, "--ca", place.certificate,
             *of(today, tmp_path),
         )  # fmt: skip
-    assert result.exit_code == Exit.YES, result.output
     (passed_over,) = json.loads(result.stdout)["passed_over"]
     assert passed_over["code"] == "pcs-certificate-untrusted"
 
@@ -206,7 +206,6 @@ def test_fetch_falls_back_on_the_cache_and_says_so(
     before = kept_bundle(tmp_path / "b.json")
     (tmp_path / "b.json").unlink()
     result = run_fetch(today, tmp_path, {TCB: says(404)}, *options)
-    assert result.exit_code == Exit.YES, result.output
     assert kept_bundle(tmp_path / "b.json") == before
     assert "cache" in result.stderr
     assert "pcs-refused" in result.stderr
@@ -222,77 +221,51 @@ def test_fetch_offline_asks_nobody(today: World, tmp_path: Path) -> None:
             "fetch", quoted, "-o", tmp_path / "again.json", "--offline", "--json",
             "--from", place.origin, *of(today, tmp_path),
         )  # fmt: skip
-    assert result.exit_code == Exit.YES, result.output
     assert json.loads(result.stdout)["from"] == "cache"
     assert place.seen == []
     assert kept_bundle(tmp_path / "again.json") == today.collateral()
 
 
 def test_fetch_offline_without_anything_cached(today: World, tmp_path: Path) -> None:
-    count_refusal()
-    (tmp_path / "q.bin").write_bytes(today.quote())
     run_fetch(today, tmp_path, None, "--no-cache")
     (tmp_path / "b.json").unlink()
-    result = run(
-        "fetch", tmp_path / "q.bin", "-o", tmp_path / "b.json", "--offline", "--json",
-        *of(today, tmp_path),
-    )  # fmt: skip
-    assert result.exit_code == Exit.UNDECIDED
+    result = run_fetch(today, tmp_path, None, "--offline", "--json", status=Exit.UNDECIDED)
     assert json.loads(result.stdout)["error"]["code"] == "collateral-not-cached"
     assert not (tmp_path / "b.json").exists()
 
 
 def test_a_damaged_cache_is_said_aloud(today: World, tmp_path: Path) -> None:
-    count_refusal()
     run_fetch(today, tmp_path)
     (entry,) = (tmp_path / "cache").rglob("*.json")
     entry.write_bytes(b"{}")
-    result = run_fetch(today, tmp_path, {TCB: says(404)}, "--json")
-    assert result.exit_code == Exit.UNDECIDED
+    result = run_fetch(today, tmp_path, {TCB: says(404)}, "--json", status=Exit.UNDECIDED)
     assert json.loads(result.stdout)["error"]["code"] == "pcs-refused"
     assert entry.name in result.stderr
 
 
 def test_fetch_of_what_is_older_than_was_seen(today: World, tmp_path: Path) -> None:
     """T09: though neither bundle nor cache is left; and the file to remove is named."""
-    count_refusal()
-    run_fetch(today, tmp_path, None, "--no-cache")
+    options = ["--no-cache", "--json"]
+    run_fetch(today, tmp_path, None, *options)
     (tmp_path / "b.json").unlink()
-    older = World(today.intel, today.platform, today.at)
-    quoted = tmp_path / "q.bin"
-    arguments = ["fetch", quoted, "-o", tmp_path / "b.json", "--no-cache", "--json"]
-    with peer(tmp_path, older.collateral(at=today.at - timedelta(days=1))) as place:
-        asked = ["--from", place.origin, "--ca", place.certificate, *of(today, tmp_path)]
-        result = run(*arguments, *asked)
-        assert result.exit_code == Exit.UNDECIDED
-        error = json.loads(result.stdout)["error"]
-        (note,) = (tmp_path / "state").rglob("*.json")
-        assert (error["code"], str(note) in error["fix"]) == ("collateral-rolled-back", True)
-        note.unlink()
-        assert run(*arguments, *asked).exit_code == Exit.YES
+    older = today.collateral(at=today.at - timedelta(days=1))
+    told = run_fetch(today, tmp_path, None, *options, published=older, status=Exit.UNDECIDED).stdout
+    error = json.loads(told)["error"]
+    (note,) = (tmp_path / "state").rglob("*.json")
+    assert (error["code"], str(note) in error["fix"]) == ("collateral-rolled-back", True)
+    note.unlink()
+    run_fetch(today, tmp_path, None, *options, published=older)
 
 
 def test_fetch_goes_back_to_the_number_that_is_named(today: World, tmp_path: Path) -> None:
     """A service gave early documents for the standard edition, once."""
-    count_refusal()
-    higher = put(tcbEvaluationDataNumber=22)
+    higher, options = put(tcbEvaluationDataNumber=22), ["--no-cache", "--json"]
     early = today.collateral(tcb_info=higher, qe_identity=higher)
-    quoted, bundle = tmp_path / "q.bin", tmp_path / "b.json"
-    quoted.write_bytes(today.quote())
-
-    def fetched(published: Collateral, *options: str) -> Result:
-        with peer(tmp_path, published) as place:
-            return run(
-                "fetch", quoted, "-o", bundle, "--no-cache", "--json", "--from", place.origin,
-                "--ca", place.certificate, *of(today, tmp_path), *options,
-            )  # fmt: skip
-
-    assert fetched(early).exit_code == Exit.YES
-    refusal = fetched(today.collateral())
-    assert refusal.exit_code == Exit.UNDECIDED
+    run_fetch(today, tmp_path, None, *options, published=early)
+    refusal = run_fetch(today, tmp_path, None, *options, status=Exit.UNDECIDED)
     assert "--accept-evaluation" in json.loads(refusal.stdout)["error"]["fix"]
-    assert fetched(today.collateral(), "--accept-evaluation", "21").exit_code == Exit.YES
-    assert fetched(today.collateral()).exit_code == Exit.YES
+    run_fetch(today, tmp_path, None, *options, "--accept-evaluation", "21")
+    run_fetch(today, tmp_path, None, *options)
 
 
 @pytest.mark.parametrize("version", [4, 5])
@@ -304,7 +277,6 @@ def test_fetch_for_a_trust_domain_and_show_it(today: World, tmp_path: Path, vers
             "fetch", quoted, "-o", file, "--from", place.origin, "--ca", place.certificate,
             "--json", *of(today, tmp_path),
         )  # fmt: skip
-    assert result.exit_code == Exit.YES, result.output
     assert json.loads(result.stdout)["tee"] == "tdx"
     root = of(today, tmp_path)[:3]
     facts = json.loads(run("show", file, "--json", *root).stdout)
@@ -319,16 +291,9 @@ def test_fetch_for_a_trust_domain_and_show_it(today: World, tmp_path: Path, vers
 
 
 def test_fetch_of_a_newer_quote_of_an_enclave(today: World, tmp_path: Path) -> None:
-    count_refusal()
-    quoted = tmp_path / "new.bin"
-    quoted.write_bytes(today.platform.quote(version=5))
-    with peer(tmp_path, today.collateral()) as place:
-        arguments = [
-            "fetch", quoted, "-o", tmp_path / "b.json", "--from", place.origin,
-            "--ca", place.certificate, *of(today, tmp_path),
-        ]  # fmt: skip
-        assert run(*arguments).exit_code == Exit.UNUSABLE
-        assert run(*arguments, "--newer-sgx").exit_code == Exit.YES
+    quote = today.platform.quote(version=5)
+    run_fetch(today, tmp_path, quote=quote, status=Exit.UNUSABLE)
+    run_fetch(today, tmp_path, None, "--newer-sgx", quote=quote)
 
 
 @pytest.fixture
@@ -340,13 +305,9 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_show_says_what_is_in_a_bundle(bundle: Path) -> None:
     result = run("show", bundle, "--at", "2026-12-01T00:00:00Z", "--json", *SIMULATION)
-    assert result.exit_code == Exit.YES
     facts = json.loads(result.stdout)
-    assert (facts["mode"], facts["fmspc"], facts["pce_id"]) == (
-        "simulation",
-        "00606a000000",
-        "0000",
-    )
+    assert (facts["mode"], facts["fmspc"]) == ("simulation", "00606a000000")
+    assert facts["pce_id"] == "0000"
     assert facts["earliest_expiration"] == "2026-12-25T12:00:00Z"
     assert [level["status"] for level in facts["tcb_levels"]] == ["UpToDate", "OutOfDate"]
     assert [level["isv_svn"] for level in facts["qe_levels"]] == [8, 6]
@@ -360,9 +321,8 @@ def test_show_says_what_is_in_a_bundle(bundle: Path) -> None:
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["people", "json"])
 def test_show_of_a_bundle_that_ended(bundle: Path, options: list[str]) -> None:
     """Everything is said all the same; what it is good for is nothing."""
-    count_refusal()
-    result = run("show", bundle, "--at", "2027-06-01T00:00:00Z", *SIMULATION, *options)
-    assert result.exit_code == Exit.UNDECIDED
+    words = ["show", bundle, "--at", "2027-06-01T00:00:00Z", *SIMULATION, *options]
+    result = run(*words, status=Exit.UNDECIDED)
     assert "00606a000000" in result.stdout
     if options:
         assert json.loads(result.stdout)["error"]["code"] == "collateral-not-current"
@@ -387,13 +347,10 @@ def test_show_of_a_bundle_that_ended(bundle: Path, options: list[str]) -> None:
 def test_show_refuses(
     tmp_path: Path, content: bytes | None, options: list[str], status: Exit
 ) -> None:
-    count_refusal()
     file = tmp_path / "bundle.json"
     if content is not None:
         file.write_bytes(content)
-    result = run("show", file, *options)
-    assert result.exit_code == status
-    assert "UpToDate" not in result.stdout
+    assert "UpToDate" not in run("show", file, *options, status=status).stdout
 
 
 def test_show_of_a_folder_of_answers(tmp_path: Path) -> None:
@@ -402,23 +359,19 @@ def test_show_of_a_folder_of_answers(tmp_path: Path) -> None:
     for name, raw in FOLDER.items():
         (folder / name).write_bytes(raw)
     at = ["--at", "2026-12-01T00:00:00Z", "--json"]
-    result = run("show", folder, *at, *SIMULATION)
-    assert result.exit_code == Exit.YES, result.output
-    facts = json.loads(result.stdout)
+    facts = json.loads(run("show", folder, *at, *SIMULATION).stdout)
     assert (facts["tee"], facts["fmspc"], facts["fetched"]) == ("sgx", "00606a000000", None)
     assert (facts["tdx_module"], facts["tdx_module_identities"]) == (None, [])
 
 
 @pytest.mark.parametrize("extra", ["notes.txt", "tcb.json"])
 def test_show_of_a_folder_that_is_none(tmp_path: Path, extra: str) -> None:
-    count_refusal()
     folder = tmp_path / "pcs"
     folder.mkdir()
     for name, raw in {**FOLDER, extra: b"x"}.items():
         if name != "rootcacrl.headers":
             (folder / name).write_bytes(raw)
-    result = run("show", folder, "--json", *SIMULATION)
-    assert result.exit_code == Exit.UNUSABLE
+    result = run("show", folder, "--json", *SIMULATION, status=Exit.UNUSABLE)
     error = json.loads(result.stdout)["error"]
     assert (error["code"], extra in error["message"]) == ("response-file-unexpected", True)
 
@@ -429,7 +382,6 @@ def test_show_does_not_let_a_remark_colour_the_terminal(tmp_path: Path) -> None:
     file = tmp_path / "b.json"
     file.write_text(json.dumps(members), "utf-8")
     result = run("show", file, "--at", "2026-12-01T00:00:00Z", *SIMULATION)
-    assert result.exit_code == Exit.YES, result.output
     assert "\x1b[2J" not in result.stdout
     assert "[red]never[/]" in result.stdout
 

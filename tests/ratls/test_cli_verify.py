@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from typer.testing import CliRunner
 
 from policy.document import digest_text
 from policy.record import Record
@@ -30,38 +29,32 @@ from tests.support.flight_peers import (
     silent_server,
 )
 from tests.support.parties import PASSPHRASE
-from tests.support.refusal import count_refusal, refused
+from tests.support.refusal import refused
+from tests.support.typed import Folder, typed
 from tests.verifier.pcs_peer import peer
 from verifier.appraisal import Appraisal
 from verifier.collateral import Collateral
 
 
 @dataclass
-class Desk:
+class Desk(Folder):
     """A folder with what a person has there, and the command."""
 
     study: Study
-    folder: Path
     server: PlainEnclave
-
-    def file(self, name: str, content: bytes) -> str:
-        path = self.folder / name
-        path.write_bytes(content)
-        return str(path)
 
     def run(self, *arguments: str, exit_status: int = 0, simulation: bool = True) -> Any:
         allowed = ["--allow-simulation"] if simulation else []
-        result = CliRunner().invoke(app, [*arguments, *allowed])
-        if exit_status:
-            count_refusal()
-        assert "Traceback" not in result.output
-        assert result.exit_code == exit_status, result.output
-        return result
+        return typed(app, [*arguments, *allowed], exit_status)
 
     def json(self, *arguments: str, exit_status: int = 0, **options: Any) -> dict[str, Any]:
         result = self.run(*arguments, "--json", exit_status=exit_status, **options)
         found: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
         return found
+
+    def refused(self, code: str, *arguments: str, exit_status: int, **options: Any) -> None:
+        told = self.json(*arguments, exit_status=exit_status, **options)
+        assert told["error"]["code"] == code
 
     @property
     def common(self) -> list[str]:
@@ -101,7 +94,7 @@ def enclave(study: Study) -> Iterator[PlainEnclave]:
 
 @pytest.fixture
 def desk(study: Study, enclave: PlainEnclave, tmp_path: Path) -> Desk:
-    return Desk(study, tmp_path, enclave)
+    return Desk(tmp_path, study, enclave)
 
 
 # ratls verify server
@@ -132,16 +125,14 @@ def test_a_new_operator_gets_from_an_address_to_collateral(desk: Desk, tmp_path:
     """On new hardware there is no quote at hand, and without one no collateral can be fetched."""
     saved, bundle = desk.folder / "quote.bin", desk.folder / "fetched.json"
     without = ["--agreement", desk.agreement, "--save-quote", str(saved)]
-    told = desk.json("server", desk.address, *without, exit_status=5)
-    assert told["error"]["code"] == "collateral-not-named"
+    desk.refused("collateral-not-named", "server", desk.address, *without, exit_status=5)
     expectation = desk.study.expectation
     root = ["--root", expectation.roots.name, "--allow-simulation"]
     options = ["--cache", str(tmp_path / "cache"), "--state", str(tmp_path / "state"), *root]
     with peer(tmp_path, expectation.collateral) as place:
         options += ["--from", place.origin, "--ca", str(place.certificate), "-o", str(bundle)]
         for quote in (["--enclave", desk.address], [str(saved)]):
-            result = CliRunner().invoke(collateral, ["fetch", *quote, *options])
-            assert result.exit_code == 0, result.output
+            typed(collateral, ["fetch", *quote, *options])
     assert Collateral.parse(bundle.read_bytes()).tcb_info == expectation.collateral.tcb_info
     again = ["--agreement", desk.agreement, *desk.known, "--collateral", str(bundle)]
     again += ["--certificate-only"]
@@ -160,26 +151,20 @@ def test_quote_of_another_key_is_not_taken(study: Study) -> None:
 
 
 def test_party_that_the_enclave_does_not_know(desk: Desk) -> None:
-    bob = str(desk.study.parties.bob.folder)
-    told = desk.json(
-        "server", desk.address, *desk.common, "--party", bob, *desk.party[2:], exit_status=7
-    )
-    assert told["error"]["code"] == "call-failed"
+    bob = ["--party", str(desk.study.parties.bob.folder), *desk.party[2:]]
+    desk.refused("call-failed", "server", desk.address, *desk.common, *bob, exit_status=7)
 
 
 def test_nobody_is_there(desk: Desk) -> None:
     with silent_server() as address:
         gone = str(address)
-    told = desk.json("server", gone, *desk.common, *desk.party, exit_status=7)
-    assert told["error"]["code"] == "peer-unreachable"
+    desk.refused("peer-unreachable", "server", gone, *desk.common, *desk.party, exit_status=7)
 
 
 def test_peer_that_never_answers(desk: Desk) -> None:
     with silent_server() as address:
-        told = desk.json(
-            "server", str(address), *desk.common, *desk.party, "--timeout", "0.2", exit_status=7
-        )
-    assert told["error"]["code"] == "deadline-exceeded"
+        words = ["server", str(address), *desk.common, *desk.party, "--timeout", "0.2"]
+        desk.refused("deadline-exceeded", *words, exit_status=7)
 
 
 def test_another_enclave_is_listening(desk: Desk) -> None:
@@ -189,47 +174,34 @@ def test_another_enclave_is_listening(desk: Desk) -> None:
         arguments = ["server", str(other.address), *desk.common, *desk.party]
         told = desk.json(*arguments, exit_status=6)
         people = desk.run(*arguments, exit_status=6)
-    assert (told["error"]["code"], told["error"]["check"]) == (
-        "measurement-not-listed",
-        "measurement",
-    )
+    error = told["error"]
+    assert (error["code"], error["check"]) == ("measurement-not-listed", "measurement")
     assert "FAILED" in people.output
     assert script.hellos == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status"),
-    [
-        (["--party", "x", "--certificate-only"], 2),
-        (["--timeout", "0"], 2),
-    ],
-)
-def test_contradictions_are_usage_errors(desk: Desk, arguments: list[str], status: int) -> None:
-    desk.run("server", desk.address, *desk.common, *arguments, exit_status=status)
+@pytest.mark.parametrize("arguments", [["--party", "x", "--certificate-only"], ["--timeout", "0"]])
+def test_contradictions_are_usage_errors(desk: Desk, arguments: list[str]) -> None:
+    desk.run("server", desk.address, *desk.common, *arguments, exit_status=2)
 
 
 @pytest.mark.parametrize("address", ["nonsense", "grpc://127.0.0.1:1", "127.0.0.1:0"])
 def test_address_of_another_form(desk: Desk, address: str) -> None:
-    told = desk.json("server", address, *desk.common, exit_status=3)
-    assert told["error"]["code"] == "address-malformed"
+    desk.refused("address-malformed", "server", address, *desk.common, exit_status=3)
 
 
 def test_simulated_policy_without_the_third_lock(desk: Desk) -> None:
     """X05: signed by everybody, installed, and still not allowed by the one who types."""
-    told = desk.json("server", desk.address, *desk.common, exit_status=6, simulation=False)
-    assert told["error"]["code"] == "simulation-not-allowed"
+    words = ["server", desk.address, *desk.common]
+    desk.refused("simulation-not-allowed", *words, exit_status=6, simulation=False)
 
 
 def test_agreement_that_lacks_a_signature(desk: Desk) -> None:
-    parties = desk.study.parties
-    incomplete = parties.agreement_bytes(
-        desk.study.policy.raw.decode(), signers=["alice-clinic", "carol-lab"]
-    )
-    file = desk.file("incomplete.json", incomplete)
-    told = desk.json(
-        "server", desk.address, "--agreement", file, "--collateral", desk.collateral, exit_status=6
-    )
-    assert told["error"]["code"] == "agreement-incomplete"
+    text, signers = desk.study.policy.raw.decode(), ["alice-clinic", "carol-lab"]
+    incomplete = desk.study.parties.agreement_bytes(text, signers=signers)
+    words = ["--agreement", desk.file("incomplete.json", incomplete)]
+    words += ["--collateral", desk.collateral]
+    desk.refused("agreement-incomplete", "server", desk.address, *words, exit_status=6)
 
 
 # ratls verify cert
@@ -251,28 +223,25 @@ def test_certificate_file_in_both_forms(desk: Desk) -> None:
     ],
 )
 def test_certificate_file_that_is_none(desk: Desk, content: bytes) -> None:
-    told = desk.json("cert", desk.file("c", content), *desk.common, exit_status=3)
-    assert told["error"]["code"] == "enclave-certificate-malformed"
+    words = ["cert", desk.file("c", content), *desk.common]
+    desk.refused("enclave-certificate-malformed", *words, exit_status=3)
 
 
 def test_certificate_of_a_party_is_no_enclaves(desk: Desk) -> None:
-    pem = desk.study.parties.alice.channel_certificate_pem
-    told = desk.json("cert", desk.file("c.pem", pem), *desk.common, exit_status=4)
-    assert told["error"]["code"] == "evidence-missing"
+    words = ["cert", desk.file("c", desk.study.parties.alice.channel_certificate_pem)]
+    desk.refused("evidence-missing", *words, *desk.common, exit_status=4)
 
 
 def test_two_certificates_in_one_file(desk: Desk) -> None:
     """Which of two is judged must not be a matter of chance."""
-    pem = desk.server.script.identity.certificate_pem
-    told = desk.json("cert", desk.file("c.pem", pem * 2), *desk.common, exit_status=3)
-    assert told["error"]["code"] == "enclave-certificate-malformed"
+    words = ["cert", desk.file("c.pem", desk.server.script.identity.certificate_pem * 2)]
+    desk.refused("enclave-certificate-malformed", *words, *desk.common, exit_status=3)
 
 
 def test_certificate_that_had_expired_by_then(desk: Desk) -> None:
     file = desk.file("c.pem", desk.server.script.identity.certificate_pem)
-    at = f"{int(NOW.timestamp()) + 5 * 86400}"
-    told = desk.json("cert", file, *desk.common, "--at", at, exit_status=5)
-    assert told["error"]["code"] == "enclave-certificate-not-current"
+    words = ["cert", file, *desk.common, "--at", f"{int(NOW.timestamp()) + 5 * 86400}"]
+    desk.refused("enclave-certificate-not-current", *words, exit_status=5)
 
 
 # ratls verify receipt
@@ -316,11 +285,8 @@ def test_acknowledgement_is_shown_like_a_receipt(desk: Desk) -> None:
     identity = desk.server.script.identity
     document = desk.study.acknowledgement(identity).seal(identity.receipt_signer)
     told = desk.json("receipt", desk.file("ack.json", document), *desk.common)
-    assert (told["document"], told["rows"], told["provider"]) == (
-        "acknowledgement",
-        3,
-        "alice-clinic",
-    )
+    shown = told["document"], told["rows"], told["provider"]
+    assert shown == ("acknowledgement", 3, "alice-clinic")
 
 
 @pytest.mark.parametrize("extra", [[], ["--record", "x", "--collateral", "y"]])
@@ -331,20 +297,16 @@ def test_receipt_needs_one_source_of_collateral(desk: Desk, extra: list[str]) ->
 
 def test_receipt_at_an_instant_beside_its_record(desk: Desk) -> None:
     receipt, record = receipt_files(desk)
-    desk.run(
-        "receipt", receipt, "--agreement", desk.agreement, "--record", record, "--at", "0",
-        exit_status=2,
-    )  # fmt: skip
+    words = ["receipt", receipt, "--agreement", desk.agreement, "--record", record]
+    desk.run(*words, "--at", "0", exit_status=2)
 
 
 def test_receipt_that_was_altered(desk: Desk) -> None:
     receipt, record = receipt_files(desk)
     raw = Path(receipt).read_bytes()
     altered = desk.file("altered.json", raw[:-40] + b"AAAA" + raw[-36:])
-    told = desk.json(
-        "receipt", altered, "--agreement", desk.agreement, "--record", record,
-        exit_status=4,
-    )  # fmt: skip
+    words = ["receipt", altered, "--agreement", desk.agreement, "--record", record]
+    told = desk.json(*words, exit_status=4)
     assert told["error"]["check"] is None or told["error"]["check"].startswith("document")
 
 
@@ -414,16 +376,11 @@ def test_options_that_mean_nothing(desk: Desk, arguments: list[str], status: int
 
 
 def test_revoked_can_never_be_accepted(desk: Desk) -> None:
-    genuine, _ = quotes(desk)
-    root = desk.study.policy.platform.root
-    told = desk.json(
-        "quote", genuine, "--collateral", desk.collateral, "--root", root,
-        "--accept-status", "Revoked", exit_status=3,
-    )  # fmt: skip
-    assert told["error"]["code"] == "status-never-acceptable"
+    words = ["quote", quotes(desk)[0], "--collateral", desk.collateral]
+    words += ["--root", desk.study.policy.platform.root, "--accept-status", "Revoked"]
+    desk.refused("status-never-acceptable", *words, exit_status=3)
 
 
 def test_collateral_that_is_missing(desk: Desk) -> None:
-    genuine, _ = quotes(desk)
-    told = desk.json("quote", genuine, "--collateral", "/nowhere", exit_status=3)
-    assert told["error"]["code"] == "file-unreadable"
+    words = ["quote", quotes(desk)[0], "--collateral", "/nowhere"]
+    desk.refused("file-unreadable", *words, exit_status=3)

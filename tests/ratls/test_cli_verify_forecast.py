@@ -21,6 +21,7 @@ from simulation.intel import root_name
 from tests.support.intel import AT, World
 from tests.support.parties import Consortium, known_digest
 from tests.support.refusal import count_refusal
+from tests.support.typed import Folder, typed
 from verifier.quote import Quote
 
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
@@ -30,10 +31,9 @@ OTHER = W.with_platform()  # a second machine of the same kind
 
 
 @dataclass
-class Desk:
+class Desk(Folder):
     """A folder with what an operator has there, and the command."""
 
-    folder: Path
     parties: Consortium
 
     @classmethod
@@ -45,11 +45,6 @@ class Desk:
             machines=[f"ppid:{W.platform.tcb.ppid.hex()}"],
         )
         return cls(folder, parties)
-
-    def file(self, name: str, content: bytes) -> str:
-        path = self.folder / name
-        path.write_bytes(content)
-        return str(path)
 
     def quote(self, name: str = "q.bin", w: World = W, **altered: Any) -> str:
         return self.file(name, w.quote(**({"isv_prod_id": 0} | altered)))
@@ -74,12 +69,7 @@ class Desk:
         if "--policy" in arguments:
             file = Path(arguments[arguments.index("--policy") + 1])
             common += ["--digest", known_digest(file)] if file.exists() else []
-        result = CliRunner().invoke(app, common)
-        if exit_status:
-            count_refusal()
-        assert "Traceback" not in result.output
-        assert result.exit_code == exit_status, result.output
-        return result
+        return typed(app, common, exit_status)
 
     def lines(self, *arguments: str, **options: Any) -> list[dict[str, Any]]:
         result = self.run(*arguments, "--json", **options)

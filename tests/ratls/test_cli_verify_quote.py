@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from simulation.intel import root_name
 from tests.support.intel import AT, World
 from tests.support.parties import Consortium, known_digest
 from tests.support.refusal import count_refusal
+from tests.support.typed import Folder
 from tests.support.waiting import HANG_LIMIT
 from tests.verifier.test_responses import folder_of
 from verifier.quote import Quote
@@ -33,17 +33,8 @@ RATLS = str(Path(sys.executable).with_name("ratls"))
 WARNING = " SIMULATION  no hardware protects anything here\n"  # on stderr, always
 
 
-@dataclass
-class Desk:
+class Desk(Folder):
     """A folder with quotes, and the command as it is typed, in a process of its own."""
-
-    folder: Path
-
-    def file(self, name: str, content: bytes) -> str:
-        path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-        return str(path)
 
     def bundle(self, w: World = W, **altered: Any) -> str:
         name = f"{w.platform.tcb.fmspc.hex()}-{len(altered)}.json"

@@ -196,6 +196,6 @@ def test_a_verdict_on_one_address_is_not_asked_again_at_the_next(
 
 
 def test_a_name_is_resolved_once_and_an_unknown_one_refused() -> None:
-    assert Address.parse("localhost:7443").resolve().is_numeric
+    assert Address.parse("localhost:7443").resolve_all(HANG_LIMIT)[0].is_numeric
     with refused(PeerUnreachable):
-        Address.parse("nowhere.invalid:7443").resolve()
+        Address.parse("nowhere.invalid:7443").resolve_all(HANG_LIMIT)

@@ -220,26 +220,36 @@ def test_genuine_quotes_of_trust_domains_are_rebuilt_byte_for_byte(
         assert isinstance(quote.report, TdReport)
         values = {name: getattr(quote.report, name) for name in TdReportForm.__slots__}
         body = TdReportForm(**values).encode()
-        header = HeaderForm(
-            version=quote.header.version,
-            tee_type=TDX,
-            qe_svn=quote.header.qe_svn,
-            pce_svn=quote.header.pce_svn,
-            user_data=quote.header.user_data,
-        )
-        form = QuoteForm(
-            header=header.encode(),
+        form = form_of(
+            quote,
+            body,
             descriptor=DescriptorForm.of(body).encode() if quote.header.version == 5 else b"",
-            report=body,
-            signature=quote.auth.signature,
-            attestation_key=quote.auth.attestation_key,
             outer_type=QE_REPORT,
-            qe_report=report_form(quote.auth.qe_report).encode(),
-            qe_report_signature=quote.auth.qe_report_signature,
-            qe_auth_data=quote.auth.qe_auth_data,
-            certification_data=quote.auth.certification_data,
         )
         assert form.encode() == raw
+
+
+def form_of(quote: Quote, body: bytes, **more: Any) -> QuoteForm:
+    """The quote as the simulation would write it, around a report's bytes."""
+    header, auth = quote.header, quote.auth
+    tee = {} if isinstance(quote.report, EnclaveReport) else {"tee_type": TDX}
+    return QuoteForm(
+        header=HeaderForm(
+            version=header.version,
+            qe_svn=header.qe_svn,
+            pce_svn=header.pce_svn,
+            user_data=header.user_data,
+            **tee,
+        ).encode(),
+        report=body,
+        signature=auth.signature,
+        attestation_key=auth.attestation_key,
+        qe_report=report_form(auth.qe_report).encode(),
+        qe_report_signature=auth.qe_report_signature,
+        qe_auth_data=auth.qe_auth_data,
+        certification_data=auth.certification_data,
+        **more,
+    )
 
 
 def report_form(report: EnclaveReport) -> ReportForm:
@@ -253,21 +263,7 @@ def test_genuine_quotes_are_rebuilt_byte_for_byte(genuine_quotes: list[bytes]) -
     """Offsets, byte orders and the lengths that are counted."""
     for raw in genuine_quotes:
         quote = Quote.parse(raw)
-        header = HeaderForm(
-            qe_svn=quote.header.qe_svn,
-            pce_svn=quote.header.pce_svn,
-            user_data=quote.header.user_data,
-        )
-        form = QuoteForm(
-            header=header.encode(),
-            report=report_form(quote.enclave).encode(),
-            signature=quote.auth.signature,
-            attestation_key=quote.auth.attestation_key,
-            qe_report=report_form(quote.auth.qe_report).encode(),
-            qe_report_signature=quote.auth.qe_report_signature,
-            qe_auth_data=quote.auth.qe_auth_data,
-            certification_data=quote.auth.certification_data,
-        )
+        form = form_of(quote, report_form(quote.enclave).encode())
         assert form.encode() == raw
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -91,10 +92,34 @@ def test_platform_extension_is_byte_exact() -> None:
     assert form.encode() == bytes.fromhex("30820229") + PROCESSOR_FORM[4:-3] + PLATFORM_TAIL
 
 
+PCK, ATTESTATION = key_of(0x11), key_of(0x22)
+
+
+def quoting(isv_prod_id: int) -> dict[str, Any]:
+    """What all cases of dcap.md 8.2 say of the quoting enclave; the quote is not signed yet."""
+    auth_data = bytes(range(32))
+    report = ReportForm(
+        cpu_svn=CPU_SVN,
+        flags=INIT | MODE64BIT | PROVISION_KEY,
+        mr_enclave=b"\x51" * 32,
+        mr_signer=b"\x52" * 32,
+        isv_prod_id=isv_prod_id,
+        isv_svn=8,
+        report_data=binding(public_point(ATTESTATION), auth_data),
+    ).encode()
+    return {
+        "signature": b"",
+        "attestation_key": b"",
+        "qe_report": report,
+        "qe_report_signature": sign_raw(PCK, report),
+        "qe_auth_data": auth_data,
+        "certification_data": bytes(range(16)) + CPU_SVN + b"\x0b\x00" + b"\x00\x00",
+        "certification_data_type": 1,
+    }
+
+
 def test_quote_of_case_a_is_byte_exact() -> None:
     """dcap.md 8.2, A: a version 3 quote with every field set, signed as RFC 6979 says."""
-    pck, attestation = key_of(0x11), key_of(0x22)
-    qe_auth_data = bytes(range(32))
     report = ReportForm(
         cpu_svn=CPU_SVN,
         flags=INIT | MODE64BIT | KSS,
@@ -108,27 +133,16 @@ def test_quote_of_case_a_is_byte_exact() -> None:
         isv_family_id=b"\xe5" * 16,
         report_data=bytes(range(64)),
     )
-    qe_report = ReportForm(
-        cpu_svn=CPU_SVN,
-        flags=INIT | MODE64BIT | PROVISION_KEY,
-        mr_enclave=b"\x51" * 32,
-        mr_signer=b"\x52" * 32,
-        isv_svn=8,
-        report_data=binding(public_point(attestation), qe_auth_data),
-    ).encode()
     quote = QuoteForm(
         header=HeaderForm(user_data=bytes(range(16)) + bytes(4)).encode(),
         report=report.encode(),
-        signature=b"",
-        attestation_key=b"",
-        qe_report=qe_report,
-        qe_report_signature=sign_raw(pck, qe_report),
-        qe_auth_data=qe_auth_data,
-        certification_data=bytes(range(16)) + CPU_SVN + b"\x0b\x00" + b"\x00\x00",
-        certification_data_type=1,
-    ).signed_by(attestation)
+        **quoting(isv_prod_id=1),
+    ).signed_by(ATTESTATION)
     raw = quote.encode()
-    assert sha256(qe_report) == "25c94597633c30bd79177d8e4d137069852f7a8a69a33cd94e456815a31df8e7"
+    assert (
+        sha256(quote.qe_report)
+        == "25c94597633c30bd79177d8e4d137069852f7a8a69a33cd94e456815a31df8e7"
+    )
     assert sha256(quote.signed) == (
         "245ef4c74f7c3e9ae01bdfc1aecf61b642ab4a26f69288df8553cc336298c2a8"
     )
@@ -187,34 +201,20 @@ def test_quotes_of_trust_domains_are_byte_exact(
     version: int, report: TdReportForm, sizes: tuple[int, int], signed: str, whole: str
 ) -> None:
     """dcap.md 8.2, B to D: the descriptor of version 5 is signed, the QE's report wrapped."""
-    pck, attestation = key_of(0x11), key_of(0x22)
-    qe_auth_data = bytes(range(32))
-    qe_report = ReportForm(
-        cpu_svn=CPU_SVN,
-        flags=INIT | MODE64BIT | PROVISION_KEY,
-        mr_enclave=b"\x51" * 32,
-        mr_signer=b"\x52" * 32,
-        isv_prod_id=2,
-        isv_svn=8,
-        report_data=binding(public_point(attestation), qe_auth_data),
-    ).encode()
     header = HeaderForm(version=version, tee_type=TDX, user_data=bytes(range(16)) + bytes(4))
     body = report.encode()
     quote = QuoteForm(
         header=header.encode(),
         descriptor=DescriptorForm.of(body).encode() if version == 5 else b"",
         report=body,
-        signature=b"",
-        attestation_key=b"",
         outer_type=QE_REPORT,
-        qe_report=qe_report,
-        qe_report_signature=sign_raw(pck, qe_report),
-        qe_auth_data=qe_auth_data,
-        certification_data=bytes(range(16)) + CPU_SVN + b"\x0b\x00" + b"\x00\x00",
-        certification_data_type=1,
-    ).signed_by(attestation)
+        **quoting(isv_prod_id=2),
+    ).signed_by(ATTESTATION)
     raw = quote.encode()
-    assert sha256(qe_report) == "6ba3195d2adfd4588a2006b08d84d614ec853d91375d2caec2d85f7324be31bb"
+    assert (
+        sha256(quote.qe_report)
+        == "6ba3195d2adfd4588a2006b08d84d614ec853d91375d2caec2d85f7324be31bb"
+    )
     assert (len(quote.signed), len(raw)) == sizes
     assert sha256(quote.signed) == signed
     assert sha256(raw) == whole

@@ -85,15 +85,20 @@ def test_the_revocation_of_others_is_no_obstacle() -> None:
     W.verify(collateral=W.collateral(pck_crl=others))
 
 
-def test_identity_has_a_signer_of_its_own_that_is_revoked() -> None:
-    """N105, N143: the two documents may name different editions of the signer; both are judged."""
-    forms: list[CertificateForm] = []
+def kept_in(forms: list[CertificateForm]) -> Callable[[CertificateForm], CertificateForm]:
+    """Changes nothing; the form of what is issued is noted."""
 
     def keep(form: CertificateForm) -> CertificateForm:
         forms.append(form)
         return form
 
-    w = World.create(tcb_signer=keep)
+    return keep
+
+
+def test_identity_has_a_signer_of_its_own_that_is_revoked() -> None:
+    """N105, N143: the two documents may name different editions of the signer; both are judged."""
+    forms: list[CertificateForm] = []
+    w = World.create(tcb_signer=kept_in(forms))
     other = replace(forms[0], serial=4711).issue()
     bundle = put(qe_identity_issuer_chain=other.pem + w.intel.root.pem)
     w.verify(collateral=w.collateral(bundle=bundle))
@@ -265,12 +270,7 @@ def test_issuer_chain_of_the_list_is_of_somebody_else(chain: str, leaf: type[Rat
 def test_reissued_authority_with_the_same_key_is_the_same_authority() -> None:
     """dcap.md 2.3: Intel reissued its PCK authorities; certificates differ, name and key do not."""
     forms: list[CertificateForm] = []
-
-    def keep(form: CertificateForm) -> CertificateForm:
-        forms.append(form)
-        return form
-
-    w = World.create(platform_ca=keep)
+    w = World.create(platform_ca=kept_in(forms))
     reissued = replace(forms[0], serial=4711, not_after=AT + timedelta(days=9000)).issue()
     bundle = put(pck_crl_issuer_chain=reissued.pem + w.intel.root.pem)
     w.verify(collateral=w.collateral(bundle=bundle))

@@ -248,44 +248,37 @@ FORGED: list[Any] = [
 ]
 
 
+def require_asked_alone(
+    tmp_path: Path,
+    leaf: type[e.RatlsError],
+    published: Collateral = PUBLISHED,
+    altered: dict[str, Alter] | None = None,
+    quotes: dict[str, bytes] | None = None,
+) -> None:
+    """The first service's answer is refused, and the second, a genuine one, is not asked."""
+    first, second = folders(tmp_path)
+    with peer(first, published, altered) as one, peer(second, PUBLISHED) as other, refused(leaf):
+        fetch(one, quotes, other)
+    assert other.seen == []
+
+
 @pytest.mark.parametrize(("altered", "leaf"), FORGED)
 def test_nobody_else_is_asked_after_a_forgery(
     tmp_path: Path, altered: dict[str, Alter], leaf: type[e.RatlsError]
 ) -> None:
     """An attack on the first must not be papered over by the second."""
-    first, second = folders(tmp_path)
-    with (
-        peer(first, PUBLISHED, altered) as one,
-        peer(second, PUBLISHED) as other,
-        refused(leaf),
-    ):
-        fetch(one, None, other)
-    assert other.seen == []
+    require_asked_alone(tmp_path, leaf, altered=altered)
 
 
 def test_nobody_else_is_asked_whether_a_revoked_platform_is_good(tmp_path: Path) -> None:
     """Going on would look for a service that has not heard of it yet."""
-    first, second = folders(tmp_path)
     revoked = W.collateral(pck_crl=lambda c: replace(c, revoked=(W.platform.pck.serial,)))
-    with (
-        peer(first, revoked) as one,
-        peer(second, PUBLISHED) as other,
-        refused(CertificateRevoked),
-    ):
-        fetch(one, None, other)
-    assert other.seen == []
+    require_asked_alone(tmp_path, CertificateRevoked, revoked)
 
 
 def test_nobody_else_is_asked_about_a_forged_quote(tmp_path: Path) -> None:
-    first, second = folders(tmp_path)
     forged = W.quote(form=lambda f: replace(f, signature=bytes(64)))
-    with (
-        peer(first, PUBLISHED) as one,
-        peer(second, PUBLISHED) as other,
-        refused(QuoteSignatureInvalid),
-    ):
-        fetch(one, {"q.bin": forged}, other)
-    assert other.seen == []
+    require_asked_alone(tmp_path, QuoteSignatureInvalid, quotes={"q.bin": forged})
 
 
 def test_none_of_several_gives(tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""Options of several commands, and what they show of an enclave. Loads little."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from verifier.text import digest_text
+
+if TYPE_CHECKING:
+    from ratls.appraise import AdmittedCertificate, FreshEvidence
+
+CollateralFile = Annotated[Path, typer.Option(help="Collateral bundle of the platform.")]
+NewestState = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Remembers the newest collateral. Default: per user."),
+]
+AgreementFile = Annotated[Path, typer.Option(help="The agreement, signed by the parties.")]
+At = Annotated[
+    str | None, typer.Option(help="Moment of judgement: RFC 3339 or unix. Default: now.")
+]
+JsonLines = Annotated[bool, typer.Option("--json", help="Lines of JSON on stdout.")]
+NewerSgx = Annotated[
+    bool, typer.Option("--newer-sgx", help="Also read SGX quotes of versions 4 and 5.")
+]
+
+
+def enclave_facts(proof: AdmittedCertificate | FreshEvidence) -> dict[str, Any]:
+    """An enclave that was admitted, for machines."""
+    verified = proof.verified
+    return {
+        "enclave": proof.admission.enclave.name,
+        "mr_enclave": str(verified.quote.enclave.mr_enclave),
+        "instance": proof.claims.instance.hex(),
+        "policy_digest": digest_text(proof.claims.policy_hash),
+        "tcb_status": verified.tcb.status.value,
+        "advisory_ids": list(verified.tcb.advisory_ids),
+        "checks": proof.appraisal.as_json(),
+    }
