@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,10 +191,21 @@ class ServerExchange:
             ChunkNotOpenable: It was not sealed for its place.
             StreamTruncated, BulkBroken: It ended without `commit` or `received`.
         """
+        if self._awaited is None:
+            yield from self._opened(key, about, first, prove, None)
+            return
+        with closing(self._awaited.reader(self._silent_seconds, self._heard)) as beside:
+            yield from self._opened(key, about, first, prove, beside)
+
+    def _opened(
+        self,
+        key: StreamKey,
+        about: Digest,
+        first: int,
+        prove: Callable[[Nonce], object],
+        beside: BulkReader | None,
+    ) -> Iterator[Opened]:
         number, ended = first, False
-        beside: BulkReader | None = None
-        if self._awaited is not None:
-            beside = self._awaited.reader(self._silent_seconds, self._heard)
         while True:
             raw = beside.next() if beside is not None and not ended else None
             frame = self._next() if raw is None else None
