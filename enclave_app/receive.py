@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from enclave_app.access import require_release
 from enclave_app.exchange import TaskExchange
-from enclave_app.intake import Intake, Place
+from enclave_app.intake import Intake, Place, StreamsIncomplete
 from policy.commit import Commit
 from policy.errors import ResourceLimitError
 from policy.receipt import Acknowledgement
@@ -103,8 +103,7 @@ class _Release:
         """
         if isinstance(refusal, StreamTruncated | BulkBroken):
             return True
-        beside = self._enclave.policy.transport.bulk == "sealed"
-        return beside and isinstance(refusal, ChunkNotOpenable | ChunkUnexpected | SequenceBroken)
+        return self._enclave.policy.transport.bulk == "sealed" and isinstance(refusal, _BESIDE)
 
     def _new_intake(self) -> Intake:
         enclave, asked = self._enclave, self._asked
@@ -249,6 +248,10 @@ class _Release:
             tls_spki=identity.spki,
             receipt_key=identity.receipt_spki,
         ).seal(identity.receipt_signer)
+
+
+# What bytes from anybody cause on the connection beside TLS; the last by a pause put in.
+_BESIDE = (ChunkNotOpenable, ChunkUnexpected, SequenceBroken, StreamsIncomplete)
 
 
 class CommitOfAnotherRelease(StreamIntegrityError):

@@ -190,9 +190,11 @@ class EnclaveServer:
 def _listen_beside(address: Address) -> BulkListener:
     """For sealed chunks: on the next port, or any free one where any was asked for."""
     beside = Address(address.host, address.port + 1 if address.port else 0)
+    if beside.port > 0xFFFF:
+        raise _unusable(beside)
     try:
         return BulkListener(beside)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise _unusable(beside) from error
 
 
