@@ -31,6 +31,10 @@ def serve(
     listen: Annotated[
         str, typer.Option("--listen", help="HOST:PORT; port 0 takes a free one.")
     ] = "127.0.0.1:0",
+    spill: Annotated[
+        Path | None,
+        typer.Option("--spill", help="Let rows wait, sealed, in a nameless file in this folder."),
+    ] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the address as one JSON object.")
     ] = False,
@@ -61,6 +65,7 @@ def serve(
             listen=listen,
             attester=resolved,
             roots=known_roots(),
+            spill=spill,
             ready=lambda fields: shell.announce(fields, f"ready {fields['ready']}"),
         )
 

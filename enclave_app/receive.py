@@ -116,6 +116,7 @@ class _Release:
             enclave.need(asked.task),
             enclave.seconds() + enclave.limits.exchange_seconds,
             asked.hello.release,
+            enclave.spill,
         )
 
     def _prove(self, nonce: Nonce) -> bytes:

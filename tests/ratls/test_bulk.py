@@ -243,7 +243,7 @@ def test_a_thousand_silent_strangers_cost_no_thread_and_shut_out_nobody() -> Non
         awaited = listener.expect()
         with reading(listener, awaited) as reader:
             assert bytes(reader.next() or b"") == b"chunk"
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
         assert len(listener._strangers) <= STRANGERS
         assert ended(strangers[0])
         assert is_open(strangers[-1])
