@@ -261,7 +261,7 @@ class BulkSender:
         self._waiting: queue.Queue[Callable[[], tuple[bytes, ...]] | None] = queue.Queue(_AHEAD)
         self.broken: BaseException | None = None
         self._made = threading.Condition()  # notified when a chunk was made
-        threading.Thread(target=self._run, name="bulk", daemon=True).start()
+        threading.Thread(target=self._run, name="chunks", daemon=True).start()
 
     def offer(self, chunk: Callable[[], tuple[bytes, ...]]) -> bool:
         """Let the thread make and send a chunk, given in parts; False if others wait still.

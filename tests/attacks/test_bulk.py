@@ -29,7 +29,7 @@ from ratls.address import Address
 from ratls.bulk import BulkListener
 from ratls.client_call import PeerRefused
 from ratls.client_stream import Kept
-from ratls.errors import CallFailed
+from ratls.errors import CallFailed, DeadlineExceeded
 from ratls.framing import ChunkUnexpected, Kind, MessageUnexpected, chunk_frame
 from ratls.sealing import ChunkHead, ChunkNotOpenable, StreamKey, seal_stream_key
 from ratls.server_stream import SequenceBroken, ServerExchange
@@ -427,6 +427,43 @@ def test_the_attested_stream_ends_while_chunks_are_awaited(
     eventually(lambda: not honest.live.server._slots._running.total())
     assert not listener_of(honest.live)._awaited
     assert honest.run()
+
+
+@pytest.fixture
+def large(world: EnclaveWorld, honest: Release, tmp_path: Path) -> Desk:
+    """Alice with 9 MB, more than sockets and queues take before somebody reads."""
+    alice = Desk.of("alice", world, tmp_path, honest.live.address)
+    alice.write(rows(1, 3000, patient=[f"patient-{i}-{'x' * 3000}" for i in range(3000)]))
+    return alice
+
+
+def test_chunks_that_nobody_reads(honest: Release, large: Desk) -> None:
+    """F11: the provider's command ends with its deadline, and its thread with it."""
+    more = threading.Event()
+
+    def held(n: int, frame: bytes) -> list[bytes]:
+        more.wait(HANG_LIMIT)
+        return [frame]
+
+    honest.middle.edit = held
+    with large.refuses(DeadlineExceeded):
+        large.push(honest.task, timeout=2.0)
+    more.set()
+    eventually(lambda: all(thread.name != "chunks" for thread in threading.enumerate()))
+    assert not honest.counts()
+    assert large.push(honest.task).commit.rows == 3000
+
+
+def test_the_provider_is_refused_while_its_chunks_are_on_the_way(
+    honest: Release, large: Desk
+) -> None:
+    """What the enclave says on the attested stream is told, and not that the other one broke."""
+    honest.middle.edit = altered(40, 0)
+    with large.refuses(PeerRefused) as seen:
+        large.push(honest.task)
+    assert seen.error.peer_code == ChunkNotOpenable.code
+    honest.middle.edit = lambda n, frame: [frame]
+    assert large.push(honest.task).commit.rows == 3000
 
 
 # Chunks where they are not due, and ports where none is.
