@@ -1,4 +1,5 @@
-"""The connection that carries sealed chunks beside TLS: who is taken, and what is read (F10, F18).
+"""The connection that carries sealed chunks beside TLS: who is taken, and what is read (F10, F18;
+channel.md 7).
 
 Nobody on it is known before a chunk opens, so all of these tests are about strangers.
 """

@@ -1,4 +1,5 @@
-"""A result comes in parts, none of them larger than a mebibyte, and all as announced (F09, F15)."""
+"""A result comes in parts, none of them larger than a mebibyte, and all as announced (F09, F15;
+channel.md 8)."""
 
 from __future__ import annotations
 
