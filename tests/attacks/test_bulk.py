@@ -36,8 +36,9 @@ from ratls.server_stream import SequenceBroken, ServerExchange
 from tests.provider.desk import CANARY, Desk
 from tests.support.documents import contents
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows
+from tests.support.frame_relay import Cut, FrameRelay
 from tests.support.refusal import count_refusal, refused
-from tests.support.relay import Cut, FrameRelay, Relay
+from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT, eventually
 from verifier.errors import RatlsError
 
