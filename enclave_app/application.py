@@ -17,9 +17,11 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 from enclave_app.compute import agreed, compute, denied, own_reasons, required
@@ -27,6 +29,7 @@ from enclave_app.errors import ComputeDeniedError
 from enclave_app.intake import Intake
 from enclave_app.limits import Limits, MemoryBudget, Need
 from enclave_app.session import Denied, Released, Sessions, Ticket
+from enclave_app.spill import require_folder
 from enclave_app.worker import Workers, supervised
 from policy.agreement import CompleteAgreement, require_window
 from policy.document import Policy, digest_text
@@ -80,9 +83,13 @@ class Enclave:
         limits: Limits,
         clock: Callable[[], datetime],
         seconds: Callable[[], float],
+        spill: Path | None = None,
     ) -> None:
         self.policy, self.identity, self.mode, self.limits = policy, identity, mode, limits
-        self.clock, self.seconds = clock, seconds
+        self.clock, self.seconds, self.spill = clock, seconds, spill
+        # One task at a time takes back memory for rows that waited in a file: two that each had
+        # half of it would wait for each other.
+        self._loading = threading.Lock()
         self.sessions: Sessions[Intake] = Sessions(limits)
         self.memory = MemoryBudget(limits.held_bytes, limits.party_bytes)
         self._log = log
@@ -100,6 +107,7 @@ class Enclave:
         limits: Limits | None = None,
         clock: Callable[[], datetime] = _now,
         seconds: Callable[[], float] = time.monotonic,
+        spill: Path | None = None,
     ) -> Self:
         """Make keys and evidence for this agreement, which is obeyed until the process ends.
 
@@ -107,10 +115,12 @@ class Enclave:
             agreement: Complete; that it is the right one, its digest in all evidence proves.
             clock: Under the host's control. Providers judge time by clocks of their own.
             seconds: Monotonic, for limits.
+            spill: A folder where rows may wait, sealed; None: all rows stay in memory.
 
         Raises:
             AttesterModeMismatch: A simulation for a policy that demands hardware, or the reverse.
             PolicyExpiredError: The policy does not hold now.
+            SpillFolderUnusable: Nothing can be written there.
             AttesterError: No quote could be had.
         """
         at = clock()
@@ -118,6 +128,8 @@ class Enclave:
         wanted = RootName.parse(policy.platform.root).mode
         if attester.mode is not wanted:
             raise AttesterModeMismatch("attester", expected=wanted.value, found=attester.mode.value)
+        if spill is not None:
+            require_folder(spill)
         identity = EnclaveIdentity.create(attester, policy.digest, at=at)
         return cls(
             policy,
@@ -127,6 +139,7 @@ class Enclave:
             limits=limits or Limits(),
             clock=clock,
             seconds=seconds,
+            spill=spill,
         )
 
     def stop(self) -> None:
@@ -216,7 +229,9 @@ class Enclave:
         reasons = dict.fromkeys(computation.inputs, ComputationFailed.code)
         try:
             self.require_window(task, "computation", self._log)
-            tables = [intake.table() for intake in inputs]
+            waits = any(intake.waits for intake in inputs)
+            with self._loading if waits else nullcontext():
+                tables = [intake.table(check) for intake in inputs]
             if computation.release.reasons:
                 reasons = own_reasons(self.policy, task, tables, check)
             outcome = compute(self.policy, task, tables, check)

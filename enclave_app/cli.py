@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,9 @@ def serve(
     agreement: AgreementFile,
     attester: Annotated[str, typer.Option(help="What makes the quotes, like simulation:DIR.")],
     listen: Annotated[str, typer.Option(help="HOST:PORT; 0 takes a free port.")] = "127.0.0.1:0",
+    spill: Annotated[
+        Path | None, typer.Option(help="Let rows wait, sealed, in a nameless file in this folder.")
+    ] = None,
     json_output: Json = False,
     *,
     allow_simulation: bool = False,
@@ -55,6 +59,7 @@ def serve(
             listen=listen,
             attester=resolved,
             roots=known_roots(),
+            spill=spill,
             ready=lambda fields: shell.announce(fields, f"ready {fields['ready']}"),
         )
 

@@ -167,7 +167,7 @@ def padded_size(longest: int) -> int:
 
 
 class ResultTooLarge(ReleaseDeniedError):
-    """The result is longer than one message to a recipient may be."""
+    """The result is longer than any that a recipient is given."""
 
     code = "result-too-large"
     default_fix = "agree on a smaller output, or on inputs with fewer rows"

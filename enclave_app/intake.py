@@ -17,12 +17,15 @@ number n of stream s is number n x streams + s of the whole: that is the order o
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow as pa
 
 from enclave_app.errors import AttemptClosed
 from enclave_app.limits import Limits, MemoryShare, Need
+from enclave_app.spill import Spill, Spilled
 from policy.errors import InvalidDataError, ResourceLimitError
 from policy.rows import BatchCheck, schema_digest
 from policy.sections import Dataset
@@ -73,8 +76,9 @@ class StreamsIncomplete(StreamIntegrityError):
 
 @dataclass(slots=True)
 class _Chunk:
-    rows: pa.RecordBatch
-    message: pa.Buffer  # of which the columns are views
+    rows: int
+    message: pa.Buffer | Spilled
+    batch: pa.RecordBatch | None  # views of the message; None where it waits in the spill file
 
 
 @dataclass(slots=True)
@@ -97,6 +101,7 @@ class Intake:
         need: Need,
         until: float,
         release: bytes = b"",
+        spill: Path | None = None,
     ) -> None:
         """Take nothing yet.
 
@@ -106,6 +111,7 @@ class Intake:
                 them: a boolean is a bit here and 48 bytes in a training.
             until: When the release must have ended, by the monotonic clock.
             release: The provider's name for it: connections with another begin another release.
+            spill: A folder where rows beyond `Limits.resident_bytes` wait; None: all in memory.
         """
         self._dataset, self._limits, self._memory = dataset, limits, memory
         self._need, self.release = need, release
@@ -117,6 +123,9 @@ class Intake:
         self._closed = False
         self._complete = False  # a commit is being judged: nothing is added to what it is about
         self._held = 0
+        self._folder = spill
+        self._spill: Spill | None = None
+        self._waiting = 0  # bytes that rows in the spill file will need
         self._streams: list[_Stream] = []
         self.rows = 0
 
@@ -165,11 +174,21 @@ class Intake:
             self._complete = True
             return [stream.tally for stream in self._streams]
 
-    def table(self) -> pa.Table:
-        """All rows, in the order of the source."""
+    def table(self, check: Callable[[], None] = lambda: None) -> pa.Table:
+        """All rows, in the order of the source. Those that waited in a file take memory again.
+
+        Args:
+            check: Called while there is no room for them; raises where the task must end.
+
+        Raises:
+            ChunkNotOpenable, SpillFailed: The file has other bytes, or none.
+        """
+        self._memory.wait(self._waiting, check)
+        with self._lock:
+            self._held, self._waiting = self._held + self._waiting, 0
         return pa.Table.from_batches(
             [
-                stream.chunks[turn].rows
+                self._batch(stream.chunks[turn])
                 for turn in range(max((len(s.chunks) for s in self._streams), default=0))
                 for stream in self._streams
                 if turn < len(stream.chunks)
@@ -177,13 +196,32 @@ class Intake:
             self._schema,
         )
 
+    @property
+    def waits(self) -> bool:
+        """Are there rows in the spill file?"""
+        return self._waiting > 0
+
+    def _batch(self, chunk: _Chunk) -> pa.RecordBatch:
+        """Rows that waited are those that were validated: nobody else could seal them."""
+        if chunk.batch is not None:
+            return chunk.batch
+        return read_batch(self._message(chunk), self._schema, most_rows=MOST_ROWS)
+
+    def _message(self, chunk: _Chunk) -> pa.Buffer:
+        if isinstance(chunk.message, Spilled):
+            assert self._spill is not None
+            return self._spill.get(chunk.message)
+        return chunk.message
+
     def close(self) -> None:
         """Forget the rows and give their memory back. Closing twice does nothing."""
         with self._lock:
             self._closed = True
             self._streams = []
             self._memory.give(self._held)
-            self._held = 0
+            self._held = self._waiting = 0
+            if self._spill is not None:
+                self._spill.close()
 
     def add(
         self, place: Place, stream: _Stream, message: pa.Buffer, tag: bytes, last: bool
@@ -201,6 +239,7 @@ class Intake:
             # the answer. The provider's own check names it.
             raise RowsNotAsDeclared("rows", expected="as declared", found="others") from refusal
         size = message.size + self._need.bytes(batch.num_rows, message.size)
+        spilled = self._spilled(message)
         with self._lock:
             self._require_unfinished()
             if place.superseded:
@@ -209,13 +248,28 @@ class Intake:
                 raise StreamOversized(
                     "release", expected=f"at most {self._dataset.max_rows} rows", found="more"
                 )
-            self._memory.take(size)
-            self._held += size
+            if spilled is None:
+                self._memory.take(size)
+                self._held += size
+                stream.chunks.append(_Chunk(batch.num_rows, message, batch))
+            else:
+                self._memory.require_possible(self._held + self._waiting + size)
+                self._waiting += size
+                stream.chunks.append(_Chunk(batch.num_rows, spilled, None))
             self.rows += batch.num_rows
-            stream.chunks.append(_Chunk(batch, message))
             stream.rows += batch.num_rows
             stream.ended = last
             stream.tally.add(tag, batch.num_rows)
+
+    def _spilled(self, message: pa.Buffer) -> Spilled | None:
+        """Where the message waits; None where it stays in memory."""
+        if self._folder is None or self._held < self._limits.resident_bytes:
+            return None
+        with self._lock:
+            self._require_open()
+            if self._spill is None:
+                self._spill = Spill(self._folder)
+        return self._spill.put(message)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -232,7 +286,7 @@ class Intake:
         """Salted, of the rows that a stream has brought."""
         digest = RowDigest(salt, schema_digest(self._dataset))
         for number, chunk in enumerate(stream.chunks):
-            digest.add(number, chunk.rows.num_rows, message_digest(chunk.message))
+            digest.add(number, chunk.rows, message_digest(self._message(chunk)))
         return digest.digest()
 
 
@@ -264,7 +318,7 @@ class Place:
             BatchesExceeded, StreamOversized: One chunk or row too many.
             RowsHeaderMalformed: Not plain rows of the agreed columns.
             RowsNotAsDeclared: A value that the policy does not allow.
-            MemoryExhausted: No room.
+            MemoryExhausted, SpillFailed: No room in memory, or on the disk.
             AttemptClosed: By a later connection or release, or because the task expired.
         """
         self._intake.add(self, self._stream, message, tag, last)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from policy.errors import ResourceLimitError
 from verifier.files import MEBIBYTE
+
+WAIT_SECONDS = 1.0  # between two looks at whether a task that waits for memory must end
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Limits:
     # Rows of all tasks and all running releases, and what computing with them needs.
     held_bytes: int = 8192 * MEBIBYTE
     party_bytes: int = 6144 * MEBIBYTE  # of it, rows of one provider
+    resident_bytes: int = 256 * MEBIBYTE  # of one release; more may wait in a file, if there is one
     batches: int = 100_000  #             of one release
     exchange_seconds: float = 3600.0
     hello_seconds: float = 15.0  #        from the start of a call to its first frame
@@ -104,8 +107,8 @@ class MemoryBudget:
     """Bytes that the rows of all releases and tasks take, computing included."""
 
     def __init__(self, limit: int, party_limit: int) -> None:
-        self._free, self._lock = limit, threading.Lock()
-        self._party_limit = party_limit
+        self._free, self._lock = limit, threading.Condition()  # notified when bytes are given back
+        self._most, self._party_limit = min(limit, party_limit), party_limit
         self._held: Counter[str] = Counter()
 
     def of(self, party: str) -> MemoryShare:
@@ -124,16 +127,43 @@ class MemoryBudget:
             MemoryExhausted: They do not fit.
         """
         with self._lock:
-            if size > min(self._free, self._party_limit - self._held[party]):
-                raise MemoryExhausted("rows held", expected="room", found="none for this batch")
-            self._free -= size
-            self._held[party] += size
+            if size > self._room(party):
+                raise _exhausted()
+            self._take(party, size)
+
+    def _room(self, party: str) -> int:
+        return min(self._free, self._party_limit - self._held[party])
+
+    def _take(self, party: str, size: int) -> None:
+        self._free -= size
+        self._held[party] += size
+
+    def wait(self, party: str, size: int, check: Callable[[], None]) -> None:
+        """Account for `size` bytes as soon as they fit. `check`: may raise, meanwhile."""
+        with self._lock:
+            while size > self._room(party):
+                check()
+                self._lock.wait(WAIT_SECONDS)
+            self._take(party, size)
+
+    def require_possible(self, size: int) -> None:
+        """So many bytes of one provider fit, at least when nobody else has any.
+
+        Raises: MemoryExhausted.
+        """
+        if size > self._most:
+            raise _exhausted()
 
     def give(self, party: str, size: int) -> None:
         """Return what was taken."""
         with self._lock:
             self._free += size
             self._held[party] -= size
+            self._lock.notify_all()
+
+
+def _exhausted() -> MemoryExhausted:
+    return MemoryExhausted("rows held", expected="room", found="none for this batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +176,14 @@ class MemoryShare:
     def take(self, size: int) -> None:
         """As `MemoryBudget.take`."""
         self.budget.take(self.party, size)
+
+    def wait(self, size: int, check: Callable[[], None]) -> None:
+        """As `MemoryBudget.wait`."""
+        self.budget.wait(self.party, size, check)
+
+    def require_possible(self, size: int) -> None:
+        """As `MemoryBudget.require_possible`."""
+        self.budget.require_possible(size)
 
     def give(self, size: int) -> None:
         """As `MemoryBudget.give`."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from enclave_app.access import require_release
 from enclave_app.exchange import TaskExchange
-from enclave_app.intake import Intake, Place
+from enclave_app.intake import Intake, Place, StreamsIncomplete
 from policy.commit import Commit
 from policy.errors import ResourceLimitError
 from policy.receipt import Acknowledgement
@@ -22,9 +22,15 @@ from policy.rows import schema_digest
 from policy.values import Digest, Nonce
 from ratls.bulk import BulkBroken
 from ratls.errors import StreamIntegrityError
-from ratls.framing import MessageUnexpected
-from ratls.sealing import RELEASE_ID_SIZE, SealingKey, Transcript, tags_digest
-from ratls.server_stream import Open, StreamTruncated
+from ratls.framing import ChunkUnexpected, MessageUnexpected
+from ratls.sealing import (
+    RELEASE_ID_SIZE,
+    ChunkNotOpenable,
+    SealingKey,
+    Transcript,
+    tags_digest,
+)
+from ratls.server_stream import Open, SequenceBroken, StreamTruncated
 
 
 class ExchangeTooLong(ResourceLimitError):
@@ -78,16 +84,26 @@ class _Release:
             self._evidence = self._prove(self._asked.hello.nonce)
             if not self._resumed():
                 self._receive(rows)
-        except (StreamTruncated, BulkBroken):
-            raise  # the connection broke: another may go on for a while
-        except BaseException:
-            # One that another has taken over from has no say any more.
-            if self._place is None or not self._place.superseded:
+        except BaseException as error:
+            # A connection that broke may be gone on with; one that another took over from has no
+            # say any more.
+            superseded = self._place is not None and self._place.superseded
+            if not (superseded or self._broke(error)):
                 sessions.end(self._ticket, dataset.id, rows)
             raise
         finally:
             kept = enclave.seconds() + enclave.limits.kept_seconds
             sessions.leave(self._ticket, dataset.id, rows, kept)
+
+    def _broke(self, refusal: BaseException) -> bool:
+        """Is this what anybody on the network can do, and not what the provider did?
+
+        Chunks beside TLS are nobody's until they open: whoever alters one must not cost the
+        provider what it sent before.
+        """
+        if isinstance(refusal, StreamTruncated | BulkBroken):
+            return True
+        return self._enclave.policy.transport.bulk == "sealed" and isinstance(refusal, _BESIDE)
 
     def _new_intake(self) -> Intake:
         enclave, asked = self._enclave, self._asked
@@ -100,6 +116,7 @@ class _Release:
             enclave.need(asked.task),
             enclave.seconds() + enclave.limits.exchange_seconds,
             asked.hello.release,
+            enclave.spill,
         )
 
     def _prove(self, nonce: Nonce) -> bytes:
@@ -153,13 +170,22 @@ class _Release:
         key = self._key.open_stream_key(opened.key, self._transcript(opened))
         self._stream.ready(*place.kept(key.salt))
         first = place.kept_chunks
-        for chunk in self._stream.sealed_rows(key, self._about, first=first, prove=self._prove):
-            self._asked.require_window("rows")
-            # Ends a stream that sends too slowly; one that is silent is ended by the server.
-            if self._enclave.seconds() > rows.until:
-                limit = self._enclave.limits.exchange_seconds
-                raise ExchangeTooLong("release", expected=f"its end in {limit:.0f} s", found="none")
+
+        def prove(nonce: Nonce) -> None:
+            self._require_time(rows)
+            self._prove(nonce)
+
+        for chunk in self._stream.sealed_rows(key, self._about, first=first, prove=prove):
+            self._require_time(rows)
             place.add(chunk.message, chunk.tag, last=chunk.last)
+
+    def _require_time(self, rows: Intake) -> None:
+        """For each chunk and each further challenge: no exchange goes on for ever."""
+        self._asked.require_window("rows")
+        # Ends a stream that sends too slowly; one that is silent is ended by the server.
+        if self._enclave.seconds() > rows.until:
+            limit = self._enclave.limits.exchange_seconds
+            raise ExchangeTooLong("release", expected=f"its end in {limit:.0f} s", found="none")
 
     def _transcript(self, opened: Open) -> Transcript:
         """What the key must be sealed for: own values, but for the number of the stream."""
@@ -223,6 +249,10 @@ class _Release:
             tls_spki=identity.spki,
             receipt_key=identity.receipt_spki,
         ).seal(identity.receipt_signer)
+
+
+# What bytes from anybody cause on the connection beside TLS; the last by a pause put in.
+_BESIDE = (ChunkNotOpenable, ChunkUnexpected, SequenceBroken, StreamsIncomplete)
 
 
 class CommitOfAnotherRelease(StreamIntegrityError):

@@ -80,10 +80,9 @@ class EnclaveServer:
         parties = enclave.policy.voters
         roots = client_roots([p.channel_certificate for p in parties])
         self._bulk: BulkListener | None = None
+        if enclave.policy.transport.bulk == "sealed":
+            self._bulk = _listen_beside(address)
         try:
-            if enclave.policy.transport.bulk == "sealed":
-                beside = Address(address.host, address.port + 1 if address.port else 0)
-                self._bulk = BulkListener(beside)
             self._server = FlightServer(
                 address,
                 (enclave.identity.certificate_pem, enclave.identity.key_pem),
@@ -92,12 +91,10 @@ class EnclaveServer:
                 exchange=self._exchange,
                 refuse=self._refuse_method,
             )
-        except (RuntimeError, OSError) as error:
-            raise ListenAddressUnusable(
-                str(address),
-                expected="a free port of this machine",
-                found="one in use, or another's",
-            ) from error
+        except RuntimeError as error:
+            if self._bulk is not None:
+                self._bulk.end()
+            raise _unusable(address) from error
         self.port = self._server.address.port
         self.address = str(self._server.address)  # as it is reached
         supervised("silence", self._watch, self._bug)
@@ -188,6 +185,23 @@ class EnclaveServer:
         if self._bulk is not None:
             self._bulk.close()
         return self._server.stop(seconds)
+
+
+def _listen_beside(address: Address) -> BulkListener:
+    """For sealed chunks: on the next port, or any free one where any was asked for."""
+    beside = Address(address.host, address.port + 1 if address.port else 0)
+    if beside.port > 0xFFFF:
+        raise _unusable(beside)
+    try:
+        return BulkListener(beside)
+    except OSError as error:
+        raise _unusable(beside) from error
+
+
+def _unusable(address: Address) -> ListenAddressUnusable:
+    return ListenAddressUnusable(
+        str(address), expected="a free port of this machine", found="one in use, or another's"
+    )
 
 
 def start_server(enclave: Enclave, address: Address, log: Log) -> EnclaveServer:

@@ -24,6 +24,7 @@ def serve(
     attester: Callable[[], Attester],
     roots: frozenset[str],
     ready: Callable[[Mapping[str, str]], None],
+    spill: Path | None = None,
 ) -> NoReturn:
     """Serve until SIGINT, SIGTERM or SIGHUP; then end the process: 130 for SIGINT, 0 otherwise.
 
@@ -32,6 +33,7 @@ def serve(
         listen: `HOST:PORT`; port 0 takes a free one.
         attester: Called first: without an attester nothing is read.
         roots: The roots that the policy may name.
+        spill: A folder where rows may wait, sealed; None: all rows stay in memory.
         ready: Told address (`ready`), mode, study and policy digest once the parties may connect.
 
     Raises:
@@ -57,7 +59,7 @@ def serve(
     complete = read.require_complete()
     address = listen_address(listen)
     log = open_log()
-    running = Enclave.start(complete, source, log=log)
+    running = Enclave.start(complete, source, log=log, spill=spill)
     with errors_logged(log), stop_signals() as stop:
         server = start_server(running, address, log)
         log.info("listening", address=server.address)

@@ -27,19 +27,21 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from ratls.address import Address
-from ratls.call_thread import WAKE_SECONDS
+from ratls.call_thread import WAKE_SECONDS, CallThread, pause
 from ratls.errors import CallFailed, StreamIntegrityError
 from ratls.sealing import MAX_CHUNK, TAG_SIZE, ChunkHead
 
 ID_SIZE = 16
 STRANGERS = 64  # connections whose id has not come yet
 ID_SECONDS = 5.0  # for the id to come
+CONNECT_SECONDS = 15.0
 _MOST = ChunkHead.SIZE + MAX_CHUNK + TAG_SIZE  # bytes of a frame
 _AHEAD = 2  # chunks that wait to be sent
+_BACKLOG = 1024  # connections that wait to be accepted: a full queue would delay the client's
+_NO_DESCRIPTOR_SECONDS = 0.1
 
 
 class BulkBroken(StreamIntegrityError):
@@ -53,30 +55,51 @@ def _broken(found: str) -> BulkBroken:
     return BulkBroken("connection of the chunks", expected="the next chunk", found=found)
 
 
-@dataclass(slots=True)
 class Awaited:
-    """A connection that one stream of a release expects."""
+    """A connection that one stream of a release expects. Any thread may close it."""
 
-    id: bytes = field(default_factory=lambda: secrets.token_bytes(ID_SIZE))
-    came: queue.SimpleQueue[socket.socket] = field(default_factory=queue.SimpleQueue)
-    connection: socket.socket | None = None
+    def __init__(self) -> None:
+        self.id = secrets.token_bytes(ID_SIZE)
+        self._changed = threading.Condition()
+        self._connection: socket.socket | None = None
+        self._closed = self._read = False
+
+    def give(self, connection: socket.socket) -> None:
+        """The connection has come."""
+        with self._changed:
+            if self._closed:
+                connection.close()
+                return
+            self._connection = connection
+            self._changed.notify_all()
 
     def reader(self, seconds: float, heard: Callable[[], None]) -> BulkReader:
-        """Wait for the connection. Raises: BulkBroken."""
-        try:
-            self.connection = self.came.get(timeout=seconds)
-        except queue.Empty as error:
-            raise _broken("no connection") from error
-        self.connection.settimeout(seconds)
-        return BulkReader(self.connection, heard)
+        """Wait for the connection.
+
+        Args:
+            seconds: For it to come, and then for each read from it.
+            heard: Called for each frame. Whoever counts the time cuts off a peer that is too slow.
+
+        Raises: BulkBroken.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._connection is not None, seconds)
+            if self._closed or self._connection is None:
+                raise _broken("no connection")
+            self._read = True
+        self._connection.settimeout(seconds)
+        return BulkReader(self._connection, heard)
 
     def close(self) -> None:
-        """End the connection, also while it is read from."""
-        with suppress(queue.Empty):
-            self.connection = self.connection or self.came.get_nowait()
-        if self.connection is not None:
-            with suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)  # wakes whoever reads from it
+        """End the connection, also while it is waited for or read from."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            if self._connection is not None:
+                with suppress(OSError):
+                    self._connection.shutdown(socket.SHUT_RDWR)  # wakes whoever reads from it
+                if not self._read:
+                    self._connection.close()
 
 
 class BulkListener:
@@ -85,13 +108,17 @@ class BulkListener:
     One thread for all of them: a stranger costs a descriptor for a few seconds.
     """
 
-    def __init__(self, address: Address) -> None:
-        """Raises: OSError, if the address cannot be listened on."""
+    def __init__(self, address: Address, seconds: Callable[[], float] = time.monotonic) -> None:
+        """Listen. `seconds`: a clock.
+
+        Raises: OSError, if the address cannot be listened on.
+        """
         self._listening = socket.create_server(
-            (address.host, address.port), family=_family(address), backlog=STRANGERS
+            (address.host, address.port), family=_family(address), backlog=_BACKLOG
         )
         self._listening.setblocking(False)
         self.port: int = self._listening.getsockname()[1]
+        self._seconds = seconds
         self._closed = False
         self._awaited: dict[bytes, Awaited] = {}
         self._strangers: dict[socket.socket, tuple[bytearray, float]] = {}
@@ -112,14 +139,17 @@ class BulkListener:
     def step(self) -> bool:
         """Called by one thread until it gives False: accept, read ids, drop who is late."""
         if self._closed:
-            self._listening.close()
+            self.end()
             return False
-        for key, _ in self._selector.select(WAKE_SECONDS):
-            if key.fileobj is self._listening:
-                self._accept()
-            else:
-                self._read_id(key.fileobj)
-        now = time.monotonic()
+        ready = [key.fileobj for key, _ in self._selector.select(WAKE_SECONDS)]
+        for stranger in ready:
+            if stranger is not self._listening:
+                self._read_id(stranger)
+        if self._listening in ready:  # last: it may end a stranger that is ready, too
+            for _ in range(STRANGERS):
+                if not self._accept():
+                    break
+        now = self._seconds()
         for stranger, (_, until) in list(self._strangers.items()):
             if until <= now:
                 self._forget(stranger).close()
@@ -129,20 +159,36 @@ class BulkListener:
         """Accept nothing more; the thread that calls `step` ends."""
         self._closed = True
 
-    def _accept(self) -> None:
-        with suppress(OSError):
+    def end(self) -> None:
+        """Close everything. For whom no thread calls `step`."""
+        for stranger in list(self._strangers):
+            self._forget(stranger).close()
+        self._selector.close()
+        self._listening.close()
+
+    def _accept(self) -> bool:
+        """False when no connection waits any more."""
+        try:
             stranger, _ = self._listening.accept()
-            if len(self._strangers) >= STRANGERS:
-                # The oldest goes: those who do not speak must not shut out those who do.
-                self._forget(next(iter(self._strangers))).close()
-            stranger.setblocking(False)
-            self._strangers[stranger] = bytearray(), time.monotonic() + ID_SECONDS
-            self._selector.register(stranger, selectors.EVENT_READ)
+        except BlockingIOError:
+            return False
+        except OSError:  # it has gone, or no descriptor is free
+            return pause(_NO_DESCRIPTOR_SECONDS)
+        stranger.setblocking(False)
+        self._strangers[stranger] = bytearray(), self._seconds() + ID_SECONDS
+        self._selector.register(stranger, selectors.EVENT_READ)
+        self._read_id(stranger)
+        if len(self._strangers) > STRANGERS:
+            # The oldest goes: those who do not speak must not shut out those who do.
+            self._forget(next(iter(self._strangers))).close()
+        return True
 
     def _read_id(self, stranger: Any) -> None:
         read, _ = self._strangers[stranger]
         try:
             part = stranger.recv(ID_SIZE - len(read))
+        except BlockingIOError:  # nothing yet
+            return
         except OSError:
             part = b""
         read += part
@@ -154,7 +200,7 @@ class BulkListener:
         if awaited is None:
             stranger.close()
         else:
-            awaited.came.put(stranger)
+            awaited.give(stranger)
 
     def _forget(self, stranger: socket.socket) -> socket.socket:
         self._selector.unregister(stranger)
@@ -181,6 +227,10 @@ class BulkReader:
         self._heard()
         return self._read(size) if size else None
 
+    def close(self) -> None:
+        """Called by the thread that reads."""
+        self._connection.close()
+
     def _read(self, size: int) -> memoryview:
         room, have = self._room[:size], 0
         while have < size:
@@ -199,8 +249,11 @@ class BulkSender:
 
     def __init__(self, address: Address, connection_id: bytes, seconds: float) -> None:
         """Connect. Raises: CallFailed."""
+        beside, limit = (address.host, address.port), min(seconds, CONNECT_SECONDS)
         try:
-            self._connection = socket.create_connection((address.host, address.port), seconds)
+            with CallThread() as thread:  # so that Ctrl-C is handled
+                self._connection = thread.run(lambda: socket.create_connection(beside, limit))
+            self._connection.settimeout(seconds)
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connection.sendall(connection_id)
         except OSError as error:
@@ -208,7 +261,7 @@ class BulkSender:
         self._waiting: queue.Queue[Callable[[], tuple[bytes, ...]] | None] = queue.Queue(_AHEAD)
         self.broken: BaseException | None = None
         self._made = threading.Condition()  # notified when a chunk was made
-        threading.Thread(target=self._run, name="bulk", daemon=True).start()
+        threading.Thread(target=self._run, name="chunks", daemon=True).start()
 
     def offer(self, chunk: Callable[[], tuple[bytes, ...]]) -> bool:
         """Let the thread make and send a chunk, given in parts; False if others wait still.
@@ -239,21 +292,23 @@ class BulkSender:
     def close(self) -> None:
         """End thread and connection."""
         with suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
-        with suppress(queue.Full):
-            self._waiting.put_nowait(None)
+            self._connection.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closes it
+        while True:  # what waits is not sent any more
+            with suppress(queue.Full):
+                self._waiting.put_nowait(None)
+                return
+            with suppress(queue.Empty):
+                self._waiting.get_nowait()
 
     def _run(self) -> None:
-        while (chunk := self._waiting.get()) is not None:
-            if self.broken is not None:
-                continue
+        with self._connection:
             try:
-                parts = chunk()
-                with self._made:
-                    self._made.notify_all()
-                size = sum(len(part) for part in parts)
-                self._send(size.to_bytes(4, "big"), *parts)
+                while (chunk := self._waiting.get()) is not None:
+                    parts = chunk()
+                    with self._made:
+                        self._made.notify_all()
+                    size = sum(len(part) for part in parts)
+                    self._send(size.to_bytes(4, "big"), *parts)
             except OSError:
                 self.broken = _failed()
             except BaseException as error:  # noqa: BLE001 - `offer` raises it

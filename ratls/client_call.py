@@ -144,9 +144,9 @@ class ClientCall:
         try:
             frame = Frame.parse(raw)
         except FlightDataMalformed as error:
-            raise _not_opened() from error
+            raise answer_not_opened() from error
         if frame.has_rows or len(frame.data.body):
-            raise _not_opened()
+            raise answer_not_opened()
         return frame
 
     def finish(self) -> None:
@@ -165,7 +165,8 @@ class ClientCall:
         raise AnswerMissing("stream", expected="more rows", found="its end")
 
 
-def _not_opened() -> AnswerNotOpened:
+def answer_not_opened() -> AnswerNotOpened:
+    """For what is refused by its form or size, unread."""
     return AnswerNotOpened(
         "the enclave's answer", expected="a small plain message", found="another form"
     )
@@ -185,7 +186,7 @@ def _translated() -> Iterator[None]:
                 "the enclave's answer", expected="one in time", found="none"
             ) from error
         if code in _TOO_LARGE:
-            raise _not_opened() from error
+            raise answer_not_opened() from error
         broke = "it broke" if code is grpc.StatusCode.UNAVAILABLE else "an error"
         raise CallFailed(
             "the connection to the enclave", expected="an answer", found=broke

@@ -35,15 +35,24 @@ from ratls.appraise import (
 )
 from ratls.bulk import ID_SIZE, BulkSender
 from ratls.claims import NONCE_SIZE
-from ratls.client_call import AnswerMissing, AnswerNotOpened, ClientCall, slug
+from ratls.client_call import (
+    AnswerMissing,
+    AnswerNotOpened,
+    ClientCall,
+    answer_not_opened,
+    slug,
+)
 from ratls.errors import CallFailed, DeadlineExceeded
 from ratls.framing import (
     MAX_MESSAGE,
+    MAX_PART,
     MAX_RESULT,
+    PART,
     Kind,
     MessageUnexpected,
     chunk_frame,
     message_frame,
+    number_of_parts,
     rows_frame,
     schema_frame,
     without_metadata,
@@ -123,7 +132,7 @@ def open_exchange(
         TransportError: The peer is unreachable, late, silent or refuses.
         RatlsError: What the appraisal of its answer says.
     """
-    largest = MAX_RESULT if kind is Kind.COLLECT else MAX_MESSAGE
+    largest = MAX_PART if kind is Kind.COLLECT else MAX_MESSAGE
     with (
         pinned_channel(address, admitted, identity, largest + _FRAME) as channel,
         ClientCall.open(channel, timeout) as call,
@@ -356,11 +365,31 @@ class ClientExchange:
         return bytes(answer["document"])
 
     def collect(self) -> Result | Pending:
-        """The outcome of the task. Sealed in a result may be that there is none."""
+        """The outcome of the task. Sealed in a result may be that there is none.
+
+        Raises:
+            AnswerNotOpened: A larger one than any; none of it is taken.
+            MessageUnexpected: Parts in another order, of another size, or other in number.
+        """
         name, answer = _hear(self._call, "result", "pending")
-        if name == "result":
-            return Result(answer["receipt"], answer["ciphertext"])
-        return _pending(answer)
+        if name == "pending":
+            return _pending(answer)
+        return Result(answer["receipt"], self._parts(answer["size"], answer["parts"]))
+
+    def _parts(self, size: int, parts: int) -> bytes:
+        """The ciphertext, of so many bytes. What was announced is not allocated: it comes first."""
+        if not 0 <= size <= MAX_RESULT:
+            raise answer_not_opened()
+        if parts != number_of_parts(size):
+            raise _unfit_parts("another number of them")
+        found: list[bytes] = []
+        for number in range(parts):
+            _, part = _hear(self._call, "part")
+            due = min(PART, size - number * PART)
+            if part["number"] != number or len(part["ciphertext"]) != due:
+                raise _unfit_parts("another number or size")
+            found.append(part["ciphertext"])
+        return b"".join(found)
 
     def reason(self) -> str | Pending:
         """The code of the rule that the named dataset breaks by itself; "" for none."""
@@ -369,6 +398,10 @@ class ClientExchange:
             return _pending(answer)
         code = answer["code"].rstrip(" ")
         return slug(code) if code else ""
+
+
+def _unfit_parts(found: str) -> MessageUnexpected:
+    return MessageUnexpected("parts of a result", expected="as announced, in order", found=found)
 
 
 def _pending(answer: dict[str, Any]) -> Pending:

@@ -37,9 +37,11 @@ from ratls.sealing import (
 from verifier.errors import Exit
 from verifier.files import MEBIBYTE
 
-MAX_MESSAGE = 256 * 1024  # any message but a result
+MAX_MESSAGE = 256 * 1024  # any message but a part of a result
 REFUSAL_KEY = "grpc-status-details-bin"  # where Flight's clients look for details
-MAX_RESULT = 64 * MEBIBYTE
+PART = MEBIBYTE  # of a result: each part but the last has as many bytes
+MAX_PART = PART + 64  # a part as a message
+MAX_RESULT = 64 * MEBIBYTE  # all parts
 MAX_FRAME = MAX_CHUNK + 64 * 1024  # bytes of one frame to the enclave
 
 
@@ -88,12 +90,17 @@ _SHAPES: dict[str, dict[str, type]] = {
     "batch": {"seq": int},
     "commit": {"commit": bytes},
     "acknowledgement": {"document": bytes},
-    "result": {"receipt": bytes, "ciphertext": bytes},
+    "result": {"receipt": bytes, "size": int, "parts": int},  # the parts follow
+    "part": {"number": int, "ciphertext": bytes},
     "pending": {"missing": list},
     "reason": {"code": str},
 }
-_RESULT = cbor.encode({"type": "result"})[1:]
 _SIZES = {"nonce": NONCE_SIZE, "digest": 32}
+
+
+def number_of_parts(size: int) -> int:
+    """Of a result of so many bytes."""
+    return -(-size // PART)
 
 
 def write_message(name: str, **members: cbor.Value) -> bytes:
@@ -114,10 +121,7 @@ def read_message(raw: bytes, *due: str) -> tuple[str, dict[str, Any]]:
         MessageOversized: Larger than a message of its name may be.
         MessageUnexpected: Malformed, another message, other members.
     """
-    # Only a result may be large. Its name is found without decoding: the shortest key is
-    # written first.
-    large = raw[1:].startswith(_RESULT)
-    _require_size(len(raw), *(name for name in due if large or name != "result"))
+    _require_size(len(raw), *due)
     try:
         members = cbor.decode(raw)
     except cbor.NotStrict as error:
@@ -151,7 +155,7 @@ class MessageOversized(ResourceLimitError):
 
 
 def _require_size(size: int, *due: str) -> None:
-    cap = MAX_RESULT if "result" in due else MAX_MESSAGE
+    cap = MAX_PART if due == ("part",) else MAX_MESSAGE
     if size > cap:
         raise MessageOversized(
             f"message {' or '.join(due)}", expected=f"at most {cap} bytes", found=str(size)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ from ratls.arrow_header import is_schema, read_rows, read_schema
 from ratls.bulk import Awaited, BulkListener, BulkReader
 from ratls.errors import StreamIntegrityError
 from ratls.framing import (
+    MAX_RESULT,
+    PART,
     REFUSAL_KEY,
     Chunk,
     ChunkUnexpected,
@@ -37,6 +40,7 @@ from ratls.framing import (
     MessageOversized,
     MessageUnexpected,
     message_frame,
+    number_of_parts,
     write_message,
 )
 from ratls.sealing import StreamKey
@@ -190,10 +194,21 @@ class ServerExchange:
             ChunkNotOpenable: It was not sealed for its place.
             StreamTruncated, BulkBroken: It ended without `commit` or `received`.
         """
+        if self._awaited is None:
+            yield from self._opened(key, about, first, prove, None)
+            return
+        with closing(self._awaited.reader(self._silent_seconds, self._heard)) as beside:
+            yield from self._opened(key, about, first, prove, beside)
+
+    def _opened(
+        self,
+        key: StreamKey,
+        about: Digest,
+        first: int,
+        prove: Callable[[Nonce], object],
+        beside: BulkReader | None,
+    ) -> Iterator[Opened]:
         number, ended = first, False
-        beside: BulkReader | None = None
-        if self._awaited is not None:
-            beside = self._awaited.reader(self._silent_seconds, self._heard)
         while True:
             raw = beside.next() if beside is not None and not ended else None
             frame = self._next() if raw is None else None
@@ -290,8 +305,21 @@ class ServerExchange:
         self._say("absent")
 
     def result(self, receipt: bytes, ciphertext: bytes) -> None:
-        """Answer a collection."""
-        self._say("result", receipt=receipt, ciphertext=ciphertext)
+        """Answer a collection: the receipt, and the ciphertext in parts.
+
+        Raises:
+            MessageOversized: More than a recipient takes.
+        """
+        size, parts = len(ciphertext), number_of_parts(len(ciphertext))
+        if size > MAX_RESULT:
+            raise MessageOversized(
+                "result", expected=f"at most {MAX_RESULT} bytes", found=str(size)
+            )
+        self._say("result", receipt=receipt, size=size, parts=parts)
+        for number in range(parts):
+            part = ciphertext[number * PART : (number + 1) * PART]
+            self._say("part", number=number, ciphertext=part)
+            self._heard()  # it was sent, because the recipient reads
 
     def reason(self, code: str) -> None:
         """Answer a provider that asks about its own input."""

@@ -73,6 +73,7 @@ NOT_RUN = {
     "provider.sources.records": "a grammar, no code",
     "provider.sources.spec": "TOML: tests/test_examples.py reads such lines in the README",
     "ratls.address": "asks the resolver of this machine",
+    "ratls.bulk": "one stream, as client and enclave have it",
     "ratls.framing": "one stream, as client and server have it",
     "ratls.server_stream": "one exchange, as the server has it",
     "scheduler.client": "calls of a submitter and of a provider",

@@ -137,6 +137,7 @@ def test_ends_although_a_client_stays_silent(folder: Path, world: EnclaveWorld) 
         ({"agreement": "{folder}/one-input.json"}, Exit.UNUSABLE, "policy-invalid"),
         ({"listen": "127.0.0.1"}, Exit.UNUSABLE, "address-malformed"),
         ({"listen": "203.0.113.1:0"}, Exit.UNUSABLE, "listen-address-unusable"),
+        ({"spill": "no-such-folder"}, Exit.UNUSABLE, "spill-folder-unusable"),
         ({"attester": "sgx"}, Exit.UNUSABLE, "attester-unknown"),
         ({"attester": "simulation:no-such-folder"}, Exit.UNUSABLE, "simulation-folder-unusable"),
         ({"allow_simulation": None}, Exit.NOT_ADMITTED, "simulation-not-allowed"),

@@ -33,7 +33,7 @@ from policy.rows import (
 )
 from policy.sections import Dataset
 from ratls.arrow_header import RowsHeaderMalformed
-from ratls.framing import RowDigest
+from ratls.framing import RowDigest, message_digest
 from ratls.sealing import Tally, tags_digest
 from ratls.server_stream import StreamOversized
 from tests.support.enclave import rows
@@ -502,7 +502,7 @@ def test_what_was_kept_is_told_with_a_salted_digest() -> None:
     add(into.join(0, 1), *parts[:2])
     digest = RowDigest(SALT, schema_digest(DATASET))
     for number, part in enumerate(parts[:2]):
-        digest.add(number, part.num_rows, part.serialize())
+        digest.add(number, part.num_rows, message_digest(part.serialize()))
     place = into.join(0, 1)
     assert place.kept(SALT) == (2, 20, digest.digest())
     assert into.join(0, 1).kept(b"s" * 32)[2] != digest.digest()

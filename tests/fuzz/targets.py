@@ -101,6 +101,51 @@ def _bundle() -> Parse:
     return Collateral.parse
 
 
+class _Sent:
+    """A connection on which these bytes came, and then its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = memoryview(data)
+
+    def recv_into(self, room: memoryview) -> int:
+        size = min(len(room), len(self._rest))
+        room[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+def _bulk() -> Parse:
+    """The connection of sealed chunks: frames, heads, and chunks that open or do not."""
+    from policy.values import Digest
+    from ratls.bulk import BulkReader
+    from ratls.framing import Chunk
+    from ratls.sealing import StreamKey
+
+    key, about = StreamKey(bytes(32), bytes(32), 0), Digest(bytes(32))
+
+    def parse(data: bytes) -> object:
+        connection: Any = _Sent(data)
+        reader = BulkReader(connection, lambda: None)
+        while True:  # the end is a refusal, too
+            raw = reader.next()
+            if raw is not None:
+                chunk = Chunk.parse(raw)
+                key.open(chunk.sealed, chunk.head, about)
+
+    return parse
+
+
+def _bulk_seeds(_: Path | None) -> list[bytes]:
+    from policy.values import Digest
+    from ratls.sealing import ChunkHead, StreamKey
+
+    key, sent = StreamKey(bytes(32), bytes(32), 0), b""
+    for number in range(3):
+        head = ChunkHead(number, last=number == 2)
+        chunk = head.encode() + key.seal(b"rows" * 20, head, Digest(bytes(32)))
+        sent += bytes(4) * (number == 1) + len(chunk).to_bytes(4, "big") + chunk
+    return [sent]
+
+
 # Seeds: one of each kind from the simulation, and the genuine ones where they exist.
 
 
@@ -346,12 +391,13 @@ def mutate_quote(rng: Random, data: bytes) -> bytes:
 
 
 _TARGETS = (
-    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 25),
+    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 23),
     Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 15),
     Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 10),
     Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 15),
     Target("qe-identity", _qe_identity, _texts("qe_identity"), mutate_json, 8192, 10),
     Target("crl", _crl, _crl_seeds, mutate_der, 4096, 15),
     Target("bundle", _bundle, _bundle_seeds, mutate_json, 65536, 10),
+    Target("bulk", _bulk, _bulk_seeds, mutate_bytes, 4096, 2),
 )
 TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target in _TARGETS})

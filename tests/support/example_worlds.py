@@ -317,6 +317,11 @@ def kept(scene: Scene) -> Names:
     }
 
 
+@world_of("enclave_app.spill")
+def waiting(scene: Scene) -> Names:
+    return {"folder": scene.folder, "message": rows(1).to_batches()[0].serialize()}
+
+
 @world_of("policy.rows", "enclave_app.intake")
 def received(scene: Scene) -> Names:
     batch = rows(1).to_batches()[0]
@@ -325,7 +330,7 @@ def received(scene: Scene) -> Names:
         "batch": batch,
         "reader": SimpleNamespace(schema=batch.schema),
         "limits": Limits(),
-        "memory": MemoryBudget(1 << 20),
+        "memory": MemoryBudget(1 << 20, 1 << 20),
         "need": Need(0),
         "until": math.inf,
     }

@@ -11,14 +11,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from ratls.address import Address
-from ratls.framing import Kind, write_message
+from ratls.framing import MAX_RESULT, PART, Kind, number_of_parts, write_message
 from ratls.identity import EnclaveIdentity
 from tests.support.flight_peers import LOOPBACK, Study
 from tests.support.raw_flight import arrow_messages, flight_data, grpc, raw_enclave
@@ -33,13 +33,38 @@ def honest() -> list[bytes]:
 
 
 def large_result() -> list[bytes]:
-    """The honest twin of all that is large: it is the only message that may be."""
-    result = write_message("result", receipt=b"r", ciphertext=bytes(32 * MEBIBYTE))
-    return [flight_data(metadata=result)]
+    """The honest twin of all that is large, and the largest that is taken."""
+    return parts(MAX_RESULT)
+
+
+def parts(size: int, /, **announced: int) -> list[bytes]:
+    """A result in parts; `announced` replaces what its first message says."""
+    count = number_of_parts(size)
+    first = write_message("result", receipt=b"r", **{"size": size, "parts": count} | announced)
+    messages = [
+        write_message("part", number=n, ciphertext=bytes(min(PART, size - n * PART)))
+        for n in range(count)
+    ]
+    return [flight_data(metadata=message) for message in (first, *messages)]
+
+
+def endless() -> Iterator[bytes]:
+    """Parts without end, after an honest first message."""
+    yield from parts(MAX_RESULT)
+    part = write_message("part", number=0, ciphertext=bytes(PART))
+    while True:
+        yield flight_data(metadata=part)
+
+
+def giant() -> Iterator[bytes]:
+    """A result of 64 TiB, and as much of it as the client takes."""
+    size = MAX_RESULT << 20
+    yield parts(0, size=size, parts=number_of_parts(size))[0]
+    yield from endless()
 
 
 def pending() -> list[bytes]:
-    """As large as a result may be: a list of as many numbers takes a minute to read."""
+    """As large as results were once: a list of as many numbers takes a minute to read."""
     numbers = 63 * MEBIBYTE
     head = b"\xa2\x64type\x67pending\x67missing\x9a" + numbers.to_bytes(4, "big")
     return [flight_data(metadata=head + bytes(numbers))]
@@ -56,9 +81,11 @@ def rows(compression: str | None) -> list[bytes]:
     return arrow_messages(batch, write_message("batch", seq=0), compression)
 
 
-CASES: dict[str, Callable[[], list[bytes]]] = {
+CASES: dict[str, Callable[[], Iterable[bytes]]] = {
     "honest": honest,
     "large-result": large_result,
+    "endless": endless,
+    "giant": giant,
     "pending": pending,
     "gzip": zeros,
     "gzip-small": honest,
@@ -73,10 +100,10 @@ def serve(case: str, study: Study, identity: EnclaveIdentity, ready: int) -> Non
     compression = grpc.Compression.NoCompression
     if case.startswith("gzip"):
         compression = grpc.Compression.Gzip
-    messages = CASES[case]()
 
     def answers(evidence: bytes) -> Iterable[bytes]:
-        return [evidence, *messages]
+        yield evidence
+        yield from CASES[case]()
 
     with raw_enclave(study, answers, compression, identity) as peer:
         os.write(ready, f"{peer.address.port}\n".encode())
