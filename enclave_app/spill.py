@@ -55,7 +55,7 @@ class Spilled:
 
 
 class Spill:
-    """One file. Any thread may use it; who closes it no longer reads."""
+    """One file. Any thread may use it, and any may close it."""
 
     def __init__(self, folder: Path) -> None:
         """Raises: SpillFailed."""
@@ -75,12 +75,12 @@ class Spill:
         with self._lock:
             number, self._count = self._count, self._count + 1
         sealed = memoryview(self._key.seal(message, ChunkHead(number, last=False), _ABOUT))
-        with self._lock:
-            offset, self._end = self._end, self._end + len(sealed)
         written = 0
         try:
-            while written < len(sealed):
-                written += os.pwrite(self._file.fileno(), sealed[written:], offset + written)
+            with self._lock:  # else the file could be closed, and its number another's
+                offset, self._end = self._end, self._end + len(sealed)
+                while written < len(sealed):
+                    written += os.pwrite(self._file.fileno(), sealed[written:], offset + written)
         except (OSError, ValueError) as error:  # ValueError: closed
             raise _failed() from error
         return Spilled(number, offset, message.size)
@@ -91,16 +91,17 @@ class Spill:
         Raises:
             ChunkNotOpenable: Other bytes are there now. SpillFailed: None can be read.
         """
-        size = place.size + TAG_SIZE
         try:
-            sealed = os.pread(self._file.fileno(), size, place.offset)
+            with self._lock:
+                sealed = os.pread(self._file.fileno(), place.size + TAG_SIZE, place.offset)
         except (OSError, ValueError) as error:
             raise _failed() from error
         return self._key.open(memoryview(sealed), ChunkHead(place.number, last=False), _ABOUT)
 
     def close(self) -> None:
         """Give the room on the disk back. Closing twice does nothing."""
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
 
 def require_folder(folder: Path) -> None:
