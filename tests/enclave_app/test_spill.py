@@ -35,6 +35,7 @@ from tests.support.enclave import (
 )
 from tests.support.parties import Consortium
 from tests.support.refusal import count_refusal, refused
+from tests.support.waiting import eventually
 
 DATASET: Dataset = Consortium.create().policy().dataset[0]
 ONE, TWO = "train_party_1", "train_party_2"
@@ -312,6 +313,32 @@ def test_the_joint_model_is_the_same(world: EnclaveWorld, tmp_path: Path) -> Non
             found.append(document[: document.index(b'"salt"')])
             assert live.enclave.memory.free == SMALL.held_bytes
     assert found[0] == found[1]
+
+
+def test_two_tasks_with_room_for_one(
+    world: EnclaveWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with half of its rows in memory, they would wait for each other."""
+    people = world.consortium
+    with running(world, tmp_path) as live:
+        memory, asked = live.enclave.memory, []
+        with monkeypatch.context() as patched:
+            patched.setattr(live.enclave, "compute_when_complete", asked.append)
+            tasks = [world.task(), world.task()]
+            for task in tasks:
+                live.release(people.alice, ONE, rows(1), task, chunk=10)
+                live.release(people.bob, TWO, rows(2), task, chunk=10)
+        session, _ = live.enclave.sessions._open.values()
+        needed = sum(intake._waiting for intake in session.rows.values())
+        memory.take("one", memory.free // 2)
+        memory.take("other", memory.free)
+        for checked in asked:
+            live.enclave.compute_when_complete(checked)
+        eventually(live.enclave._loading.locked)  # one waits for memory, the other for that one
+        memory.give("one", needed)
+        for task in tasks:
+            assert isinstance(live.wait(people.carol, task), Result)
+        assert not live.enclave._loading.locked()
 
 
 def test_nothing_is_computed_with_a_file_that_was_changed(
