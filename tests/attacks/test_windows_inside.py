@@ -99,12 +99,12 @@ def test_rows_after_the_end(live: LiveEnclave, clock: Clock, what: type[RatlsErr
         refused_by_enclave(what),
         live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
     ):
-        exchange.begin(first.schema)
-        exchange.send(first)
+        live.open(exchange, alice, ONE, task)
+        exchange.send_sealed(first.serialize(), first.num_rows, last=False)
         eventually(lambda: live.enclave.memory.free < live.enclave.limits.held_bytes)
         clock.now = end
-        exchange.send(second)
-        exchange._wire.hear("acknowledgement")
+        exchange.send_sealed(second.serialize(), second.num_rows, last=True)
+        exchange._call.hear()
     assert [e["step"] for e in live.log if e["event"] == "stopped"] == ["rows"]
 
 
@@ -117,11 +117,10 @@ def test_commit_after_the_end(live: LiveEnclave, clock: Clock, what: type[RatlsE
         refused_by_enclave(what),
         live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
     ):
-        exchange.begin(batch.schema)
-        sent = [exchange.send(batch)]
+        sent = live.send(exchange, alice, ONE, [batch], task)
         eventually(lambda: live.enclave.memory.free < live.enclave.limits.held_bytes)
         clock.now = end
-        exchange.commit(live.commit(exchange, alice, ONE, sent, task), live.salt)
+        exchange.commit(live.commit(exchange, alice, ONE, sent, task))
     assert [e["step"] for e in live.log if e["event"] == "stopped"] == ["commit"]
 
 
