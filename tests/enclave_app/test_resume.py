@@ -15,13 +15,13 @@ from enclave_app.errors import AttemptClosed
 from enclave_app.intake import Intake, StreamsDiffer, StreamsIncomplete
 from enclave_app.limits import Limits, MemoryExhausted
 from enclave_app.receive import CommitCountMismatch, CommitDigestMismatch, CommitOfAnotherRelease
-from policy.acknowledgement import Acknowledgement
+from policy.receipt import Acknowledgement
 from policy.rows import schema_digest
 from policy.task import Task
 from policy.values import Digest
 from ratls.client_stream import ClientExchange, Kept
 from ratls.errors import CallFailed
-from ratls.framing import Kind, RowDigest, chunk_frame
+from ratls.framing import Kind, RowDigest, chunk_frame, message_digest
 from ratls.sealing import ChunkHead, ChunkNotOpenable, StreamKeyNotOpenable, tags_digest
 from ratls.server_stream import SequenceBroken
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows
@@ -115,7 +115,7 @@ class Run:
         assert declared is not None
         digest = RowDigest(self.live.salt, schema_digest(declared))
         for number, part in enumerate(parts):
-            digest.add(number, part.num_rows, part.serialize())
+            digest.add(number, part.num_rows, message_digest(part.serialize()))
         return digest.digest()
 
 
@@ -434,18 +434,16 @@ def end_others(exchanges: Sequence[ClientExchange]) -> None:
         exchange.received()
 
 
-@pytest.mark.parametrize("streams", [2, 3, 6, 16])
-def test_streams_carry_one_release(live: LiveEnclave, task: bytes, streams: int) -> None:
+@pytest.mark.parametrize("streams", [2, 3, 6])
+def test_streams_carry_one_release(run: Run, streams: int) -> None:
     """Chunks are dealt out in turns, and come out in the order of the source."""
-    limits = Limits(exchanges_per_party=16, buckets=(0.01,))
-    with live.world.running(limits=limits) as roomy:
-        run = Run(roomy, task, streams)
-        with connected(run) as exchanges:
-            for number, exchange in enumerate(exchanges):
-                run.send(exchange, PARTS[number::streams], last=True)
-            end_others(exchanges)
-            run.commit(exchanges[0], PARTS, exchanges[1:])
-        assert run.committed().equals(rows(1))
+    run.streams = streams
+    with connected(run) as exchanges:
+        for number, exchange in enumerate(exchanges):
+            run.send(exchange, PARTS[number::streams], last=True)
+        end_others(exchanges)
+        run.commit(exchanges[0], PARTS, exchanges[1:])
+    assert run.committed().equals(rows(1))
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
