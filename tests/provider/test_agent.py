@@ -443,7 +443,7 @@ def test_a_clone_answers_the_second_try(world: EnclaveWorld, alice: Desk, relay:
     assert CANARY.encode() not in b"".join(bytes(c.sent) for c in relay.connections)
 
 
-def broken(*_: object) -> None:
+def broken(*_: object, **said: object) -> None:
     raise CallFailed("stream", expected="a link", found="none")
 
 

@@ -325,7 +325,7 @@ def started_path(alice: Desk, task: bytes) -> Path:
 def test_name_and_salt_are_for_nobody_else(
     alice: Desk, live: LiveEnclave, task: bytes, table: pa.Table
 ) -> None:
-    """L02: with the salt, rows could be guessed from their digests."""
+    """With the salt, rows could be guessed from their digests."""
     alice.write(table)
     die_after(live, alice, task, 2)
     path = started_path(alice, task)
