@@ -3,7 +3,7 @@
     intake = Intake(dataset, limits, memory.of("alice"), need, until, release)
     place = intake.join(stream=0, streams=1)      # one for each connection
     place.kept(salt)                              # what an earlier connection brought
-    place.add(message, tag)                       # for each chunk
+    place.add(message, tag, last=True)            # for each chunk
     intake.tallies()                              # what a commit must have signed
 
 A chunk comes here once it was opened: the bytes of one Arrow message. Its header is judged before

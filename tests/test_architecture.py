@@ -118,14 +118,15 @@ def test_the_map_of_packages_is_what_the_code_imports() -> None:
 # party signs again. So these stay out: the client's end of a connection, what judges quotes and
 # collateral, the command line, and what a party keeps on its own disk.
 NOT_IN_THE_ENCLAVE = {
-    *("ratls.client_stream", "ratls.appraise", "ratls.pin", "ratls.probe", "ratls.offline"),
+    *("ratls.client_stream", "ratls.client_call", "ratls.appraise", "ratls.pin", "ratls.probe"),
+    "ratls.offline",
     *("verifier.verify", "verifier.certificate", "verifier.collateral", "verifier.bundles"),
     *("verifier.crl", "verifier.pck", "verifier.qe", "verifier.tcb", "policy.admission"),
     *("verifier.shell", "verifier.modes", "verifier.usage", "enclave_app.cli"),
     *("ratls.attester_option", "policy.agreement_file", "policy.journal", "policy.state"),
 }
 ENCLAVE_LIBRARIES = {
-    *("cbor2", "cryptography", "numpy", "platformdirs", "pyarrow", "pydantic", "scipy"),
+    *("cbor2", "cryptography", "grpc", "numpy", "platformdirs", "pyarrow", "pydantic", "scipy"),
     *("securesystemslib", "structlog"),
 }
 
@@ -333,24 +334,48 @@ def test_what_decides_has_no_state_of_its_own() -> None:
     assert list(changed_names(planted)) == [("seen", 3)]
 
 
-# Names of Flight and of gRPC by which rows and messages come and go.
-_FRAMES = {"write_metadata", "write_with_metadata", "read_chunk", "app_metadata"}
+# Where frames, sealed rows and Arrow's messages are made and opened, and where calls are.
+_ONE_PLACE = {
+    ("FlightData", "parse"): {"ratls/framing.py"},
+    ("", "encode_metadata"): {"ratls/framing.py"},
+    ("", "AESGCM"): {"ratls/sealing.py"},
+    ("Suite", ""): {"ratls/sealing.py"},
+    ("channel", "stream_stream"): {"ratls/client_call.py"},
+    ("grpc", "stream_stream_rpc_method_handler"): {"ratls/flight_server.py"},
+}
 
 
 def test_rows_and_messages_are_framed_in_one_module() -> None:
-    """Rows will be sealed there one day; a second place that frames them would be forgotten."""
+    """Rows are sealed there, and judged before they are opened: a second place would do neither."""
 
-    def with_attribute(names: set[str]) -> set[str]:
-        return {
-            str(path.relative_to(ROOT))
-            for package in ("ratls", "provider", "enclave_app")
-            for path, tree in modules(package)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and node.attr in names
-        }
+    def calls() -> Iterator[tuple[str, str, str]]:
+        for package in ("ratls", "provider", "enclave_app"):
+            for path, tree in modules(package):
+                for node in ast.walk(tree):
+                    if isinstance(node, ast.Call):
+                        of, _, name = ast.unparse(node.func).rpartition(".")
+                        yield str(path.relative_to(ROOT)), of, name
 
-    assert with_attribute(_FRAMES) == {"ratls/framing.py"}
-    assert with_attribute({"do_exchange"}) == {"ratls/client_stream.py"}
+    found = list(calls())
+    for (of, name), places in _ONE_PLACE.items():
+        wanted = (of, name) if name else ("", of)
+        assert {path for path, *called in found if tuple(called) == wanted} == places, wanted
+
+
+def test_nothing_but_columns_is_read_by_arrows_own_reader_of_messages() -> None:
+    """F01, F04, F05: it follows numbers of the other side, and unpacks what is compressed."""
+    readers = {"read_record_batch", "open_stream", "open_file", "read_message", "MessageReader"}
+    used = {
+        (str(path.relative_to(ROOT)), ast.unparse(node.func))
+        for package in ("ratls", "enclave_app")
+        for path, tree in modules(package)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and "ipc" in ast.unparse(node.func)
+        and not ast.unparse(node.func).endswith("IpcWriteOptions")
+    }
+    assert used == {("ratls/arrow_header.py", "pa.ipc.read_schema")}
+    assert not any(name.split(".")[-1] in readers for _, name in used)
 
 
 def test_another_reader_of_cbor_is_nowhere() -> None:

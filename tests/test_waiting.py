@@ -17,7 +17,11 @@ def limits(tree: ast.AST) -> Iterator[tuple[int, float]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg in ("deadline", "timeout"):
             value: ast.expr = node.value
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in WAITING and node.args:
+        elif (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "attr", "") in WAITING
+            and len(node.args) == 1
+        ):
             value = node.args[0]
         else:
             continue

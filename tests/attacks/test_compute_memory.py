@@ -102,12 +102,12 @@ def test_booleans_count_as_what_they_become() -> None:
         pa.field(n, a.type, nullable=False) for n, a in zip(dataset.columns, arrays, strict=True)
     ]
     batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-    budget = MemoryBudget(64 * MEBIBYTE)
+    budget = MemoryBudget(64 * MEBIBYTE, 64 * MEBIBYTE)
 
     def release(needed: Need) -> int:
-        into = Intake(dataset, Limits(), budget, needed, until=1.0)
+        into = Intake(dataset, Limits(), budget.of("alice-clinic"), needed, 1.0, b"r" * 16)
         before = budget.free
-        into.add(batch)
+        into.join(0, 1).add(batch.serialize(), bytes(16), last=True)
         taken = before - budget.free
         into.close()
         assert budget.free == before
@@ -116,10 +116,11 @@ def test_booleans_count_as_what_they_become() -> None:
     training = need({"features": FLAGS, "label": "y"})
     assert release(Need(0)) < 200_000
     assert release(training) > 10_000 * len(FLAGS) * 25
-    filling = Intake(dataset, Limits(), budget, training, until=1.0)
+    filling = Intake(dataset, Limits(), budget.of("alice-clinic"), training, 1.0, b"r" * 16)
+    place = filling.join(0, 1)
     with refused(MemoryExhausted):
         for _ in range(100):
-            filling.add(batch)
+            place.add(batch.serialize(), bytes(16), last=False)
     filling.close()
     assert release(training) > 0, "another party's rows find room again"
 

@@ -96,10 +96,9 @@ def test_a_resumed_commit_queues_the_computation(
             live.exchange(Kind.RELEASE, people.alice, task=task, dataset=ONE) as exchange,
         ):
             patched.setattr(application, "partial", exhausted)
-            exchange.begin(table.schema)
-            sent = [exchange.send(batch) for batch in table.to_batches()]
+            sent = live.send(exchange, people.alice, ONE, table.to_batches(), task)
             envelope = live.commit(exchange, people.alice, ONE, sent, task)
-            exchange.commit(envelope, live.salt)
+            exchange.commit(envelope)
         assert live.collect(people.carol, task) == Pending(())
         with live.exchange(Kind.RELEASE, people.alice, task=task, dataset=ONE) as again:
             acknowledged = again.resume(envelope)

@@ -27,7 +27,7 @@ from policy.state import StudyState
 from policy.task import Task
 from provider.collect import ResultPending
 from provider.errors import EnclaveRestarted, TaskBoundToInstance
-from provider.release import ValidityWatch
+from provider.exchange import ValidityWatch
 from provider.release_state import UsesExhausted
 from ratls.client_stream import ClientExchange
 from ratls.errors import CallFailed
@@ -199,11 +199,11 @@ def once(alice: Desk, relay: Relay, tmp_path: Path) -> Iterator[tuple[Desk, Live
 
 @contextmanager
 def broken_before_the_first_row(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def begin(self: object, schema: object) -> None:
+    def broken(*_: object) -> None:
         raise CallFailed("stream", expected="an enclave", found="none")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ClientExchange, "begin", begin)
+        patched.setattr(ClientExchange, "open", broken)
         yield
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from policy.state import PolicyRollback, StudyState
 from policy.task import TaskExpired
 from ratls.address import Address
 from ratls.certificate import EnclaveCertificateNotCurrent
+from ratls.client_stream import ClientExchange, Kept
 from tests.provider.desk import Desk
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.refusal import refused
@@ -180,12 +182,15 @@ def test_it_ends_before_the_first_row(
     def clock() -> datetime:
         return turned[0] if turned else NOW
 
-    def begin(self: object, schema: object) -> None:
+    honest = ClientExchange.open
+
+    def late(exchange: ClientExchange, *transcript: Any) -> Kept:
         turned.append(NOW + TWO_HOURS)
+        return honest(exchange, *transcript)
 
     task = world.task(lifetime=TWO_HOURS)
     with monkeypatch.context() as patched:
-        patched.setattr("ratls.client_stream.ClientExchange.begin", begin)
+        patched.setattr(ClientExchange, "open", late)
         with refused(TaskExpired):
             alice.push(task, clock=clock)
     assert [type(e) for e in alice.journal] == [ReservedEntry, ReturnedEntry, RefusedEntry]

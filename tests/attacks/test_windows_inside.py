@@ -99,12 +99,12 @@ def test_rows_after_the_end(live: LiveEnclave, clock: Clock, what: type[RatlsErr
         refused_by_enclave(what),
         live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
     ):
-        exchange.begin(first.schema)
-        exchange.send(first)
+        live.open(exchange, alice, ONE, task)
+        exchange.send_sealed(first.serialize(), first.num_rows, last=False)
         eventually(lambda: live.enclave.memory.free < live.enclave.limits.held_bytes)
         clock.now = end
-        exchange.send(second)
-        exchange._wire.hear("acknowledgement")
+        exchange.send_sealed(second.serialize(), second.num_rows, last=True)
+        exchange._call.hear()
     assert [e["step"] for e in live.log if e["event"] == "stopped"] == ["rows"]
 
 
@@ -117,11 +117,10 @@ def test_commit_after_the_end(live: LiveEnclave, clock: Clock, what: type[RatlsE
         refused_by_enclave(what),
         live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
     ):
-        exchange.begin(batch.schema)
-        sent = [exchange.send(batch)]
+        sent = live.send(exchange, alice, ONE, [batch], task)
         eventually(lambda: live.enclave.memory.free < live.enclave.limits.held_bytes)
         clock.now = end
-        exchange.commit(live.commit(exchange, alice, ONE, sent, task), live.salt)
+        exchange.commit(live.commit(exchange, alice, ONE, sent, task))
     assert [e["step"] for e in live.log if e["event"] == "stopped"] == ["commit"]
 
 
@@ -285,8 +284,8 @@ def test_a_computation_has_a_deadline(name: str) -> None:
 
 
 def test_a_silent_release_gives_its_memory_back(study: EnclaveWorld) -> None:
-    """F10: Alice stops in the middle. Her thread stays, since nothing can end it; her share of the
-    budget was kept past the hour, so that eight such calls shut out everybody."""
+    """F10: Alice says so little that she is not silent. Her share of the budget was kept past the
+    hour, so that eight such calls shut out everybody."""
     now = 0.0
     limits = Limits(exchange_seconds=60, held_bytes=64 << 20)
     with study.running(limits=limits, seconds=lambda: now) as live:
@@ -297,8 +296,8 @@ def test_a_silent_release_gives_its_memory_back(study: EnclaveWorld) -> None:
             refused_by_enclave(AttemptClosed),
             live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
         ):
-            exchange.begin(first.schema)
-            exchange.send(first)
+            live.open(exchange, alice, ONE, task)
+            exchange.send_sealed(first.serialize(), first.num_rows, last=False)
             eventually(lambda: live.enclave.memory.free < limits.held_bytes)
             now = 59.0
             live.enclave.sweep()
@@ -306,6 +305,6 @@ def test_a_silent_release_gives_its_memory_back(study: EnclaveWorld) -> None:
             now = 60.0
             live.enclave.sweep()
             assert live.enclave.memory.free == limits.held_bytes
-            exchange.send(second)
-            exchange._wire.hear("acknowledgement")
+            exchange.send_sealed(second.serialize(), second.num_rows, last=True)
+            exchange._call.hear()
         live.release(alice, ONE, rows(1), task)

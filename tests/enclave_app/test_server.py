@@ -232,7 +232,7 @@ def test_only_tls_1_3(live: LiveEnclave, version: int, works: bool) -> None:
 
 
 def test_identity_in_a_header(live: LiveEnclave, task: bytes) -> None:
-    """I07: Bob, who says that he is Alice, is Bob."""
+    """I06, I07: Bob, who says that he is Alice, is Bob, whatever tokens he brings."""
     count_refusal()
     claims = [
         (b"x-forwarded-client-cert", b"URI=urn:ratls:party:alice-clinic"),
@@ -330,7 +330,7 @@ def test_addresses() -> None:
 
 
 def test_stopping_does_not_wait_for_a_silent_client(world: EnclaveWorld) -> None:
-    """A client that stays silent holds Flight's own shutdown for ever."""
+    """flight.md 3.3: a client that stays silent would hold an orderly end for ever."""
     count_refusal()
     with world.running() as live:
         with (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -410,21 +411,38 @@ def test_a_link_that_breaks_among_the_rows(
     world: EnclaveWorld, alice: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first try reserved the instance; the second goes there and nowhere else."""
-    from ratls.client_stream import ClientExchange
-
-    send = ClientExchange.send
-    cut = iter([relay.cut])
-
-    def cutting(self: ClientExchange, batch: Any) -> Any:
-        next(cut, lambda: None)()
-        return send(self, batch)
-
-    monkeypatch.setattr(ClientExchange, "send", cutting)
-    with stationed(alice) as agent:
+    monkeypatch.setattr("provider.release._WAITS", (0.0, None))
+    with stationed(alice) as agent, cut_links(relay, 2):
         agent.take(world.task())
         agent.wait()
         agent.work()
     assert [x.event.value for x in agent.lines] == ["later", "released"]
+
+
+def test_a_link_that_breaks_once_among_the_rows(
+    world: EnclaveWorld, alice: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same release goes on, and nobody has to come back later."""
+    monkeypatch.setattr("provider.release._WAITS", (0.0, None))
+    with stationed(alice) as agent, cut_links(relay, 1):
+        agent.take(world.task())
+    assert [x.event.value for x in agent.lines] == ["released"]
+
+
+@contextmanager
+def cut_links(relay: Relay, times: int) -> Iterator[None]:
+    """The link breaks before each of so many chunks."""
+    send, left = ClientExchange.send_sealed, [times]
+
+    def cutting(exchange: ClientExchange, *chunk: Any, **said: Any) -> None:
+        if left[0]:
+            left[0] -= 1
+            relay.cut()
+        send(exchange, *chunk, **said)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ClientExchange, "send_sealed", cutting)
+        yield
 
 
 def test_a_clone_answers_the_second_try(world: EnclaveWorld, alice: Desk, relay: Relay) -> None:
@@ -432,7 +450,8 @@ def test_a_clone_answers_the_second_try(world: EnclaveWorld, alice: Desk, relay:
     count_refusal()
     task = world.task()
     with stationed(alice) as agent, pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ClientExchange, "send", broken)
+        patched.setattr(ClientExchange, "send_sealed", broken)
+        patched.setattr("provider.release._WAITS", (0.0, None))
         agent.take(task)
         patched.undo()
         with serving(world, relay):
@@ -443,7 +462,7 @@ def test_a_clone_answers_the_second_try(world: EnclaveWorld, alice: Desk, relay:
     assert CANARY.encode() not in b"".join(bytes(c.sent) for c in relay.connections)
 
 
-def broken(*_: object) -> None:
+def broken(*_: object, **said: object) -> None:
     raise CallFailed("stream", expected="a link", found="none")
 
 

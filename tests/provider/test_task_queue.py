@@ -199,14 +199,15 @@ def test_a_provider_is_dropped_in_mid_stream(
     work(alice, queue)
     with Relay(("127.0.0.1", live.server.port)) as link:
         bob.address = Address.parse(link.address)
-        send = ClientExchange.send
+        send = ClientExchange.send_sealed
 
-        def cutting(self: ClientExchange, batch: Any) -> Any:
+        def cutting(exchange: ClientExchange, *chunk: Any, **said: Any) -> None:
             link.cut()
-            return send(self, batch)
+            send(exchange, *chunk, **said)
 
         with monkeypatch.context() as patched, stationed(bob) as agent:
-            patched.setattr(ClientExchange, "send", cutting)
+            patched.setattr(ClientExchange, "send_sealed", cutting)
+            patched.setattr("provider.release._WAITS", (0.0, None))
             agent.take(raw)
         assert agent.said[0].startswith("later ")
         with refused(ResultPending):

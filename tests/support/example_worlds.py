@@ -51,6 +51,7 @@ from ratls.address import Address
 from ratls.appraise import Challenge, appraise_certificate
 from ratls.claims import CertificateClaims, key_hash
 from ratls.client_stream import open_exchange
+from ratls.flight_server import FlightServer, Send
 from ratls.framing import Kind
 from ratls.gramine import GramineAttester
 from ratls.log import open_log
@@ -68,7 +69,7 @@ from tests.provider.desk import Desk
 from tests.ratls.test_offline import record
 from tests.support.documents import contents
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
-from tests.support.flight_peers import Script, Study, serving
+from tests.support.flight_peers import Script, Study, serving, transcript
 from tests.support.gramine import StandInDevice
 from tests.support.intel import World
 from tests.support.parties import PASSPHRASE, ROOTS
@@ -333,6 +334,51 @@ def received(scene: Scene) -> Names:
         "memory": MemoryBudget(1 << 20, 1 << 20),
         "need": Need(0),
         "until": math.inf,
+        "release": bytes(16),
+        "message": batch.serialize(),
+        "tag": bytes(16),
+        "salt": bytes(32),
+    }
+
+
+@world_of("ratls.arrow_header", "ratls.flight_data", "ratls.sealing")
+def on_the_wire(scene: Scene) -> Names:
+    batch = rows(1).to_batches()[0]
+    message = batch.serialize()
+    start = 8 + int.from_bytes(memoryview(message).cast("B")[4:8], "little")
+    return {
+        "hello": b"hello",
+        "buffer": message,
+        "message": message,
+        "header": memoryview(message).cast("B")[8:start],
+        "body": message.slice(start),
+        "schema": batch.schema,
+        "transcript": transcript(bytes(32), bytes(16), b"task"),
+        "salt": bytes(32),
+        "schema_digest": bytes(32),
+    }
+
+
+@world_of("ratls.flight_server")
+def listening(scene: Scene) -> Names:
+    study = scene.study
+    identity = study.identity()
+
+    def serve(requests: object, context: object, send: Send) -> None:
+        send(None)
+
+    def made(*given: Any, **options: Any) -> FlightServer:
+        server = FlightServer(*given, **options)
+        scene.stack.callback(server.stop, 5.0)
+        return server
+
+    return {
+        "FlightServer": made,
+        "address": Address("127.0.0.1", 0),
+        "identity": (identity.certificate_pem, identity.key_pem),
+        "roots": study.channel().cert_pem,
+        "serve": serve,
+        "refuse": serve,
     }
 
 
@@ -341,9 +387,10 @@ def connected(scene: Scene) -> Names:
     study, identity = scene.study, scene.study.identity()
     channel, batch = study.channel(), rows(1).to_batches()[0]
     challenge = Challenge(bytes(32), channel.spki_sha256, sha256(b"task").digest())
-    script = Script(identity, channel.spki_sha256)
+    script = Script(identity, channel.spki_sha256, plain=False)
     address = scene.stack.enter_context(serving(script, channel)).address
     held: Names = {"expectation": study.expectation, "clock": lambda: NOW, "timeout": 20}
+    held |= {"random": bytes}  # a nonce of zeros, which the transcript has, too
     asked: Names = {"task": b"task", "task_digest": challenge.task_digest, "dataset": "one"}
     return {
         "Address": SimpleNamespace(parse=lambda text: address),
@@ -362,7 +409,8 @@ def connected(scene: Scene) -> Names:
         "asked": asked | held,
         "task": b"task",
         "digest": challenge.task_digest,
-        "schema": batch.schema,
+        "transcript": transcript(bytes(32), identity.instance, b"task"),
+        "schema_digest": script.schema_digest,
         "batch": batch,
         "envelope": b"commit",
         "salt": bytes(32),
