@@ -94,7 +94,7 @@ def test_proxy_variables_name_a_listener(study: Study, monkeypatch: pytest.Monke
     """B21: gRPC honours them, the probe does not: verified here, connected there."""
     with (
         serving(script(study), study.channel()) as server,
-        Relay((LOOPBACK, server.port)) as decoy,
+        Relay((LOOPBACK, server.address.port)) as decoy,
     ):
         for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://{decoy.address}")
@@ -109,12 +109,12 @@ def test_server_swapped_between_probe_and_connection(study: Study) -> None:
     with (
         serving(script(study), study.channel()) as first,
         serving(script(study), study.channel()) as second,
-        Relay((LOOPBACK, first.port)) as relay,
+        Relay((LOOPBACK, first.address.port)) as relay,
     ):
         address = Address.parse(relay.address)
         admitted = study.admitted(first.script.identity)
         assert probe(address, HANG_LIMIT) == admitted.der
-        relay.point_at((LOOPBACK, second.port))
+        relay.point_at((LOOPBACK, second.address.port))
         with (
             refused(CallFailed),
             study.exchange(Kind.ATTEST, address, admitted, timeout=HANG_LIMIT),
@@ -129,14 +129,14 @@ def test_server_swapped_between_two_calls_of_one_client(study: Study) -> None:
     with (
         serving(script(study), study.channel()) as first,
         serving(script(study), study.channel()) as second,
-        Relay((LOOPBACK, first.port)) as relay,
+        Relay((LOOPBACK, first.address.port)) as relay,
     ):
         admitted = study.admitted(first.script.identity)
         with pinned_channel(Address.parse(relay.address), admitted, study.channel()) as client:
             options = flight.FlightCallOptions(timeout=HANG_LIMIT)
             with pytest.raises(pa.ArrowNotImplementedError):
                 list(client.list_actions(options))  # answered, by the first server
-            relay.point_at((LOOPBACK, second.port))
+            relay.point_at((LOOPBACK, second.address.port))
             relay.cut()
 
             def reconnected() -> bool:
@@ -153,7 +153,7 @@ def test_server_swapped_within_one_call(study: Study) -> None:
     with (
         serving(script(study), study.channel()) as first,
         serving(script(study), study.channel()) as second,
-        Relay((LOOPBACK, first.port)) as relay,
+        Relay((LOOPBACK, first.address.port)) as relay,
     ):
         admitted = study.admitted(first.script.identity)
         address = Address.parse(relay.address)
@@ -161,7 +161,7 @@ def test_server_swapped_within_one_call(study: Study) -> None:
             refused(CallFailed),
             study.exchange(Kind.RELEASE, address, admitted, task=b"t") as exchange,
         ):
-            relay.point_at((LOOPBACK, second.port))
+            relay.point_at((LOOPBACK, second.address.port))
             relay.cut()
             exchange.resume(b"commit")
         assert (first.script.uploads, second.script.hellos) == ([], 0)
