@@ -186,7 +186,15 @@ def test_evidence_names_a_sealing_key_that_did_not_come() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("sealing-key-hash", 0), ("sealing-key-hash", 31), ("nonce", 31), ("nonce", 33), ("nonce", 0), ("peer-hash", 31), ("instance", 17)],
+    [
+        ("sealing-key-hash", 0),
+        ("sealing-key-hash", 31),
+        ("nonce", 31),
+        ("nonce", 33),
+        ("nonce", 0),
+        ("peer-hash", 31),
+        ("instance", 17),
+    ],
 )
 def test_a_claim_of_another_size_is_a_refusal(name: str, size: int) -> None:
     """A prefix of the nonce would be easier to collide with."""
