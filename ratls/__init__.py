@@ -3,8 +3,10 @@
     address, shown = probe_name(Address.parse("enclave.example:7443"), timeout=10)
     admitted = appraise_certificate(shown, expectation, at=now)
     with open_exchange(Kind.RELEASE, address, admitted, identity, **asked) as exchange:
-        exchange.begin(schema)  # rows may follow: the enclave has proved itself on this very RPC
-        exchange.commit(envelope, salt)
+        # Rows may follow: the enclave has proved itself on this very RPC.
+        exchange.open(transcript, salt, schema_digest)
+        exchange.send_sealed(message, rows, last=True)
+        exchange.commit(envelope)
 
 What it proves, and in which order: docs/channel.md 1 and 5. Read in this order: `certificate` and
 `claims` (what an enclave says about itself), `evidence` (what its quote commits to), `appraise`
@@ -12,3 +14,8 @@ What it proves, and in which order: docs/channel.md 1 and 5. Read in this order:
 `server_stream` (the challenge and the rows, in one call), `offline` (receipts, years later). Rows
 have no meaning here, and a task is 32 bytes.
 """
+
+from ratls.environment import before_grpc
+
+# gRPC reads its environment while it is loaded, and modules of this package load it.
+before_grpc()
