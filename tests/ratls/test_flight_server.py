@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from ratls import flight_server
 from ratls.address import Address
 from ratls.certificate import ENCLAVE_NAME
 from ratls.flight_data import DO_EXCHANGE, SERVICE, FlightData
@@ -182,8 +183,9 @@ def test_other_methods_of_flight_reach_the_refusal(study: Study, method: str) ->
     assert asked == ["refused"]
 
 
-def test_one_call_more_than_there_are_threads(study: Study) -> None:
-    """F18: gRPC refuses it, and starts no thread."""
+def test_more_calls_than_there_are_threads(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F18: some wait, and gRPC refuses the rest; none of them starts a thread."""
+    monkeypatch.setattr(flight_server, "_WAITING", 1)
     over, inside = threading.Event(), threading.Semaphore(0)
 
     def wait(requests: Any, context: Any, send: Any) -> None:
@@ -195,9 +197,14 @@ def test_one_call_more_than_there_are_threads(study: Study) -> None:
         running = [exchange(channel, HELLO) for _ in range(2)]
         for _ in running:
             assert inside.acquire(timeout=HANG_LIMIT)
-        assert outcome(exchange(channel, HELLO)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        calls = [exchange(channel, HELLO) for _ in range(4)]  # one of them waits for a thread
+        eventually(lambda: sum(call.done() for call in calls) == 3)
+        refusals = [call for call in calls if call.done()]
+        assert {outcome(call) for call in refusals} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert not inside.acquire(blocking=False)
         over.set()
-        assert [list(call) for call in running] == [[], []]
+        (waited,) = (call for call in calls if call not in refusals)
+        assert [list(call) for call in (*running, waited)] == [[], [], []]
         assert list(exchange(channel, HELLO)) == []
 
 
