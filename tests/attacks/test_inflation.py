@@ -31,6 +31,7 @@ from ratls.client_call import AnswerNotOpened
 from ratls.client_stream import Result
 from ratls.framing import (
     MAX_MESSAGE,
+    MAX_PART,
     Kind,
     MessageOversized,
     MessageUnexpected,
@@ -111,17 +112,15 @@ def ask(study: Study, peer: Any) -> Any:
         return exchange.collect()
 
 
-def test_a_result_may_be_large_and_nothing_else(study: Study) -> None:
+def test_a_part_of_a_result_may_be_large_and_nothing_else(study: Study) -> None:
     """64 MiB of `pending` took up to a minute to read, past the deadline of the call."""
-    ciphertext = bytes(4 * MEBIBYTE)
-    result = write_message("result", receipt=b"r", ciphertext=ciphertext)
-    with raw_enclave(study, lambda e: [e, flight_data(metadata=result)]) as peer:
-        assert ask(study, peer) == Result(b"r", ciphertext)
-    with (
-        raw_enclave(study, lambda e: [e, flight_data(metadata=pending(1 << 22))]) as peer,
-        refused(MessageOversized),
-    ):
-        ask(study, peer)
+    parts = hostile_enclave.parts(4 * MEBIBYTE)
+    with raw_enclave(study, lambda e: [e, *parts]) as peer:
+        assert ask(study, peer) == Result(b"r", bytes(4 * MEBIBYTE))
+    for size, leaf in ((MAX_MESSAGE, MessageOversized), (1 << 22, AnswerNotOpened)):
+        large = flight_data(metadata=pending(size))
+        with raw_enclave(study, lambda e, large=large: [e, large]) as peer, refused(leaf):
+            ask(study, peer)
 
 
 def test_a_message_of_another_exchange_is_refused_by_the_channel(study: Study) -> None:
@@ -168,13 +167,16 @@ def nested(*counts: int) -> bytes:
 
 
 @settings(max_examples=40)
-@given(st.binary(max_size=64), st.sampled_from(["pending", "denied", "evidence", "result"]))
-def test_a_large_message_is_a_result_or_refused_for_its_size(start: bytes, name: str) -> None:
-    """However it begins: it must say that it is a result before anything else is looked at."""
+@given(st.binary(max_size=64), st.sampled_from(["pending", "part", "evidence", "result"]))
+def test_a_large_message_is_a_part_or_refused_for_its_size(start: bytes, name: str) -> None:
+    """However it begins: large is only what comes where nothing but a part is due."""
     raw = bytes([0xA3]) + cbor.encode({"type": name})[1:] + start + bytes(MAX_MESSAGE)
-    leaf = MessageUnexpected if name == "result" else MessageOversized
-    with refused(leaf):
-        read_message(raw, "result", "pending", "denied", "evidence")
+    with refused(MessageOversized):
+        read_message(raw, "result", "pending", "part", "evidence")
+    with refused(MessageUnexpected):
+        read_message(raw, "part")
+    with refused(MessageOversized):
+        read_message(raw + bytes(MAX_PART), "part")
 
 
 # An enclave, and the rows that a provider sends

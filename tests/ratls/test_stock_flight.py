@@ -25,7 +25,7 @@ from ratls.client_call import AnswerMissing, AnswerNotOpened, PeerRefused
 from ratls.client_stream import Pending, Result
 from ratls.errors import CallFailed
 from ratls.flight_data import FlightDataMalformed
-from ratls.framing import Chunk, Kind, MessageUnexpected, read_message, write_message
+from ratls.framing import PART, Chunk, Kind, MessageUnexpected, read_message, write_message
 from ratls.identity import EnclaveIdentity
 from ratls.sealing import (
     TAG_SIZE,
@@ -261,7 +261,7 @@ def test_pyarrows_client_with_a_certificate_that_is_not_listed(study: Study) -> 
 
 # Our client at pyarrow's server
 
-Act = Callable[["Stock", Any, Any, dict[str, Any]], None]  # reader, writer, hello
+Act = Callable[["Stock", Any, Any, dict[str, Any]], object]  # reader, writer, hello
 
 
 class Stock(flight.FlightServerBase):
@@ -317,8 +317,12 @@ def collect(study: Study, act: Act) -> Any:
     ("act", "found"),
     [
         (
-            lambda s, r, w, h: said(w, "result", receipt=b"r", ciphertext=bytes(1 << 22)),
-            Result(b"r", bytes(1 << 22)),
+            lambda s, r, w, h: [
+                said(w, "result", receipt=b"r", size=PART + 1, parts=2),
+                said(w, "part", number=0, ciphertext=bytes(PART)),
+                said(w, "part", number=1, ciphertext=b"\0"),
+            ],
+            Result(b"r", bytes(PART + 1)),
         ),
         (
             lambda s, r, w, h: said(w, "pending", missing=["train_party_1"]),
