@@ -245,7 +245,7 @@ _CHUNK = b"\x00"  # no CBOR map begins so
 
 
 def first_frame(kind: Kind) -> bytes:
-    """What the stream is for. Alone: Flight's own servers pass over what comes with it."""
+    """What the stream is for; alone, as all servers of Flight take it (docs/flight.md 2.5)."""
     return FlightData(command=kind.value).encode()
 
 
