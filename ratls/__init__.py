@@ -5,7 +5,7 @@
     with open_exchange(Kind.RELEASE, address, admitted, identity, **asked) as exchange:
         # Rows may follow: the enclave has proved itself on this very RPC.
         exchange.open(transcript, salt, schema_digest)
-        exchange.send_sealed(message, rows, last=True)
+        exchange.send_sealed(batch.serialize(), batch.num_rows, last=True)
         exchange.commit(envelope)
 
 What it proves, and in which order: docs/channel.md 1 and 5. Read in this order: `certificate` and

@@ -1,11 +1,12 @@
 """Rows are sealed to the enclave: what leaves TLS, or is recorded of it, stays unreadable (B08).
 
-    key = SealingKey.make()                                    # in the enclave, for one exchange
-    sealed, own = seal_stream_key(key.public, info)            # at the provider
-    stream = key.open_stream_key(sealed, info)                 # in the enclave: the same key
+    key = SealingKey.make()                                      # in the enclave, per exchange
+    sealed, own = seal_stream_key(key.public, transcript, salt)  # at the provider
+    stream = key.open_stream_key(sealed, transcript)             # in the enclave: the same key
 
-    chunk = own.seal(plaintext, number=0, last=False)
-    stream.open(chunk)                                         # ciphertext and tag, to Arrow buffer
+    head = ChunkHead(0, last=False)
+    chunk = own.seal(plaintext, head, schema_digest)             # ciphertext and tag
+    stream.open(memoryview(chunk), head, schema_digest)          # an Arrow buffer
 
 The evidence of a challenge names the sealing key, so only the attested enclave can open. The key
 of a stream is agreed by HPKE (RFC 9180) with a hybrid of ML-KEM-768 (FIPS 203) and X25519: traffic

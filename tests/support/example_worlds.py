@@ -68,7 +68,7 @@ from tests.provider.desk import Desk
 from tests.ratls.test_offline import record
 from tests.support.documents import contents
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
-from tests.support.flight_peers import Script, Study, serving
+from tests.support.flight_peers import Script, Study, serving, transcript
 from tests.support.gramine import StandInDevice
 from tests.support.intel import World
 from tests.support.parties import PASSPHRASE, ROOTS
@@ -341,9 +341,10 @@ def connected(scene: Scene) -> Names:
     study, identity = scene.study, scene.study.identity()
     channel, batch = study.channel(), rows(1).to_batches()[0]
     challenge = Challenge(bytes(32), channel.spki_sha256, sha256(b"task").digest())
-    script = Script(identity, channel.spki_sha256)
+    script = Script(identity, channel.spki_sha256, plain=False)
     address = scene.stack.enter_context(serving(script, channel)).address
     held: Names = {"expectation": study.expectation, "clock": lambda: NOW, "timeout": 20}
+    held["random"] = bytes  # of a nonce that the transcript below has too
     asked: Names = {"task": b"task", "task_digest": challenge.task_digest, "dataset": "one"}
     return {
         "Address": SimpleNamespace(parse=lambda text: address),
@@ -362,10 +363,11 @@ def connected(scene: Scene) -> Names:
         "asked": asked | held,
         "task": b"task",
         "digest": challenge.task_digest,
-        "schema": batch.schema,
         "batch": batch,
         "envelope": b"commit",
+        "transcript": transcript(bytes(32), identity.instance, b"task"),
         "salt": bytes(32),
+        "schema_digest": bytes(32),
         "Kind": Kind,
         "probe_name": probe_name,
         "appraise_certificate": appraise_certificate,
@@ -380,6 +382,24 @@ def alone(scene: Scene) -> Names:
     log = partial(open_log, io.StringIO())
     names = {"socket": socket, "host": "127.0.0.1", "port": 0, "open_log": log}
     return names | {"check": lambda: None}
+
+
+@world_of("ratls.arrow_header", "ratls.flight_data", "ratls.sealing")
+def on_the_wire(scene: Scene) -> Names:
+    batch = rows(1).to_batches()[0]
+    message = batch.serialize()
+    start = 8 + int.from_bytes(memoryview(message)[4:8], "little")
+    return {
+        "buffer": message,
+        "header": memoryview(message).cast("B")[8:start],
+        "body": message.slice(start),
+        "schema": batch.schema,
+        "hello": b"hello",
+        "transcript": transcript(bytes(32), bytes(16), b"task"),
+        "salt": bytes(32),
+        "schema_digest": bytes(32),
+        "plaintext": message,
+    }
 
 
 @world_of("ratls.evidence", "ratls.gramine", "ratls.identity")
