@@ -3,7 +3,8 @@
     address, shown = probe_name(Address.parse("enclave.example:7443"), timeout=10)
     admitted = appraise_certificate(shown, expectation, at=now)
     with open_exchange(Kind.RELEASE, address, admitted, identity, **asked) as exchange:
-        exchange.open(transcript, salt, schema_digest)  # it has proved itself on this very RPC
+        # Rows may follow: the enclave has proved itself on this very RPC.
+        exchange.open(transcript, salt, schema_digest)
         exchange.send_sealed(batch.serialize(), batch.num_rows, last=True)
         exchange.commit(envelope)
 
@@ -13,3 +14,8 @@ What it proves, and in which order: docs/channel.md 1 and 5. Read in this order:
 `server_stream` (the challenge and the rows, in one call), `offline` (receipts, years later). Rows
 have no meaning here, and a task is 32 bytes.
 """
+
+from ratls.environment import before_grpc
+
+# gRPC reads its environment while it is loaded, and modules of this package load it.
+before_grpc()

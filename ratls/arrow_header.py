@@ -28,6 +28,7 @@ _RECORD_BATCH = 3
 _VERSION_5 = 4
 _NODE = struct.Struct("<qq")
 _PADDING = 64
+_ALIGNED = 8
 
 
 class RowsHeaderMalformed(StreamIntegrityError):
@@ -46,8 +47,8 @@ def read_batch(message: pa.Buffer, schema: pa.Schema, *, most_rows: int) -> pa.R
     if len(view) < _PREFIX or view[:4] != _CONTINUATION:
         raise _malformed("another beginning")
     size = int.from_bytes(view[4:_PREFIX], "little")
-    if size > min(MAX_HEADER, len(view) - _PREFIX):
-        raise _malformed("a header beyond the end")
+    if size > min(MAX_HEADER, len(view) - _PREFIX) or size % _ALIGNED:
+        raise _malformed("a header beyond the end, or not padded")
     start = _PREFIX + size
     return read_rows(view[_PREFIX:start], message.slice(start), schema, most_rows=most_rows)
 
@@ -83,14 +84,15 @@ def read_rows(
             # Slack would be bytes that no row has, kept and never judged.
             if not end <= start <= end + _PADDING or not least <= size <= most + _PADDING:
                 raise _malformed("a buffer of another size, or in another place")
+            if start % _ALIGNED:  # code that is compiled for aligned numbers may end the process
+                raise _malformed("a buffer that is not aligned")
             if start + size > body.size:
                 raise _malformed("a buffer beyond the end")
             column.append(body.slice(start, size) if size or column else None)
             end = start + size
-        try:
-            arrays.append(pa.Array.from_buffers(type_, rows, column))
-        except pa.ArrowInvalid as error:  # looks at the first and the last offset
-            raise _malformed("offsets outside the texts") from error
+        if pa.types.is_string(type_):
+            _require_texts_of_rows(column[1], column[2], rows)
+        arrays.append(pa.Array.from_buffers(type_, rows, column))
     if next(left, None) is not None or body.size - end > _PADDING:
         raise _malformed("bytes or buffers after the last column")
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -107,6 +109,14 @@ def _sizes(type_: pa.DataType, rows: int, nulls: int, most: int) -> list[tuple[i
         return [validity, (offsets, offsets), (0, most)]
     values = (rows * type_.bit_width + 7) // 8
     return [validity, (values, values)]
+
+
+def _require_texts_of_rows(offsets: pa.Buffer, texts: pa.Buffer, rows: int) -> None:
+    """The texts are those of the rows: none lie before the first, or behind the last."""
+    numbers = memoryview(offsets).cast("B").cast("i")
+    last = numbers[rows]
+    if numbers[0] or last < 0 or not last <= texts.size <= last + _PADDING:
+        raise _malformed("texts that no row has")
 
 
 class _Table:
@@ -192,9 +202,13 @@ def read_schema(header: memoryview) -> Any:
         raise _malformed("a header of more than a mebibyte")
     framed = _CONTINUATION + len(header).to_bytes(4, "little") + bytes(header)
     try:
-        return pa.ipc.read_schema(pa.py_buffer(framed))
+        schema = pa.ipc.read_schema(pa.py_buffer(framed))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _malformed("no schema") from error
+    # No dictionaries, nested types or extensions: their buffers are others than `read_rows` knows.
+    if not all(pa.types.is_primitive(t) or pa.types.is_string(t) for t in schema.types):
+        raise _malformed("a column of another type than numbers, times and texts")
+    return schema
 
 
 def is_schema(header: memoryview) -> bool:

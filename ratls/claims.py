@@ -126,6 +126,8 @@ class CertificateClaims:
             raise ClaimOfAnotherPurpose(
                 "claims", expected="those of a certificate alone", found=", ".join(foreign)
             )
+        if found.get(_OPTIONAL) == b"":  # absence has one spelling
+            raise ClaimsMalformed(f"claim {_OPTIONAL}", expected="32 bytes", found="0")
         known: dict[str, Any] = {n.replace("-", "_"): found[n] for n in cls.names() if n in found}
         return cls(**known, unknown=tuple(others))
 

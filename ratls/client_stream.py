@@ -51,6 +51,7 @@ from ratls.framing import (
     Kind,
     MessageUnexpected,
     chunk_frame,
+    first_frame,
     message_frame,
     number_of_parts,
     rows_frame,
@@ -140,7 +141,8 @@ def open_exchange(
         prover = _Prover(admitted, identity, task_digest, expectation, clock, random)
         nonce = prover.nonce()
         hello = write_message("hello", nonce=nonce, task=task, dataset=dataset, release=release)
-        call.send(message_frame(hello, kind.value))
+        call.send(first_frame(kind))
+        call.send(message_frame(hello))
         proved = prover.appraise(nonce, _hear(call, "evidence")[1])
         exchange = ClientExchange(call, prover, *proved, address, timeout)
         try:

@@ -1,13 +1,15 @@
 """Prepares the process for its first TLS connection.
 
-    prepare_process()   # first thing in a command; pinned clients call it too
+    prepare_process()   # servers and pinned clients call it before they connect
 
-gRPC takes TLS versions and tracing from the environment and from nowhere else.
+gRPC takes TLS versions and tracing from the environment and from nowhere else, and reads it while
+it is loaded.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 
 from verifier.errors import ConfigError
 
@@ -24,6 +26,9 @@ _LEAKING = ("SSLKEYLOGFILE", "GRPC_TRACE")
 _HARMLESS = frozenset({"none", "error"})
 
 
+_late: list[str] = []  # variables that gRPC had read otherwise before we were asked
+
+
 class EnvironmentUnsafe(ConfigError):
     """An environment variable would write keys or traffic to a log."""
 
@@ -31,11 +36,21 @@ class EnvironmentUnsafe(ConfigError):
     default_fix = "unset the variable and start again"
 
 
+def before_grpc() -> None:
+    """Leave gRPC nothing but TLS 1.3, and silent. Called where this package is imported."""
+    name, value = _TLS13_ONLY
+    if "grpc" in sys.modules and os.environ.get(name) != value:
+        _late.append(name)
+    os.environ[name] = value
+    os.environ.setdefault(*_QUIET)
+
+
 def prepare_process() -> None:
-    """Refuse an environment that logs traffic; leave gRPC nothing but TLS 1.3, and silent.
+    """Refuse an environment that logs traffic, and a gRPC that was loaded too early.
 
     Raises:
-        EnvironmentUnsafe: A variable is set that would leak keys or rows.
+        EnvironmentUnsafe: A variable is set that would leak keys or rows; or the program loaded
+            gRPC before `ratls`, and TLS 1.2 is on.
     """
     for name in _LEAKING:
         if name in os.environ:
@@ -43,5 +58,12 @@ def prepare_process() -> None:
     if os.environ.get(_QUIET[0], "none").lower() not in _HARMLESS:
         raise EnvironmentUnsafe(
             "environment", expected=f"{_QUIET[0]} unset, NONE or ERROR", found="another value"
+        )
+    if _late:
+        raise EnvironmentUnsafe(
+            "gRPC",
+            expected=f"loaded under {_TLS13_ONLY[0]}={_TLS13_ONLY[1]}",
+            found="loaded without it",
+            fix="import ratls before grpc, or set the variable before the program starts",
         )
     os.environ.update([_TLS13_ONLY, _QUIET])

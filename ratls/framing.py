@@ -244,9 +244,14 @@ class Frame:
 _CHUNK = b"\x00"  # no CBOR map begins so
 
 
-def message_frame(message: bytes, command: bytes = b"") -> bytes:
-    """A message alone; `command` in the first frame of a stream."""
-    return FlightData(command=command, metadata=message).encode()
+def first_frame(kind: Kind) -> bytes:
+    """What the stream is for; alone, as all servers of Flight take it (docs/flight.md 2.5)."""
+    return FlightData(command=kind.value).encode()
+
+
+def message_frame(message: bytes) -> bytes:
+    """A message alone."""
+    return FlightData(metadata=message).encode()
 
 
 def chunk_frame(head: ChunkHead, sealed: bytes) -> bytes:

@@ -4,9 +4,8 @@ does.
     with pinned_channel(address, admitted, identity) as channel:
         ...
 
-A client fails open in three ways (docs/flight.md 1.3): without roots it trusts the system's, with
-verification disabled it ignores the pin, and without credentials it sends plaintext. None of the
-three is possible here.
+A client fails open in two ways (docs/flight.md 1.3): without roots it trusts the system's, and
+without credentials it sends plaintext. Neither is possible here.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def pinned_channel(
         PinUnusable: The address is not numeric, or the pin is not exactly one certificate.
         EnvironmentUnsafe: The environment would log keys or traffic.
     """
-    prepare_process()  # gRPC reads its environment with the first TLS connection
+    prepare_process()
     if not address.is_numeric:
         raise PinUnusable(str(address), expected="the very address that was probed", found="a name")
     credentials = grpc.ssl_channel_credentials(_pin(admitted), identity.key_pem, identity.cert_pem)
@@ -122,9 +121,9 @@ def _require_no_issuer(certificate: x509.Certificate) -> None:
     """A second check of the same kind: the appraisal made it too.
 
     gRPC does not show which certificate the other end of the data connection has. Under a pin
-    that may issue, it could be any that the pinned key has signed, with any key. Each of the two
-    marks (RFC 5280, section 4.2.1.9 and RFC 5280, section 4.2.1.3) alone keeps the TLS library
-    from taking it.
+    that may issue, it could be any that the pinned key has signed, with any key. Of the two marks
+    (RFC 5280, section 4.2.1.9 and RFC 5280, section 4.2.1.3) each alone keeps OpenSSL from taking
+    it; gRPC's own TLS library looks at the second alone (docs/flight.md 1.2).
     """
     try:
         extensions = certificate.extensions

@@ -367,11 +367,21 @@ def _truncated(found: str) -> StreamTruncated:
 
 def refusal_status(
     refusal: RatlsError, correlation_id: str
-) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
-    """Status, text and trailing metadata in place of a refusal: code and id, never its text."""
+) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
+    """Status, text and trailing metadata in place of a refusal: code and id, never its text.
+
+    They are those of Flight's own servers, so that its own clients raise the class that they know,
+    with code and id as `extra_info` (docs/flight.md 3.1).
+    """
     status = {
         Exit.NOT_GENUINE: grpc.StatusCode.UNAUTHENTICATED,
         Exit.NOT_ADMITTED: grpc.StatusCode.PERMISSION_DENIED,
-    }.get(refusal.exit_status, grpc.StatusCode.INTERNAL)
+    }.get(refusal.exit_status, grpc.StatusCode.UNKNOWN)
+    text = f"refused: {refusal.code} ({correlation_id})"
     info = json.dumps({"code": refusal.code, "id": correlation_id}).encode()
-    return status, f"refused: {refusal.code} ({correlation_id})", ((REFUSAL_KEY, info),)
+    details: tuple[tuple[str, str | bytes], ...] = (
+        (REFUSAL_KEY, info),
+        ("x-arrow-status", "5"),  # IOError, as Flight's own servers say
+        ("x-arrow-status-message-bin", text.encode()),
+    )
+    return status, text, details

@@ -7,3 +7,5 @@ with SchedulerClient(address, pinned_certificate, channel) as scheduler:   # sch
 A scheduler has no key of a party and sees no row. Its messages only start work: a party that
 receives a task verifies it by itself, and the state of a task in the queue is a hint.
 """
+
+import ratls  # noqa: F401 - before anything loads gRPC, which reads its environment then

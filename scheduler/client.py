@@ -72,7 +72,7 @@ class SchedulerClient:
             SchedulerCertificateUnusable: Not exactly one scheduler's certificate.
             EnvironmentUnsafe: The environment would log keys or traffic.
         """
-        prepare_process()  # gRPC reads its environment with the first TLS connection
+        prepare_process()
         check_pin(certificate_pem)
         self._timeout = timeout
         self._channel = grpc.secure_channel(

@@ -308,7 +308,7 @@ def start_server(
         SchedulerAddressUnusable: The port is in use, or the address is not this machine's.
         EnvironmentUnsafe: The environment would log keys or traffic.
     """
-    prepare_process()  # gRPC reads its environment with the first TLS connection
+    prepare_process()
     open_many_files()
     limits = limits or Limits()
     threads = ThreadPoolExecutor(limits.calls, thread_name_prefix="call")

@@ -163,11 +163,11 @@ from verifier.shell import refusals_as_exit_status
 folder, listen = Path(sys.argv[1]), sys.argv[2]
 _, platform = read(folder / "intel", NOW)
 honest, calls = receive.Intake.add, []
-def add(self, batch):
-    calls.append(batch)
+def add(self, place, stream, message, *rest):
+    calls.append(message)
     if len(calls) == 1:
-        raise ValueError(f"cannot use {batch.to_pylist()}")
-    return honest(self, batch)
+        raise ValueError(f"cannot use {message.to_pybytes()}")
+    return honest(self, place, stream, message, *rest)
 receive.Intake.add = add
 with refusals_as_exit_status() as shell:
     serving.serve(
@@ -184,7 +184,7 @@ class Remote(LiveEnclave):
     """An enclave in a process of its own."""
 
     def __init__(self, world: EnclaveWorld, address: Address, certificate: bytes) -> None:
-        self.world, self.salt = world, bytes(32)
+        self.world, self.salt, self.releases = world, bytes(32), {}
         self._address, self._certificate = address, certificate
 
     @property
@@ -239,10 +239,10 @@ def test_a_commit_asked_about_again_is_computed_too(
             refused_by_enclave(ServerFailed),
             live.exchange(Kind.RELEASE, people.bob, task=task, dataset="train_party_2") as first,
         ):
-            first.begin(rows(2).schema)
-            sent = [first.send(batch) for batch in rows(2).to_batches()]
+            batches = rows(2).to_batches()
+            sent = live.send(first, people.bob, "train_party_2", batches, task)
             envelope = live.commit(first, people.bob, "train_party_2", sent, task)
-            first.commit(envelope, live.salt)
+            first.commit(envelope)
         monkeypatch.setattr(live.enclave, "compute_when_complete", honest)
         with live.exchange(Kind.RELEASE, people.bob, task=task, dataset="train_party_2") as again:
             assert again.resume(envelope) is not None

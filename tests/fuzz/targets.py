@@ -134,6 +134,58 @@ def _bulk() -> Parse:
     return parse
 
 
+def _frame() -> Parse:
+    """A frame that a party sends, and the rows in it, as far as they are read without a key."""
+    import pyarrow as pa
+
+    from ratls.arrow_header import read_rows
+    from ratls.framing import Frame
+
+    schema = _batch().schema
+
+    def parse(data: bytes) -> object:
+        frame = Frame.parse(data)
+        if frame.is_chunk:
+            return frame.chunk()
+        if frame.data.command and not frame.data.metadata:
+            return frame  # the first of a stream
+        if not frame.has_rows:
+            return frame.message("hello", "open", "challenge", "resume", "commit", "received")
+        header, body = memoryview(frame.data.header), pa.py_buffer(frame.data.body)
+        rows = read_rows(header, body, schema, most_rows=1 << 24)
+        with suppress(pa.ArrowInvalid):  # the enclave's next check
+            rows.validate(full=True)
+        return rows
+
+    return parse
+
+
+def _batch() -> Any:
+    import pyarrow as pa
+
+    return pa.record_batch({"t": ["a", None, "bcd"], "x": [1, 2, 3], "b": [True, None, False]})
+
+
+def _frame_seeds(_: Path | None) -> list[bytes]:
+    from ratls import framing
+    from ratls.sealing import ChunkHead
+
+    hello = {"nonce": bytes(32), "task": b"{}", "dataset": "rows-a", "release": bytes(16)}
+    messages = [
+        framing.write_message("hello", **hello),
+        framing.write_message("open", stream=0, streams=2, key=bytes(1200)),
+        framing.write_message("challenge", nonce=bytes(32)),
+        framing.write_message("commit", commit=b"{}"),
+        framing.write_message("received"),
+    ]
+    return [
+        framing.first_frame(framing.Kind.RELEASE),
+        framing.chunk_frame(ChunkHead(1, last=True), bytes(64)),
+        framing.rows_frame(_batch(), 0),
+        *(framing.message_frame(message) for message in messages),
+    ]
+
+
 def _bulk_seeds(_: Path | None) -> list[bytes]:
     from policy.values import Digest
     from ratls.sealing import ChunkHead, StreamKey
@@ -391,13 +443,14 @@ def mutate_quote(rng: Random, data: bytes) -> bytes:
 
 
 _TARGETS = (
-    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 23),
+    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 20),
     Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 15),
     Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 10),
     Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 15),
     Target("qe-identity", _qe_identity, _texts("qe_identity"), mutate_json, 8192, 10),
     Target("crl", _crl, _crl_seeds, mutate_der, 4096, 15),
     Target("bundle", _bundle, _bundle_seeds, mutate_json, 65536, 10),
+    Target("frame", _frame, _frame_seeds, mutate_bytes, 4096, 3),
     Target("bulk", _bulk, _bulk_seeds, mutate_bytes, 4096, 2),
 )
 TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target in _TARGETS})

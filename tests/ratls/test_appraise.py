@@ -229,7 +229,8 @@ def test_unknown_claims_are_ignored_and_shown(study: Study) -> None:
     genuine = ChallengeClaims.parse(
         Evidence.parse(identity.answer_challenge(NONCE, PEER, TASK)).claims
     )
-    buffer = cbor.encode({"verdict": b"true", **genuine.as_map()})
+    there = {name: value for name, value in genuine.as_map().items() if value}
+    buffer = cbor.encode({"verdict": b"true", **there})
     quote = PlatformAttester(study.world.platform).quote(report_data(buffer))
     raw = Evidence(quote, buffer).encode()
     fresh = appraise_challenge(raw, admitted, CHALLENGE, study.expectation, at=NOW)

@@ -27,6 +27,7 @@ from ratls.claims import (
     PolicyHashMismatch,
     ReceiptKeyUnbound,
     RoleMismatch,
+    SealingKeyUnbound,
     TaskHashMismatch,
     key_hash,
     parse_claim_map,
@@ -56,8 +57,10 @@ CHALLENGE = ChallengeClaims(
     peer_hash=b"c" * 32,
     task_hash=b"t" * 32,
     nonce=b"n" * 32,
+    sealing_key_hash=b"k" * 32,
     **BASE,
 )
+NOT_SEALED = replace(CHALLENGE, sealing_key_hash=b"")  # an exchange without rows names no key
 
 
 @pytest.mark.parametrize(
@@ -94,10 +97,11 @@ def test_either_order_of_keys_is_read(pairs: list[str], digest: str) -> None:
     assert parse_claim_map(raw) == values
 
 
-@pytest.mark.parametrize("claims", [CERTIFICATE, CHALLENGE])
+@pytest.mark.parametrize("claims", [CERTIFICATE, CHALLENGE, NOT_SEALED])
 def test_claims_are_written_in_deterministic_order_and_read_back(claims: CertificateClaims) -> None:
     raw = claims.encode()
-    assert raw == cbor2.dumps(claims.as_map(), canonical=True)
+    there = {name: value for name, value in claims.as_map().items() if value}
+    assert raw == cbor2.dumps(there, canonical=True)
     assert type(claims).parse(raw) == claims
 
 
@@ -156,7 +160,9 @@ def test_no_prefix_of_claims_is_read(claims: CertificateClaims) -> None:
             type(claims).parse(raw[:end])
 
 
-@pytest.mark.parametrize("name", [n for n in ChallengeClaims.names() if n != "pubkey-hash"])
+@pytest.mark.parametrize(
+    "name", sorted(set(ChallengeClaims.names()) - {"pubkey-hash", "sealing-key-hash"})
+)
 def test_a_claim_left_out_is_a_refusal(name: str) -> None:
     """Whoever compares a claim only where it is present is satisfied by its absence."""
     with refused(ClaimMissing):
@@ -165,9 +171,30 @@ def test_a_claim_left_out_is_a_refusal(name: str) -> None:
         )
 
 
+def test_the_sealing_key_is_left_out_where_rows_will_be_sealed() -> None:
+    """B08: a key that no evidence names could be anybody's."""
+    unnamed = ChallengeClaims.parse(NOT_SEALED.encode())
+    with refused(SealingKeyUnbound):
+        require_equal(unnamed, OWN, SPKI)
+    require_equal(unnamed, OWN | {"sealing-key-hash": b""}, SPKI)
+
+
+def test_evidence_names_a_sealing_key_that_did_not_come() -> None:
+    with refused(SealingKeyUnbound):
+        require_equal(CHALLENGE, OWN | {"sealing-key-hash": b""}, SPKI)
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("nonce", 31), ("nonce", 33), ("nonce", 0), ("peer-hash", 31), ("instance", 17)],
+    [
+        ("sealing-key-hash", 0),
+        ("sealing-key-hash", 31),
+        ("nonce", 31),
+        ("nonce", 33),
+        ("nonce", 0),
+        ("peer-hash", 31),
+        ("instance", 17),
+    ],
 )
 def test_a_claim_of_another_size_is_a_refusal(name: str, size: int) -> None:
     """A prefix of the nonce would be easier to collide with."""
@@ -175,7 +202,7 @@ def test_a_claim_of_another_size_is_a_refusal(name: str, size: int) -> None:
         ChallengeClaims.parse(cbor2.dumps(CHALLENGE.as_map() | {name: bytes(size)}))
 
 
-@pytest.mark.parametrize("name", ["nonce", "peer-hash", "task-hash"])
+@pytest.mark.parametrize("name", ["nonce", "peer-hash", "task-hash", "sealing-key-hash"])
 def test_evidence_of_a_challenge_worn_as_a_certificate(name: str) -> None:
     """B04: made for one moment, it would then be shown for days."""
     raw = cbor2.dumps(CERTIFICATE.as_map() | {name: bytes(32)})
@@ -206,6 +233,7 @@ def test_claims_that_are_ours_pass() -> None:
         ("receipt_key_hash", ReceiptKeyUnbound),
         ("peer_hash", PeerHashMismatch),
         ("task_hash", TaskHashMismatch),
+        ("sealing_key_hash", SealingKeyUnbound),
         ("nonce", NonceMismatch),
     ],
 )

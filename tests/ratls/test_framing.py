@@ -1,13 +1,15 @@
-"""The framing itself, without a network: messages, order, caps, digest."""
+"""The framing itself, without a network: messages, frames, order, caps, digest."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
 import cbor2
+import grpc
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
@@ -15,25 +17,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy.admission import MeasurementNotListed
-from ratls.claims import (
-    NonceMismatch,
-)
+from policy.values import Digest
+from ratls.arrow_header import RowsHeaderMalformed
+from ratls.claims import NonceMismatch
+from ratls.flight_data import FlightData, FlightDataMalformed
 from ratls.framing import (
     MAX_MESSAGE,
+    REFUSAL_KEY,
+    Chunk,
+    ChunkUnexpected,
+    Frame,
     Kind,
     MessageOversized,
     MessageUnexpected,
     RowDigest,
+    chunk_frame,
+    first_frame,
+    message_frame,
     read_message,
+    rows_frame,
+    schema_frame,
     write_message,
 )
+from ratls.sealing import MAX_CHUNKS, ChunkHead
 from ratls.server_stream import (
     Caps,
     SequenceBroken,
     ServerExchange,
     StreamOversized,
     StreamTruncated,
-    flight_refusal,
+    refusal_status,
 )
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
@@ -41,57 +54,42 @@ from verifier.errors import RatlsError
 CAPS = Caps(rows=10, bytes=1000)
 ROWS = pa.record_batch({"x": [1, 2, 3]})
 SALT = b"s" * 32
+SCHEMA = schema_frame(ROWS.schema)
 
 
-@dataclass
-class Chunk:
-    data: Any
-    app_metadata: Any
+def message(name: str, **members: Any) -> bytes:
+    return message_frame(cbor2.dumps({"type": name, **members}))
 
 
-class FakeReader:
-    """What pyarrow gives a server: chunks, then StopIteration."""
-
-    def __init__(self, *chunks: Chunk, end: Exception | None = None) -> None:
-        self._chunks, self._end = list(chunks), end or StopIteration()
-        self.schema = ROWS.schema
-
-    def read_chunk(self) -> Chunk:
-        if not self._chunks:
-            raise self._end
-        return self._chunks.pop(0)
+def rows(seq: int) -> bytes:
+    return rows_frame(ROWS, seq)
 
 
-class FakeContext:
-    def is_cancelled(self) -> bool:
-        return False
+COMMIT = message("commit", commit=b"signed")
 
 
-def message(name: str, **members: Any) -> Chunk:
-    return Chunk(None, pa.py_buffer(cbor2.dumps({"type": name, **members})))
-
-
-def rows(seq: int, batch: pa.RecordBatch = ROWS) -> Chunk:
-    return Chunk(batch, message("batch", seq=seq).app_metadata)
-
-
-COMMIT = message("commit", commit=b"signed", salt=SALT)
-
-
-def exchange(*chunks: Chunk, end: Exception | None = None) -> ServerExchange:
-    return ServerExchange(FakeReader(*chunks, end=end), None, FakeContext())
+def exchange(*frames: bytes) -> ServerExchange:
+    return ServerExchange(iter(frames), lambda frame: None)
 
 
 def test_rows_then_commit() -> None:
-    server = exchange(rows(0), rows(1), COMMIT)
+    server = exchange(SCHEMA, rows(0), rows(1), COMMIT)
     assert server.resume_request() is None
     assert server.schema() == ROWS.schema
     assert [seq for seq, _ in server.batches(CAPS)] == [0, 1]
-    assert (server.committed.envelope, server.committed.salt) == (b"signed", SALT)
+    assert server.committed == b"signed"
+
+
+def beside(data: FlightData, metadata: bytes) -> bytes:
+    """The same Arrow message with other metadata beside it."""
+    return FlightData(header=data.header, metadata=metadata, body=data.body).encode()
+
+
+ONE = FlightData.parse(rows(0))
 
 
 @pytest.mark.parametrize(
-    ("chunks", "leaf"),
+    ("frames", "leaf"),
     [
         ([rows(1), COMMIT], SequenceBroken),  #                 F15: the first is missing
         ([rows(0), rows(0), COMMIT], SequenceBroken),  #        F15: replayed
@@ -99,40 +97,46 @@ def test_rows_then_commit() -> None:
         ([rows(0), rows(1)], StreamTruncated),  #               F14: no commit
         ([], StreamTruncated),
         ([rows(0), message("resume", commit=b"c")], MessageUnexpected),
-        ([rows(0), message("commit", commit=b"c", salt=b"short")], MessageUnexpected),
-        ([Chunk(ROWS, None)], MessageUnexpected),
-        ([Chunk(None, None)], MessageUnexpected),
-        ([Chunk(ROWS, pa.py_buffer(b"x"))], MessageUnexpected),
+        ([rows(0), message("commit", commit=b"c", salt=SALT)], MessageUnexpected),
+        ([rows(0), message("commit", commit="text")], MessageUnexpected),
+        ([beside(ONE, b"")], MessageUnexpected),
+        ([beside(ONE, b"x")], MessageUnexpected),
+        ([FlightData(metadata=write_message("batch", seq=0)).encode()], MessageUnexpected),
+        ([FlightData(metadata=ONE.metadata, body=ONE.body).encode()], MessageUnexpected),
+        ([beside(ONE, cbor2.dumps({"type": "commit", "commit": b"c"}))], MessageUnexpected),
+        ([b""], MessageUnexpected),
+        ([b"\xff"], FlightDataMalformed),
+        ([chunk_frame(ChunkHead(0, True), bytes(64))], MessageUnexpected),
+        ([rows(0), SCHEMA], MessageUnexpected),  #              the columns again, in mid-stream
+        ([beside(FlightData.parse(SCHEMA), write_message("batch", seq=0))], RowsHeaderMalformed),
         ([rows(i) for i in range(4)], StreamOversized),  #      12 rows of at most 10
     ],
 )
 def test_a_stream_that_is_not_complete_in_order(
-    chunks: list[Chunk], leaf: type[RatlsError]
+    frames: list[bytes], leaf: type[RatlsError]
 ) -> None:
     with refused(leaf):
-        list(exchange(*chunks).batches(CAPS))
+        list(exchange(SCHEMA, *frames).batches(CAPS))
 
 
 @pytest.mark.parametrize(
-    ("batch", "caps", "leaf"),
+    ("caps", "leaf"),
     [
-        # F09, flight.md 3.2: 224 bytes on the wire, 268 million rows.
-        (
-            pa.record_batch({"x": pa.nulls(1 << 28)}),
-            Caps(rows=1 << 40, bytes=1000),
-            MessageOversized,
-        ),
-        (ROWS, Caps(rows=10, bytes=1000, batch_rows=2), MessageOversized),
-        (ROWS, Caps(rows=10, bytes=1000, batch_bytes=23), MessageOversized),
-        (ROWS, Caps(rows=10, bytes=23), StreamOversized),
-        (ROWS, Caps(rows=2, bytes=1000), StreamOversized),
+        (Caps(rows=10, bytes=1000, batch_rows=2), RowsHeaderMalformed),
+        (Caps(rows=10, bytes=1000, batch_bytes=23), MessageOversized),
+        (Caps(rows=10, bytes=23), StreamOversized),
+        (Caps(rows=2, bytes=1000), StreamOversized),
     ],
 )
-def test_more_than_a_receiver_holds(
-    batch: pa.RecordBatch, caps: Caps, leaf: type[RatlsError]
-) -> None:
+def test_more_than_a_receiver_holds(caps: Caps, leaf: type[RatlsError]) -> None:
     with refused(leaf):
-        list(exchange(rows(0, batch), COMMIT).batches(caps))
+        list(exchange(SCHEMA, rows(0), COMMIT).batches(caps))
+
+
+@pytest.mark.parametrize("first", [COMMIT, rows(0), b"", message("hello")])
+def test_rows_without_columns_before_them(first: bytes) -> None:
+    with refused(MessageUnexpected):
+        exchange(first, COMMIT).schema()
 
 
 def test_rows_before_the_hello() -> None:
@@ -140,32 +144,84 @@ def test_rows_before_the_hello() -> None:
         exchange(rows(0)).hello()
 
 
-def test_commit_without_any_rows_has_no_schema() -> None:
-    with refused(MessageUnexpected):
-        exchange(COMMIT).schema()
+def gone() -> Iterator[bytes]:
+    """What gRPC gives for a client that was killed, or cut off: frames, then an error."""
+    yield SCHEMA
+    yield rows(0)
+    raise grpc.RpcError
 
 
-def test_bytes_that_are_no_arrow_messages() -> None:
-    with refused(MessageUnexpected):
-        exchange(rows(0), end=pa.ArrowInvalid("garbage")).hello()
-    with refused(MessageUnexpected):
-        list(exchange(rows(0), end=OSError("garbage")).batches(CAPS))
-
-
-def test_commit_is_asked_for_before_it_came() -> None:
+def test_a_client_that_has_gone() -> None:
+    """F14."""
+    server = ServerExchange(gone(), lambda frame: None)
     with refused(StreamTruncated):
-        _ = exchange(rows(0)).committed
+        list(server.batches(CAPS))
+    assert server.committed is None
+
+
+def test_every_frame_is_a_sign_of_life() -> None:
+    heard: list[int] = []
+    server = ServerExchange(
+        iter([SCHEMA, rows(0), COMMIT]), lambda frame: None, lambda: heard.append(1)
+    )
+    assert len(list(server.batches(CAPS))) == 1
+    assert len(heard) == 3
+
+
+# A frame is judged by what is in it.
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_chunk_is_read_back(last: bool) -> None:
+    frame = Frame.parse(chunk_frame(ChunkHead(7, last), b"ciphertext" + bytes(16)))
+    assert frame.is_chunk
+    assert not frame.has_rows
+    chunk = frame.chunk()
+    assert (chunk.head, bytes(chunk.sealed)) == (ChunkHead(7, last), b"ciphertext" + bytes(16))
+    assert bytes(chunk.tag) == bytes(16)
+
+
+CHUNK = FlightData.parse(chunk_frame(ChunkHead(0, False), bytes(32)))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        message("hello"),
+        rows(0),
+        b"",
+        FlightData(metadata=CHUNK.metadata, body=b"b").encode(),
+        FlightData(metadata=CHUNK.metadata, header=b"h").encode(),
+        FlightData(metadata=b"\0" + b"\xff" * 8 + b"\0").encode(),  #        no such number
+        FlightData(metadata=b"\0" + MAX_CHUNKS.to_bytes(8, "big") + b"\0").encode(),
+        FlightData(metadata=b"\0" + bytes(8) + b"\2").encode(),  #            no such flag
+        FlightData(metadata=b"\0" + bytes(8)).encode(),  #                    cut
+        FlightData(metadata=b"\0").encode(),
+    ],
+)
+def test_frames_that_are_no_chunks(frame: bytes) -> None:
+    with refused(ChunkUnexpected):
+        Frame.parse(frame).chunk()
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_are_a_chunk_or_a_refusal(raw: bytes) -> None:
+    with suppress(ChunkUnexpected):
+        chunk = Chunk.parse(memoryview(raw))
+        assert chunk.head.encode() + bytes(chunk.sealed) == raw
+
+
+def test_a_chunk_where_a_message_is_due() -> None:
+    with refused(MessageUnexpected):
+        exchange(chunk_frame(ChunkHead(0, False), bytes(64))).hello()
 
 
 def test_messages_are_read_back() -> None:
-    raw = write_message("hello", nonce=b"n" * 32, task=b"t", dataset="d")
-    assert read_message(raw, "hello") == (
-        "hello",
-        {"nonce": b"n" * 32, "task": b"t", "dataset": "d"},
-    )
+    members = {"nonce": b"n" * 32, "task": b"t", "dataset": "d", "release": b"r"}
+    assert read_message(write_message("hello", **members), "hello") == ("hello", members)
 
 
-HELLO = {"type": "hello", "nonce": b"n" * 32, "task": b"t", "dataset": "d"}
+HELLO = {"type": "hello", "nonce": b"n" * 32, "task": b"t", "dataset": "d", "release": b""}
 
 
 @pytest.mark.parametrize(
@@ -209,42 +265,50 @@ def test_a_message_over_its_cap_is_not_sent() -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_descriptors_of_ours(kind: Kind) -> None:
-    assert Kind.of(flight.FlightDescriptor.for_command(kind.value)) is kind
+    """In a frame of its own, as all known clients send it, or with the hello."""
+    hello = write_message("hello", nonce=bytes(32), task=b"", dataset="d", release=b"")
+    alone = exchange(first_frame(kind), message_frame(hello))
+    together = exchange(FlightData(command=kind.value, metadata=hello).encode())
+    for server in (alone, together):
+        assert server.kind() is kind
+        assert server.hello().dataset == "d"
 
 
 @pytest.mark.parametrize(
-    "descriptor",
-    [
-        flight.FlightDescriptor.for_command(b"ratls/2 release"),
-        flight.FlightDescriptor.for_command(b""),
-        flight.FlightDescriptor.for_command(b"../../etc"),
-        flight.FlightDescriptor.for_command(bytes(1 << 20)),
-        flight.FlightDescriptor.for_path(b"ratls/1 release"),
-    ],
+    "command", [b"ratls/2 release", b"", b"../../etc", bytes(1 << 20), b"ratls/1 release\0"]
 )
-def test_other_descriptors(descriptor: Any) -> None:
+def test_other_descriptors(command: bytes) -> None:
     """F13: nothing in a descriptor is a path, a name or a query."""
     with refused(MessageUnexpected):
-        Kind.of(descriptor)
+        exchange(FlightData(command=command, metadata=b"x").encode()).kind()
+
+
+def test_a_path_for_a_descriptor() -> None:
+    """F13."""
+    path = flight.FlightDescriptor.for_path(b"ratls/1 release").serialize()
+    with refused(FlightDataMalformed):
+        exchange(b"\x0a" + bytes([len(path)]) + path).kind()
+    command = flight.FlightDescriptor.for_command(b"ratls/1 release").serialize()
+    assert exchange(b"\x0a" + bytes([len(command)]) + command).kind() is Kind.RELEASE
 
 
 @pytest.mark.parametrize(
-    ("leaf", "kind"),
+    ("leaf", "status"),
     [
-        (NonceMismatch, flight.FlightUnauthenticatedError),
-        (MeasurementNotListed, flight.FlightUnauthorizedError),
-        (StreamTruncated, flight.FlightServerError),
+        (NonceMismatch, grpc.StatusCode.UNAUTHENTICATED),
+        (MeasurementNotListed, grpc.StatusCode.PERMISSION_DENIED),
+        (StreamTruncated, grpc.StatusCode.UNKNOWN),
     ],
 )
 def test_a_refusal_on_the_wire_is_class_code_and_number(
-    leaf: type[RatlsError], kind: type[Exception]
+    leaf: type[RatlsError], status: grpc.StatusCode
 ) -> None:
-    """F16: an exception's text and traceback would go to the peer."""
-    told = flight_refusal(leaf("a row", expected="1", found="canary-c4n4ry"), "0007")
-    assert type(told) is kind
-    assert "c4n4ry" not in str(told)
-    assert leaf.code in str(told)
-    assert "0007" in str(told)
+    """F16: an exception's text would go to the peer."""
+    told = refusal_status(leaf("a row", expected="1", found="canary-c4n4ry"), "0007")
+    assert told[0] is status
+    assert "c4n4ry" not in repr(told)
+    assert told[1] == f"refused: {leaf.code} (0007)"
+    assert dict(told[2])[REFUSAL_KEY] == f'{{"code": "{leaf.code}", "id": "0007"}}'.encode()
 
 
 # The digest of rows: equal at both ends, and different for anything else.
@@ -280,9 +344,9 @@ def test_digest_is_the_same_for_whoever_receives_the_rows(
 
 
 def digest(*batches: tuple[int, pa.RecordBatch], salt: bytes = SALT, schema: bytes = SALT) -> bytes:
-    made = RowDigest(salt, schema)
+    made = RowDigest(salt, Digest(schema))
     for seq, batch in batches:
-        made.add(seq, batch)
+        made.add(seq, batch.num_rows, Digest(hashlib.sha256(batch.serialize()).digest()))
     return made.digest()
 
 
@@ -302,7 +366,7 @@ def test_digest_differs_for_other_rows_order_salt_or_schema() -> None:
 
 def test_digest_takes_salts_and_schema_digests_of_32_bytes_only() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
-        RowDigest(b"short", bytes(32))
+        RowDigest(b"short", Digest(bytes(32)))
 
 
 def test_timestamps_travel_alike() -> None:

@@ -1,23 +1,18 @@
-"""The pin: every way in which a Flight client fails open, or talks to somebody else."""
+"""The pin: every way in which a gRPC client fails open, or talks to somebody else."""
 
 from __future__ import annotations
 
 import ast
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.flight as flight
+import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
@@ -34,6 +29,7 @@ from tests.support.flight_peers import (
     LOOPBACK,
     Script,
     Study,
+    key_pem,
     serving,
     tls_server,
 )
@@ -62,39 +58,62 @@ def test_an_address_that_would_be_resolved_again(study: Study) -> None:
         pinned_channel(Address("localhost", 1), admitted, study.channel())
 
 
-def test_flight_clients_are_made_in_one_place_and_verification_is_never_off() -> None:
+PACKAGES = ("ratls", "provider", "enclave_app", "scheduler", "policy", "verifier", "simulation")
+MAKES = {"secure_channel", "insecure_channel", "FlightClient", "ssl_channel_credentials"}
+
+
+def test_channels_are_made_in_two_places_and_never_without_tls() -> None:
     """I10: one more constructor is one more chance to fail open."""
-    made = []
-    for package in ("ratls", "provider", "enclave_app", "scheduler", "policy", "verifier"):
+    made = set()
+    for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.Attribute | ast.Name):
                     name = node.attr if isinstance(node, ast.Attribute) else node.id
-                    if name == "FlightClient" or ast.unparse(node) == "flight.connect":
-                        made.append(path.name)
-                if isinstance(node, ast.keyword):
-                    assert node.arg != "disable_server_verification", path
-    assert set(made) <= {"pin.py"}
+                    if name in MAKES:
+                        made.add((str(path.relative_to(ROOT)), name))
+    assert made == {
+        (place, name)
+        for place in ("ratls/pin.py", "scheduler/client.py")
+        for name in ("secure_channel", "ssl_channel_credentials")
+    }
 
 
 def test_server_that_talks_plaintext_at_the_probed_address(study: Study) -> None:
-    """Under the scheme grpc:// the client would have ignored its pin and sent everything."""
-    with flight.FlightServerBase(f"grpc://{LOOPBACK}:0") as plain:
-        admitted = study.admitted(study.identity())
+    """Over an insecure channel the client would have had no pin, and sent everything."""
+    plain = grpc.server(ThreadPoolExecutor(1))
+    port = plain.add_insecure_port(f"{LOOPBACK}:0")
+    plain.start()
+    admitted = study.admitted(study.identity())
+    try:
         with (
             refused(CallFailed),
-            study.exchange(
-                Kind.ATTEST, Address(LOOPBACK, plain.port), admitted, timeout=HANG_LIMIT
-            ),
+            study.exchange(Kind.ATTEST, Address(LOOPBACK, port), admitted, timeout=HANG_LIMIT),
         ):
             pass
+        with grpc.insecure_channel(f"{LOOPBACK}:{port}") as channel:
+            assert outcome(channel) is SERVED
+    finally:
+        plain.stop(None).wait()
+
+
+SERVED = grpc.StatusCode.UNIMPLEMENTED  # whatever answers has no method of this name
+
+
+def outcome(channel: grpc.Channel) -> grpc.StatusCode:
+    """`SERVED` if there is a peer that the channel believes."""
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/nothing/Nothing")(b"", timeout=HANG_LIMIT)
+    error: Any = caught.value
+    code: grpc.StatusCode = error.code()
+    return code
 
 
 def test_proxy_variables_name_a_listener(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """B21: gRPC honours them, the probe does not: verified here, connected there."""
     with (
         serving(script(study), study.channel()) as server,
-        Relay((LOOPBACK, server.port)) as decoy,
+        Relay((LOOPBACK, server.address.port)) as decoy,
     ):
         for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://{decoy.address}")
@@ -109,12 +128,12 @@ def test_server_swapped_between_probe_and_connection(study: Study) -> None:
     with (
         serving(script(study), study.channel()) as first,
         serving(script(study), study.channel()) as second,
-        Relay((LOOPBACK, first.port)) as relay,
+        Relay((LOOPBACK, first.address.port)) as relay,
     ):
         address = Address.parse(relay.address)
         admitted = study.admitted(first.script.identity)
         assert probe(address, HANG_LIMIT) == admitted.der
-        relay.point_at((LOOPBACK, second.port))
+        relay.point_at((LOOPBACK, second.address.port))
         with (
             refused(CallFailed),
             study.exchange(Kind.ATTEST, address, admitted, timeout=HANG_LIMIT),
@@ -129,22 +148,21 @@ def test_server_swapped_between_two_calls_of_one_client(study: Study) -> None:
     with (
         serving(script(study), study.channel()) as first,
         serving(script(study), study.channel()) as second,
-        Relay((LOOPBACK, first.port)) as relay,
+        Relay((LOOPBACK, first.address.port)) as relay,
     ):
         admitted = study.admitted(first.script.identity)
-        with pinned_channel(Address.parse(relay.address), admitted, study.channel()) as client:
-            options = flight.FlightCallOptions(timeout=HANG_LIMIT)
-            with pytest.raises(pa.ArrowNotImplementedError):
-                list(client.list_actions(options))  # answered, by the first server
-            relay.point_at((LOOPBACK, second.port))
+        with pinned_channel(Address.parse(relay.address), admitted, study.channel()) as channel:
+            assert outcome(channel) is SERVED  # by the first server
+            relay.point_at((LOOPBACK, second.address.port))
             relay.cut()
 
             def reconnected() -> bool:
-                with pytest.raises((flight.FlightError, OSError)):
-                    list(client.list_actions(options))
+                assert outcome(channel) is grpc.StatusCode.UNAVAILABLE
                 return len(relay.connections) >= 3
 
             eventually(reconnected)  # and got no further
+            relay.point_at((LOOPBACK, first.address.port))
+            eventually(lambda: outcome(channel) is SERVED)
         assert second.script.hellos == 0
 
 
@@ -153,7 +171,7 @@ def test_server_swapped_within_one_call(study: Study) -> None:
     with (
         serving(script(study), study.channel()) as first,
         serving(script(study), study.channel()) as second,
-        Relay((LOOPBACK, first.port)) as relay,
+        Relay((LOOPBACK, first.address.port)) as relay,
     ):
         admitted = study.admitted(first.script.identity)
         address = Address.parse(relay.address)
@@ -161,7 +179,7 @@ def test_server_swapped_within_one_call(study: Study) -> None:
             refused(CallFailed),
             study.exchange(Kind.RELEASE, address, admitted, task=b"t") as exchange,
         ):
-            relay.point_at((LOOPBACK, second.port))
+            relay.point_at((LOOPBACK, second.address.port))
             relay.cut()
             exchange.resume(b"commit")
         assert (first.script.uploads, second.script.hellos) == ([], 0)
@@ -230,31 +248,35 @@ def test_leaf_signed_by_the_pinned_certificate(study: Study) -> None:
 @pytest.mark.parametrize(
     ("marks", "believed"),
     [
-        ({"ca": True, "cert_sign": True}, True),  # what two locks are for
+        ({"ca": True, "cert_sign": True}, True),  # what the appraisal and the pin refuse
         ({"ca": True, "usage": False}, True),
+        ({"cert_sign": True}, True),
+        ({"usage": False}, True),
         ({"ca": True}, False),
-        ({"cert_sign": True}, False),
         ({}, False),
     ],
 )
-def test_each_mark_alone_keeps_tls_from_believing_a_leaf(
+def test_a_usage_without_certificates_keeps_tls_from_believing_a_leaf(
     study: Study, marks: dict[str, bool], believed: bool
 ) -> None:
-    """Of the TLS library that Flight carries: without our own checks, what would it do?"""
+    """flight.md 1.2, of gRPC's own TLS library: without our checks, what would it do?"""
     identity, own = study.identity(), ec.generate_private_key(ec.SECP256R1())
     pin = reissued(study, identity, **marks).public_bytes(Encoding.PEM)
     leaf = leaf_of(study, identity, own).public_bytes(Encoding.PEM)
-    key = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with (
-        flight.FlightServerBase(f"grpc+tls://{LOOPBACK}:0", tls_certificates=[(leaf, key)]) as peer,
-        flight.FlightClient(
-            f"grpc+tls://{LOOPBACK}:{peer.port}",
-            tls_root_certs=pin,
-            override_hostname=ENCLAVE_NAME,
-        ) as client,
-        pytest.raises(pa.ArrowNotImplementedError if believed else flight.FlightUnavailableError),
-    ):
-        list(client.list_actions(flight.FlightCallOptions(timeout=HANG_LIMIT)))
+    server = grpc.server(ThreadPoolExecutor(1))
+    credentials = grpc.ssl_server_credentials([(key_pem(own), leaf)])
+    port = server.add_secure_port(f"{LOOPBACK}:0", credentials)
+    server.start()
+    try:
+        with grpc.secure_channel(
+            f"{LOOPBACK}:{port}",
+            grpc.ssl_channel_credentials(pin),
+            [("grpc.ssl_target_name_override", ENCLAVE_NAME)],
+        ) as channel:
+            expected = SERVED if believed else grpc.StatusCode.UNAVAILABLE
+            assert outcome(channel) is expected
+    finally:
+        server.stop(None).wait()
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_the_certificate_of_a_flight_server_that_demands_one_of_ours(study: Stud
     script = Script(identity, channel.spki_sha256)
     with (
         serving(script, channel) as server,
-        Relay((LOOPBACK, server.port)) as relay,
+        Relay((LOOPBACK, server.address.port)) as relay,
     ):
         assert probe(Address.parse(relay.address), HANG_LIMIT) == identity.certificate_der
         assert len(relay.connections) == 1

@@ -23,7 +23,7 @@ from ratls.errors import CallFailed
 from ratls.evidence import (
     EvidenceMalformed,
 )
-from ratls.framing import Kind, MessageUnexpected, RowDigest
+from ratls.framing import Kind, MessageUnexpected
 from ratls.identity import EnclaveIdentity
 from ratls.server_stream import Caps, ServerExchange
 from tests.support.flight_peers import (
@@ -39,7 +39,6 @@ from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT, eventually
 from verifier.errors import RatlsError
 
-SALT = b"s" * 32
 ROWS = pa.record_batch({"patient": ["p1", "p2", "p3"], "age": [40, 50, 60]})
 BIG = pa.record_batch({"x": pa.array([0.5] * (1 << 17))})  # 1 MiB
 
@@ -58,24 +57,37 @@ def release(study: Study, server: PlainEnclave, *batches: pa.RecordBatch) -> byt
         exchange.begin(batches[0].schema)
         for batch in batches:
             exchange.send(batch)
-        return exchange.commit(b"commit", SALT)
+        return exchange.commit(b"commit")
 
 
-def test_rows_arrive_and_both_sides_have_the_same_digest(study: Study) -> None:
+def test_rows_that_are_not_sealed_arrive_without_metadata(study: Study) -> None:
+    """F17: metadata of a schema is sent even with no rows, and may hold anything."""
     marked = ROWS.schema.with_metadata({"canary": "c4n4ry"})
-    digest = RowDigest(SALT, bytes(32))
-    with enclave(study) as server, Relay((LOOPBACK, server.port)) as relay:
+    received: list[pa.RecordBatch] = []
+
+    def take(exchange: ServerExchange) -> None:
+        received.extend(batch for _, batch in exchange.batches(Caps(100, 1 << 20)))
+        assert exchange.schema().metadata is None
+        assert exchange.committed is not None
+        exchange.acknowledge(b"ack of " + exchange.committed)
+
+    with (
+        enclave(study, after_evidence=take) as server,
+        Relay((LOOPBACK, server.address.port)) as relay,
+    ):
         address = Address.parse(relay.address)
         admitted = study.admitted(server.script.identity)
         with study.exchange(Kind.RELEASE, address, admitted, task=b"task") as exchange:
             assert exchange.fresh.claims.instance == server.script.identity.instance
             exchange.begin(marked)
-            for seq, batch in enumerate((ROWS, ROWS.slice(1, 2))):
+            for batch in (ROWS, ROWS.slice(1, 2)):
                 sent = exchange.send(batch.replace_schema_metadata({"canary": "c4n4ry"}))
                 assert sent.schema.metadata is None
-                digest.add(seq, sent)
-            assert exchange.commit(b"commit", SALT) == b"ack of commit"
-        assert server.script.uploads == [(5, digest.digest())]
+            assert exchange.commit(b"commit") == b"ack of commit"
+        assert [batch.to_pylist() for batch in received] == [
+            ROWS.to_pylist(),
+            ROWS.slice(1, 2).to_pylist(),
+        ]
         assert len(relay.connections) == 1
 
 
@@ -115,7 +127,7 @@ def test_a_commit_that_arrived_is_acknowledged_again_and_one_that_did_not_goes_o
             assert exchange.resume(b"other") is None
             exchange.begin(ROWS.schema)
             exchange.send(ROWS)
-            assert exchange.commit(b"commit", SALT)
+            assert exchange.commit(b"commit")
         assert [rows for rows, _ in server.script.uploads] == [3]
 
 
@@ -248,7 +260,7 @@ def test_server_that_stalls_is_left_at_the_deadline(study: Study, when: str, bat
                 exchange.begin(BIG.schema)
                 for _ in range(batches):
                     exchange.send(BIG)
-                exchange.commit(b"commit", SALT)
+                exchange.commit(b"commit")
         finally:
             over.set()
 
@@ -291,7 +303,7 @@ def test_upload_given_up_half_way_does_not_look_complete(study: Study) -> None:
 
 def test_connection_cut_in_the_middle_of_an_upload(study: Study) -> None:
     """F14: nothing counts, the client knows, and the same enclave serves the next attempt."""
-    with enclave(study) as server, Relay((LOOPBACK, server.port)) as relay:
+    with enclave(study) as server, Relay((LOOPBACK, server.address.port)) as relay:
         address = Address.parse(relay.address)
         admitted = study.admitted(server.script.identity)
         with (
@@ -303,7 +315,7 @@ def test_connection_cut_in_the_middle_of_an_upload(study: Study) -> None:
             relay.cut()
             for _ in range(64):
                 exchange.send(BIG)
-            exchange.commit(b"commit", SALT)
+            exchange.commit(b"commit")
         eventually(lambda: server.script.refusals)
         assert (server.script.uploads, server.script.refusals) == ([], ["stream-truncated"])
         assert release(study, server, ROWS)

@@ -1,49 +1,46 @@
-"""Batches whose offsets lie: a receiver measures them before anybody has validated them."""
+"""Batches whose headers lie: a receiver measures them before it follows any number in them."""
 
 from __future__ import annotations
-
-import struct
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
-from ratls.framing import MessageOversized, write_message
+from ratls.arrow_header import RowsHeaderMalformed
+from ratls.framing import (
+    MessageOversized,
+    message_frame,
+    rows_frame,
+    schema_frame,
+    write_message,
+)
 from ratls.server_stream import Caps, ServerExchange, StreamOversized
+from tests.support.arrow_ipc import Ipc
 from tests.support.refusal import refused
 
 CAPS = Caps(rows=1 << 40, bytes=1 << 20, batch_rows=1 << 40, batch_bytes=1 << 16)
+NAMES = pa.record_batch({"patient": ["a patient"] * 11})
 
 
-def lying(rows: int) -> pa.RecordBatch:
-    """Eleven strings whose IPC message claims `rows` rows: reading the offsets of so many, as
-    `nbytes` does, runs past the end of the buffers and ends the process."""
-    honest = pa.record_batch({"patient": ["a patient"] * 11})
-    raw = honest.serialize().to_pybytes()
-    forged = raw.replace(struct.pack("<q", 11), struct.pack("<q", rows))
-    return pa.ipc.read_record_batch(pa.py_buffer(forged), honest.schema)
+def receiving(schema: pa.Schema, *frames: bytes) -> ServerExchange:
+    """The enclave's end of a stream that carries these frames, then a commit."""
+    commit = message_frame(write_message("commit", commit=b"c"))
+    return ServerExchange(iter([schema_frame(schema), *frames, commit]), lambda frame: None)
 
 
-def receiving(batch: pa.RecordBatch, count: int = 1) -> ServerExchange:
-    """The enclave's end of a stream that carries this batch, then a commit."""
-    messages = [(batch, write_message("batch", seq=seq)) for seq in range(count)] + [
-        (None, write_message("commit", commit=b"c", salt=bytes(32)))
-    ]
-    chunks = iter(SimpleNamespace(data=b, app_metadata=pa.py_buffer(m)) for b, m in messages)
-    return ServerExchange(SimpleNamespace(read_chunk=lambda: next(chunks)), None, None)
+def lying(rows: int) -> bytes:
+    """Eleven strings whose message claims `rows` rows: reading the offsets of so many runs past
+    the end of the buffers and ends the process."""
+    forged = Ipc.of(NAMES).set_rows(rows).set_node(0, rows, 0)
+    return forged.frame(write_message("batch", seq=0))
 
 
-@pytest.mark.parametrize("rows", [11, 500_000_000])
-def test_a_batch_is_measured_without_following_its_offsets(rows: int) -> None:
+@pytest.mark.parametrize("rows", [12, 500_000_000])
+def test_a_batch_claims_more_rows_than_it_has(rows: int) -> None:
     """F01, F05: 12 kB that claim 500 million rows end a receiver that trusts the claim."""
-    received = list(receiving(lying(rows)).batches(CAPS))
-    assert [(seq, batch.num_rows) for seq, batch in received] == [(0, rows)]
-
-
-def test_a_provider_claims_more_rows_than_a_batch_may_have() -> None:
-    caps = Caps(rows=1 << 40, bytes=1 << 20)
-    with refused(MessageOversized):
-        list(receiving(lying(500_000_000)).batches(caps))
+    with refused(RowsHeaderMalformed):
+        list(receiving(NAMES.schema, lying(rows)).batches(CAPS))
+    received = list(receiving(NAMES.schema, lying(11)).batches(CAPS))
+    assert [(seq, batch.num_rows) for seq, batch in received] == [(0, 11)]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +48,8 @@ def test_a_provider_claims_more_rows_than_a_batch_may_have() -> None:
 )
 def test_a_provider_sends_more_bytes_than_the_caps(size: int, leaf: type) -> None:
     """F09: one message too large, then many of a permitted size."""
-    batch = pa.record_batch({"x": pa.array([bytes(size)])})
+    batch = pa.record_batch({"x": ["x" * size]})
+    frames = [rows_frame(batch, seq) for seq in range(64)]
     with refused(leaf):
-        list(receiving(batch, count=64).batches(CAPS))
-    assert len(list(receiving(pa.record_batch({"x": [1]}), count=3).batches(CAPS))) == 3
+        list(receiving(batch.schema, *frames).batches(CAPS))
+    assert len(list(receiving(batch.schema, *frames[:1]).batches(Caps(9, 1 << 18)))) == 1

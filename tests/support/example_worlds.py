@@ -409,11 +409,11 @@ def connected(scene: Scene) -> Names:
         "asked": asked | held,
         "task": b"task",
         "digest": challenge.task_digest,
-        "transcript": transcript(bytes(32), identity.instance, b"task"),
-        "schema_digest": script.schema_digest,
         "batch": batch,
         "envelope": b"commit",
+        "transcript": transcript(bytes(32), identity.instance, b"task"),
         "salt": bytes(32),
+        "schema_digest": bytes(32),
         "Kind": Kind,
         "probe_name": probe_name,
         "appraise_certificate": appraise_certificate,
@@ -428,6 +428,24 @@ def alone(scene: Scene) -> Names:
     log = partial(open_log, io.StringIO())
     names = {"socket": socket, "host": "127.0.0.1", "port": 0, "open_log": log}
     return names | {"check": lambda: None}
+
+
+@world_of("ratls.arrow_header", "ratls.flight_data", "ratls.sealing")
+def on_the_wire(scene: Scene) -> Names:
+    batch = rows(1).to_batches()[0]
+    message = batch.serialize()
+    start = 8 + int.from_bytes(memoryview(message)[4:8], "little")
+    return {
+        "buffer": message,
+        "header": memoryview(message).cast("B")[8:start],
+        "body": message.slice(start),
+        "schema": batch.schema,
+        "hello": b"hello",
+        "transcript": transcript(bytes(32), bytes(16), b"task"),
+        "salt": bytes(32),
+        "schema_digest": bytes(32),
+        "plaintext": message,
+    }
 
 
 @world_of("ratls.evidence", "ratls.gramine", "ratls.identity")
