@@ -88,6 +88,7 @@ class _Stream:
     rows: int = 0
     ended: bool = False  # its last chunk has come
     connection: int = 0  # the newest; an earlier one adds nothing more
+    cancel: Callable[[], object] = lambda: None  # ends that
 
 
 class Intake:
@@ -134,8 +135,12 @@ class Intake:
         """How many have come, over all streams."""
         return sum(len(stream.chunks) for stream in self._streams)
 
-    def join(self, stream: int, streams: int) -> Place:
+    def join(self, stream: int, streams: int, cancel: Callable[[], object] = lambda: None) -> Place:
         """A connection that will bring the next chunks of a stream; it takes over from any before.
+
+        Args:
+            cancel: Ends the connection; called when another takes over. Its link may be dead, and
+                until gRPC notices that it would take one of its party's places.
 
         Raises:
             StreamsDiffer: Another number of streams than before, or one that is not among them.
@@ -151,8 +156,10 @@ class Intake:
                 )
             joined = self._streams[stream]
             joined.connection += 1
+            before, joined.cancel = joined.cancel, cancel
             self.until = self._limit
-            return Place(self, joined, joined.connection)
+        before()
+        return Place(self, joined, joined.connection)
 
     def tallies(self) -> list[Tally]:
         """What came over each stream, in their order. From here on nothing more is taken in.

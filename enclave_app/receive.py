@@ -166,7 +166,7 @@ class _Release:
     def _fill(self, rows: Intake) -> None:
         """Agree the key of this stream, and take its chunks in."""
         opened = self._stream.open_request()
-        self._place = place = rows.join(opened.stream, opened.streams)
+        self._place = place = rows.join(opened.stream, opened.streams, self._stream.cancel)
         key = self._key.open_stream_key(opened.key, self._transcript(opened))
         self._stream.ready(*place.kept(key.salt))
         first = place.kept_chunks

@@ -106,7 +106,7 @@ class EnclaveServer:
 
         def served(party: Party, heard: Heard) -> None:
             silent = self._enclave.limits.silent_seconds
-            stream = ServerExchange(requests, send, heard, self._bulk, silent)
+            stream = ServerExchange(requests, send, heard, self._bulk, silent, context.cancel)
             if not context.add_callback(stream.close):
                 raise MethodNotOffered("call", expected="one that runs", found="one that ended")
             try:

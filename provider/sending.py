@@ -38,6 +38,7 @@ class KeptRowsDiffer(SourceError):
 
 
 _LARGE = 256 * MEBIBYTE  # bytes of a source
+_QUIET = timedelta(seconds=30)  # far less than an enclave waits for a word
 
 
 @dataclass(slots=True)
@@ -86,13 +87,11 @@ def send_rows(
     about, watch = schema_digest(dataset), ValidityWatch(session)
     digest = RowDigest(started.salt, about)
     with ExitStack() as connections:
-        exchanges = [session.exchange]
-        for _ in range(1, started.streams):
-            exchanges.append(connections.enter_context(session.connect()))
-        streams = [
-            _Stream(exchange, number, session, dataset, started, about)
-            for number, exchange in enumerate(exchanges)
-        ]
+        streams: list[_Stream] = []
+        for number in range(started.streams):
+            # One after the other: each takes the place of what is left of a dead link of its own.
+            exchange = connections.enter_context(session.connect()) if number else session.exchange
+            streams.append(_Stream(exchange, number, session, dataset, started, about))
         for turn, (chunk, last) in enumerate(_marked(chunks, len(streams))):
             watch.check()
             digest.add(turn, chunk.batch.num_rows, chunk.digest)
@@ -144,7 +143,12 @@ class _Stream:
         """The enclave has just proved itself on this connection."""
         rule = self._session.job.policy.transport
         self._bytes_left = rule.challenge_mebibytes * MEBIBYTE
-        self._until = self._session.request.clock() + timedelta(minutes=rule.challenge_minutes)
+        self._spoke = self._session.request.clock()
+        self._until = self._spoke + timedelta(minutes=rule.challenge_minutes)
+
+    def _prove_again(self) -> None:
+        self._session.prove_again(self._exchange)
+        self._proved()
 
     def take(self, chunk: Chunk, last: bool, sent: Sent) -> None:
         """Send the next chunk, or compare it where the enclave has it."""
@@ -155,10 +159,12 @@ class _Stream:
             if self._chunks == self._kept.chunks:
                 self._require_kept()
             sent.skip(rows)
+            # Reading what the enclave has takes a while, and silence would end the connection.
+            if self._session.request.clock() >= self._spoke + _QUIET:
+                self._prove_again()
             return
         if self._bytes_left <= 0 or self._session.request.clock() >= self._until:
-            self._session.prove_again(self._exchange)
-            self._proved()
+            self._prove_again()
         self._bytes_left -= message.size
         sent.begun = True
         self._exchange.send_sealed(message, rows, last=last)

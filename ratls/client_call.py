@@ -185,7 +185,8 @@ def _translated() -> Iterator[None]:
             raise DeadlineExceeded(
                 "the enclave's answer", expected="one in time", found="none"
             ) from error
-        if code in _TOO_LARGE:
+        too_many = "Concurrent RPC limit" in (known.details() or "") if code else False
+        if code in _TOO_LARGE and not too_many:
             raise answer_not_opened() from error
         broke = "it broke" if code is grpc.StatusCode.UNAVAILABLE else "an error"
         raise CallFailed(

@@ -1,11 +1,11 @@
 """Rows are sealed to the enclave: what leaves TLS, or is recorded of it, stays unreadable (B08).
 
-    key = SealingKey.make()                                     # in the enclave, for one exchange
+    key = SealingKey.make()                                      # in the enclave, per exchange
     sealed, own = seal_stream_key(key.public, transcript, salt)  # at the provider
     stream = key.open_stream_key(sealed, transcript)             # in the enclave: the same key
 
     head = ChunkHead(0, last=True)
-    chunk = own.seal(message, head, schema_digest)               # ciphertext and tag
+    chunk = own.seal(plaintext, head, schema_digest)             # ciphertext and tag
     stream.open(memoryview(chunk), head, schema_digest)          # to an Arrow buffer
 
 The evidence of a challenge names the sealing key, so only the attested enclave can open. The key

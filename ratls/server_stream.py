@@ -114,6 +114,7 @@ class ServerExchange:
         heard: Callable[[], None] = lambda: None,
         bulk: BulkListener | None = None,
         silent_seconds: float = 120.0,
+        cancel: Callable[[], object] = lambda: None,
     ) -> None:
         """Begin.
 
@@ -121,7 +122,9 @@ class ServerExchange:
             heard: Called for each frame that came, so that a silent peer is noticed.
             bulk: Takes the connections that carry chunks; None where they come on this one.
             silent_seconds: How long such a connection may take to come, or be silent.
+            cancel: Ends the call at once; from any thread.
         """
+        self.cancel = cancel
         self._requests, self._send, self._heard = requests, send, heard
         self._bulk, self._silent_seconds = bulk, silent_seconds
         self._awaited: Awaited | None = None

@@ -448,7 +448,7 @@ def test_chunks_that_nobody_reads(honest: Release, large: Desk) -> None:
 
     honest.middle.edit = held
     with large.refuses(DeadlineExceeded):
-        large.push(honest.task, timeout=2.0)
+        large.push(honest.task, timeout=0.9)
     more.set()
     eventually(lambda: all(thread.name != "chunks" for thread in threading.enumerate()))
     assert not honest.counts()

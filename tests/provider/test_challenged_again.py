@@ -334,7 +334,7 @@ def test_no_answer(
         return
 
     with answering_later(monkeypatch, silent), many.refuses(DeadlineExceeded):
-        push(many, task, Clock(QUARTER), timeout=1.0)
+        push(many, task, Clock(QUARTER), timeout=0.9)
     assert "committed" not in [line["event"] for line in live.log]
     given_time(
         lambda seconds: push(many, task, Clock(QUARTER), timeout=seconds), 4.0, DeadlineExceeded
