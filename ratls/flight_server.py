@@ -97,7 +97,8 @@ class FlightServer:
 
         They are cut off.
         """
-        orderly = self._server.stop(seconds).wait(seconds)
+        # A longer grace: with the same, gRPC cuts calls off at the moment at which we look.
+        orderly = self._server.stop(2 * seconds + 60).wait(seconds)
         if not orderly:
             self._server.stop(0).wait(seconds)
         return orderly

@@ -69,7 +69,6 @@ NOT_RUN = {
     "enclave_app.session": "states, no code",
     "provider.exchange": "its session ends with a commit, which is in provider.release",
     "provider.mailbox": "follows until it is stopped",
-    "provider.sending": "rows of one exchange, as provider.release has it",
     "provider.sources.ahead": "of any iterator",
     "provider.sources.records": "a grammar, no code",
     "provider.sources.spec": "TOML: tests/test_examples.py reads such lines in the README",

@@ -122,7 +122,7 @@ def test_a_stock_flight_client_is_served(live: LiveEnclave, task: bytes) -> None
         assert claims.nonce == bytes(32)
         assert claims.sealing_key_hash == sha256(members["sealing_key"]).digest()
         writer.done_writing()
-        with pytest.raises(flight.FlightInternalError) as seen:
+        with pytest.raises(flight.FlightServerError) as seen:
             reader.read_chunk()
         assert code_told(seen.value) == StreamTruncated.code
 
@@ -139,7 +139,7 @@ def test_rows_of_a_stock_flight_client(live: LiveEnclave, task: bytes) -> None:
         writer.write_metadata(hello(task))
         reader.read_chunk()
         writer.begin(noted.schema)
-        with pytest.raises(flight.FlightInternalError) as seen:
+        with pytest.raises(flight.FlightServerError) as seen:
             reader.read_chunk()
         assert code_told(seen.value) == MessageUnexpected.code
     assert "CANARY" not in live.stream.getvalue()
@@ -161,7 +161,7 @@ def test_exchange_that_is_none_of_the_four(
     count_refusal()
     with stock_client(live, live.world.consortium.alice) as client:
         _, reader = client.do_exchange(descriptor, flight.FlightCallOptions(timeout=HANG_LIMIT))
-        with pytest.raises(flight.FlightInternalError) as seen:
+        with pytest.raises(flight.FlightServerError) as seen:
             reader.read_chunk()
         assert code_told(seen.value) == leaf.code
         reader.cancel()

@@ -105,11 +105,11 @@ class _Sent:
     """A connection on which these bytes came, and then its end."""
 
     def __init__(self, data: bytes) -> None:
-        self._rest = memoryview(data)
+        self.rest = memoryview(data)
 
     def recv_into(self, room: memoryview) -> int:
-        size = min(len(room), len(self._rest))
-        room[:size], self._rest = self._rest[:size], self._rest[size:]
+        size = min(len(room), len(self.rest))
+        room[:size], self.rest = self.rest[:size], self.rest[size:]
         return size
 
 
@@ -125,11 +125,12 @@ def _bulk() -> Parse:
     def parse(data: bytes) -> object:
         connection: Any = _Sent(data)
         reader = BulkReader(connection, lambda: None)
-        while True:  # the end is a refusal, too
+        while connection.rest:  # an end within a frame is a refusal
             raw = reader.next()
             if raw is not None:
                 chunk = Chunk.parse(raw)
                 key.open(chunk.sealed, chunk.head, about)
+        return None
 
     return parse
 
@@ -195,7 +196,7 @@ def _bulk_seeds(_: Path | None) -> list[bytes]:
         head = ChunkHead(number, last=number == 2)
         chunk = head.encode() + key.seal(b"rows" * 20, head, Digest(bytes(32)))
         sent += bytes(4) * (number == 1) + len(chunk).to_bytes(4, "big") + chunk
-    return [sent]
+    return [sent, bytes(4)]
 
 
 # Seeds: one of each kind from the simulation, and the genuine ones where they exist.

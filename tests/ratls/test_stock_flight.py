@@ -9,12 +9,16 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
+from policy.rows import schema_digest
+from policy.task import Task
 from policy.values import Digest, Nonce
 from ratls.address import Address
 from ratls.appraise import Challenge, appraise_challenge
@@ -25,7 +29,15 @@ from ratls.client_call import AnswerMissing, AnswerNotOpened, PeerRefused
 from ratls.client_stream import Pending, Result
 from ratls.errors import CallFailed
 from ratls.flight_data import FlightDataMalformed
-from ratls.framing import PART, Chunk, Kind, MessageUnexpected, read_message, write_message
+from ratls.framing import (
+    PART,
+    Chunk,
+    Kind,
+    MessageUnexpected,
+    read_message,
+    without_metadata,
+    write_message,
+)
 from ratls.identity import EnclaveIdentity
 from ratls.sealing import (
     TAG_SIZE,
@@ -33,10 +45,13 @@ from ratls.sealing import (
     ChunkNotOpenable,
     SealingKey,
     Tally,
+    Transcript,
     seal_stream_key,
     tags_digest,
 )
 from ratls.server_stream import ServerExchange
+from tests.support.enclave import EnclaveWorld
+from tests.support.enclave import rows as enclave_rows
 from tests.support.flight_peers import (
     LOOPBACK,
     NOW,
@@ -415,3 +430,67 @@ def test_our_client_refuses_pyarrows_server(study: Study, act: Act, leaf: type[R
     assert "c4n4ry" not in str(seen.error)
     if isinstance(seen.error, PeerRefused):
         assert (seen.error.peer_code, seen.error.correlation_id) == ("task-unknown", "0007")
+
+
+# The enclave itself
+
+
+def test_pyarrows_client_releases_to_the_enclave() -> None:
+    """From challenge to acknowledgement, with a signed commit about its tags."""
+    world = EnclaveWorld.create()
+    alice, task, dataset = world.consortium.alice, world.task(), "train_party_1"
+    batches = [
+        pa.RecordBatch.from_arrays(batch.columns, schema=without_metadata(batch.schema))
+        for batch in enclave_rows(1).to_batches(max_chunksize=25)
+    ]
+    with world.running() as live:
+        party = world.channel(alice)
+        client = flight.FlightClient(
+            f"grpc+tls://{live.address}",
+            tls_root_certs=live.enclave.identity.certificate_pem,
+            override_hostname=ENCLAVE_NAME,
+            cert_chain=party.cert_pem,
+            private_key=party.key_pem,
+        )
+        declared = world.policy.dataset_by_id(dataset)
+        assert declared is not None
+        digest, about = Task.read(task).digest, schema_digest(declared)
+        with client:
+            talk = Talk(client, Kind.RELEASE.value)
+            talk.say("hello", nonce=NONCE, task=task, dataset=dataset, release=b"r" * 16)
+            answer = talk.hear("evidence")
+            named = hashlib.sha256(answer["sealing_key"]).digest()
+            challenge = Challenge(Nonce(NONCE), party.spki_sha256, digest, named)
+            fresh = appraise_challenge(
+                answer["evidence"],
+                live.admitted,
+                challenge,
+                world.expectation,
+                at=datetime.now(UTC),
+            )
+            made = Transcript(
+                policy_digest=world.policy.digest,
+                task_digest=digest,
+                nonce=Nonce(NONCE),
+                instance=fresh.claims.instance,
+                dataset=dataset,
+                provider=alice.party_id,
+                release=b"r" * 16,
+                stream=0,
+                streams=1,
+            )
+            sealed, key = seal_stream_key(answer["sealing_key"], made, live.salt)
+            talk.say("open", stream=0, streams=1, key=sealed)
+            assert talk.hear("ready")["chunks"] == 0
+            tally = Tally()
+            for number, batch in enumerate(batches):
+                head = ChunkHead(number, number == len(batches) - 1)
+                chunk = key.seal(batch.serialize(), head, about)
+                tally.add(chunk[-TAG_SIZE:], batch.num_rows)
+                talk.writer.write_metadata(b"\0" + head.encode() + chunk)
+            sent: Any = SimpleNamespace(fresh=fresh, sealed=lambda: tally)
+            talk.say("commit", commit=live.commit(sent, alice, dataset, batches, task))
+            assert talk.hear("acknowledgement")["document"]
+            talk.writer.close()
+        live.release(world.consortium.bob, "train_party_2", enclave_rows(2), task)
+        assert isinstance(live.wait(world.consortium.carol, task), Result)

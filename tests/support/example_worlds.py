@@ -430,24 +430,6 @@ def alone(scene: Scene) -> Names:
     return names | {"check": lambda: None}
 
 
-@world_of("ratls.arrow_header", "ratls.flight_data", "ratls.sealing")
-def on_the_wire(scene: Scene) -> Names:
-    batch = rows(1).to_batches()[0]
-    message = batch.serialize()
-    start = 8 + int.from_bytes(memoryview(message)[4:8], "little")
-    return {
-        "buffer": message,
-        "header": memoryview(message).cast("B")[8:start],
-        "body": message.slice(start),
-        "schema": batch.schema,
-        "hello": b"hello",
-        "transcript": transcript(bytes(32), bytes(16), b"task"),
-        "salt": bytes(32),
-        "schema_digest": bytes(32),
-        "plaintext": message,
-    }
-
-
 @world_of("ratls.evidence", "ratls.gramine", "ratls.identity")
 def attested(scene: Scene) -> Names:
     claims = CertificateClaims(
