@@ -5,7 +5,7 @@
     stream = key.open_stream_key(sealed, transcript)             # in the enclave: the same key
 
     head = ChunkHead(0, last=True)
-    chunk = own.seal(message, head, schema_digest)             # ciphertext and tag
+    chunk = own.seal(message, head, schema_digest)               # ciphertext and tag
     stream.open(memoryview(chunk), head, schema_digest)          # to an Arrow buffer
 
 The evidence of a challenge names the sealing key, so only the attested enclave can open. The key
