@@ -11,7 +11,7 @@ bytes, GB = 10^9. `ratio` is such that larger is better where a bar stands as ">
 2 The same with `bulk = "sealed"`.
 3 The same rows as CSV / pyarrow's own CSV reader and DoPut.
 4 Batches in memory, on a stream whose enclave has proved itself / DoPut.
-5 CPU seconds of both ends for 1 GB: theirs / ours, of case 2.
+5 CPU seconds of both ends for 1 GB in memory: DoPut / sealed chunks beside TLS.
 6 From the call to the first row sent, less the attester's quote / connection and first call.
 7 Resident bytes of the provider beyond its imports, in a release of `--large` bytes.
 8 Resident bytes of the enclave beyond those at its start, at most, to the rows it receives.
@@ -235,17 +235,33 @@ class Bench:
         assert self.made.rows
 
         def ours() -> Taken:
-            desk = self.world.desk()
-            with self.world.bare(desk) as server:
-                command = [*OURS, "memory", str(desk), server.address, str(self.parquet)]
-                return run(server, command)
+            return self.in_memory(self.world, "memory")
 
-        pairs = self.pairs(ours, lambda: self.theirs("memory", self.parquet))
+        pairs = self.pairs(ours, self.put_from_memory)
         return self.rate(_named(4), pairs, MEMORY, whole=False)
+
+    def in_memory(self, world: World, what: str) -> Taken:
+        """Batches in memory, to an end that has seen some before."""
+        desk = world.desk()
+        with world.bare(desk) as server:
+            command = [*OURS, what, str(desk), server.address]
+            finish(start([*command, str(self.few)]))
+            return run(server, [*command, str(self.parquet)])
+
+    def put_from_memory(self) -> Taken:
+        with serving([*PLAIN, "serve", str(self._tls)]) as server:
+            command = [*PLAIN, "memory", str(self._tls), server.address]
+            finish(start([*command, str(self.few)]))
+            return run(server, [*command, str(self.parquet)])
 
     def case_5(self) -> list[Line]:
         gigabytes = self.made.bytes / GIGA
-        return [_cpu(_named(5), self.bulk_releases, gigabytes, CPU)]
+        pairs = self.pairs(lambda: self.in_memory(self.bulk, "sealed"), self.put_from_memory)
+        return [
+            _cpu(_named(5), pairs, gigabytes, CPU),
+            *self._ends(pairs),
+            _cpu("    whole releases of 2", self.bulk_releases, gigabytes),
+        ]
 
     def case_6(self) -> list[Line]:
         def ours() -> Taken:

@@ -8,10 +8,12 @@ A desk is the file that `World.desk` writes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import statistics
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -26,10 +28,11 @@ prepare_process()  # before anything loads gRPC
 from benchmarks.transfer.work import measured  # noqa: E402
 from policy.party import LocalParty  # noqa: E402
 from policy.task import Task  # noqa: E402
-from policy.values import Nonce  # noqa: E402
+from policy.values import Digest, Nonce  # noqa: E402
 from provider.exchange import EnclaveRequest  # noqa: E402
 from provider.release import release  # noqa: E402
 from ratls.address import Address  # noqa: E402
+from ratls.bulk import BulkListener  # noqa: E402
 from ratls.framing import Kind  # noqa: E402
 from verifier.collateral import Collateral  # noqa: E402
 
@@ -135,6 +138,27 @@ def in_memory(desk: dict[str, Any], address: str, source: Path) -> None:
         session.exchange.commit(b"commit")
 
 
+def sealed(desk: dict[str, Any], address: str, source: Path) -> None:
+    """The same, each batch sealed; beside TLS, where the policy says so."""
+    import pyarrow.parquet as pq
+
+    from tests.support.flight_peers import transcript
+
+    table, asked = pq.read_table(source), request(desk, address)
+    job, release = asked.check_task(), bytes(16)
+    batches = table.to_batches(max_chunksize=CHUNK)
+    with (
+        asked.attested(job, Kind.RELEASE, dataset=desk["dataset"], release=release) as session,
+        measured(),
+    ):
+        exchange, claims = session.exchange, session.exchange.fresh.claims
+        made = transcript(claims.nonce, claims.instance, asked.task, release)
+        exchange.open(made, bytes(32), Digest(bytes(32)))
+        for number, batch in enumerate(batches, 1):
+            exchange.send_sealed(batch.serialize(), batch.num_rows, last=number == len(batches))
+        exchange.commit(b"commit")
+
+
 def serve(desk: dict[str, Any]) -> None:
     """Prove, receive, drop: what `tests.support.flight_peers` serves, with a simulated quote."""
     from policy.agreement import Agreement
@@ -153,7 +177,8 @@ def serve(desk: dict[str, Any]) -> None:
     task = Task.read(Path(desk["tasks"][0]).read_bytes()).digest
 
     def prove(identity: EnclaveIdentity, nonce: bytes, _: bytes) -> bytes:
-        return identity.answer_challenge(Nonce(nonce), channel.spki_sha256, task)
+        key = b"" if script.plain else hashlib.sha256(script.sealing_key.public).digest()
+        return identity.answer_challenge(Nonce(nonce), channel.spki_sha256, task, key)
 
     def drop(exchange: ServerExchange) -> None:
         for _ in exchange.batches(Caps(rows=10**12, bytes=1 << 50)):
@@ -161,9 +186,18 @@ def serve(desk: dict[str, Any]) -> None:
         exchange.acknowledge(b"all")
 
     script = Script(identity, channel.spki_sha256, prove, after_evidence=drop)
+    if complete.policy.transport.bulk == "sealed":
+        script.after_evidence, script.plain, script.kept = None, False, False
+        script.bulk = BulkListener(Address("127.0.0.1", 0))
+        threading.Thread(target=_step, args=(script.bulk,), daemon=True).start()
     with serving(script, channel) as server:
         print(f"ready {server.address}", flush=True)
         signal.pause()
+
+
+def _step(bulk: BulkListener) -> None:
+    while bulk.step():
+        pass
 
 
 def main() -> None:
@@ -171,7 +205,13 @@ def main() -> None:
     if what == "serve":
         serve(desk)
         return
-    kinds = {"release": whole, "together": together, "first": first, "memory": in_memory}
+    kinds = {
+        "release": whole,
+        "together": together,
+        "first": first,
+        "memory": in_memory,
+        "sealed": sealed,
+    }
     kinds[what](desk, rest[0], Path(rest[1]))
 
 

@@ -29,17 +29,10 @@ def are_plain_numbers(texts: pa.Array, doubles: pa.Array) -> NDArray[np.bool_]:
     to see are leading zeros, a point at an end, more digits than tell doubles apart, and words.
     False says nothing. A null is plain.
     """
-    _, offsets, data = texts.buffers()
     plain = np.ones(len(texts), np.bool_)
-    if data is None or not len(texts):
+    if not len(texts) or texts.buffers()[2] is None:
         return plain
-    places = np.frombuffer(offsets, np.int32, texts.offset + len(texts) + 1)[texts.offset :]
-    letters = np.frombuffer(data, np.uint8)
-    start, end = places[:-1], places[1:]
-    filled: slice | NDArray[np.intp] = slice(None)
-    if texts.null_count:
-        filled = np.flatnonzero(end > start)  # an empty text would not have been read
-        start, end = start[filled], end[filled]
+    letters, start, end, filled = _places(texts)
     start = start + (letters[start] == _MINUS)
     size = end - start  # at least one: `-` alone is no number
     first, second = letters[start], letters[np.minimum(start + 1, end - 1)]
@@ -50,13 +43,51 @@ def are_plain_numbers(texts: pa.Array, doubles: pa.Array) -> NDArray[np.bool_]:
     values = np.abs(doubles.to_numpy(zero_copy_only=False)[filled])
     few = (size <= _WHOLE) | ((size <= _DIGITS + 1) & (values < 10.0**_WHOLE))
     fits = lone_zero & ends_in_digits & few
-    if _has_exponents(data):
+    if _has_exponents(texts.buffers()[2]):
         fits[:] = False
     plain[filled] = fits
     return plain
 
 
-_MINUS, _POINT, _ZERO, _NINE = b"-.09"
+def are_plain_integers(texts: pa.Array) -> bool:
+    """Are all of these texts, which Arrow reads as whole numbers, without leading zeros?
+
+    It reads hexadecimal ones too, which begin with a zero. False says nothing.
+    """
+    if not len(texts) or texts.buffers()[2] is None:
+        return True
+    letters, start, end, _ = _places(texts)
+    start = start + (letters[start] == _MINUS)
+    return bool(((letters[start] != _ZERO) | (end - start == 1)).all())
+
+
+def end_in_z(texts: pa.Array) -> bool:
+    """Is Z the last letter of each text that is not null?"""
+    if not len(texts) or texts.buffers()[2] is None:
+        return False
+    letters, _, end, _ = _places(texts)
+    return bool((letters[end - 1] == _Z).all())
+
+
+Letters = NDArray[np.uint8]
+Offsets = NDArray[np.int32]
+
+
+def _places(texts: pa.Array) -> tuple[Letters, Offsets, Offsets, slice | NDArray[np.intp]]:
+    """All letters; where each text begins and ends; which texts those are. Nulls are left out,
+    and with them empty texts, which no column of numbers has.
+    """
+    _, offsets, data = texts.buffers()
+    places = np.frombuffer(offsets, np.int32, texts.offset + len(texts) + 1)[texts.offset :]
+    start, end = places[:-1], places[1:]
+    filled: slice | NDArray[np.intp] = slice(None)
+    if texts.null_count:
+        filled = np.flatnonzero(end > start)
+        start, end = start[filled], end[filled]
+    return np.frombuffer(data, np.uint8), start, end, filled
+
+
+_MINUS, _POINT, _ZERO, _NINE, _Z = b"-.09Z"
 
 
 def _is_digit(letters: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -16,7 +16,13 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from provider.sources.exact import are_plain_numbers, spelled_singles, spells_doubles
+from provider.sources.exact import (
+    are_plain_integers,
+    are_plain_numbers,
+    end_in_z,
+    spelled_singles,
+    spells_doubles,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,8 @@ def parse_text(values: pa.Array, type_: pa.DataType, spelling: Spelling = ISO) -
     if pa.types.is_date(type_) and (days := _plain_days(values, type_)) is not None:
         return days
     if pa.types.is_timestamp(type_):
+        if _are_plain_instants(values):
+            return _cast(values, type_)
         if not _match(values, _INSTANT):
             return None
         if pc.any(pc.ends_with(values, "UTC")).as_py():  # to replace costs more than to read
@@ -115,8 +123,7 @@ def _booleans(values: pa.Array) -> pa.Array | None:
 
 def _integers(values: pa.Array, type_: pa.DataType) -> pa.Array | None:
     parsed = _cast(values, type_)
-    # Back as a text it is the same, unless it was spelled otherwise; -0 alone is so spelled too.
-    if parsed is None or pc.cast(parsed, pa.string()).equals(values):
+    if parsed is None or are_plain_integers(values):
         return parsed
     return parsed if _match(values, _INTEGER) else None
 
@@ -171,6 +178,16 @@ def _plain_days(values: pa.Array, type_: pa.DataType) -> pa.Array | None:
     """Days, where each text has ten characters: then Arrow reads one form alone."""
     lengths = pc.min_max(pc.binary_length(values)).as_py()
     return _cast(values, type_) if lengths["min"] == lengths["max"] == 10 else None
+
+
+def _are_plain_instants(values: pa.Array) -> bool:
+    """Ends each in Z, and has it room for exactly the seconds, and up to six digits after them?
+
+    Arrow reads hours and minutes alone, too, which are shorter.
+    """
+    lengths = pc.min_max(pc.binary_length(values)).as_py()
+    low, high = lengths["min"], lengths["max"]
+    return low is not None and low >= 20 and high <= 27 and end_in_z(values)
 
 
 def _iso_days(values: pa.Array, date_format: str) -> pa.Array | None:

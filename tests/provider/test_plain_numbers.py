@@ -67,3 +67,38 @@ def test_days_are_those_of_the_pattern(texts: list[str | None]) -> None:
     expected = text._cast(column, pa.date32()) if pattern else None
     assert (found is None) == (expected is None)
     assert found is None or found.equals(expected)
+
+
+@given(st.lists(st.one_of(st.none(), st.text("0123456789-+x ", max_size=6)), min_size=1))
+def test_whole_numbers_are_those_of_the_pattern(texts: list[str | None]) -> None:
+    """Property: Arrow reads hexadecimal numbers and leading zeros, which are none here."""
+    column = pa.array(texts, pa.string())
+    found = parse_text(column, pa.int64())
+    read = text._cast(column, pa.int64())
+    expected = read if read is not None and text._match(column, text._INTEGER) else None
+    assert (found is None) == (expected is None)
+    assert found is None or found.equals(expected)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.none(),
+            st.from_regex(
+                r"[0-9]{4}-[01][0-9]-[0-3][0-9][T ][0-2][0-9](:[0-5][0-9]){0,2}"
+                r"(\.[0-9]{1,7})?(Z|\+00|\+00:00| UTC)?",
+                fullmatch=True,
+            ),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_instants_are_those_of_the_pattern(texts: list[str | None]) -> None:
+    """Property: Arrow reads instants without seconds, which are none here."""
+    column, instant = pa.array(texts, pa.string()), pa.timestamp("us", "UTC")
+    found = parse_text(column, instant)
+    if not text._match(column, text._INSTANT):
+        assert found is None
+    elif found is not None:
+        assert found.null_count == column.null_count

@@ -22,6 +22,7 @@ from policy.receipt import Acknowledgement, Receipt, ReceiptInput
 from policy.values import Digest, Instance, Nonce
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate
+from ratls.bulk import BulkListener
 from ratls.claims import NO_TASK
 from ratls.client_stream import ClientExchange, open_exchange
 from ratls.flight_server import FlightServer, Send
@@ -202,6 +203,8 @@ class Script:
     known_commits: dict[bytes, bytes] = field(default_factory=dict)
     schema_digest: bytes = bytes(32)
     plain: bool = True  # rows that are not sealed
+    bulk: BulkListener | None = None  # sealed rows beside TLS; its steps are somebody else's
+    kept: bool = True  # chunks stay in `chunks`
     sealing_key: SealingKey = field(default_factory=SealingKey.make)
     uploads: list[tuple[int, int]] = field(default_factory=list)  # rows (or bytes), batches
     chunks: list[Opened] = field(default_factory=list)
@@ -241,7 +244,7 @@ class PlainEnclave:
         self._server.stop(5)
 
     def _exchange(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
-        exchange = ServerExchange(requests, send)
+        exchange = ServerExchange(requests, send, bulk=self.script.bulk)
         try:
             self._run(exchange.kind(), exchange)
         except RatlsError as refusal:
@@ -293,9 +296,12 @@ class PlainEnclave:
                 exchange.send_evidence(script.evidence(nonce, hello.task, public), public)
 
             about = Digest(script.schema_digest)
-            chunks = list(exchange.sealed_rows(key, about, first=0, prove=prove))
-            script.chunks.extend(chunks)
-            script.uploads.append((sum(chunk.message.size for chunk in chunks), len(chunks)))
+            size = count = 0
+            for chunk in exchange.sealed_rows(key, about, first=0, prove=prove):
+                size, count = size + chunk.message.size, count + 1
+                if script.kept:
+                    script.chunks.append(chunk)
+            script.uploads.append((size, count))
         assert exchange.committed is not None
         exchange.acknowledge(b"ack of " + exchange.committed)
 
