@@ -28,7 +28,7 @@ from enclave_app.limits import Limits  # noqa: E402
 from policy.receipt import Acknowledgement  # noqa: E402
 from ratls.certificate import ENCLAVE_NAME  # noqa: E402
 from ratls.flight_data import DO_EXCHANGE  # noqa: E402
-from ratls.framing import Kind, message_frame, write_message  # noqa: E402
+from ratls.framing import Kind, first_frame, message_frame, write_message  # noqa: E402
 from tests.support.enclave import EnclaveWorld, LiveEnclave, rows  # noqa: E402
 from tests.support.waiting import HANG_LIMIT  # noqa: E402
 from verifier.errors import RatlsError  # noqa: E402
@@ -109,7 +109,7 @@ def gzip(provider: Provider) -> tuple[str, float]:
         str(provider.live.address), credentials, options, compression=grpc.Compression.Gzip
     ) as channel:
         call: Any = channel.stream_stream(DO_EXCHANGE)
-        frames = [message_frame(hello, Kind.RELEASE.value), large]
+        frames = [first_frame(Kind.RELEASE), message_frame(hello), large]
         try:
             for _ in call(iter(frames), timeout=HANG_LIMIT):
                 pass
