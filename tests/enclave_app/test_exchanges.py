@@ -69,7 +69,7 @@ from tests.support.enclave import (
 )
 from tests.support.parties import TaskWorld, local_party
 from tests.support.refusal import count_refusal, refused
-from tests.support.waiting import HANG_LIMIT
+from tests.support.waiting import HANG_LIMIT, eventually
 from verifier.errors import RatlsError
 
 ONE, TWO = "train_party_1", "train_party_2"
