@@ -148,11 +148,11 @@ class SourceCut(SourceError):
     )
 
 
-_PIECE = 2 * MEBIBYTE  # bytes: smaller ones take longer, by what each column of each costs
+_PIECE = 4 * MEBIBYTE  # bytes: smaller ones take longer, by what each column of each costs
 
 
 class Records:
-    """The records of one file, in pieces of about two mebibytes."""
+    """The records of one file, in pieces of about four mebibytes."""
 
     def __init__(
         self,

@@ -292,7 +292,7 @@ def in_sqlite(folder: Path) -> SourceSpec:
 @pytest.mark.parametrize(
     ("make", "rows_", "most"),
     [
-        pytest.param(lambda f: csv(f, large(900_000, 100)), 900_000, 32, id="csv"),
+        pytest.param(lambda f: csv(f, large(900_000, 100)), 900_000, 64, id="csv"),
         pytest.param(lambda f: arrow_file(f, large(900_000, 20)), 900_000, 16, id="file"),
         pytest.param(lambda f: arrow_stream(f, large(900_000, 20)), 900_000, 16, id="stream"),
         pytest.param(in_sqlite, 100_000, 12, id="sql"),
@@ -303,7 +303,7 @@ def test_memory_does_not_grow_with_the_source(
 ) -> None:
     """Bounds in MiB, on Arrow's memory and Python's together: far less than the rows take.
 
-    CSV: 100 MiB of text, read in pieces of 2 MiB, of which several wait.
+    CSV: 100 MiB of text, read in pieces of 4 MiB, of which several wait.
     """
     spec = make(tmp_path)
     before, arrow = pa.total_allocated_bytes(), 0
