@@ -55,17 +55,23 @@ from provider.release_state import (
     require_unreleased,
     require_uses_left,
 )
-from provider.sending import KeptRowsDiffer, Sent, send_rows, streams_for
+from provider.sending import (
+    WAITS,
+    KeptRowsDiffer,
+    Sent,
+    explained,
+    may_mend,
+    send_rows,
+    streams_for,
+)
 from provider.sources import Chunk, Source, SourceSpec, source_at
 from provider.stamps import Checked, Stamps
-from ratls.address import PeerUnreachable
 from ratls.appraise import AdmittedCertificate, FreshEvidence
 from ratls.claims import ChallengeClaims
-from ratls.client_call import AnswerMissing, AnswerNotOpened, PeerRefused
-from ratls.errors import CallFailed, DeadlineExceeded, TransportError
+from ratls.client_call import AnswerNotOpened
+from ratls.errors import TransportError
 from ratls.evidence import Evidence
 from ratls.framing import Kind
-from ratls.probe import HandshakeFailed
 from ratls.sealing import tags_digest
 from verifier.anchors import Mode
 from verifier.errors import RatlsError
@@ -113,7 +119,7 @@ def release(
         spec = source_at(source) if isinstance(source, Path) else source
         with ReleaseFolder.open(request.state, job.task.digest, dataset) as folder:
             begun = False  # rows may have been sent in this run
-            for wait in _WAITS:
+            for wait in WAITS:
                 sent = _sent(journalling, progress)
                 try:
                     with _leaving(spec, job, sent, check_first=check_first) as rows:
@@ -121,11 +127,11 @@ def release(
                 except TransportError as broken:
                     # The enclave keeps what arrived: a new connection, verified anew, goes on.
                     begun |= sent.begun
-                    if not begun or wait is None or not _may_mend(broken):
-                        raise _explained(broken) from broken.__cause__
+                    if not begun or wait is None or not may_mend(broken):
+                        raise explained(broken) from broken.__cause__
                     request.pause(wait)
                 except AnswerNotOpened as broken:
-                    raise _explained(broken) from broken.__cause__
+                    raise explained(broken) from broken.__cause__
     raise AssertionError("the last wait is none")
 
 
@@ -135,10 +141,6 @@ def _sent(journalling: Journalling, progress: Callable[[int, int | None], None])
         progress(rows, total)
 
     return Sent(left)
-
-
-# Seconds between one connection that broke in the middle of the rows and the next; then no more.
-_WAITS = (0.2, 1.0, 5.0, None)
 
 
 def _once(
@@ -194,24 +196,6 @@ def _forgotten_if_other_rows(folder: ReleaseFolder, sent: Sent) -> Iterator[None
         if isinstance(refusal, KeptRowsDiffer) or sent.source_refused:
             folder.forget_started()
         raise
-
-
-def _may_mend(broken: TransportError) -> bool:
-    """Does it look otherwise a moment later? No refusal does, but that of one call too many."""
-    if isinstance(broken, PeerRefused):
-        return broken.peer_code == "exchanges-exhausted"
-    return isinstance(broken, CallFailed | AnswerMissing | PeerUnreachable | HandshakeFailed)
-
-
-def _explained(broken: RatlsError) -> RatlsError:
-    """Adds to a broken stream's refusal that nothing counts yet and a second try is safe."""
-    if not isinstance(broken, CallFailed | AnswerMissing | AnswerNotOpened | DeadlineExceeded):
-        return broken
-    broken.fix = (
-        "without an acknowledgement nothing counts: push again, and only the rest is sent; if the "
-        "enclave has restarted meanwhile, a newly signed task is needed"
-    )
-    return broken
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,14 @@ from provider.errors import SourceError
 from provider.exchange import Session, ValidityWatch
 from provider.release_state import Started
 from provider.sources import Chunk
+from ratls.address import PeerUnreachable
+from ratls.client_call import AnswerMissing, AnswerNotOpened, PeerRefused
 from ratls.client_stream import ClientExchange, Kept
+from ratls.errors import CallFailed, DeadlineExceeded, TransportError
 from ratls.framing import RowDigest
+from ratls.probe import HandshakeFailed
 from ratls.sealing import Tally, Transcript
+from verifier.errors import RatlsError
 from verifier.files import MEBIBYTE
 
 
@@ -39,6 +44,28 @@ class KeptRowsDiffer(SourceError):
 
 _LARGE = 256 * MEBIBYTE  # bytes of a source
 _QUIET = timedelta(seconds=30)  # far less than an enclave waits for a word
+
+
+# Seconds between one connection that broke in the middle of the rows and the next; then no more.
+WAITS = (0.2, 1.0, 5.0, None)
+
+
+def may_mend(broken: TransportError) -> bool:
+    """Does it look otherwise a moment later? No refusal does, but that of one call too many."""
+    if isinstance(broken, PeerRefused):
+        return broken.peer_code == "exchanges-exhausted"
+    return isinstance(broken, CallFailed | AnswerMissing | PeerUnreachable | HandshakeFailed)
+
+
+def explained(broken: RatlsError) -> RatlsError:
+    """Adds to a broken stream's refusal that nothing counts yet and a second try is safe."""
+    if not isinstance(broken, CallFailed | AnswerMissing | AnswerNotOpened | DeadlineExceeded):
+        return broken
+    broken.fix = (
+        "without an acknowledgement nothing counts: push again, and only the rest is sent; if the "
+        "enclave has restarted meanwhile, a newly signed task is needed"
+    )
+    return broken
 
 
 @dataclass(slots=True)
