@@ -155,9 +155,9 @@ def interrupted() -> Iterator[None]:
     """Ctrl-C ends the block, which would wait for an hour."""
     count_refusal()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    AWAITED.set()
     try:
         with pytest.raises(KeyboardInterrupt):
-            AWAITED.set()
             yield
     finally:
         AWAITED.clear()
