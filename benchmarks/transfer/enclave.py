@@ -17,6 +17,7 @@ from enclave_app.limits import Limits  # noqa: E402
 from ratls.cli import main  # noqa: E402
 
 if __name__ == "__main__":
-    limits = Limits(held_bytes=int(sys.argv.pop(1)))
+    room = int(sys.argv.pop(1))
+    limits = Limits(held_bytes=room, party_bytes=room)
     Enclave.start = partial(Enclave.start, limits=limits)  # type: ignore[method-assign]
     main()
