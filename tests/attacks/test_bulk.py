@@ -42,6 +42,8 @@ from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT, eventually
 from verifier.errors import RatlsError
 
+pytestmark = pytest.mark.slow
+
 SEALED = '\n[transport]\nbulk = "sealed"\n'
 ONE = "train_party_1"
 Edit = Callable[[int, bytes], list[bytes]]

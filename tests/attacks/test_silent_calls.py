@@ -36,6 +36,8 @@ from tests.support.refusal import refused
 from tests.support.scheduler import LiveScheduler, running_scheduler
 from tests.support.waiting import HANG_LIMIT, eventually
 
+pytestmark = pytest.mark.slow
+
 ONE = "train_party_1"
 EXCHANGE = "/arrow.flight.protocol.FlightService/DoExchange"
 MAILBOX = "/ratls.scheduler.v1.TaskService/"

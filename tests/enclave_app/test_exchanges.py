@@ -72,6 +72,8 @@ from tests.support.refusal import count_refusal, refused
 from tests.support.waiting import HANG_LIMIT, eventually
 from verifier.errors import RatlsError
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO = "train_party_1", "train_party_2"
 
 

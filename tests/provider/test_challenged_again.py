@@ -39,6 +39,8 @@ from verifier.crl import CertificateRevoked
 from verifier.errors import CollateralRolledBack, RatlsError
 from verifier.marks import Marks, Subject
 
+pytestmark = pytest.mark.slow
+
 QUARTER = timedelta(minutes=15)
 DAY = timedelta(days=1)
 

@@ -46,6 +46,8 @@ from verifier.shell import Shell
 import pyarrow as pa  # isort: skip - after tests.support.enclave, which prepares the process
 import pyarrow.parquet as pq  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 
 def many(last_age: int = 40) -> pa.Table:
     """Nine megabytes: several chunks leave before the last row is read."""

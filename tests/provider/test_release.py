@@ -66,6 +66,8 @@ from verifier.errors import Exit, RatlsError
 from verifier.files import FileNotWritten
 from verifier.modes import SimulationNotAllowed
 
+pytestmark = pytest.mark.slow
+
 
 def sent(relay: Relay) -> bytes:
     """All that left Alice through the relay."""

@@ -35,6 +35,8 @@ from verifier.errors import RatlsError
 import pyarrow as pa  # isort: skip - after tests.support.enclave, which prepares the process
 import pyarrow.parquet as pq  # isort: skip
 
+pytestmark = pytest.mark.slow
+
 ONE = "train_party_1"
 COUNT = 6000  # rows of 3 kB: nine batches
 LONG = "x" * 3000

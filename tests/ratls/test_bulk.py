@@ -35,6 +35,8 @@ from tests.support.flight_peers import LOOPBACK
 from tests.support.refusal import count_refusal, refused
 from tests.support.waiting import HANG_LIMIT, eventually
 
+pytestmark = pytest.mark.slow
+
 LARGEST = ChunkHead.SIZE + MAX_CHUNK + TAG_SIZE
 
 
