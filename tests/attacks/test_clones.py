@@ -36,6 +36,8 @@ from tests.support.refusal import refused
 from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT
 
+pytestmark = pytest.mark.slow
+
 STUDY = "breast-cancer-joint-training"
 
 

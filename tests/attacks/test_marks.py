@@ -34,6 +34,8 @@ from verifier.crl import CertificateRevoked
 from verifier.errors import CollateralRolledBack
 from verifier.marks import CollateralMarksCorrupt, Marks, Subject
 
+pytestmark = pytest.mark.slow
+
 DAY = timedelta(days=1)
 
 

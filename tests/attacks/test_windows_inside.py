@@ -37,6 +37,8 @@ from tests.support.refusal import count_refusal
 from tests.support.waiting import eventually
 from verifier.errors import RatlsError
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO = "train_party_1", "train_party_2"
 SECTION = computation("summary_statistics", 'columns = ["age", "bmi"]', ["statistics"])
 

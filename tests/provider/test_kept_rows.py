@@ -9,6 +9,8 @@ from tests.provider.desk import Desk
 from tests.support.enclave import EnclaveWorld, LiveEnclave, rows
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 PATIENTS = [f"patient-{i}-{'x' * 3000}" for i in range(3000)]
 
 

@@ -26,6 +26,8 @@ from ratls.arrow_header import (
 from tests.support.arrow_ipc import Ipc
 from tests.support.refusal import refused
 
+pytestmark = pytest.mark.slow
+
 MOST = 1 << 24
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "bool": st.booleans(),

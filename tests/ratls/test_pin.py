@@ -37,6 +37,8 @@ from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT, eventually
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 
 

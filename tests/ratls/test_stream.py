@@ -39,6 +39,8 @@ from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT, eventually
 from verifier.errors import RatlsError
 
+pytestmark = pytest.mark.slow
+
 ROWS = pa.record_batch({"patient": ["p1", "p2", "p3"], "age": [40, 50, 60]})
 BIG = pa.record_batch({"x": pa.array([0.5] * (1 << 17))})  # 1 MiB
 
