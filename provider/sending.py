@@ -44,8 +44,6 @@ class KeptRowsDiffer(SourceError):
 
 _LARGE = 256 * MEBIBYTE  # bytes of a source
 _QUIET = timedelta(seconds=30)  # far less than an enclave waits for a word
-
-
 # Seconds between one connection that broke in the middle of the rows and the next; then no more.
 WAITS = (0.2, 1.0, 5.0, None)
 

@@ -17,7 +17,6 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from policy.party import LocalParty
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate
 from ratls.certificate import ENCLAVE_NAME
