@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,10 +107,15 @@ def _subject(source: Source, dataset: Dataset) -> object:
     return {
         "dataset": dataset.id,
         "rules": digest_text(Digest(hashlib.sha256(rules.encode()).digest())),
-        # Another Arrow may write the same rows in other bytes.
-        "by": [f"{name} {version(name)}" for name in ("ratls", "pyarrow")],
+        "by": _programs(),
         "files": [asdict(file) for file in files],
     }
+
+
+@cache  # what is installed is looked up on disk
+def _programs() -> list[str]:
+    """Another Arrow may write the same rows in other bytes."""
+    return [f"{name} {version(name)}" for name in ("ratls", "pyarrow")]
 
 
 def check_source(

@@ -69,6 +69,7 @@ from ratls.sealing import (
     seal_stream_key,
     sealing_key_changed,
 )
+from verifier.files import MEBIBYTE
 
 _FRAME = 64 * 1024  # room beside a message
 
@@ -340,8 +341,8 @@ class ClientExchange:
         self._schema = without_metadata(schema)
         self._call.send(schema_frame(self._schema))
 
-    def send(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Send the next rows; the batch as it was sent, which is what digests cover.
+    def send(self, batch: pa.RecordBatch) -> None:
+        """Send the next rows, in messages of about 1 MiB: they fit into the processor's cache.
 
         Raises:
             TransportError: Also when the enclave refuses in the middle of an upload.
@@ -349,9 +350,10 @@ class ClientExchange:
         if self._schema is None:
             raise AssertionError("begin comes first")
         batch = pa.RecordBatch.from_arrays(batch.columns, schema=self._schema)
-        self._call.send(rows_frame(batch, self._seq))
-        self._seq += 1
-        return batch
+        rows = max(1, batch.num_rows * MEBIBYTE // max(1, batch.nbytes))
+        for start in range(0, batch.num_rows, rows):
+            self._call.send(rows_frame(batch.slice(start, rows), self._seq))
+            self._seq += 1
 
     def received(self) -> None:
         """Wait until the enclave has all chunks of a stream that is not committed itself."""

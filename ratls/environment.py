@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
+from ratls.memory import keep_freed_memory
 from verifier.errors import ConfigError
 
 # With an EC certificate this leaves TLS 1.3 only, at both ends (docs/flight.md 1.4): the one cipher
@@ -67,3 +68,4 @@ def prepare_process() -> None:
             fix="import ratls before grpc, or set the variable before the program starts",
         )
     os.environ.update([_TLS13_ONLY, _QUIET])
+    keep_freed_memory()

@@ -69,7 +69,9 @@ def test_rows_that_are_not_sealed_arrive_without_metadata(study: Study) -> None:
 
     def take(exchange: ServerExchange) -> None:
         received.extend(batch for _, batch in exchange.batches(Caps(100, 1 << 20)))
-        assert exchange.schema().metadata is None
+        assert (
+            {batch.schema.metadata for batch in received} == {exchange.schema().metadata} == {None}
+        )
         assert exchange.committed is not None
         exchange.acknowledge(b"ack of " + exchange.committed)
 
@@ -83,14 +85,35 @@ def test_rows_that_are_not_sealed_arrive_without_metadata(study: Study) -> None:
             assert exchange.fresh.claims.instance == server.script.identity.instance
             exchange.begin(marked)
             for batch in (ROWS, ROWS.slice(1, 2)):
-                sent = exchange.send(batch.replace_schema_metadata({"canary": "c4n4ry"}))
-                assert sent.schema.metadata is None
+                exchange.send(batch.replace_schema_metadata({"canary": "c4n4ry"}))
             assert exchange.commit(b"commit") == b"ack of commit"
         assert [batch.to_pylist() for batch in received] == [
             ROWS.to_pylist(),
             ROWS.slice(1, 2).to_pylist(),
         ]
         assert len(relay.connections) == 1
+
+
+def test_many_rows_at_once_arrive_in_messages_of_a_mebibyte(study: Study) -> None:
+    many = pa.RecordBatch.from_pydict({"n": range(400_000), "flag": [True, None] * 200_000})
+    received: list[pa.RecordBatch] = []
+
+    def take(exchange: ServerExchange) -> None:
+        received.extend(batch for _, batch in exchange.batches(Caps(10**6, 1 << 24)))
+        exchange.acknowledge(b"all")
+
+    with (
+        enclave(study, after_evidence=take) as server,
+        study.exchange(
+            Kind.RELEASE, server.address, study.admitted(server.script.identity), task=b"task"
+        ) as exchange,
+    ):
+        exchange.begin(many.schema)
+        exchange.send(many.slice(3))  # flags begin within a byte
+        exchange.send(many.slice(0, 0))
+        exchange.commit(b"commit")
+    assert pa.Table.from_batches(received) == pa.Table.from_batches([many.slice(3)])
+    assert [batch.nbytes <= 1 << 20 for batch in received] == [True] * 4
 
 
 @pytest.mark.parametrize(
