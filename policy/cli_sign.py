@@ -107,7 +107,7 @@ def accept(
 
 def _state(folder: Path | None) -> StudyState:
     from policy.state import StudyState
-    from verifier.files import user_folder
+    from verifier.user_folder import user_folder
 
     return StudyState(user_folder("state") if folder is None else folder)
 

@@ -45,7 +45,7 @@ def require_both(scheduler: str | None, certificate: Path | None) -> None:
 
 def state_folder(folder: Path | None) -> Path:
     """The folder that `--state` names, or the user's own."""
-    from verifier.files import user_folder
+    from verifier.user_folder import user_folder
 
     return user_folder("state") if folder is None else folder
 

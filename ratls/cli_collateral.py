@@ -116,11 +116,12 @@ def fetch(
     asked = _sources_asked(sources or [], ca or [], offline=offline, no_cache=no_cache)
     with refusals_as_exit_status(json_output) as shell:
         from verifier.cache import Cache, obtain
-        from verifier.files import read_file, user_folder
+        from verifier.files import read_file
         from verifier.marks import Marks
         from verifier.pcs import kept_bundle, store
         from verifier.pcs_requests import tls_trust
         from verifier.received import ReceivedQuote
+        from verifier.user_folder import user_folder
 
         roots = shell.anchors(root, allow_simulation=allow_simulation)
         services, kept = _services(asked, ca or []), kept_bundle(output)

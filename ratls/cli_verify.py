@@ -130,7 +130,8 @@ def server(
         from ratls.environment import prepare_process
         from ratls.pin import ChannelIdentity
         from ratls.probe import probe_name
-        from verifier.files import user_folder, write_new
+        from verifier.files import write_new
+        from verifier.user_folder import user_folder
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)

@@ -24,7 +24,7 @@ class SimulatedAttester:
 
         Args:
             folder: The subfolder `platform` of a simulation.
-            mr_enclave: 32 bytes; None measures the installed packages.
+            mr_enclave: 32 bytes; None measures what is installed.
 
         Raises:
             SimulationFolderUnusable: The folder is not one of a simulation.

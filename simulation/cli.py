@@ -66,15 +66,15 @@ def measure(json_output: JsonOption = False) -> None:
 
     Example: ratls simulation measure
     """
-    from simulation.measure import MEASURED_PACKAGES
-    from simulation.measure import measure as measure_packages
+    from simulation.measure import measure as measure_files
+    from simulation.measure import measured_files
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
         shell.warn_simulation()
-        mr_enclave = measure_packages().hex()
+        mr_enclave = measure_files().hex()
         shell.answer(
-            {"mode": "simulation", "mr_enclave": mr_enclave, "packages": list(MEASURED_PACKAGES)},
+            {"mode": "simulation", "mr_enclave": mr_enclave, "files": measured_files()},
             mr_enclave,
         )
 
@@ -133,7 +133,7 @@ def demo(
 
 def _describe(folder: Path, platform: Platform) -> tuple[dict[str, object], str]:
     from simulation.intel import root_name
-    from simulation.measure import measure as measure_packages
+    from simulation.measure import measure as measure_files
 
     tcb = platform.tcb
     facts: dict[str, object] = {
@@ -143,7 +143,7 @@ def _describe(folder: Path, platform: Platform) -> tuple[dict[str, object], str]
         "fmspc": tcb.fmspc.hex(),
         "ppid": tcb.ppid.hex(),
         "piid": tcb.piid.hex() if tcb.piid else None,
-        "mr_enclave": measure_packages().hex(),
+        "mr_enclave": measure_files().hex(),
         "collateral": str(folder / "collateral.json"),
         "attester": f"simulation:{folder / 'platform'}",
     }

@@ -28,7 +28,7 @@ MAY_IMPORT = {
 }
 OURS = set(MAY_IMPORT)
 # What decides is pure: these modules hold the network, the clock, the environment or a terminal.
-SHELLS = {"batch", "cache", "files", "modes", "output", "pcs_requests", "shell"}
+SHELLS = {"batch", "cache", "files", "modes", "output", "pcs_requests", "shell", "user_folder"}
 
 
 def modules(package: str) -> Iterator[tuple[Path, ast.Module]]:
@@ -126,7 +126,7 @@ NOT_IN_THE_ENCLAVE = {
     *("ratls.attester_option", "policy.agreement_file", "policy.journal", "policy.state"),
 }
 ENCLAVE_LIBRARIES = {
-    *("cbor2", "cryptography", "grpc", "numpy", "platformdirs", "pyarrow", "pydantic", "scipy"),
+    *("cbor2", "cryptography", "grpc", "numpy", "pyarrow", "pydantic", "scipy"),
     *("securesystemslib", "structlog"),
 }
 
@@ -274,7 +274,7 @@ LIBRARIES = {
     "certificate": {"cryptography"},
     "ecdsa": {"cryptography"},
     "qe": {"cryptography"},
-    "files": {"platformdirs"},
+    "user_folder": {"platformdirs"},
     "modes": {"typer"},
     "pcs_requests": {"certifi", "httpx"},
     "shell": {"rich", "typer"},
@@ -446,7 +446,7 @@ def test_no_command_stands_in_the_verifier() -> None:
 
 
 # Where folders are (XDG), and what would make gRPC log keys: names that are fixed in the code.
-_READ_THE_ENVIRONMENT = {"verifier/files.py", "ratls/environment.py"}
+_READ_THE_ENVIRONMENT = {"verifier/user_folder.py", "ratls/environment.py"}
 
 
 def test_no_secret_comes_from_the_environment() -> None:

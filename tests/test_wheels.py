@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.imports import measured_files
 from tests.support.refusal import count_refusal
 
 pytestmark = pytest.mark.slow
@@ -21,14 +22,15 @@ SOURCES = ["verifier", "policy", "ratls", "scheduler", "provider", "enclave_app"
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of both wheels, built from a copy so that no build folder is left in the tree."""
+    """Folder of the wheels, built from a copy so that no build folder is left in the tree."""
     tree = tmp_path_factory.mktemp("tree")
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
     for name in SOURCES:
         shutil.copytree(ROOT / name, tree / name, ignore=unwanted)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
-    for project in (tree, tree / "simulation"):
+    shutil.copytree(ROOT / "manifests", tree / "manifests", ignore=unwanted)
+    for project in (tree, tree / "simulation", tree / "manifests" / "enclave"):
         subprocess.run(
             [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index",
              "--no-build-isolation", "-w", str(tree / "wheels"), str(project)],
@@ -54,6 +56,43 @@ def listed(distribution: str) -> set[str]:
     sections = LIST.read_text("utf-8").split("# ")
     body = next(s for s in sections if s.startswith(distribution + "\n"))
     return set(body.splitlines()[1:]) - {""}
+
+
+def measured() -> list[str]:
+    """The files that the distribution `ratls-enclave` says it has."""
+    return (ROOT / "enclave_app" / "measured.txt").read_text("utf-8").split()
+
+
+def test_the_enclave_consists_of_what_it_imports_and_of_nothing_else(
+    shipped: dict[str, set[str]],
+) -> None:
+    """U02: each file of it is measured, and a change to any is another MRENCLAVE for all parties.
+
+    After a change: `python -m tests.support.imports > enclave_app/measured.txt`.
+    """
+    count_refusal()
+    assert measured() == measured_files()
+    assert shipped["ratls_enclave"] == set(measured())
+    assert shipped["ratls_enclave"] < shipped["ratls"]
+
+
+def test_the_enclave_runs_without_the_other_distributions(wheels: Path, tmp_path: Path) -> None:
+    """Outside SGX the production entry point refuses; with a module missing it could not."""
+    count_refusal()
+    (wheel,) = wheels.glob("ratls_enclave-*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = (
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in repr(f)];"
+        f"sys.path[:] = [{str(tmp_path)!r}, *sys.path]; import enclave_app;"
+        f"assert enclave_app.__file__.startswith({str(tmp_path)!r});"
+        "import enclave_app.server, enclave_app.application, enclave_app.computations;"
+        "from enclave_app.gramine_main import main; sys.exit(main([]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-I", "-B", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout) == (3, "")
+    assert "[sgx-absent]" in run.stderr
 
 
 @pytest.mark.parametrize("distribution", ["ratls", "ratls_simulation"])

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from verifier.errors import ConfigError, RatlsError, placed
 from verifier.text import cause
@@ -121,35 +121,6 @@ def _await_bytes(handle: int, path: Path, end: float) -> None:
             found="none",
             fix="start what writes into this pipe, or name a file",
         )
-
-
-class UserFolderUnknown(ConfigError):
-    """No folder is named, and this user has no home folder."""
-
-    code = "user-folder-unknown"
-    default_fix = "name one with --state DIR (and --cache DIR), or set HOME to a folder"
-
-
-def user_folder(kind: Literal["state", "cache"]) -> Path:
-    """This user's own folder for state or for caches.
-
-    Raises:
-        UserFolderUnknown: Neither HOME nor the system names one. A folder called `~`, where the
-            command happens to be started, would read as a first use at the next place.
-    """
-    import platformdirs
-
-    find = {"state": platformdirs.user_state_path, "cache": platformdirs.user_cache_path}[kind]
-    home = os.path.expanduser("~")
-    try:
-        folder = find("ratls")
-    except RuntimeError:  # it found none
-        folder = Path()
-    nowhere = home == "/" or not os.path.isabs(home)
-    named = os.environ.get(f"XDG_{kind.upper()}_HOME")
-    if not folder.is_absolute() or (nowhere and not named):
-        raise UserFolderUnknown(f"{kind} folder", expected="a home folder", found="none")
-    return folder
 
 
 def parse_file(path: Path, parse: Callable[[bytes], T], *, cap: int = 16 * MEBIBYTE) -> T:

@@ -40,11 +40,10 @@ from verifier.files import (
     FileUnreadable,
     LockHeld,
     LocksMissing,
-    UserFolderUnknown,
     locked,
     read_file,
-    user_folder,
 )
+from verifier.user_folder import UserFolderUnknown, user_folder
 
 pytestmark = pytest.mark.slow
 

@@ -7,52 +7,68 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from simulation import measure as module
-from simulation.measure import MEASURED_PACKAGES, MeasuredPackageMissing, measure
+from simulation.measure import MeasuredPackageMissing, measure
 from tests.support.refusal import count_refusal, refused
 
 ROOT = Path(__file__).parent.parent.parent
-PACKAGE = "an_enclave_of_a_test"
 
 
 @pytest.fixture
 def enclave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small package, measured in the place of the real ones."""
-    folder = tmp_path / PACKAGE
-    (folder / "inner").mkdir(parents=True)
-    (folder / "__init__.py").write_bytes(b"")
-    (folder / "a.py").write_bytes(b"x = 1\n")
-    (folder / "inner" / "root.der").write_bytes(b"\x30\x00")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(module, "MEASURED_PACKAGES", (PACKAGE,))
-    return folder
+    """The packages of the enclave and of everything else, in a folder of the test."""
+    for package in ("verifier", "policy", "ratls", "enclave_app"):
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    monkeypatch.setattr(module, "find_spec", partial(_found, tmp_path))
+    return tmp_path
 
 
-def test_measurement_is_32_bytes_and_repeats() -> None:
+def _found(folder: Path, package: str) -> SimpleNamespace:
+    return SimpleNamespace(submodule_search_locations=[str(folder / package)])
+
+
+def test_measurement_is_32_bytes_and_repeats(enclave: Path) -> None:
     assert measure() == measure()
     assert len(measure()) == 32
 
 
-def test_what_an_enclave_imports_is_measured() -> None:
-    """A package that runs inside and is not measured could be exchanged unseen."""
-    assert set(MEASURED_PACKAGES) == {"verifier", "policy", "ratls", "enclave_app"}
-
-
 CHANGES: dict[str, Callable[[Path], object]] = {
-    "one byte of code": lambda f: (f / "a.py").write_bytes(b"x = 2\n"),
-    "a byte of data below": lambda f: (f / "inner" / "root.der").write_bytes(b"\x30\x01"),
-    "another file": lambda f: (f / "b.py").write_bytes(b""),
-    "a file less": lambda f: (f / "a.py").unlink(),
-    "another name": lambda f: (f / "a.py").rename(f / "c.py"),
+    "one byte of code": lambda f: append(f / "policy" / "rows.py", "\n"),
+    "a byte of another package": lambda f: append(f / "verifier" / "quote.py", "\n"),
+    "what the enclave consists of": lambda f: append(
+        f / "enclave_app" / "measured.txt", "enclave_app/cli.py\n"
+    ),
     "a byte moves to the next file": lambda f: (
-        (f / "__init__.py").write_bytes(b"x"),
-        (f / "a.py").write_bytes(b" = 1\n"),
+        append(f / "policy" / "values.py", "x"),
+        cut(f / "policy" / "text.py"),
     ),
 }
+OUTSIDE: dict[str, Callable[[Path], object]] = {
+    "a command": lambda f: append(f / "ratls" / "cli_verify_forecast.py", "\n"),
+    "what judges platforms": lambda f: append(f / "verifier" / "tcb.py", "\n"),
+    "a client's end": lambda f: append(f / "ratls" / "client_stream.py", "\n"),
+    "a new module": lambda f: (f / "policy" / "new.py").write_bytes(b""),
+    "what the interpreter caches": lambda f: (
+        (f / "policy" / "__pycache__").mkdir(),
+        (f / "policy" / "__pycache__" / "rows.cpython-311.pyc").write_bytes(b"cache"),
+    ),
+}
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text("utf-8") + text, "utf-8")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[1:])
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -64,11 +80,13 @@ def test_attacker_changes_the_code(enclave: Path, change: Callable[[Path], objec
     assert measure() != before
 
 
-def test_what_the_interpreter_caches_is_left_out(enclave: Path) -> None:
-    """Otherwise the first run would change the measurement of the second."""
+@pytest.mark.parametrize("change", OUTSIDE.values(), ids=OUTSIDE)
+def test_a_change_outside_the_enclave_is_no_other_measurement(
+    enclave: Path, change: Callable[[Path], object]
+) -> None:
+    """Otherwise all parties would sign again for a command that never runs inside."""
     before = measure()
-    (enclave / "__pycache__").mkdir()
-    (enclave / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"cache")
+    change(enclave)
     assert measure() == before
 
 
@@ -99,6 +117,12 @@ def test_a_copy_that_shadows_the_installed_package_is_what_is_measured(tmp_path:
 
 
 def test_a_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEASURED_PACKAGES", ("no_such_package_anywhere",))
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with refused(MeasuredPackageMissing):
+        measure()
+
+
+def test_a_file_is_not_installed(enclave: Path) -> None:
+    (enclave / "policy" / "rows.py").unlink()
     with refused(MeasuredPackageMissing):
         measure()

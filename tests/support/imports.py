@@ -1,4 +1,7 @@
-"""Which module imports which, read from the sources: imports inside functions count too."""
+"""Which module imports which, read from the sources: imports inside functions count too.
+
+python -m tests.support.imports > enclave_app/measured.txt   # what the enclave consists of
+"""
 
 from __future__ import annotations
 
@@ -62,3 +65,15 @@ def closure(start: str, graph: Mapping[str, set[str]]) -> set[str]:
             found.add(name)
             todo += [*graph.get(name, ()), *([name.rpartition(".")[0]] if "." in name else ())]
     return found
+
+
+def measured_files() -> list[str]:
+    """Our files that a process loads which runs the enclave's entry point, sorted."""
+    loaded = closure("enclave_app.gramine_main", import_graph(types=False)) & sources().keys()
+    places = [ROOT / name.replace(".", "/") for name in loaded]
+    files = [p / "__init__.py" if p.is_dir() else p.with_suffix(".py") for p in places]
+    return sorted(path.relative_to(ROOT).as_posix() for path in files)
+
+
+if __name__ == "__main__":
+    print("\n".join(measured_files()))
