@@ -422,7 +422,12 @@ def connected(scene: Scene) -> Names:
 
 
 @world_of(
-    "ratls.call_thread", "ratls.cbor", "ratls.environment", "ratls.log", "enclave_app.deadline"
+    "ratls.call_thread",
+    "ratls.cbor",
+    "ratls.environment",
+    "ratls.log",
+    "ratls.memory",
+    "enclave_app.deadline",
 )
 def alone(scene: Scene) -> Names:
     log = partial(open_log, io.StringIO())
