@@ -10,14 +10,23 @@ the agreed machine, in the agreed state, runs something else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from policy.agreement import require_window
 from policy.document import Policy
+from policy.domain_admission import (
+    require_domain_attributes,
+    require_module,
+    require_registers,
+    require_run_time_events,
+)
 from policy.errors import MeasurementError, PlatformDeniedError
-from policy.sections import Enclave, Platform, little_endian
+from policy.fields import little_endian
+from policy.sections import Enclave, Platform
+from policy.trust_domain import Agreed, TrustDomain
 from verifier.acceptance import require_advisories, require_attributes, require_status
 from verifier.anchors import RootName, TrustAnchors
 from verifier.appraisal import Appraisal
@@ -29,7 +38,7 @@ from verifier.errors import (
     TcbStatusError,
 )
 from verifier.quote import EnclaveReport
-from verifier.tcb import TcbStatus
+from verifier.tcb import TcbStatus, TcbVerdict
 from verifier.td import TdReport
 from verifier.verify import VerifiedQuote
 
@@ -47,7 +56,7 @@ class AdmissionCheck(StrEnum):
     MACHINE = "machine"
     FMSPC = "fmspc"
     MEASUREMENT = "measurement"
-    PRODUCT = "product"
+    PRODUCT = "product"  # of a trust domain: the TDX module beneath it
     ATTRIBUTES = "attributes"
 
 
@@ -58,7 +67,7 @@ _SEAL = object()
 class Admission:
     """A quote that the policy admits: only `admit` can make one, after its last check."""
 
-    enclave: Enclave
+    enclave: Agreed
     appraisal: Appraisal  # of the quote, followed by the policy's checks
     seal: InitVar[object]
 
@@ -68,15 +77,22 @@ class Admission:
 
 
 def admit(
-    policy: Policy, verified: VerifiedQuote, *, at: datetime, enclave_name: str | None = None
+    policy: Policy,
+    verified: VerifiedQuote,
+    *,
+    at: datetime,
+    enclave_name: str | None = None,
+    rtmr3_events: Sequence[bytes] | None = None,
 ) -> Admission:
-    """Decide whether this enclave on this platform is one that the policy lists.
+    """Decide whether this enclave or trust domain, on this platform, is one that the policy lists.
 
     Args:
         policy: The policy in force.
         verified: Genuine evidence, judged at the same instant.
         at: Moment of judgement, aware.
         enclave_name: Admit only the enclave that the policy lists by this name.
+        rtmr3_events: Of a trust domain: digests of what it measured at run time, as it states
+            them; None where it does not.
 
     Raises:
         PolicyExpiredError, ModeMismatchError, TcbStatusError, PlatformDeniedError,
@@ -92,7 +108,9 @@ def admit(
         _require_root(platform.root, verified.root)
         note(f"{verified.mode}: {platform.root}")
     with log.check(AdmissionCheck.TCB_STATUS) as note:
-        require_status(verified.tcb, frozenset(map(TcbStatus, platform.tcb_statuses)))
+        statuses = frozenset(map(TcbStatus, platform.tcb_statuses))
+        require_status(verified.tcb, statuses)
+        _require_current_status(verified.tcb, statuses)
         note(str(verified.tcb.status))
     with log.check(AdmissionCheck.ADVISORIES) as note:
         require_advisories(verified.tcb, frozenset(platform.accepted_advisories))
@@ -110,14 +128,44 @@ def admit(
     with log.check(AdmissionCheck.FMSPC) as note:
         _require_fmspc(platform, verified)
         note(verified.platform.fmspc.hex())
+    candidates = [e for e in policy.enclave if enclave_name in (None, e.name)]
+    report = verified.quote.report
+    agreed: Agreed
+    if isinstance(report, TdReport):
+        agreed = _require_domain(log, candidates, report, rtmr3_events)
+    else:
+        agreed = _require_enclave(log, candidates, report)
+    return Admission(agreed, log.close(), _SEAL)
+
+
+def _require_enclave(
+    log: AppraisalLog, candidates: Sequence[Agreed], report: EnclaveReport
+) -> Enclave:
     with log.check(AdmissionCheck.MEASUREMENT) as note:
-        enclave, report = _require_measurement(policy, verified.quote.report, enclave_name)
+        enclave = _require_measurement(candidates, report)
         note(f"{enclave.name}, MRENCLAVE {report.mr_enclave}")
     with log.check(AdmissionCheck.PRODUCT):
         _require_product(enclave, report)
     with log.check(AdmissionCheck.ATTRIBUTES):
         _require_attributes(enclave, report)
-    return Admission(enclave, log.close(), _SEAL)
+    return enclave
+
+
+def _require_domain(
+    log: AppraisalLog,
+    candidates: Sequence[Agreed],
+    report: TdReport,
+    events: Sequence[bytes] | None,
+) -> TrustDomain:
+    with log.check(AdmissionCheck.MEASUREMENT) as note:
+        domain = require_registers([e for e in candidates if isinstance(e, TrustDomain)], report)
+        note(f"{domain.name}, MRTD {report.mr_td.hex()}")
+        note(require_run_time_events(domain, report, events))
+    with log.check(AdmissionCheck.PRODUCT) as note:
+        note(require_module(domain, report))
+    with log.check(AdmissionCheck.ATTRIBUTES):
+        require_domain_attributes(domain, report)
+    return domain
 
 
 class RootDiffers(ModeMismatchError):
@@ -132,6 +180,22 @@ def _require_root(named: str, root: TrustAnchors) -> None:
     wanted = RootName.parse(named).anchors
     if (root.mode, root.root_spki_sha256) != (wanted.mode, wanted.root_spki_sha256):
         raise RootDiffers("root of trust", expected=named, found=f"{root.mode}: {root.name}")
+
+
+class CurrentStatusUnaccepted(TcbStatusError):
+    """What runs beneath the trust domain now has a status that the policy does not list."""
+
+    code = "current-status-unaccepted"
+    default_fix = "have the operator update the TDX module, then launch the guest again"
+
+
+def _require_current_status(tcb: TcbVerdict, statuses: frozenset[TcbStatus]) -> None:
+    """A good launch says nothing about a module that was exchanged since, beneath the domain."""
+    now = tcb.current_status
+    if now is not None and now is not TcbStatus.UP_TO_DATE and now not in statuses:
+        raise CurrentStatusUnaccepted(
+            "TCB status of what runs now", expected=", ".join(sorted(statuses)), found=now
+        )
 
 
 class EvaluationNumberTooLow(TcbStatusError):
@@ -230,21 +294,20 @@ class MeasurementNotListed(MeasurementError):
     default_fix = "start the agreed release of the enclave, or agree on a policy with this one"
 
 
-def _require_measurement(
-    policy: Policy, report: EnclaveReport | TdReport, name: str | None
-) -> tuple[Enclave, EnclaveReport]:
-    """The enclave that the policy lists with this measurement; it lists no trust domains yet."""
-    candidates = [e for e in policy.enclave if name in (None, e.name)]
-    found = "a trust domain"
-    if isinstance(report, EnclaveReport):
-        for enclave in candidates:
-            if bytes.fromhex(enclave.mr_enclave) == report.mr_enclave.value:
-                return enclave, report
-        found = str(report.mr_enclave)
+def _require_measurement(candidates: Sequence[Agreed], report: EnclaveReport) -> Enclave:
+    """The enclave that the policy lists with this measurement.
+
+    Q07: a measurement is only compared with those of the same technology.
+    """
+    enclaves = [e for e in candidates if isinstance(e, Enclave)]
+    for enclave in enclaves:
+        if bytes.fromhex(enclave.mr_enclave) == report.mr_enclave.value:
+            return enclave
     raise MeasurementNotListed(
         "MRENCLAVE",
-        expected=" or ".join(f"{e.mr_enclave} ({e.name})" for e in candidates) or f"that of {name}",
-        found=found,
+        expected=" or ".join(f"{e.mr_enclave} ({e.name})" for e in enclaves)
+        or "that of a listed enclave",
+        found=str(report.mr_enclave),
     )
 
 

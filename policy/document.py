@@ -32,6 +32,7 @@ from policy.sections import (
     Transport,
 )
 from policy.syntax import LineIndex, read_toml, value_problems
+from policy.trust_domain import Agreed, TrustDomain
 from policy.values import Digest
 from verifier.text import digest_text as digest_text
 
@@ -82,7 +83,7 @@ class Policy:
     expires: datetime  #       first instant at which it no longer holds
     agreement: AgreementRule
     party: tuple[Party, ...]
-    enclave: tuple[Enclave, ...]
+    enclave: tuple[Agreed, ...]
     platform: Platform
     transport: Transport
     dataset: tuple[Dataset, ...]
@@ -93,12 +94,11 @@ class Policy:
     def parse(cls, raw: bytes, *, known_roots: frozenset[str]) -> Self:
         """Read one policy; `known_roots` are the root schemes of this installation.
 
-        Raises: PolicyTooLarge, PolicyEncoding, PolicySyntax, PolicyTeeUnsupported,
-            PolicyInvalid (with all problems), PolicyKeysShared.
+        Raises: PolicyTooLarge, PolicyEncoding, PolicySyntax, PolicyInvalid (with all
+            problems), PolicyKeysShared.
         """
         document = read_toml(raw)
         lines = LineIndex(raw.decode("utf-8"))
-        _refuse_other_tees(document, lines)
         problems = value_problems(document, "", lines)
         if problems:  # the sections assume that these hold
             raise PolicyInvalid(tuple(problems[:PROBLEMS_CAP]))
@@ -148,25 +148,6 @@ class Policy:
         )
 
 
-class PolicyTeeUnsupported(PolicyFormatError):
-    """The policy names an enclave of a kind that is not supported yet."""
-
-    code = "policy-tee-unsupported"
-    default_fix = 'use tee = "sgx"; other kinds are not supported yet'
-
-
-def _refuse_other_tees(document: dict[str, Any], lines: LineIndex) -> None:
-    enclaves = document.get("enclave")
-    for i, entry in enumerate(enclaves if isinstance(enclaves, list) else []):
-        if isinstance(entry, dict) and entry.get("tee") == "tdx":
-            place = lines.find(f"enclave[{i}].tee")
-            raise PolicyTeeUnsupported(
-                f"policy: enclave[{i}].tee (line {place})",
-                expected='"sgx"',
-                found='"tdx", not supported yet',
-            )
-
-
 def _read_sections(
     document: dict[str, Any], lines: LineIndex, problems: list[Problem]
 ) -> dict[str, Any]:
@@ -195,10 +176,17 @@ def _read_sections(
             )
             continue
         for i, entry in enumerate(entries):
-            section = _read(model, entry, f"{name}[{i}]", lines, problems)
+            kind = _kind(model, entry)
+            section = _read(kind, entry, f"{name}[{i}]", lines, problems)
             if section is not None:
                 parts[name][i] = section
     return parts
+
+
+def _kind(model: type[Strict], entry: Any) -> type[Strict]:
+    """The table that `tee` makes of an `[[enclave]]`; `Enclave` refuses a word that is neither."""
+    domain = model is Enclave and isinstance(entry, dict) and entry.get("tee") == "tdx"
+    return TrustDomain if domain else model
 
 
 def _read(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from policy.problems import Unfit
 from policy.text import Fault, identifier_fault, slug_fault
@@ -32,3 +32,44 @@ def faultless(fault: Callable[[str], Fault | None], what: str = "") -> AfterVali
 
 Slug = Annotated[str, faultless(slug_fault)]
 Identifier = Annotated[str, faultless(identifier_fault)]
+
+
+def _hexadecimal(size: int) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if len(text) != 2 * size or set(text) - set("0123456789abcdef"):
+            raise Unfit(f"{2 * size} lower-case hex digits", f"{text[:80]!r}")
+        return text
+
+    return check
+
+
+def not_zero(text: str) -> str:
+    """A measurement of nothing names nothing."""
+    if not text.strip("0"):
+        raise Unfit("a value that is not all zero", "zero")
+    return text
+
+
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """No entry stands in the list twice."""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise Unfit("each entry once", f"{value!r} twice")
+    return values
+
+
+def little_endian(text: str) -> int:
+    """The number in a hex text with the lowest byte first, as in a quote."""
+    return int.from_bytes(bytes.fromhex(text), "little")
+
+
+hex48 = _hexadecimal(48)
+Hex4 = Annotated[str, AfterValidator(_hexadecimal(4))]
+Hex6 = Annotated[str, AfterValidator(_hexadecimal(6))]
+Hex8 = Annotated[str, AfterValidator(_hexadecimal(8))]
+Hex16 = Annotated[str, AfterValidator(_hexadecimal(16))]
+Hex32 = Annotated[str, AfterValidator(_hexadecimal(32)), AfterValidator(not_zero)]
+Hex48OrZero = Annotated[str, AfterValidator(hex48)]
+Hex48 = Annotated[str, AfterValidator(hex48), AfterValidator(not_zero)]
+# `strict=False` lets a TOML array become a tuple; its entries are still read strictly.
+ONE_OR_MORE = (Field(strict=False, min_length=1, max_length=256), AfterValidator(distinct))

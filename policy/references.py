@@ -14,6 +14,7 @@ from policy.errors import PolicyTrustError
 from policy.problems import Problem
 from policy.sections import Computation, Dataset, Head, Party
 from policy.syntax import LineIndex
+from policy.trust_domain import AT_RUN_TIME, REGISTERS, Agreed, TrustDomain
 from verifier.anchors import Mode, RootMalformed, RootName
 from verifier.text import instant_text
 
@@ -31,6 +32,7 @@ def cross_problems(
     for name in ("party", "enclave", "dataset", "computation"):
         findings += _distinct_ids(document, name, "name" if name == "enclave" else "id")
     findings += _distinct_ids(document, "enclave", "mr_enclave")
+    findings += _distinct_domains(parts["enclave"])
     findings += _parties(parts["party"], parts["head"])
     roles = {p.id: p for p in parts["party"].values()}
     unread = _declared(document, "party", "id") - set(roles)
@@ -118,6 +120,18 @@ def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterat
         if name in seen:
             yield f"{section}[{i}].{key}", f"each {key} once", f"{name!r} again"
         seen.add(name)
+
+
+def _distinct_domains(enclaves: Mapping[int, Agreed]) -> Iterator[Finding]:
+    """No trust domain is two entries: a task for one name would run in the other."""
+    seen: dict[tuple[str, ...], set[str]] = {}
+    for i, domain in enclaves.items():
+        if isinstance(domain, TrustDomain):
+            fixed = tuple(getattr(domain, name) for name in REGISTERS if name != "rtmr3")
+            others = seen.setdefault(fixed, set())
+            if domain.rtmr3 in others or (others and AT_RUN_TIME in {domain.rtmr3, *others}):
+                yield f"enclave[{i}]", "each set of registers once", "those of another entry"
+            others.add(domain.rtmr3)
 
 
 def _parties(parties: Mapping[int, Party], head: Head | None) -> Iterator[Finding]:

@@ -14,7 +14,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
 from policy.channel import ChannelCertificate
-from policy.fields import Identifier, Slug, Strict, faultless
+from policy.fields import (
+    ONE_OR_MORE,
+    Hex4,
+    Hex6,
+    Hex8,
+    Hex32,
+    Identifier,
+    Slug,
+    Strict,
+    distinct,
+    faultless,
+    little_endian,
+)
 from policy.keys import EncryptionKey, OperationKey, PublicKey, SigningKey
 from policy.parameters import Parameter, parse_parameter, read_table
 from policy.problems import Unfit
@@ -41,28 +53,6 @@ def _translated(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
     return check
 
 
-def _hexadecimal(size: int) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if len(text) != 2 * size or set(text) - set("0123456789abcdef"):
-            raise Unfit(f"{2 * size} lower-case hex digits", f"{text[:80]!r}")
-        return text
-
-    return check
-
-
-def _not_zero(text: str) -> str:
-    if not text.strip("0"):
-        raise Unfit("a value that is not all zero", "zero")
-    return text
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    for i, value in enumerate(values):
-        if value in values[:i]:
-            raise Unfit("each entry once", f"{value!r} twice")
-    return values
-
-
 def _machine(text: str) -> str:
     if not re.fullmatch("(ppid|piid):(?!0{32})[0-9a-f]{32}", text, re.ASCII):
         raise Unfit("ppid: or piid: and 32 lower-case hex digits", f"{text[:80]!r}")
@@ -75,7 +65,7 @@ def _machines(value: Any) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list) or not value or not all(isinstance(m, str) for m in value):
         raise Unfit(f'a non-empty list, or the words "{ANY_MACHINE}"', f"{str(value)[:80]!r}")
-    return _distinct(tuple(_machine(m) for m in value))
+    return distinct(tuple(_machine(m) for m in value))
 
 
 def _threshold(value: Any) -> Any:
@@ -97,12 +87,8 @@ def _parameters(value: Any) -> Mapping[str, Parameter]:
 
 
 ColumnName = Annotated[str, faultless(name_fault, "column names of ")]
-Hex4 = Annotated[str, AfterValidator(_hexadecimal(4))]
-Hex6 = Annotated[str, AfterValidator(_hexadecimal(6))]
-Hex8 = Annotated[str, AfterValidator(_hexadecimal(8))]
-Hex32 = Annotated[str, AfterValidator(_hexadecimal(32)), AfterValidator(_not_zero)]
 Advisory = Annotated[str, Field(pattern="^INTEL-(SA|DOC)-[0-9]{5}$")]
-# Intel's strings without Revoked, which can never be listed.
+# Intel's strings without Revoked, which can never be listed; the last two are of trust domains.
 Status = Literal[
     "UpToDate",
     "SWHardeningNeeded",
@@ -110,12 +96,12 @@ Status = Literal[
     "ConfigurationAndSWHardeningNeeded",
     "OutOfDate",
     "OutOfDateConfigurationNeeded",
+    "TDRelaunchAdvised",
+    "TDRelaunchAdvisedConfigurationNeeded",
 ]
 Role = Literal["provider", "recipient", "submitter", "operator"]
-# `strict=False` lets a TOML array become a tuple; its entries are still read strictly.
-_ONE_OR_MORE = (Field(strict=False, min_length=1, max_length=256), AfterValidator(_distinct))
-Slugs = Annotated[tuple[Slug, ...], *_ONE_OR_MORE]
-Identifiers = Annotated[tuple[Identifier, ...], *_ONE_OR_MORE]
+Slugs = Annotated[tuple[Slug, ...], *ONE_OR_MORE]
+Identifiers = Annotated[tuple[Identifier, ...], *ONE_OR_MORE]
 _SIGNS = PlainValidator(_translated(PublicKey.from_pem))
 Signing = Annotated[SigningKey, _SIGNS]
 Operation = Annotated[OperationKey, _SIGNS]
@@ -163,7 +149,7 @@ class Party(Strict):
     """An organisation with keys."""
 
     id: Slug
-    roles: Annotated[tuple[Role, ...], *_ONE_OR_MORE]
+    roles: Annotated[tuple[Role, ...], *ONE_OR_MORE]
     signing_key: Signing
     operation_key: Operation
     channel_certificate: Channel
@@ -205,16 +191,17 @@ class Attributes(Strict):
         return self
 
 
-def little_endian(text: str) -> int:
-    """The number in a hex text with the lowest byte first, as in a quote."""
-    return int.from_bytes(bytes.fromhex(text), "little")
+def _sgx(value: Any) -> Any:
+    if value == "sgx":  # `policy.document` reads "tdx" as another table
+        return value
+    raise Unfit('"sgx" or "tdx"', ascii(value)[:80])
 
 
 class Enclave(Strict):
     """One release of the enclave that may receive rows."""
 
     name: Identifier
-    tee: Literal["sgx"]
+    tee: Annotated[Literal["sgx"], PlainValidator(_sgx)]
     mr_enclave: Hex32
     isv_prod_id: Annotated[int, Field(ge=0, le=0xFFFF)]
     min_isv_svn: Annotated[int, Field(ge=0, le=0xFFFF)]
@@ -225,15 +212,15 @@ class Platform(Strict):
     """Which machines, at which patch level, judged under which root."""
 
     root: str
-    tcb_statuses: Annotated[tuple[Status, ...], *_ONE_OR_MORE]
+    tcb_statuses: Annotated[tuple[Status, ...], *ONE_OR_MORE]
     accepted_advisories: Annotated[
-        tuple[Advisory, ...], Field(strict=False, max_length=256), AfterValidator(_distinct)
+        tuple[Advisory, ...], Field(strict=False, max_length=256), AfterValidator(distinct)
     ]
     min_tcb_evaluation_data_number: Annotated[int, Field(ge=1, le=0xFFFF)]
     min_tcb_date: date
     max_collateral_age_days: Annotated[int, Field(ge=1, le=3650)]
     machines: Annotated[tuple[str, ...], PlainValidator(_machines)]  # empty: any genuine platform
-    fmspcs: Annotated[tuple[Hex6, ...], *_ONE_OR_MORE] | None = None
+    fmspcs: Annotated[tuple[Hex6, ...], *ONE_OR_MORE] | None = None
 
     @property
     def simulated(self) -> bool:

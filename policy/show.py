@@ -19,6 +19,7 @@ from policy.parameters import Fixed, Parameter
 from policy.sections import ANY_MACHINE, Column, Party, Platform
 from policy.signing import KeyChange
 from policy.statement import instant_text
+from policy.trust_domain import ANY_MODULE, Agreed, TrustDomain
 
 
 def as_json(policy: Policy) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def as_json(policy: Policy) -> dict[str, Any]:
         "expires": instant_text(policy.expires),
         "threshold": policy.agreement.threshold,
         "party": [_party(p) for p in policy.party],
-        "enclave": [e.model_dump(mode="json") for e in policy.enclave],
+        "enclave": [_enclave(e) for e in policy.enclave],
         "platform": policy.platform.model_dump(mode="json", exclude={"machines"})
         | {"machines": list(policy.platform.machines) or ANY_MACHINE},
         "transport": policy.transport.model_dump(mode="json"),
@@ -149,6 +150,14 @@ def _line(value: Any, *, deep: bool = False) -> str:
 def _name(name: str) -> str:
     # A name in another script is shown by its numbers too: two scripts may draw one picture.
     return name if name.isascii() else f"{name} {name!a}"
+
+
+def _enclave(enclave: Agreed) -> dict[str, Any]:
+    shown = enclave.model_dump(mode="json")
+    if isinstance(enclave, TrustDomain):  # absent lists are said in words
+        shown["mr_seam"] = shown["mr_seam"] or ANY_MODULE
+        shown["service_tds"] = shown["service_tds"] or "none may be bound"
+    return shown
 
 
 def _party(party: Party) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from verifier.text import digest_text
 
 if TYPE_CHECKING:
     from ratls.appraise import AdmittedCertificate, FreshEvidence
+    from verifier.quote import EnclaveReport
+    from verifier.td import TdReport
 
 CollateralFile = Annotated[Path, typer.Option(help="Collateral bundle of the platform.")]
 NewestState = Annotated[
@@ -27,12 +29,22 @@ NewerSgx = Annotated[
 ]
 
 
+def measurements(report: EnclaveReport | TdReport) -> dict[str, str]:
+    """What names the code, by Intel's names: MRENCLAVE, or the registers of a trust domain."""
+    from policy.trust_domain import REGISTERS
+    from verifier.td import TdReport
+
+    if isinstance(report, TdReport):
+        return {name: getattr(report, name).hex() for name in REGISTERS}
+    return {"mr_enclave": str(report.mr_enclave)}
+
+
 def enclave_facts(proof: AdmittedCertificate | FreshEvidence) -> dict[str, Any]:
     """An enclave that was admitted, for machines."""
     verified = proof.verified
     return {
         "enclave": proof.admission.enclave.name,
-        "mr_enclave": str(verified.quote.enclave.mr_enclave),
+        **measurements(verified.quote.report),
         "instance": proof.claims.instance.hex(),
         "policy_digest": digest_text(proof.claims.policy_hash),
         "tcb_status": verified.tcb.status.value,

@@ -6,6 +6,7 @@ A debug enclave and a revoked level are always refused, for they protect nothing
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 
 from verifier.appraisal import Appraisal
@@ -13,7 +14,7 @@ from verifier.appraisal_log import AppraisalLog
 from verifier.errors import ConfigError, EnclaveAttributeError, TcbStatusError
 from verifier.quote import DEBUG, EnclaveReport
 from verifier.tcb import TcbStatus, TcbVerdict
-from verifier.td import TdReport
+from verifier.td import PERFMON, PKS, SEPT_VE_DISABLE, TD_UNPROTECTED, TdReport
 from verifier.verify import VerifiedQuote
 
 # `sgx_attributes_t` in `sgx_attributes.h`.
@@ -23,10 +24,6 @@ CET, KSS, AEX_NOTIFY = 0x40, 0x80, 0x400
 _FREE_FLAGS = CET | KSS | AEX_NOTIFY
 _DEFAULT_FLAGS, _DEFAULT_MASK = INIT | MODE64BIT, (2**64 - 1) & ~_FREE_FLAGS
 
-# Of a trust domain (TDX DCAP Quoting Library API, appendix A.3.4): bits 0 to 7 each end its
-# protection (DEBUG, profiling, reserved ones).
-TD_UNPROTECTED = 0xFF
-SEPT_VE_DISABLE, PKS, PERFMON = 1 << 28, 1 << 30, 1 << 63
 TD_ALLOWED = SEPT_VE_DISABLE | PKS | PERFMON
 XFAM_NEEDED, XFAM_ALLOWED = 0x3, 0x6DBE7  # x87 and SSE; what a guest may have besides
 UP_TO_DATE_ONLY = frozenset({TcbStatus.UP_TO_DATE})
@@ -117,8 +114,22 @@ class ServiceTdUnaccepted(EnclaveAttributeError):
     default_fix = "launch the trust domain without a service domain"
 
 
-def require_td_attributes(report: TdReport) -> None:
+def require_td_attributes(
+    report: TdReport,
+    *,
+    needed: int = SEPT_VE_DISABLE,
+    allowed: int = TD_ALLOWED,
+    xfam_needed: int = XFAM_NEEDED,
+    xfam_allowed: int = XFAM_ALLOWED,
+    service_tds: Collection[bytes] = (),
+) -> None:
     """A trust domain is protected: SEPT_VE_DISABLE, x87 and SSE on, and no bit but those allowed.
+
+    Args:
+        report: The domain's report.
+        needed, allowed: Bits of TDATTRIBUTES that must and that may be on.
+        xfam_needed, xfam_allowed: Those of XFAM.
+        service_tds: Hashes, 48 bytes, of service domains that may be bound; none by default.
 
     Raises:
         TdDebuggable: Debug or profiling.
@@ -131,19 +142,22 @@ def require_td_attributes(report: TdReport) -> None:
             "TD attributes, bits 0 to 7", expected="all off", found=f"{attributes & 0xFF:#04x}"
         )
     # Without SEPT_VE_DISABLE the host may take a page away and have the guest run on with another.
-    for field, needed, may, found in (
-        ("TD attributes", SEPT_VE_DISABLE, TD_ALLOWED, attributes),
-        ("TD XFAM", XFAM_NEEDED, XFAM_ALLOWED, xfam),
+    for field, must, may, found in (
+        ("TD attributes", needed, allowed, attributes),
+        ("TD XFAM", xfam_needed, xfam_allowed, xfam),
     ):
-        if found & needed != needed or found & ~(may | needed):
+        if found & must != must or found & ~(may | must):
             raise TdAttributesUnaccepted(
                 field,
-                expected=f"the bits {needed:#x}, and none but {may | needed:#x}",
+                expected=f"the bits {must:#x}, and none but {may | must:#x}",
                 found=f"{found:#x}",
             )
-    if report.mr_service_td is not None and any(report.mr_service_td):
+    bound = report.mr_service_td
+    if bound is not None and any(bound) and bound not in service_tds:
         raise ServiceTdUnaccepted(
-            "service domain of the trust domain", expected="none", found=report.mr_service_td.hex()
+            "service domain of the trust domain",
+            expected=" or ".join(hash_.hex() for hash_ in service_tds) or "none",
+            found=bound.hex(),
         )
 
 

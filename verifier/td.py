@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from verifier.layout import Integer, Octets
 
 TD_1_0, TD_1_5 = 584, 648  # bytes
+# Of TDATTRIBUTES (TDX DCAP Quoting Library API, appendix A.3.4): bits 0 to 7 each end the domain's
+# protection (DEBUG, profiling, reserved ones).
+TD_UNPROTECTED = 0xFF
+SEPT_VE_DISABLE, PKS, PERFMON = 1 << 28, 1 << 30, 1 << 63
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy.document import Policy, PolicyInvalid, PolicyTeeUnsupported, digest_text
+from policy.document import Policy, PolicyInvalid, digest_text
 from policy.references import PolicyKeysShared
 from policy.sections import Status
 from policy.syntax import PolicyEncoding, PolicySyntax, PolicyTooLarge
@@ -334,11 +334,6 @@ def test_certificate_of_another_name() -> None:
     assert [p.path for p in refusal.error.problems] == ["party[1].channel_certificate"]
 
 
-def test_tdx_is_not_supported_yet() -> None:
-    with refused(PolicyTeeUnsupported):
-        read(changed('tee = "sgx"', 'tee = "tdx"\nmr_td = "00"'))
-
-
 def _key(party: str, purpose: str) -> str:
     return str(getattr(local_party(party).public, purpose).pem)
 
@@ -385,19 +380,12 @@ def test_recipient_without_encryption_key() -> None:
 
 
 def test_statuses_are_intels_without_revoked() -> None:
-    """T14: the closed list of the policy and that of the verifier must not drift apart.
-
-    A relaunch is advised to trust domains, which policies do not list yet.
-    """
+    """T14: the closed list of the policy and that of the verifier must not drift apart."""
     from typing import get_args
 
     from verifier.tcb import TcbStatus
 
-    assert set(get_args(Status)) == {str(s) for s in TcbStatus} - {
-        "Revoked",
-        "TDRelaunchAdvised",
-        "TDRelaunchAdvisedConfigurationNeeded",
-    }
+    assert set(get_args(Status)) == {str(s) for s in TcbStatus} - {"Revoked"}
 
 
 def test_lasts_as_long_as_it_says() -> None:

@@ -112,7 +112,7 @@ def test_quote_cut_at_structural_boundaries(world: World) -> None:
             Evidence(quote[:end], CERTIFICATE.encode()).require_bound()
 
 
-def test_tdx_quote_is_not_supported_yet(world: World) -> None:
+def test_sgx_quote_of_a_version_that_needs_to_be_asked_for(world: World) -> None:
     quote = b"\4\0" + world.quote()[2:]
     with refused(QuoteUnsupported):
         Evidence(quote, CERTIFICATE.encode()).require_bound()

@@ -210,6 +210,11 @@ def files(scene: Scene) -> Names:
     return {"Path": Path, "files": [f"{n}.bin" for n in range(20)], "judge": judged}
 
 
+@world_of("policy.domain_admission")
+def events(scene: Scene) -> Names:
+    return {"first": b"1" * 48, "second": b"2" * 48}
+
+
 @world_of(
     "policy", "policy.admission", "policy.agreement", "policy.agreement_file", "policy.computations"
 )

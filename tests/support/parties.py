@@ -23,12 +23,14 @@ from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
+from policy import trust_domain
 from policy.agreement import Agreement, CompleteAgreement
 from policy.commit import Commit
 from policy.document import Policy
 from policy.party import LocalParty, create_party
 from policy.signing import sign
 from policy.task import Task
+from simulation.quote import TdReportForm
 
 AT = datetime(2026, 11, 25, 12, tzinfo=UTC)
 PASSPHRASE = b"correct horse battery staple"
@@ -46,6 +48,8 @@ COLUMNS = (
     '{ patient = "string", age = { type = "int64", min = 0, max = 120 }, '
     'bmi = "float64", y = "int64" }'
 )
+# Of the trust domain that the simulation quotes by default.
+REGISTERS = {name: getattr(TdReportForm(), name) for name in trust_domain.REGISTERS}
 
 
 def instant(value: datetime) -> str:
@@ -168,6 +172,19 @@ class Consortium:
             'release = { outputs = ["model_weights"], min_subjects_per_input = 20, '
             "significant_digits = 6 }\n"
         )
+
+    def domain(self, **fields: str) -> str:
+        """An `[[enclave]]` that lists the simulation's trust domain; `fields` are TOML, and ""
+        drops one."""
+        listed = {name: f'"{value.hex()}"' for name, value in REGISTERS.items()}
+        listed |= {
+            "name": '"joint-training-td"',
+            "tee": '"tdx"',
+            "mr_seam": f'["{"31" * 48}"]',
+            "min_tee_tcb_svn": f'"050102{"00" * 13}"',
+        }
+        lines = [f"{name} = {text}" for name, text in (listed | fields).items() if text]
+        return "[[enclave]]\n" + "\n".join(lines) + "\n\n"
 
     def policy_text(self, replace: Sequence[tuple[str, str]] = (), **overrides: str) -> str:
         """TOML. `overrides` replace a head value (as TOML) or a whole section by name; "" drops
