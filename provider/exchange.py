@@ -19,7 +19,6 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
-from policy.admission import admit
 from policy.document import Policy, digest_text
 from policy.errors import TicketScopeError
 from policy.journal import Journal
@@ -235,9 +234,10 @@ class Session:
         at, expected = self.request.clock(), self.job.expectation
         self.request.require_in_force(self.job, at)
         appraise_certificate(self.admitted.der, expected, at=at)
-        quote = Evidence.parse(self.exchange.fresh.raw).quote
+        fresh = self.exchange.fresh
+        quote = Evidence.parse(fresh.raw).quote
         verified = verify_quote(quote, expected.collateral, roots=expected.roots, at=at)
-        admit(expected.policy, verified, at=at, enclave_name=expected.enclave_name)
+        expected.admit(verified, fresh.claims.events, at)
 
     def prove_again(self, exchange: ClientExchange) -> None:
         """Let the enclave prove itself anew on a stream that lasts, before the next row leaves.

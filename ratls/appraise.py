@@ -67,6 +67,16 @@ class Expectation:
             "policy-hash": self.policy.digest,
         }
 
+    def admit(
+        self, verified: VerifiedQuote, events: tuple[bytes, ...] | None, at: datetime
+    ) -> Admission:
+        """The policy's own checks; `events` are those that the evidence states.
+
+        Raises: what `policy.admission.admit` raises.
+        """
+        name = self.enclave_name
+        return admit(self.policy, verified, at=at, enclave_name=name, rtmr3_events=events)
+
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
@@ -148,7 +158,9 @@ def appraise_certificate(
             claims = CertificateClaims.parse(evidence.claims)
             require_equal(claims, expectation.claims(claims.CONTEXT), certificate.spki)
             _note_unknown(note, claims)
-    verified, admission, appraisal = _appraise_quote(evidence.quote, expectation, at, log.close())
+    verified, admission, appraisal = _appraise_quote(
+        evidence.quote, claims.events, expectation, at, log.close()
+    )
     return AdmittedCertificate(der, certificate.spki, claims, verified, admission, appraisal, _SEAL)
 
 
@@ -216,7 +228,9 @@ def appraise_fresh(
             _require_all_given(own)
             require_equal(claims, own, spki)
             _note_unknown(note, claims)
-    verified, admission, appraisal = _appraise_quote(evidence.quote, expectation, at, log.close())
+    verified, admission, appraisal = _appraise_quote(
+        evidence.quote, claims.events, expectation, at, log.close()
+    )
     return FreshEvidence(raw, claims, verified, admission, appraisal, _SEAL)
 
 
@@ -232,14 +246,16 @@ def _note_unknown(note: Callable[[str], None], claims: CertificateClaims) -> Non
 
 
 def _appraise_quote(
-    quote: bytes, expectation: Expectation, at: datetime, before: Appraisal
+    quote: bytes,
+    events: tuple[bytes, ...] | None,
+    expectation: Expectation,
+    at: datetime,
+    before: Appraisal,
 ) -> tuple[VerifiedQuote, Admission, Appraisal]:
     with preceded_by(before):
         with _to_be_followed_by(AdmissionCheck):
             verified = verify_quote(quote, expectation.collateral, roots=expectation.roots, at=at)
-        admission = admit(
-            expectation.policy, verified, at=at, enclave_name=expectation.enclave_name
-        )
+        admission = expectation.admit(verified, events, at)
     return verified, admission, before + admission.appraisal
 
 

@@ -6,7 +6,7 @@ evidence made over bytes of another form.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from verifier.anchors import Mode
 
@@ -25,3 +25,20 @@ class Attester(Protocol):
         They are the `sgx_report_data_t` of `sgx_report.h`.
         """
         ...
+
+
+@runtime_checkable
+class StatesEvents(Protocol):
+    """An attester of a trust domain that knows what was measured at run time."""
+
+    def rtmr3_events(self) -> tuple[bytes, ...]:
+        """Digests of 48 bytes that extended RTMR3 until now, the first one first.
+
+        Nobody believes them: a verifier lets them add up to the RTMR3 of the quote.
+        """
+        ...
+
+
+def stated_events(attester: Attester) -> tuple[bytes, ...] | None:
+    """What the attester states; None where it states nothing."""
+    return attester.rtmr3_events() if isinstance(attester, StatesEvents) else None

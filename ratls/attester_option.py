@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from ratls.attester import Attester
+from ratls.attester import Attester, StatesEvents
 from ratls.errors import AttesterError
 from verifier.anchors import Mode
 from verifier.modes import SimulationNotAllowed, simulation_lock
@@ -40,3 +40,5 @@ class _Simulated:
 
     def __init__(self, attester: Attester) -> None:
         self.quote = attester.quote
+        if isinstance(attester, StatesEvents):
+            self.rtmr3_events = attester.rtmr3_events

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 from policy.errors import PolicyConflictError
+from policy.trust_domain import MAX_EVENTS
 from policy.values import Digest, Instance, Nonce
 from ratls import cbor
 from ratls.errors import BindingError, EvidenceFormatError, FreshnessError
@@ -37,6 +38,8 @@ _SIZES = {
     "sealing-key-hash": 32,
 }
 _OPTIONAL = "sealing-key-hash"  # only releases have it
+EVENTS, EVENT_SIZE = "rtmr3-events", 48
+_UNCOMPARED = ("events", "unknown")
 
 
 def key_hash(spki: bytes, algorithm: int = 1) -> bytes:
@@ -70,6 +73,18 @@ class ClaimOfAnotherPurpose(BindingError):
     says = "these claims do not belong in a certificate: {found}"
 
 
+def _events(raw: bytes | None) -> tuple[bytes, ...] | None:
+    if raw is None:
+        return None
+    if len(raw) % EVENT_SIZE or len(raw) > MAX_EVENTS * EVENT_SIZE:
+        raise ClaimsMalformed(
+            f"claim {EVENTS}",
+            expected=f"up to {MAX_EVENTS} digests of {EVENT_SIZE} bytes",
+            found=f"{len(raw)} bytes",
+        )
+    return tuple(raw[at : at + EVENT_SIZE] for at in range(0, len(raw), EVENT_SIZE))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateClaims:
     """Claims of the evidence in a certificate. Parsed, not yet compared with anything."""
@@ -83,12 +98,15 @@ class CertificateClaims:
     policy_hash: Digest  #      32, digest of the policy that the enclave obeys
     instance: Instance  #       16, of this start
     receipt_key_hash: bytes  #  32, SHA-256 of the SPKI of the key that signs receipts
+    # Of a trust domain: digests of what extended RTMR3, 48 bytes each; None: it does not say.
+    # Nothing to compare: the policy judges whether they are listed and add up to the register.
+    events: tuple[bytes, ...] | None = None
     unknown: tuple[str, ...] = ()  # names of further claims: ignored, but shown
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The claims, in the order in which they are compared."""
-        return tuple(f.name.replace("_", "-") for f in fields(cls) if f.name != "unknown")
+        return tuple(f.name.replace("_", "-") for f in fields(cls) if f.name not in _UNCOMPARED)
 
     def __post_init__(self) -> None:
         for name, size in _SIZES.items():
@@ -105,7 +123,9 @@ class CertificateClaims:
 
     def encode(self) -> bytes:
         """The claims buffer: deterministic CBOR."""
-        return cbor.encode({n: v for n, v in self.as_map().items() if v or n != _OPTIONAL})
+        events = {} if self.events is None else {EVENTS: b"".join(self.events)}
+        claims = {n: v for n, v in self.as_map().items() if v or n != _OPTIONAL}
+        return cbor.encode({**claims, **events})
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
@@ -120,7 +140,7 @@ class CertificateClaims:
         for name in cls.names():
             if name not in found and name != _OPTIONAL:
                 raise ClaimMissing("claims", expected=f"the claim {name}", found="none")
-        others = sorted(found.keys() - set(cls.names()))
+        others = sorted(found.keys() - {*cls.names(), EVENTS})
         # Otherwise evidence made for one challenge could serve as a certificate's for days.
         if foreign := [name for name in others if name in ChallengeClaims.names()]:
             raise ClaimOfAnotherPurpose(
@@ -129,7 +149,7 @@ class CertificateClaims:
         if found.get(_OPTIONAL) == b"":  # absence has one spelling
             raise ClaimsMalformed(f"claim {_OPTIONAL}", expected="32 bytes", found="0")
         known: dict[str, Any] = {n.replace("-", "_"): found[n] for n in cls.names() if n in found}
-        return cls(**known, unknown=tuple(others))
+        return cls(**known, events=_events(found.get(EVENTS)), unknown=tuple(others))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from ratls import cbor
-from ratls.attester import Attester
+from ratls.attester import Attester, stated_events
 from ratls.claims import CertificateClaims
 from ratls.errors import AttesterMixedUp, BindingError, EvidenceFormatError
 from verifier.errors import Exit
@@ -105,7 +105,7 @@ def make_evidence(attester: Attester, claims: CertificateClaims) -> bytes:
     Raises:
         AttesterMixedUp: The quote that came back is over other bytes.
     """
-    buffer = claims.encode()
+    buffer = replace(claims, events=stated_events(attester)).encode()
     wanted = report_data(buffer)
     quote = attester.quote(wanted)
     # Some attesters are one file per process: two callers at once get each other's quotes.

@@ -215,6 +215,24 @@ def test_unknown_claims_are_ignored_and_named() -> None:
     assert CertificateClaims.parse(raw) == replace(CERTIFICATE, unknown=("binder", "verdict"))
 
 
+EVENTS = (b"1" * 48, b"2" * 48)
+
+
+@pytest.mark.parametrize("events", [None, (), EVENTS, EVENTS * 16])
+def test_events_of_a_trust_domain_are_read_back(events: tuple[bytes, ...] | None) -> None:
+    """M08: an empty list says that there were none, and its absence says nothing."""
+    for claims in (CERTIFICATE, CHALLENGE):
+        stated = replace(claims, events=events)
+        assert type(claims).parse(stated.encode()) == stated
+
+
+@pytest.mark.parametrize("size", [1, 47, 49, 33 * 48])
+def test_events_that_are_no_list_of_digests(size: int) -> None:
+    """M08: half a digest, or more than the evidence may carry."""
+    with refused(ClaimsMalformed):
+        CertificateClaims.parse(cbor2.dumps(CERTIFICATE.as_map() | {"rtmr3-events": bytes(size)}))
+
+
 OWN = {k: v for k, v in CHALLENGE.as_map().items() if k != "pubkey-hash"}
 
 
