@@ -10,12 +10,13 @@ the agreed machine, in the agreed state, runs something else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import InitVar, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from policy.agreement import require_window
+from policy.configuration import require_configuration
 from policy.document import Policy
 from policy.domain_admission import (
     require_domain_attributes,
@@ -25,6 +26,7 @@ from policy.domain_admission import (
 )
 from policy.errors import MeasurementError, PlatformDeniedError
 from policy.fields import little_endian
+from policy.machines import MachinesFileMissing, file_name
 from policy.sections import Enclave, Platform
 from policy.trust_domain import Agreed, TrustDomain
 from verifier.acceptance import require_advisories, require_attributes, require_status
@@ -55,6 +57,7 @@ class AdmissionCheck(StrEnum):
     COLLATERAL_AGE = "collateral-age"
     MACHINE = "machine"
     FMSPC = "fmspc"
+    CONFIGURATION = "configuration"
     MEASUREMENT = "measurement"
     PRODUCT = "product"  # of a trust domain: the TDX module beneath it
     ATTRIBUTES = "attributes"
@@ -124,10 +127,12 @@ def admit(
     with log.check(AdmissionCheck.COLLATERAL_AGE):
         _require_collateral_age(platform, verified, at)
     with log.check(AdmissionCheck.MACHINE) as note:
-        note(_require_machine(platform, verified))
+        note(_require_machine(policy, verified))
     with log.check(AdmissionCheck.FMSPC) as note:
         _require_fmspc(platform, verified)
         note(verified.platform.fmspc.hex())
+    with log.check(AdmissionCheck.CONFIGURATION) as note:
+        note(require_configuration(platform.configuration, verified.platform))
     candidates = [e for e in policy.enclave if enclave_name in (None, e.name)]
     report = verified.quote.report
     agreed: Agreed
@@ -258,20 +263,31 @@ class MachineNotListed(PlatformDeniedError):
     default_fix = "ask the operator which machine this is; do not release to it"
 
 
-def _require_machine(platform: Platform, verified: VerifiedQuote) -> str:
+def _require_machine(policy: Policy, verified: VerifiedQuote) -> str:
     """B09: an attacker may run the right enclave on a machine of its own."""
-    machine = verified.platform
+    machine, machines = verified.platform, policy.platform.machines
     ids = [f"ppid:{machine.ppid.hex()}"]
     if machine.piid is not None:
         ids.append(f"piid:{machine.piid.hex()}")
-    if not platform.machines:
+    if machines == ():
         return f"any genuine platform; this is {ids[0]}"
-    for listed in platform.machines:
-        if listed in ids:
-            return listed
-    raise MachineNotListed(
-        "machine", expected=" or ".join(platform.machines), found=" / ".join(ids)
-    )
+    listed, expected = _fleet(policy) if machines is None else (machines, " or ".join(machines))
+    for name in ids:
+        if name in listed:
+            return name
+    raise MachineNotListed("machine", expected=expected, found=" / ".join(ids))
+
+
+def _fleet(policy: Policy) -> tuple[Container[str], str]:
+    """The machines of the file, and what to call them."""
+    named = str(policy.platform.machines_file)
+    if policy.fleet is None:
+        raise MachinesFileMissing(
+            f"{file_name(named)}, beside the policy",
+            expected=f"a file with digest {named}",
+            found="none",
+        )
+    return policy.fleet, f"one of the {len(policy.fleet)} in {file_name(named)}"
 
 
 class FmspcNotListed(PlatformDeniedError):

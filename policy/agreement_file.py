@@ -17,6 +17,7 @@ from pathlib import Path
 from policy.agreement import FILE_CAP, Agreement, CompleteAgreement
 from policy.document import Policy, digest_text
 from policy.errors import PolicyConflict, PolicyTrustError
+from policy.machines import with_machines
 from policy.party import LocalParty
 from policy.signing import OwnSignatureMissing, require_own_signature, sign
 from policy.state import StudyState
@@ -50,6 +51,10 @@ class OpenedAgreement:
     def agreed(self) -> CompleteAgreement:
         assert self.complete is not None  # `open_agreement` reads drafts only where it is told to
         return self.complete
+
+    def ready(self, policy: Policy) -> Policy:
+        """A version with the machines of its file, which stands beside this one."""
+        return with_machines(policy, self.path.parent)
 
     def compare(self, policy: Policy) -> AgreementUnverified | None:
         """Compare the version that is used with the reader's party and digest.

@@ -67,7 +67,7 @@ def policy_lint(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml.")], json: Json = False
 ) -> None:
     """List every problem of a policy with its path and line. If there is none, say for each
-    computation what its result tells about persons.
+    computation what its result tells about persons, and where the policy leaves something open.
 
     Example: ratls policy lint policy.toml
     """
@@ -77,6 +77,7 @@ def policy_lint(
         from policy.agreement_file import read_policy
         from policy.computations import DECLARED
         from policy.document import PolicyInvalid, digest_text
+        from policy.show import notes
 
         try:
             read = read_policy(file)
@@ -90,12 +91,13 @@ def policy_lint(
                 "\n".join(f"{file}: {problem}" for problem in refusal.problems),
             )
             raise typer.Exit(int(refusal.exit_status)) from refusal
-        digest = digest_text(read.digest)
+        digest, noted = digest_text(read.digest), notes(read, file.parent)
         says = {c.id: f"{c.run} says {DECLARED[c.run].says}" for c in read.computation}
         lines = [f"{file}: no problems, {digest}"]
         shell.answer(
-            {"file": str(file), "problems": [], "digest": digest, "says": says, "error": None},
-            "\n".join(lines + [f"  {name}: {text}" for name, text in says.items()]),
+            {"file": str(file), "problems": [], "digest": digest, "says": says}
+            | {"notes": noted, "error": None},
+            "\n".join(lines + [f"  {name}: {text}" for name, text in (says | noted).items()]),
         )
 
 
@@ -121,6 +123,39 @@ def policy_show(
             return
         for table in tables(shown):
             shell.out.print(table)
+
+
+@policy.command("machines")
+def policy_machines(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="One ppid:… or piid:… a line.")],
+    folder: Annotated[
+        Path | None, typer.Option("--beside", metavar="DIR", help="Folder of the policy.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Put a fleet's machines beside a policy, and print the line with which it names them.
+
+    The file travels with the policy. Everybody signs its digest.
+
+    Example: ratls policy machines fleet.txt --beside study
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json) as shell:
+        from policy.machines import FILE_CAP, digest_of, file_name, machines_text, read_machines
+        from verifier.files import read_file, write_atomically
+        from verifier.text import digest_text
+
+        fleet = read_machines(read_file(file, cap=FILE_CAP))
+        raw = machines_text(fleet)
+        digest = digest_text(digest_of(raw))
+        path = (folder or file.parent) / file_name(digest)
+        write_atomically(path, raw, mode=0o644)
+        shell.answer(
+            {"file": str(path), "machines": len(fleet), "machines_file": digest},
+            f'machines_file = "{digest}"',
+        )
+        shell.say(f"{len(fleet)} machines in {path}; the line replaces machines = [..]")
 
 
 policy.command("sign")(cli_sign.sign)

@@ -42,6 +42,7 @@ def sign(
     with refusals_as_exit_status(json) as shell:
         from policy.agreement import require_not_expired
         from policy.agreement_file import agreement_to_sign, sign_file
+        from policy.machines import require_machines_file
         from policy.show import agreement_facts, signatures_text
         from policy.signing import key_changes, require_listed
 
@@ -50,6 +51,7 @@ def sign(
         path, agreement = agreement_to_sign(file, store)
         require_listed(agreement.policy, local)
         require_not_expired(agreement.policy, now())
+        require_machines_file(agreement.policy, path.parent)
         changes = key_changes(agreement.policy, store.predecessor_of(agreement))
         shell.warn_simulation(agreement.policy.platform.simulated)
         _show_changes(shell, changes)
@@ -80,6 +82,7 @@ def accept(
 
     with refusals_as_exit_status(json) as shell:
         from policy.agreement_file import read_agreement
+        from policy.machines import require_machines_file
         from policy.party import LocalParty
         from policy.show import agreement_facts
         from policy.signing import key_changes, require_own_signature
@@ -88,6 +91,7 @@ def accept(
         local, store = LocalParty.load(party), _state(state)
         agreement = read_agreement(file)
         require_own_signature(agreement.require_complete(), local)
+        machines = require_machines_file(agreement.policy, file.parent)
         # The party's own file may be lost or damaged: this command mends it.
         before = store.accepted_in(agreement) or store.predecessor_of(agreement)
         changes = key_changes(agreement.policy, before)
@@ -95,7 +99,7 @@ def accept(
         _show_changes(shell, changes)
         _require_consent("take into force", agreement.policy, local, yes)
         at = now()
-        complete = store.accept(agreement, local, at)
+        complete = store.accept(agreement, local, at, machines)
         begins = complete.policy.not_before
         from_when = "" if begins <= at else f" from {instant_text(begins)}"
         shell.answer(

@@ -89,6 +89,8 @@ class Policy:
     dataset: tuple[Dataset, ...]
     computation: tuple[Computation, ...]
     raw: bytes = field(repr=False)  # what the parties sign
+    # The machines in the file of `platform.machines_file`, once `policy.machines` has read it.
+    fleet: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def parse(cls, raw: bytes, *, known_roots: frozenset[str]) -> Self:
@@ -118,7 +120,10 @@ class Policy:
             agreement=parts["agreement"],
             platform=parts["platform"],
             transport=parts["transport"],
-            **{name: tuple(parts[name].values()) for name in _LISTS},
+            party=tuple(parts["party"].values()),
+            enclave=tuple(parts["enclave"].values()),
+            dataset=tuple(parts["dataset"].values()),
+            computation=tuple(parts["computation"].values()),
             raw=raw,
         )
 

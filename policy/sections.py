@@ -53,7 +53,8 @@ def _translated(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
     return check
 
 
-def _machine(text: str) -> str:
+def machine(text: str) -> str:
+    """One machine's name; anything else is Unfit."""
     if not re.fullmatch("(ppid|piid):(?!0{32})[0-9a-f]{32}", text, re.ASCII):
         raise Unfit("ppid: or piid: and 32 lower-case hex digits", f"{text[:80]!r}")
     return text
@@ -65,7 +66,15 @@ def _machines(value: Any) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list) or not value or not all(isinstance(m, str) for m in value):
         raise Unfit(f'a non-empty list, or the words "{ANY_MACHINE}"', f"{str(value)[:80]!r}")
-    return distinct(tuple(_machine(m) for m in value))
+    return distinct(tuple(machine(m) for m in value))
+
+
+# In the policy's spelling, as Intel's certificates have them.
+SGX_TYPES = {
+    "standard": "Standard",
+    "scalable": "Scalable",
+    "scalable_with_integrity": "ScalableWithIntegrity",
+}
 
 
 def _threshold(value: Any) -> Any:
@@ -208,6 +217,21 @@ class Enclave(Strict):
     attributes: Attributes = Attributes()
 
 
+class Configuration(Strict):
+    """How a machine must be set up, as its PCK certificate says it.
+
+    Without this table nothing is demanded. With it, what it leaves out has the strictest value,
+    and a certificate that does not say (those of Intel's Processor CA) counts as the worse.
+    """
+
+    sgx_types: Annotated[
+        tuple[Literal["standard", "scalable", "scalable_with_integrity"], ...], *ONE_OR_MORE
+    ] = ("scalable_with_integrity",)
+    allow_smt: bool = False
+    allow_dynamic_platform: bool = False
+    allow_cached_keys: bool = False
+
+
 class Platform(Strict):
     """Which machines, at which patch level, judged under which root."""
 
@@ -219,8 +243,21 @@ class Platform(Strict):
     min_tcb_evaluation_data_number: Annotated[int, Field(ge=1, le=0xFFFF)]
     min_tcb_date: date
     max_collateral_age_days: Annotated[int, Field(ge=1, le=3650)]
-    machines: Annotated[tuple[str, ...], PlainValidator(_machines)]  # empty: any genuine platform
+    # Empty: any genuine platform. None: those of the file, see `policy.machines`.
+    machines: Annotated[tuple[str, ...], PlainValidator(_machines)] | None = None
+    machines_file: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")] | None = None
     fmspcs: Annotated[tuple[Hex6, ...], *ONE_OR_MORE] | None = None
+    configuration: Configuration | None = None
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Self:
+        if (self.machines is None) == (self.machines_file is None):
+            raise Unfit(
+                "machines, or the digest of a machines_file",
+                "neither" if self.machines is None else "both",
+                field="machines",
+            )
+        return self
 
     @property
     def simulated(self) -> bool:

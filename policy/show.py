@@ -5,9 +5,10 @@ Comments, layout and order of the file change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from policy.agreement import Agreement
 from policy.document import Policy, digest_text
+from policy.machines import machines_path, with_machines
 from policy.parameters import Fixed, Parameter
 from policy.sections import ANY_MACHINE, Column, Party, Platform
 from policy.signing import KeyChange
@@ -34,8 +36,7 @@ def as_json(policy: Policy) -> dict[str, Any]:
         "threshold": policy.agreement.threshold,
         "party": [_party(p) for p in policy.party],
         "enclave": [_enclave(e) for e in policy.enclave],
-        "platform": policy.platform.model_dump(mode="json", exclude={"machines"})
-        | {"machines": list(policy.platform.machines) or ANY_MACHINE},
+        "platform": _platform(policy.platform),
         "transport": policy.transport.model_dump(mode="json"),
         "dataset": [
             d.model_dump(mode="json", exclude={"columns"})
@@ -61,6 +62,34 @@ def tables(policy: Policy) -> Iterable[Table]:
                 yield _table(section, content)
             case list():
                 yield from (_table(section, entry) for entry in content)
+
+
+def notes(policy: Policy, folder: Path) -> dict[str, str]:
+    """What a signer should notice: where the policy leaves something open, or needs a file."""
+    platform, found = policy.platform, {}
+    if platform.machines == ():
+        found["platform.machines"] = f"{ANY_MACHINE}: who runs it is not known"
+    path = machines_path(policy, folder)
+    if path is not None:
+        fleet = with_machines(policy, folder).fleet
+        count = "is missing: nobody can sign or accept without it"
+        found["platform.machines_file"] = f"{path.name} " + (
+            count if fleet is None else f"has {len(fleet)} machines"
+        )
+    for domain in policy.enclave:
+        if isinstance(domain, TrustDomain):
+            found |= {f"{domain.name}.{name}": text for name, text in _domain_notes(domain)}
+    return found
+
+
+def _domain_notes(domain: TrustDomain) -> Iterator[tuple[str, str]]:
+    if not domain.mr_seam:
+        yield "mr_seam", f"{ANY_MODULE}, from TEE_TCB_SVN {domain.min_tee_tcb_svn} on"
+    if domain.rtmr3_events is not None:
+        count = len(domain.rtmr3_events)
+        yield "rtmr3", f"extended at run time, by the {count} events listed and by no others"
+    if domain.service_tds is not None:
+        yield "service_tds", "a service domain may act on it, and move it where it is migratable"
 
 
 def agreement_facts(agreement: Agreement) -> dict[str, Any]:
@@ -118,7 +147,7 @@ def _with_columns(title: str, *columns: str) -> Table:
 def _any_platform(platform: Platform) -> dict[str, str]:
     """What an absent list admits, in words."""
     words = {}
-    if not platform.machines and platform.fmspcs is not None:
+    if platform.machines == () and platform.fmspcs is not None:
         words["machines"] = f"{ANY_MACHINE} of a listed FMSPC"
     if platform.fmspcs is None:
         words["fmspcs"] = "any"
@@ -150,6 +179,14 @@ def _line(value: Any, *, deep: bool = False) -> str:
 def _name(name: str) -> str:
     # A name in another script is shown by its numbers too: two scripts may draw one picture.
     return name if name.isascii() else f"{name} {name!a}"
+
+
+def _platform(platform: Platform) -> dict[str, Any]:
+    shown = platform.model_dump(mode="json", exclude={"machines"})
+    if platform.machines is not None:
+        shown["machines"] = list(platform.machines) or ANY_MACHINE
+    shown["configuration"] = shown["configuration"] or "nothing is demanded"
+    return shown
 
 
 def _enclave(enclave: Agreed) -> dict[str, Any]:

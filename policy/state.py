@@ -29,6 +29,7 @@ from policy.errors import PolicyConflict, PolicyConflictError, StateError
 from policy.journal import Journal, Reading, has_begun, require_place
 from policy.journal_chain import JournalRecord
 from policy.journal_entries import AcceptedEntry
+from policy.machines import machines_path
 from policy.party import LocalParty
 from policy.signing import require_own_signature
 from policy.text import SLUG
@@ -85,10 +86,13 @@ class StudyState:
         self.root, self.folder = folder, folder / "studies"
         self._roots = known_roots() if roots is None else roots
 
-    def accept(self, agreement: Agreement, party: LocalParty, at: datetime) -> CompleteAgreement:
+    def accept(
+        self, agreement: Agreement, party: LocalParty, at: datetime, machines: bytes = b""
+    ) -> CompleteAgreement:
         """Take a complete agreement into force, from its `not_before` on.
 
         The first one begins the journal. Accepting the stored one again changes nothing.
+        `machines` is the content of the file that the policy names for its fleet, to be kept.
 
         Raises: what `require_complete` and `require_own_signature` raise; PolicyExpired,
             PolicyRollback, PolicyConflict, FileNotWritten, LockHeld, LocksMissing; AuditError,
@@ -113,6 +117,9 @@ class StudyState:
             if not path.exists() or read_file(path, cap=FILE_CAP) != raw:
                 with own_folder(self.root, self.folder.name):
                     write_atomically(path, raw, mode=0o600)
+            fleet = machines_path(complete.policy, self.folder)
+            if fleet is not None and machines:
+                write_atomically(fleet, machines, mode=0o600)
         return complete
 
     def stored(self, study: str) -> CompleteAgreement | None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from policy.document import Policy, digest_text
 from policy.errors import TicketScopeError
 from policy.journal import Journal
+from policy.machines import with_machines
 from policy.party import LocalParty
 from policy.receipt import Attested
 from policy.record import Record
@@ -121,7 +122,7 @@ class EnclaveRequest:
         def policy_in_force(named: Unverified) -> Policy:
             agreement = _study_state(self.state).find_by_policy_digest(named.policy_digest, at)
             require_own_signature(agreement, self.party)
-            return agreement.policy
+            return with_machines(agreement.policy, _study_state(self.state).folder)
 
         task, policy = open_task(self.task, policy_in_force, at)
         roots = anchors_for(policy.platform.root, allow_simulation=self.allow_simulation)

@@ -65,7 +65,7 @@ def cert(
         instant = parse_instant(at)
         der = as_der(read_file(file))
         brought = open_agreement(agreement, party=party, digest=digest)
-        agreed = brought.agreed.in_force(instant).policy
+        agreed = brought.ready(brought.agreed.in_force(instant).policy)
         doubt = doubt_of(shell, brought, agreed)
         expectation = _expectation(agreed, collateral, allow_simulation, shell)
         admitted = appraise_certificate(der, expectation, at=instant)
@@ -136,7 +136,7 @@ def server(
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)
         brought = open_agreement(agreement, party=party, digest=digest)
-        agreed = brought.agreed.in_force(now()).policy
+        agreed = brought.ready(brought.agreed.in_force(now()).policy)
         doubt = doubt_of(shell, brought, agreed)
         local = None if party is None else own_party(party, passphrase_file)
         identity = None if local is None else ChannelIdentity.of(local)
@@ -260,7 +260,7 @@ def receipt(
                 "cannot be used with a record, which contains the time", param_hint="--at"
             )
         brought = open_agreement(agreement, party=party, digest=digest)
-        agreed = policy_named_by(raw, brought.agreed)
+        agreed = brought.ready(policy_named_by(raw, brought.agreed))
         doubt = doubt_of(shell, brought, agreed)
         roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)
         if record is not None:

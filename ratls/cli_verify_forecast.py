@@ -95,8 +95,8 @@ def forecast(
             from policy.agreement_file import open_agreement
 
             brought = open_agreement(policy, party=party, digest=digest, drafts=True)
-            demand = _demand_of(brought.policies)
-            agreed = _in_force(brought.policies, instant)
+            policies = tuple(map(brought.ready, brought.policies))
+            demand, agreed = _demand_of(policies), _in_force(policies, instant)
             doubt, root_name = doubt_of(shell, brought, agreed), agreed.platform.root
         roots = shell.anchors(root_name, allow_simulation=allow_simulation)
         ask = partial(

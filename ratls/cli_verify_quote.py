@@ -93,7 +93,7 @@ def quote(
             from policy.agreement_file import open_agreement  # slow: not for everyone
 
             brought = open_agreement(policy, party=party, digest=digest, drafts=True)
-            agreed = _in_force(brought, instant)
+            agreed = brought.ready(_in_force(brought, instant))
             acceptance = partial(_admission, agreed, instant, doubt_of(shell, brought, agreed))
             root_name = agreed.platform.root
         roots = shell.anchors(root_name, allow_simulation=allow_simulation)

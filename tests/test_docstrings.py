@@ -67,6 +67,7 @@ NOT_RUN = {
     "enclave_app.receive": "one exchange, as the server has it",
     "enclave_app.serving": "serves until a signal comes",
     "enclave_app.session": "states, no code",
+    "policy.configuration": "TOML",
     "policy.trust_domain": "TOML",
     "provider.exchange": "its session ends with a commit, which is in provider.release",
     "provider.mailbox": "follows until it is stopped",

@@ -210,6 +210,11 @@ def files(scene: Scene) -> Names:
     return {"Path": Path, "files": [f"{n}.bin" for n in range(20)], "judge": judged}
 
 
+@world_of("policy.machines")
+def fleet(scene: Scene) -> Names:
+    return {"policy": scene.world.policy, "folder": scene.folder}
+
+
 @world_of("policy.domain_admission")
 def events(scene: Scene) -> Names:
     return {"first": b"1" * 48, "second": b"2" * 48}
