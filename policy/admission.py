@@ -313,7 +313,7 @@ class MeasurementNotListed(MeasurementError):
 def _require_measurement(candidates: Sequence[Agreed], report: EnclaveReport) -> Enclave:
     """The enclave that the policy lists with this measurement.
 
-    Q07: a measurement is only compared with those of the same technology.
+    Q08: a measurement is only compared with those of the same technology.
     """
     enclaves = [e for e in candidates if isinstance(e, Enclave)]
     for enclave in enclaves:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,7 +27,14 @@ def policy_new(
         "policy.toml"
     ),
     not_before: Annotated[str | None, typer.Option(help="First instant. Default: now.")] = None,
-    mr_enclave: Annotated[str, typer.Option(help="64 hex digits.")] = "<64 hex>",
+    mr_enclave: Annotated[str | None, typer.Option(help="Of SGX: 64 hex digits.")] = None,
+    tee: Annotated[
+        Literal["sgx", "tdx"], typer.Option(help="The technology, where no quote is given.")
+    ] = "sgx",
+    quote: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="List what this quote says. It is not verified."),
+    ] = None,
     root: Annotated[str, typer.Option(help="Root of trust.")] = "intel",
     machine: Annotated[
         list[str] | None, typer.Option(help="ppid:… or piid:…; may be repeated.")
@@ -41,17 +48,30 @@ def policy_new(
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
+    if mr_enclave is not None and (quote is not None or tee == "tdx"):
+        raise typer.BadParameter("is of SGX, and not beside --quote", param_hint="--mr-enclave")
     with refusals_as_exit_status(json) as shell:
-        from policy.draft import draft_policy
+        from policy.draft import (
+            PLACEHOLDER,
+            block_of,
+            domain_block,
+            draft_policy,
+            enclave_block,
+        )
         from policy.party import read_party_file
         from verifier.files import read_file, write_new
+        from verifier.received import ReceivedQuote
 
         for path in party_file:
             read_party_file(path)  # refuses what is no party block, before anything is written
+        if quote is not None:
+            enclave = block_of(ReceivedQuote.of_file(read_file(quote)).quote.report)
+        else:
+            enclave = domain_block() if tee == "tdx" else enclave_block(mr_enclave or PLACEHOLDER)
         text = draft_policy(
             study=study,
             party_blocks=[read_file(path).decode("utf-8") for path in party_file],
-            mr_enclave=mr_enclave,
+            enclave=enclave,
             root=root,
             machines=machine or [],
             not_before=parse_instant(not_before),
@@ -59,6 +79,8 @@ def policy_new(
         )
         write_new(output, text.encode("utf-8"), mode=0o644)
         shell.answer({"policy": str(output)}, f"{output}: a draft of {study}")
+        if quote is not None:
+            shell.say(f"{quote} was not verified: compare its measurements with your own build")
         shell.say(f"next: complete it, then ratls policy lint {output}")
 
 

@@ -30,8 +30,8 @@ class Rtmr0NotListed(MeasurementError):
 
     code = "rtmr0-not-listed"
     default_fix = (
-        "launch the guest with the agreed CPUs, memory and devices; `ratls verify eventlog` names "
-        "the event that differs"
+        "launch the guest with the agreed CPUs, memory and devices; its event log names the event "
+        "that differs"
     )
 
 
@@ -39,7 +39,7 @@ class Rtmr1NotListed(MeasurementError):
     """The kernel or boot loader of the trust domain (RTMR1) is not that of the policy."""
 
     code = "rtmr1-not-listed"
-    default_fix = "boot the agreed kernel; `ratls verify eventlog` names the event that differs"
+    default_fix = "boot the agreed kernel; its event log names the event that differs"
 
 
 class Rtmr2NotListed(MeasurementError):
@@ -47,8 +47,7 @@ class Rtmr2NotListed(MeasurementError):
 
     code = "rtmr2-not-listed"
     default_fix = (
-        "boot with the agreed command line and initrd; `ratls verify eventlog` names the event "
-        "that differs"
+        "boot with the agreed command line and initrd; its event log names the event that differs"
     )
 
 

@@ -190,10 +190,11 @@ def _platform(platform: Platform) -> dict[str, Any]:
 
 
 def _enclave(enclave: Agreed) -> dict[str, Any]:
-    shown = enclave.model_dump(mode="json")
-    if isinstance(enclave, TrustDomain):  # absent lists are said in words
-        shown["mr_seam"] = shown["mr_seam"] or ANY_MODULE
-        shown["service_tds"] = shown["service_tds"] or "none may be bound"
+    if not isinstance(enclave, TrustDomain):
+        return enclave.model_dump(mode="json")
+    shown = enclave.model_dump(mode="json", exclude={"mr_seam", "service_tds"})
+    shown["mr_seam"] = list(enclave.mr_seam) or ANY_MODULE  # what is absent is said in words
+    shown["service_tds"] = list(enclave.service_tds or ()) or "none may be bound"
     return shown
 
 

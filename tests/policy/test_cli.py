@@ -9,8 +9,11 @@ import pytest
 
 from policy.document import digest_text
 from tests.policy.desk import NOW, WORLD, Desk
+from tests.support.intel import World
 from tests.support.parties import AT, Consortium, instant, local_party
 from verifier.errors import Exit
+
+INTEL, DAY = World.create(), timedelta(days=1)
 
 
 @pytest.fixture
@@ -245,3 +248,57 @@ def test_old_evidence_of_agreement_is_judged_at_its_time(desk: Desk) -> None:
     desk.run("policy", "verify", file, *anchor, "--at", "2020-01-01T00:00:00Z", status=6)
     desk.run("policy", "verify", file, *anchor, "--at", "2027-11-25T00:00:00Z", status=6)
     desk.run("policy", "verify", file, *anchor, "--at", "2026-11-26T00:00:00Z")
+
+
+def test_a_draft_from_the_quote_of_a_guest(desk: Desk) -> None:
+    """It lists every register of the quote; placeholders of a draft without one are refused."""
+    quote = desk.write("guest.bin", INTEL.platform.td_quote(rtmr2=b"\x99" * 48))
+    party = ("--party-file", WORLD.alice.folder / "party.toml", "--expires", instant(NOW + DAY))
+    new = ("policy", "new", "--study", "s", *party, "--machine", "ppid:" + "12" * 16)
+    told = desk.run(*new, "--quote", quote, "-o", desk.folder / "policy.toml")
+    assert "was not verified" in told
+    desk.run(*new, "--tee", "tdx", "-o", desk.folder / "blank.toml")
+    wrong = {}
+    for name in ("policy", "blank"):
+        answer = desk.json("policy", "lint", desk.folder / f"{name}.toml", status=3)
+        wrong[name] = [p["path"] for p in answer["problems"] if p["path"].startswith("enclave")]
+    assert wrong["policy"] == []
+    assert wrong["blank"] == [
+        *(f"enclave[0].{name}" for name in ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3")),
+        *(f"enclave[0].{name}" for name in ("mr_config_id", "mr_owner", "mr_owner_config")),
+        "enclave[0].mr_seam",
+        "enclave[0].min_tee_tcb_svn",
+    ]
+    assert f'rtmr2 = "{"99" * 48}"' in (desk.folder / "policy.toml").read_text("utf-8")
+    desk.run(*new, "--quote", quote, "--mr-enclave", "ab" * 32, "-o", desk.folder / "x", status=2)
+    desk.run(*new, "--quote", desk.write("no", b"no quote"), "-o", desk.folder / "x", status=3)
+    assert not (desk.folder / "x").exists()
+
+
+def test_a_draft_from_the_quote_of_an_enclave(desk: Desk) -> None:
+    quote = desk.write("enclave.bin", INTEL.quote(isv_prod_id=7, isv_svn=3))
+    party = ("--party-file", WORLD.alice.folder / "party.toml", "--expires", instant(NOW + DAY))
+    desk.run(
+        "policy", "new", "--study", "s", *party, "--quote", quote, "-o", desk.folder / "p.toml"
+    )
+    text = (desk.folder / "p.toml").read_text("utf-8")
+    assert f'mr_enclave = "{"a1" * 32}"\nisv_prod_id = 7\nmin_isv_svn = 3\n' in text
+
+
+def test_a_policy_for_a_guest_is_shown_with_what_it_leaves_open(desk: Desk) -> None:
+    domain = WORLD.domain(
+        mr_seam='"any TDX module by Intel"',
+        rtmr3='"extended at run time"',
+        rtmr3_events=f'["{"e1" * 48}"]',
+        service_tds=f'["{"44" * 48}"]',
+    )
+    toml = desk.write("study.toml", WORLD.policy_text(enclave=domain))
+    notes = desk.json("policy", "lint", toml)["notes"]
+    assert [*notes] == [f"joint-training-td.{n}" for n in ("mr_seam", "rtmr3", "service_tds")]
+    (shown,) = desk.json("policy", "show", toml)["enclave"]
+    assert shown["mr_seam"] == "any TDX module by Intel"
+    assert shown["rtmr1"] == "37" * 48
+    closed = desk.write("closed.toml", WORLD.policy_text(enclave=WORLD.domain()))
+    assert desk.json("policy", "lint", closed)["notes"] == {}
+    (shown,) = desk.json("policy", "show", closed)["enclave"]
+    assert shown["service_tds"] == "none may be bound"

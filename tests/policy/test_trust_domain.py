@@ -190,7 +190,7 @@ def test_registers_of_two_entries_are_not_mixed() -> None:
 
 
 def test_a_register_is_never_a_measurement_of_the_other_technology() -> None:
-    """Q07: MRTD begins with what the policy lists as MRENCLAVE, and the reverse."""
+    """Q08: MRTD begins with what the policy lists as MRENCLAVE, and the reverse."""
     sgx = AGREED.sections()["enclave"].replace(AGREED.mr_enclave, "32" * 32)
     with refused(MrTdNotListed, check="measurement"):
         admit(AGREED.policy(enclave=sgx), evidence(), at=AT)

@@ -76,7 +76,7 @@ def test_a_guest_with_another_command_line() -> None:
 
 
 def test_an_enclave_where_a_trust_domain_was_agreed_on() -> None:
-    """Q07."""
+    """Q08."""
     sgx = AGREED.identity(AGREED.policy.digest)
     expectation = replace(AGREED.expectation, collateral=AGREED.world.collateral())
     with refused(MeasurementNotListed, check="measurement"):
