@@ -201,6 +201,41 @@ def test_an_unprotected_domain(fields: dict[str, Any], leaf: type[RatlsError]) -
         require_td_attributes(report(**fields))
 
 
+BOUND = {"version": 5, "mr_service_td": b"\x5e" * 48}
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked", "leaf"),
+    [
+        ({"td_attributes": SEPT_VE | KL}, {"allowed": KL}, TdAttributesUnaccepted),
+        ({"td_attributes": SEPT_VE}, {"needed": SEPT_VE | MIGRATABLE}, TdAttributesUnaccepted),
+        ({"xfam": 0x3 | 1 << 10}, {"xfam_allowed": 1 << 10}, TdAttributesUnaccepted),
+        ({"xfam": 0x3}, {"xfam_needed": 0x7}, TdAttributesUnaccepted),
+        (BOUND, {"service_tds": [b"\x5e" * 48]}, ServiceTdUnaccepted),
+    ],
+    ids=["allowed", "needed", "xfam-allowed", "xfam-needed", "service-domain"],
+)
+def test_what_a_caller_allows_and_asks_for(
+    fields: dict[str, Any], asked: dict[str, Any], leaf: type[RatlsError]
+) -> None:
+    """N174 to N176: with what is asked instead of the defaults, the answer is the other one."""
+    strict = "needed" in next(iter(asked))
+    with refused(leaf):
+        require_td_attributes(report(**fields), **(asked if strict else {}))
+    require_td_attributes(report(**fields), **({} if strict else asked))
+
+
+def test_what_is_needed_is_also_allowed() -> None:
+    """N172, N175: no list opens what ends the protection, and a listed domain is no other one."""
+    both = SEPT_VE | MIGRATABLE
+    require_td_attributes(report(td_attributes=both), needed=both, allowed=0)
+    with refused(TdDebuggable):
+        require_td_attributes(report(td_attributes=SEPT_VE | 1), needed=SEPT_VE | 1, allowed=ALL)
+    with refused(ServiceTdUnaccepted):
+        require_td_attributes(report(**BOUND), service_tds=[b"\x5f" * 48])
+    require_td_attributes(report(**BOUND | {"mr_service_td": bytes(48)}), service_tds=[])
+
+
 @pytest.mark.parametrize(
     "advised", [S.TD_RELAUNCH_ADVISED, S.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED]
 )
