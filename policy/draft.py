@@ -73,6 +73,8 @@ def domain_block(report: TdReport | None = None) -> str:
             lines.append(f"# {_MEANING[name]}")
         lines.append(f'{name} = "{value}"')
     lines += [
+        "# SEPT_VE_DISABLE on, PKS and PERFMON free, debug, profiling, migration and all else off:",
+        "# td_attributes, td_attributes_mask, xfam and xfam_mask say it otherwise, as in a quote",
         '# the TDX module; or the words "any TDX module by Intel"',
         f'mr_seam = ["{seam}"]',
         f'min_tee_tcb_svn = "{floor}"',

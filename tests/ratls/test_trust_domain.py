@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from policy.admission import MeasurementNotListed
+from policy.admission import MachineNotListed, MeasurementNotListed
 from policy.domain_admission import (
     Rtmr2NotListed,
     Rtmr3NotListed,
@@ -24,9 +24,12 @@ from ratls.attester_option import _Simulated
 from ratls.evidence import MAX_EVIDENCE
 from ratls.identity import EnclaveIdentity
 from ratls.options import enclave_facts
+from simulation.documents import qe_level
 from tests.support.domains import DomainAttester
 from tests.support.flight_peers import Study
 from tests.support.refusal import refused
+from verifier.acceptance import TcbStatusUnaccepted
+from verifier.tcb import TcbInfoMismatch
 
 EVENTS = (b"\xe1" * 48, b"\xe2" * 48)
 RUN_TIME = {
@@ -73,6 +76,38 @@ def test_a_guest_with_another_command_line() -> None:
     with refused(Rtmr2NotListed, check="measurement"):
         appraised(AGREED, identity(AGREED, rtmr2=b"\x99" * 48))
     appraised(AGREED, identity(AGREED))
+
+
+def test_a_trust_domain_judged_by_what_is_said_of_enclaves() -> None:
+    """T05: genuine, of the same machine, and of the other technology."""
+    wrong = replace(AGREED.expectation, collateral=AGREED.world.collateral())
+    start = identity(AGREED)
+    with refused(TcbInfoMismatch, check="platform-match"):
+        appraise_certificate(start.certificate_der, wrong, at=AGREED.world.at)
+    appraised(AGREED, start)
+
+
+def test_another_machine_of_the_same_intel() -> None:
+    """B09, T24: machines are listed for trust domains as for enclaves."""
+    other = AGREED.world.with_platform(ppid=b"\x99" * 16)
+    start = identity(AGREED, DomainAttester(other.platform))
+    with refused(MachineNotListed, check="machine"):
+        appraised(AGREED, start)
+    appraised(AGREED, identity(AGREED))
+
+
+def test_an_old_quoting_enclave_beside_a_current_machine() -> None:
+    """T18: its level counts in the one status."""
+    old = DomainAttester(AGREED.world.platform, qe_report=lambda r: replace(r, isv_svn=1))
+    levels = [
+        qe_level(4, date=AGREED.world.at),
+        qe_level(1, date=AGREED.world.at, status="OutOfDate"),
+    ]
+    collateral = AGREED.world.collateral(tdx=True, qe_identity=lambda d: {**d, "tcbLevels": levels})
+    expectation = replace(AGREED.expectation, collateral=collateral)
+    with refused(TcbStatusUnaccepted, check="tcb-status"):
+        appraise_certificate(identity(AGREED, old).certificate_der, expectation, at=AGREED.world.at)
+    appraise_certificate(identity(AGREED).certificate_der, expectation, at=AGREED.world.at)
 
 
 def test_an_enclave_where_a_trust_domain_was_agreed_on() -> None:
