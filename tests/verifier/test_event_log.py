@@ -195,7 +195,7 @@ def test_a_log_that_is_too_large() -> None:
 
 
 def test_data_that_was_measured_must_be_that_data() -> None:
-    """The digest replays, and what people read beside it is another thing."""
+    """M15: the digest replays, and what people read beside it is another thing."""
     events = guest_events(CODE)
     EventLog.parse(encode_log(events)).require_own_data()
     for number, event in enumerate(events):
