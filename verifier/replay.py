@@ -3,9 +3,9 @@
     report = judge_log(log, registers_of(quote), expected=None, file="ccel.bin")
     report.machine["verdict"], report.exit_status
 
-A register is one value over all its events (tdx.md 1): that it differs says nothing about which event does.
-Another log that does replay into it says that; without one, only a log that is cut off or that has
-one event too many can be told from the register.
+A register is one value over all its events (tdx.md 1): that it differs says nothing about which
+event does. Another log that does replay into it says that; without one, only a log that goes on
+where the register ends, or that has one event too many, can be told from the register.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ def test_on_any_other_machine(tmp_path: Path) -> None:
 def test_no_evidence_is_made_by_this_command(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """B25: evidence is a quote over a digest and 32 zero bytes: whoever may run this command beside an
-    enclave's code could otherwise bind a key of its own."""
+    """B25: evidence is a quote over a digest and 32 zero bytes; whoever may run this command beside
+    an enclave's code could otherwise bind a key of its own."""
     in_a_guest(world, monkeypatch)
     for data in (DATA[:32] + bytes(32), bytes(64)):
         told = attest(tmp_path, data=data, status=3)

@@ -208,7 +208,7 @@ Lie = Callable[[StandInKernel, bytes], bytes]
     ],
 )
 def test_host_answers_with_another_quote(world: World, lie: Lie, leaf: type[RatlsError]) -> None:
-    """B24: the kernel passes on what the host's service answered: whose it is, we look ourselves."""
+    """B24: the kernel passes on what the host's service answered; whose it is, we look."""
     kernel = StandInKernel(world.platform)
     attester = TdxAttester(kernel.folder)
     kernel.answer = lambda data: lie(kernel, data)

@@ -172,7 +172,7 @@ def test_a_digest_of_one_algorithm_given_twice() -> None:
 
 def test_every_length_of_a_cut_log_is_refused_or_ends_with_an_event() -> None:
     count_refusal()
-    raw = encode_log(guest_events(CODE))
+    raw = encode_log(guest_events(CODE), replace(FIRST, vendor=b"firmware"))
     whole = EventLog.parse(raw)
     ends = {event.offset for event in whole.events} | {whole.size}
     for size in range(len(raw)):
