@@ -214,7 +214,7 @@ class LogReport:
         yield f"{self.file}: {self.exit_status.word}"
         own = sum(event.data_is_measured for event in self.log.events)
         total = len(self.log.events)
-        yield f"  {total} events in {self.log.size:,} bytes; the data of {own} is measured, else said"
+        yield f"  {total} events in {self.log.size:,} bytes; the data of {own} is measured"
         if remark:
             yield f"  {remark}"
         if events:
