@@ -117,7 +117,10 @@ class RunTimeEventsMissing(MeasurementError):
     """RTMR3 was extended at run time, and the evidence does not say by which events."""
 
     code = "run-time-events-missing"
-    default_fix = "use an attester that states the events in RTMR3"
+    default_fix = (
+        "use an attester that states the events in RTMR3; a quote alone states none, so judge the "
+        "guest's certificate or connection"
+    )
 
 
 class RunTimeEventNotListed(MeasurementError):

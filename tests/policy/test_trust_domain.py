@@ -99,6 +99,8 @@ def test_a_register_that_names_no_guest(name: str, value: str) -> None:
         {"rtmr1": f'"{AT_RUN_TIME}"'},  # the kernel is not measured at run time
         {"rtmr2": f'"{AT_RUN_TIME}"'},
         {"mr_seam": "[]"},
+        {"mr_seam": "[3]"},
+        {"service_tds": "[3]"},
         {"mr_seam": '"any"'},
         {"mr_seam": f'["{"00" * 48}"]'},
         {"mr_owner": '""'},
