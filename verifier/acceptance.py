@@ -59,7 +59,8 @@ def accept(
         verified: What `verify_quote` returned.
         statuses: TCB statuses to accept; `Revoked` can never be one of them.
         advisories: Each advisory that comes with the status must be among these. None accepts
-            those that Intel attaches to `UpToDate` for information, and no others.
+            those that Intel attaches to `UpToDate` for information, and no others; of a trust
+            domain, launch and what runs now must both be `UpToDate` for that.
 
     Returns:
         The appraisal of the quote, followed by these checks.
@@ -244,7 +245,9 @@ def require_advisories(tcb: TcbVerdict, advisories: frozenset[str] | None) -> No
     Raises:
         AdvisoryUnaccepted: Names all that are not.
     """
-    if advisories is None and tcb.status is TcbStatus.UP_TO_DATE:
+    # What runs now beneath a domain that was launched well may be worse, and so its advisories.
+    current = {tcb.status, tcb.current_status or tcb.status}
+    if advisories is None and current == {TcbStatus.UP_TO_DATE}:
         return
     missing = [a for a in tcb.advisory_ids if a not in (advisories or frozenset())]
     if missing:

@@ -79,12 +79,12 @@ def converge(platform: TcbStatus, *components: TcbStatus) -> TcbStatus:
 def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
     """The status of a trust domain, from that of its launch and that of what runs beneath it now.
 
-    An update beneath a running domain helps only once the domain is launched again.
+    An update beneath a running domain helps only once the domain is launched again. What either of
+    them lost by being revoked, the other does not give back.
     """
-    if launch not in _OUT_OF_DATE:
-        # A good launch does not mend what runs now.
-        return TcbStatus.REVOKED if current is TcbStatus.REVOKED else launch
-    if current in _OUT_OF_DATE or current is TcbStatus.REVOKED:
+    if TcbStatus.REVOKED in (launch, current):
+        return TcbStatus.REVOKED
+    if launch not in _OUT_OF_DATE or current in _OUT_OF_DATE:
         return launch
     if {launch, current} & _CONFIGURATION:
         return TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED

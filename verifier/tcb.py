@@ -327,15 +327,17 @@ def evaluate(
     """
     launched = svns[0] if svns else None
     launch = _evaluate(info, tcb, qe_level, launched)
-    current = _evaluate(info, tcb, qe_level, svns[1]).status if len(svns) > 1 else None
+    current = _evaluate(info, tcb, qe_level, svns[1]) if len(svns) > 1 else None
+    # What runs now is what the rows meet: its levels count beside those of the launch.
+    levels = launch.parts if current is None else launch.parts + current.parts
     return TcbVerdict(
-        status=launch.status if current is None else relaunch(launch.status, current),
-        date=min(level.date for level in launch.parts),
-        advisory_ids=without_repeats(*(level.advisory_ids for level in launch.parts)),
+        status=launch.status if current is None else relaunch(launch.status, current.status),
+        date=min(level.date for level in levels),
+        advisory_ids=without_repeats(*(level.advisory_ids for level in levels)),
         evaluation_data_number=evaluation_data_number,
         platform_status=launch.platform.status,
         qe_status=qe_level.status,
         behind_newest=info.shortfall(info.levels[0], tcb, launched),
         module_status=launch.module.status if launch.module else None,
-        current_status=current,
+        current_status=current.status if current else None,
     )

@@ -234,24 +234,25 @@ def test_update_beneath_an_outdated_domain_advises_a_relaunch(
 
 
 @pytest.mark.parametrize("launch", OUTDATED)
-@pytest.mark.parametrize("current", [*OUTDATED, S.REVOKED])
+@pytest.mark.parametrize("current", OUTDATED)
 def test_relaunch_onto_what_is_outdated_too_would_not_help(
     launch: TcbStatus, current: TcbStatus
 ) -> None:
     assert relaunch(launch, current) is launch
 
 
-@pytest.mark.parametrize("launch", [*CURRENT, S.REVOKED])
+@pytest.mark.parametrize("launch", CURRENT)
 @pytest.mark.parametrize("current", [*CURRENT, *OUTDATED])
 def test_launch_that_is_not_outdated_decides_alone(launch: TcbStatus, current: TcbStatus) -> None:
-    """A revoked launch least of all is mended by an update."""
+    """N197: the status is that of the launch; date and advisories are of both."""
     assert relaunch(launch, current) is launch
 
 
-@pytest.mark.parametrize("launch", [*CURRENT, S.REVOKED])
-def test_what_runs_now_is_revoked(launch: TcbStatus) -> None:
-    """However good it was at the launch."""
-    assert relaunch(launch, S.REVOKED) is S.REVOKED
+@pytest.mark.parametrize("other", [*CURRENT, *OUTDATED, S.REVOKED])
+def test_what_runs_now_is_revoked(other: TcbStatus) -> None:
+    """N196: however good the launch was, or however good what runs now: neither mends the other."""
+    assert relaunch(other, S.REVOKED) is S.REVOKED
+    assert relaunch(S.REVOKED, other) is S.REVOKED
 
 
 # What separates a platform from the newest level: exactly that, and nothing that is equal.
