@@ -505,7 +505,7 @@ def advisories(book: TdBook, level: Callable[..., dict[str, Any]]) -> None:
     for accepted in (None, ["INTEL-SA-4"]):
         book.refuses(
             "advisory-unaccepted",
-            f"what runs now has an advisory, and accepted are {accepted or 'those of current levels'}",
+            f"what runs now has an advisory, and accepted is {accepted or 'what only informs'}",
             status=GOOD,
             advisories=both,
             quote=now,
