@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from policy.document import Policy
     from verifier.anchors import TrustAnchors
     from verifier.forecast import Demand, Forecast, Reason
+    from verifier.parts import Part
     from verifier.received import ReceivedQuote
     from verifier.shell import Shell
     from verifier.verify import VerifiedQuote
@@ -231,7 +232,7 @@ def _show(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    shell.answer({}, "\n".join([*lines, _summary(answers, roots, within)]))
+    shell.answer({}, "\n".join([*lines, *_behind(answers), _summary(answers, roots, within)]))
 
 
 def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]:
@@ -256,6 +257,22 @@ def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]
             printable(str(file)) + more,
             printable(f"{first.text}; to do: {first.fix}"),
         )
+
+
+def _behind(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[str]:
+    """What each platform is short of, and what raises it; platforms that are alike together."""
+    alike: dict[tuple[Part, ...], list[tuple[Path, Forecast]]] = {}
+    for file, answer in answers:
+        if any(part.behind for part in answer.parts):
+            alike.setdefault(answer.parts, []).append((file, answer))
+    for parts, entries in alike.items():
+        for file, answer in entries:
+            assert answer.pck is not None, "a quote with parts was authenticated"
+            platform = answer.pck.extension.platform
+            ids = f"FMSPC {platform.fmspc.hex()}, PPID {platform.ppid.hex()}"
+            yield f"{printable(str(file))}: {ids}"
+        for part in parts:
+            yield from (f"  {printable(line)}" for line in part.lines if part.behind)
 
 
 def _left(answer: Forecast) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import islice, starmap
-from typing import Self
+from typing import NamedTuple, Self
 
 from verifier.document import CollateralMalformed, Fields, Table
 from verifier.errors import RatlsError
@@ -89,6 +89,27 @@ def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
     if {launch, current} & _CONFIGURATION:
         return TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED
     return TcbStatus.TD_RELAUNCH_ADVISED
+
+
+class Update(StrEnum):
+    """What an operator installs to raise a component."""
+
+    FIRMWARE = "BIOS/microcode"
+    MODULE = "TDX module"
+    PACKAGE = "PSW/QGS package"
+
+
+class Short(NamedTuple):
+    """A component that is below what a level needs."""
+
+    component: str
+    has: int
+    needs: int
+    raised_by: Update
+    counts: str = "SVN"  # what is counted
+
+    def __str__(self) -> str:
+        return f"{self.component}: {self.counts} {self.has}, needs {self.needs}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -152,6 +152,13 @@ def genuine(scene: Scene) -> Names:
     }
 
 
+@world_of("verifier.parts")
+def verified(scene: Scene) -> Names:
+    roots = scene.intel.intel.anchors()
+    quote = verify_quote(scene.quote(), scene.intel.collateral(), roots=roots, at=NOW)
+    return {"verified": quote}
+
+
 @world_of("verifier.appraisal_log", "verifier.layout", "verifier.shell")
 def small(scene: Scene) -> Names:
     one_check = StrEnum("QuoteCheck", {"PCK_CHAIN": "pck-chain"})

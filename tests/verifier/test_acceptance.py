@@ -130,8 +130,7 @@ def test_nobody_makes_a_verified_quote_but_the_verifier() -> None:
     """X: a function that takes one can rely on it; also `replace` goes through the same door."""
     count_refusal()
     good = W.verify()
-    fields = (good.quote, good.mode, good.root, good.tcb, good.platform, good.window)
     with pytest.raises(TypeError):
-        VerifiedQuote(*fields, good.appraisal, object())
+        VerifiedQuote(good.genuine, good.root, good.tcb, good.appraisal, object())
     with pytest.raises((TypeError, ValueError)):
-        replace(good, platform=good.platform)  # type: ignore[call-arg]
+        replace(good, genuine=good.genuine)  # type: ignore[call-arg]

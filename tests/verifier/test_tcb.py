@@ -15,9 +15,10 @@ from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import AT, DATE, World, put, with_status, world
 from verifier import accept
 from verifier.acceptance import StatusNeverAcceptable, TcbRevoked, TcbStatusUnaccepted
+from verifier.parts import parts_of
 from verifier.pck import PlatformTcb
 from verifier.qe import QeTcbLevelUnmatched
-from verifier.status import relaunch
+from verifier.status import Short, Update, relaunch
 from verifier.tcb import TcbLevel, TcbLevelUnmatched, TcbStatus, TcbVerdict, converge
 
 W = world()
@@ -261,13 +262,13 @@ def test_what_runs_now_is_revoked(other: TcbStatus) -> None:
 HAS = W.platform.tcb
 
 
-def behind(components: Sequence[int], pce_svn: int) -> tuple[str, ...]:
+def behind(components: Sequence[int], pce_svn: int) -> tuple[Short, ...]:
     """What the platform lacks where the newest level asks for this."""
     newest = tcb_level(components, pce_svn, date=DATE)
     own = tcb_level(HAS.components, HAS.pce_svn, date=DATE, status="OutOfDate")
     levels = [newest] if (tuple(components), pce_svn) == (HAS.components, HAS.pce_svn) else []
     info = put(tcbLevels=levels or [newest, own])
-    return W.verify(collateral=W.collateral(tcb_info=info)).tcb.behind_newest
+    return parts_of(W.verify(collateral=W.collateral(tcb_info=info)).genuine)[0].short
 
 
 def raised(place: int) -> tuple[int, ...]:
@@ -280,11 +281,15 @@ def test_platform_at_the_newest_level_lacks_nothing() -> None:
 
 @pytest.mark.parametrize("place", [0, 3, 15])
 def test_one_component_is_behind(place: int) -> None:
-    assert len(behind(raised(place), HAS.pce_svn)) == 1
+    (short,) = behind(raised(place), HAS.pce_svn)
+    assert f"SGX component {place + 1}" in short.component
+    assert (short.has, short.needs) == (HAS.components[place], HAS.components[place] + 1)
+    assert short.raised_by is Update.FIRMWARE
 
 
 def test_only_the_pce_is_behind() -> None:
-    assert len(behind(HAS.components, HAS.pce_svn + 1)) == 1
+    (short,) = behind(HAS.components, HAS.pce_svn + 1)
+    assert short == ("PCE", HAS.pce_svn, HAS.pce_svn + 1, Update.PACKAGE, "SVN")
 
 
 def test_both_are_behind() -> None:

@@ -27,6 +27,7 @@ from verifier.acceptance import (
     require_td_attributes,
 )
 from verifier.errors import QuoteFormatError, RatlsError
+from verifier.parts import parts_of
 from verifier.quote import Quote, QuoteUnsupported, Tee
 from verifier.tcb import TcbInfoMismatch, TcbStatus
 from verifier.td import TdReport
@@ -157,10 +158,11 @@ def test_date_is_the_oldest_of_the_three(oldest: str) -> None:
 def test_what_is_missing_to_the_newest_level_is_named() -> None:
     """Microcode is component 3; the module's own two are judged by its identity."""
     entries = [level("UpToDate", svns(9, 0, 3)), level("OutOfDate", svns(0, 0, 2))]
-    tcb = judge(tcb_info=put(tcbLevels=entries)).tcb
-    assert len(tcb.behind_newest) == 1
-    assert "TDX component 3" in tcb.behind_newest[0]
-    assert judge().tcb.behind_newest == ()
+    platform, _, _ = parts_of(judge(tcb_info=put(tcbLevels=entries)).genuine)
+    assert [(short.component, short.has, short.needs) for short in platform.short] == [
+        ("TDX Late Microcode Update (TDX component 3)", 2, 3)
+    ]
+    assert not any(part.short for part in parts_of(judge().genuine))
 
 
 def test_verified_domain_knows_what_it_is() -> None:
