@@ -6,8 +6,10 @@ A debug enclave and a revoked level are always refused, for they protect nothing
 
 from __future__ import annotations
 
+from datetime import date
 from enum import StrEnum
 
+from verifier import bits
 from verifier.appraisal import Appraisal
 from verifier.appraisal_log import AppraisalLog
 from verifier.errors import ConfigError, EnclaveAttributeError, TcbStatusError
@@ -52,6 +54,7 @@ def accept(
     *,
     statuses: frozenset[TcbStatus] = UP_TO_DATE_ONLY,
     advisories: frozenset[str] | None = None,
+    out_of_date_since: date | None = None,
 ) -> Appraisal:
     """Check attributes, TCB status and advisories of a genuine quote.
 
@@ -61,6 +64,8 @@ def accept(
         advisories: Each advisory that comes with the status must be among these. None accepts
             those that Intel attaches to `UpToDate` for information, and no others; of a trust
             domain, launch and what runs now must both be `UpToDate` for that.
+        out_of_date_since: Accept `OutOfDate`, too, of levels from this day on, and of no older
+            one, also where `statuses` lists it.
 
     Returns:
         The appraisal of the quote, followed by these checks.
@@ -68,7 +73,7 @@ def accept(
     Raises:
         EnclaveDebuggable, EnclaveAttributesUnaccepted: Attributes of an enclave.
         TdDebuggable, TdAttributesUnaccepted, ServiceTdUnaccepted: Those of a trust domain.
-        TcbRevoked, TcbStatusUnaccepted, AdvisoryUnaccepted: Patch level.
+        TcbRevoked, TcbStatusUnaccepted, TcbOutOfDateTooLong, AdvisoryUnaccepted: Patch level.
         StatusNeverAcceptable: `statuses` is empty or holds `Revoked`.
     """
     if not statuses or TcbStatus.REVOKED in statuses:
@@ -81,7 +86,11 @@ def accept(
     with log.check(AcceptanceCheck.ATTRIBUTES) as note:
         note(_require_default_attributes(verified.quote.report))
     with log.check(AcceptanceCheck.TCB_STATUS) as note:
-        require_status(verified.tcb, statuses)
+        if out_of_date_since is None:
+            require_status(verified.tcb, statuses)
+        else:
+            require_status(verified.tcb, statuses | {TcbStatus.OUT_OF_DATE})
+            require_out_of_date_since(verified.tcb, out_of_date_since)
         note(str(verified.tcb.status))
     with log.check(AcceptanceCheck.ADVISORIES) as note:
         require_advisories(verified.tcb, advisories)
@@ -129,18 +138,21 @@ def require_td_attributes(report: TdReport) -> None:
     attributes, xfam = report.td_attributes, report.xfam
     if attributes & TD_UNPROTECTED:
         raise TdDebuggable(
-            "TD attributes, bits 0 to 7", expected="all off", found=f"{attributes & 0xFF:#04x}"
+            "TD attributes, bits 0 to 7",
+            expected="all off",
+            found=bits.differing(bits.TD_ATTRIBUTES, off=0, on=attributes & TD_UNPROTECTED),
         )
     # Without SEPT_VE_DISABLE the host may take a page away and have the guest run on with another.
-    for field, needed, may, found in (
-        ("TD attributes", SEPT_VE_DISABLE, TD_ALLOWED, attributes),
-        ("TD XFAM", XFAM_NEEDED, XFAM_ALLOWED, xfam),
+    for field, names, needed, may, found in (
+        ("TD attributes", bits.TD_ATTRIBUTES, SEPT_VE_DISABLE, TD_ALLOWED, attributes),
+        ("TD XFAM", bits.STATE, XFAM_NEEDED, XFAM_ALLOWED, xfam),
     ):
         if found & needed != needed or found & ~(may | needed):
             raise TdAttributesUnaccepted(
                 field,
                 expected=f"the bits {needed:#x}, and none but {may | needed:#x}",
-                found=f"{found:#x}",
+                found=f"{found:#x}: "
+                + bits.differing(names, off=needed & ~found, on=found & ~(may | needed)),
             )
     if report.mr_service_td is not None and any(report.mr_service_td):
         raise ServiceTdUnaccepted(
@@ -191,16 +203,17 @@ def require_attributes(
         raise EnclaveDebuggable("enclave attribute DEBUG", expected="off", found="on")
     fixed = INIT | MODE64BIT
     wanted = (_DEFAULT_FLAGS & ~flags_mask) | (flags & flags_mask) | fixed
-    for field, mask, expected, found in (
-        ("flags", _DEFAULT_MASK | flags_mask, wanted, report.flags),
-        ("xfrm", xfrm_mask, xfrm, report.xfrm),
-        ("misc_select", misc_select_mask, misc_select, report.misc_select),
+    for field, names, mask, expected, found in (
+        ("flags", bits.FLAGS, _DEFAULT_MASK | flags_mask, wanted, report.flags),
+        ("xfrm", bits.STATE, xfrm_mask, xfrm, report.xfrm),
+        ("misc_select", bits.MISC_SELECT, misc_select_mask, misc_select, report.misc_select),
     ):
         if (found & mask) != (expected & mask):
             raise EnclaveAttributesUnaccepted(
                 f"enclave {field} under mask {mask:#x}",
                 expected=f"{expected & mask:#x}",
-                found=f"{found & mask:#x}",
+                found=f"{found & mask:#x}: "
+                + bits.differing(names, off=expected & mask & ~found, on=found & mask & ~expected),
             )
 
 
@@ -230,6 +243,27 @@ def require_status(tcb: TcbVerdict, statuses: frozenset[TcbStatus]) -> None:
         raise TcbRevoked("TCB status", expected=expected, found=tcb.status)
     if tcb.status not in statuses:
         raise TcbStatusUnaccepted("TCB status", expected=expected, found=tcb.status)
+
+
+class TcbOutOfDateTooLong(TcbStatusError):
+    """The platform is out of date, and by an older level than the day that is accepted."""
+
+    code = "tcb-out-of-date-too-long"
+    default_fix = "update the platform, or accept `OutOfDate` of levels from an earlier day on"
+
+
+def require_out_of_date_since(tcb: TcbVerdict, day: date) -> None:
+    """What is `OutOfDate` has levels from this day on: the oldest of its parts counts.
+
+    Raises:
+        TcbOutOfDateTooLong: It is older.
+    """
+    if tcb.status is TcbStatus.OUT_OF_DATE and tcb.date.date() < day:
+        raise TcbOutOfDateTooLong(
+            "TCB status OutOfDate",
+            expected=f"of {day.isoformat()} or later",
+            found=f"as of {tcb.date:%Y-%m-%d}",
+        )
 
 
 class AdvisoryUnaccepted(TcbStatusError):

@@ -34,7 +34,7 @@ from verifier.errors import (
     placed,
 )
 from verifier.genuine import GenuineQuote
-from verifier.parts import Part, parts_of, updates
+from verifier.parts import Announced, Part, ahead_of, announced, parts_of, updates
 from verifier.pck import PckChain
 from verifier.received import ReceivedQuote
 from verifier.report import platform_facts
@@ -105,6 +105,7 @@ class Demand:
 
     accept: Callable[[VerifiedQuote, datetime], object] = _accept_defaults
     limits: Callable[[VerifiedQuote, datetime], Iterable[Reason]] = _no_limits
+    advisories: frozenset[str] | None = None  # accepted; None: those of `UpToDate` inform
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class Forecast:
     pck: PckChain | None = None  #    None where nothing of the quote was verified
     tcb: TcbVerdict | None = None  #  as of today
     parts: tuple[Part, ...] = ()  #   of a genuine quote: how far each of its parts is behind
+    announced: tuple[Announced, ...] = ()  # what an update would reach, and not be accepted
     early: EarlyVerdict | None = None
 
     @classmethod
@@ -184,6 +186,7 @@ class Forecast:
             "platform": _platform(self.pck),
             **_status(self.tcb),
             "parts": [part.as_json() for part in self.parts] or None,
+            "announced": [level.as_json() for level in self.announced],
             "early": None if self.early is None else self.early.as_json(),
             "error": self.refusal and self.refusal.as_json(),
         }
@@ -228,13 +231,15 @@ def forecast(
     if refusal is not None and verified is None and refusal.check != QuoteCheck.VALIDITY:
         return Forecast.of_refused(refusal, at)
     parts = () if verified is None else parts_of(verified.genuine)
+    accepted = asked.demand.advisories
+    ahead = () if accepted is None else announced(ahead_of(parts), accepted)
     pck, reasons = asked.ends(collateral)  # the quote is genuine, or was or will be
     reasons += asked.demand.limits(verified, at) if verified is not None else ()
     if refusal is not None:
         # What is refused stays refused: no date of its own matters any more.
         kept = reasons if refusal.exit_status is Exit.UNDECIDED else []
         ordered = _ordered([_now(refusal, at), *kept])
-        return Forecast(at, ordered, refusal, refusal.exit_status, pck, tcb, parts)
+        return Forecast(at, ordered, refusal, refusal.exit_status, pck, tcb, parts, ahead)
     verdict = None
     if early is not None:
         with placed("early collateral"):
@@ -242,7 +247,7 @@ def forecast(
         if verdict.refusal is not None:
             reasons.append(_early(verdict.refusal, verdict.tcb, reasons))
     ordered, then = asked.first_refused(_ordered(reasons), collateral)
-    return Forecast(at, ordered, then, Exit.YES, pck, tcb, parts, verdict)
+    return Forecast(at, ordered, then, Exit.YES, pck, tcb, parts, ahead, verdict)
 
 
 def _below(refusal: RatlsError, genuine: GenuineQuote, at: datetime) -> Forecast:

@@ -9,11 +9,12 @@ once, or below every level. Nothing is decided here: see `verifier.tcb.evaluate`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
+from verifier.contents import Contents
 from verifier.genuine import GenuineQuote
 from verifier.pck import PlatformTcb
 from verifier.qe import QeIdentity
@@ -84,6 +85,70 @@ class Part:
 def updates(parts: Iterable[Part]) -> tuple[Update, ...]:
     """What would raise all that is short, each once."""
     return tuple(dict.fromkeys(short.raised_by for part in parts for short in part.short))
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A level that is `UpToDate` with advisories that are not accepted: it would be refused."""
+
+    thing: str
+    level: TcbLevel | SvnLevel
+    advisory_ids: tuple[str, ...]  # those that are not accepted
+
+    @property
+    def text(self) -> str:
+        return (
+            f"ahead: {self.thing} is UpToDate as of {self.level.date:%Y-%m-%d} with "
+            f"{', '.join(self.advisory_ids)}, not among the advisories that are accepted"
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """An element of `announced` in the commands' JSON."""
+        return {
+            "thing": self.thing,
+            "date": instant_text(self.level.date),
+            "advisory_ids": list(self.advisory_ids),
+        }
+
+
+def announced(
+    levels: Iterable[tuple[str, TcbLevel | SvnLevel]], accepted: Collection[str]
+) -> tuple[Announced, ...]:
+    """Of these levels, by their names, those that are current and would be refused all the same.
+
+    Args:
+        levels: Of a bundle, or of the parts of a platform.
+        accepted: The advisories that are accepted.
+    """
+    found = []
+    for thing, level in levels:
+        missing = tuple(a for a in level.advisory_ids if a not in accepted)
+        if missing and level.status is TcbStatus.UP_TO_DATE:
+            found.append(Announced(thing, level, missing))
+    return tuple(found)
+
+
+def ahead_of(parts: Iterable[Part]) -> list[tuple[str, TcbLevel | SvnLevel]]:
+    """The newest level of each part that has not reached it."""
+    return [
+        (f"the newest level of the {part.name}", part.newest)
+        for part in parts
+        if part.level is not part.newest
+    ]
+
+
+def levels_of(contents: Contents) -> list[tuple[str, TcbLevel | SvnLevel]]:
+    """Every level in a bundle."""
+    info = contents.tcb_info
+    return [
+        *(("a level of the platform", level) for level in info.levels),
+        *(("a level of the quoting enclave", level) for level in contents.qe_identity.levels),
+        *(
+            (f"a level of the TDX module TDX_{identity.version:02X}", level)
+            for identity in info.module_identities
+            for level in identity.levels
+        ),
+    ]
 
 
 def parts_of(genuine: GenuineQuote) -> tuple[Part, ...]:

@@ -272,5 +272,7 @@ def _what_accepting_takes(tcb: TcbVerdict) -> list[str]:
     if tcb.status is TcbStatus.UP_TO_DATE:
         return []
     options = [f"--accept-status {tcb.status}"]
+    if tcb.status is TcbStatus.OUT_OF_DATE:  # the narrower one: what is older stays refused
+        options = [f"--accept-out-of-date-since {tcb.date:%Y-%m-%d}"]
     options += [f"--accept-advisory {advisory}" for advisory in tcb.advisory_ids]
     return [f"accepting it as it is would take: {' '.join(options)}"]

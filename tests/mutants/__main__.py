@@ -19,6 +19,7 @@ NOT_DECIDING = {
     "appraisal_log",
     "backoff",
     "batch",
+    "bits",
     "bundles",
     "cache",
     "errors",

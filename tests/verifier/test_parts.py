@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from simulation.documents import qe_level, tcb_level, tdx_module_identity
 from simulation.platform import TEE_TCB_SVN
 from tests.support.refusal import count_refusal
-from tests.verifier.world import DATE, drop, put, world
+from tests.verifier.world import AT, DATE, drop, put, world
 from verifier import VerifiedQuote
 from verifier.errors import BelowEveryLevelError
+from verifier.forecast import Demand, forecast
 from verifier.genuine import GenuineQuote
 from verifier.parts import Part, PartName, parts_of, updates
+from verifier.received import ReceivedQuote
 from verifier.status import TcbStatus, Update, converge
 
 W = world()
@@ -91,6 +94,40 @@ def test_launch_and_what_runs_now_are_told_apart() -> None:
     assert PartName.PLATFORM_NOW not in parts  # nothing else of the platform was changed
     twin = td_quote(version=5, tee_tcb_svn=TEE_TCB_SVN, tee_tcb_svn_2=TEE_TCB_SVN)
     assert len(parts_of(judge(twin).genuine)) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "accepted", "seen"),
+    [
+        ("UpToDate", frozenset(), True),
+        ("UpToDate", frozenset({"A-1"}), True),
+        ("UpToDate", frozenset({"A-1", "A-2"}), False),
+        ("UpToDate", None, False),  # there it informs
+        ("OutOfDate", frozenset(), False),  # which is refused for its status
+    ],
+)
+def test_current_level_that_would_be_refused_is_announced(
+    status: str, accepted: frozenset[str] | None, seen: bool
+) -> None:
+    """An operator who updates in good faith would take the platform out of the study."""
+    newest = tcb_level(
+        (99, *HAS.components[1:]), HAS.pce_svn, date=DATE, status=status, advisories=["A-1", "A-2"]
+    )
+    own = tcb_level(HAS.components, HAS.pce_svn, date=DATE)
+    answer = forecast(
+        ReceivedQuote(W.quote()),
+        W.collateral(tcb_info=put(tcbLevels=[newest, own])),
+        roots=W.intel.anchors(),
+        at=AT,
+        demand=Demand(advisories=accepted),
+    )
+    assert answer.exit_status == 0
+    assert [level.thing for level in answer.announced] == [
+        "the newest level of the platform"
+    ] * seen
+    if seen and accepted is not None:
+        missing = [a for a in ("A-1", "A-2") if a not in accepted]
+        assert answer.announced[0].advisory_ids == tuple(missing)
 
 
 def _described(verified: VerifiedQuote) -> dict[PartName, Part]:

@@ -112,7 +112,8 @@ def test_out_of_date_platform_is_explained() -> None:
     refusal = report(collateral=collateral)
     assert refusal.exit_status == 6
     assert "Early Microcode Update (SGX component 1): SVN 15, needs 99" in refusal.people
-    assert "--accept-status OutOfDate --accept-advisory INTEL-SA-1" in refusal.people
+    narrow = "--accept-out-of-date-since 2026-06-01 --accept-advisory INTEL-SA-1"
+    assert narrow in refusal.people
     accepted = report_quote(
         ReceivedQuote(W.quote()),
         collateral,
