@@ -276,7 +276,7 @@ def _short(
             _named(kind, number, *labels[number]),
             has,
             needs,
-            _raised_by(kind, number, *labels[number]),
+            _raised_by(kind, number),
         )
         for number, (has, needs) in enumerate(zip(own, wanted, strict=True))
         if number >= first and has < needs
@@ -288,9 +288,8 @@ def _named(kind: str, number: int, category: str, name: str) -> str:
     return f"{name or category} ({component})" if name or category else component
 
 
-def _raised_by(kind: str, number: int, category: str, name: str) -> Update:
-    # The first two of TDX are the module's, by whatever name.
-    of_module = (kind == "TDX" and number < 2) or "tdx module" in name.lower()
+def _raised_by(kind: str, number: int) -> Update:
+    of_module = kind == "TDX" and number < 2  # by whatever name
     return Update.MODULE if of_module else Update.FIRMWARE
 
 

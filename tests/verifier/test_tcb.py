@@ -296,6 +296,47 @@ def test_both_are_behind() -> None:
     assert len(behind(raised(2), HAS.pce_svn + 1)) == 2
 
 
+@pytest.mark.parametrize(
+    ("label", "component"),
+    [
+        ({}, "SGX component 4"),
+        ({"category": "BIOS"}, "BIOS (SGX component 4)"),
+        ({"type": "SEAMLDR ACM"}, "SEAMLDR ACM (SGX component 4)"),
+        ({"category": "OS/VMM", "type": "SEAMLDR ACM"}, "SEAMLDR ACM (SGX component 4)"),
+    ],
+)
+def test_component_is_called_as_intel_calls_it(label: dict[str, str], component: str) -> None:
+    """By its type, else by its category, and by its number in any case."""
+
+    def levels(document: dict[str, Any]) -> dict[str, Any]:
+        newest = tcb_level(raised(3), HAS.pce_svn, date=DATE)
+        own = tcb_level(HAS.components, HAS.pce_svn, date=DATE)
+        for level in (newest, own):
+            svns = level["tcb"]["sgxtcbcomponents"]
+            svns[3] = {"svn": svns[3]["svn"], **label}
+        return {**document, "tcbLevels": [newest, own]}
+
+    (short,) = parts_of(W.verify(collateral=W.collateral(tcb_info=levels)).genuine)[0].short
+    assert short.component == component
+
+
+def test_what_raises_a_component_of_tdx() -> None:
+    """The first two are the module's, where it has no identity of its own; then microcode."""
+
+    def asked(*tdx: int) -> list[Update]:
+        levels = [
+            tcb_level(HAS.components, HAS.pce_svn, date=DATE, tdx=(*svns, *(0,) * 13))
+            for svns in (tdx, (5, 0, 2))
+        ]
+        quote = W.platform.td_quote(bytes(64), tee_tcb_svn=bytes((5, 0, 2, *(0,) * 13)))
+        info = put(tcbLevels=levels)
+        genuine = W.verify(quote=quote, collateral=W.collateral(tdx=True, tcb_info=info)).genuine
+        return [short.raised_by for short in parts_of(genuine)[0].short]
+
+    assert asked(6, 1, 3) == [Update.MODULE, Update.MODULE, Update.FIRMWARE]
+    assert asked(5, 0, 3) == [Update.FIRMWARE]
+
+
 @pytest.mark.parametrize(("sgx", "tdx"), [(15, 16), (17, 16), (16, 0), (16, 15)])
 def test_lists_of_different_lengths_never_pass(sgx: int, tdx: int) -> None:
     """The readers make all of them 16; where one were shorter, nothing must pass unseen."""

@@ -25,31 +25,32 @@ SEPT_VE = 1 << 28
 
 
 @pytest.mark.parametrize(
-    ("altered", "leaf", "names"),
+    ("altered", "leaf", "found"),
     [
-        ({"td_attributes": SEPT_VE | 1}, TdDebuggable, ["DEBUG (bit 0) is on"]),
-        ({"td_attributes": SEPT_VE | 0x28}, TdDebuggable, ["bit 3 is on", "PERF_PROF (bit 5)"]),
+        ({"td_attributes": SEPT_VE | 1}, TdDebuggable, "DEBUG (bit 0) is on"),
+        ({"td_attributes": SEPT_VE | 0x28}, TdDebuggable, "bit 3 is on, PERF_PROF (bit 5) is on"),
         (
             {"td_attributes": 1 << 27 | 1 << 31 | 1 << 62},
             TdAttributesUnaccepted,
-            ["SEPT_VE_DISABLE (bit 28) is off", "LASS (bit 27) is on", "KL (bit 31)", "TPA"],
+            "0x4000000088000000: SEPT_VE_DISABLE (bit 28) is off, LASS (bit 27) is on, "
+            "KL (bit 31) is on, TPA (bit 62) is on",
         ),
         (
             {"td_attributes": SEPT_VE, "xfam": 0x1 | 1 << 10},
             TdAttributesUnaccepted,
-            ["SSE (bit 1) is off", "PASID (bit 10) is on"],
+            "0x401: SSE (bit 1) is off, PASID (bit 10) is on",
         ),
     ],
 )
 def test_bits_of_a_trust_domain_are_named(
-    altered: dict[str, Any], leaf: type[RatlsError], names: list[str]
+    altered: dict[str, Any], leaf: type[RatlsError], found: str
 ) -> None:
     """N173: the operator has to know which switch to turn; PERFMON may be on and is not named."""
     quote = W.platform.td_quote(bytes(64), **altered)
     verified = W.verify(quote=quote, collateral=W.collateral(tdx=True))
     with refused(leaf, check="attributes") as refusal:
         accept(verified)
-    assert all(name in refusal.error.found for name in names)
+    assert refusal.error.found == found
     perfmon = W.platform.td_quote(bytes(64), td_attributes=SEPT_VE | 1 << 63)
     accept(W.verify(quote=perfmon, collateral=W.collateral(tdx=True)))
 
