@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policy.options import Json
-from ratls.options import At, NewerSgx, NewestState
+from ratls.options import At, JsonPath, NewerSgx, NewestState, json_path_steps
 from verifier.errors import CollateralStaleError
 from verifier.modes import with_simulation_option
 from verifier.text import instant_text, printable
@@ -39,7 +39,9 @@ def fetch(
     ],
     quotes: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="QUOTE...", help="Quotes of one kind of platform."),
+        typer.Argument(
+            metavar="QUOTE...", help="Quotes of one kind of platform; - is standard input."
+        ),
     ] = None,
     enclaves: Annotated[
         list[str] | None,
@@ -82,6 +84,7 @@ def fetch(
         float, typer.Option(min=0.1, max=3600, help="Seconds for everything together.")
     ] = 30,
     newer_sgx: NewerSgx = False,
+    json_path: JsonPath = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -113,20 +116,22 @@ def fetch(
 
     if not quotes and not enclaves:
         raise typer.BadParameter("name a quote's file, or --enclave", param_hint="QUOTE")
+    steps = json_path_steps(json_path)
     asked = _sources_asked(sources or [], ca or [], offline=offline, no_cache=no_cache)
     with refusals_as_exit_status(json_output) as shell:
         from verifier.cache import Cache, obtain
-        from verifier.files import read_file
         from verifier.marks import Marks
         from verifier.pcs import kept_bundle, store
         from verifier.pcs_requests import tls_trust
+        from verifier.quote_files import read_quote_file, read_stdin_once
         from verifier.received import ReceivedQuote
         from verifier.user_folder import user_folder
 
         roots = shell.anchors(root, allow_simulation=allow_simulation)
         services, kept = _services(asked, ca or []), kept_bundle(output)
+        stdin = read_stdin_once(quotes or [])
         named = {
-            str(file): ReceivedQuote.of_file(read_file(file), newer_sgx=newer_sgx)
+            str(file): read_quote_file(str(file), steps, newer_sgx=newer_sgx, stdin=stdin)
             for file in quotes or []
         }
         shown = {

@@ -20,7 +20,7 @@ from ratls.cli_verify_quote import (
     require_one_demand,
     usual_acceptance,
 )
-from ratls.options import At, CollateralFile, JsonLines, NewerSgx
+from ratls.options import At, CollateralFile, JsonLines, JsonPath, NewerSgx, json_path_steps
 from verifier.errors import Exit, RatlsError
 from verifier.text import instant_text, printable
 
@@ -38,7 +38,8 @@ _COLUMNS = ("STOPS", "LEFT", "EVEN IF RENEWED", "FMSPC", "PPID", "FILE", "REASON
 
 def forecast(
     files: Annotated[
-        list[Path], typer.Argument(metavar="QUOTE", help="Files with one quote each.")
+        list[Path],
+        typer.Argument(metavar="QUOTE", help="Files with one quote each; - is standard input."),
     ],
     collateral: CollateralFile,
     early: Annotated[
@@ -52,6 +53,7 @@ def forecast(
     accept_advisory: AcceptAdvisory = None,
     root: Root = None,
     newer_sgx: NewerSgx = False,
+    json_path: JsonPath = None,
     within: Annotated[
         str | None,
         typer.Option(help="Exit with status 6 if a quote may stop within 14d, 36h or 90m."),
@@ -77,12 +79,14 @@ def forecast(
     require_one_demand(policy, accept_status, accept_advisory, root, party, digest)
     limit = None if within is None else parse_within(within)
     usual = usual_acceptance(accept_status, accept_advisory)
+    steps = json_path_steps(json_path)
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
         from verifier.bundles import read_collateral
         from verifier.forecast import Demand
         from verifier.forecast import forecast as look_ahead
+        from verifier.quote_files import read_quote_file, read_stdin_once
 
         instant = parse_instant(at)
         bundle = read_collateral(collateral)
@@ -102,7 +106,13 @@ def forecast(
         ask = partial(
             look_ahead, collateral=bundle, roots=roots, at=instant, demand=demand, early=preview
         )
-        answers = [(file, _one(file, instant, newer_sgx, ask)) for file in files]
+        read = partial(
+            read_quote_file,
+            json_path=steps,
+            newer_sgx=newer_sgx,
+            stdin=read_stdin_once(files),
+        )
+        answers = [(file, _one(file, instant, read, ask)) for file in files]
         answers.sort(key=_earliest_first)
         _show(shell, answers, roots, within)
     found = [answer.status_within(limit) for _, answer in answers]
@@ -120,18 +130,23 @@ def parse_within(text: str) -> timedelta:
 
 
 def _one(
-    file: Path, at: datetime, newer_sgx: bool, ask: Callable[[ReceivedQuote], Forecast]
+    file: Path,
+    at: datetime,
+    read: Callable[[str], ReceivedQuote],
+    ask: Callable[[ReceivedQuote], Forecast],
 ) -> Forecast:
     """The answer on one file; one that cannot be read does not keep the others from theirs."""
-    from verifier.files import FileUnreadable, read_file
+    from dataclasses import replace
+
+    from verifier.errors import QuoteFormatError
+    from verifier.files import FileUnreadable
     from verifier.forecast import Forecast
-    from verifier.received import ReceivedQuote
 
     try:
-        raw = read_file(file)
-    except FileUnreadable as refusal:
+        received = read(str(file))
+    except (FileUnreadable, QuoteFormatError) as refusal:
         return Forecast.of_refused(refusal, at.replace(microsecond=0))
-    return ask(ReceivedQuote.of_file(raw, newer_sgx=newer_sgx))
+    return replace(ask(received), form=received.form)
 
 
 def _earliest_first(entry: tuple[Path, Forecast]) -> tuple[Any, ...]:
@@ -247,6 +262,8 @@ def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]
         first, renewed = answer.reasons[0], answer.stops_even_if_renewed
         identity = None if answer.pck is None else answer.pck.extension.platform
         more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+        if answer.form not in (None, "raw"):
+            more = f" ({answer.form}){more}"
         yield (
             instant_text(answer.stops),
             _left(answer),

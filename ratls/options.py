@@ -11,6 +11,7 @@ from verifier.text import digest_text
 
 if TYPE_CHECKING:
     from ratls.appraise import AdmittedCertificate, FreshEvidence
+    from verifier.forms import Steps
 
 CollateralFile = Annotated[Path, typer.Option(help="Collateral bundle of the platform.")]
 NewestState = Annotated[
@@ -25,6 +26,24 @@ JsonLines = Annotated[bool, typer.Option("--json", help="Lines of JSON on stdout
 NewerSgx = Annotated[
     bool, typer.Option("--newer-sgx", help="Also read SGX quotes of versions 4 and 5.")
 ]
+JsonPath = Annotated[
+    str | None,
+    typer.Option(
+        metavar="a.b[0]", help="Where in JSON the quote is. Default: where there is one alone."
+    ),
+]
+
+
+def json_path_steps(text: str | None) -> Steps | None:
+    """`--json-path`, read. Raises: BadParameter."""
+    from verifier.forms import parse_path
+
+    if text is None:
+        return None
+    try:
+        return parse_path(text)
+    except ValueError as error:
+        raise typer.BadParameter("write it as a.b[0]", param_hint="--json-path") from error
 
 
 def enclave_facts(proof: AdmittedCertificate | FreshEvidence) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """When does a quote that passes today stop passing, why, and what can be done about it?
 
-    received = ReceivedQuote.of_file(raw)
+    received = find_quote(raw).received()
     answer = forecast(received, collateral, roots=TrustAnchors.intel(), at=now)
     answer.stops                  # first second at which this quote fails with this very bundle
     answer.stops_even_if_renewed  # the same, were collateral always fetched in time
@@ -131,6 +131,7 @@ class Forecast:
     pck: PckChain | None = None  #    None where nothing of the quote was verified
     tcb: TcbVerdict | None = None  #  as of today
     early: EarlyVerdict | None = None
+    form: str | None = None  #        in which the quote came
 
     @classmethod
     def of_refused(cls, refusal: RatlsError, at: datetime) -> Self:
@@ -171,6 +172,7 @@ class Forecast:
         renewed = self.stops_even_if_renewed
         return {
             "file": file,
+            "form": self.form,
             "verdict": self.verdict,
             "mode": mode.value,
             "at": instant_text(self.at),
@@ -202,7 +204,7 @@ def forecast(
     today, may bring the new status. See `Forecast.status_within`.
 
     Args:
-        received: The quote, from `ReceivedQuote.of_file`.
+        received: The quote, from `verifier.forms`.
         collateral: The bundle in use.
         roots: The root key that is trusted.
         at: From when on to look ahead, timezone-aware; counted in whole seconds.

@@ -11,6 +11,7 @@ except inside signatures and keys, where each half is big-endian.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from struct import Struct
@@ -57,6 +58,13 @@ class QuoteMalformed(QuoteFormatError):
     default_fix = "obtain the quote again; exactly its own bytes, nothing before or after"
 
 
+class QuoteNotBytes(QuoteFormatError):
+    """A text was given where the bytes of a quote belong."""
+
+    code = "quote-not-bytes"
+    default_fix = "in Python, verifier.find_quote(text.encode()).raw reads hexadecimal and base64"
+
+
 def _unpack(form: Struct, raw: bytes, at: int, thing: str) -> tuple[Any, ...]:
     """The fields of `form` at offset `at`, all of which must be there."""
     if at + form.size > len(raw):
@@ -68,11 +76,25 @@ def _unpack(form: Struct, raw: bytes, at: int, thing: str) -> tuple[Any, ...]:
     return form.unpack_from(raw, at)
 
 
-def _require_end(raw: bytes, at: int, thing: str) -> None:
+def _require_end(
+    raw: bytes, at: int, thing: str, fix: Callable[[bytes], str | None] = lambda rest: None
+) -> None:
     """`thing` ends at offset `at`, and with it the bytes: none is missing, none is left over."""
     # A slice past the end would be shortened silently.
     if at != len(raw):
-        raise QuoteMalformed(f"end of {thing}", expected=f"byte {at}", found=f"byte {len(raw)}")
+        raise QuoteMalformed(
+            f"end of {thing}", expected=f"byte {at}", found=f"byte {len(raw)}", fix=fix(raw[at:])
+        )
+
+
+def _padding_fix(rest: bytes) -> str | None:
+    """What helps against bytes behind a quote that are all zero, as drivers leave them."""
+    if not rest or any(rest):
+        return None
+    return (
+        "the rest is zero bytes, with which drivers pad: in Python, "
+        "verifier.strip_file_padding(raw) drops them, as the commands do of files"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,9 +326,12 @@ class Quote:
             newer_sgx: Also read SGX quotes of versions 4 and 5.
 
         Raises:
+            QuoteNotBytes: A text.
             QuoteMalformed: A length is wrong, bytes are missing or left over.
             QuoteUnsupported: Another version, technology, body or key type.
         """
+        if isinstance(raw, str):
+            raise QuoteNotBytes("quote", expected="bytes", found="str")
         if not MIN_SIZE <= len(raw) <= MAX_SIZE:
             raise QuoteMalformed(
                 "quote", expected=f"{MIN_SIZE} to {MAX_SIZE} bytes", found=f"{len(raw)} bytes"
@@ -318,7 +343,7 @@ class Quote:
             start, size = _described_body(raw, header.tee, newer_sgx=newer_sgx)
         end = start + size
         (auth_size,) = _unpack(_SIZE, raw, end, "quote signature_data_size")
-        _require_end(raw, end + _SIZE.size + auth_size, "quote")
+        _require_end(raw, end + _SIZE.size + auth_size, "quote", _padding_fix)
         kind = EnclaveReport if header.tee is Tee.SGX else TdReport
         return cls(
             header,
@@ -351,10 +376,15 @@ def strip_file_padding(raw: bytes) -> bytes:
     Where the length field cannot be read, or another byte than zero follows, nothing is
     dropped and `Quote.parse` says what is wrong.
     """
+    end = described_end(raw)
+    return raw if any(raw[end:]) else raw[:end]
+
+
+def described_end(raw: bytes) -> int:
+    """Where a quote ends by its own length fields, which nobody has checked yet."""
     version, tee_type = int.from_bytes(raw[:2], "little"), int.from_bytes(raw[4:8], "little")
     signed = HEADER_SIZE + (ENCLAVE_REPORT_SIZE if tee_type == 0 else TD_1_0)
     if version == 5:
         size = int.from_bytes(raw[50:54], "little")
         signed = HEADER_SIZE + _DESCRIPTOR.size + size
-    end = signed + 4 + int.from_bytes(raw[signed : signed + 4], "little")
-    return raw if any(raw[end:]) else raw[:end]
+    return signed + 4 + int.from_bytes(raw[signed : signed + 4], "little")

@@ -44,7 +44,8 @@ def verify_quote(
     the question of `verifier.accept`, or of a policy.
 
     Args:
-        raw: The quote as received: exactly one, no padding.
+        raw: The quote as received: exactly one, as bytes, no padding. `strip_file_padding` drops
+            the zero bytes behind one from a file; `find_quote` reads hexadecimal, base64 and JSON.
         collateral: What Intel publishes about the platform; all of it is checked here.
         roots: The root key that is trusted.
         at: Moment of judgement, timezone-aware.

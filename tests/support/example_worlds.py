@@ -77,6 +77,7 @@ from verifier import pcs_requests
 from verifier.batch import Answers
 from verifier.collateral import Collateral
 from verifier.contents import Contents
+from verifier.forms import find_quote
 from verifier.marks import Subject
 from verifier.received import ReceivedQuote
 from verifier.verify import verify_quote
@@ -146,6 +147,7 @@ def world_of(*modules: str) -> Callable[[_Give], _Give]:
 def genuine(scene: Scene) -> Names:
     return {
         "raw": scene.quote(),
+        "find_quote": find_quote,
         "collateral": scene.intel.collateral(),
         "now": NOW,
         "TrustAnchors": SimpleNamespace(intel=scene.intel.intel.anchors),
@@ -196,6 +198,7 @@ def bundle(scene: Scene) -> Names:
         "subject": Subject(roots, contents.kind, early=False),
         "user_folder": lambda name: scene.folder / name,
         "path": scene.write("quote.bin", scene.quote()),
+        "find_quote": find_quote,
     }
 
 
@@ -316,6 +319,13 @@ def kept(scene: Scene) -> Names:
         "roots": study.expectation.roots,
         "instant": NOW,
     }
+
+
+@world_of("verifier.forms", "verifier.no_quotes", "verifier.quote_files")
+def quoted(scene: Scene) -> Names:
+    content = scene.quote()
+    scene.write("quote.hex", content.hex().encode())
+    return {"content": content, "require_no_other_text": lambda content, name: None}
 
 
 @world_of("enclave_app.spill")
