@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +19,15 @@ from ratls.cli_verify_quote import (
     require_one_demand,
     usual_acceptance,
 )
-from ratls.options import At, CollateralFile, JsonLines, JsonPath, NewerSgx, json_path_steps
+from ratls.options import (
+    At,
+    CollateralFile,
+    JsonLines,
+    JsonPath,
+    NewerSgx,
+    json_path_steps,
+    parse_span,
+)
 from verifier.errors import Exit, RatlsError
 from verifier.text import instant_text, printable
 
@@ -32,7 +39,6 @@ if TYPE_CHECKING:
     from verifier.shell import Shell
     from verifier.verify import VerifiedQuote
 
-_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _COLUMNS = ("STOPS", "LEFT", "EVEN IF RENEWED", "FMSPC", "PPID", "FILE", "REASON AND WHAT TO DO")
 
 
@@ -77,7 +83,7 @@ def forecast(
     from verifier.shell import parse_instant, refusals_as_exit_status
 
     require_one_demand(policy, accept_status, accept_advisory, root, party, digest)
-    limit = None if within is None else parse_within(within)
+    limit = None if within is None else parse_span(within, "--within")
     usual = usual_acceptance(accept_status, accept_advisory)
     steps = json_path_steps(json_path)
     with refusals_as_exit_status(json_output) as shell:
@@ -119,14 +125,6 @@ def forecast(
     worst = Exit.worst(found + ([] if doubt is None else [doubt.exit_status]))
     if worst:
         raise typer.Exit(int(worst))
-
-
-def parse_within(text: str) -> timedelta:
-    """`14d`, `36h` or `90m`: a number from 1 to 99999 and its unit; BadParameter otherwise."""
-    found = re.fullmatch(r"([1-9][0-9]{0,4})([dhm])", text, re.ASCII)
-    if found is None:
-        raise typer.BadParameter("write it as 14d, 36h or 90m", param_hint="--within")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def _one(
@@ -290,7 +288,7 @@ def _summary(answers: list[tuple[Path, Forecast]], roots: TrustAnchors, within: 
     failing = sum(answer.exit_status is not Exit.YES for answer in found)
     parts = [f"quotes: {len(found)} of {len(platforms)} platforms", f"fail today: {failing}"]
     if within is not None:
-        limit = parse_within(within)
+        limit = parse_span(within, "--within")
         ending = sum(answer.status_within(limit) is not Exit.YES for answer in found) - failing
         parts.append(f"may stop within {within}: {ending}")
     return f"{'; '.join(parts)}; seen from {instant_text(found[0].at)}; mode={roots.mode}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +46,17 @@ def json_path_steps(text: str | None) -> Steps | None:
         return parse_path(text)
     except ValueError as error:
         raise typer.BadParameter("write it as a.b[0]", param_hint="--json-path") from error
+
+
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+
+def parse_span(text: str, option: str) -> timedelta:
+    """`14d`, `36h` or `90m`: a number from 1 to 99999 and its unit; BadParameter otherwise."""
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([dhm])", text, re.ASCII)
+    if found is None:
+        raise typer.BadParameter("write it as 14d, 36h or 90m", param_hint=option)
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def enclave_facts(proof: AdmittedCertificate | FreshEvidence) -> dict[str, Any]:

@@ -98,12 +98,24 @@ class CrlSignatureInvalid(RevocationError):
     default_fix = "fetch the collateral again; this list is forged or damaged"
 
 
-@lru_cache(maxsize=32)  # pure: the same bytes under the same authority give the same list
-def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> RevocationList:
-    """Read a list and check that `issuer` signed it.
+@dataclass(frozen=True, slots=True)
+class ParsedList:
+    """A list as it can be read. Not checked: perhaps its authority never signed it."""
+
+    issuer: bytes  #            DER of the name
+    authority_key_id: bytes
+    this_update: datetime
+    next_update: datetime
+    serials: frozenset[int]
+    tbs: bytes
+    signature: bytes
+
+
+def parse_crl(stored: bytes, title: str) -> ParsedList:
+    """Read a list.
 
     Raises:
-        RevocationError: The leaf that says what is wrong with it.
+        CrlMissing, CrlMalformed: There is none, or it cannot be read.
     """
     raw = crl_der(stored, title)
     try:
@@ -123,16 +135,28 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
         authority_key_id = _require_profile(Extensions.read(sequence))
     except ValueError as error:
         raise CrlMalformed(title, expected="a revocation list", found=str(error)) from error
+    return ParsedList(name, authority_key_id, this_update, next_update, serials, tbs, signature)
+
+
+@lru_cache(maxsize=32)  # pure: the same bytes under the same authority give the same list
+def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> RevocationList:
+    """Read a list and check that `issuer` signed it.
+
+    Raises:
+        RevocationError: The leaf that says what is wrong with it.
+    """
+    found = parse_crl(stored, title)
+    name, authority_key_id = found.issuer, found.authority_key_id
     # In the genuine list of Intel's other PCK authority this platform is never revoked.
     if name != issuer.subject or not authority_key_id or authority_key_id != issuer.key_id:
         raise CrlOfAnotherIssuer(
             title, expected=f"one of {issuer.common_name}", found=_shown(name, authority_key_id)
         )
-    if not ecdsa.signed_der(issuer.key, signature, tbs):
+    if not ecdsa.signed_der(issuer.key, found.signature, found.tbs):
         raise CrlSignatureInvalid(
             title, expected=f"a valid signature by {issuer.common_name}", found="an invalid one"
         )
-    return RevocationList(title, this_update, next_update, serials)
+    return RevocationList(title, found.this_update, found.next_update, found.serials)
 
 
 _VERSION_2 = bytes.fromhex("020101")

@@ -23,9 +23,9 @@ from typing import TypeAlias
 
 from verifier.certificate import read_chain
 from verifier.collateral import Collateral
-from verifier.crl import crl_der
+from verifier.crl import crl_der, parse_crl
 from verifier.document import CollateralMalformed, parse_object
-from verifier.errors import CollateralFetchError, ConfigError, placed
+from verifier.errors import CollateralFetchError, ConfigError, RatlsError, placed
 
 MAX_ANSWER = 1 << 20  # bytes; genuine ones have some tens of kilobytes
 MAX_FILES = 8  #         of a folder: four bodies, and the headers of each
@@ -34,10 +34,13 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]  # in their order; names in
 
 
 class PcsAnswerMalformed(CollateralFetchError):
-    """An answer of the collateral service lacks a part, or has one twice."""
+    """An answer of the collateral service cannot be read, lacks a part, or has one twice."""
 
     code = "pcs-answer-malformed"
-    default_fix = "give the address of a service that speaks version 4 of Intel's interface"
+    default_fix = (
+        "ask another service, or the operator of this one: what came is no answer of version 4 of "
+        "Intel's interface; no signature was reached, so nothing is known to be forged"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,10 @@ class Answer:
         """A revocation list, whichever of its three forms the service uses, as hexadecimal text.
 
         Raises:
-            CrlMissing, CrlMalformed: There is none.
+            CrlMissing, CrlMalformed: There is none, or it cannot be read.
         """
         with placed(self.source):
+            parse_crl(self.body, title)
             return crl_der(self.body, title).hex()
 
     def signed(self, member: str) -> tuple[str, str]:
@@ -145,6 +149,23 @@ class Answers:
         if fetched is not None:
             members["fetched"] = fetched
         return Collateral.parse(json.dumps(members, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def read_answers(answers: Answers, fetched: str) -> Collateral:
+    """The bundle that the answers of a service make; not verified.
+
+    Raises:
+        PcsAnswerMalformed: One of them is unreadable, whatever is wrong with it (5). A service
+            that causes this could as well have been silent.
+    """
+    try:
+        return answers.as_bundle(fetched)
+    except PcsAnswerMalformed:
+        raise
+    except RatlsError as refusal:
+        raise PcsAnswerMalformed(
+            refusal.thing, expected=refusal.expected, found=refusal.found
+        ) from refusal
 
 
 # A folder of them

@@ -103,7 +103,7 @@ def test_a_poisoned_answer_is_never_kept(today: World, tmp_path: Path, before: b
     [
         pytest.param({TCB: says(404)}, Exit.UNDECIDED, id="unknown"),
         pytest.param({TCB: says(302, Location="https://x")}, Exit.UNDECIDED, id="elsewhere"),
-        pytest.param({QE: body(lambda _: b"{}")}, Exit.UNUSABLE, id="unreadable"),
+        pytest.param({QE: body(lambda _: b"{}")}, Exit.UNDECIDED, id="unreadable"),
     ],
 )
 def test_fetch_ends_with_the_status_of_its_refusal(
