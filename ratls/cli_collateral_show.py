@@ -13,7 +13,10 @@ from verifier.errors import CollateralStaleError
 from verifier.text import instant_text, printable
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from verifier.anchors import TrustAnchors
+    from verifier.collateral import Collateral
     from verifier.contents import Contents
     from verifier.status import SvnLevel
     from verifier.tcb import TcbLevel
@@ -26,6 +29,12 @@ def show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, or a folder.")],
     at: At = None,
     root: Root = "intel",
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write each bundle in it into this folder, as a file of its own."
+        ),
+    ] = None,
     json_output: Json = False,
     *,
     allow_simulation: bool = False,
@@ -35,36 +44,57 @@ def show(
     Everything shown is authentic. A bundle that does not cover the instant ends with status 5.
 
     A folder of the service's answers is read too: rootcacrl, pckcrl, tcb, identity, and of the
-    last three the headers as pckcrl.headers and so on, as curl -D tcb.headers -o tcb leaves them.
+    last three the headers as pckcrl.headers and so on, as curl -D tcb.headers -o tcb leaves them,
+    or the issuer chain as tcb.chain.pem. So is Intel's platform_collaterals.json, which holds
+    several bundles.
 
     Example: ratls collateral show collateral.json
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        from verifier.bundles import read_collateral
+        from verifier.bundles import read_bundles
         from verifier.contents import Contents
         from verifier.errors import placed
 
         instant = parse_instant(at)
-        bundle = read_collateral(file)
+        bundles = read_bundles(file)
         roots = shell.anchors(root, allow_simulation=allow_simulation)
         with placed(str(file)):
-            contents = Contents.authenticate(bundle, roots)
-        refusal = None
-        try:
-            contents.require_current(instant)
-        except CollateralStaleError as stale:
-            refusal = stale
-        facts = {
-            "file": str(file),
-            "fetched": bundle.fetched or None,
-            **summary(contents, roots),
-            **_details(contents),
-            "error": refusal.as_json() if refusal else None,
-        }
-        shell.answer(facts, _for_people(facts))
-        shell.end_with(refusal)
+            found = [(bundle, Contents.authenticate(bundle, roots)) for bundle in bundles]
+        stale = None
+        for bundle, contents in found:
+            refusal = _stale(contents, instant)
+            stale = stale or refusal
+            written = None if split is None else _write(split, bundle, contents)
+            facts = {
+                "file": str(file),
+                "fetched": bundle.fetched or None,
+                **summary(contents, roots),
+                **_details(contents),
+                "written": written,
+                "error": refusal.as_json() if refusal else None,
+            }
+            shell.answer(facts, _for_people(facts))
+        shell.end_with(stale)
+
+
+def _stale(contents: Contents, at: datetime) -> CollateralStaleError | None:
+    try:
+        contents.require_current(at)
+    except CollateralStaleError as stale:
+        return stale
+    return None
+
+
+def _write(folder: Path, bundle: Collateral, contents: Contents) -> str:
+    """The bundle as a file of its own, named by what it is for; never over another."""
+    from verifier.files import make_folder, write_new
+
+    kind = contents.kind
+    path = make_folder(folder) / f"{kind.tee}-{kind.fmspc.hex()}-{kind.ca}.json"
+    write_new(path, bundle.raw, mode=0o644)
+    return str(path)
 
 
 def _details(contents: Contents) -> dict[str, Any]:
@@ -129,6 +159,7 @@ def _for_people(facts: dict[str, Any]) -> str:
         f"{facts['file']}: {facts['tee']}, FMSPC {facts['fmspc']}, PCE {facts['pce_id']}, "
         f"{facts['authority']}; mode={facts['mode']}",
         f"good until {facts['earliest_expiration']}{made}",
+        *([f"written to {facts['written']}"] if facts["written"] else []),
         *(
             f"  {part['part']:<12} {part['issued']} to {part['until']}  {numbers[part['part']]}"
             for part in facts["parts"]

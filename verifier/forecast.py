@@ -263,7 +263,7 @@ class _Question:
 
     def ends(self, collateral: Collateral) -> tuple[PckChain, list[Reason]]:
         """The end of everything that a verdict on this quote rests on; all of it is authentic."""
-        pck = self.received.pck(self.roots)
+        pck = self.received.pck(self.roots, collateral.pck_certificate_chain)
         contents = Contents.authenticate(collateral, self.roots)
         found = [
             Reason(kind, date, f"{period.thing} ends", FETCH, renewable=True)

@@ -27,6 +27,7 @@ MAX_SIZE = 64 * 1024
 MAX_QE_AUTH = 1024
 MAX_PCK_CHAIN = 16 * 1024
 PCK_CHAIN_PEM = 5  # the one kind of certification data that carries certificates to verify
+ENCRYPTED_PPID = 3  # names the platform for Intel alone, by a key of RSA-3072
 QE_REPORT_DATA = 6  # of versions 4 and 5: wraps the quoting enclave's report, and that kind
 HEADER_SIZE, ENCLAVE_REPORT_SIZE = 48, 384
 DEBUG = 0x2  # of ATTRIBUTES.FLAGS
@@ -268,6 +269,21 @@ class EcdsaAuthData:
             kind,
             data,
         )
+
+    def pck_chain(self, supplied: bytes | None) -> bytes:
+        """The PEM text of the PCK chain: the quote's own, or the one that came with collateral.
+
+        A supplied one is taken for type 3 alone, which names a PPID that only Intel can read. It
+        proves itself: the quoting enclave's report must be signed by its leaf.
+
+        Args:
+            supplied: The chain that a bundle holds; None: it holds none.
+
+        Raises: as `require_pck_chain`.
+        """
+        if supplied is not None and self.certification_type == ENCRYPTED_PPID:
+            return supplied.rstrip(b"\0")
+        return self.require_pck_chain()
 
     def require_pck_chain(self) -> bytes:
         """The PEM text of the PCK chain, without the NUL bytes that producers append.

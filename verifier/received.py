@@ -37,14 +37,18 @@ class ReceivedQuote:
             self._quote = Quote.parse(self.raw, newer_sgx=self.newer_sgx)
         return self._quote
 
-    def pck(self, roots: TrustAnchors) -> PckChain:
+    def pck(self, roots: TrustAnchors, supplied: bytes | None = None) -> PckChain:
         """The platform's certificates, checked up to the root; the quote itself is not.
+
+        Args:
+            roots: The root key that is trusted.
+            supplied: The chain in a bundle, for a quote that carries none.
 
         Raises:
             QuoteFormatError: Not a quote that carries its chain (3).
             CertChainError: A link of the chain is broken (4).
         """
-        return authenticate_pck_chain(self.quote.auth.require_pck_chain(), roots)
+        return authenticate_pck_chain(self.quote.auth.pck_chain(supplied), roots)
 
     def kind(self, roots: TrustAnchors) -> PlatformKind:
         """The kind of platform that its certificates name.

@@ -15,7 +15,7 @@ from verifier.appraisal_log import AppraisalLog
 from verifier.checks import QuoteCheck as QuoteCheck
 from verifier.collateral import Collateral
 from verifier.contents import authenticate_contents
-from verifier.pck import PlatformIdentity, authenticate_pck_chain
+from verifier.pck import PlatformIdentity, authenticate_pck_chain, require_own_chain
 from verifier.qe import (
     verify_attestation_key_binding,
     verify_qe_report_signature,
@@ -72,9 +72,10 @@ def verify_received(
     log = AppraisalLog(_CHECKS)
     with log.check(QuoteCheck.QUOTE_FORMAT) as note:
         quote = received.quote
-        pck_pem = quote.auth.require_pck_chain()
+        pck_pem = quote.auth.pck_chain(collateral.pck_certificate_chain)
         note(_KIND[quote.tee, quote.header.version])
     with log.check(QuoteCheck.PCK_CHAIN) as note:
+        require_own_chain(pck_pem, collateral.pck_certificate_chain)
         pck = authenticate_pck_chain(pck_pem, roots)
         note(pck.summary)
     with log.check(QuoteCheck.QE_REPORT_SIGNATURE):

@@ -29,6 +29,7 @@ NOT_DECIDING = {
     "output",
     "pcs",
     "pcs_requests",
+    "platform_collaterals",
     "quote_files",
     "report",
     "responses",

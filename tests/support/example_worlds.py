@@ -8,6 +8,7 @@ Everything in them is valid; a simulation's root stands in for Intel's.
 from __future__ import annotations
 
 import io
+import json
 import math
 import socket
 from collections.abc import Callable
@@ -319,6 +320,13 @@ def kept(scene: Scene) -> Names:
         "roots": study.expectation.roots,
         "instant": NOW,
     }
+
+
+@world_of("verifier.platform_collaterals")
+def of_many(scene: Scene) -> Names:
+    from tests.verifier.test_bundles_of_others import W, platform_collaterals
+
+    return {"content": json.dumps(platform_collaterals(W)).encode()}
 
 
 @world_of("verifier.forms", "verifier.no_quotes", "verifier.quote_files")
