@@ -24,7 +24,6 @@ from verifier.contents import Contents
 from verifier.errors import (
     CollateralFetchError,
     CollateralRollbackError,
-    CollateralStaleError,
     RatlsError,
 )
 from verifier.files import (
@@ -153,7 +152,7 @@ class Cache:
                 continue
             try:
                 require(contents)
-            except (CollateralRollbackError, CollateralStaleError) as refusal:
+            except (CollateralRollbackError, CollateralFetchError) as refusal:
                 self._tell(f"{path}: not used: [{refusal.code}] {refusal}")
                 continue
             found = verify_all(

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from verifier import der, ecdsa
 from verifier.certificate import ECDSA_SHA256, Certificate, read_name, signed_parts
-from verifier.errors import CrlMissing, CrlOfAnotherIssuer, RevocationError
+from verifier.errors import CrlMissing, CrlOfAnotherIssuer, Exit, RevocationError
 from verifier.extensions import (
     AUTHORITY_KEY_ID,
     CRL_NUMBER,
@@ -62,6 +62,7 @@ class CrlMalformed(RevocationError):
     """A revocation list cannot be read, or is of a kind that Intel does not issue."""
 
     code = "crl-malformed"
+    exit_status = Exit.UNDECIDED  # no signature was reached: nothing is known to be forged
     says = "{thing} is not {expected}: {found}"
     default_fix = "fetch the collateral again from its source"
 

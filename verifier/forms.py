@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from verifier.errors import QuoteFormatError, placed
+from verifier.errors import QuoteFormError, placed
 from verifier.no_quotes import NotAQuote, require_no_other, require_no_other_text
 from verifier.quote import MIN_SIZE, described_end
 from verifier.received import ReceivedQuote
@@ -36,14 +36,14 @@ _BASE64URL = re.compile(rb"([A-Za-z0-9_-]+)={0,2}")
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----([^-]*)-----END ([A-Z0-9 ]{1,64})-----")
 
 
-class QuoteTextMalformed(QuoteFormatError):
+class QuoteTextMalformed(QuoteFormError):
     """A text that holds a quote in none of the forms that are read."""
 
     code = "quote-text-malformed"
     default_fix = "give the quote's own bytes, or these as hexadecimal, base64, PEM or JSON"
 
 
-class QuoteMemberUnclear(QuoteFormatError):
+class QuoteMemberUnclear(QuoteFormError):
     """A JSON document does not hold exactly one quote, or none where it was said to be."""
 
     code = "quote-member-unclear"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from verifier.errors import QuoteFormatError
+from verifier.errors import QuoteFormError
 from verifier.quote import INTEL_QE_VENDOR, described_end
 
 _GET_QUOTE_HEADER = 24  # GHCI 1.5, section 3.3: version, status, and two lengths
@@ -20,7 +20,7 @@ _TD_REPORT_SIZE = 1024
 _ASK_SERVICE = "ratls attest quote --report-data HEX -o quote.bin"
 
 
-class NotAQuote(QuoteFormatError):
+class NotAQuote(QuoteFormError):
     """Something else than a quote: a report, a log, a certificate, a dump."""
 
     code = "not-a-quote"
@@ -28,7 +28,7 @@ class NotAQuote(QuoteFormatError):
     default_fix = "name the file that holds the quote itself"
 
 
-class QuoteTextDamaged(QuoteFormatError):
+class QuoteTextDamaged(QuoteFormError):
     """A quote, or a text with one, that was converted as text on its way."""
 
     code = "quote-text-damaged"

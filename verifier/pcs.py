@@ -232,7 +232,7 @@ def require_number(contents: Contents, number: int | None) -> None:
         )
 
 
-class CollateralTooOld(CollateralStaleError):
+class CollateralTooOld(CollateralFetchError):
     """TCB info or QE identity was issued longer ago than was asked for."""
 
     code = "collateral-too-old"

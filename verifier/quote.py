@@ -17,7 +17,7 @@ from enum import StrEnum
 from struct import Struct
 from typing import Any, Self
 
-from verifier.errors import QuoteFormatError
+from verifier.errors import QuoteFormatError, QuoteFormError
 from verifier.layout import Integer, Octets, Typed
 from verifier.td import TD_1_0, TD_1_5, TdReport
 
@@ -59,7 +59,7 @@ class QuoteMalformed(QuoteFormatError):
     default_fix = "obtain the quote again; exactly its own bytes, nothing before or after"
 
 
-class QuoteNotBytes(QuoteFormatError):
+class QuoteNotBytes(QuoteFormError):
     """A text was given where the bytes of a quote belong."""
 
     code = "quote-not-bytes"

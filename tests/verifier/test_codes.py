@@ -13,6 +13,7 @@ from verifier.errors import (
     ConfigError,
     Exit,
     ModeMismatchError,
+    QuoteFormError,
     RatlsError,
 )
 
@@ -41,7 +42,14 @@ def test_a_branch_is_never_raised() -> None:
 
 def test_every_verdict_has_its_exit_status_and_a_class() -> None:
     # Fetching decides nothing about a quote: its refusals are no verdicts.
-    others = ConfigError | ModeMismatchError | CollateralFetchError | CollateralRollbackError
+    # Nor does what holds no quote.
+    others = (
+        ConfigError
+        | ModeMismatchError
+        | CollateralFetchError
+        | CollateralRollbackError
+        | QuoteFormError
+    )
     verdicts: dict[str, list[str]] = {}
     for leaf in LEAVES:
         if not issubclass(leaf, others):
