@@ -81,6 +81,9 @@ def crl_der(stored: bytes, title: str) -> bytes:
         raise CrlMissing(title, expected="a revocation list", found="nothing")
     with suppress(binascii.Error):
         return binascii.unhexlify(text)
+    if text[:2] in (b"0x", b"0X") or text[:3] == b"MII":  # "0" is the first byte of DER, too
+        found = "base64 without PEM's lines" if text[:1] == b"M" else "0x before it"
+        raise CrlMalformed(title, expected="PEM, hexadecimal text or DER", found=found)
     if text.startswith(_PEM_HEAD) and text.endswith(_PEM_FOOT):
         body = text[len(_PEM_HEAD) : -len(_PEM_FOOT)].translate(None, b" \t\r\n")
         try:

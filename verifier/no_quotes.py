@@ -59,7 +59,7 @@ def require_no_other(raw: bytes, name: str) -> None:
     if raw[4:8] == b"\3\0\0\0" and raw[32:48] == b"Spec ID Event03\0":
         raise _other(
             "an event log of a TDX guest (CCEL)",
-            f"get the quote that the log goes with, in the guest: {_ASK_SERVICE}",
+            f"hold it against the guest's quote: ratls verify eventlog {file} --quote quote.bin",
         )
     if raw[:4] == b"CCEL":
         raise _other(

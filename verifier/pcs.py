@@ -192,8 +192,9 @@ def fetch_collateral(
             fetched = verify_all(
                 quotes, collateral, kind=kind, source=service.origin, roots=roots, at=at
             )
-            require_number(fetched.contents, number)
-            require(fetched.contents)
+            with placed(service.origin):
+                require_number(fetched.contents, number)
+                require(fetched.contents)
         # No signature was reached, or all of them hold and it is not what is wanted now.
         except (CollateralFetchError, CollateralStaleError, CollateralRollbackError) as refusal:
             raise _NotGiven(refusal) from refusal

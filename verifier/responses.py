@@ -107,6 +107,8 @@ class Answer:
                 raise CollateralMalformed(
                     member, expected="UTF-8", found=f"byte {error.start} is not"
                 ) from error
+            if came := _something_else(self.body):
+                raise CollateralMalformed("answer", expected=member, found=came)
             parse_object(text, "answer").require_only({member, "signature"})
             match = re.fullmatch(_SIGNED % member, text, re.DOTALL)
             if match is None:
@@ -114,6 +116,16 @@ class Answer:
                     "answer", expected=f"{member}, then a signature of 64 bytes", found="neither"
                 )
             return match[1], match[2]
+
+
+def _something_else(body: bytes) -> str | None:
+    """What is often sent in place of a document, by its name."""
+    start = body.strip()[:3]
+    if not start:
+        return "nothing"
+    if start.startswith(b"<"):
+        return "a web page"
+    return "a byte order mark before it" if start == b"\xef\xbb\xbf" else None
 
 
 def issuer_first(pem: bytes, thing: str) -> str:

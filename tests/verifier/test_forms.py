@@ -312,7 +312,7 @@ NO_QUOTES: list[Any] = [
     pytest.param(HCL, "Azure HCL", "acc/tdquote", id="HCL"),
     pytest.param(tagged(HCL, _32=b"\2\0"), "another technology", "AMD", id="HCL-of-AMD"),
     pytest.param(TD_REPORT, "TDREPORT", "ratls attest quote", id="TDREPORT"),
-    pytest.param(CCEL, "event log", "ratls attest quote", id="CCEL"),
+    pytest.param(CCEL, "event log", "ratls verify eventlog FILE --quote", id="CCEL"),
     pytest.param(b"CCEL" + bytes(52), "ACPI table", "ratls attest quote", id="CCEL-table"),
     pytest.param(BUFFER + TD + bytes(99), "GetQuote", "tail -c +25", id="GetQuote"),
     pytest.param(
