@@ -65,12 +65,12 @@ def policy_new(
         )
         from policy.party import read_party_file
         from verifier.files import read_file, write_new
-        from verifier.received import ReceivedQuote
+        from verifier.quote_files import read_quote_file
 
         for path in party_file:
             read_party_file(path)  # refuses what is no party block, before anything is written
         if quote is not None:
-            enclave = block_of(ReceivedQuote.of_file(read_file(quote)).quote.report)
+            enclave = block_of(read_quote_file(str(quote)).quote.report)
         else:
             enclave = domain_block() if tee == "tdx" else enclave_block(mr_enclave or PLACEHOLDER)
         text = draft_policy(

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from policy.options import Json
-from ratls.options import At, NewerSgx, NewestState
-from verifier.errors import CollateralStaleError
+from ratls.cli_collateral_show import Root, show, summary
+from ratls.options import JsonPath, NewerSgx, NewestState, json_path_steps, parse_span
 from verifier.modes import with_simulation_option
-from verifier.text import instant_text, printable
+from verifier.text import printable
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
     from verifier.anchors import TrustAnchors
-    from verifier.contents import Contents
+    from verifier.kind import PlatformKind
     from verifier.pcs import Fetched
     from verifier.pcs_requests import Service
     from verifier.shell import Shell
-    from verifier.status import SvnLevel
-    from verifier.tcb import TcbLevel
-    from verifier.tdx_module import TdxModule
 
 collateral = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     help="What Intel publishes about a platform, in one bundle file.",
 )
-
-Root = Annotated[str, typer.Option(help="Root of trust that must have signed it.")]
 
 
 def fetch(
@@ -39,7 +34,9 @@ def fetch(
     ],
     quotes: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="QUOTE...", help="Quotes of one kind of platform."),
+        typer.Argument(
+            metavar="QUOTE...", help="Quotes of one kind of platform; - is standard input."
+        ),
     ] = None,
     enclaves: Annotated[
         list[str] | None,
@@ -66,22 +63,57 @@ def fetch(
             "where `public` means the public authorities.",
         ),
     ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="http://HOST:PORT", help="Go through this proxy; the environment's is not used."
+        ),
+    ] = None,
+    fmspc: Annotated[
+        str | None,
+        typer.Option(metavar="HEX", help="For which platforms, without a quote; with --tee."),
+    ] = None,
+    tee: Annotated[
+        str | None, typer.Option(metavar="sgx|tdx", help="With --fmspc: for which technology.")
+    ] = None,
+    pck_ca: Annotated[
+        str,
+        typer.Option(
+            metavar="platform|processor",
+            help="With --fmspc: which authority certifies these platforms. Servers: platform.",
+        ),
+    ] = "platform",
     early: Annotated[
         bool, typer.Option("--early", help="Fetch the early edition of TCB info and QE identity.")
     ] = False,
+    evaluation_data_number: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            min=1,
+            help="Ask for the edition with this TCB evaluation data number, and take no other.",
+        ),
+    ] = None,
     accept_evaluation: Annotated[
         int | None,
         typer.Option(
             metavar="NUMBER",
             min=1,
-            help="Go back to this TCB evaluation data number, though a higher one was seen: for "
-            "when a service gave an early edition for the standard one.",
+            help="Ask for the usual edition, and take this number of it though a higher one was "
+            "seen: for when a service once gave an early edition for the standard one.",
+        ),
+    ] = None,
+    max_age: Annotated[
+        str | None,
+        typer.Option(
+            metavar="14d|36h", help="Refuse TCB info and QE identity issued longer ago than this."
         ),
     ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Seconds for everything together.")
     ] = 30,
     newer_sgx: NewerSgx = False,
+    json_path: JsonPath = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -108,25 +140,39 @@ def fetch(
 
     Example: ratls collateral fetch --enclave enclave.example:7443 -o collateral.json
     --from https://api.trustedservices.intel.com
+
+    Without a quote: ratls collateral fetch --fmspc 00806f050000 --tee tdx -o tdx.json
+    --from https://api.trustedservices.intel.com
     """
     from verifier.shell import now, refusals_as_exit_status
 
-    if not quotes and not enclaves:
-        raise typer.BadParameter("name a quote's file, or --enclave", param_hint="QUOTE")
+    kind = _kind_named(fmspc, tee, pck_ca)
+    if (kind is None) == (not quotes and not enclaves):
+        raise typer.BadParameter(
+            "name a quote's file, or --enclave, or else --fmspc", param_hint="QUOTE"
+        )
+    if evaluation_data_number is not None and (early or accept_evaluation is not None):
+        raise typer.BadParameter(
+            "says already which edition: remove --early and --accept-evaluation",
+            param_hint="--evaluation-data-number",
+        )
+    oldest = None if max_age is None else parse_span(max_age, "--max-age")
+    steps = json_path_steps(json_path)
     asked = _sources_asked(sources or [], ca or [], offline=offline, no_cache=no_cache)
     with refusals_as_exit_status(json_output) as shell:
         from verifier.cache import Cache, obtain
-        from verifier.files import read_file
         from verifier.marks import Marks
         from verifier.pcs import kept_bundle, store
-        from verifier.pcs_requests import tls_trust
+        from verifier.pcs_requests import parse_proxy, tls_trust
+        from verifier.quote_files import read_quote_file, read_stdin_once
         from verifier.received import ReceivedQuote
         from verifier.user_folder import user_folder
 
         roots = shell.anchors(root, allow_simulation=allow_simulation)
         services, kept = _services(asked, ca or []), kept_bundle(output)
+        stdin = read_stdin_once(quotes or [])
         named = {
-            str(file): ReceivedQuote.of_file(read_file(file), newer_sgx=newer_sgx)
+            str(file): read_quote_file(str(file), steps, newer_sgx=newer_sgx, stdin=stdin)
             for file in quotes or []
         }
         shown = {
@@ -145,11 +191,36 @@ def fetch(
             else Cache(cache or user_folder("cache"), lambda line: _tell(shell, line)),
             kept=kept,
             early=early,
+            number=evaluation_data_number,
+            proxy=None if proxy is None else parse_proxy(proxy),
+            kind=kind,
+            max_age=oldest,
             accept_evaluation=accept_evaluation,
             seconds=timeout,
         )
         store(fetched, output, kept=kept, roots=roots)
-        _show_fetched(shell, output, fetched, roots, early=early)
+        edition = "early" if early else "standard"
+        if evaluation_data_number is not None:
+            edition = f"evaluation {evaluation_data_number}"
+        _show_fetched(shell, output, fetched, roots, edition)
+
+
+def _kind_named(fmspc: str | None, tee: str | None, pck_ca: str) -> PlatformKind | None:
+    """The platforms of --fmspc, --tee and --pck-ca. Raises: BadParameter."""
+    import re
+
+    from verifier.kind import PlatformKind
+    from verifier.quote import Tee
+
+    if fmspc is None and tee is None:
+        return None
+    if fmspc is None or re.fullmatch("[0-9A-Fa-f]{12}", fmspc, re.ASCII) is None:
+        raise typer.BadParameter("write 12 hexadecimal digits", param_hint="--fmspc")
+    if tee not in ("sgx", "tdx"):
+        raise typer.BadParameter("say sgx or tdx", param_hint="--tee")
+    if pck_ca not in ("platform", "processor"):
+        raise typer.BadParameter("say platform or processor", param_hint="--pck-ca")
+    return PlatformKind(Tee(tee), bytes.fromhex(fmspc), pck_ca)
 
 
 def _shown_quote(place: str, timeout: float) -> bytes:
@@ -201,7 +272,7 @@ def _tell(shell: Shell, line: str) -> None:
 
 
 def _show_fetched(
-    shell: Shell, output: Path, fetched: Fetched, roots: TrustAnchors, *, early: bool
+    shell: Shell, output: Path, fetched: Fetched, roots: TrustAnchors, edition: str
 ) -> None:
     facts = {
         "file": str(output),
@@ -211,9 +282,9 @@ def _show_fetched(
             {"from": p.source, "code": p.refusal.code, "message": str(p.refusal)}
             for p in fetched.passed_over
         ],
-        "update": "early" if early else "standard",
+        "update": edition,
         "quotes": len(fetched.verified) + len(fetched.below),
-        **_summary(fetched.contents, roots),
+        **summary(fetched.contents, roots),
     }
     for passed in fetched.passed_over:
         _tell(shell, f"{passed.source} did not give it: [{passed.refusal.code}] {passed.refusal}")
@@ -227,161 +298,6 @@ def _show_fetched(
         f"{output}: {facts['tee']}, FMSPC {facts['fmspc']}, good until "
         f"{facts['earliest_expiration']}; from {fetched.source}; mode={facts['mode']}",
     )
-
-
-def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, or a folder.")],
-    at: At = None,
-    root: Root = "intel",
-    json_output: Json = False,
-    *,
-    allow_simulation: bool = False,
-) -> None:
-    """What is in a bundle, for which platforms, and is it current at this instant?
-
-    Everything shown is authentic. A bundle that does not cover the instant ends with status 5.
-
-    A folder of the service's answers is read too: rootcacrl, pckcrl, tcb, identity, and of the
-    last three the headers as pckcrl.headers and so on, as curl -D tcb.headers -o tcb leaves them.
-
-    Example: ratls collateral show collateral.json
-    """
-    from verifier.shell import parse_instant, refusals_as_exit_status
-
-    with refusals_as_exit_status(json_output) as shell:
-        from verifier.bundles import read_collateral
-        from verifier.contents import Contents
-        from verifier.errors import placed
-
-        instant = parse_instant(at)
-        bundle = read_collateral(file)
-        roots = shell.anchors(root, allow_simulation=allow_simulation)
-        with placed(str(file)):
-            contents = Contents.authenticate(bundle, roots)
-        refusal = None
-        try:
-            contents.require_current(instant)
-        except CollateralStaleError as stale:
-            refusal = stale
-        facts = {
-            "file": str(file),
-            "fetched": bundle.fetched or None,
-            **_summary(contents, roots),
-            **_details(contents),
-            "error": refusal.as_json() if refusal else None,
-        }
-        shell.answer(facts, _for_people(facts))
-        shell.end_with(refusal)
-
-
-def _summary(contents: Contents, roots: TrustAnchors) -> dict[str, Any]:
-    """Which platforms it is for, and its dates."""
-    info, identity, window = contents.tcb_info, contents.qe_identity, contents.window
-    return {
-        "mode": roots.mode.value,
-        "root": roots.name,
-        "tee": info.tee.value,
-        "authority": contents.authority.common_name,
-        "fmspc": info.fmspc.hex(),
-        "pce_id": info.pce_id.hex(),
-        "tcb_info_evaluation_data_number": info.evaluation_data_number,
-        "qe_identity_evaluation_data_number": identity.evaluation_data_number,
-        "earliest_issue": instant_text(window.earliest_issue),
-        "earliest_expiration": instant_text(window.earliest_expiration),
-    }
-
-
-def _details(contents: Contents) -> dict[str, Any]:
-    """Each part with its dates, and every level."""
-    info, identity = contents.tcb_info, contents.qe_identity
-    return {
-        "parts": [
-            {
-                "part": part.thing,
-                "issued": instant_text(part.starts),
-                "until": instant_text(part.ends),
-            }
-            for part in contents.window.issued
-        ],
-        "revoked": {crl.title: len(crl.serials) for crl in (contents.root_crl, contents.pck_crl)},
-        "tcb_levels": [
-            _level(level)
-            | {
-                "components": list(level.components),
-                "pce_svn": level.pce_svn,
-                "tdx_components": list(level.tdx_components),
-            }
-            for level in info.levels
-        ],
-        "tdx_module": _module(info.module) if info.module else None,
-        "tdx_module_identities": [
-            {
-                "id": f"TDX_{identity.version:02X}",
-                **_module(identity.module),
-                "levels": [_level(level) | {"isv_svn": level.isv_svn} for level in identity.levels],
-            }
-            for identity in info.module_identities
-        ],
-        "qe_levels": [_level(level) | {"isv_svn": level.isv_svn} for level in identity.levels],
-    }
-
-
-def _module(module: TdxModule) -> dict[str, str]:
-    return {
-        "mr_signer": module.mr_signer.hex(),
-        "attributes": module.attributes.to_bytes(8, "little").hex(),
-        "attributes_mask": module.attributes_mask.to_bytes(8, "little").hex(),
-    }
-
-
-def _level(level: TcbLevel | SvnLevel) -> dict[str, Any]:
-    return {
-        "status": level.status.value,
-        "date": instant_text(level.date),
-        "advisory_ids": list(level.advisory_ids),
-    }
-
-
-def _for_people(facts: dict[str, Any]) -> str:
-    numbers = {
-        "TCB info": f"evaluation {facts['tcb_info_evaluation_data_number']}",
-        "QE identity": f"evaluation {facts['qe_identity_evaluation_data_number']}",
-        **{title: f"{count} revoked" for title, count in facts["revoked"].items()},
-    }
-    made = f"; fetched {printable(facts['fetched'])[:40]}, it says" if facts["fetched"] else ""
-    lines = [
-        f"{facts['file']}: {facts['tee']}, FMSPC {facts['fmspc']}, PCE {facts['pce_id']}, "
-        f"{facts['authority']}; mode={facts['mode']}",
-        f"good until {facts['earliest_expiration']}{made}",
-        *(
-            f"  {part['part']:<12} {part['issued']} to {part['until']}  {numbers[part['part']]}"
-            for part in facts["parts"]
-        ),
-        "levels of the platform, the newest first",
-        *(_platform_line(level) for level in facts["tcb_levels"]),
-        "levels of the quoting enclave",
-        *map(_svn_line, facts["qe_levels"]),
-    ]
-    for identity in facts["tdx_module_identities"]:
-        lines.append(f"levels of the TDX module {identity['id']}")
-        lines.append(f"  MRSIGNER {identity['mr_signer']}")
-        lines += map(_svn_line, identity["levels"])
-    return "\n".join(lines)
-
-
-def _platform_line(level: dict[str, Any]) -> str:
-    tdx = f"  TDX {' '.join(map(str, level['tdx_components']))}" if level["tdx_components"] else ""
-    return _line(level, f"{' '.join(map(str, level['components']))}  PCE {level['pce_svn']}{tdx}")
-
-
-def _svn_line(level: dict[str, Any]) -> str:
-    return _line(level, f"version {level['isv_svn']}")
-
-
-def _line(level: dict[str, Any], versions: str) -> str:
-    advisories = ", ".join(level["advisory_ids"])
-    told = f"{level['status']:<34} as of {level['date'][:10]}  {versions}  {advisories}"
-    return f"  {told}".rstrip()
 
 
 for command in (fetch, show):

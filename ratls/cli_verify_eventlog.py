@@ -135,14 +135,13 @@ def _registers_of(
     """The four registers in a quote, and the quote if there is collateral to verify it with."""
     from verifier.bundles import read_collateral
     from verifier.errors import placed
-    from verifier.files import read_file
-    from verifier.received import ReceivedQuote
+    from verifier.quote_files import read_quote_file
     from verifier.replay import registers_of
     from verifier.shell import parse_instant
     from verifier.verify import verify_received
 
     with placed(str(file)):
-        received = ReceivedQuote.of_file(read_file(file))
+        received = read_quote_file(str(file))
         registers = registers_of(received.quote)
         if collateral is None:
             return registers, None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,7 +20,15 @@ from ratls.cli_verify_quote import (
     require_one_demand,
     usual_acceptance,
 )
-from ratls.options import At, CollateralFile, JsonLines, NewerSgx
+from ratls.options import (
+    At,
+    CollateralFile,
+    JsonLines,
+    JsonPath,
+    NewerSgx,
+    json_path_steps,
+    parse_span,
+)
 from verifier.errors import Exit, RatlsError
 from verifier.text import instant_text, printable
 
@@ -33,14 +40,15 @@ if TYPE_CHECKING:
     from verifier.shell import Shell
     from verifier.verify import VerifiedQuote
 
-_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _COLUMNS = ("STOPS", "LEFT", "EVEN IF RENEWED", "FMSPC", "PPID", "FILE", "REASON AND WHAT TO DO")
 
 
 def forecast(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="QUOTE", help="Files with one quote each; folders of them."),
+        typer.Argument(
+            metavar="QUOTE", help="Files with one quote each, folders; - is standard input."
+        ),
     ],
     collateral: CollateralFile,
     early: Annotated[
@@ -55,6 +63,7 @@ def forecast(
     accept_out_of_date_since: AcceptOutOfDateSince = None,
     root: Root = None,
     newer_sgx: NewerSgx = False,
+    json_path: JsonPath = None,
     within: Annotated[
         str | None,
         typer.Option(help="Exit with status 6 if a quote may stop within 14d, 36h or 90m."),
@@ -79,8 +88,9 @@ def forecast(
 
     asked = (accept_status, accept_advisory, accept_out_of_date_since)
     require_one_demand(policy, asked, root, party, digest)
-    limit = None if within is None else parse_within(within)
+    limit = None if within is None else parse_span(within, "--within")
     usual = usual_acceptance(*asked)
+    steps = json_path_steps(json_path)
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
@@ -88,6 +98,7 @@ def forecast(
         from verifier.bundles import read_collateral
         from verifier.forecast import Demand
         from verifier.forecast import forecast as look_ahead
+        from verifier.quote_files import read_quote_file, read_stdin_once
 
         instant = parse_instant(at)
         bundle = read_collateral(collateral)
@@ -108,8 +119,13 @@ def forecast(
         ask = partial(
             look_ahead, collateral=bundle, roots=roots, at=instant, demand=demand, early=preview
         )
-        paths = list(map(Path, expand(files)))
-        answers = [(file, _one(file, instant, newer_sgx, ask)) for file in paths]
+        read = partial(
+            read_quote_file,
+            json_path=steps,
+            newer_sgx=newer_sgx,
+            stdin=read_stdin_once(files),
+        )
+        answers = [(file, _one(file, instant, read, ask)) for file in map(Path, expand(files))]
         answers.sort(key=_earliest_first)
         _show(shell, answers, roots, within)
     found = [answer.status_within(limit) for _, answer in answers]
@@ -118,27 +134,24 @@ def forecast(
         raise typer.Exit(int(worst))
 
 
-def parse_within(text: str) -> timedelta:
-    """`14d`, `36h` or `90m`: a number from 1 to 99999 and its unit; BadParameter otherwise."""
-    found = re.fullmatch(r"([1-9][0-9]{0,4})([dhm])", text, re.ASCII)
-    if found is None:
-        raise typer.BadParameter("write it as 14d, 36h or 90m", param_hint="--within")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
-
-
 def _one(
-    file: Path, at: datetime, newer_sgx: bool, ask: Callable[[ReceivedQuote], Forecast]
+    file: Path,
+    at: datetime,
+    read: Callable[[str], ReceivedQuote],
+    ask: Callable[[ReceivedQuote], Forecast],
 ) -> Forecast:
     """The answer on one file; one that cannot be read does not keep the others from theirs."""
-    from verifier.files import FileUnreadable, read_file
+    from dataclasses import replace
+
+    from verifier.errors import QuoteFormatError
+    from verifier.files import FileUnreadable
     from verifier.forecast import Forecast
-    from verifier.received import ReceivedQuote
 
     try:
-        raw = read_file(file)
-    except FileUnreadable as refusal:
+        received = read(str(file))
+    except (FileUnreadable, QuoteFormatError) as refusal:
         return Forecast.of_refused(refusal, at.replace(microsecond=0))
-    return ask(ReceivedQuote.of_file(raw, newer_sgx=newer_sgx))
+    return replace(ask(received), form=received.form)
 
 
 def _earliest_first(entry: tuple[Path, Forecast]) -> tuple[Any, ...]:
@@ -255,6 +268,8 @@ def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]
         first, renewed = answer.reasons[0], answer.stops_even_if_renewed
         identity = None if answer.pck is None else answer.pck.extension.platform
         more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+        if answer.form not in (None, "raw"):
+            more = f" ({answer.form}){more}"
         yield (
             instant_text(answer.stops),
             _left(answer),
@@ -298,7 +313,7 @@ def _summary(answers: list[tuple[Path, Forecast]], roots: TrustAnchors, within: 
     failing = sum(answer.exit_status is not Exit.YES for answer in found)
     parts = [f"quotes: {len(found)} of {len(platforms)} platforms", f"fail today: {failing}"]
     if within is not None:
-        limit = parse_within(within)
+        limit = parse_span(within, "--within")
         ending = sum(answer.status_within(limit) is not Exit.YES for answer in found) - failing
         parts.append(f"may stop within {within}: {ending}")
     return f"{'; '.join(parts)}; seen from {instant_text(found[0].at)}; mode={roots.mode}"

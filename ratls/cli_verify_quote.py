@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policy.options import KnownDigest, OwnParty
-from ratls.options import At, JsonLines, NewerSgx
+from ratls.options import At, JsonLines, JsonPath, NewerSgx, json_path_steps
 from verifier.text import digest_text
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ Root = Annotated[str | None, typer.Option(help="Root of trust. Default: intel, o
 def quote(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE", help="Files with one quote each; folders of them."),
+        typer.Argument(
+            metavar="FILE", help="Files with one quote each; folders of them; - is standard input."
+        ),
     ],
     collateral: Annotated[
         list[Path],
@@ -67,6 +69,7 @@ def quote(
     digest: KnownDigest = None,
     root: Root = None,
     newer_sgx: NewerSgx = False,
+    json_path: JsonPath = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, max=1024, help="Processes. Default: one for each core, if many files."),
@@ -82,6 +85,8 @@ def quote(
     and no quote is accepted. Answers come in the order given; a folder stands for the files in it,
     by name. The worst answer of all is the exit status.
 
+    A quote is read as its own bytes, hexadecimal, base64, PEM, or JSON that holds one of these.
+
     Example: ratls verify quote quote.bin --collateral collateral.json
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
@@ -89,11 +94,13 @@ def quote(
     asked = (accept_status, accept_advisory, accept_out_of_date_since)
     require_one_demand(policy, asked, root, party, digest)
     acceptance = usual_acceptance(*asked)
+    steps = json_path_steps(json_path)
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
         from verifier.batch import Judge, expand
         from verifier.bundles import Bundles
+        from verifier.quote_files import read_stdin_once
 
         instant = parse_instant(at)
         if policy is None:
@@ -107,7 +114,8 @@ def quote(
             root_name = agreed.platform.root
         roots = shell.anchors(root_name, allow_simulation=allow_simulation)
         bundles = Bundles.read(collateral, roots, instant)
-        judge = Judge(bundles, acceptance, newer_sgx, json_output)
+        stdin = read_stdin_once(files)
+        judge = Judge(bundles, acceptance, newer_sgx, json_output, steps, stdin)
         worst = _judge_all(list(expand(files)), judge, workers, shell)
     if worst:
         raise typer.Exit(int(worst))

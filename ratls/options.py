@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,7 @@ from verifier.text import digest_text
 
 if TYPE_CHECKING:
     from ratls.appraise import AdmittedCertificate, FreshEvidence
+    from verifier.forms import Steps
     from verifier.quote import EnclaveReport
     from verifier.td import TdReport
 
@@ -27,6 +30,35 @@ JsonLines = Annotated[bool, typer.Option("--json", help="Lines of JSON on stdout
 NewerSgx = Annotated[
     bool, typer.Option("--newer-sgx", help="Also read SGX quotes of versions 4 and 5.")
 ]
+JsonPath = Annotated[
+    str | None,
+    typer.Option(
+        metavar="a.b[0]", help="Where in JSON the quote is. Default: where there is one alone."
+    ),
+]
+
+
+def json_path_steps(text: str | None) -> Steps | None:
+    """`--json-path`, read. Raises: BadParameter."""
+    from verifier.forms import parse_path
+
+    if text is None:
+        return None
+    try:
+        return parse_path(text)
+    except ValueError as error:
+        raise typer.BadParameter("write it as a.b[0]", param_hint="--json-path") from error
+
+
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+
+def parse_span(text: str, option: str) -> timedelta:
+    """`14d`, `36h` or `90m`: a number from 1 to 99999 and its unit; BadParameter otherwise."""
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([dhm])", text, re.ASCII)
+    if found is None:
+        raise typer.BadParameter("write it as 14d, 36h or 90m", param_hint=option)
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def measurements(report: EnclaveReport | TdReport) -> dict[str, str]:

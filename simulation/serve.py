@@ -302,11 +302,19 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are not logged."""
 
 
-def throwaway_tls(host: str, certificate_path: Path) -> ssl.SSLContext:
-    """A new key, and a certificate for this address; only the certificate stays on disk."""
+def throwaway_tls(
+    host: str, certificate_path: Path, at: dt.datetime | None = None
+) -> ssl.SSLContext:
+    """A new key, and a certificate for this address; only the certificate stays on disk.
+
+    Args:
+        host: An IP address.
+        certificate_path: Where the certificate is written.
+        at: When the certificate begins to be valid, for a year; None: now.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "simulated collateral service")])
-    now = dt.datetime.now(dt.UTC)
+    now = dt.datetime.now(dt.UTC) if at is None else at
     names = [x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName("localhost")]
     certificate = (
         x509.CertificateBuilder()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from verifier.anchors import Mode, TrustAnchors
     from verifier.appraisal import Appraisal
     from verifier.collateral import Collateral
+    from verifier.forms import find_quote
     from verifier.pck import PlatformIdentity
     from verifier.quote import EnclaveReport, MrEnclave, MrSigner, Quote, Tee, strip_file_padding
     from verifier.tcb import TcbStatus, TcbVerdict
@@ -45,6 +46,7 @@ __all__ = [
     "TrustAnchors",
     "VerifiedQuote",
     "accept",
+    "find_quote",
     "strip_file_padding",
     "verify_quote",
 ]
@@ -54,6 +56,7 @@ _HOMES = (
     "anchors",
     "appraisal",
     "collateral",
+    "forms",
     "pck",
     "quote",
     "tcb",

@@ -24,10 +24,11 @@ from typing import NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from verifier.appraisal import Appraisal
 from verifier.bundles import Bundles, CollateralOfOtherPlatforms
-from verifier.errors import RatlsError
-from verifier.files import FileUnreadable, read_file
+from verifier.errors import QuoteFormatError, RatlsError
+from verifier.files import FileUnreadable
+from verifier.forms import Steps
 from verifier.quote import Quote
-from verifier.received import ReceivedQuote
+from verifier.quote_files import read_quote_file
 from verifier.report import QuoteReport, report_quote
 from verifier.verify import VerifiedQuote
 
@@ -58,6 +59,8 @@ class Judge:
     acceptance: Callable[[VerifiedQuote], Appraisal]
     newer_sgx: bool
     json_output: bool
+    json_path: Steps | None = None  # where in JSON the quote is
+    stdin: bytes | None = None  #     for the file `-`: workers have no standard input
 
     def __call__(self, file: str) -> Answers:
         """The answer on one file; one that cannot be read is an answer too.
@@ -66,14 +69,15 @@ class Judge:
             ConfigError: Something other than the file is unusable; that is no verdict.
         """
         try:
-            raw = _read(Path(file))
-        except FileUnreadable as refusal:
+            received = read_quote_file(
+                file, self.json_path, newer_sgx=self.newer_sgx, stdin=self.stdin
+            )
+        except (FileUnreadable, QuoteFormatError) as refusal:
             return self._written(self._unjudged(file, None, refusal))
-        received = ReceivedQuote.of_file(raw, newer_sgx=self.newer_sgx)
         try:
             collateral = self.bundles.collateral_for(received)
         except CollateralOfOtherPlatforms as refusal:
-            return self._written(self._unjudged(file, received.quote, refusal))
+            return self._written(self._unjudged(file, received.quote, refusal, received.form))
         report = report_quote(
             received,
             collateral,
@@ -84,24 +88,15 @@ class Judge:
         )
         return self._written(report)
 
-    def _unjudged(self, file: str, quote: Quote | None, refusal: RatlsError) -> QuoteReport:
+    def _unjudged(
+        self, file: str, quote: Quote | None, refusal: RatlsError, form: str | None = None
+    ) -> QuoteReport:
         """No check was begun: nothing is known but what the parsed quote shows."""
-        return QuoteReport(file, self.bundles.roots.mode, quote, None, Appraisal(), refusal)
+        return QuoteReport(file, self.bundles.roots.mode, quote, None, Appraisal(), refusal, form)
 
     def _written(self, report: QuoteReport) -> Answers:
         text = json.dumps(report.machine) if self.json_output else report.people
         return Answers.of(text, int(report.exit_status))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_file(path)
-    except FileUnreadable:
-        if path.is_dir():  # otherwise its files would be here
-            raise FileUnreadable(
-                str(path), expected="a folder with files that may be read", found="none"
-            ) from None
-        raise
 
 
 def expand(arguments: Iterable[Path]) -> Iterator[str]:

@@ -15,13 +15,17 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from verifier.anchors import TrustAnchors
 from verifier.collateral import Collateral
 from verifier.contents import Contents
-from verifier.errors import CollateralFetchError, CollateralRollbackError, RatlsError
+from verifier.errors import (
+    CollateralFetchError,
+    CollateralRollbackError,
+    RatlsError,
+)
 from verifier.files import (
     MEBIBYTE,
     FileNotWritten,
@@ -31,12 +35,14 @@ from verifier.files import (
     read_file,
     write_atomically,
 )
+from verifier.kind import PlatformKind
 from verifier.marks import Mark, Marks, Subject
 from verifier.pcs import (
     TOTAL_SECONDS,
     Fetched,
     fetch_collateral,
     kind_of_all,
+    require_age,
     require_not_older,
     verify_all,
 )
@@ -146,10 +152,12 @@ class Cache:
                 continue
             try:
                 require(contents)
-            except CollateralRollbackError as refusal:
+            except (CollateralRollbackError, CollateralFetchError) as refusal:
                 self._tell(f"{path}: not used: [{refusal.code}] {refusal}")
                 continue
-            found = verify_all(quotes, collateral, roots=subject.roots, at=at)
+            found = verify_all(
+                quotes, collateral, kind=subject.kind, source=CACHE, roots=subject.roots, at=at
+            )
             return found.from_source(CACHE)
         return None
 
@@ -190,6 +198,10 @@ def obtain(
     cache: Cache | None,
     kept: Collateral | None = None,
     early: bool = False,
+    number: int | None = None,
+    proxy: str | None = None,
+    kind: PlatformKind | None = None,
+    max_age: timedelta | None = None,
     accept_evaluation: int | None = None,
     seconds: float = TOTAL_SECONDS,
     retries: Retries | None = None,
@@ -201,6 +213,7 @@ def obtain(
         cache: None: neither read nor written.
         kept: The bundle that the result would replace, and which may be no newer.
         accept_evaluation: As for `Marks.advance`.
+        max_age: Of TCB info and QE identity; None: their own dates alone decide.
         quotes: This and the others: as for `fetch_collateral`.
 
     Raises:
@@ -208,9 +221,10 @@ def obtain(
         CollateralMarksCorrupt, FileNotWritten: See `Marks.advance` (3).
         RatlsError: What `fetch_collateral` says.
     """
-    subject = Subject(roots, kind_of_all(quotes, roots), early)
+    subject = Subject(roots, kind_of_all(quotes, roots, kind), early, number)
 
     def require(contents: Contents) -> None:
+        require_age(contents, max_age, clock())
         require_not_older(contents, kept, roots)
         marks.advance(subject, contents, accept_evaluation=accept_evaluation)
 
@@ -236,6 +250,9 @@ def obtain(
         clock=clock,
         seconds=seconds,
         early=early,
+        number=number,
+        proxy=proxy,
+        kind=kind,
         retries=retries,
         require=require,
         otherwise=cached,

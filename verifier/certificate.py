@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from verifier import der, ecdsa, extensions
 from verifier.anchors import INTEL_ROOT, TrustAnchors
-from verifier.errors import CertChainError
+from verifier.errors import CertChainError, Exit
 
 _EXTENSIONS = 0xA3  # [3], the last field
 _VERSION_3 = bytes.fromhex("a003020102")
@@ -379,6 +379,15 @@ def require_issued_by(certificate: Certificate, issuer: Certificate) -> None:
         raise refuse(f"a valid signature by {issuer.common_name}", "an invalid one")
 
 
+class IssuerChainMalformed(CertChainError):
+    """The issuer chain of a list or a document is no text of two certificates."""
+
+    code = "issuer-chain-malformed"
+    exit_status = Exit.UNDECIDED  # no signature was reached: nothing is known to be forged
+    says = "{thing} is not {expected}: {found}"
+    default_fix = "obtain this collateral again, from a service that sends issuer chains"
+
+
 @dataclass(frozen=True, slots=True)
 class SignerChain:
     """A signer that the pinned root issued. Revocation and time are judged later."""
@@ -392,9 +401,15 @@ def authenticate_signer(pem: str, role: Role, roots: TrustAnchors) -> SignerChai
     """Follow a chain of [signer, root] from the pinned root to a signer of this role.
 
     Raises:
+        IssuerChainMalformed: It cannot be read; nothing was decided (5).
         CertChainError: The leaf that says which link does not hold.
     """
-    signer, root = read_chain(pem, 2, f"{role.title} chain")
+    try:
+        signer, root = read_chain(pem, 2, f"{role.title} chain")
+    except CertificateMalformed as refusal:
+        raise IssuerChainMalformed(
+            refusal.thing, expected=refusal.expected, found=refusal.found
+        ) from refusal
     require_anchor(root, roots)
     require_role(signer, role)
     require_issued_by(signer, root)

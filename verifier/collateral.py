@@ -37,11 +37,15 @@ class Collateral:
     qe_identity_issuer_chain: str
     qe_identity: str
     qe_identity_signature: bytes
+    # Of the quote that it came with, as others write it: see `EcdsaAuthData.pck_chain`.
+    pck_certificate_chain: bytes | None = None
     fetched: str = field(default="", compare=False)  # a remark, which decides nothing
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
-        """Read a bundle: one JSON object of nine strings, and perhaps when it was fetched.
+        """Read a bundle: one JSON object of nine strings.
+
+        There may be two more: when it was fetched, and a PCK chain, which may be null.
 
         Raises:
             CollateralMalformed: Not that. A member that is not known is refused: no signature
@@ -56,6 +60,18 @@ class Collateral:
                 "collateral", expected="UTF-8", found=f"byte {error.start} is not"
             ) from error
         fields = parse_object(text, "collateral", read_flat_object)
+        try:
+            return cls._of(raw, fields)
+        except CollateralMalformed as refusal:
+            # It was served well: fetching it again would bring the same layout.
+            refusal.fix = (
+                f"the file is of another layout: mend or remove that member; a bundle holds "
+                f"{', '.join(sorted(_MEMBERS - _OPTIONAL))}, each a string"
+            )
+            raise
+
+    @classmethod
+    def _of(cls, raw: bytes, fields: Fields) -> Self:
         fields.require_only(_MEMBERS)
         return cls(
             raw=raw,
@@ -68,11 +84,20 @@ class Collateral:
             qe_identity_issuer_chain=fields.text("qe_identity_issuer_chain"),
             qe_identity=fields.text("qe_identity"),
             qe_identity_signature=fields.hex("qe_identity_signature", 64),
+            pck_certificate_chain=_pck_chain(fields),
             fetched=fields.optional_text("fetched"),
         )
 
 
 _MEMBERS = {member.name for member in fields_of(Collateral)} - {"raw"}
+_OPTIONAL = {"pck_certificate_chain", "fetched"}
+
+
+def _pck_chain(fields: Fields) -> bytes | None:
+    """Null and absent are the same: the quote carries its own."""
+    if fields.members.get("pck_certificate_chain") is None:
+        return None
+    return fields.text("pck_certificate_chain").encode("utf-8")
 
 
 def _crl(fields: Fields, name: str) -> bytes:

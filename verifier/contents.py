@@ -24,10 +24,11 @@ from verifier.collateral import (
     authenticate_tcb_info,
 )
 from verifier.crl import RevocationList, authenticate_crl
+from verifier.errors import CrlOfAnotherIssuer
 from verifier.kind import PlatformKind
 from verifier.pck import PckChain
 from verifier.qe import QeIdentity, QeIdentityMismatch
-from verifier.tcb import TcbInfo
+from verifier.tcb import TcbInfo, TcbInfoMismatch
 from verifier.validity import CollateralWindow, Period, require_instant
 
 _CHECKS = (QuoteCheck.ROOT_CRL, QuoteCheck.PCK_CRL, QuoteCheck.TCB_INFO, QuoteCheck.QE_IDENTITY)
@@ -53,25 +54,49 @@ class Contents:
             raise TypeError("Contents are made by authenticate_contents alone")
 
     @classmethod
-    def authenticate(cls, collateral: Collateral, roots: TrustAnchors) -> Contents:
+    def authenticate(
+        cls, collateral: Collateral, roots: TrustAnchors, kind: PlatformKind | None = None
+    ) -> Contents:
         """Check a bundle by itself, with the PCK authority that its own CRL names.
 
-        Raises: as `authenticate_contents`, and
-            QeIdentityMismatch: Its parts are of two technologies.
+        Args:
+            collateral: The bundle.
+            roots: The root key that is trusted.
+            kind: What it must be for; None: what its own TCB info is for.
+
+        Raises: as `authenticate_contents` and `require_about`.
         """
         chain = authenticate_signer(collateral.pck_crl_issuer_chain, PCK_CA, roots)
         found = authenticate_contents(collateral, roots, chain)
-        info, identity = found.tcb_info, found.qe_identity
-        if identity.tee is not info.tee:
-            raise QeIdentityMismatch(
-                "QE identity", expected=f"one for {info.tee}", found=f"one for {identity.tee}"
-            )
+        found.require_about(found.kind if kind is None else kind)
         return found
 
     @property
     def kind(self) -> PlatformKind:
         """The kind of platform that this bundle is for."""
         return PlatformKind.of(self.tcb_info.tee, self.tcb_info.fmspc, self.authority)
+
+    def require_about(self, kind: PlatformKind) -> None:
+        """The bundle is for this kind of platform, in each of its parts.
+
+        Raises:
+            TcbInfoMismatch, QeIdentityMismatch, CrlOfAnotherIssuer: A part is for another (4).
+        """
+        info, identity = self.tcb_info, self.qe_identity
+        if (info.tee, info.fmspc) != (kind.tee, kind.fmspc):
+            raise TcbInfoMismatch(
+                "TCB info",
+                expected=f"one for {kind.tee} {kind.fmspc.hex()}",
+                found=f"one for {info.tee} {info.fmspc.hex()}",
+            )
+        if identity.tee is not kind.tee:
+            raise QeIdentityMismatch(
+                "QE identity", expected=f"one for {kind.tee}", found=f"one for {identity.tee}"
+            )
+        if self.kind.ca != kind.ca:
+            raise CrlOfAnotherIssuer(
+                "PCK CRL", expected=f"that of the {kind.ca} CA", found=f"the {self.kind.ca} CA's"
+            )
 
     @property
     def evaluation_data_number(self) -> int:

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from verifier import der, ecdsa
 from verifier.certificate import ECDSA_SHA256, Certificate, read_name, signed_parts
-from verifier.errors import CrlMissing, CrlOfAnotherIssuer, RevocationError
+from verifier.errors import CrlMissing, CrlOfAnotherIssuer, Exit, RevocationError
 from verifier.extensions import (
     AUTHORITY_KEY_ID,
     CRL_NUMBER,
@@ -62,6 +62,7 @@ class CrlMalformed(RevocationError):
     """A revocation list cannot be read, or is of a kind that Intel does not issue."""
 
     code = "crl-malformed"
+    exit_status = Exit.UNDECIDED  # no signature was reached: nothing is known to be forged
     says = "{thing} is not {expected}: {found}"
     default_fix = "fetch the collateral again from its source"
 
@@ -80,6 +81,9 @@ def crl_der(stored: bytes, title: str) -> bytes:
         raise CrlMissing(title, expected="a revocation list", found="nothing")
     with suppress(binascii.Error):
         return binascii.unhexlify(text)
+    if text[:2] in (b"0x", b"0X") or text[:3] == b"MII":  # "0" is the first byte of DER, too
+        found = "base64 without PEM's lines" if text[:1] == b"M" else "0x before it"
+        raise CrlMalformed(title, expected="PEM, hexadecimal text or DER", found=found)
     if text.startswith(_PEM_HEAD) and text.endswith(_PEM_FOOT):
         body = text[len(_PEM_HEAD) : -len(_PEM_FOOT)].translate(None, b" \t\r\n")
         try:
@@ -98,12 +102,24 @@ class CrlSignatureInvalid(RevocationError):
     default_fix = "fetch the collateral again; this list is forged or damaged"
 
 
-@lru_cache(maxsize=32)  # pure: the same bytes under the same authority give the same list
-def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> RevocationList:
-    """Read a list and check that `issuer` signed it.
+@dataclass(frozen=True, slots=True)
+class ParsedList:
+    """A list as it can be read. Not checked: perhaps its authority never signed it."""
+
+    issuer: bytes  #            DER of the name
+    authority_key_id: bytes
+    this_update: datetime
+    next_update: datetime
+    serials: frozenset[int]
+    tbs: bytes
+    signature: bytes
+
+
+def parse_crl(stored: bytes, title: str) -> ParsedList:
+    """Read a list.
 
     Raises:
-        RevocationError: The leaf that says what is wrong with it.
+        CrlMissing, CrlMalformed: There is none, or it cannot be read.
     """
     raw = crl_der(stored, title)
     try:
@@ -123,16 +139,28 @@ def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> Revocati
         authority_key_id = _require_profile(Extensions.read(sequence))
     except ValueError as error:
         raise CrlMalformed(title, expected="a revocation list", found=str(error)) from error
+    return ParsedList(name, authority_key_id, this_update, next_update, serials, tbs, signature)
+
+
+@lru_cache(maxsize=32)  # pure: the same bytes under the same authority give the same list
+def authenticate_crl(stored: bytes, issuer: Certificate, title: str) -> RevocationList:
+    """Read a list and check that `issuer` signed it.
+
+    Raises:
+        RevocationError: The leaf that says what is wrong with it.
+    """
+    found = parse_crl(stored, title)
+    name, authority_key_id = found.issuer, found.authority_key_id
     # In the genuine list of Intel's other PCK authority this platform is never revoked.
     if name != issuer.subject or not authority_key_id or authority_key_id != issuer.key_id:
         raise CrlOfAnotherIssuer(
             title, expected=f"one of {issuer.common_name}", found=_shown(name, authority_key_id)
         )
-    if not ecdsa.signed_der(issuer.key, signature, tbs):
+    if not ecdsa.signed_der(issuer.key, found.signature, found.tbs):
         raise CrlSignatureInvalid(
             title, expected=f"a valid signature by {issuer.common_name}", found="an invalid one"
         )
-    return RevocationList(title, this_update, next_update, serials)
+    return RevocationList(title, found.this_update, found.next_update, found.serials)
 
 
 _VERSION_2 = bytes.fromhex("020101")

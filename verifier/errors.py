@@ -123,6 +123,10 @@ class QuoteFormatError(RatlsError):
     exit_status = Exit.UNUSABLE
 
 
+class QuoteFormError(QuoteFormatError):
+    """What should hold a quote holds none, in none of the forms that are read."""
+
+
 class CollateralFormatError(RatlsError):
     """The collateral cannot be read."""
 

@@ -1,6 +1,6 @@
 """When does a quote that passes today stop passing, why, and what can be done about it?
 
-    received = ReceivedQuote.of_file(raw)
+    received = find_quote(raw).received()
     answer = forecast(received, collateral, roots=TrustAnchors.intel(), at=now)
     answer.stops                  # first second at which this quote fails with this very bundle
     answer.stops_even_if_renewed  # the same, were collateral always fetched in time
@@ -136,6 +136,7 @@ class Forecast:
     parts: tuple[Part, ...] = ()  #   of a genuine quote: how far each of its parts is behind
     announced: tuple[Announced, ...] = ()  # what an update would reach, and not be accepted
     early: EarlyVerdict | None = None
+    form: str | None = None  #        in which the quote came
 
     @classmethod
     def of_refused(cls, refusal: RatlsError, at: datetime) -> Self:
@@ -176,6 +177,7 @@ class Forecast:
         renewed = self.stops_even_if_renewed
         return {
             "file": file,
+            "form": self.form,
             "verdict": self.verdict,
             "mode": mode.value,
             "at": instant_text(self.at),
@@ -209,7 +211,7 @@ def forecast(
     today, may bring the new status. See `Forecast.status_within`.
 
     Args:
-        received: The quote, from `ReceivedQuote.of_file`.
+        received: The quote, from `verifier.forms`.
         collateral: The bundle in use.
         roots: The root key that is trusted.
         at: From when on to look ahead, timezone-aware; counted in whole seconds.
@@ -283,7 +285,7 @@ class _Question:
 
     def ends(self, collateral: Collateral) -> tuple[PckChain, list[Reason]]:
         """The end of everything that a verdict on this quote rests on; all of it is authentic."""
-        pck = self.received.pck(self.roots)
+        pck = self.received.pck(self.roots, collateral.pck_certificate_chain)
         contents = Contents.authenticate(collateral, self.roots)
         found = [
             Reason(kind, date, f"{period.thing} ends", FETCH, renewable=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -30,7 +30,6 @@ from verifier.files import (
     write_atomically,
 )
 from verifier.kind import PlatformKind
-from verifier.tcb import TcbInfoMismatch
 from verifier.text import instant_text
 
 
@@ -42,11 +41,14 @@ class Subject:
     kind: PlatformKind
     # Early and standard collateral have an order each: the one precedes the other by months.
     early: bool
+    number: int | None = None  # an edition that was asked for by its evaluation data number
 
     @property
     def place(self) -> Path:
         """Relative; made of digits and fixed words."""
         edition = "early" if self.early else "standard"
+        if self.number is not None:
+            edition = f"evaluation-{self.number}"
         return Path("collateral", f"{self.name}-{edition}")
 
     @property
@@ -58,10 +60,9 @@ class Subject:
     def require_about(self, contents: Contents) -> None:
         """The contents are of this kind of platform.
 
-        Raises: TcbInfoMismatch.
+        Raises: as `Contents.require_about`.
         """
-        if contents.kind != self.kind:
-            raise TcbInfoMismatch("bundle", expected=str(self.kind), found=str(contents.kind))
+        contents.require_about(self.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,10 @@ class Marks:
         # Read and written by one process at a time: of two fetches the older must not win.
         inside = path.parent.relative_to(self.folder).parts
         with own_folder(self.folder, *inside), locked(path.parent / ".lock"):
+            if subject.number is not None:
+                # An edition of one's choice has dates of its own; the lists are everybody's.
+                for early in (False, True):
+                    self._require_lists(subject, early, found)
             seen = _read_mark(path)
             if seen is not None:
                 seen.require_reached_by(
@@ -217,6 +222,13 @@ class Marks:
                 if not early:
                     seen.require_edition_reached_by(found, fix)
         return contents
+
+    def _require_lists(self, subject: Subject, early: bool, found: Mark) -> None:
+        path = self._path(replace(subject, early=early, number=None))
+        seen = _read_mark(path)
+        if seen is not None:
+            fix = f"ask a service that is up to date; what was seen is noted in {path}"
+            seen.require_dates(found, _LISTS, fix)
 
     def _path(self, subject: Subject) -> Path:
         return self.folder / f"{subject.place}.json"

@@ -24,7 +24,7 @@ from verifier.certificate import (
     require_issued_by,
     require_role,
 )
-from verifier.errors import CertChainError
+from verifier.errors import CertChainError, CollateralMismatchError
 from verifier.extensions import SGX
 
 SGX_TYPES = ("Standard", "Scalable", "ScalableWithIntegrity")
@@ -139,6 +139,32 @@ def _numbered(count: int, *arc: int) -> dict[bytes, int]:
 _SVNS = {bytes((der.INTEGER, 1, n) if n < 0x80 else (der.INTEGER, 2, 0, n)): n for n in range(256)}
 _TOP, _TCB, _CONFIGURATION = _numbered(7), _numbered(18, 2), _numbered(3, 7)
 _FORMS = (set(range(1, 6)), set(range(1, 8)))  # of the Processor CA, of the Platform CA
+
+
+class PckChainOfAnotherQuote(CollateralMismatchError):
+    """The bundle holds the PCK chain of another quote than the one that is judged with it."""
+
+    code = "pck-chain-of-another-quote"
+    default_fix = (
+        "use the bundle that came with this quote; for any quote of such platforms, set its member "
+        "pck_certificate_chain to null"
+    )
+
+
+def require_own_chain(own: bytes, supplied: bytes | None) -> None:
+    """A chain that came with the collateral is the one that is used for the quote, byte for byte.
+
+    Two chains, one of which is checked and the other shown, would be two platforms.
+
+    Raises:
+        PckChainOfAnotherQuote: It is another (4).
+    """
+    if supplied is not None and supplied.rstrip(b"\0") != own:
+        raise PckChainOfAnotherQuote(
+            "collateral.pck_certificate_chain",
+            expected="the chain in the quote",
+            found="another text",
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

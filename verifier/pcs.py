@@ -17,7 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import InitVar, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,7 @@ from verifier.kind import PlatformKind
 from verifier.marks import Mark
 from verifier.pcs_requests import Question, Retries, Service, Trust, ask
 from verifier.received import ReceivedQuote
+from verifier.responses import read_answers
 from verifier.text import instant_text
 from verifier.verify import VerifiedQuote, verify_received
 
@@ -52,15 +53,17 @@ class QuotesOfDifferentPlatforms(ConfigError):
     default_fix = "fetch once for each kind of platform, into a bundle of its own"
 
 
-def kind_of_all(quotes: Mapping[str, ReceivedQuote], roots: TrustAnchors) -> PlatformKind:
-    """The one kind of platform of all these quotes.
+def kind_of_all(
+    quotes: Mapping[str, ReceivedQuote], roots: TrustAnchors, kind: PlatformKind | None = None
+) -> PlatformKind:
+    """The one kind of platform of all these quotes; without any, the one that was named.
 
     Raises:
         QuotesOfDifferentPlatforms: No one bundle is for all of them, or there is none (3).
         QuoteFormatError: Not a quote that carries its chain (3).
         CertChainError: A forged quote, for which nothing is requested (4).
     """
-    found: dict[PlatformKind, str] = {}
+    found: dict[PlatformKind, str] = {} if kind is None else {kind: "asked for"}
     for name, received in quotes.items():
         with placed(name):
             found.setdefault(received.kind(roots), name)
@@ -113,14 +116,22 @@ def verify_all(
     quotes: Mapping[str, ReceivedQuote],
     collateral: Collateral,
     *,
+    kind: PlatformKind,
+    source: str,
     roots: TrustAnchors,
     at: datetime,
 ) -> Fetched:
-    """Verify all quotes with this bundle. How current a genuine quote is, is not asked here.
+    """Check a bundle for this kind of platform, and verify all quotes with it.
+
+    How current a genuine quote is, is not asked here.
 
     Raises:
-        RatlsError: What `verify_quote` says; then nothing of the bundle may be kept.
+        RatlsError: What `Contents.authenticate` and `verify_quote` say; then nothing of the bundle
+            may be kept. What is wrong with the bundle is named after its source, not after a quote.
     """
+    with placed(source):
+        contents = Contents.authenticate(collateral, roots, kind)
+        contents.require_current(at)
     verified, below = [], []
     for name, received in quotes.items():
         with placed(name):
@@ -128,7 +139,6 @@ def verify_all(
                 verified.append(verify_received(received, collateral, roots=roots, at=at))
             except BelowEveryLevelError as refusal:  # the bundle is right: a forecast needs it
                 below.append(refusal)
-    contents = Contents.authenticate(collateral, roots)
     return Fetched(collateral, contents, tuple(verified), tuple(below), _SEAL)
 
 
@@ -140,6 +150,9 @@ def fetch_collateral(
     clock: Callable[[], datetime],
     seconds: float = TOTAL_SECONDS,
     early: bool = False,
+    number: int | None = None,
+    proxy: str | None = None,
+    kind: PlatformKind | None = None,
     retries: Retries | None = None,
     require: Callable[[Contents], None] = lambda contents: None,
     otherwise: Callable[[], Fetched | None] = lambda: None,
@@ -154,7 +167,7 @@ def fetch_collateral(
     Runs an event loop of its own, so not to be called from within one.
 
     Args:
-        quotes: One or more quotes of one kind of platform, each under a name for refusals.
+        quotes: Quotes of one kind of platform, each under a name for refusals; none with `kind`.
         services: The services to ask, in this order; at least one.
         roots: The root key that is trusted.
         trust: Whose certificates services without a trust of their own may show; see `tls_trust`.
@@ -162,6 +175,9 @@ def fetch_collateral(
         seconds: For everything together, from the first look-up of a name to the last byte.
             Each service may use an equal share of what is left.
         early: Ask for Intel's early update, published at disclosure; the standard one comes later.
+        number: Ask for the edition with this TCB evaluation data number instead.
+        proxy: `http://HOST:PORT`, from `parse_proxy`; the environment's is never used.
+        kind: For which kind of platform, where there is no quote.
         retries: Of single requests; None for the usual ones.
         require: Sees what was verified, and refuses what is older than something known.
         otherwise: Asked where no service gave; None where it does not have it either.
@@ -171,21 +187,23 @@ def fetch_collateral(
         CollateralFetchError: The service, or none of the services, gave it (5).
         RatlsError: What `verify_quote` says; then nothing of what came may be kept.
     """
-    kind = kind_of_all(quotes, roots)
-    question = Question(kind, trust, early, Retries() if retries is None else retries)
+    kind = kind_of_all(quotes, roots, kind)
+    retries = Retries() if retries is None else retries
+    question = Question(kind, trust, early, retries, clock, number, proxy)
 
     async def take(service: Service, share: float) -> Fetched:
         try:
             answers = await ask(service, question, share)
             at = clock()
-            collateral = answers.as_bundle(instant_text(at))
-        except RatlsError as refusal:
-            # No signature was checked yet: a server that causes this could as well be silent.
-            raise _NotGiven(refusal) from refusal
-        try:
-            fetched = verify_all(quotes, collateral, roots=roots, at=at)
-            require(fetched.contents)
-        except (CollateralStaleError, CollateralRollbackError) as refusal:
+            collateral = read_answers(answers, instant_text(at))
+            fetched = verify_all(
+                quotes, collateral, kind=kind, source=service.origin, roots=roots, at=at
+            )
+            with placed(service.origin):
+                require_number(fetched.contents, number)
+                require(fetched.contents)
+        # No signature was reached, or all of them hold and it is not what is wanted now.
+        except (CollateralFetchError, CollateralStaleError, CollateralRollbackError) as refusal:
             raise _NotGiven(refusal) from refusal
         return fetched
 
@@ -195,6 +213,56 @@ def fetch_collateral(
     if found is None:
         raise _exhausted(passed_over)
     return found.after(passed_over)
+
+
+class EvaluationNumberNotGiven(CollateralFetchError):
+    """The service gave another edition than the one that was asked for by its number."""
+
+    code = "evaluation-number-not-given"
+    default_fix = "ask another service: this one does not know evaluation data numbers"
+
+
+def require_number(contents: Contents, number: int | None) -> None:
+    """TCB info and QE identity are of the edition with this number, if one was asked for.
+
+    Raises:
+        EvaluationNumberNotGiven: They are not (5).
+    """
+    found = {
+        contents.tcb_info.evaluation_data_number,
+        contents.qe_identity.evaluation_data_number,
+    }
+    if number is not None and found != {number}:
+        raise EvaluationNumberNotGiven(
+            "TCB evaluation data number",
+            expected=str(number),
+            found=" and ".join(map(str, sorted(found))),
+        )
+
+
+class CollateralTooOld(CollateralFetchError):
+    """TCB info or QE identity was issued longer ago than was asked for."""
+
+    code = "collateral-too-old"
+    default_fix = "ask a service that is up to date, or allow more with --max-age"
+
+
+def require_age(contents: Contents, max_age: timedelta | None, at: datetime) -> None:
+    """TCB info and QE identity are not older than this; the lists have a window of their own.
+
+    Raises:
+        CollateralTooOld: One is (5).
+    """
+    for name, issued in (
+        ("TCB info", contents.tcb_info.issued),
+        ("QE identity", contents.qe_identity.issued),
+    ):
+        if max_age is not None and at - issued > max_age:
+            raise CollateralTooOld(
+                name,
+                expected=f"issued {instant_text(at - max_age)} or later",
+                found=instant_text(issued),
+            )
 
 
 class _NotGiven(Exception):

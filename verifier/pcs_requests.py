@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, TypeAlias
 
@@ -34,15 +36,31 @@ _PATH = "/sgx/certification/v4"
 _ADDRESS = re.compile(
     r"(https://(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?)/?", re.ASCII
 )
-# What a caching service means by these, and what helps.
+_PROXY = re.compile(
+    r"(http://(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):([0-9]{1,5}))/?", re.ASCII
+)
+# What Intel's services and caching ones mean by these, and what helps.
 _FIXES = {
+    400: "it does not understand the question: it speaks another version of the interface",
+    401: "it wants credentials, which are never sent: name a service that asks for none",
+    403: "it does not serve this machine: look at its access rules, and at what is in between",
     404: "it does not know this platform: register the platform there, or ask another service",
+    405: "it is no service of version 4 of Intel's interface: check the address and the port",
+    408: "it gave up waiting for the request: try again later, or look at the network",
+    410: "it no longer serves this evaluation data number: ask for a newer one",
     429: "it is asked too often: try again later",
     460: "the service's own store is damaged: refresh or rebuild its cache",
     461: "the caching service does not know this platform: register the platform with it",
     462: "Intel has no certificate for the platform as it is: check BIOS and registration",
     502: "the caching service cannot reach Intel's: check its network, proxy and API key",
+    503: "it is overloaded, or being maintained: try again later",
+    504: "what it asks did not answer it: check its network, or try again later",
 }
+_NUMBER_UNKNOWN = (
+    "it does not know this platform, or not (yet) this evaluation data number: "
+    "ask without --evaluation-data-number to learn which"
+)
+_PASSING = {408, 429}  # besides 5xx: another try may get an answer
 
 
 class PcsAddressMalformed(ConfigError):
@@ -50,6 +68,25 @@ class PcsAddressMalformed(ConfigError):
 
     code = "pcs-address-malformed"
     default_fix = "give scheme, host and port alone; paths are fixed, and plain HTTP is not spoken"
+
+
+class ProxyAddressMalformed(ConfigError):
+    """The address of the proxy is not `http://HOST:PORT`."""
+
+    code = "proxy-address-malformed"
+    default_fix = "give scheme, host and port alone; a proxy that wants a password is not used"
+
+
+def parse_proxy(text: str) -> str:
+    """Read `http://HOST:PORT`, of a proxy that lets TLS through (CONNECT) and sees none of it.
+
+    Raises:
+        ProxyAddressMalformed: Another scheme, a user, a path, or no such port.
+    """
+    match = _PROXY.fullmatch(text)
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise ProxyAddressMalformed("--proxy", expected="http://HOST:PORT", found=ascii(text[:80]))
+    return match[1].lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +170,16 @@ class Question:
     trust: Trust
     early: bool
     retries: Retries
+    clock: Callable[[], datetime]  # for what a service says about when to come back
+    number: int | None = None  #      of the edition that is asked for, in place of `early`
+    proxy: str | None = None  #       from the command line, never from the environment
+
+    @property
+    def edition(self) -> dict[str, str]:
+        """The parameter that names it."""
+        if self.number is not None:
+            return {"tcbEvaluationDataNumber": str(self.number)}
+        return {"update": "early"} if self.early else {}
 
 
 class PcsTooSlow(CollateralFetchError):
@@ -154,21 +201,22 @@ async def ask(service: Service, question: Question, seconds: float) -> Answers:
             httpx.AsyncClient(
                 verify=question.trust if service.trust is None else service.trust,
                 trust_env=False,  # no proxy, no credentials, no roots from the environment
+                proxy=question.proxy,
                 follow_redirects=False,
                 timeout=httpx.Timeout(None, connect=max(0.8 * seconds, 0.001)),
                 headers={"Accept-Encoding": "identity"},  # what is not packed cannot explode
             ) as client,
         ):
-            requests = _Requests(client, question.retries, limit.when() or 0.0)
-            kind, update = question.kind, {"update": "early"} if question.early else {}
+            requests = _Requests(client, question, limit.when() or 0.0)
+            kind, edition = question.kind, question.edition
             base = f"{service.origin}/{kind.tee}/certification/v4"
             return Answers(
                 root_crl=await requests.get(service.root_crl),
                 pck_crl=await requests.get(
                     f"{service.origin}{_PATH}/pckcrl", ca=kind.ca, encoding="der"
                 ),
-                tcb=await requests.get(f"{base}/tcb", fmspc=kind.fmspc.hex().upper(), **update),
-                identity=await requests.get(f"{base}/qe/identity", **update),
+                tcb=await requests.get(f"{base}/tcb", fmspc=kind.fmspc.hex().upper(), **edition),
+                identity=await requests.get(f"{base}/qe/identity", **edition),
             )
     except (TimeoutError, httpx.TimeoutException) as error:
         raise PcsTooSlow(
@@ -191,47 +239,6 @@ class PcsAnswerTooLarge(CollateralFetchError):
     default_fix = "do not use this service"
 
 
-@dataclass(frozen=True, slots=True)
-class _Requests:
-    """Requests to one service, each repeated where that can help and time is left."""
-
-    client: httpx.AsyncClient
-    retries: Retries
-    end: float  # by the clock of the event loop
-
-    async def get(self, address: str, **parameters: str) -> Answer:
-        for turn in range(self.retries.number):
-            try:
-                return await self._once(address, parameters)
-            except _MayPass as outcome:
-                pause = self.retries.pause(turn, outcome.pause)
-                # The reason says more than that time ran out while we waited.
-                if asyncio.get_running_loop().time() + pause >= self.end:
-                    raise outcome.refusal from outcome
-            await self.retries.sleep(pause)
-        try:
-            return await self._once(address, parameters)
-        except _MayPass as outcome:
-            raise outcome.refusal from outcome
-
-    async def _once(self, address: str, parameters: dict[str, str]) -> Answer:
-        body = bytearray()
-        try:
-            async with self.client.stream("GET", address, params=parameters) as response:
-                _require_answer(address, response)
-                async for piece in response.aiter_raw():
-                    body += piece
-                    if len(body) > MAX_ANSWER:
-                        raise PcsAnswerTooLarge(
-                            address, expected=f"at most {MAX_ANSWER} bytes", found="more"
-                        )
-        except httpx.TimeoutException:
-            raise
-        except httpx.TransportError as error:
-            raise _broken(address, error) from error
-        return Answer(address, tuple(response.headers.raw), bytes(body))
-
-
 class PcsRedirects(CollateralFetchError):
     """The collateral service answers with a redirect, which is never followed."""
 
@@ -246,33 +253,109 @@ class PcsRefused(CollateralFetchError):
     default_fix = "404: it does not know this platform; otherwise see the service's own log"
 
 
-def _require_answer(address: str, response: httpx.Response) -> None:
-    """Status 200 and bytes that are not compressed, before anything of the body is read."""
-    status = response.status_code
-    if 300 <= status < 400:
-        raise PcsRedirects(address, expected="an answer", found=f"a redirect (status {status})")
-    if status != 200:
-        refusal = PcsRefused(
-            address, expected="status 200", found=str(status), fix=_FIXES.get(status)
-        )
-        if status == 429 or 500 <= status < 600:
-            raise _MayPass(refusal, _seconds_asked_for(response))
-        raise refusal
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise PcsAnswerMalformed(address, expected="an uncompressed answer", found="compressed")
+# The one form that is still written: RFC 9110, section 5.6.7.
+_HTTP_DATE = re.compile(
+    r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT", re.ASCII
+)
 
 
-def _seconds_asked_for(response: httpx.Response) -> float:
-    """`Retry-After` in seconds. One that is a date would need a clock, and is ignored."""
-    text = response.headers.get("Retry-After", "")
-    return float(text) if re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) else 0.0
+@dataclass(frozen=True, slots=True)
+class _Requests:
+    """Requests to one service, each repeated where that can help and time is left."""
+
+    client: httpx.AsyncClient
+    question: Question
+    end: float  # by the clock of the event loop
+
+    async def get(self, address: str, **parameters: str) -> Answer:
+        retries = self.question.retries
+        for turn in range(retries.number):
+            try:
+                return await self._once(address, parameters)
+            except _MayPass as outcome:
+                pause = retries.pause(turn, outcome.pause)
+                # The reason says more than that time ran out while we waited.
+                if asyncio.get_running_loop().time() + pause >= self.end:
+                    raise outcome.refusal from outcome
+            await retries.sleep(pause)
+        try:
+            return await self._once(address, parameters)
+        except _MayPass as outcome:
+            raise outcome.refusal from outcome
+
+    async def _once(self, address: str, parameters: dict[str, str]) -> Answer:
+        body = bytearray()
+        try:
+            async with self.client.stream("GET", address, params=parameters) as response:
+                self._require_answer(address, response)
+                async for piece in response.aiter_raw():
+                    body += piece
+                    if len(body) > MAX_ANSWER:
+                        raise PcsAnswerTooLarge(
+                            address, expected=f"at most {MAX_ANSWER} bytes", found="more"
+                        )
+        except httpx.TimeoutException:
+            raise
+        except httpx.TransportError as error:
+            raise _broken(address, error, self.question.proxy) from error
+        return Answer(address, tuple(response.headers.raw), bytes(body))
+
+    def _require_answer(self, address: str, response: httpx.Response) -> None:
+        """Status 200 and bytes that are not compressed, before anything of the body is read."""
+        status = response.status_code
+        if 300 <= status < 400:
+            raise PcsRedirects(address, expected="an answer", found=f"a redirect (status {status})")
+        if status != 200:
+            refusal = PcsRefused(
+                address, expected="status 200", found=str(status), fix=self._fix_of(status)
+            )
+            if status in _PASSING or 500 <= status < 600:
+                raise _MayPass(refusal, self._seconds_asked_for(response))
+            raise refusal
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise PcsAnswerMalformed(address, expected="an uncompressed answer", found="compressed")
+
+    def _fix_of(self, status: int) -> str | None:
+        if status == 404 and self.question.number is not None:
+            return _NUMBER_UNKNOWN
+        return _FIXES.get(status)
+
+    def _seconds_asked_for(self, response: httpx.Response) -> float:
+        """`Retry-After`, in seconds or as a date: RFC 9110, section 10.2.3."""
+        text = response.headers.get("Retry-After", "")
+        if re.fullmatch(r"[0-9]{1,6}", text, re.ASCII):
+            return float(text)
+        if not _HTTP_DATE.fullmatch(text):
+            return 0.0
+        try:
+            date = datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
+        except ValueError:  # a day that does not exist
+            return 0.0
+        return max(0.0, (date - self.question.clock()).total_seconds())
 
 
 class PcsCertificateUntrusted(CollateralFetchError):
-    """The server does not show a certificate that is trusted for its name."""
+    """The server shows a certificate of an authority that is not trusted."""
 
     code = "pcs-certificate-untrusted"
     default_fix = "name the certificate or authority of your own service with --ca"
+
+
+class PcsCertificateOfAnotherHost(CollateralFetchError):
+    """The server's certificate is trusted, but for another name than the one that was asked."""
+
+    code = "pcs-certificate-of-another-host"
+    default_fix = (
+        "give --from the name that is in the certificate, or the service one for this name; "
+        "if you expected this name there, another server answers in its place"
+    )
+
+
+class PcsCertificateExpired(CollateralFetchError):
+    """The server's certificate has expired, or is not valid yet, by this machine's clock."""
+
+    code = "pcs-certificate-expired"
+    default_fix = "renew the certificate of the service; if it is valid, set this machine's clock"
 
 
 class PcsUnreachable(CollateralFetchError):
@@ -282,15 +365,45 @@ class PcsUnreachable(CollateralFetchError):
     default_fix = "check the address, and that the service runs and speaks HTTPS"
 
 
-def _broken(address: str, error: httpx.TransportError) -> Exception:
+class PcsProxyFailed(CollateralFetchError):
+    """The proxy that was named does not lead to the collateral service."""
+
+    code = "pcs-proxy-failed"
+    default_fix = "check --proxy, and that the proxy allows CONNECT to the host and port of --from"
+
+
+# Error numbers of OpenSSL, `X509_V_ERR_…` in `x509_vfy.h`.
+_OTHER_HOST, _OUTSIDE_ITS_TIME = {62, 64}, {9, 10}
+
+
+def _broken(address: str, error: httpx.TransportError, proxy: str | None) -> Exception:
+    found = type(error).__name__
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             # Another server, or one that is misconfigured: asking again changes neither.
-            return PcsCertificateUntrusted(
-                address, expected="a trusted certificate", found=cause.verify_message
-            )
+            return _unbelieved(address, cause)
+        if isinstance(cause, ssl.SSLError):
+            found = "another protocol than TLS"
+        elif isinstance(cause, socket.gaierror):
+            found = "no address for this name"
+        elif isinstance(cause, ConnectionRefusedError):
+            found = "nothing that listens there"
         cause = cause.__cause__ or cause.__context__
-    return _MayPass(
-        PcsUnreachable(address, expected="an answer over HTTPS", found=type(error).__name__)
+    if proxy is not None and isinstance(error, (httpx.ProxyError, httpx.ConnectError)):
+        return PcsProxyFailed(address, expected=f"a way through {proxy}", found=str(error) or found)
+    return _MayPass(PcsUnreachable(address, expected="an answer over HTTPS", found=found))
+
+
+def _unbelieved(address: str, cause: ssl.SSLCertVerificationError) -> CollateralFetchError:
+    if cause.verify_code in _OTHER_HOST:
+        return PcsCertificateOfAnotherHost(
+            address, expected="a certificate for this name", found=cause.verify_message
+        )
+    if cause.verify_code in _OUTSIDE_ITS_TIME:
+        return PcsCertificateExpired(
+            address, expected="a certificate that is valid now", found=cause.verify_message
+        )
+    return PcsCertificateUntrusted(
+        address, expected="a trusted certificate", found=cause.verify_message
     )

@@ -11,12 +11,13 @@ except inside signatures and keys, where each half is big-endian.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from struct import Struct
 from typing import Any, Self
 
-from verifier.errors import QuoteFormatError
+from verifier.errors import QuoteFormatError, QuoteFormError
 from verifier.layout import Integer, Octets, Typed
 from verifier.td import TD_1_0, TD_1_5, TdReport
 
@@ -26,6 +27,7 @@ MAX_SIZE = 64 * 1024
 MAX_QE_AUTH = 1024
 MAX_PCK_CHAIN = 16 * 1024
 PCK_CHAIN_PEM = 5  # the one kind of certification data that carries certificates to verify
+ENCRYPTED_PPID = 3  # names the platform for Intel alone, by a key of RSA-3072
 QE_REPORT_DATA = 6  # of versions 4 and 5: wraps the quoting enclave's report, and that kind
 HEADER_SIZE, ENCLAVE_REPORT_SIZE = 48, 384
 DEBUG = 0x2  # of ATTRIBUTES.FLAGS
@@ -58,6 +60,13 @@ class QuoteMalformed(QuoteFormatError):
     default_fix = "obtain the quote again; exactly its own bytes, nothing before or after"
 
 
+class QuoteNotBytes(QuoteFormError):
+    """A text was given where the bytes of a quote belong."""
+
+    code = "quote-not-bytes"
+    default_fix = "in Python, verifier.find_quote(text.encode()).raw reads hexadecimal and base64"
+
+
 def _unpack(form: Struct, raw: bytes, at: int, thing: str) -> tuple[Any, ...]:
     """The fields of `form` at offset `at`, all of which must be there."""
     if at + form.size > len(raw):
@@ -69,11 +78,25 @@ def _unpack(form: Struct, raw: bytes, at: int, thing: str) -> tuple[Any, ...]:
     return form.unpack_from(raw, at)
 
 
-def _require_end(raw: bytes, at: int, thing: str) -> None:
+def _require_end(
+    raw: bytes, at: int, thing: str, fix: Callable[[bytes], str | None] = lambda rest: None
+) -> None:
     """`thing` ends at offset `at`, and with it the bytes: none is missing, none is left over."""
     # A slice past the end would be shortened silently.
     if at != len(raw):
-        raise QuoteMalformed(f"end of {thing}", expected=f"byte {at}", found=f"byte {len(raw)}")
+        raise QuoteMalformed(
+            f"end of {thing}", expected=f"byte {at}", found=f"byte {len(raw)}", fix=fix(raw[at:])
+        )
+
+
+def _padding_fix(rest: bytes) -> str | None:
+    """What helps against bytes behind a quote that are all zero, as drivers leave them."""
+    if not rest or any(rest):
+        return None
+    return (
+        "the rest is zero bytes, with which drivers pad: in Python, "
+        "verifier.strip_file_padding(raw) drops them, as the commands do of files"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +285,21 @@ class EcdsaAuthData:
             data,
         )
 
+    def pck_chain(self, supplied: bytes | None) -> bytes:
+        """The PEM text of the PCK chain: the quote's own, or the one that came with collateral.
+
+        A supplied one is taken for type 3 alone, which names a PPID that only Intel can read. It
+        proves itself: the quoting enclave's report must be signed by its leaf.
+
+        Args:
+            supplied: The chain that a bundle holds; None: it holds none.
+
+        Raises: as `require_pck_chain`.
+        """
+        if supplied is not None and self.certification_type == ENCRYPTED_PPID:
+            return supplied.rstrip(b"\0")
+        return self.require_pck_chain()
+
     def require_pck_chain(self) -> bytes:
         """The PEM text of the PCK chain, without the NUL bytes that producers append.
 
@@ -319,9 +357,12 @@ class Quote:
             newer_sgx: Also read SGX quotes of versions 4 and 5.
 
         Raises:
+            QuoteNotBytes: A text.
             QuoteMalformed: A length is wrong, bytes are missing or left over.
             QuoteUnsupported: Another version, technology, body or key type.
         """
+        if isinstance(raw, str):
+            raise QuoteNotBytes("quote", expected="bytes", found="str")
         if not MIN_SIZE <= len(raw) <= MAX_SIZE:
             raise QuoteMalformed(
                 "quote", expected=f"{MIN_SIZE} to {MAX_SIZE} bytes", found=f"{len(raw)} bytes"
@@ -333,7 +374,7 @@ class Quote:
             start, size = _described_body(raw, header.tee, newer_sgx=newer_sgx)
         end = start + size
         (auth_size,) = _unpack(_SIZE, raw, end, "quote signature_data_size")
-        _require_end(raw, end + _SIZE.size + auth_size, "quote")
+        _require_end(raw, end + _SIZE.size + auth_size, "quote", _padding_fix)
         kind = EnclaveReport if header.tee is Tee.SGX else TdReport
         return cls(
             header,
@@ -370,10 +411,15 @@ def strip_file_padding(raw: bytes) -> bytes:
     Where the length field cannot be read, or another byte than zero follows, nothing is
     dropped and `Quote.parse` says what is wrong.
     """
+    end = described_end(raw)
+    return raw if any(raw[end:]) else raw[:end]
+
+
+def described_end(raw: bytes) -> int:
+    """Where a quote ends by its own length fields, which nobody has checked yet."""
     version, tee_type = int.from_bytes(raw[:2], "little"), int.from_bytes(raw[4:8], "little")
     signed = HEADER_SIZE + (ENCLAVE_REPORT_SIZE if tee_type == 0 else TD_1_0)
     if version == 5:
         size = int.from_bytes(raw[50:54], "little")
         signed = HEADER_SIZE + _DESCRIPTOR.size + size
-    end = signed + 4 + int.from_bytes(raw[signed : signed + 4], "little")
-    return raw if any(raw[end:]) else raw[:end]
+    return signed + 4 + int.from_bytes(raw[signed : signed + 4], "little")

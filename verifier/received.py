@@ -1,6 +1,6 @@
 """A quote as it was received: read once, however many bundles it is judged with.
 
-    received = ReceivedQuote.of_file(path.read_bytes())
+    received = find_quote(path.read_bytes()).received()  # of `verifier.forms`
     received.quote          # parsed, not verified
     received.kind(roots)    # which collateral its platform needs
 
@@ -9,27 +9,23 @@ Neither says that the quote is genuine: that is for `verify_quote`.
 
 from __future__ import annotations
 
-from typing import Self
-
 from verifier.anchors import TrustAnchors
 from verifier.kind import PlatformKind
 from verifier.pck import PckChain, authenticate_pck_chain
-from verifier.quote import Quote, strip_file_padding
+from verifier.quote import Quote
 
 
 class ReceivedQuote:
-    """The bytes of one quote, and whether SGX quotes of versions 4 and 5 are read too."""
+    """The bytes of one quote, whether SGX quotes of versions 4 and 5 are read too, and its form.
 
-    __slots__ = ("_quote", "newer_sgx", "raw")
+    The form is a remark for people: `verifier.forms` found it.
+    """
 
-    def __init__(self, raw: bytes, newer_sgx: bool = False) -> None:
-        self.raw, self.newer_sgx = raw, newer_sgx
+    __slots__ = ("_quote", "form", "newer_sgx", "raw")
+
+    def __init__(self, raw: bytes, newer_sgx: bool = False, form: str = "raw") -> None:
+        self.raw, self.newer_sgx, self.form = raw, newer_sgx, form
         self._quote: Quote | None = None
-
-    @classmethod
-    def of_file(cls, raw: bytes, *, newer_sgx: bool = False) -> Self:
-        """From a file: without the zero bytes with which drivers pad it."""
-        return cls(strip_file_padding(raw), newer_sgx)
 
     @property
     def quote(self) -> Quote:
@@ -41,14 +37,18 @@ class ReceivedQuote:
             self._quote = Quote.parse(self.raw, newer_sgx=self.newer_sgx)
         return self._quote
 
-    def pck(self, roots: TrustAnchors) -> PckChain:
+    def pck(self, roots: TrustAnchors, supplied: bytes | None = None) -> PckChain:
         """The platform's certificates, checked up to the root; the quote itself is not.
+
+        Args:
+            roots: The root key that is trusted.
+            supplied: The chain in a bundle, for a quote that carries none.
 
         Raises:
             QuoteFormatError: Not a quote that carries its chain (3).
             CertChainError: A link of the chain is broken (4).
         """
-        return authenticate_pck_chain(self.quote.auth.require_pck_chain(), roots)
+        return authenticate_pck_chain(self.quote.auth.pck_chain(supplied), roots)
 
     def kind(self, roots: TrustAnchors) -> PlatformKind:
         """The kind of platform that its certificates name.

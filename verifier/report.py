@@ -1,6 +1,6 @@
 """One quote judged, and the answer written for programs or for people.
 
-    received = ReceivedQuote.of_file(raw)
+    received = find_quote(raw).received()
     report = report_quote(received, collateral, file="q.bin", roots=TrustAnchors.intel(), at=now)
     report.machine["verdict"], report.exit_status
 
@@ -46,6 +46,7 @@ class QuoteReport:
     verified: VerifiedQuote | None  #   the same, verified
     appraisal: Appraisal
     refusal: RatlsError | None
+    form: str | None = None  #          in which it came; None where none was found
 
     @property
     def genuine(self) -> GenuineQuote | None:
@@ -76,6 +77,7 @@ class QuoteReport:
         quote = self.quote
         return {
             "file": self.file,
+            "form": self.form,
             "verdict": self.verdict,
             "authentic": self.authentic,
             "mode": self.mode.value,
@@ -91,6 +93,8 @@ class QuoteReport:
     def people(self) -> str:
         """The answer for people, in several lines."""
         lines = [f"{self.file}: {self.exit_status.word}  mode={self.mode}"]
+        if self.form not in (None, "raw"):
+            lines.append(f"  read as    {self.form}")
         for record in self.appraisal.records:
             lines.append(f"  {_WORDS[record.outcome]}  {record.check:<20}{record.detail}".rstrip())
         refusal = self.refusal
@@ -128,7 +132,7 @@ def report_quote(
     """Judge the quote in one file and say everything that is known about it.
 
     Args:
-        received: The quote, from `ReceivedQuote.of_file`.
+        received: The quote, from `verifier.forms`.
         collateral: The bundle to judge with.
         file: The file's name, for the answer only.
         roots: The root key that is trusted.
@@ -154,7 +158,7 @@ def report_quote(
         quote = None
     else:
         quote = received.quote
-    return QuoteReport(file, roots.mode, quote, verified, appraisal, refusal)
+    return QuoteReport(file, roots.mode, quote, verified, appraisal, refusal, received.form)
 
 
 def _status(verified: VerifiedQuote | None) -> dict[str, object]:

@@ -2,42 +2,49 @@
 
     collateral = read_folder({"tcb": b'{"tcbInfo":…', "tcb.headers": b"HTTP/1.1 200 OK…", …})
 
-Such a folder is what `curl -D PART.headers -o PART ADDRESS` leaves for each part:
+Such a folder is what `curl -D PART.headers -o PART ADDRESS` leaves for each part, or with both in
+one file what `curl -i -o PART ADDRESS` leaves:
 
     rootcacrl   the root's revocation list, from …/rootcacrl or IntelSGXRootCA.der
     pckcrl      the PCK authority's, and in pckcrl.headers its issuer chain
     tcb         TCB info, and in tcb.headers its issuer chain
     identity    the QE identity, from …/qe/identity, and in identity.headers its issuer chain
 
-A body's name may end in .json, .der, .pem or .crl (`tcb.json`, then `tcb.json.headers` or
-`tcb.headers`). No other file may be there. Headers and bodies: version 4 of the interface.
+A body's name may end in .json, .der, .pem, .crl or .body (`tcb.json`, then `tcb.json.headers` or
+`tcb.headers`). In place of its headers an issuer chain may stand beside it as PEM: `tcb.chain.pem`,
+or by the names of Intel's sample and of bundles (`tcbSignChain.pem`, `tcb_info_issuer_chain.pem`).
+No other file may be there. Headers and bodies: version 4 of the interface.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from verifier.certificate import read_chain
+from verifier.certificate import ROOT, read_chain
 from verifier.collateral import Collateral
-from verifier.crl import crl_der
+from verifier.crl import crl_der, parse_crl
 from verifier.document import CollateralMalformed, parse_object
-from verifier.errors import CollateralFetchError, ConfigError, placed
+from verifier.errors import CollateralFetchError, ConfigError, RatlsError, placed
 
 MAX_ANSWER = 1 << 20  # bytes; genuine ones have some tens of kilobytes
-MAX_FILES = 8  #         of a folder: four bodies, and the headers of each
+MAX_FILES = 16  #        of a folder: four bodies, headers, chains, and what is left aside
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]  # in their order; names in any case
 
 
 class PcsAnswerMalformed(CollateralFetchError):
-    """An answer of the collateral service lacks a part, or has one twice."""
+    """An answer of the collateral service cannot be read, lacks a part, or has one twice."""
 
     code = "pcs-answer-malformed"
-    default_fix = "give the address of a service that speaks version 4 of Intel's interface"
+    default_fix = (
+        "ask another service, or the operator of this one: what came is no answer of version 4 of "
+        "Intel's interface; no signature was reached, so nothing is known to be forged"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class Answer:
     source: str
     headers: Headers
     body: bytes
+    issuers: bytes | None = None  # PEM, from a file beside it, in place of the header
 
     def chain(self, header: str) -> str:
         """The issuer chain in a header: PEM of two certificates, percent-encoded.
@@ -55,6 +63,8 @@ class Answer:
             PcsAnswerMalformed: There is not exactly one such header, or it is not encoded so.
             CertificateMalformed, CertificateRoleWrong: Not two certificates.
         """
+        if self.issuers is not None:
+            return issuer_first(self.issuers, f"{self.source}, issuer chain")
         wanted = header.lower().encode("ascii")  # in any case: RFC 9110, section 5.1
         values = [value for name, value in self.headers if name.lower() == wanted]
         if len(values) != 1:
@@ -76,9 +86,10 @@ class Answer:
         """A revocation list, whichever of its three forms the service uses, as hexadecimal text.
 
         Raises:
-            CrlMissing, CrlMalformed: There is none.
+            CrlMissing, CrlMalformed: There is none, or it cannot be read.
         """
         with placed(self.source):
+            parse_crl(self.body, title)
             return crl_der(self.body, title).hex()
 
     def signed(self, member: str) -> tuple[str, str]:
@@ -96,6 +107,8 @@ class Answer:
                 raise CollateralMalformed(
                     member, expected="UTF-8", found=f"byte {error.start} is not"
                 ) from error
+            if came := _something_else(self.body):
+                raise CollateralMalformed("answer", expected=member, found=came)
             parse_object(text, "answer").require_only({member, "signature"})
             match = re.fullmatch(_SIGNED % member, text, re.DOTALL)
             if match is None:
@@ -103,6 +116,34 @@ class Answer:
                     "answer", expected=f"{member}, then a signature of 64 bytes", found="neither"
                 )
             return match[1], match[2]
+
+
+def _something_else(body: bytes) -> str | None:
+    """What is often sent in place of a document, by its name."""
+    start = body.strip()[:3]
+    if not start:
+        return "nothing"
+    if start.startswith(b"<"):
+        return "a web page"
+    return "a byte order mark before it" if start == b"\xef\xbb\xbf" else None
+
+
+def issuer_first(pem: bytes, thing: str) -> str:
+    """A chain of two as PEM, with the root last: Intel's own sample writes it first.
+
+    Raises:
+        CertificateMalformed, CertificateRoleWrong: Not two certificates.
+    """
+    first, second = read_chain(pem, 2, thing)
+    if first.common_name in ROOT.common_names:
+        first, second = second, first
+    return "".join(map(certificate_pem, (first.der, second.der)))
+
+
+def certificate_pem(der: bytes) -> str:
+    text = base64.b64encode(der).decode("ascii")
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
 
 
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -147,12 +188,45 @@ class Answers:
         return Collateral.parse(json.dumps(members, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
+def read_answers(answers: Answers, fetched: str) -> Collateral:
+    """The bundle that the answers of a service make; not verified.
+
+    Raises:
+        PcsAnswerMalformed: One of them is unreadable, whatever is wrong with it (5). A service
+            that causes this could as well have been silent.
+    """
+    try:
+        return answers.as_bundle(fetched)
+    except PcsAnswerMalformed:
+        raise
+    except RatlsError as refusal:
+        raise PcsAnswerMalformed(
+            refusal.thing, expected=refusal.expected, found=refusal.found
+        ) from refusal
+
+
 # A folder of them
 
 # The file of each member of `Answers`.
 _PROPER = {"root_crl": "rootcacrl", "pck_crl": "pckcrl", "tcb": "tcb", "identity": "identity"}
-_PARTS = {name: part for part, name in _PROPER.items()} | {"IntelSGXRootCA": "root_crl"}
-_NAME = re.compile(rf"({'|'.join(_PARTS)})(?:\.(?:json|der|pem|crl))?(\.headers)?")
+_PARTS = {name: part for part, name in _PROPER.items()} | {
+    **dict.fromkeys(("IntelSGXRootCA", "rootCaCrl", "root_ca_crl"), "root_crl"),
+    **dict.fromkeys(("intermediateCaCrl", "pck_crl"), "pck_crl"),
+    **dict.fromkeys(("tcbInfo", "tcb_info"), "tcb"),
+    **dict.fromkeys(("qeIdentity", "qe_identity"), "identity"),
+}
+_NAME = re.compile(rf"({'|'.join(_PARTS)})(?:\.(?:json|der|pem|crl|body))?(\.headers)?")
+_CHAIN = re.compile(rf"({'|'.join(_PARTS)})\.chain(?:\.pem)?")
+# Chains by other names, and of which parts each is: Intel's sample has one for both documents.
+_CHAINS = {
+    "pckSignChain.pem": ("pck_crl",),
+    "tcbSignChain.pem": ("tcb", "identity"),
+    "pck_crl_issuer_chain.pem": ("pck_crl",),
+    "tcb_info_issuer_chain.pem": ("tcb",),
+    "qe_identity_issuer_chain.pem": ("identity",),
+}
+# Of Intel's sample too; the root that is trusted never comes out of a folder.
+_LEFT_ASIDE = {"trustedRootCaCert.pem", "pckCert.pem", "qveIdentity.json"}
 
 
 class ResponseFileMissing(ConfigError):
@@ -177,18 +251,26 @@ def read_folder(files: Mapping[str, bytes]) -> Collateral:
         CollateralMalformed, CrlMissing, CrlMalformed, CertificateMalformed,
             CertificateRoleWrong: A file is not what its name says.
     """
-    bodies, headers = _sorted_out(sorted(files))
+    found = _sorted_out(sorted(files))
     answers = {}
     for part, proper in _PROPER.items():
-        if part not in bodies:
+        if part not in found.bodies:
             raise ResponseFileMissing("folder of answers", expected=proper, found="none")
-        if part != "root_crl" and part not in headers:
-            raise ResponseFileMissing(
-                "folder of answers", expected=f"{proper}.headers", found="none"
+        name, beside, chain = found.bodies[part], found.headers.get(part), found.chains.get(part)
+        said, body = _recorded(name, files[name])
+        if said is not None and (beside or chain):
+            raise ResponseFileUnexpected(
+                ascii(beside or chain)[:80], expected="headers once", found=f"some in {name} too"
             )
-        name, beside = bodies[part], headers.get(part)
-        said = parse_headers(beside, files[beside]) if beside is not None else ()
-        answers[part] = Answer(name, said, files[name])
+        if beside is not None:
+            said = parse_headers(beside, files[beside])
+        if part != "root_crl" and said is None and chain is None:
+            raise ResponseFileMissing(
+                "folder of answers",
+                expected=f"{proper}.headers or {proper}.chain.pem",
+                found="none",
+            )
+        answers[part] = Answer(name, said or (), body, None if chain is None else files[chain])
     try:
         # A header is named with its own file, a body with its own.
         return Answers(**answers).as_bundle()
@@ -205,26 +287,62 @@ class ResponseFileUnexpected(ConfigError):
     default_fix = "leave one file for each part in the folder, by the names in the help"
 
 
-def _sorted_out(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The body and the headers of each part, by file name."""
-    bodies: dict[str, str] = {}
-    headers: dict[str, str] = {}
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The file of each part, by name."""
+
+    bodies: dict[str, str]
+    headers: dict[str, str]
+    chains: dict[str, str]
+
+
+def _sorted_out(names: list[str]) -> _Files:
+    found = _Files({}, {}, {})
+    kind: dict[str, str]
+    parts: tuple[str, ...]
     for name in names:
-        match = _NAME.fullmatch(name)
-        if match is None:
+        if name in _LEFT_ASIDE:
+            continue
+        if (chain := _CHAIN.fullmatch(name)) is not None:
+            kind, parts = found.chains, (_PARTS[chain[1]],)
+        elif name in _CHAINS:
+            kind, parts = found.chains, _CHAINS[name]
+        elif (match := _NAME.fullmatch(name)) is not None:
+            kind, parts = found.headers if match[2] else found.bodies, (_PARTS[match[1]],)
+        else:
             raise ResponseFileUnexpected(
                 ascii(name)[:80],
                 expected=f"one of {', '.join(_PROPER.values())}",
                 found="another name",
             )
-        kind, part = headers if match[2] else bodies, _PARTS[match[1]]
-        if part in kind:
-            # Which of the two counts would depend on who lists them.
-            raise ResponseFileUnexpected(
-                ascii(name)[:80], expected="one such file", found=f"{ascii(kind[part])[:80]} too"
-            )
-        kind[part] = name
-    return bodies, headers
+        for part in parts:
+            # A chain, and headers that have one too: which counts would depend on who reads.
+            others = [kind]
+            if kind is not found.bodies:
+                others = [found.headers, found.chains]
+            for other in others:
+                if part in other:
+                    raise ResponseFileUnexpected(
+                        ascii(name)[:80],
+                        expected="one such file",
+                        found=f"{ascii(other[part])[:80]} too",
+                    )
+            kind[part] = name
+    return found
+
+
+def _recorded(name: str, raw: bytes) -> tuple[Headers | None, bytes]:
+    """The headers and the body of a file that may hold both, as `curl -i` writes them.
+
+    None where it holds the body alone.
+    """
+    said: Headers | None = None
+    while raw.startswith(b"HTTP/"):
+        head, end, raw = raw.partition(b"\r\n\r\n")
+        said = parse_headers(name, head) if not raw.startswith(b"HTTP/") else ()
+        if not end:
+            break
+    return said, raw
 
 
 def parse_headers(name: str, raw: bytes) -> Headers:

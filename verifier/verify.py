@@ -17,7 +17,7 @@ from verifier.collateral import Collateral
 from verifier.contents import authenticate_contents
 from verifier.errors import BelowEveryLevelError
 from verifier.genuine import GenuineQuote
-from verifier.pck import PlatformIdentity, authenticate_pck_chain
+from verifier.pck import PlatformIdentity, authenticate_pck_chain, require_own_chain
 from verifier.qe import (
     verify_attestation_key_binding,
     verify_qe_report_signature,
@@ -46,7 +46,8 @@ def verify_quote(
     the question of `verifier.accept`, or of a policy. Below every level there is no such question.
 
     Args:
-        raw: The quote as received: exactly one, no padding.
+        raw: The quote as received: exactly one, as bytes, no padding. `strip_file_padding` drops
+            the zero bytes behind one from a file; `find_quote` reads hexadecimal, base64 and JSON.
         collateral: What Intel publishes about the platform; all of it is checked here.
         roots: The root key that is trusted.
         at: Moment of judgement, timezone-aware.
@@ -74,9 +75,10 @@ def verify_received(
     log = AppraisalLog(_CHECKS)
     with log.check(QuoteCheck.QUOTE_FORMAT) as note:
         quote = received.quote
-        pck_pem = quote.auth.require_pck_chain()
+        pck_pem = quote.auth.pck_chain(collateral.pck_certificate_chain)
         note(_KIND[quote.tee, quote.header.version])
     with log.check(QuoteCheck.PCK_CHAIN) as note:
+        require_own_chain(pck_pem, collateral.pck_certificate_chain)
         pck = authenticate_pck_chain(pck_pem, roots)
         note(pck.summary)
     with log.check(QuoteCheck.QE_REPORT_SIGNATURE):

@@ -28,7 +28,6 @@ from tests.support.raw_flight import flight_data, raw_enclave
 from tests.support.refusal import refused
 from tests.support.waiting import HANG_LIMIT
 from tests.verifier.pcs_peer import PATHS, PUBLISHED, TCB, Alter, fetch_from, says, wire
-from verifier.document import CollateralMalformed
 from verifier.errors import RatlsError
 from verifier.pcs_requests import PcsAnswerTooLarge, PcsTooSlow, PcsUnreachable
 from verifier.responses import PcsAnswerMalformed
@@ -108,7 +107,7 @@ def test_every_part_is_capped_before_it_is_read(tmp_path: Path, path: str) -> No
 
 
 def test_an_answer_that_nests_to_the_cap(tmp_path: Path) -> None:
-    with refused(CollateralMalformed):
+    with refused(PcsAnswerMalformed):
         fetch_from(tmp_path, {TCB: lambda reply: replace(reply, body=b"[" * (1 << 20))})
 
 

@@ -53,6 +53,12 @@ def _quote() -> Parse:
     return parse
 
 
+def _quote_form() -> Parse:
+    from verifier.forms import find_quote
+
+    return find_quote
+
+
 def _pck_extension() -> Parse:
     from verifier.pck import PckExtension
 
@@ -255,6 +261,22 @@ def _bundles(vectors: Path | None) -> list[dict[str, str]]:
 def _quote_seeds(vectors: Path | None) -> list[bytes]:
     files = sorted((vectors / "quotes").glob("*.bin")) if vectors else []
     return [*_world()["quotes"], *(path.read_bytes() for path in files)]
+
+
+def _form_seeds(vectors: Path | None) -> list[bytes]:
+    """Quotes in each form, and genuine things that are none."""
+    found = []
+    for raw in _quote_seeds(vectors)[:8]:
+        text = base64.b64encode(raw)
+        found += [raw.hex().encode(), b"0x" + raw.hex().encode(), text, base64.encodebytes(raw)]
+        found += [text.translate(bytes.maketrans(b"+/", b"-_")).rstrip(b"=")]
+        found += [b"-----BEGIN QUOTE-----\n" + text + b"\n-----END QUOTE-----\n"]
+        found += [json.dumps({"a": [{"quote": text.decode()}]}).encode()]
+        found += [json.dumps(list(raw)).encode()]
+    if vectors is None:
+        return found
+    others = [path.read_bytes() for path in (vectors / "field" / "no-quotes").glob("*report.bin")]
+    return [*found, *sorted(others), raw.replace(b"\n", b"\r\n"), b"\1" + bytes(23) + raw]
 
 
 def _extension_seeds(vectors: Path | None) -> list[bytes]:
@@ -484,6 +506,7 @@ def mutate_event_log(rng: Random, data: bytes) -> bytes:
 _TARGETS = (
     Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 15),
     Target("event-log", _event_log, _event_log_seeds, mutate_event_log, 8192, 5),
+    Target("quote-form", _quote_form, _form_seeds, mutate_bytes, 65536, 5),
     Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 15),
     Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 10),
     Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 15),

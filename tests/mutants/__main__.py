@@ -32,6 +32,8 @@ NOT_DECIDING = {
     "parts",
     "pcs",
     "pcs_requests",
+    "platform_collaterals",
+    "quote_files",
     "report",
     "responses",
     "shell",

@@ -12,7 +12,7 @@ from typer.testing import Result
 from ratls.cli_collateral import collateral
 from simulation.intel import Intel
 from tests.support.refusal import count_refusal
-from tests.support.typed import typed
+from tests.support.typed import piped, typed
 from tests.verifier.pcs_peer import (
     PUBLISHED,
     QE,
@@ -21,14 +21,18 @@ from tests.verifier.pcs_peer import (
     Alter,
     body,
     peer,
+    proxy,
     says,
 )
+from tests.verifier.test_bundles_of_others import W as WORLD
+from tests.verifier.test_bundles_of_others import platform_collaterals
 from tests.verifier.test_responses import FOLDER
 from tests.verifier.world import World, put
 from verifier.collateral import Collateral
 from verifier.errors import Exit
 from verifier.pcs import kept_bundle
 
+ROOT = ["--root", WORLD.intel.anchors().name, "--allow-simulation"]
 SIMULATION = ["--root", ROOTS.name, "--allow-simulation"]
 
 
@@ -103,7 +107,7 @@ def test_a_poisoned_answer_is_never_kept(today: World, tmp_path: Path, before: b
     [
         pytest.param({TCB: says(404)}, Exit.UNDECIDED, id="unknown"),
         pytest.param({TCB: says(302, Location="https://x")}, Exit.UNDECIDED, id="elsewhere"),
-        pytest.param({QE: body(lambda _: b"{}")}, Exit.UNUSABLE, id="unreadable"),
+        pytest.param({QE: body(lambda _: b"{}")}, Exit.UNDECIDED, id="unreadable"),
     ],
 )
 def test_fetch_ends_with_the_status_of_its_refusal(
@@ -268,6 +272,115 @@ def test_fetch_goes_back_to_the_number_that_is_named(today: World, tmp_path: Pat
     run_fetch(today, tmp_path, None, *options)
 
 
+def fmspc_of(w: World) -> str:
+    return w.platform.tcb.fmspc.hex()
+
+
+@pytest.mark.parametrize("tee", ["sgx", "tdx"])
+def test_fetch_without_a_quote(today: World, tmp_path: Path, tee: str) -> None:
+    file, tdx = tmp_path / "b.json", today.collateral(tdx=True)
+    with peer(tmp_path, today.collateral(), tdx=tdx) as place:
+        result = run(
+            "fetch", "--fmspc", fmspc_of(today).upper(), "--tee", tee, "-o", file, "--json",
+            "--from", place.origin, "--ca", place.certificate, *of(today, tmp_path),
+        )  # fmt: skip
+    facts = json.loads(result.stdout)
+    assert (facts["tee"], facts["quotes"], facts["fmspc"]) == (tee, 0, fmspc_of(today))
+    assert kept_bundle(file) == (tdx if tee == "tdx" else today.collateral())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--fmspc", "00606a000000"],
+        ["--tee", "sgx"],
+        ["--fmspc", "00606a00000", "--tee", "sgx"],
+        ["--fmspc", "00606a00000g", "--tee", "sgx"],
+        ["--fmspc", "00606a000000", "--tee", "SGX"],
+        ["--fmspc", "00606a000000", "--tee", "sgx", "--pck-ca", "root"],
+        ["q.bin", "--fmspc", "00606a000000", "--tee", "sgx"],
+        ["q.bin", "--evaluation-data-number", "0"],
+        ["q.bin", "--evaluation-data-number", "20", "--early"],
+        ["q.bin", "--evaluation-data-number", "20", "--accept-evaluation", "20"],
+        ["q.bin", "--max-age", "7"],
+        ["q.bin", "--json-path", "a["],
+    ],
+)
+def test_fetch_is_asked_for_what_cannot_be(tmp_path: Path, options: list[str]) -> None:
+    words = ["fetch", *options, "-o", tmp_path / "b.json", "--from", "https://x"]
+    run(*words, status=Exit.USAGE)
+
+
+def test_fetch_of_an_edition_by_its_number(today: World, tmp_path: Path) -> None:
+    """Beside what is the newest: it neither raises nor is held against that mark."""
+    higher, options = put(tcbEvaluationDataNumber=22), ["--no-cache", "--json"]
+    newest = today.collateral(tcb_info=higher, qe_identity=higher)
+    run_fetch(today, tmp_path, None, *options, published=newest)
+    (tmp_path / "b.json").unlink()
+    refusal = run_fetch(today, tmp_path, None, *options, status=Exit.UNDECIDED)
+    assert json.loads(refusal.stdout)["error"]["code"] == "collateral-rolled-back"
+    named = ["--evaluation-data-number", "21"]
+    facts = json.loads(run_fetch(today, tmp_path, None, *options, *named).stdout)
+    assert (facts["update"], facts["tcb_info_evaluation_data_number"]) == ("evaluation 21", 21)
+    refusal = run_fetch(
+        today, tmp_path, None, *options, "--evaluation-data-number", "20", status=Exit.UNDECIDED
+    )
+    assert json.loads(refusal.stdout)["error"]["message"].endswith("found 410")
+
+
+def test_an_edition_by_its_number_brings_no_older_revocation_lists(
+    today: World, tmp_path: Path
+) -> None:
+    """T09: an edition of one's choice has dates of its own; the lists are everybody's."""
+    options = ["--no-cache", "--json"]
+    run_fetch(today, tmp_path, None, *options)
+    (tmp_path / "b.json").unlink()
+    older = today.collateral(at=today.at - timedelta(days=1))
+    named = ["--evaluation-data-number", "21"]
+    refusal = run_fetch(
+        today, tmp_path, None, *options, *named, published=older, status=Exit.UNDECIDED
+    )
+    assert json.loads(refusal.stdout)["error"]["code"] == "collateral-rolled-back"
+    run_fetch(today, tmp_path, None, *options, *named)
+
+
+def test_fetch_of_what_is_older_than_was_asked_for(today: World, tmp_path: Path) -> None:
+    """Valid, and served by a cache that nobody renews."""
+    week = today.collateral(at=today.at - timedelta(days=7))
+    options = ["--no-cache", "--json"]
+    told = run_fetch(
+        today, tmp_path, None, *options, "--max-age", "6d", published=week, status=Exit.UNDECIDED
+    )
+    assert json.loads(told.stdout)["error"]["code"] == "collateral-too-old"
+    assert not (tmp_path / "b.json").exists()
+    run_fetch(today, tmp_path, None, *options, "--max-age", "8d", published=week)
+
+
+def test_the_cache_gives_nothing_that_is_older_than_was_asked_for(
+    today: World, tmp_path: Path
+) -> None:
+    run_fetch(today, tmp_path, None, published=today.collateral(at=today.at - timedelta(days=7)))
+    (tmp_path / "b.json").unlink()
+    run_fetch(today, tmp_path, None, "--offline", "--max-age", "6d", status=Exit.UNDECIDED)
+    run_fetch(today, tmp_path, None, "--offline", "--max-age", "8d")
+
+
+def test_fetch_through_a_proxy_that_is_named(today: World, tmp_path: Path) -> None:
+    with proxy() as (address, seen):
+        run_fetch(today, tmp_path, None, "--proxy", address)
+        run_fetch(today, tmp_path, None, "--proxy", "socks5://x", status=Exit.UNUSABLE)
+    assert seen
+
+
+def test_fetch_of_a_quote_on_standard_input(today: World, tmp_path: Path) -> None:
+    with peer(tmp_path, today.collateral()) as place, piped(today.quote().hex().encode()):
+        run(
+            "fetch", "-", "-o", tmp_path / "b.json", "--from", place.origin,
+            "--ca", place.certificate, *of(today, tmp_path),
+        )  # fmt: skip
+    assert kept_bundle(tmp_path / "b.json") == today.collateral()
+
+
 @pytest.mark.parametrize("version", [4, 5])
 def test_fetch_for_a_trust_domain_and_show_it(today: World, tmp_path: Path, version: int) -> None:
     quoted, file = tmp_path / "td.bin", tmp_path / "td.json"
@@ -374,6 +487,20 @@ def test_show_of_a_folder_that_is_none(tmp_path: Path, extra: str) -> None:
     result = run("show", folder, "--json", *SIMULATION, status=Exit.UNUSABLE)
     error = json.loads(result.stdout)["error"]
     assert (error["code"], extra in error["message"]) == ("response-file-unexpected", True)
+
+
+def test_show_takes_a_file_of_several_bundles_apart(tmp_path: Path) -> None:
+    """Each is then a bundle like any other; none is written over another file."""
+    file, folder = tmp_path / "platform_collaterals.json", tmp_path / "apart"
+    file.write_text(json.dumps(platform_collaterals(WORLD)), "utf-8")
+    words = ["show", file, "--split", folder, "--at", "2026-12-01T00:00:00Z", "--json", *ROOT]
+    lines = [json.loads(line) for line in run(*words).stdout.splitlines()]
+    assert [Path(line["written"]).name for line in lines] == [
+        "sgx-00606a000000-platform.json",
+        "tdx-00606a000000-platform.json",
+    ]
+    assert kept_bundle(folder / "sgx-00606a000000-platform.json") == WORLD.collateral()
+    run(*words, status=Exit.UNUSABLE)
 
 
 def test_show_does_not_let_a_remark_colour_the_terminal(tmp_path: Path) -> None:

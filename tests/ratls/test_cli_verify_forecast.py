@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from policy.document import digest_text
 from ratls.cli_verify import app
-from ratls.cli_verify_forecast import parse_within
+from ratls.options import parse_span
 from simulation.documents import instant, tcb_level
 from simulation.intel import root_name
 from tests.support.intel import AT, World
@@ -207,14 +207,14 @@ def test_limit_that_means_nothing_is_a_usage_error(desk: Desk, text: str) -> Non
     """`14` could be days or hours: a job that guesses wakes nobody up."""
     desk.run(desk.quote(), "--within", text, exit_status=2)
     with pytest.raises(typer.BadParameter):
-        parse_within(text)
+        parse_span(text, "--within")
 
 
 @pytest.mark.parametrize(
     ("text", "limit"), [("14d", 14 * DAY), ("36h", 1.5 * DAY), ("90m", 1.5 * HOUR)]
 )
 def test_limit_with_its_unit(text: str, limit: timedelta) -> None:
-    assert parse_within(text) == limit
+    assert parse_span(text, "--within") == limit
 
 
 @pytest.mark.parametrize(

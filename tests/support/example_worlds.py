@@ -8,6 +8,7 @@ Everything in them is valid; a simulation's root stands in for Intel's.
 from __future__ import annotations
 
 import io
+import json
 import math
 import socket
 from collections.abc import Callable
@@ -83,6 +84,7 @@ from verifier.bits import TD_ATTRIBUTES, differing
 from verifier.collateral import Collateral
 from verifier.contents import Contents
 from verifier.event_log import EventLog
+from verifier.forms import find_quote
 from verifier.marks import Subject
 from verifier.quote import Quote
 from verifier.received import ReceivedQuote
@@ -153,6 +155,7 @@ def world_of(*modules: str) -> Callable[[_Give], _Give]:
 def genuine(scene: Scene) -> Names:
     return {
         "raw": scene.quote(),
+        "find_quote": find_quote,
         "collateral": scene.intel.collateral(),
         "now": NOW,
         "TrustAnchors": SimpleNamespace(intel=scene.intel.intel.anchors),
@@ -233,6 +236,7 @@ def bundle(scene: Scene) -> Names:
         "subject": Subject(roots, contents.kind, early=False),
         "user_folder": lambda name: scene.folder / name,
         "path": scene.write("quote.bin", scene.quote()),
+        "find_quote": find_quote,
     }
 
 
@@ -363,6 +367,20 @@ def kept(scene: Scene) -> Names:
         "roots": study.expectation.roots,
         "instant": NOW,
     }
+
+
+@world_of("verifier.platform_collaterals")
+def of_many(scene: Scene) -> Names:
+    from tests.verifier.test_bundles_of_others import W, platform_collaterals
+
+    return {"content": json.dumps(platform_collaterals(W)).encode()}
+
+
+@world_of("verifier.forms", "verifier.no_quotes", "verifier.quote_files")
+def quoted(scene: Scene) -> Names:
+    content = scene.quote()
+    scene.write("quote.hex", content.hex().encode())
+    return {"content": content, "require_no_other_text": lambda content, name: None}
 
 
 @world_of("enclave_app.spill")

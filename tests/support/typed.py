@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,21 @@ def typed(app: typer.Typer, words: Iterable[object], status: int = 0) -> Result:
     assert result.exit_code == status, (result.output, result.exception)
     assert "Traceback" not in result.output
     return result
+
+
+@contextmanager
+def piped(content: bytes) -> Iterator[None]:
+    """This is on standard input, as commands read it: by its descriptor."""
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.seek(0)
+        before = os.dup(0)
+        os.dup2(file.fileno(), 0)
+        try:
+            yield
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
 
 
 @dataclass

@@ -251,7 +251,7 @@ def signer_chain(book: Book, slot: str, line: str) -> None:
     book.line(line)
     title, intel = TITLES[slot], W.intel
     signer, root, ca = intel.tcb_signer, intel.root, intel.platform_ca
-    role, form = "certificate-role-wrong", "certificate-malformed"
+    role, form = "certificate-role-wrong", "issuer-chain-malformed"
     for does, chain, code in (
         ("has one certificate", chain_of(signer), form),
         ("has three certificates", chain_of(signer, ca, root), form),
@@ -424,6 +424,19 @@ def meaning(book: Book) -> None:
             f"gives TCB info of PCE {other}",
             collateral=W.collateral(tcb_info=put(pceId=other)),
         )
+    book.line("N111")
+    own, other = (
+        "".join((p.pck.pem, p.ca.pem, p.root.pem)) for p in (W.platform, W.another("chain"))
+    )
+    for does, chain in (("null for", None), ("this quote's", own)):
+        book.accepts(
+            f"a bundle has {does} PCK chain", collateral=bundle(put(pck_certificate_chain=chain))
+        )
+    book.refuses(
+        "pck-chain-of-another-quote",
+        "a bundle has the PCK chain of another machine of this FMSPC",
+        collateral=bundle(put(pck_certificate_chain=other)),
+    )
     book.line("N128")
     book.accepts(
         "TCB info lists its levels from the lowest up",

@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -74,6 +74,7 @@ def peer(
     host: str = "127.0.0.1",
     plain: bool = False,
     silent: bool = False,
+    since: datetime | None = None,
 ) -> Iterator[Peer]:
     """Serve a bundle; `altered` maps a path to what becomes of the genuine reply.
 
@@ -82,8 +83,9 @@ def peer(
         host: What the certificate is for; it always listens on 127.0.0.1.
         plain: Speak HTTP without TLS: complain about what the client says.
         silent: Accept, and never say a word, not even in the handshake.
+        since: When its certificate, of one year, began; None: now.
     """
-    tls = throwaway_tls(host, folder / "peer.crt")
+    tls = throwaway_tls(host, folder / "peer.crt", since)
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         found = Peer(f"https://127.0.0.1:{listener.getsockname()[1]}", folder / "peer.crt")
@@ -125,6 +127,56 @@ def peer(
             stop.set()
             listener.shutdown(socket.SHUT_RDWR)
             for thread in threads:
+                thread.join()
+
+
+@contextmanager
+def proxy(status: int = 200) -> Iterator[tuple[str, list[str]]]:
+    """A proxy on loopback that answers CONNECT with this status; its address, and what it saw."""
+    seen: list[str] = []
+    threads: list[threading.Thread] = []
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while piece := source.recv(65536):
+                sink.sendall(piece)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(HANG_LIMIT)
+            request = b""
+            while b"\r\n\r\n" not in request:
+                request += connection.recv(1) or b"\r\n\r\n"
+            words = request.split()
+            seen.append(b" ".join(words[:2]).decode())
+            connection.sendall(b"HTTP/1.1 %d X\r\n\r\n" % status)
+            if status != 200:
+                return
+            host, _, port = words[1].decode().rpartition(":")
+            with socket.create_connection((host, int(port)), HANG_LIMIT) as onward:
+                back = threading.Thread(target=pump, args=(onward, connection))
+                back.start()
+                pump(connection, onward)
+                back.join()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    threads.append(threading.Thread(target=serve, args=(connection,)))
+                    threads[-1].start()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", seen
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for thread in (accepting, *threads):
                 thread.join()
 
 
@@ -178,7 +230,8 @@ def fetch(
 ) -> Fetched:
     """What these peers give, asked in turn; each is believed by its own certificate."""
     services = [Service.parse(p.origin, tls_trust(p.certificate)) for p in (place, *others)]
-    given = {"q.bin": W.quote()} if quotes is None else quotes
+    nothing = {} if "kind" in options else {"q.bin": W.quote()}
+    given: dict[str, bytes] = nothing if quotes is None else quotes
     newer_sgx = options.pop("newer_sgx", False)
     return fetch_collateral(
         {name: ReceivedQuote(raw, newer_sgx) for name, raw in given.items()},

@@ -22,6 +22,7 @@ from verifier.acceptance import StatusNeverAcceptable
 from verifier.batch import Answers, WorkerLost, expand, in_order, judging
 from verifier.bundles import Bundles, CollateralOfOtherPlatforms
 from verifier.collateral import TcbInfoSignatureInvalid
+from verifier.forms import find_quote
 from verifier.received import ReceivedQuote
 from verifier.tcb import TcbInfoMismatch
 from verifier.verify import verify_quote
@@ -246,7 +247,7 @@ def same_intel(processor: bool = False, fmspc: bytes | None = None) -> World:
 
 
 def choose(given: Bundles, quote: bytes) -> bytes:
-    return given.collateral_for(ReceivedQuote.of_file(quote)).raw
+    return given.collateral_for(find_quote(quote).received()).raw
 
 
 def test_each_quote_has_the_bundle_of_its_family_technology_and_authority(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ STOPS: dict[str, set[str | None]] = {
     "COLLATERAL_FORMAT": {"tcb-info", "qe-identity", None},
     "COLLATERAL_CHAIN": {"tcb-info", "qe-identity"},
     "COLLATERAL_SIGNATURE": {"tcb-info", "qe-identity"},
-    "COLLATERAL_MISMATCH": {"tcb-info", "qe-identity", "platform-match", "qe-match"},
+    "COLLATERAL_MISMATCH": {"pck-chain", "tcb-info", "qe-identity", "platform-match", "qe-match"},
     "TDX_MODULE": {"platform-match", "tcb-level"},
     "QE_SIGNATURE": {"qe-report-signature"},
     "QE_BINDING": {"key-binding"},

@@ -15,6 +15,7 @@ from verifier.errors import (
     EventLogFormatError,
     Exit,
     ModeMismatchError,
+    QuoteFormError,
     RatlsError,
 )
 
@@ -42,9 +43,10 @@ def test_a_branch_is_never_raised() -> None:
 
 
 def test_every_verdict_has_its_exit_status_and_a_class() -> None:
-    # Fetching, and the log of a guest, decide nothing about a quote: no verdicts.
+    # Fetching, and the log of a guest, decide nothing about a quote: no verdicts. Nor does what
+    # holds no quote.
     others = ConfigError | ModeMismatchError | CollateralFetchError | CollateralRollbackError
-    others |= EventLogFormatError | EventLogError
+    others |= EventLogFormatError | EventLogError | QuoteFormError
     verdicts: dict[str, list[str]] = {}
     for leaf in LEAVES:
         if not issubclass(leaf, others):

@@ -20,9 +20,9 @@ from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import World, drop, put, world
 from verifier import Collateral
 from verifier.certificate import (
-    CertificateMalformed,
     CertificateNotIssued,
     CertificateRoleWrong,
+    IssuerChainMalformed,
     RootUntrusted,
 )
 from verifier.collateral import QeIdentitySignatureInvalid, TcbInfoSignatureInvalid
@@ -164,14 +164,14 @@ def test_upper_case_signature_is_the_same_signature(
 SIGNER, ROOT = INTEL.tcb_signer.pem, INTEL.root.pem
 TWIN = INTEL.twin()
 CHAINS = [
-    pytest.param(SIGNER, CertificateMalformed, id="N104-1"),
-    pytest.param(SIGNER + INTEL.platform_ca.pem + ROOT, CertificateMalformed, id="N104-3"),
+    pytest.param(SIGNER, IssuerChainMalformed, id="N104-1"),
+    pytest.param(SIGNER + INTEL.platform_ca.pem + ROOT, IssuerChainMalformed, id="N104-3"),
     pytest.param(SIGNER + SIGNER, CertificateRoleWrong, id="N104-root-missing"),
     pytest.param(INTEL.platform_ca.pem + ROOT, CertificateRoleWrong, id="N104-CA-as-signer"),
     pytest.param(W.platform.pck.pem + ROOT, CertificateRoleWrong, id="T03-pck-leaf-as-signer"),
     pytest.param(ROOT + SIGNER, CertificateRoleWrong, id="reversed"),
-    pytest.param("no PEM", CertificateMalformed, id="N104-no-PEM"),
-    pytest.param("", CertificateMalformed, id="empty"),
+    pytest.param("no PEM", IssuerChainMalformed, id="N104-no-PEM"),
+    pytest.param("", IssuerChainMalformed, id="empty"),
     pytest.param(TWIN.tcb_signer.pem + TWIN.root.pem, RootUntrusted, id="N103-twin"),
     pytest.param(TWIN.tcb_signer.pem + ROOT, CertificateNotIssued, id="N103-twin-signer"),
 ]
@@ -198,7 +198,7 @@ def test_attacker_brings_another_signer_chain(
         ),
         pytest.param(lambda c: replace(c, signer=STRANGER), CertificateNotIssued, id="signature"),
         pytest.param(
-            lambda c: replace(c, algorithm=hashes.SHA384()), CertificateMalformed, id="sha384"
+            lambda c: replace(c, algorithm=hashes.SHA384()), IssuerChainMalformed, id="sha384"
         ),
     ],
 )

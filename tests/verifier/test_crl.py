@@ -35,9 +35,9 @@ from verifier import Collateral, VerifiedQuote
 from verifier import der as read
 from verifier.certificate import (
     ECDSA_SHA256,
-    CertificateMalformed,
     CertificateNotIssued,
     CertificateRoleWrong,
+    IssuerChainMalformed,
     RootUntrusted,
     signed_parts,
 )
@@ -255,10 +255,10 @@ TWIN = INTEL.twin()
         pytest.param(INTEL.processor_ca.pem + ROOT_PEM, CrlOfAnotherIssuer, id="sister"),
         pytest.param(INTEL.tcb_signer.pem + ROOT_PEM, CertificateRoleWrong, id="signer"),
         pytest.param(TWIN.platform_ca.pem + TWIN.root.pem, RootUntrusted, id="twin"),
-        pytest.param(CA_PEM, CertificateMalformed, id="one"),
-        pytest.param(CA_PEM + ROOT_PEM + ROOT_PEM, CertificateMalformed, id="three"),
+        pytest.param(CA_PEM, IssuerChainMalformed, id="one"),
+        pytest.param(CA_PEM + ROOT_PEM + ROOT_PEM, IssuerChainMalformed, id="three"),
         pytest.param(ROOT_PEM + CA_PEM, CertificateRoleWrong, id="reversed"),
-        pytest.param("", CertificateMalformed, id="empty"),
+        pytest.param("", IssuerChainMalformed, id="empty"),
     ],
 )
 def test_issuer_chain_of_the_list_is_of_somebody_else(chain: str, leaf: type[RatlsError]) -> None:

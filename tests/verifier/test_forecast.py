@@ -24,9 +24,9 @@ from verifier.collateral import TcbInfoSignatureInvalid
 from verifier.crl import CertificateRevoked
 from verifier.errors import Exit, RatlsError
 from verifier.forecast import Demand, EarlyCollateralUnfit, Forecast, Kind, Reason, forecast, later
+from verifier.forms import find_quote
 from verifier.qe import QuoteSignatureInvalid
 from verifier.quote import QuoteMalformed, QuoteUnsupported
-from verifier.received import ReceivedQuote
 from verifier.tcb import TcbInfoMismatch
 from verifier.validity import CollateralNotCurrent
 
@@ -45,7 +45,7 @@ def ask(
 ) -> Forecast:
     newer_sgx = more.pop("newer_sgx", False)
     return forecast(
-        ReceivedQuote.of_file(w.quote() if quote is None else quote, newer_sgx=newer_sgx),
+        find_quote(w.quote() if quote is None else quote).received(newer_sgx=newer_sgx),
         collateral or w.collateral(),
         roots=w.intel.anchors(),
         at=at,
@@ -214,7 +214,7 @@ def test_genuine_quotes_stop_on_the_second_that_was_forecast(vectors: Path) -> N
     count_refusal()
     index, seen = json.loads((vectors / "index.json").read_text("utf-8")), 0
     for quote in index["quotes"]:
-        received = ReceivedQuote.of_file((vectors / quote["file"]).read_bytes())
+        received = find_quote((vectors / quote["file"]).read_bytes()).received()
         for case in quote["cases"]:
             collateral = Collateral.parse((vectors / case["collateral"]).read_bytes())
             at = datetime.fromtimestamp(case["time"], UTC)
@@ -496,8 +496,8 @@ def test_processor_platform_in_json() -> None:
     w = processor_world()
     told = ask(w).as_json(file="q.bin", mode=w.intel.anchors().mode)
     assert list(told) == [
-        "file", "verdict", "mode", "at", "stops", "days_left", "stops_even_if_renewed", "reasons",
-        "platform", "tcb_status", "tcb_evaluation_data_number", "advisory_ids", "parts",
+        "file", "form", "verdict", "mode", "at", "stops", "days_left", "stops_even_if_renewed",
+        "reasons", "platform", "tcb_status", "tcb_evaluation_data_number", "advisory_ids", "parts",
         "announced", "early",
         "error",
     ]  # fmt: skip

@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulation.serve import Reply
+from simulation.serve import Reply, reply_to
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.pcs_peer import (
     CHAINS,
@@ -39,6 +39,7 @@ from tests.verifier.pcs_peer import (
     fetch,
     fetch_from,
     peer,
+    proxy,
     says,
     wire,
     with_header,
@@ -48,21 +49,28 @@ from verifier import Collateral, TrustAnchors, strip_file_padding
 from verifier import errors as e
 from verifier.certificate import RootUntrusted
 from verifier.files import FileUnreadable
-from verifier.pcs import QuotesOfDifferentPlatforms
+from verifier.kind import PlatformKind
+from verifier.pcs import EvaluationNumberNotGiven, QuotesOfDifferentPlatforms
 from verifier.pcs_requests import (
     CaFileUnusable,
     PcsAddressMalformed,
     PcsAnswerTooLarge,
+    PcsCertificateExpired,
+    PcsCertificateOfAnotherHost,
     PcsCertificateUntrusted,
+    PcsProxyFailed,
     PcsRedirects,
     PcsRefused,
     PcsTooSlow,
     PcsUnreachable,
+    ProxyAddressMalformed,
     Service,
+    parse_proxy,
     tls_trust,
 )
-from verifier.quote import QuoteMalformed, QuoteUnsupported
+from verifier.quote import QuoteMalformed, QuoteUnsupported, Tee
 from verifier.responses import PcsAnswerMalformed
+from verifier.tcb import TcbInfoMismatch
 
 pytestmark = pytest.mark.slow
 
@@ -328,8 +336,167 @@ def test_a_certificate_that_nobody_named(tmp_path: Path) -> None:
 
 def test_the_certificate_of_another_host(tmp_path: Path) -> None:
     """T21: believed, but for another address."""
-    with peer(tmp_path, PUBLISHED, host="127.0.0.2") as place, refused(PcsCertificateUntrusted):
+    with peer(tmp_path, PUBLISHED, host="127.0.0.2") as place, refused(PcsCertificateOfAnotherHost):
         fetch(place)
+    assert place.seen == []
+
+
+@pytest.mark.parametrize("days", [-800, 30], ids=["expired", "not-yet-valid"])
+def test_a_certificate_outside_its_time(tmp_path: Path, days: int) -> None:
+    """T21: believed once; the remedy is another than for an unknown authority."""
+    since = datetime.now(UTC) + timedelta(days=days)
+    with peer(tmp_path, PUBLISHED, since=since) as place, refused(PcsCertificateExpired):
+        fetch(place)
+    assert place.seen == []
+
+
+def test_each_fault_of_a_certificate_has_a_remedy_of_its_own() -> None:
+    leaves = PcsCertificateUntrusted, PcsCertificateOfAnotherHost, PcsCertificateExpired
+    assert len({leaf.default_fix for leaf in leaves}) == 3
+
+
+# A proxy
+
+
+def test_a_proxy_that_was_named(tmp_path: Path) -> None:
+    """It sees where we go, and nothing of what is said: TLS goes through it."""
+    with peer(tmp_path, PUBLISHED) as place, proxy() as (address, seen):
+        found = fetch(place, proxy=parse_proxy(address))
+    assert found.collateral == PUBLISHED
+    assert set(seen) == {f"CONNECT {place.origin.removeprefix('https://')}"}
+
+
+@pytest.mark.parametrize("status", [403, 407, 502])
+def test_a_proxy_that_refuses(tmp_path: Path, status: int) -> None:
+    with (
+        peer(tmp_path, PUBLISHED) as place,
+        proxy(status) as (address, _),
+        refused(PcsProxyFailed),
+    ):
+        fetch(place, proxy=parse_proxy(address))
+    assert place.seen == []
+
+
+def test_a_proxy_that_is_not_there(tmp_path: Path) -> None:
+    with proxy() as (address, _):
+        pass
+    with peer(tmp_path, PUBLISHED) as place, refused(PcsProxyFailed):
+        fetch(place, proxy=address)
+    assert place.seen == []
+
+
+def test_behind_a_proxy_the_certificate_counts_as_ever(tmp_path: Path) -> None:
+    """T21: a proxy that answers itself has no certificate for the service."""
+    with peer(tmp_path, PUBLISHED) as place, proxy() as (address, _):
+        place.certificate = Path(certifi.where())
+        with refused(PcsCertificateUntrusted):
+            fetch(place, proxy=address)
+    assert place.seen == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "proxy.example:3128",
+        "https://proxy.example:3128",
+        "http://proxy.example",
+        "http://user:word@proxy.example:3128",
+        "http://proxy.example:0",
+        "http://proxy.example:65536",
+        "http://proxy.example:3128/x",
+        "http://proxy.example:3128\n",
+    ],
+)
+def test_not_the_address_of_a_proxy(text: str) -> None:
+    with refused(ProxyAddressMalformed):
+        parse_proxy(text)
+
+
+def test_the_address_of_a_proxy() -> None:
+    assert parse_proxy("http://Proxy.example:3128/") == "http://proxy.example:3128"
+    assert parse_proxy("http://[::1]:1") == "http://[::1]:1"
+
+
+# Which edition, and for which platforms
+
+
+KIND = PlatformKind(Tee.SGX, W.platform.tcb.fmspc, "platform")
+NUMBER = json.loads(PUBLISHED.tcb_info)["tcbEvaluationDataNumber"]
+
+
+def test_an_edition_is_asked_for_by_its_number(tmp_path: Path) -> None:
+    with peer(tmp_path, PUBLISHED) as place:
+        found = fetch(place, number=NUMBER)
+    wanted = f"tcbEvaluationDataNumber={NUMBER}"
+    assert place.seen[2:] == [f"{TCB}?fmspc=00606A000000&{wanted}", f"{QE}?{wanted}"]
+    assert found.contents.evaluation_data_number == NUMBER
+
+
+@pytest.mark.parametrize(("number", "status"), [(NUMBER + 1, "404"), (NUMBER - 1, "410")])
+def test_an_edition_that_the_service_does_not_have(
+    tmp_path: Path, number: int, status: str
+) -> None:
+    with peer(tmp_path, PUBLISHED) as place, refused(PcsRefused) as seen:
+        fetch(place, number=number)
+    assert seen.error.found == status
+    assert "evaluation data number" in seen.error.fix
+
+
+def test_a_service_that_gives_another_edition_than_was_asked(tmp_path: Path) -> None:
+    """It knows no numbers, and hands out what it has."""
+
+    def whatever(reply: Reply) -> Reply:
+        text, signature = PUBLISHED.tcb_info, PUBLISHED.tcb_info_signature.hex()
+        answer = f'{{"tcbInfo":{text},"signature":"{signature}"}}'
+        chains = {CHAINS[TCB]: quote(PUBLISHED.tcb_info_issuer_chain)}
+        return Reply(200, answer.encode(), headers=chains)
+
+    def identity(reply: Reply) -> Reply:
+        text, signature = PUBLISHED.qe_identity, PUBLISHED.qe_identity_signature.hex()
+        answer = f'{{"enclaveIdentity":{text},"signature":"{signature}"}}'
+        chains = {CHAINS[QE]: quote(PUBLISHED.qe_identity_issuer_chain)}
+        return Reply(200, answer.encode(), headers=chains)
+
+    with refused(EvaluationNumberNotGiven):
+        fetch_from(tmp_path, {TCB: whatever, QE: identity}, number=NUMBER - 1)
+
+
+def test_collateral_without_a_quote(tmp_path: Path) -> None:
+    with peer(tmp_path, PUBLISHED) as place:
+        found = fetch(place, kind=KIND)
+    assert (found.collateral, found.verified) == (PUBLISHED, ())
+    assert place.seen[1:3] == [f"{PCK_CRL}?ca=platform&encoding=der", f"{TCB}?fmspc=00606A000000"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "leaf"),
+    [
+        pytest.param(replace(KIND, fmspc=bytes(6)), TcbInfoMismatch, id="FMSPC"),
+        pytest.param(replace(KIND, tee=Tee.TDX), TcbInfoMismatch, id="TEE"),
+        pytest.param(replace(KIND, ca="processor"), e.CrlOfAnotherIssuer, id="authority"),
+    ],
+)
+def test_genuine_collateral_of_other_platforms_than_asked_for(
+    tmp_path: Path, kind: PlatformKind, leaf: type[e.RatlsError]
+) -> None:
+    """T05, T06: with no quote to hold against it, the question itself is what it must fit."""
+    asked: dict[str, Alter] = {}
+    genuine = {
+        PCK_CRL: f"{PCK_CRL}?ca=platform&encoding=der",
+        TCB: f"{TCB}?fmspc=00606A000000",
+        QE: QE,
+    }
+    for path, target in genuine.items():
+        asked[path] = lambda _, target=target: reply_to(target, PUBLISHED)  # type: ignore[misc]
+        asked[path.replace("/sgx/", "/tdx/")] = asked[path]
+    with refused(leaf):
+        fetch_from(tmp_path, asked, kind=kind)
+
+
+def test_a_quote_of_other_platforms_than_were_named(tmp_path: Path) -> None:
+    with peer(tmp_path, PUBLISHED) as place, refused(QuotesOfDifferentPlatforms):
+        fetch(place, {"q.bin": W.quote()}, kind=replace(KIND, fmspc=bytes(6)))
     assert place.seen == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ from verifier.certificate import (
     CertificateRoleWrong,
     RootUntrusted,
 )
-from verifier.crl import CertificateRevoked, CrlMalformed, CrlSignatureInvalid
+from verifier.crl import CertificateRevoked, CrlSignatureInvalid
 from verifier.document import CollateralMalformed
 from verifier.qe import QeIdentityMismatch, QuoteSignatureInvalid
 from verifier.responses import Answer, PcsAnswerMalformed
@@ -74,11 +75,12 @@ TWIN = W.intel.twin()
 @pytest.mark.parametrize(
     ("text", "leaf"),
     [
-        pytest.param(quote(SIGNER), CertificateMalformed, id="one-certificate"),
-        pytest.param(quote(SIGNER + ROOT + ROOT), CertificateMalformed, id="three"),
-        pytest.param(quote_plus(SIGNER + ROOT), CertificateMalformed, id="form-encoded"),
-        pytest.param(quote(SIGNER + ROOT) + ", x", CertificateMalformed, id="list"),
-        pytest.param("", CertificateMalformed, id="empty"),
+        pytest.param(quote(SIGNER), PcsAnswerMalformed, id="one-certificate"),
+        pytest.param(quote(SIGNER + ROOT + ROOT), PcsAnswerMalformed, id="three"),
+        pytest.param(quote_plus(SIGNER + ROOT), PcsAnswerMalformed, id="form-encoded"),
+        pytest.param(quote(SIGNER + ROOT) + ", x", PcsAnswerMalformed, id="list"),
+        pytest.param("", PcsAnswerMalformed, id="empty"),
+        pytest.param("undefined", PcsAnswerMalformed, id="undefined"),
         pytest.param("%FF%FE", PcsAnswerMalformed, id="not-UTF-8"),
         pytest.param(quote(ROOT + SIGNER), CertificateRoleWrong, id="reversed"),
         pytest.param(quote(TWIN.tcb_signer.pem + TWIN.root.pem), RootUntrusted, id="another-root"),
@@ -125,8 +127,12 @@ BODIES: list[Any] = [
 def test_a_document_that_cannot_be_read(
     tmp_path: Path, path: str, change: Callable[[bytes], bytes]
 ) -> None:
-    with refused(CollateralMalformed):
+    with refused(PcsAnswerMalformed) as seen:
         fetch_from(tmp_path, {path: body(change)})
+    # The service and the document, and never the quote.
+    assert seen.error.thing.startswith("https://127.0.0.1:")
+    assert path in seen.error.thing
+    assert "q.bin" not in str(seen.error)
 
 
 def answer(raw: bytes) -> Answer:
@@ -179,10 +185,13 @@ def test_escapes_are_those_that_everybody_decodes(inside: bytes) -> None:
 @pytest.mark.parametrize(
     ("change", "leaf"),
     [
-        pytest.param(lambda raw: b"", e.CrlMissing, id="empty"),
-        pytest.param(lambda raw: b"<html>", CrlMalformed, id="a-web-page"),
-        pytest.param(lambda raw: as_der(raw) + b"\0", CrlMalformed, id="trailing"),
-        pytest.param(lambda raw: as_der(raw)[:-1], CrlMalformed, id="cut"),
+        pytest.param(lambda raw: b"", PcsAnswerMalformed, id="empty"),
+        pytest.param(lambda raw: b"<html>", PcsAnswerMalformed, id="a-web-page"),
+        pytest.param(lambda raw: as_der(raw) + b"\0", PcsAnswerMalformed, id="trailing"),
+        pytest.param(lambda raw: as_der(raw)[:-1], PcsAnswerMalformed, id="cut"),
+        pytest.param(lambda raw: base64.b64encode(as_der(raw)), PcsAnswerMalformed, id="base64"),
+        pytest.param(lambda raw: b"0x" + as_der(raw).hex().encode(), PcsAnswerMalformed, id="0x"),
+        pytest.param(lambda raw: as_der(raw).hex().encode()[:-2], PcsAnswerMalformed, id="cut-hex"),
         pytest.param(
             lambda raw: as_der(raw)[:-1] + bytes([as_der(raw)[-1] ^ 1]),
             CrlSignatureInvalid,
@@ -193,8 +202,10 @@ def test_escapes_are_those_that_everybody_decodes(inside: bytes) -> None:
 def test_a_revocation_list_that_is_none(
     tmp_path: Path, path: str, change: Callable[[bytes], bytes], leaf: type[e.RatlsError]
 ) -> None:
-    with refused(leaf):
+    with refused(leaf) as seen:
         fetch_from(tmp_path, {path: body(change)})
+    assert seen.error.thing.startswith("https://127.0.0.1:")
+    assert "q.bin" not in str(seen.error)
 
 
 def test_the_revocation_list_of_the_other_authority(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,10 +45,9 @@ from tests.verifier.world import AT
 from verifier import Collateral
 from verifier import errors as e
 from verifier.backoff import Backoff
-from verifier.certificate import CertificateMalformed, RootUntrusted
+from verifier.certificate import RootUntrusted
 from verifier.collateral import QeIdentitySignatureInvalid, TcbInfoSignatureInvalid
-from verifier.crl import CertificateRevoked, CrlMalformed, CrlSignatureInvalid
-from verifier.document import CollateralMalformed
+from verifier.crl import CertificateRevoked, CrlSignatureInvalid
 from verifier.kind import PlatformKind
 from verifier.pcs import CollateralSourcesExhausted, QuotesOfDifferentPlatforms, require_not_older
 from verifier.pcs_requests import (
@@ -99,10 +99,25 @@ NOT_GIVEN: list[Any] = [
     pytest.param({QE: breaks_off}, PcsUnreachable, id="breaks-off"),
     pytest.param({TCB: endless}, PcsAnswerTooLarge, id="endless"),
     pytest.param({TCB: with_header(CHAINS[TCB], None)}, PcsAnswerMalformed, id="no-chain"),
-    pytest.param({QE: with_header(CHAINS[QE], "x")}, CertificateMalformed, id="chain-of-text"),
-    pytest.param({TCB: body(lambda _: b"<html>")}, CollateralMalformed, id="a-web-page"),
-    pytest.param({PCK_CRL: body(lambda _: b"<html>")}, CrlMalformed, id="a-web-page-as-CRL"),
-    pytest.param({ROOT_CRL: body(lambda _: b"")}, e.CrlMissing, id="an-empty-CRL"),
+    pytest.param({QE: with_header(CHAINS[QE], "x")}, PcsAnswerMalformed, id="chain-of-text"),
+    pytest.param({TCB: body(lambda _: b"<html>")}, PcsAnswerMalformed, id="a-web-page"),
+    pytest.param({TCB: body(lambda raw: raw[:-9])}, PcsAnswerMalformed, id="cut-off"),
+    pytest.param({QE: body(lambda _: b"")}, PcsAnswerMalformed, id="empty"),
+    pytest.param({QE: body(lambda raw: b"\xef\xbb\xbf" + raw)}, PcsAnswerMalformed, id="BOM"),
+    pytest.param({QE: with_header(CHAINS[QE], "undefined")}, PcsAnswerMalformed, id="undefined"),
+    pytest.param({PCK_CRL: body(lambda _: b"<html>")}, PcsAnswerMalformed, id="page-as-CRL"),
+    pytest.param({ROOT_CRL: body(lambda _: b"")}, PcsAnswerMalformed, id="an-empty-CRL"),
+    pytest.param(
+        {PCK_CRL: body(lambda raw: as_der(raw)[:-1])}, PcsAnswerMalformed, id="a-CRL-cut-short"
+    ),
+    pytest.param(
+        {PCK_CRL: body(lambda raw: b64encode(as_der(raw)))}, PcsAnswerMalformed, id="base64-CRL"
+    ),
+    pytest.param(
+        {ROOT_CRL: body(lambda raw: b"0x" + as_der(raw).hex().encode())},
+        PcsAnswerMalformed,
+        id="0x-CRL",
+    ),
 ]
 
 
@@ -257,9 +272,15 @@ def require_asked_alone(
 ) -> None:
     """The first service's answer is refused, and the second, a genuine one, is not asked."""
     first, second = folders(tmp_path)
-    with peer(first, published, altered) as one, peer(second, PUBLISHED) as other, refused(leaf):
+    with (
+        peer(first, published, altered) as one,
+        peer(second, PUBLISHED) as other,
+        refused(leaf) as seen,
+    ):
         fetch(one, quotes, other)
     assert other.seen == []
+    # What is wrong with the documents is said of the service, and the rest of the quote.
+    assert seen.error.thing.startswith(one.origin if altered else "q.bin")
 
 
 @pytest.mark.parametrize(("altered", "leaf"), FORGED)
@@ -325,6 +346,7 @@ def at_first(alter: Alter, times: int) -> Alter:
 
 
 PASSING: list[Any] = [
+    pytest.param(says(408), id="408"),
     pytest.param(says(429), id="429"),
     pytest.param(says(500), id="500"),
     pytest.param(says(502), id="502"),
@@ -373,7 +395,13 @@ def test_it_is_not_asked_for_for_ever(tmp_path: Path, number: int) -> None:
         ("9" * 400, 0.5),
         ("-3", 0.5),
         ("1.5", 0.5),
-        ("Wed, 25 Nov 2026 12:00:00 GMT", 0.5),
+        ("Wed, 25 Nov 2026 12:00:00 GMT", 0.5),  # the present
+        ("Wed, 25 Nov 2026 12:00:03 GMT", 3.5),
+        ("Wed, 25 Nov 2026 11:59:57 GMT", 0.5),
+        ("Thu, 25 Nov 2027 12:00:00 GMT", 8.5),
+        ("Tue, 31 Nov 2026 12:00:03 GMT", 0.5),  # no such day
+        ("Wednesday, 25-Nov-26 12:00:03 GMT", 0.5),
+        ("Wed, 25 Nov 2026 12:00:03 CET", 0.5),
         ("", 0.5),
     ],
 )
@@ -396,11 +424,14 @@ def test_a_pause_that_would_outlast_the_time_is_not_made(tmp_path: Path) -> None
 
 
 NOT_PASSING: list[Any] = [
-    *(pytest.param(says(s), PcsRefused, id=str(s)) for s in (400, 401, 404, 410, 460, 461, 462)),
+    *(
+        pytest.param(says(s), PcsRefused, id=str(s))
+        for s in (400, 401, 403, 404, 405, 409, 410, 460, 461, 462)
+    ),
     pytest.param(says(302, Location="https://x"), PcsRedirects, id="302"),
     pytest.param(says(200, Content_Encoding="gzip"), PcsAnswerMalformed, id="packed"),
     pytest.param(endless, PcsAnswerTooLarge, id="endless"),
-    pytest.param(body(lambda _: b"<html>"), CollateralMalformed, id="a-web-page"),
+    pytest.param(body(lambda _: b"<html>"), PcsAnswerMalformed, id="a-web-page"),
     pytest.param(
         body(lambda raw: raw.replace(b"OutOfDate", b"UpToDate")),
         TcbInfoSignatureInvalid,
@@ -439,12 +470,17 @@ def test_pauses_differ() -> None:
     assert len({Retries().pause(4, 0) for _ in range(100)}) > 90
 
 
-@pytest.mark.parametrize("status", [404, 429, 460, 461, 462, 502])
-def test_what_a_caching_service_means_has_a_fix_of_its_own(tmp_path: Path, status: int) -> None:
-    with refused(PcsRefused) as seen:
-        fetch_from(tmp_path, {TCB: says(status)})
-    assert seen.error.found == str(status)
-    assert seen.error.fix != PcsRefused.default_fix
+STATUSES = [400, 401, 403, 404, 405, 408, 410, 429, 460, 461, 462, 502, 503, 504]
+
+
+def test_each_status_that_means_something_has_a_fix_of_its_own(tmp_path: Path) -> None:
+    fixes = {PcsRefused.default_fix}
+    for status in STATUSES:
+        with refused(PcsRefused) as seen:
+            fetch_from(tmp_path, {TCB: says(status)})
+        assert seen.error.found == str(status)
+        fixes.add(seen.error.fix)
+    assert len(fixes) == len(STATUSES) + 1
 
 
 # Trust domains

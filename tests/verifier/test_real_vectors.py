@@ -14,8 +14,8 @@ from tests.conftest import vectors_folder
 from tests.support.refusal import count_refusal, refused
 from verifier import Collateral, TrustAnchors
 from verifier.collateral import TcbInfoSignatureInvalid
+from verifier.forms import find_quote
 from verifier.quote import strip_file_padding
-from verifier.received import ReceivedQuote
 from verifier.report import QuoteReport, report_quote
 from verifier.verify import QuoteCheck, verify_quote
 
@@ -32,7 +32,7 @@ def _cases(*inside: str) -> list[Any]:
 
 def judge(vectors: Path, quote: dict[str, Any], case: dict[str, Any], time: int) -> QuoteReport:
     return report_quote(
-        ReceivedQuote.of_file((vectors / quote["file"]).read_bytes()),
+        find_quote((vectors / quote["file"]).read_bytes()).received(),
         Collateral.parse((vectors / case["collateral"]).read_bytes()),
         file=quote["file"],
         roots=TrustAnchors.intel(),

@@ -16,19 +16,20 @@ from tests.verifier.world import AT, DATE, World, put, world
 from verifier import Collateral, TcbStatus, TrustAnchors, accept, verify_quote
 from verifier.acceptance import StatusNeverAcceptable
 from verifier.errors import Exit
+from verifier.forms import find_quote
 from verifier.received import ReceivedQuote
 from verifier.report import QuoteReport, report_quote
 
 W = world()
 FIELDS = (
-    "file verdict authentic mode tee quote_version tcb_status tcb_date tcb_evaluation_data_number "
-    "advisory_ids parts collateral measurement platform checks error"
+    "file form verdict authentic mode tee quote_version tcb_status tcb_date "
+    "tcb_evaluation_data_number advisory_ids parts collateral measurement platform checks error"
 )
 
 
 def report(quote: bytes | None = None, collateral: Collateral | None = None) -> QuoteReport:
     return report_quote(
-        ReceivedQuote.of_file(W.quote() if quote is None else quote),
+        find_quote(W.quote() if quote is None else quote).received(),
         collateral or W.collateral(),
         file="q.bin",
         roots=W.intel.anchors(),
@@ -63,7 +64,7 @@ def test_accepted_quote_is_reported_with_all_fields() -> None:
 @pytest.mark.parametrize(
     ("quote", "collateral", "status", "verdict", "authentic", "check"),
     [
-        pytest.param(b"junk", {}, 3, "refused", None, "quote-format", id="unreadable"),
+        pytest.param(b"\3\0junk", {}, 3, "refused", None, "quote-format", id="unreadable"),
         pytest.param(
             W.quote(form=lambda f: replace(f, signature=bytes(64))),
             {},
