@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from policy import cli_sign
 from policy.options import AgreementFile, Json, KnownDigest, OwnParty, checked_digest
 from verifier.usage import Commands
+
+if TYPE_CHECKING:
+    from policy.document import Policy
+    from verifier.parts import Announced
 
 policy = typer.Typer(
     cls=Commands,
@@ -86,10 +91,21 @@ def policy_new(
 
 @policy.command("lint")
 def policy_lint(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml.")], json: Json = False
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml.")],
+    collateral: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Announce current levels in this bundle that the policy refuses for an advisory; "
+            "may be repeated."
+        ),
+    ] = None,
+    json: Json = False,
 ) -> None:
     """List every problem of a policy with its path and line. If there is none, say for each
     computation what its result tells about persons, and where the policy leaves something open.
+
+    Intel attaches advisories to levels that are UpToDate, too; a policy accepts those that it lists
+    in accepted_advisories, and refuses the others. With --collateral, such levels are announced.
 
     Example: ratls policy lint policy.toml
     """
@@ -115,12 +131,37 @@ def policy_lint(
             raise typer.Exit(int(refusal.exit_status)) from refusal
         digest, noted = digest_text(read.digest), notes(read, file.parent)
         says = {c.id: f"{c.run} says {DECLARED[c.run].says}" for c in read.computation}
-        lines = [f"{file}: no problems, {digest}"]
-        shell.answer(
-            {"file": str(file), "problems": [], "digest": digest, "says": says}
-            | {"notes": noted, "error": None},
-            "\n".join(lines + [f"  {name}: {text}" for name, text in (says | noted).items()]),
-        )
+        ahead = _announced(read, collateral or [])
+        facts = {"file": str(file), "problems": [], "digest": digest, "says": says}
+        facts["notes"] = noted
+        lines = [
+            f"{file}: no problems, {digest}",
+            *(f"  {name}: {text}" for name, text in (says | noted).items()),
+            *(f"  {place}: {level.text}" for place, level in ahead),
+        ]
+        announced = [{"collateral": place, **level.as_json()} for place, level in ahead]
+        shell.answer({**facts, "announced": announced, "error": None}, "\n".join(lines))
+
+
+def _announced(policy: Policy, files: Sequence[Path]) -> list[tuple[str, Announced]]:
+    """Current levels in these bundles that the policy would refuse; by the bundle's name."""
+    if not files:
+        return []
+    from verifier.anchors import RootName
+    from verifier.bundles import read_collateral
+    from verifier.contents import Contents
+    from verifier.errors import placed
+    from verifier.parts import announced, levels_of
+
+    roots = RootName.parse(policy.platform.root).anchors
+    found = []
+    for file in files:
+        bundle = read_collateral(file)
+        with placed(str(file)):
+            contents = Contents.authenticate(bundle, roots)
+        levels = announced(levels_of(contents), policy.platform.accepted_advisories)
+        found += [(str(file), level) for level in levels]
+    return found
 
 
 @policy.command("show")

@@ -212,11 +212,13 @@ def _show_fetched(
             for p in fetched.passed_over
         ],
         "update": "early" if early else "standard",
-        "quotes": len(fetched.verified),
+        "quotes": len(fetched.verified) + len(fetched.below),
         **_summary(fetched.contents, roots),
     }
     for passed in fetched.passed_over:
         _tell(shell, f"{passed.source} did not give it: [{passed.refusal.code}] {passed.refusal}")
+    for refusal in fetched.below:
+        _tell(shell, f"genuine, but no use of this bundle will accept it: {refusal}")
     if fetched.source == "cache":
         why = "no service had it" if fetched.passed_over else "no service was asked"
         _tell(shell, f"from the cache, as it was fetched {facts['fetched']}: {why}")

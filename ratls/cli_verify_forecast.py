@@ -13,6 +13,7 @@ import typer
 from policy.options import KnownDigest, OwnParty
 from ratls.cli_verify_quote import (
     AcceptAdvisory,
+    AcceptOutOfDateSince,
     AcceptStatus,
     PolicyFile,
     Root,
@@ -38,7 +39,8 @@ _COLUMNS = ("STOPS", "LEFT", "EVEN IF RENEWED", "FMSPC", "PPID", "FILE", "REASON
 
 def forecast(
     files: Annotated[
-        list[Path], typer.Argument(metavar="QUOTE", help="Files with one quote each.")
+        list[Path],
+        typer.Argument(metavar="QUOTE", help="Files with one quote each; folders of them."),
     ],
     collateral: CollateralFile,
     early: Annotated[
@@ -50,6 +52,7 @@ def forecast(
     digest: KnownDigest = None,
     accept_status: AcceptStatus = None,
     accept_advisory: AcceptAdvisory = None,
+    accept_out_of_date_since: AcceptOutOfDateSince = None,
     root: Root = None,
     newer_sgx: NewerSgx = False,
     within: Annotated[
@@ -70,16 +73,18 @@ def forecast(
     The exit status is 0, or 6 if one may stop --within that time; or the worst of those that do
     not pass today; or 5 for a --policy that is known by neither --party nor --digest.
 
-    Example: ratls verify forecast quotes/*.bin --collateral collateral.json --within 14d
+    Example: ratls verify forecast quotes --collateral collateral.json --within 14d
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
-    require_one_demand(policy, accept_status, accept_advisory, root, party, digest)
+    asked = (accept_status, accept_advisory, accept_out_of_date_since)
+    require_one_demand(policy, asked, root, party, digest)
     limit = None if within is None else parse_within(within)
-    usual = usual_acceptance(accept_status, accept_advisory)
+    usual = usual_acceptance(*asked)
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
+        from verifier.batch import expand
         from verifier.bundles import read_collateral
         from verifier.forecast import Demand
         from verifier.forecast import forecast as look_ahead
@@ -89,20 +94,22 @@ def forecast(
         preview = None if early is None else read_collateral(early)
         doubt = None
         if policy is None:
-            demand = Demand(lambda verified, at: usual(verified))
+            listed = frozenset(accept_advisory) if accept_advisory else None
+            demand = Demand(lambda verified, at: usual(verified), advisories=listed)
             root_name = "intel" if root is None else root
         else:
             from policy.agreement_file import open_agreement
 
             brought = open_agreement(policy, party=party, digest=digest, drafts=True)
             policies = tuple(map(brought.ready, brought.policies))
-            demand, agreed = _demand_of(policies), _in_force(policies, instant)
+            demand, agreed = _demand_of(policies, instant), _in_force(policies, instant)
             doubt, root_name = doubt_of(shell, brought, agreed), agreed.platform.root
         roots = shell.anchors(root_name, allow_simulation=allow_simulation)
         ask = partial(
             look_ahead, collateral=bundle, roots=roots, at=instant, demand=demand, early=preview
         )
-        answers = [(file, _one(file, instant, newer_sgx, ask)) for file in files]
+        paths = list(map(Path, expand(files)))
+        answers = [(file, _one(file, instant, newer_sgx, ask)) for file in paths]
         answers.sort(key=_earliest_first)
         _show(shell, answers, roots, within)
     found = [answer.status_within(limit) for _, answer in answers]
@@ -149,12 +156,13 @@ def _in_force(policies: Sequence[Policy], at: datetime) -> Policy:
     return begun[-1] if begun else policies[0]
 
 
-def _demand_of(policies: Sequence[Policy]) -> Demand:
+def _demand_of(policies: Sequence[Policy], at: datetime) -> Demand:
     from policy.admission import admit
     from verifier.forecast import Demand
 
     return Demand(
         accept=lambda verified, at: admit(_in_force(policies, at), verified, at=at),
+        advisories=frozenset(_in_force(policies, at).platform.accepted_advisories),
         limits=lambda verified, at: policy_limits(policies, verified, at),
     )
 
@@ -231,7 +239,7 @@ def _show(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    shell.answer({}, "\n".join([*lines, _summary(answers, roots, within)]))
+    shell.answer({}, "\n".join([*lines, *_behind(answers), _summary(answers, roots, within)]))
 
 
 def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]:
@@ -256,6 +264,23 @@ def _rows(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[tuple[str, ...]]
             printable(str(file)) + more,
             printable(f"{first.text}; to do: {first.fix}"),
         )
+
+
+def _behind(answers: Iterable[tuple[Path, Forecast]]) -> Iterator[str]:
+    """What each platform is short of, and what raises it; platforms that are alike together."""
+    alike: dict[tuple[Any, ...], list[tuple[Path, Forecast]]] = {}
+    for file, answer in answers:
+        if answer.announced or any(part.behind for part in answer.parts):
+            alike.setdefault((answer.parts, answer.announced), []).append((file, answer))
+    for (parts, announced), entries in alike.items():
+        for file, answer in entries:
+            assert answer.pck is not None, "a quote with parts was authenticated"
+            platform = answer.pck.extension.platform
+            ids = f"FMSPC {platform.fmspc.hex()}, PPID {platform.ppid.hex()}"
+            yield f"{printable(str(file))}: {ids}"
+        for part in parts:
+            yield from (f"  {printable(line)}" for line in part.lines if part.behind)
+        yield from (f"  {printable(level.text)}" for level in announced)
 
 
 def _left(answer: Forecast) -> str:

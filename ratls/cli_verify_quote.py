@@ -14,7 +14,7 @@ from ratls.options import At, JsonLines, NewerSgx
 from verifier.text import digest_text
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import date, datetime
 
     from policy.agreement_file import OpenedAgreement
     from policy.document import Policy
@@ -32,6 +32,13 @@ AcceptStatus = Annotated[
 ]
 AcceptAdvisory = Annotated[
     list[str] | None, typer.Option(help="Accept this advisory; may be repeated.")
+]
+AcceptOutOfDateSince = Annotated[
+    str | None,
+    typer.Option(
+        metavar="YYYY-MM-DD",
+        help="Accept OutOfDate too, of levels from this day on; never of older ones.",
+    ),
 ]
 PolicyFile = Annotated[
     Path | None, typer.Option(help="Hold quotes against an agreement, or the draft of a policy.")
@@ -54,6 +61,7 @@ def quote(
     at: At = None,
     accept_status: AcceptStatus = None,
     accept_advisory: AcceptAdvisory = None,
+    accept_out_of_date_since: AcceptOutOfDateSince = None,
     policy: PolicyFile = None,
     party: OwnParty = None,
     digest: KnownDigest = None,
@@ -78,8 +86,9 @@ def quote(
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
-    require_one_demand(policy, accept_status, accept_advisory, root, party, digest)
-    acceptance = usual_acceptance(accept_status, accept_advisory)
+    asked = (accept_status, accept_advisory, accept_out_of_date_since)
+    require_one_demand(policy, asked, root, party, digest)
+    acceptance = usual_acceptance(*asked)
     with refusals_as_exit_status(json_output) as shell:
         from functools import partial
 
@@ -192,9 +201,9 @@ def _summary(counts: dict[int, int], seconds: float) -> str:
 
 
 def usual_acceptance(
-    statuses: list[str] | None, advisories: list[str] | None
+    statuses: list[str] | None, advisories: list[str] | None, since: str | None = None
 ) -> Callable[[VerifiedQuote], Appraisal]:
-    """What is asked without a policy. Raises: BadParameter for an unknown status."""
+    """What is asked without a policy. Raises: BadParameter for an unknown status or no date."""
     from functools import partial
 
     from verifier.acceptance import accept
@@ -208,21 +217,36 @@ def usual_acceptance(
         )
     accepted = frozenset({TcbStatus.UP_TO_DATE, *(known[name] for name in statuses or ())})
     listed = frozenset(advisories) if advisories else None
-    return partial(accept, statuses=accepted, advisories=listed)
+    day = None if since is None else _day(since)
+    return partial(accept, statuses=accepted, advisories=listed, out_of_date_since=day)
+
+
+def _day(text: str) -> date:
+    import re
+    from datetime import date
+
+    try:
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise typer.BadParameter(
+        f"not a day: {text}; write it as 2026-01-31", param_hint="--accept-out-of-date-since"
+    )
 
 
 def require_one_demand(
     policy: Path | None,
-    accept_status: list[str] | None,
-    accept_advisory: list[str] | None,
+    asked: tuple[object, ...],
     root: str | None,
     party: Path | None,
     digest: str | None,
 ) -> None:
-    """Either a policy or the options say what is accepted. Raises: BadParameter."""
-    if policy is not None and (accept_status or accept_advisory or root is not None):
+    """Either a policy or the options (`asked`) say what is accepted. Raises: BadParameter."""
+    if policy is not None and (any(asked) or root is not None):
         raise typer.BadParameter(
-            "cannot be combined with --accept-status, --accept-advisory or --root",
+            "cannot be combined with --accept-status, --accept-advisory, "
+            "--accept-out-of-date-since or --root",
             param_hint="--policy",
         )
     if policy is None and not (party is None and digest is None):

@@ -63,7 +63,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if folder is None:
         terminalreporter.write_line("REAL VECTORS ABSENT: tests on genuine quotes did not run")
     else:
-        count = len(list((folder / "quotes").glob("*.bin")))
+        count = len(list(folder.glob("**/quotes/*.bin")))
         terminalreporter.write_line(f"real vectors: {count} quotes")
 
 

@@ -7,8 +7,10 @@ A debug enclave and a revoked level are always refused, for they protect nothing
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import date
 from enum import StrEnum
 
+from verifier import bits
 from verifier.appraisal import Appraisal
 from verifier.appraisal_log import AppraisalLog
 from verifier.errors import ConfigError, EnclaveAttributeError, TcbStatusError
@@ -49,6 +51,7 @@ def accept(
     *,
     statuses: frozenset[TcbStatus] = UP_TO_DATE_ONLY,
     advisories: frozenset[str] | None = None,
+    out_of_date_since: date | None = None,
 ) -> Appraisal:
     """Check attributes, TCB status and advisories of a genuine quote.
 
@@ -56,7 +59,10 @@ def accept(
         verified: What `verify_quote` returned.
         statuses: TCB statuses to accept; `Revoked` can never be one of them.
         advisories: Each advisory that comes with the status must be among these. None accepts
-            those that Intel attaches to `UpToDate` for information, and no others.
+            those that Intel attaches to `UpToDate` for information, and no others; of a trust
+            domain, launch and what runs now must both be `UpToDate` for that.
+        out_of_date_since: Accept `OutOfDate`, too, of levels from this day on, and of no older
+            one, also where `statuses` lists it.
 
     Returns:
         The appraisal of the quote, followed by these checks.
@@ -64,7 +70,7 @@ def accept(
     Raises:
         EnclaveDebuggable, EnclaveAttributesUnaccepted: Attributes of an enclave.
         TdDebuggable, TdAttributesUnaccepted, ServiceTdUnaccepted: Those of a trust domain.
-        TcbRevoked, TcbStatusUnaccepted, AdvisoryUnaccepted: Patch level.
+        TcbRevoked, TcbStatusUnaccepted, TcbOutOfDateTooLong, AdvisoryUnaccepted: Patch level.
         StatusNeverAcceptable: `statuses` is empty or holds `Revoked`.
     """
     if not statuses or TcbStatus.REVOKED in statuses:
@@ -77,7 +83,11 @@ def accept(
     with log.check(AcceptanceCheck.ATTRIBUTES) as note:
         note(_require_default_attributes(verified.quote.report))
     with log.check(AcceptanceCheck.TCB_STATUS) as note:
-        require_status(verified.tcb, statuses)
+        if out_of_date_since is None:
+            require_status(verified.tcb, statuses)
+        else:
+            require_status(verified.tcb, statuses | {TcbStatus.OUT_OF_DATE})
+            require_out_of_date_since(verified.tcb, out_of_date_since)
         note(str(verified.tcb.status))
     with log.check(AcceptanceCheck.ADVISORIES) as note:
         require_advisories(verified.tcb, advisories)
@@ -139,18 +149,21 @@ def require_td_attributes(
     attributes, xfam = report.td_attributes, report.xfam
     if attributes & TD_UNPROTECTED:
         raise TdDebuggable(
-            "TD attributes, bits 0 to 7", expected="all off", found=f"{attributes & 0xFF:#04x}"
+            "TD attributes, bits 0 to 7",
+            expected="all off",
+            found=bits.differing(bits.TD_ATTRIBUTES, off=0, on=attributes & TD_UNPROTECTED),
         )
     # Without SEPT_VE_DISABLE the host may take a page away and have the guest run on with another.
-    for field, must, may, found in (
-        ("TD attributes", needed, allowed, attributes),
-        ("TD XFAM", xfam_needed, xfam_allowed, xfam),
+    for field, names, must, may, found in (
+        ("TD attributes", bits.TD_ATTRIBUTES, needed, allowed, attributes),
+        ("TD XFAM", bits.STATE, xfam_needed, xfam_allowed, xfam),
     ):
         if found & must != must or found & ~(may | must):
             raise TdAttributesUnaccepted(
                 field,
                 expected=f"the bits {must:#x}, and none but {may | must:#x}",
-                found=f"{found:#x}",
+                found=f"{found:#x}: "
+                + bits.differing(names, off=must & ~found, on=found & ~(may | must)),
             )
     bound = report.mr_service_td
     if bound is not None and any(bound) and bound not in service_tds:
@@ -204,16 +217,17 @@ def require_attributes(
         raise EnclaveDebuggable("enclave attribute DEBUG", expected="off", found="on")
     fixed = INIT | MODE64BIT
     wanted = (_DEFAULT_FLAGS & ~flags_mask) | (flags & flags_mask) | fixed
-    for field, mask, expected, found in (
-        ("flags", _DEFAULT_MASK | flags_mask, wanted, report.flags),
-        ("xfrm", xfrm_mask, xfrm, report.xfrm),
-        ("misc_select", misc_select_mask, misc_select, report.misc_select),
+    for field, names, mask, expected, found in (
+        ("flags", bits.FLAGS, _DEFAULT_MASK | flags_mask, wanted, report.flags),
+        ("xfrm", bits.STATE, xfrm_mask, xfrm, report.xfrm),
+        ("misc_select", bits.MISC_SELECT, misc_select_mask, misc_select, report.misc_select),
     ):
         if (found & mask) != (expected & mask):
             raise EnclaveAttributesUnaccepted(
                 f"enclave {field} under mask {mask:#x}",
                 expected=f"{expected & mask:#x}",
-                found=f"{found & mask:#x}",
+                found=f"{found & mask:#x}: "
+                + bits.differing(names, off=expected & mask & ~found, on=found & mask & ~expected),
             )
 
 
@@ -245,6 +259,27 @@ def require_status(tcb: TcbVerdict, statuses: frozenset[TcbStatus]) -> None:
         raise TcbStatusUnaccepted("TCB status", expected=expected, found=tcb.status)
 
 
+class TcbOutOfDateTooLong(TcbStatusError):
+    """The platform is out of date, and by an older level than the day that is accepted."""
+
+    code = "tcb-out-of-date-too-long"
+    default_fix = "update the platform, or accept `OutOfDate` of levels from an earlier day on"
+
+
+def require_out_of_date_since(tcb: TcbVerdict, day: date) -> None:
+    """What is `OutOfDate` has levels from this day on: the oldest of its parts counts.
+
+    Raises:
+        TcbOutOfDateTooLong: It is older.
+    """
+    if tcb.status is TcbStatus.OUT_OF_DATE and tcb.date.date() < day:
+        raise TcbOutOfDateTooLong(
+            "TCB status OutOfDate",
+            expected=f"of {day.isoformat()} or later",
+            found=f"as of {tcb.date:%Y-%m-%d}",
+        )
+
+
 class AdvisoryUnaccepted(TcbStatusError):
     """A security advisory applies to the platform that is not among those accepted."""
 
@@ -258,7 +293,9 @@ def require_advisories(tcb: TcbVerdict, advisories: frozenset[str] | None) -> No
     Raises:
         AdvisoryUnaccepted: Names all that are not.
     """
-    if advisories is None and tcb.status is TcbStatus.UP_TO_DATE:
+    # What runs now beneath a domain that was launched well may be worse, and so its advisories.
+    current = {tcb.status, tcb.current_status or tcb.status}
+    if advisories is None and current == {TcbStatus.UP_TO_DATE}:
         return
     missing = [a for a in tcb.advisory_ids if a not in (advisories or frozenset())]
     if missing:

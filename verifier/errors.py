@@ -189,6 +189,15 @@ class TcbStatusError(RatlsError):
     exit_status = Exit.NOT_ADMITTED
 
 
+class BelowEveryLevelError(TcbStatusError):
+    """Genuine, but a part of the platform is below every level that Intel lists for it.
+
+    No `VerifiedQuote` is made of such a quote, so that no option and no policy can accept it.
+    """
+
+    genuine: object = None  # what was authenticated, to be shown: see `verifier.genuine`
+
+
 class EnclaveAttributeError(RatlsError):
     """The enclave runs with attributes that are not accepted."""
 

@@ -33,6 +33,8 @@ from verifier.errors import (
     RatlsError,
     placed,
 )
+from verifier.genuine import GenuineQuote
+from verifier.parts import Announced, Part, ahead_of, announced, parts_of, updates
 from verifier.pck import PckChain
 from verifier.received import ReceivedQuote
 from verifier.report import platform_facts
@@ -103,6 +105,7 @@ class Demand:
 
     accept: Callable[[VerifiedQuote, datetime], object] = _accept_defaults
     limits: Callable[[VerifiedQuote, datetime], Iterable[Reason]] = _no_limits
+    advisories: frozenset[str] | None = None  # accepted; None: those of `UpToDate` inform
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,8 @@ class Forecast:
     exit_status: Exit  #              of the quote today
     pck: PckChain | None = None  #    None where nothing of the quote was verified
     tcb: TcbVerdict | None = None  #  as of today
+    parts: tuple[Part, ...] = ()  #   of a genuine quote: how far each of its parts is behind
+    announced: tuple[Announced, ...] = ()  # what an update would reach, and not be accepted
     early: EarlyVerdict | None = None
 
     @classmethod
@@ -180,6 +185,8 @@ class Forecast:
             "reasons": [reason.as_json() for reason in self.reasons],
             "platform": _platform(self.pck),
             **_status(self.tcb),
+            "parts": [part.as_json() for part in self.parts] or None,
+            "announced": [level.as_json() for level in self.announced],
             "early": None if self.early is None else self.early.as_json(),
             "error": self.refusal and self.refusal.as_json(),
         }
@@ -218,15 +225,21 @@ def forecast(
     asked = _Question(received, roots, demand or Demand())
     verified, refusal = asked.of(collateral, at)
     tcb = None if verified is None else verified.tcb
+    genuine = GenuineQuote.behind(refusal)
+    if refusal is not None and genuine is not None:
+        return _below(refusal, genuine, at)
     if refusal is not None and verified is None and refusal.check != QuoteCheck.VALIDITY:
         return Forecast.of_refused(refusal, at)
+    parts = () if verified is None else parts_of(verified.genuine)
+    accepted = asked.demand.advisories
+    ahead = () if accepted is None else announced(ahead_of(parts), accepted)
     pck, reasons = asked.ends(collateral)  # the quote is genuine, or was or will be
     reasons += asked.demand.limits(verified, at) if verified is not None else ()
     if refusal is not None:
         # What is refused stays refused: no date of its own matters any more.
         kept = reasons if refusal.exit_status is Exit.UNDECIDED else []
         ordered = _ordered([_now(refusal, at), *kept])
-        return Forecast(at, ordered, refusal, refusal.exit_status, pck, tcb)
+        return Forecast(at, ordered, refusal, refusal.exit_status, pck, tcb, parts, ahead)
     verdict = None
     if early is not None:
         with placed("early collateral"):
@@ -234,7 +247,16 @@ def forecast(
         if verdict.refusal is not None:
             reasons.append(_early(verdict.refusal, verdict.tcb, reasons))
     ordered, then = asked.first_refused(_ordered(reasons), collateral)
-    return Forecast(at, ordered, then, Exit.YES, pck, tcb, verdict)
+    return Forecast(at, ordered, then, Exit.YES, pck, tcb, parts, ahead, verdict)
+
+
+def _below(refusal: RatlsError, genuine: GenuineQuote, at: datetime) -> Forecast:
+    """The answer on a genuine quote below every level: only an update changes it."""
+    parts = parts_of(genuine)
+    update = ", ".join(updates(part for part in parts if part.level is None))
+    fix = f"not renewable: needs an update ({update}), then a new PCK certificate and a new quote"
+    reason = Reason(Kind.ALREADY_REFUSED, at, str(refusal), fix, renewable=False)
+    return Forecast(at, (reason,), refusal, refusal.exit_status, genuine.pck, parts=parts)
 
 
 @dataclass(frozen=True, slots=True)

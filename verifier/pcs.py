@@ -25,6 +25,7 @@ from verifier.anchors import TrustAnchors
 from verifier.collateral import Collateral
 from verifier.contents import Contents
 from verifier.errors import (
+    BelowEveryLevelError,
     CollateralFetchError,
     CollateralRollbackError,
     CollateralStaleError,
@@ -85,11 +86,12 @@ _SEAL = object()
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A bundle with which every quote given was verified: only `verify_all` makes one."""
+    """A bundle with which every quote given was found genuine: only `verify_all` makes one."""
 
     collateral: Collateral
     contents: Contents
     verified: tuple[VerifiedQuote, ...]
+    below: tuple[BelowEveryLevelError, ...]  # of the others: genuine, and refused everywhere
     seal: InitVar[object]
     source: str = ""  #  an origin, or `cache`
     passed_over: tuple[PassedOver, ...] = ()
@@ -114,17 +116,20 @@ def verify_all(
     roots: TrustAnchors,
     at: datetime,
 ) -> Fetched:
-    """Verify all quotes with this bundle.
+    """Verify all quotes with this bundle. How current a genuine quote is, is not asked here.
 
     Raises:
         RatlsError: What `verify_quote` says; then nothing of the bundle may be kept.
     """
-    verified = []
+    verified, below = [], []
     for name, received in quotes.items():
         with placed(name):
-            verified.append(verify_received(received, collateral, roots=roots, at=at))
+            try:
+                verified.append(verify_received(received, collateral, roots=roots, at=at))
+            except BelowEveryLevelError as refusal:  # the bundle is right: a forecast needs it
+                below.append(refusal)
     contents = Contents.authenticate(collateral, roots)
-    return Fetched(collateral, contents, tuple(verified), _SEAL)
+    return Fetched(collateral, contents, tuple(verified), tuple(below), _SEAL)
 
 
 def fetch_collateral(

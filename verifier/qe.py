@@ -17,7 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from verifier import ecdsa
 from verifier.document import CollateralMalformed, Fields, parse_object
-from verifier.errors import CollateralMismatchError, QeIdentityError, QuoteSignatureError
+from verifier.errors import (
+    BelowEveryLevelError,
+    CollateralMismatchError,
+    QeIdentityError,
+    QuoteSignatureError,
+)
 from verifier.quote import DEBUG, EcdsaAuthData, EnclaveReport, Quote, Tee
 from verifier.status import SvnLevel
 from verifier.tcb import read_issue_dates
@@ -119,11 +124,14 @@ class QeNotIntels(QeIdentityError):
     default_fix = "do not use it: any enclave on a genuine machine could have made this quote"
 
 
-class QeTcbLevelUnmatched(QeIdentityError):
-    """The quoting enclave is older than every level that Intel lists."""
+class QeTcbLevelUnmatched(BelowEveryLevelError):
+    """The quoting enclave is Intel's, and older than every level that Intel lists."""
 
     code = "qe-tcb-level-unmatched"
-    default_fix = "update the platform's SGX software"
+    default_fix = (
+        "update the PSW or QGS package of the platform, then make a new quote; no option accepts "
+        "this one"
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ The members of the JSON object are fixed: other programs rely on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,7 +18,9 @@ from verifier.anchors import Mode, TrustAnchors
 from verifier.appraisal import Appraisal, Outcome
 from verifier.collateral import Collateral
 from verifier.errors import ConfigError, Exit, RatlsError
+from verifier.genuine import GenuineQuote
 from verifier.layout import Octets
+from verifier.parts import Part, parts_of
 from verifier.pck import PlatformIdentity
 from verifier.quote import EnclaveReport, Quote
 from verifier.received import ReceivedQuote
@@ -46,6 +48,13 @@ class QuoteReport:
     refusal: RatlsError | None
 
     @property
+    def genuine(self) -> GenuineQuote | None:
+        """What was authenticated: of a verified quote, or of one that is below every level."""
+        if self.verified is not None:
+            return self.verified.genuine
+        return GenuineQuote.behind(self.refusal)
+
+    @property
     def exit_status(self) -> Exit:
         return Exit.YES if self.refusal is None else self.refusal.exit_status
 
@@ -57,7 +66,7 @@ class QuoteReport:
     @property
     def authentic(self) -> bool | None:
         """True or False only where it was decided: not for what is unreadable or out of date."""
-        if self.verified is not None:
+        if self.genuine is not None:
             return True
         return False if self.exit_status is Exit.NOT_GENUINE else None
 
@@ -72,7 +81,8 @@ class QuoteReport:
             "mode": self.mode.value,
             "tee": quote and quote.tee.value,
             "quote_version": quote and quote.header.version,
-            **_facts(self.verified),
+            **_status(self.verified),
+            **_facts(self.genuine),
             "checks": self.appraisal.as_json(),
             "error": self.refusal and self.refusal.as_json(),
         }
@@ -84,13 +94,26 @@ class QuoteReport:
         for record in self.appraisal.records:
             lines.append(f"  {_WORDS[record.outcome]}  {record.check:<20}{record.detail}".rstrip())
         refusal = self.refusal
-        if self.verified is not None:
-            lines += [f"  {line}" for line in _verified(self.verified, accepted=refusal is None)]
+        if self.genuine is not None:
+            lines += [f"  {line}" for line in self._told(self.genuine)]
         if refusal is not None:
             lines.append(f"  {self.exit_status.word} [{refusal.code}] {refusal}")
             if refusal.fix:
                 lines.append(f"  to do: {refusal.fix}")
         return "\n".join(map(printable, lines))
+
+    def _told(self, genuine: GenuineQuote) -> list[str]:
+        platform, verified = genuine.pck.extension.platform, self.verified
+        lines = [
+            *_measured(genuine.quote.report),
+            f"platform   FMSPC {platform.fmspc.hex()}, PPID {platform.ppid.hex()}",
+        ]
+        if verified is not None:
+            lines += explain_tcb(verified.tcb)
+        lines += explain_parts(parts_of(genuine))
+        if verified is not None and self.refusal is not None:
+            lines += _what_accepting_takes(verified.tcb)
+        return lines
 
 
 def report_quote(
@@ -134,22 +157,33 @@ def report_quote(
     return QuoteReport(file, roots.mode, quote, verified, appraisal, refusal)
 
 
-def _facts(verified: VerifiedQuote | None) -> dict[str, object]:
-    """What the quote says. Null where it was not verified."""
+def _status(verified: VerifiedQuote | None) -> dict[str, object]:
+    """The merged status. Null where there is none: not verified, or below every level."""
     if verified is None:
-        tcb = ("tcb_status", "tcb_date", "tcb_evaluation_data_number", "advisory_ids")
-        return dict.fromkeys((*tcb, "collateral", "measurement", "platform"))
+        return dict.fromkeys(
+            ("tcb_status", "tcb_date", "tcb_evaluation_data_number", "advisory_ids")
+        )
     return {
         "tcb_status": verified.tcb.status.value,
         "tcb_date": instant_text(verified.tcb.date),
         "tcb_evaluation_data_number": verified.tcb.evaluation_data_number,
         "advisory_ids": list(verified.tcb.advisory_ids),
+    }
+
+
+def _facts(genuine: GenuineQuote | None) -> dict[str, object]:
+    """What the quote says. Null where it is not known to be genuine."""
+    if genuine is None:
+        return dict.fromkeys(("parts", "collateral", "measurement", "platform"))
+    window = genuine.contents.window
+    return {
+        "parts": [part.as_json() for part in parts_of(genuine)],
         "collateral": {
-            "earliest_issue": instant_text(verified.window.earliest_issue),
-            "earliest_expiration": instant_text(verified.window.earliest_expiration),
+            "earliest_issue": instant_text(window.earliest_issue),
+            "earliest_expiration": instant_text(window.earliest_expiration),
         },
-        "measurement": measurement(verified.quote.report),
-        "platform": platform_facts(verified.platform),
+        "measurement": measurement(genuine.quote.report),
+        "platform": platform_facts(genuine.pck.extension.platform),
     }
 
 
@@ -193,15 +227,6 @@ def measurement(report: EnclaveReport | TdReport) -> dict[str, object]:
     }
 
 
-def _verified(verified: VerifiedQuote, *, accepted: bool) -> list[str]:
-    platform = verified.platform
-    return [
-        *_measured(verified.quote.report),
-        f"platform   FMSPC {platform.fmspc.hex()}, PPID {platform.ppid.hex()}",
-        *explain_tcb(verified.tcb, accepted=accepted),
-    ]
-
-
 def _measured(report: EnclaveReport | TdReport) -> list[str]:
     if isinstance(report, TdReport):
         return [f"MRTD       {report.mr_td.hex()}"] + [
@@ -215,8 +240,8 @@ def _measured(report: EnclaveReport | TdReport) -> list[str]:
     ]
 
 
-def explain_tcb(tcb: TcbVerdict, *, accepted: bool) -> list[str]:
-    """The TCB status in words: what is behind, since when, and what accepting it would take."""
+def explain_tcb(tcb: TcbVerdict) -> list[str]:
+    """The TCB status in words, as of when, and with which advisories."""
     lines = [
         f"TCB        {tcb.status} as of {instant_text(tcb.date)}: platform {tcb.platform_status}, "
         f"quoting enclave {tcb.qe_status}"
@@ -224,21 +249,30 @@ def explain_tcb(tcb: TcbVerdict, *, accepted: bool) -> list[str]:
         + f"; evaluation {tcb.evaluation_data_number}"
     ]
     if tcb.current_status not in (None, tcb.status):
-        lines.append(f"launched again, the trust domain would be {tcb.current_status}")
+        lines.append(f"what runs now beneath the trust domain is {tcb.current_status}")
     if tcb.advisory_ids:
         lines.append(f"advisories {', '.join(tcb.advisory_ids)}")
-    if tcb.behind_newest:
-        lines.append(f"behind the newest level: {'; '.join(tcb.behind_newest)}")
+    return lines
+
+
+def explain_parts(parts: Sequence[Part]) -> list[str]:
+    """Each part that is behind, what of it is short, and what raises that."""
+    lines = [line for part in parts if part.behind for line in part.lines]
+    if any(part.short for part in parts):
         lines.append(
             "a quote does not change, Intel's levels do: each security update can make it out of "
             "date; update the platform and make a new quote"
         )
-    if accepted:
-        return lines
-    if tcb.status is TcbStatus.REVOKED:
-        lines.append("a revoked level is never accepted")
-    elif tcb.status is not TcbStatus.UP_TO_DATE:
-        options = [f"--accept-status {tcb.status}"]
-        options += [f"--accept-advisory {advisory}" for advisory in tcb.advisory_ids]
-        lines.append(f"accepting it as it is would take: {' '.join(options)}")
     return lines
+
+
+def _what_accepting_takes(tcb: TcbVerdict) -> list[str]:
+    if tcb.status is TcbStatus.REVOKED:
+        return ["a revoked level is never accepted"]
+    if tcb.status is TcbStatus.UP_TO_DATE:
+        return []
+    options = [f"--accept-status {tcb.status}"]
+    if tcb.status is TcbStatus.OUT_OF_DATE:  # the narrower one: what is older stays refused
+        options = [f"--accept-out-of-date-since {tcb.date:%Y-%m-%d}"]
+    options += [f"--accept-advisory {advisory}" for advisory in tcb.advisory_ids]
+    return [f"accepting it as it is would take: {' '.join(options)}"]

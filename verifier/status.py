@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import islice, starmap
-from typing import Self
+from typing import NamedTuple, Self
 
 from verifier.document import CollateralMalformed, Fields, Table
 from verifier.errors import RatlsError
@@ -79,16 +79,37 @@ def converge(platform: TcbStatus, *components: TcbStatus) -> TcbStatus:
 def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
     """The status of a trust domain, from that of its launch and that of what runs beneath it now.
 
-    An update beneath a running domain helps only once the domain is launched again.
+    An update beneath a running domain helps only once the domain is launched again. What either of
+    them lost by being revoked, the other does not give back.
     """
-    if launch not in _OUT_OF_DATE:
-        # A good launch does not mend what runs now.
-        return TcbStatus.REVOKED if current is TcbStatus.REVOKED else launch
-    if current in _OUT_OF_DATE or current is TcbStatus.REVOKED:
+    if TcbStatus.REVOKED in (launch, current):
+        return TcbStatus.REVOKED
+    if launch not in _OUT_OF_DATE or current in _OUT_OF_DATE:
         return launch
     if {launch, current} & _CONFIGURATION:
         return TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED
     return TcbStatus.TD_RELAUNCH_ADVISED
+
+
+class Update(StrEnum):
+    """What an operator installs to raise a component."""
+
+    FIRMWARE = "BIOS/microcode"
+    MODULE = "TDX module"
+    PACKAGE = "PSW/QGS package"
+
+
+class Short(NamedTuple):
+    """A component that is below what a level needs."""
+
+    component: str
+    has: int
+    needs: int
+    raised_by: Update
+    counts: str = "SVN"  # what is counted
+
+    def __str__(self) -> str:
+        return f"{self.component}: {self.counts} {self.has}, needs {self.needs}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

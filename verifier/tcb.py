@@ -8,6 +8,7 @@ members in docs/dcap.md 3.4, levels in docs/dcap.md 4.9.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -17,10 +18,18 @@ from operator import ge
 from typing import NamedTuple, Self, TypeAlias
 
 from verifier.document import CollateralMalformed, Fields, Table, parse_object
-from verifier.errors import CollateralMismatchError, CollateralStaleError
+from verifier.errors import BelowEveryLevelError, CollateralMismatchError, CollateralStaleError
 from verifier.pck import PlatformIdentity, PlatformTcb
 from verifier.quote import EnclaveReport, Tee
-from verifier.status import OF_PLATFORMS, SvnLevel, converge, relaunch, without_repeats
+from verifier.status import (
+    OF_PLATFORMS,
+    Short,
+    SvnLevel,
+    Update,
+    converge,
+    relaunch,
+    without_repeats,
+)
 from verifier.status import TcbStatus as TcbStatus
 from verifier.td import TdReport
 from verifier.tdx_module import TdxModule, TdxModuleIdentity, identity_for, read_identities
@@ -69,16 +78,19 @@ class TcbLevel(NamedTuple):
 
 
 Label: TypeAlias = tuple[str, str]  # category and type of a component; either may be empty
+Labels: TypeAlias = tuple[Label, ...]
 
 
-def _read_levels(table: Table, tee: Tee) -> tuple[tuple[TcbLevel, ...], tuple[Label, ...]]:
+def _read_levels(table: Table, tee: Tee) -> tuple[tuple[TcbLevel, ...], Labels, Labels]:
     """The levels, highest first, in any order on the wire; what each component is."""
     tcbs = table.table("tcb")
     # Exactly 16: a shorter list once let every platform pass (GHSA-6q6c-vvf9-fj3w).
     components = tcbs.joined("sgxtcbcomponents", count=COMPONENTS)
     tdx: list[tuple[int, ...]] = [()] * len(table.rows)
+    tdx_labels: Labels = ()
     if tee is Tee.TDX:
-        tdx = _svns(tcbs.joined("tdxtcbcomponents", count=COMPONENTS))
+        tdx_components = tcbs.joined("tdxtcbcomponents", count=COMPONENTS)
+        tdx, tdx_labels = _svns(tdx_components), _labels(tdx_components)
     columns = zip(
         _svns(components),
         tcbs.integers("pcesvn", high=65535),
@@ -92,15 +104,19 @@ def _read_levels(table: Table, tee: Tee) -> tuple[tuple[TcbLevel, ...], tuple[La
     if len(levels) != len(table.rows):
         # Which of two equal levels counts would depend on the order on the wire.
         raise CollateralMalformed(table.where, expected="distinct levels", found="equal ones")
-    first = components.head(COMPONENTS)  # the same in every level, so the first will do
-    labels = zip(first.optional_texts("category"), first.optional_texts("type"), strict=True)
-    return tuple(levels[order] for order in sorted(levels, reverse=True)), tuple(labels)
+    ranked = tuple(levels[order] for order in sorted(levels, reverse=True))
+    return ranked, _labels(components), tdx_labels
 
 
 def _svns(components: Table) -> list[tuple[int, ...]]:
     """16 for each level."""
     svns = iter(components.integers("svn", high=255))
     return list(zip(*[svns] * COMPONENTS, strict=True))
+
+
+def _labels(components: Table) -> Labels:
+    first = components.head(COMPONENTS)  # the same in every level, so the first will do
+    return tuple(zip(first.optional_texts("category"), first.optional_texts("type"), strict=True))
 
 
 def _first_compared(tee_tcb_svn: bytes) -> int:
@@ -122,12 +138,12 @@ class TcbInfoMismatch(CollateralMismatchError):
     default_fix = "fetch the collateral for this quote's own FMSPC and PCE"
 
 
-class TcbLevelUnmatched(CollateralMismatchError):
-    """The platform is below every TCB level that Intel lists for it."""
+class TcbLevelUnmatched(BelowEveryLevelError):
+    """The platform is genuine, and below every TCB level that Intel lists for it."""
 
     code = "tcb-level-unmatched"
-    default_fix = "update BIOS, microcode and SGX software of the platform"
-    says = "the platform is below {expected}: {found}"
+    default_fix = "update the platform, then make a new quote; no option accepts this one"
+    says = "the platform is below {expected}; short of the nearest one: {found}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,7 +157,8 @@ class TcbInfo:
     pce_id: bytes  #  2
     evaluation_data_number: int
     levels: tuple[TcbLevel, ...]  #  highest first
-    labels: tuple[Label, ...]  #     of the components
+    labels: Labels  #                of the components
+    tdx_labels: Labels
     module: TdxModule | None = None  #  of TDX alone, as the identities are
     module_identities: tuple[TdxModuleIdentity, ...] = field(default=())
 
@@ -164,7 +181,7 @@ class TcbInfo:
             raise CollateralMalformed("TCB info for SGX", expected="no TDX module", found="one")
         fields.integer("tcbType", high=0)
         issued, next_update = read_issue_dates(fields)
-        levels, labels = _read_levels(fields.table("tcbLevels"), tee)
+        levels, labels, tdx_labels = _read_levels(fields.table("tcbLevels"), tee)
         return cls(
             tee=tee,
             issued=issued,
@@ -174,6 +191,7 @@ class TcbInfo:
             evaluation_data_number=fields.integer("tcbEvaluationDataNumber", high=2**31),
             levels=levels,
             labels=labels,
+            tdx_labels=tdx_labels,
             module=TdxModule.read(fields.object("tdxModule")) if tee is Tee.TDX else None,
             module_identities=read_identities(fields) if tee is Tee.TDX else (),
         )
@@ -200,12 +218,16 @@ class TcbInfo:
     def require_module(self, report: EnclaveReport | TdReport) -> None:
         """The TDX module beneath a trust domain is one described here; an enclave has none.
 
+        The report describes the module of the launch; that which runs now must be listed too.
+
         Raises:
             TdxModuleMismatch: It is another one.
         """
         if isinstance(report, EnclaveReport):
             return
         identity = identity_for(self.module_identities, report.tee_tcb_svn)
+        if report.tee_tcb_svn_2 is not None:
+            identity_for(self.module_identities, report.tee_tcb_svn_2)
         module = identity.module if identity else self.module
         assert module is not None, "TCB info for TDX describes a module"
         module.require_described(report)
@@ -219,33 +241,56 @@ class TcbInfo:
         for level in self.levels:
             if level.reached_by(tcb, tee_tcb_svn):
                 return level
+
+        def missing(level: TcbLevel) -> tuple[Short, ...]:
+            return self.shortfall(level, tcb, tee_tcb_svn)
+
+        nearest = min(reversed(self.levels), key=lambda level: len(missing(level)))
         raise TcbLevelUnmatched(
             "TCB level of the platform",
-            expected="the lowest TCB level that Intel lists",
-            found="; ".join(self.shortfall(self.levels[-1], tcb, tee_tcb_svn)),
+            expected="every TCB level that Intel lists",
+            found="; ".join(map(str, missing(nearest))),
+            fix=f"update {', '.join(dict.fromkeys(s.raised_by for s in missing(nearest)))} of the "
+            "platform, then make a new quote; no option accepts this one",
         )
 
     def shortfall(
         self, level: TcbLevel, tcb: PlatformTcb, tee_tcb_svn: bytes | None = None
-    ) -> tuple[str, ...]:
-        """What keeps the platform from this level, for people: one text per component."""
-        pairs = zip(tcb.components, level.components, self.labels, strict=True)
-        behind = [
-            f"component {number}{_label(*label)}: {has}, needs {needs}"
-            for number, (has, needs, label) in enumerate(pairs, start=1)
-            if has < needs
-        ]
+    ) -> tuple[Short, ...]:
+        """Each component that keeps the platform from this level, for people."""
+        behind = _short("SGX", tcb.components, level.components, self.labels, 0)
         if tcb.pce_svn < level.pce_svn:
-            behind.append(f"PCE: {tcb.pce_svn}, needs {level.pce_svn}")
+            behind.append(Short("PCE", tcb.pce_svn, level.pce_svn, Update.PACKAGE))
         if tee_tcb_svn is not None:
             first = _first_compared(tee_tcb_svn)
-            pairs_left = zip(tee_tcb_svn[first:], level.tdx_components[first:], strict=True)
-            behind += [
-                f"TDX component {number}: {has}, needs {needs}"
-                for number, (has, needs) in enumerate(pairs_left, start=first + 1)
-                if has < needs
-            ]
+            behind += _short("TDX", tee_tcb_svn, level.tdx_components, self.tdx_labels, first)
         return tuple(behind)
+
+
+def _short(
+    kind: str, own: Sequence[int], wanted: Sequence[int], labels: Labels, first: int
+) -> list[Short]:
+    """The components that are below what is wanted, from the one at `first` on."""
+    return [
+        Short(
+            _named(kind, number, *labels[number]),
+            has,
+            needs,
+            _raised_by(kind, number),
+        )
+        for number, (has, needs) in enumerate(zip(own, wanted, strict=True))
+        if number >= first and has < needs
+    ]
+
+
+def _named(kind: str, number: int, category: str, name: str) -> str:
+    component = f"{kind} component {number + 1}"
+    return f"{name or category} ({component})" if name or category else component
+
+
+def _raised_by(kind: str, number: int) -> Update:
+    of_module = kind == "TDX" and number < 2  # by whatever name
+    return Update.MODULE if of_module else Update.FIRMWARE
 
 
 def read_issue_dates(fields: Fields) -> tuple[datetime, datetime]:
@@ -258,11 +303,6 @@ def read_issue_dates(fields: Fields) -> tuple[datetime, datetime]:
     return issued, next_update
 
 
-def _label(category: str, kind: str) -> str:
-    words = ", ".join(filter(None, (category, kind)))
-    return f" ({words})" if words else ""
-
-
 @dataclass(frozen=True, slots=True)
 class TcbVerdict:
     """How current all of it is. Authentic, but not yet accepted."""
@@ -273,7 +313,6 @@ class TcbVerdict:
     evaluation_data_number: int  #       the smaller of TCB info's and QE identity's
     platform_status: TcbStatus
     qe_status: TcbStatus
-    behind_newest: tuple[str, ...]  #    what separates the platform from Intel's newest level
     module_status: TcbStatus | None = None  #   of the TDX module; none for SGX and version 0
     current_status: TcbStatus | None = None  #  TDX 1.5: of what runs now beneath the domain
 
@@ -327,15 +366,16 @@ def evaluate(
     """
     launched = svns[0] if svns else None
     launch = _evaluate(info, tcb, qe_level, launched)
-    current = _evaluate(info, tcb, qe_level, svns[1]).status if len(svns) > 1 else None
+    current = _evaluate(info, tcb, qe_level, svns[1]) if len(svns) > 1 else None
+    # What runs now is what the rows meet: its levels count beside those of the launch.
+    levels = launch.parts if current is None else launch.parts + current.parts
     return TcbVerdict(
-        status=launch.status if current is None else relaunch(launch.status, current),
-        date=min(level.date for level in launch.parts),
-        advisory_ids=without_repeats(*(level.advisory_ids for level in launch.parts)),
+        status=launch.status if current is None else relaunch(launch.status, current.status),
+        date=min(level.date for level in levels),
+        advisory_ids=without_repeats(*(level.advisory_ids for level in levels)),
         evaluation_data_number=evaluation_data_number,
         platform_status=launch.platform.status,
         qe_status=qe_level.status,
-        behind_newest=info.shortfall(info.levels[0], tcb, launched),
         module_status=launch.module.status if launch.module else None,
-        current_status=current,
+        current_status=current.status if current else None,
     )

@@ -14,7 +14,7 @@ from itertools import starmap
 from typing import Self
 
 from verifier.document import CollateralMalformed, Fields
-from verifier.errors import CollateralMismatchError
+from verifier.errors import BelowEveryLevelError, CollateralMismatchError
 from verifier.status import SvnLevel
 from verifier.td import TdReport
 
@@ -66,11 +66,11 @@ class TdxModule:
             )
 
 
-class TdxModuleLevelUnmatched(CollateralMismatchError):
-    """The TDX module is older than every level that Intel lists for its version."""
+class TdxModuleLevelUnmatched(BelowEveryLevelError):
+    """The TDX module is genuine, and older than every level that Intel lists for its version."""
 
     code = "tdx-module-level-unmatched"
-    default_fix = "update the TDX module of the platform"
+    default_fix = "update the TDX module, then make a new quote; no option accepts this one"
 
 
 @dataclass(frozen=True, slots=True)

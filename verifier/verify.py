@@ -15,6 +15,8 @@ from verifier.appraisal_log import AppraisalLog
 from verifier.checks import QuoteCheck as QuoteCheck
 from verifier.collateral import Collateral
 from verifier.contents import authenticate_contents
+from verifier.errors import BelowEveryLevelError
+from verifier.genuine import GenuineQuote
 from verifier.pck import PlatformIdentity, authenticate_pck_chain
 from verifier.qe import (
     verify_attestation_key_binding,
@@ -41,7 +43,7 @@ def verify_quote(
 
     The first check to fail names the broken link. The same arguments give the same answer in ten
     years. A revoked TCB level or a debug enclave is verified too: whether that is good enough is
-    the question of `verifier.accept`, or of a policy.
+    the question of `verifier.accept`, or of a policy. Below every level there is no such question.
 
     Args:
         raw: The quote as received: exactly one, no padding.
@@ -54,6 +56,7 @@ def verify_quote(
         QuoteFormatError, CollateralFormatError: Unreadable or unsupported (exit status 3).
         QuoteSignatureError, CertChainError, RevocationError, QeIdentityError,
             CollateralSignatureError, CollateralMismatchError: A link is broken (4).
+        BelowEveryLevelError: Genuine, and below every level that Intel lists (6).
         CollateralStaleError: Something does not cover `at`; nothing was decided (5).
         InstantMalformed: `at` has no time zone or lies before 1970 (3).
     """
@@ -91,16 +94,19 @@ def verify_received(
         contents.tcb_info.require_module(quote.report)
     with log.check(QuoteCheck.QE_MATCH):
         contents.qe_identity.require_described(quote.auth.qe_report, quote.tee)
-    with log.check(QuoteCheck.QE_LEVEL) as note:
-        qe_level = contents.qe_identity.level_of(quote.auth.qe_report)
-        note(qe_level.summary)
-    with log.check(QuoteCheck.TCB_LEVEL) as note:
-        number = contents.evaluation_data_number
-        tcb = evaluate(contents.tcb_info, pck.extension.tcb, qe_level, number, quote.report.svns)
-        note(tcb.summary)
-    return VerifiedQuote(
-        quote, roots.mode, roots, tcb, pck.extension.platform, contents.window, log.close(), _SEAL
-    )
+    genuine = GenuineQuote(quote, pck, contents)  # how current it is comes next
+    try:
+        with log.check(QuoteCheck.QE_LEVEL) as note:
+            qe_level = contents.qe_identity.level_of(quote.auth.qe_report)
+            note(qe_level.summary)
+        with log.check(QuoteCheck.TCB_LEVEL) as note:
+            number, svns = contents.evaluation_data_number, quote.report.svns
+            tcb = evaluate(contents.tcb_info, pck.extension.tcb, qe_level, number, svns)
+            note(tcb.summary)
+    except BelowEveryLevelError as refusal:
+        refusal.genuine = genuine  # to be shown, and no `VerifiedQuote`: nothing can accept it
+        raise
+    return VerifiedQuote(genuine, roots, tcb, log.close(), _SEAL)
 
 
 _KIND = {(tee, version): f"{tee.name}, version {version}" for tee in Tee for version in (3, 4, 5)}
@@ -111,15 +117,29 @@ _SEAL = object()
 class VerifiedQuote:
     """A quote that is verified: only `verify_quote` makes one, after its last check."""
 
-    quote: Quote
-    mode: Mode
+    genuine: GenuineQuote
     root: TrustAnchors
     tcb: TcbVerdict
-    platform: PlatformIdentity
-    window: CollateralWindow
     appraisal: Appraisal
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
         if seal is not _SEAL:
             raise TypeError("a VerifiedQuote is made by verify_quote alone")
+
+    @property
+    def quote(self) -> Quote:
+        return self.genuine.quote
+
+    @property
+    def mode(self) -> Mode:
+        return self.root.mode
+
+    @property
+    def platform(self) -> PlatformIdentity:
+        return self.genuine.pck.extension.platform
+
+    @property
+    def window(self) -> CollateralWindow:
+        """From when to when all of the collateral holds."""
+        return self.genuine.contents.window

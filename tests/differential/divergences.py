@@ -20,7 +20,6 @@ from cryptography import x509
 from tests.differential.layout import regions
 from tests.differential.question import Answer, Question
 from verifier.pck import PckExtension
-from verifier.status import TcbStatus
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 _SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
@@ -156,14 +155,12 @@ def _qe_configuration(question: Question, ours: Answer, theirs: Answer) -> bool:
     )
 
 
-def _relaunch_onto_a_revoked_level(question: Question, ours: Answer, theirs: Answer) -> bool:
-    """N196: a launch that is out of date stays so, whatever runs beneath the domain now."""
+def _advisories_of_what_runs_now(question: Question, ours: Answer, theirs: Answer) -> bool:
+    """Here, advisories of what runs now are demanded beside those of the launch: never fewer."""
+    launch, now = (_field(question.quote, name) for name in ("tee_tcb_svn", "tee_tcb_svn_2"))
     return (
-        ours.verified is not None
-        and ours.verified.tcb.current_status is TcbStatus.REVOKED
-        and ours.reason in _OUTDATED
-        and _because(question, theirs, "TCB status is invalid: Revoked")
-    )
+        bool(now) and launch != now and ours.reason == theirs.reason
+    ) and ours.advisories > theirs.advisories
 
 
 ACCEPTED_HERE: tuple[Divergence, ...] = (
@@ -177,9 +174,6 @@ ACCEPTED_HERE: tuple[Divergence, ...] = (
     Divergence("extended-key-usage-is-no-role", "dcap.md 6.1, cert roles", _extended_key_usage),
     Divergence("pce-svn-of-sixteen-bits", "dcap.md 2.1, PCESVN 0..65535", _wide_pce_svn),
     Divergence("module-svn-of-sixteen-bits", "dcap.md 3.4, isvsvn 0..65535", _wide_module_svn),
-    Divergence(
-        "outdated-launch-stays-outdated", "dcap.md 6.1, TD relaunch", _relaunch_onto_a_revoked_level
-    ),
 )
 OTHER_VERDICT: tuple[Divergence, ...] = (
     Divergence("svns-of-the-components", "dcap.md 6.1, TCB comps source", _other_octets),
@@ -187,6 +181,9 @@ OTHER_VERDICT: tuple[Divergence, ...] = (
     Divergence("module-levels-by-height", "dcap.md 6.1, level order", _module_levels_as_written),
     Divergence(
         "qe-configuration-is-outdated", "dcap.md 6.1, platform + module status", _qe_configuration
+    ),
+    Divergence(
+        "advisories-of-what-runs-now", "dcap.md 6.1, TD relaunch", _advisories_of_what_runs_now
     ),
 )
 

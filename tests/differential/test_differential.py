@@ -67,7 +67,7 @@ WITNESSES = {
     "extended-key-usage-is-no-role": resigned.pck_certificate,
     "pce-svn-of-sixteen-bits": resigned.pck_extension,
     "module-svn-of-sixteen-bits": resigned.tdx_modules,
-    "outdated-launch-stays-outdated": resigned.td_relaunch,
+    "advisories-of-what-runs-now": resigned.td_relaunch,
 }
 
 

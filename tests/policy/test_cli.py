@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from policy.document import digest_text
+from simulation.documents import tcb_level
+from simulation.intel import root_name
 from tests.policy.desk import NOW, WORLD, Desk
 from tests.support.intel import World
 from tests.support.parties import AT, Consortium, instant, local_party
+from tests.support.refusal import count_refusal
 from verifier.errors import Exit
 
 INTEL, DAY = World.create(), timedelta(days=1)
@@ -110,6 +115,32 @@ def test_lint_says_what_a_result_still_tells(desk: Desk, toml: Path) -> None:
     assert list(says) == ["train"]
     assert "every row but one" in says["train"]
     assert f"train: {says['train']}" in desk.run("policy", "lint", toml)
+
+
+def test_lint_announces_current_levels_that_the_policy_refuses(desk: Desk) -> None:
+    """Intel attaches advisories to `UpToDate`, too; after an update nothing would be admitted."""
+    count_refusal()
+    world = World.create()
+    tcb = world.platform.tcb
+
+    def told(*advisories: str) -> list[dict[str, Any]]:
+        level = tcb_level(tcb.components, tcb.pce_svn, date=NOW, advisories=["INTEL-SA-00009"])
+        bundle = desk.write(
+            "bundle.json", world.collateral(tcb_info=lambda d: d | {"tcbLevels": [level]}).raw
+        )
+        text = WORLD.policy_text(
+            [
+                ("accepted_advisories = []", f"accepted_advisories = {json.dumps(advisories)}"),
+                (f'root = "{WORLD.root}"', f'root = "{root_name(world.intel.root)}"'),
+            ]
+        )
+        lint = ("policy", "lint", desk.write("study.toml", text), "--collateral", bundle)
+        assert ("INTEL-SA-00009" in desk.run(*lint)) is (advisories == ())
+        return desk.json(*lint)["announced"]  # type: ignore[no-any-return]
+
+    (level,) = told()
+    assert level["advisory_ids"] == ["INTEL-SA-00009"]
+    assert told("INTEL-SA-00009") == []
 
 
 TOO_OPEN = [

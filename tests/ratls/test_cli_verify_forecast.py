@@ -266,6 +266,45 @@ def test_status_that_is_announced_and_options_that_accept_it(desk: Desk) -> None
     }
 
 
+def test_out_of_date_since_a_day(desk: Desk) -> None:
+    """The level is of the instant: a day later, nothing as old is accepted any more."""
+    tcb = W.platform.tcb
+    day = AT - 90 * DAY  # older than the level of the quoting enclave
+    level = tcb_level(tcb.components, tcb.pce_svn, date=day, status="OutOfDate")
+    bundle = desk.bundle("old.json", tcb_info=lambda d: d | {"tcbLevels": [level]})
+    words = [desk.quote(), "--collateral", bundle, "--accept-out-of-date-since"]
+    assert desk.json(*words, f"{day:%Y-%m-%d}")["verdict"] == "accepted"
+    told = desk.json(*words, f"{day + DAY:%Y-%m-%d}", exit_status=6)
+    assert told["error"]["code"] == "tcb-out-of-date-too-long"
+
+
+def test_what_is_behind_is_told_by_platform(desk: Desk) -> None:
+    count_refusal()
+    tcb = W.platform.tcb
+    newest = tcb_level((99, *tcb.components[1:]), tcb.pce_svn, date=AT)
+    level = tcb_level(tcb.components, tcb.pce_svn, date=AT, status="OutOfDate")
+    bundle = desk.bundle("old.json", tcb_info=lambda d: d | {"tcbLevels": [newest, level]})
+    words = [desk.quote("a.bin"), desk.quote("b.bin"), "--collateral", bundle]
+    text = desk.run(*words, exit_status=6).stdout
+    assert text.count("Early Microcode Update (SGX component 1): SVN 15, needs 99") == 1
+    assert text.count(f"PPID {tcb.ppid.hex()}") == 2
+    for told in desk.lines(*words, exit_status=6):
+        platform, enclave = told["parts"]
+        assert [short["needs"] for short in platform["short"]] == [99]
+        assert (enclave["status"], enclave["short"]) == ("UpToDate", [])
+
+
+def test_folder_of_quotes(desk: Desk) -> None:
+    """As `verify quote`: the files in it; an empty folder is no good news."""
+    quotes = desk.folder / "quotes"
+    quotes.mkdir()
+    told = desk.json(str(quotes), exit_status=3)
+    assert told["error"]["code"] == "file-unreadable"
+    for name in ("b.bin", "a.bin"):
+        (quotes / name).write_bytes(W.quote(isv_prod_id=0))
+    assert [Path(line["file"]).name for line in desk.lines(str(quotes))] == ["a.bin", "b.bin"]
+
+
 def test_early_file_of_an_older_day_is_refused(desk: Desk) -> None:
     told = desk.json(desk.quote(), "--early", early(desk, "UpToDate", 20), exit_status=3)
     assert told["error"]["code"] == "early-collateral-unfit"
@@ -273,6 +312,30 @@ def test_early_file_of_an_older_day_is_refused(desk: Desk) -> None:
 
 
 # A policy
+
+
+def test_policy_that_will_refuse_the_newest_level_says_so_ahead(desk: Desk) -> None:
+    """Policies accept an advisory by listing it, also beside `UpToDate`."""
+    count_refusal()
+    tcb = W.platform.tcb
+    newest = tcb_level(
+        (99, *tcb.components[1:]), tcb.pce_svn, date=AT, advisories=["INTEL-SA-00009"]
+    )
+    own = tcb_level(tcb.components, tcb.pce_svn, date=AT)
+    bundle = desk.bundle("ahead.json", tcb_info=lambda d: d | {"tcbLevels": [newest, own]})
+    words = [desk.quote(), "--collateral", bundle]
+    policy = ["--policy", desk.agreed([desk.parties.policy_text()])]
+    (level,) = desk.json(*words, *policy)["announced"]
+    assert (level["thing"], level["advisory_ids"]) == (
+        "the newest level of the platform",
+        ["INTEL-SA-00009"],
+    )
+    assert "INTEL-SA-00009, not among the advisories" in desk.run(*words, *policy).stdout
+    listed = desk.parties.policy_text().replace(
+        "accepted_advisories = []", 'accepted_advisories = ["INTEL-SA-00009"]'
+    )
+    assert desk.json(*words, "--policy", desk.agreed([listed]))["announced"] == []
+    assert desk.json(*words)["announced"] == []  # without a policy it informs
 
 
 def test_dates_that_a_policy_adds(desk: Desk) -> None:

@@ -31,7 +31,13 @@ from verifier.qe import (
     QeReportSignatureInvalid,
     QuoteSignatureInvalid,
 )
-from verifier.quote import Quote, QuoteMalformed, QuoteUnsupported, Tee
+from verifier.quote import (
+    ExtendedTdReportUnsupported,
+    Quote,
+    QuoteMalformed,
+    QuoteUnsupported,
+    Tee,
+)
 from verifier.tcb import TcbInfoMismatch, TcbLevelUnmatched, TcbStatus
 from verifier.td import TdReport
 from verifier.tdx_module import TdxModuleLevelUnmatched, TdxModuleMismatch
@@ -146,7 +152,8 @@ FRAMING: list[tuple[str, Alteration, type[RatlsError]]] = [
         {"header": lambda h: replace(h, tee_type=0)},
         QuoteUnsupported,
     ),
-    ("N011 a body of the type to come", _descriptor(4, 885), QuoteUnsupported),
+    ("N011 an extended body", _descriptor(4, 885), ExtendedTdReportUnsupported),
+    ("N011 a body of a type to come", _descriptor(5, 885), QuoteUnsupported),
     ("N012 a body one byte shorter", _descriptor(2, 583), QuoteMalformed),
     ("N012 a body of any size", _descriptor(2, 0xFFFFFFFF), QuoteMalformed),
     ("N013 an enclave's body in a domain's quote", _descriptor(1, 384), QuoteMalformed),

@@ -75,6 +75,7 @@ from tests.support.intel import World
 from tests.support.parties import PASSPHRASE, ROOTS
 from verifier import pcs_requests
 from verifier.batch import Answers
+from verifier.bits import TD_ATTRIBUTES, differing
 from verifier.collateral import Collateral
 from verifier.contents import Contents
 from verifier.marks import Subject
@@ -150,6 +151,18 @@ def genuine(scene: Scene) -> Names:
         "now": NOW,
         "TrustAnchors": SimpleNamespace(intel=scene.intel.intel.anchors),
     }
+
+
+@world_of("verifier.bits")
+def bits_by_name(scene: Scene) -> Names:
+    return {"differing": differing, "TD_ATTRIBUTES": TD_ATTRIBUTES}
+
+
+@world_of("verifier.parts")
+def verified(scene: Scene) -> Names:
+    roots = scene.intel.intel.anchors()
+    quote = verify_quote(scene.quote(), scene.intel.collateral(), roots=roots, at=NOW)
+    return {"verified": quote}
 
 
 @world_of("verifier.appraisal_log", "verifier.layout", "verifier.shell")

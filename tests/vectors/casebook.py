@@ -264,6 +264,7 @@ class Book:
         padded_file: bool = False,
         accept_statuses: Sequence[str] = ("UpToDate",),
         accept_advisories: Sequence[str] | None = None,
+        accept_out_of_date_since: str | None = None,
         each: str | None = None,
         to: int | None = None,
         differs: str | None = None,
@@ -293,6 +294,8 @@ class Book:
             case["accept_statuses"] = list(accept_statuses)
         if accept_advisories is not None:
             case["accept_advisories"] = list(accept_advisories)
+        if accept_out_of_date_since is not None:
+            case["accept_out_of_date_since"] = accept_out_of_date_since
         case["expected"] = expected
         if differs:
             case["differs"] = differs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from itertools import permutations
 from typing import Any
 
@@ -204,6 +205,22 @@ def policy(book: Book) -> None:
                 collateral=collateral,
                 accept_statuses=[status],
             )
+    since: dict[str, Any] = {"status": "OutOfDate", "collateral": at_status("OutOfDate")}
+    day, next_day = f"{DATE:%Y-%m-%d}", f"{DATE + timedelta(days=1):%Y-%m-%d}"
+    book.accepts("is OutOfDate since a day that is accepted", accept_out_of_date_since=day, **since)
+    book.refuses(
+        "tcb-out-of-date-too-long",
+        "is OutOfDate since the day before",
+        accept_out_of_date_since=next_day,
+        **since,
+    )
+    book.refuses(
+        "tcb-out-of-date-too-long",
+        "is OutOfDate since the day before, and that status is accepted",
+        accept_out_of_date_since=next_day,
+        accept_statuses=["OutOfDate"],
+        **since,
+    )
     book.line("N212")
     book.refuses(
         "enclave-debuggable",

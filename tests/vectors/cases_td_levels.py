@@ -421,7 +421,26 @@ def relaunch(book: TdBook) -> None:
     book.line("N196")
     gone: list[Level] = [((5, 0, 2), "Revoked"), ((3, 0, 2), "OutOfDate")]
     book.ends_with(
-        "OutOfDate", "what runs now is revoked", **judged((3, 0, 2), now=(5, 0, 2), levels=gone)
+        "Revoked",
+        "launch is outdated, what runs now is revoked",
+        **judged((3, 0, 2), now=(5, 0, 2), levels=gone),
+    )
+    lost: Identities = {1: [(5, "Revoked"), (2, "OutOfDate")]}
+    book.ends_with(
+        "Revoked",
+        "launch is on an outdated module, what runs now is a revoked one",
+        **judged(OLD, now=NEW, modules=lost),
+    )
+    back: Identities = {1: [(5, GOOD), (2, "Revoked")]}
+    book.ends_with(
+        "Revoked",
+        "launch is current, what runs now is revoked",
+        **judged(NEW, now=OLD, modules=back),
+    )
+    book.ends_with(
+        "Revoked",
+        "launch is revoked, what runs now is current",
+        **judged(OLD, now=NEW, modules=back),
     )
     book.line("N197")
     book.accepts("what runs now is older than what it was launched on", **judged(NEW, now=OLD))
@@ -471,6 +490,29 @@ def advisories(book: TdBook, level: Callable[..., dict[str, Any]]) -> None:
         accept_statuses=["OutOfDate"],
         accept_advisories=every,
     )
+    now = quote(5, tee_tcb_svn=bytes(filled(NEW)), tee_tcb_svn_2=bytes(filled(OLD)))
+    older = qe_level(2, date=DATE, status="OutOfDate", advisories=["INTEL-SA-5"])
+    modules = [tdx_module_identity(1, [qe_level(5, date=DATE, advisories=["INTEL-SA-4"]), older])]
+    told = W.collateral(tdx=True, tcb_info=put(tdxModuleIdentities=modules))
+    both = ["INTEL-SA-4", "INTEL-SA-5"]
+    book.accepts(
+        "what runs now has an advisory that the launch has not",
+        quote=now,
+        collateral=told,
+        advisories=both,
+        accept_advisories=both,
+    )
+    for accepted in (None, ["INTEL-SA-4"]):
+        book.refuses(
+            "advisory-unaccepted",
+            f"what runs now has an advisory, and accepted is {accepted or 'what only informs'}",
+            status=GOOD,
+            advisories=both,
+            quote=now,
+            collateral=told,
+            accept_advisories=accepted,
+            differs="each part has its advisories, and one of them is not accepted",
+        )
     book.line("N202")
     book.accepts(
         "an up-to-date level has an advisory",

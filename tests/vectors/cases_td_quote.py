@@ -141,9 +141,11 @@ def described(book: TdBook) -> None:
     """N011 to N013: what version 5 says about its body."""
     malformed, unsupported = "quote-malformed", "quote-unsupported"
     book.line("N011")
+    extended_report = "extended-td-report-unsupported"
     for kind in (0, 4, 5, 0xFFFF):
         raw = quote(5, descriptor=set_(body_type=kind))
-        book.refuses(unsupported, f"describes a body of type {kind}", quote=raw)
+        code = extended_report if kind == 4 else unsupported
+        book.refuses(code, f"describes a body of type {kind}", quote=raw)
 
     def extended(form: QuoteForm) -> QuoteForm:
         longer = replace(
@@ -152,7 +154,7 @@ def described(book: TdBook) -> None:
         return longer.signed_by(W.platform.td_attestation_key)
 
     raw = quote_1_5(form=extended)
-    book.refuses(unsupported, "sends a well-framed body of type 4, 885 bytes", quote=raw)
+    book.refuses(extended_report, "sends a well-framed body of type 4, 885 bytes", quote=raw)
     book.line("N012")
     bodies: dict[int, Callable[..., bytes]] = {
         384: lambda **more: W.quote(version=5, **more),

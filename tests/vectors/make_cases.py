@@ -52,7 +52,8 @@ root: the one root key that is believed. roots: SHA-256 of its SPKI. root_certif
 its certificates, for verifiers that start from such.
 newer_sgx: SGX quotes of versions 4 and 5 are read too (default: not). padded_file: the quote is \
 a file, whose zero bytes at the end are dropped (default: they are not).
-accept_statuses (default: UpToDate alone), accept_advisories (default: those of UpToDate).
+accept_statuses (default: UpToDate alone), accept_advisories (default: those of UpToDate), \
+accept_out_of_date_since (default: no day): OutOfDate is accepted of levels from this day on.
 expected: verdict accepted, refused or undecided; code of ratls; class of docs/dcap.md 4.11; \
 tcb_status and advisory_ids where the quote is genuine, whether accepted or not.
 differs: why the answer is not the one in the column of docs/dcap.md 5.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 
+from simulation.documents import qe_level, tcb_level
 from tests.support.refusal import count_refusal, refused
-from tests.verifier.world import with_status, world
+from tests.verifier.world import put, with_status, world
 from verifier import TcbStatus, accept
 from verifier.acceptance import (
     AEX_NOTIFY,
@@ -17,6 +20,9 @@ from verifier.acceptance import (
     AdvisoryUnaccepted,
     EnclaveAttributesUnaccepted,
     EnclaveDebuggable,
+    TcbOutOfDateTooLong,
+    TcbRevoked,
+    TcbStatusUnaccepted,
     require_attributes,
 )
 from verifier.verify import VerifiedQuote
@@ -126,12 +132,83 @@ def test_advisory_on_an_up_to_date_level_informs_by_default() -> None:
         accept(verified, advisories=frozenset())
 
 
+# Out of date, but not for too long.
+
+
+def out_of_date(day: datetime, advisories: Sequence[str] = ()) -> VerifiedQuote:
+    tcb = W.platform.tcb
+    level = tcb_level(
+        tcb.components,
+        tcb.pce_svn,
+        date=day,
+        status="OutOfDate",
+        advisories=advisories,
+    )
+    return W.verify(collateral=W.collateral(tcb_info=put(tcbLevels=[level])))
+
+
+LEVEL = datetime(2026, 1, 15, tzinfo=UTC)
+
+
+def test_out_of_date_is_accepted_of_recent_levels_alone() -> None:
+    """T13: a status alone would accept a platform that was last updated ten years ago."""
+    verified = out_of_date(LEVEL)
+    accept(verified, out_of_date_since=date(2026, 1, 1))
+    accept(verified, out_of_date_since=date(2026, 1, 15))
+    with refused(TcbOutOfDateTooLong, check="tcb-status"):
+        accept(verified, out_of_date_since=date(2026, 1, 16))
+    with refused(TcbStatusUnaccepted, check="tcb-status"):
+        accept(verified)
+
+
+def test_the_day_holds_also_where_the_status_is_listed() -> None:
+    """Two options about one thing: the stricter one counts."""
+    listed = frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE})
+    accept(out_of_date(LEVEL), statuses=listed)
+    with refused(TcbOutOfDateTooLong, check="tcb-status"):
+        accept(out_of_date(LEVEL), statuses=listed, out_of_date_since=date(2026, 2, 1))
+
+
+@pytest.mark.parametrize("status", ["OutOfDateConfigurationNeeded", "SWHardeningNeeded"])
+def test_the_day_is_about_out_of_date_and_no_other_status(status: str) -> None:
+    """A need of configuration is no matter of days."""
+    verified = with_status(status)
+    with refused(TcbStatusUnaccepted, check="tcb-status"):
+        accept(verified, out_of_date_since=date(2000, 1, 1))
+    accept(verified, statuses=frozenset({TcbStatus(status)}), out_of_date_since=date(2000, 1, 1))
+    accept(verified, statuses=frozenset({TcbStatus(status)}), out_of_date_since=date(2999, 1, 1))
+
+
+def test_no_day_accepts_what_is_revoked() -> None:
+    with refused(TcbRevoked, check="tcb-status"):
+        accept(with_status("Revoked"), out_of_date_since=date(2000, 1, 1))
+
+
+def test_advisories_of_what_is_out_of_date_must_be_listed_all_the_same() -> None:
+    verified = out_of_date(LEVEL, ADVISORIES)
+    with refused(AdvisoryUnaccepted, check="advisories"):
+        accept(verified, out_of_date_since=date(2026, 1, 1))
+    accept(verified, out_of_date_since=date(2026, 1, 1), advisories=frozenset(ADVISORIES))
+
+
+def test_the_oldest_part_counts_for_the_day() -> None:
+    """A platform of yesterday with a quoting enclave of 2024 is as old as that."""
+    tcb = W.platform.tcb
+    level = tcb_level(tcb.components, tcb.pce_svn, date=LEVEL, status="OutOfDate")
+    old = qe_level(1, date=datetime(2024, 1, 1, tzinfo=UTC))
+    verified = W.verify(
+        collateral=W.collateral(tcb_info=put(tcbLevels=[level]), qe_identity=put(tcbLevels=[old]))
+    )
+    with refused(TcbOutOfDateTooLong, check="tcb-status"):
+        accept(verified, out_of_date_since=date(2026, 1, 1))
+    accept(verified, out_of_date_since=date(2024, 1, 1))
+
+
 def test_nobody_makes_a_verified_quote_but_the_verifier() -> None:
     """X: a function that takes one can rely on it; also `replace` goes through the same door."""
     count_refusal()
     good = W.verify()
-    fields = (good.quote, good.mode, good.root, good.tcb, good.platform, good.window)
     with pytest.raises(TypeError):
-        VerifiedQuote(*fields, good.appraisal, object())
+        VerifiedQuote(good.genuine, good.root, good.tcb, good.appraisal, object())
     with pytest.raises((TypeError, ValueError)):
-        replace(good, platform=good.platform)  # type: ignore[call-arg]
+        replace(good, genuine=good.genuine)  # type: ignore[call-arg]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -106,11 +106,12 @@ def test_case_ends_as_the_page_says(name: str) -> None:
     verified, refusal = None, None
     try:
         verified = verify(file, case, quote_of(file, case))
-        listed = case.get("accept_advisories")
+        listed, day = case.get("accept_advisories"), case.get("accept_out_of_date_since")
         accept(
             verified,
             statuses=frozenset(map(TcbStatus, case.get("accept_statuses", ["UpToDate"]))),
             advisories=None if listed is None else frozenset(listed),
+            out_of_date_since=None if day is None else date.fromisoformat(day),
         )
     except RatlsError as error:
         refusal = error

@@ -497,7 +497,9 @@ def test_processor_platform_in_json() -> None:
     told = ask(w).as_json(file="q.bin", mode=w.intel.anchors().mode)
     assert list(told) == [
         "file", "verdict", "mode", "at", "stops", "days_left", "stops_even_if_renewed", "reasons",
-        "platform", "tcb_status", "tcb_evaluation_data_number", "advisory_ids", "early", "error",
+        "platform", "tcb_status", "tcb_evaluation_data_number", "advisory_ids", "parts",
+        "announced", "early",
+        "error",
     ]  # fmt: skip
     assert (told["verdict"], told["days_left"]) == ("accepted", 30)
     assert told["platform"]["piid"] is None  # type: ignore[index]

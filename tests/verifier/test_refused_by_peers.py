@@ -95,13 +95,14 @@ def test_blank_line_inside_a_certificate() -> None:
     ("launch", "current", "status"),
     [
         ("UpToDate", "Revoked", "Revoked"),
-        ("OutOfDate", "Revoked", "OutOfDate"),  # N196: nothing is gained by a launch anew
+        ("OutOfDate", "Revoked", "Revoked"),  # N196: what runs now is what the rows meet
+        ("Revoked", "UpToDate", "Revoked"),
         ("UpToDate", "OutOfDate", "UpToDate"),  # N197
         ("OutOfDate", "UpToDate", "TDRelaunchAdvised"),  # N192
     ],
 )
 def test_domain_on_a_module_that_was_revoked_since(launch: str, current: str, status: str) -> None:
-    """N196, N197: good when it was launched, and what runs beneath it now is revoked."""
+    """N196, N197: whatever it was launched on, what runs beneath it now may be revoked."""
     assert judged(launch, current).tcb.status == status
 
 

@@ -22,7 +22,7 @@ from verifier.report import QuoteReport, report_quote
 W = world()
 FIELDS = (
     "file verdict authentic mode tee quote_version tcb_status tcb_date tcb_evaluation_data_number "
-    "advisory_ids collateral measurement platform checks error"
+    "advisory_ids parts collateral measurement platform checks error"
 )
 
 
@@ -111,8 +111,9 @@ def test_out_of_date_platform_is_explained() -> None:
     collateral = W.collateral(tcb_info=put(tcbLevels=[newer, older]))
     refusal = report(collateral=collateral)
     assert refusal.exit_status == 6
-    assert "Early Microcode Update): 15, needs 99" in refusal.people
-    assert "--accept-status OutOfDate --accept-advisory INTEL-SA-1" in refusal.people
+    assert "Early Microcode Update (SGX component 1): SVN 15, needs 99" in refusal.people
+    narrow = "--accept-out-of-date-since 2026-06-01 --accept-advisory INTEL-SA-1"
+    assert narrow in refusal.people
     accepted = report_quote(
         ReceivedQuote(W.quote()),
         collateral,

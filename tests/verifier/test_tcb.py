@@ -15,9 +15,10 @@ from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import AT, DATE, World, put, with_status, world
 from verifier import accept
 from verifier.acceptance import StatusNeverAcceptable, TcbRevoked, TcbStatusUnaccepted
+from verifier.parts import parts_of
 from verifier.pck import PlatformTcb
 from verifier.qe import QeTcbLevelUnmatched
-from verifier.status import relaunch
+from verifier.status import Short, Update, relaunch
 from verifier.tcb import TcbLevel, TcbLevelUnmatched, TcbStatus, TcbVerdict, converge
 
 W = world()
@@ -234,24 +235,25 @@ def test_update_beneath_an_outdated_domain_advises_a_relaunch(
 
 
 @pytest.mark.parametrize("launch", OUTDATED)
-@pytest.mark.parametrize("current", [*OUTDATED, S.REVOKED])
+@pytest.mark.parametrize("current", OUTDATED)
 def test_relaunch_onto_what_is_outdated_too_would_not_help(
     launch: TcbStatus, current: TcbStatus
 ) -> None:
     assert relaunch(launch, current) is launch
 
 
-@pytest.mark.parametrize("launch", [*CURRENT, S.REVOKED])
+@pytest.mark.parametrize("launch", CURRENT)
 @pytest.mark.parametrize("current", [*CURRENT, *OUTDATED])
 def test_launch_that_is_not_outdated_decides_alone(launch: TcbStatus, current: TcbStatus) -> None:
-    """A revoked launch least of all is mended by an update."""
+    """N197: the status is that of the launch; date and advisories are of both."""
     assert relaunch(launch, current) is launch
 
 
-@pytest.mark.parametrize("launch", [*CURRENT, S.REVOKED])
-def test_what_runs_now_is_revoked(launch: TcbStatus) -> None:
-    """However good it was at the launch."""
-    assert relaunch(launch, S.REVOKED) is S.REVOKED
+@pytest.mark.parametrize("other", [*CURRENT, *OUTDATED, S.REVOKED])
+def test_what_runs_now_is_revoked(other: TcbStatus) -> None:
+    """N196: however good the launch was, or however good what runs now: neither mends the other."""
+    assert relaunch(other, S.REVOKED) is S.REVOKED
+    assert relaunch(S.REVOKED, other) is S.REVOKED
 
 
 # What separates a platform from the newest level: exactly that, and nothing that is equal.
@@ -260,13 +262,13 @@ def test_what_runs_now_is_revoked(launch: TcbStatus) -> None:
 HAS = W.platform.tcb
 
 
-def behind(components: Sequence[int], pce_svn: int) -> tuple[str, ...]:
+def behind(components: Sequence[int], pce_svn: int) -> tuple[Short, ...]:
     """What the platform lacks where the newest level asks for this."""
     newest = tcb_level(components, pce_svn, date=DATE)
     own = tcb_level(HAS.components, HAS.pce_svn, date=DATE, status="OutOfDate")
     levels = [newest] if (tuple(components), pce_svn) == (HAS.components, HAS.pce_svn) else []
     info = put(tcbLevels=levels or [newest, own])
-    return W.verify(collateral=W.collateral(tcb_info=info)).tcb.behind_newest
+    return parts_of(W.verify(collateral=W.collateral(tcb_info=info)).genuine)[0].short
 
 
 def raised(place: int) -> tuple[int, ...]:
@@ -279,15 +281,60 @@ def test_platform_at_the_newest_level_lacks_nothing() -> None:
 
 @pytest.mark.parametrize("place", [0, 3, 15])
 def test_one_component_is_behind(place: int) -> None:
-    assert len(behind(raised(place), HAS.pce_svn)) == 1
+    (short,) = behind(raised(place), HAS.pce_svn)
+    assert f"SGX component {place + 1}" in short.component
+    assert (short.has, short.needs) == (HAS.components[place], HAS.components[place] + 1)
+    assert short.raised_by is Update.FIRMWARE
 
 
 def test_only_the_pce_is_behind() -> None:
-    assert len(behind(HAS.components, HAS.pce_svn + 1)) == 1
+    (short,) = behind(HAS.components, HAS.pce_svn + 1)
+    assert short == ("PCE", HAS.pce_svn, HAS.pce_svn + 1, Update.PACKAGE, "SVN")
 
 
 def test_both_are_behind() -> None:
     assert len(behind(raised(2), HAS.pce_svn + 1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("label", "component"),
+    [
+        ({}, "SGX component 4"),
+        ({"category": "BIOS"}, "BIOS (SGX component 4)"),
+        ({"type": "SEAMLDR ACM"}, "SEAMLDR ACM (SGX component 4)"),
+        ({"category": "OS/VMM", "type": "SEAMLDR ACM"}, "SEAMLDR ACM (SGX component 4)"),
+    ],
+)
+def test_component_is_called_as_intel_calls_it(label: dict[str, str], component: str) -> None:
+    """By its type, else by its category, and by its number in any case."""
+
+    def levels(document: dict[str, Any]) -> dict[str, Any]:
+        newest = tcb_level(raised(3), HAS.pce_svn, date=DATE)
+        own = tcb_level(HAS.components, HAS.pce_svn, date=DATE)
+        for level in (newest, own):
+            svns = level["tcb"]["sgxtcbcomponents"]
+            svns[3] = {"svn": svns[3]["svn"], **label}
+        return {**document, "tcbLevels": [newest, own]}
+
+    (short,) = parts_of(W.verify(collateral=W.collateral(tcb_info=levels)).genuine)[0].short
+    assert short.component == component
+
+
+def test_what_raises_a_component_of_tdx() -> None:
+    """The first two are the module's, where it has no identity of its own; then microcode."""
+
+    def asked(*tdx: int) -> list[Update]:
+        levels = [
+            tcb_level(HAS.components, HAS.pce_svn, date=DATE, tdx=(*svns, *(0,) * 13))
+            for svns in (tdx, (5, 0, 2))
+        ]
+        quote = W.platform.td_quote(bytes(64), tee_tcb_svn=bytes((5, 0, 2, *(0,) * 13)))
+        info = put(tcbLevels=levels)
+        genuine = W.verify(quote=quote, collateral=W.collateral(tdx=True, tcb_info=info)).genuine
+        return [short.raised_by for short in parts_of(genuine)[0].short]
+
+    assert asked(6, 1, 3) == [Update.MODULE, Update.MODULE, Update.FIRMWARE]
+    assert asked(5, 0, 3) == [Update.FIRMWARE]
 
 
 @pytest.mark.parametrize(("sgx", "tdx"), [(15, 16), (17, 16), (16, 0), (16, 15)])

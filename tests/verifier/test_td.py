@@ -19,6 +19,7 @@ from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import DATE, drop, put, world
 from verifier import VerifiedQuote
 from verifier.acceptance import (
+    AdvisoryUnaccepted,
     ServiceTdUnaccepted,
     TdAttributesUnaccepted,
     TdDebuggable,
@@ -26,6 +27,7 @@ from verifier.acceptance import (
     require_td_attributes,
 )
 from verifier.errors import QuoteFormatError, RatlsError
+from verifier.parts import parts_of
 from verifier.quote import Quote, QuoteUnsupported, Tee
 from verifier.tcb import TcbInfoMismatch, TcbStatus
 from verifier.td import TdReport
@@ -95,6 +97,43 @@ def test_domain_of_tdx_1_5_is_judged_by_what_runs_now_too() -> None:
     )
 
 
+NEW, OLD = svns(5, 1, 2), svns(2, 1, 2)
+
+
+@pytest.mark.parametrize(("launch", "now"), [(NEW, OLD), (OLD, NEW)], ids=["now", "launch"])
+def test_date_and_advisories_are_of_launch_and_of_what_runs_now(launch: bytes, now: bytes) -> None:
+    """N201: the worse of the two may be either; a policy's floor on the date meets the older."""
+    before = datetime(2021, 3, 4, tzinfo=UTC)
+    module = tdx_module_identity(
+        1,
+        [
+            qe_level(5, date=DATE, advisories=["A-1", "A-2"]),
+            qe_level(2, date=before, status="OutOfDate", advisories=["A-2", "A-3"]),
+        ],
+    )
+    quote = td_quote(version=5, tee_tcb_svn=launch, tee_tcb_svn_2=now)
+    tcb = judge(quote, tcb_info=put(tdxModuleIdentities=[module])).tcb
+    assert tcb.date == before
+    assert sorted(tcb.advisory_ids) == ["A-1", "A-2", "A-3"]
+    twin = td_quote(version=5, tee_tcb_svn=NEW, tee_tcb_svn_2=NEW)
+    tcb = judge(twin, tcb_info=put(tdxModuleIdentities=[module])).tcb
+    assert (tcb.date, tcb.advisory_ids) == (DATE, ("A-1", "A-2"))
+
+
+def test_advisory_of_what_runs_now_informs_only_where_both_are_up_to_date() -> None:
+    """N201: it comes with `UpToDate`, for that is the launch; but its level is out of date."""
+
+    def running(status: str) -> VerifiedQuote:
+        levels = [qe_level(5, date=DATE), qe_level(2, date=DATE, status=status, advisories=["A-1"])]
+        quote = td_quote(version=5, tee_tcb_svn=NEW, tee_tcb_svn_2=OLD)
+        return judge(quote, tcb_info=put(tdxModuleIdentities=[tdx_module_identity(1, levels)]))
+
+    accept(running("UpToDate"))
+    with refused(AdvisoryUnaccepted, check="advisories"):
+        accept(running("OutOfDate"))
+    accept(running("OutOfDate"), advisories=frozenset({"A-1"}))
+
+
 def test_module_of_version_0_has_no_status_of_its_own() -> None:
     tcb = judge(td_quote(tee_tcb_svn=svns(5, 0, 2)), tcb_info=drop("tdxModuleIdentities")).tcb
     assert (tcb.status, tcb.module_status) == (S.UP_TO_DATE, None)
@@ -119,10 +158,11 @@ def test_date_is_the_oldest_of_the_three(oldest: str) -> None:
 def test_what_is_missing_to_the_newest_level_is_named() -> None:
     """Microcode is component 3; the module's own two are judged by its identity."""
     entries = [level("UpToDate", svns(9, 0, 3)), level("OutOfDate", svns(0, 0, 2))]
-    tcb = judge(tcb_info=put(tcbLevels=entries)).tcb
-    assert len(tcb.behind_newest) == 1
-    assert "TDX component 3" in tcb.behind_newest[0]
-    assert judge().tcb.behind_newest == ()
+    platform, _, _ = parts_of(judge(tcb_info=put(tcbLevels=entries)).genuine)
+    assert [(short.component, short.has, short.needs) for short in platform.short] == [
+        ("TDX Late Microcode Update (TDX component 3)", 2, 3)
+    ]
+    assert not any(part.short for part in parts_of(judge().genuine))
 
 
 def test_verified_domain_knows_what_it_is() -> None:
