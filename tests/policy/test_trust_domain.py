@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.admission import CurrentStatusUnaccepted, MeasurementNotListed, admit
@@ -117,6 +117,25 @@ def test_a_register_that_names_no_guest(name: str, value: str) -> None:
 )
 def test_a_policy_for_guests_that_would_admit_too_much(fields: dict[str, str]) -> None:
     assert len(problems(**fields)) == 1
+
+
+_VALUES = st.one_of(
+    st.sampled_from(['"*"', "[]", "{}", "true", "0", "-1", "1.5", "2026-11-01", "[[1]]", "[{}]"]),
+    st.text("0123456789abcdefABG ", max_size=100).map(lambda text: f'"{text}"'),
+    st.lists(st.integers() | st.booleans(), max_size=3).map(lambda v: str(v).lower()),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(TrustDomain.model_fields)), _VALUES)
+def test_no_value_crashes_the_reader(name: str, value: str) -> None:
+    """A policy, or a refusal that names the field."""
+    try:
+        read = policy(**{name: value})
+    except RatlsError as refusal:
+        assert type(refusal) is PolicyInvalid  # noqa: PT017
+    else:
+        assert isinstance(read.enclave[0], TrustDomain)
 
 
 def test_a_tee_that_does_not_exist() -> None:
