@@ -25,7 +25,9 @@ def enclave() -> None:
 
 def serve(
     agreement: AgreementFile,
-    attester: Annotated[str, typer.Option(help="What makes the quotes, like simulation:DIR.")],
+    attester: Annotated[
+        str, typer.Option(help="What makes the quotes: tdx in a TDX guest, or simulation:DIR.")
+    ],
     listen: Annotated[str, typer.Option(help="HOST:PORT; 0 takes a free port.")] = "127.0.0.1:0",
     spill: Annotated[
         Path | None, typer.Option(help="Let rows wait, sealed, in a nameless file in this folder.")
@@ -47,11 +49,12 @@ def serve(
     with refusals_as_exit_status(json_output) as shell:
         from enclave_app.serving import serve as serve_until_stopped
         from ratls.attester_option import resolve_attester
+        from verifier.anchors import Mode
         from verifier.modes import known_roots
 
         def resolved() -> Attester:
             found = resolve_attester(attester, allow_simulation=allow_simulation)
-            shell.warn_simulation()  # every attester with a name simulates
+            shell.warn_simulation(found.mode is Mode.SIMULATION)
             return found
 
         serve_until_stopped(

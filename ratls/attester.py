@@ -1,7 +1,8 @@
 """The interface of an attester, which makes quotes for this enclave.
 
-`ratls.evidence.make_evidence` is the only caller of `Attester.quote`. A second caller could have
-evidence made over bytes of another form.
+`ratls.evidence.make_evidence` is the only caller of `Attester.quote` in an enclave. A second caller
+could have evidence made over bytes of another form. `ratls attest quote`, which is not part of an
+enclave, refuses report data of the form that evidence has.
 """
 
 from __future__ import annotations

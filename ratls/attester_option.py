@@ -1,4 +1,4 @@
-"""The attester that `--attester` names. The production enclave has no such option."""
+"""The attester that `--attester` names. An enclave of SGX in production has no such option."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ class AttesterUnknown(AttesterError):
     """No attester of that name is installed here."""
 
     code = "attester-unknown"
-    default_fix = "use --attester simulation:DIR with --allow-simulation"
+    default_fix = "use --attester tdx in a TDX guest; or simulation:DIR with --allow-simulation"
 
 
 def resolve_attester(name: str, *, allow_simulation: bool) -> Attester:
-    """The attester that `--attester` names: `simulation:FOLDER`.
+    """The attester that `--attester` names: `tdx` or `simulation:FOLDER`.
 
     Raises:
         AttesterUnknown: Nothing by that name.
         SimulationNotAllowed: A simulation, without `--allow-simulation`.
         SimulationNotInstalled: A simulation, in a production installation.
+        AttesterError, EvidenceMissingError: This machine has no such attester.
     """
     kind, _, argument = name.partition(":")
+    if name == "tdx":
+        from ratls.tdx_guest import TdxAttester
+
+        return TdxAttester()
     if kind != "simulation" or not argument:
-        raise AttesterUnknown("--attester", expected="simulation:FOLDER", found=name)
+        raise AttesterUnknown("--attester", expected="tdx or simulation:FOLDER", found=ascii(name))
     if not allow_simulation:
         raise SimulationNotAllowed("attester", expected="hardware", found=name)
     return _Simulated(cast(Attester, simulation_lock().attester(argument)))

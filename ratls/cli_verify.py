@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policy.options import Json, KnownDigest, OwnParty, PassphraseFile, own_party
+from ratls.cli_verify_eventlog import eventlog
 from ratls.cli_verify_forecast import forecast
 from ratls.cli_verify_quote import doubt_of, quote
 from ratls.errors import FreshnessError
@@ -375,5 +376,5 @@ def _answer(
     shell.end_with(refusal)
 
 
-for command in (quote, cert, server, receipt, forecast):
+for command in (quote, cert, server, receipt, forecast, eventlog):
     app.command(command.__name__)(with_simulation_option(command))

@@ -1,13 +1,19 @@
-"""The attester of a simulated enclave: `--attester simulation:DIR/platform`."""
+"""The attesters of the simulation, each named by its folder.
+
+`--attester simulation:DIR/platform` is that of an enclave, `simulation:DIR/trust-domain` that of a
+TDX guest.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from simulation.folder import read_quoting_enclave
+from simulation.folder import SimulationFolderUnusable, read_quoting_enclave
 from simulation.measure import measure
-from simulation.quote import ReportForm
+from simulation.platform import TEE_TCB_SVN
+from simulation.quote import TDX, QuotingEnclave, ReportForm
+from simulation.trust_domain import GuestMeasurement
 from verifier.anchors import Mode
 
 # Simulated enclaves are signed with no key: a hashed name.
@@ -29,7 +35,7 @@ class SimulatedAttester:
         Raises:
             SimulationFolderUnusable: The folder is not one of a simulation.
         """
-        self._enclave = read_quoting_enclave(folder)
+        self._enclave = _read(folder, tdx=False)
         self._mr_enclave = measure() if mr_enclave is None else mr_enclave
 
     def quote(self, report_data: bytes) -> bytes:
@@ -44,3 +50,45 @@ class SimulatedAttester:
             report_data=report_data,
         )
         return self._enclave.quote(report).encode()
+
+
+class SimulatedDomainAttester:
+    """Implements `ratls.attester.Attester`: quotes reports of a guest with this very code."""
+
+    mode: Mode = Mode.SIMULATION
+
+    def __init__(self, folder: Path, code: bytes | None = None) -> None:
+        """Measure now; as with hardware, code that is loaded later does not change it.
+
+        Args:
+            folder: The subfolder `trust-domain` of a simulation.
+            code: 32 bytes; None measures the installed packages.
+
+        Raises:
+            SimulationFolderUnusable: The folder is not one of a simulation.
+        """
+        self._enclave = _read(folder, tdx=True)
+        self._guest = GuestMeasurement.of(measure() if code is None else code)
+
+    def quote(self, report_data: bytes) -> bytes:
+        """A fresh quote, version 4, over exactly these 64 bytes."""
+        if len(report_data) != 64:
+            raise ValueError("report_data has 64 bytes")
+        return self._enclave.quote(self._guest.report(report_data, TEE_TCB_SVN)).encode()
+
+
+def attester_in(folder: Path) -> SimulatedAttester | SimulatedDomainAttester:
+    """The attester whose folder this is. Raises: SimulationFolderUnusable."""
+    if read_quoting_enclave(folder).tee_type == TDX:
+        return SimulatedDomainAttester(folder)
+    return SimulatedAttester(folder)
+
+
+def _read(folder: Path, *, tdx: bool) -> QuotingEnclave:
+    enclave = read_quoting_enclave(folder)
+    if (enclave.tee_type == TDX) != tdx:
+        kinds = ("of enclaves", "of trust domains")
+        raise SimulationFolderUnusable(
+            str(folder), expected=f"the attester {kinds[tdx]}", found=f"that {kinds[not tdx]}"
+        )
+    return enclave

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verifier.quote import Tee
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+TeeOption = Annotated[Tee, typer.Option(help="An SGX enclave, or a TDX guest.")]
 
 
 @app.command()
@@ -61,22 +63,41 @@ def renew(
 
 
 @app.command()
-def measure(json_output: JsonOption = False) -> None:
-    """Print the MRENCLAVE that a simulated enclave has on this machine, for the policy.
+def measure(
+    tee: TeeOption = Tee.SGX,
+    event_log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of a TDX guest: write the event log that explains it."),
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Print what a simulated enclave measures on this machine, for the policy.
 
-    Example: ratls simulation measure
+    Of SGX that is MRENCLAVE; of a TDX guest MRTD, RTMR0 to RTMR3, and MRSEAM of its module.
+
+    Example: ratls simulation measure --tee tdx
     """
     from simulation.measure import measure as measure_files
     from simulation.measure import measured_files
+    from simulation.trust_domain import GuestMeasurement
+    from verifier.files import write_atomically
     from verifier.shell import refusals_as_exit_status
 
+    if event_log is not None and tee is not Tee.TDX:
+        raise typer.BadParameter("enclaves have no event log", param_hint="--event-log")
     with refusals_as_exit_status(json_output) as shell:
         shell.warn_simulation()
-        mr_enclave = measure_files().hex()
-        shell.answer(
-            {"mode": "simulation", "mr_enclave": mr_enclave, "files": measured_files()},
-            mr_enclave,
-        )
+        code = measure_files()
+        facts: dict[str, object] = {"mode": "simulation", "tee": tee.value}
+        if tee is Tee.SGX:
+            found, text = {"mr_enclave": code.hex()}, code.hex()
+        else:
+            guest = GuestMeasurement.of(code)
+            found = guest.registers
+            text = "\n".join(f'{name} = "{value}"' for name, value in found.items())
+            if event_log is not None:
+                write_atomically(event_log, guest.log)
+        shell.answer({**facts, **found, "files": measured_files()}, text)
 
 
 @app.command()
@@ -119,19 +140,21 @@ def demo(
         Path | None,
         typer.Option("--keep", metavar="DIR", help="Leave everything in this new folder."),
     ] = None,
+    tee: TeeOption = Tee.SGX,
 ) -> None:
     """Run the whole job on this machine, in simulation: agree, release, train, collect.
 
-    Example: ratls demo --keep my-demo
+    Example: ratls demo --tee tdx --keep my-demo
     """
     from simulation.demo import run
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status():
-        raise typer.Exit(run(keep))
+        raise typer.Exit(run(keep, tee))
 
 
 def _describe(folder: Path, platform: Platform) -> tuple[dict[str, object], str]:
+    from simulation.folder import PLATFORM, SGX_COLLATERAL, TDX_COLLATERAL, TRUST_DOMAIN
     from simulation.intel import root_name
     from simulation.measure import measure as measure_files
 
@@ -144,8 +167,10 @@ def _describe(folder: Path, platform: Platform) -> tuple[dict[str, object], str]
         "ppid": tcb.ppid.hex(),
         "piid": tcb.piid.hex() if tcb.piid else None,
         "mr_enclave": measure_files().hex(),
-        "collateral": str(folder / "collateral.json"),
-        "attester": f"simulation:{folder / 'platform'}",
+        "collateral": str(folder / SGX_COLLATERAL),
+        "attester": f"simulation:{folder / PLATFORM}",
+        "tdx_collateral": str(folder / TDX_COLLATERAL),
+        "tdx_attester": f"simulation:{folder / TRUST_DOMAIN}",
     }
     width = max(map(len, facts))
     return facts, "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())

@@ -29,18 +29,21 @@ from simulation.demo_files import (
     policy_text,
     write_rows,
 )
+from simulation.demo_tee import DemoTee, demo_tee
 from simulation.relay import RecordingRelay
 from simulation.stage import DemoFailed, Server, Stage, Typed
 from verifier.errors import Exit
+from verifier.quote import Tee
 
 AGREEMENT = "policy.agreement.json"
 STEPS = 11
 
 
-def run(keep: Path | None) -> int:
+def run(keep: Path | None, tee: Tee = Tee.SGX) -> int:
     """The whole demonstration; the exit status.
 
     Args:
+        tee: Whether the rows go to an SGX enclave, or to a TDX guest.
         keep: Folder to make and to leave everything in; None works in one that is removed.
     """
     from verifier.files import FileNotWritten, make_folder
@@ -58,7 +61,7 @@ def run(keep: Path | None) -> int:
     stops = (signal.SIGTERM, signal.SIGINT)
     restore = [signal.signal(stop, _interrupt) for stop in stops]
     try:
-        _tell_story(stage)
+        _tell_story(stage, demo_tee(tee))
     except KeyboardInterrupt:
         stage.tell("\n[yellow]interrupted[/]: every process of the demo was ended")
         return Exit.INTERRUPTED
@@ -81,7 +84,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _tell_story(stage: Stage) -> None:
+def _tell_story(stage: Stage, kind: DemoTee) -> None:
     stage.console.print(
         Panel(
             "Alice's clinic and Bob's hospital each hold rows of patients. Carol's lab wants one "
@@ -95,21 +98,22 @@ def _tell_story(stage: Stage) -> None:
     # Independent commands run at the same time: most of a command's time is its start.
     intel = stage.type("operator", "simulation", "new", "intel", "--json")
     keys = _type_keys(stage)
-    measured = stage.type("everyone", "simulation", "measure", "--json")
+    tee = () if kind.tee is Tee.SGX else ("--tee", kind.tee.value)
+    measured = stage.type("everyone", "simulation", "measure", *tee, "--json")
     _prepare_data(stage)
     root, ppid = _make_intel(stage, intel)
     stage.title("Three parties make their keys")
     for typed in keys:
         stage.show(typed)
-    yes = _sign(stage, root, ppid, measured)
+    yes = _sign(stage, root, ppid, measured, kind)
     with ExitStack() as opened:
-        servers = _start_servers(stage, opened)
+        servers = _start_servers(stage, opened, kind)
         _accept(stage, yes)
         _ask(stage)
         stage.title("An operator starts the enclave")
         enclave = stage.ready(servers.enclave)
-        _release(stage, opened, servers, enclave)
-        _collect(stage, enclave)
+        _release(stage, opened, servers, enclave, kind)
+        _collect(stage, enclave, kind)
     _compare(stage)
 
 
@@ -154,12 +158,13 @@ def _state(who: str) -> tuple[str, ...]:
     return ("--state", f"{who}/state", "--allow-simulation")
 
 
-def _sign(stage: Stage, root: str, ppid: str, measured: Typed) -> tuple[str, str]:
+def _sign(stage: Stage, root: str, ppid: str, measured: Typed, kind: DemoTee) -> tuple[str, str]:
     """The option that says which policy they read."""
     stage.title("They agree: one policy, signed by each")
-    mr_enclave = json.loads(stage.show(measured, quiet=True).splitlines()[-1])["mr_enclave"]
-    stage.tell(f"  the code that all parties agreed on: MRENCLAVE {mr_enclave}")
-    text = policy_text(stage.folder, root, ppid, mr_enclave)
+    facts = json.loads(stage.show(measured, quiet=True).splitlines()[-1])
+    code = kind.code.replace("_", "").upper()
+    stage.tell(f"  the code that all parties agreed on: {code} {facts[kind.code]}")
+    text = policy_text(stage.folder, root, ppid, kind.section(facts))
     (stage.folder / "policy.toml").write_text(text, "utf-8")
     stage.tell("  policy.toml is written; all three read it, and sign exactly those bytes")
     linted = stage.run("alice", "policy", "lint", "policy.toml")
@@ -167,7 +172,7 @@ def _sign(stage: Stage, root: str, ppid: str, measured: Typed) -> tuple[str, str
     for who in ("alice", "carol"):
         stage.run(who, "policy", "sign", "policy.toml", *_as(who), *yes, quiet=True)
     stage.tell("\n  Bob has not signed yet. Can Alice already take it into force?")
-    serving = stage.type("operator", *_serve_arguments())
+    serving = stage.type("operator", *_serve_arguments(kind))
     stage.show(_type_accept(stage, "alice", yes), expect=Exit.NOT_ADMITTED)
     stage.tell("  And would an enclave start with it?")
     stage.show(serving, expect=Exit.NOT_ADMITTED)
@@ -190,10 +195,10 @@ def _accept(stage: Stage, yes: tuple[str, str]) -> None:
         stage.show(typed, quiet=who != "bob")
 
 
-def _serve_arguments() -> tuple[str, ...]:
+def _serve_arguments(kind: DemoTee) -> tuple[str, ...]:
     return (
         "enclave", "serve", "--agreement", AGREEMENT, "--listen", "127.0.0.1:0",
-        "--attester", "simulation:intel/platform", "--allow-simulation",
+        "--attester", kind.attester, "--allow-simulation",
     )  # fmt: skip
 
 
@@ -214,26 +219,33 @@ class _Servers:
     mailbox: Server
 
 
-def _start_servers(stage: Stage, opened: ExitStack) -> _Servers:
+def _start_servers(stage: Stage, opened: ExitStack, kind: DemoTee) -> _Servers:
     def start(*arguments: str, code: Path | None = None) -> Server:
         return opened.enter_context(stage.serve("operator", *arguments, code=code))
 
     return _Servers(
-        start(*_serve_arguments()),
-        start(*_serve_arguments(), code=altered_code(stage.folder)),
+        start(*_serve_arguments(kind)),
+        start(*_serve_arguments(kind), code=altered_code(stage.folder)),
         start(*_mailbox_arguments("127.0.0.1:0")),
     )
 
 
-def _release(stage: Stage, opened: ExitStack, servers: _Servers, enclave: tuple[str, int]) -> None:
+def _release(
+    stage: Stage,
+    opened: ExitStack,
+    servers: _Servers,
+    enclave: tuple[str, int],
+    kind: DemoTee,
+) -> None:
     """A refusal, and two agents, woken by a mailbox that dies in the middle."""
     stage.title("Refusal: an enclave with one line more")
-    stage.tell("  Same platform, same policy, other MRENCLAVE. A relay records what leaves Alice.")
+    code = kind.code.replace("_", "").upper()
+    stage.tell(f"  Same platform, same policy, other {code}. A relay records what leaves Alice.")
     altered = opened.enter_context(RecordingRelay(stage.ready(servers.altered)))
     push = stage.type(
         "alice", "provider", "push", "--task", "task.json", "--dataset", "train_party_1",
         "--source", "alice/rows.parquet", "--enclave", altered.address,
-        "--collateral", "intel/collateral.json", *_as("alice"), *_state("alice"),
+        "--collateral", kind.collateral, *_as("alice"), *_state("alice"),
     )  # fmt: skip
     mailbox = servers.mailbox.ready().split()[1]
     submit = stage.type(
@@ -241,7 +253,7 @@ def _release(stage: Stage, opened: ExitStack, servers: _Servers, enclave: tuple[
         *_state("carol"),
     )  # fmt: skip
     to_bob = opened.enter_context(RecordingRelay(enclave))
-    bob = _start_agent(stage, opened, "bob", mailbox, to_bob)
+    bob = _start_agent(stage, opened, "bob", mailbox, to_bob, kind)
     stage.show(push, expect=Exit.NOT_ADMITTED)
     if len(altered.connections) != 1:
         raise DemoFailed("the refused enclave saw more than the probe")
@@ -258,7 +270,7 @@ def _release(stage: Stage, opened: ExitStack, servers: _Servers, enclave: tuple[
     stage.tell("  The task is still there:")
     listed = stage.type("carol", "task", "list", *_mailbox(mailbox), *_as("carol"))
     to_alice = opened.enter_context(RecordingRelay(enclave))
-    alice = _start_agent(stage, opened, "alice", mailbox, to_alice)
+    alice = _start_agent(stage, opened, "alice", mailbox, to_alice, kind)
     stage.show(listed)
     stage.title("Alice's agent was away, and gets its task too")
     stage.enter(alice)
@@ -279,9 +291,14 @@ def _mailbox(address: str) -> tuple[str, ...]:
 
 
 def _start_agent(
-    stage: Stage, opened: ExitStack, who: str, mailbox: str, relay: RecordingRelay
+    stage: Stage,
+    opened: ExitStack,
+    who: str,
+    mailbox: str,
+    relay: RecordingRelay,
+    kind: DemoTee,
 ) -> Server:
-    config = agent_config(who, mailbox, relay.address)
+    config = agent_config(who, mailbox, relay.address, kind.collateral)
     (stage.folder / who / "agent.toml").write_text(config, "utf-8")
     return opened.enter_context(
         stage.serve(who, "provider", "agent", "--config", f"{who}/agent.toml", "--allow-simulation")
@@ -300,11 +317,11 @@ def _show_connections(stage: Stage, relays: dict[str, RecordingRelay]) -> None:
     stage.console.print(table)
 
 
-def _collect(stage: Stage, enclave: tuple[str, int]) -> None:
+def _collect(stage: Stage, enclave: tuple[str, int], kind: DemoTee) -> None:
     stage.title("Carol fetches the model and a receipt")
     stage.run(
         "carol", "task", "result", "--task", "task.json", "--enclave", f"{enclave[0]}:{enclave[1]}",
-        "--collateral", "intel/collateral.json", *_as("carol"), *_state("carol"), "--wait", "90",
+        "--collateral", kind.collateral, *_as("carol"), *_state("carol"), "--wait", "90",
         "-o", "carol/model.json",
     )  # fmt: skip
     receipt = stage.type(

@@ -41,8 +41,8 @@ def write_rows(folder: Path) -> Iterator[tuple[str, int, int]]:
         yield who, part.num_rows, part.num_columns
 
 
-def policy_text(folder: Path, root: str, ppid: str, mr_enclave: str) -> str:
-    """The policy of the demo, on the rows and keys in `folder`."""
+def policy_text(folder: Path, root: str, ppid: str, enclave: str) -> str:
+    """The policy of the demo, on the rows and keys in `folder`; `enclave` is its `[[enclave]]`."""
     import pyarrow.parquet as pq
 
     names = pq.read_schema(folder / "unsplit.parquet").names
@@ -74,13 +74,7 @@ expires = {(now + timedelta(days=30)).strftime("%Y-%m-%dT%H:%M:%SZ")}
 threshold = "all"
 
 {parties}
-[[enclave]]
-name = "joint-training"
-tee = "sgx"
-mr_enclave = "{mr_enclave}"
-isv_prod_id = 1
-min_isv_svn = 1
-
+{enclave}
 [platform]
 root = "{root}"
 tcb_statuses = ["UpToDate"]
@@ -103,7 +97,7 @@ release = {{ outputs = ["model_weights"], min_subjects_per_input = 100, signific
 """
 
 
-def agent_config(who: str, mailbox: str, enclave: str) -> str:
+def agent_config(who: str, mailbox: str, enclave: str, collateral: str) -> str:
     """The agent of one provider, between these two addresses."""
     number = {"alice": 1, "bob": 2}[who]
     return f"""study = "{STUDY}"
@@ -118,7 +112,7 @@ certificate = "../mailbox/scheduler.crt"
 [[enclave]]
 name = "joint-training"
 address = "{enclave}"
-collateral = "../intel/collateral.json"
+collateral = "../{collateral}"
 
 [[dataset]]
 id = "train_party_{number}"

@@ -5,6 +5,7 @@
     collateral.tdx.json   the same for trust domains of the platform
     intel/                keys and certificates of the whole hierarchy; only Intel has these
     platform/             what an enclave's attester is given, and nothing from `intel/`
+    trust-domain/         what the attester of a TDX guest is given, likewise
 
 All keys are written 0600, and nothing that exists is overwritten.
 """
@@ -47,6 +48,7 @@ from verifier.text import cause
 
 # Of the platform's enclaves, and of its trust domains.
 SGX_COLLATERAL, TDX_COLLATERAL = "collateral.json", "collateral.tdx.json"
+PLATFORM, TRUST_DOMAIN = "platform", "trust-domain"  # what their attesters are given
 
 # In the order of `_hierarchy`; the names of the files in `intel/`.
 _HIERARCHY = ("root", "processor-ca", "platform-ca", "tcb-signer", "pck")
@@ -80,14 +82,16 @@ def write(intel: Intel, platform: Platform, folder: Path) -> None:
             raise SimulationFolderNotEmpty(
                 str(folder), expected="a new or an empty folder", found="files in it"
             )
-        for name in ("intel", "platform"):
+        for name in ("intel", PLATFORM, TRUST_DOMAIN):
             (folder / name).mkdir(mode=0o700)
     except OSError as error:
         raise FileNotWritten(str(folder), expected="a new folder", found=cause(error)) from error
     for name, issued in _hierarchy(intel, platform).items():
         write_new(folder / "intel" / f"{name}.key", _key_pem(issued.key))
         write_new(folder / "intel" / f"{name}.crt", issued.pem.encode(), mode=0o644)
-    _write_quoting_enclave(platform.quoting_enclave(), folder / "platform")
+    _write_quoting_enclave(platform.quoting_enclave(), folder / PLATFORM)
+    domains = platform.quoting_enclave(version=4, tdx=True)
+    _write_quoting_enclave(domains, folder / TRUST_DOMAIN)
     write_new(folder / "root.txt", f"{root_name(intel.root)}\n".encode(), mode=0o644)
     for name, bundle in _bundles(intel, platform).items():
         write_new(folder / name, bundle, mode=0o644)
@@ -114,7 +118,7 @@ def read(folder: Path, at: datetime) -> tuple[Intel, Platform]:
     root, processor_ca, platform_ca, tcb_signer, pck = (
         _read_issued(folder / "intel", name) for name in _HIERARCHY
     )
-    enclave = read_quoting_enclave(folder / "platform")
+    enclave = read_quoting_enclave(folder / PLATFORM)
     with _reading(folder / "intel" / "pck.crt"):
         tcb = _pck_extension_form(pck)
     platform = Platform(
@@ -129,7 +133,7 @@ def read(folder: Path, at: datetime) -> tuple[Intel, Platform]:
 
 
 def read_quoting_enclave(folder: Path) -> QuotingEnclave:
-    """What the attester needs, from the subfolder `platform`.
+    """What an attester needs, from the subfolder `platform` or `trust-domain`.
 
     Raises:
         SimulationFolderUnusable: A file is missing or is not what `write` wrote.
@@ -147,6 +151,7 @@ def read_quoting_enclave(folder: Path) -> QuotingEnclave:
         qe_auth_data=parts["qe_auth_data"],
         pck_chain=chain,
         header=parts["header"],
+        version=int.from_bytes(parts["header"][:2], "little"),
     )
 
 

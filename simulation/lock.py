@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from simulation.attester import SimulatedAttester
+from simulation.attester import SimulatedAttester, SimulatedDomainAttester, attester_in
 
 
 class Lock:
     """Implements `verifier.modes.SimulationLock`."""
 
-    def attester(self, argument: str) -> SimulatedAttester:
-        """An attester on the subfolder `platform` of a simulation."""
-        return SimulatedAttester(Path(argument))
+    def attester(self, argument: str) -> SimulatedAttester | SimulatedDomainAttester:
+        """An attester on the subfolder `platform` or `trust-domain` of a simulation."""
+        return attester_in(Path(argument))
 
 
 LOCK = Lock()

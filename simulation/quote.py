@@ -199,6 +199,11 @@ class QuotingEnclave:
     header: bytes  #     48 bytes
     version: int = 3  #  the layout of its quotes; the header may name another
 
+    @property
+    def tee_type(self) -> int:
+        """SGX or TDX: what it quotes, as its header says."""
+        return int.from_bytes(self.header[4:8], "little")
+
     def quote(
         self,
         report: AnyReport,

@@ -201,6 +201,18 @@ class ModeMismatchError(RatlsError):
     exit_status = Exit.NOT_ADMITTED
 
 
+class EventLogFormatError(RatlsError):
+    """The bytes are not an event log of a trust domain."""
+
+    exit_status = Exit.UNUSABLE
+
+
+class EventLogError(RatlsError):
+    """The event log does not say what was measured."""
+
+    exit_status = Exit.NOT_GENUINE
+
+
 class ConfigError(RatlsError):
     """A local input of the command cannot be used."""
 

@@ -95,6 +95,17 @@ def _crl() -> Parse:
     return lambda data: authenticate_crl(data, issuer, "root CRL")
 
 
+def _event_log() -> Parse:
+    """The events, what a person is shown of them, and what they make of the registers."""
+    from verifier.event_log import EventLog
+
+    def parse(data: bytes) -> object:
+        log = EventLog.parse(data)
+        return [str(event) for event in log.events], [log.replay(number) for number in range(4)]
+
+    return parse
+
+
 def _bundle() -> Parse:
     from verifier.collateral import Collateral
 
@@ -278,6 +289,16 @@ def _pem(raw: bytes) -> bytes:
     return b"-----BEGIN X509 CRL-----\n" + body + b"-----END X509 CRL-----\n"
 
 
+def _event_log_seeds(vectors: Path | None) -> list[bytes]:
+    from simulation.event_log import guest_log
+
+    found = [guest_log(bytes(32))]
+    if vectors is not None:
+        genuine = (vectors / "field" / "no-quotes" / "ccel.bin").read_bytes()
+        found.append(genuine[:2200])  # the rest is filling
+    return found
+
+
 def _bundle_seeds(vectors: Path | None) -> list[bytes]:
     return [json.dumps(bundle).encode() for bundle in _bundles(vectors)]
 
@@ -443,8 +464,26 @@ def mutate_quote(rng: Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
+def mutate_event_log(rng: Random, data: bytes) -> bytes:
+    """Numbers where an event has them, an event doubled or left out, and bytes anywhere."""
+    starts = [at for at in range(len(data) - 14) if data[at + 8 : at + 14] == b"\1\0\0\0\x0c\0"]
+    if not starts or rng.random() < 0.3:
+        return mutate_bytes(rng, data)
+    at = rng.choice(starts)
+    end = at + 66 + int.from_bytes(data[at + 62 : at + 66], "little")
+    match rng.randrange(3):
+        case 0:
+            return data[:at] + data[end:]
+        case 1:
+            return data[:end] + data[at:end] + data[end:]
+    place, size = rng.choice([(0, 4), (4, 4), (8, 4), (12, 2), (62, 4)])
+    new = rng.choice([0, 1, 3, 4, 5, rng.randrange(1 << 8 * size), (1 << 8 * size) - 1])
+    return data[: at + place] + new.to_bytes(size, "little") + data[at + place + size :]
+
+
 _TARGETS = (
-    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 20),
+    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 15),
+    Target("event-log", _event_log, _event_log_seeds, mutate_event_log, 8192, 5),
     Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 15),
     Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 10),
     Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 15),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ratls.attester_option import AttesterUnknown, resolve_attester
+from ratls.tdx_guest import TdxAbsent
 from simulation import folder
 from tests.support.flight_peers import Study
 from tests.support.refusal import refused
@@ -23,7 +24,7 @@ def test_simulated_attester_quotes_what_it_is_given(study: Study, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "name", ["", "simulation", "simulation:", "gramine", "sgx:/dev/attestation"]
+    "name", ["", "simulation", "simulation:", "gramine", "tdx:", "TDX", "sgx:/dev/attestation"]
 )
 def test_name_that_leads_nowhere(name: str) -> None:
     """Never a default: an enclave without an attester must not start."""
@@ -35,3 +36,9 @@ def test_simulation_that_nobody_allowed() -> None:
     """X05: the third lock."""
     with refused(SimulationNotAllowed):
         resolve_attester("simulation:anywhere", allow_simulation=False)
+
+
+def test_a_guest_that_is_none() -> None:
+    """X07: `tdx` is hardware alone, on whatever machine runs this test."""
+    with refused(TdxAbsent):
+        resolve_attester("tdx", allow_simulation=True)

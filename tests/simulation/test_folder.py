@@ -95,10 +95,12 @@ def test_the_same_files_do_not_convince_a_production_verifier(folder: Path) -> N
 
 def test_keys_are_readable_by_their_owner_alone(folder: Path) -> None:
     """Another user of the machine could otherwise quote whatever it likes."""
-    secret = [*folder.rglob("*.key"), folder / "platform" / "quoting-enclave.json"]
-    assert len(secret) == len(KEYS) + 2
+    secret = [*folder.rglob("*.key"), *folder.rglob("quoting-enclave.json")]
+    assert len(secret) == len(KEYS) + 4
     assert {path.stat().st_mode & 0o777 for path in secret} == {0o600}
-    assert {(folder / n).stat().st_mode & 0o777 for n in ("intel", "platform")} == {0o700}
+    assert {(folder / n).stat().st_mode & 0o777 for n in ("intel", "platform", "trust-domain")} == {
+        0o700
+    }
 
 
 def test_the_attester_is_given_no_key_of_intel(world: World, folder: Path) -> None:

@@ -57,13 +57,16 @@ from ratls.gramine import GramineAttester
 from ratls.log import open_log
 from ratls.probe import probe_name
 from ratls.serving import listen_address
+from ratls.tdx_guest import TdxAttester
 from scheduler.certificate import own_certificate
 from scheduler.database import queue_file
 from scheduler.service import Roster
 from scheduler.store import Store
 from simulation.folder import write
 from simulation.intel import Intel
+from simulation.measure import measure
 from simulation.serve import serving as serving_collateral
+from simulation.trust_domain import GuestMeasurement
 from tests.provider.agents import configure, offer
 from tests.provider.desk import Desk
 from tests.ratls.test_offline import record
@@ -73,11 +76,14 @@ from tests.support.flight_peers import Script, Study, serving, transcript
 from tests.support.gramine import StandInDevice
 from tests.support.intel import World
 from tests.support.parties import PASSPHRASE, ROOTS
+from tests.support.tsm import StandInKernel
 from verifier import pcs_requests
 from verifier.batch import Answers
 from verifier.collateral import Collateral
 from verifier.contents import Contents
+from verifier.event_log import EventLog
 from verifier.marks import Subject
+from verifier.quote import Quote
 from verifier.received import ReceivedQuote
 from verifier.verify import verify_quote
 
@@ -149,6 +155,24 @@ def genuine(scene: Scene) -> Names:
         "collateral": scene.intel.collateral(),
         "now": NOW,
         "TrustAnchors": SimpleNamespace(intel=scene.intel.intel.anchors),
+    }
+
+
+@world_of(
+    *("verifier.event_log", "verifier.replay", "ratls.tdx_guest"),
+    *("simulation.event_log", "simulation.trust_domain"),
+)
+def guest(scene: Scene) -> Names:
+    platform, measured = scene.intel.platform, GuestMeasurement.of(measure())
+    rtmrs = {f"rtmr{number}": value for number, value in enumerate(measured.rtmrs)}
+    return {
+        "raw": measured.log,
+        "log": EventLog.parse(measured.log),
+        "quote": Quote.parse(platform.td_quote(bytes(64), **rtmrs)),
+        "report_data": bytes(range(64)),
+        "TdxAttester": lambda: TdxAttester(StandInKernel(platform).folder),
+        "measure": measure,
+        "EventLog": EventLog,
     }
 
 

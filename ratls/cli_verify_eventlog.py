@@ -1,0 +1,143 @@
+"""`ratls verify eventlog`: does the event log of a trust domain make its registers?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policy.options import Json
+from ratls.options import At
+
+if TYPE_CHECKING:
+    from verifier.anchors import Mode
+    from verifier.shell import Shell
+
+_HEX_DIGITS = 96
+Rtmr = Annotated[
+    str | None, typer.Option(metavar="HEX", help="This register, instead of a quote's; 96 digits.")
+]
+
+
+def eventlog(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LOG", help="Of the guest: /sys/firmware/acpi/tables/data/CCEL, copied."
+        ),
+    ],
+    quote: Annotated[
+        Path | None, typer.Option(help="A quote of that guest, with the registers.")
+    ] = None,
+    rtmr0: Rtmr = None,
+    rtmr1: Rtmr = None,
+    rtmr2: Rtmr = None,
+    rtmr3: Rtmr = None,
+    expected: Annotated[
+        Path | None,
+        typer.Option(metavar="LOG", help="A log that is known to be good: names what differs."),
+    ] = None,
+    collateral: Annotated[
+        Path | None, typer.Option(help="Verify the quote too, with this bundle.")
+    ] = None,
+    at: At = None,
+    root: Annotated[
+        str | None, typer.Option(help="Root of trust, with --collateral. Default: intel.")
+    ] = None,
+    events: Annotated[bool, typer.Option("--events", help="Show every event.")] = False,
+    json_output: Json = False,
+    *,
+    allow_simulation: bool = False,
+) -> None:
+    """Do the events of this log make the registers RTMR0 to RTMR3 of the quote?
+
+    A register is one value over all its events. With --expected a refusal names the event that
+    differs. Only digests are measured: type and data of an event are what the log says, except
+    where the data is marked as measured.
+
+    Example: ratls verify eventlog ccel.bin --quote quote.bin --expected good.ccel.bin
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    given = {n: text for n, text in enumerate((rtmr0, rtmr1, rtmr2, rtmr3)) if text is not None}
+    values: Mapping[int, bytes] = {n: _register(n, text) for n, text in given.items()}
+    if (quote is None) == (not values):
+        raise typer.BadParameter("name a quote, or registers", param_hint="--quote")
+    if collateral is None and not (at is None and root is None):
+        raise typer.BadParameter("--at and --root need --collateral", param_hint="--collateral")
+    if collateral is not None and quote is None:
+        raise typer.BadParameter("there is no quote to verify", param_hint="--collateral")
+    with refusals_as_exit_status(json_output) as shell:
+        from verifier.errors import placed
+        from verifier.event_log import EventLog
+        from verifier.files import parse_file
+        from verifier.replay import judge_log
+
+        log = parse_file(file, EventLog.parse)
+        known = None if expected is None else parse_file(expected, EventLog.parse)
+        if known is not None:
+            with placed(str(expected)):
+                known.require_own_data()
+        mode = None
+        if quote is not None:
+            values, mode = _registers_of(
+                shell, quote, collateral, at, root or "intel", allow_simulation
+            )
+        report = judge_log(log, values, expected=known, file=str(file))
+        facts = {
+            **report.machine,
+            "quote_verified": None if quote is None else mode is not None,
+            "mode": None if mode is None else mode.value,
+        }
+        text = report.people(events=events)
+        if mode is not None:
+            text += f"\n  the quote is genuine, and its platform up to date; mode={mode}"
+        elif quote is not None:
+            text += "\n  the quote was not verified: add --collateral FILE"
+        shell.answer(facts, text)
+    if report.exit_status:
+        raise typer.Exit(int(report.exit_status))
+
+
+def _register(number: int, text: str) -> bytes:
+    """Raises: BadParameter."""
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if len(text) != _HEX_DIGITS or len(value) != _HEX_DIGITS // 2:
+        raise typer.BadParameter(
+            f"{_HEX_DIGITS} hexadecimal digits are needed", param_hint=f"--rtmr{number}"
+        )
+    return value
+
+
+def _registers_of(
+    shell: Shell,
+    file: Path,
+    collateral: Path | None,
+    at: str | None,
+    root: str,
+    allow_simulation: bool,
+) -> tuple[Mapping[int, bytes], Mode | None]:
+    """The four registers in a quote, and its mode if there is collateral to verify it with."""
+    from verifier.acceptance import accept
+    from verifier.bundles import read_collateral
+    from verifier.errors import placed
+    from verifier.files import read_file
+    from verifier.received import ReceivedQuote
+    from verifier.replay import registers_of
+    from verifier.shell import parse_instant
+    from verifier.verify import verify_received
+
+    with placed(str(file)):
+        received = ReceivedQuote.of_file(read_file(file))
+        registers = registers_of(received.quote)
+        if collateral is None:
+            return registers, None
+        roots = shell.anchors(root, allow_simulation=allow_simulation)
+        bundle, instant = read_collateral(collateral), parse_instant(at)
+        accept(verify_received(received, bundle, roots=roots, at=instant))
+        return registers, roots.mode
