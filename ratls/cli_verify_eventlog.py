@@ -91,12 +91,12 @@ def eventlog(
             "quote_verified": None if quote is None else mode is not None,
             "mode": None if mode is None else mode.value,
         }
-        text = report.people(events=events)
+        remark = ""
         if mode is not None:
-            text += f"\n  the quote is genuine, and its platform up to date; mode={mode}"
+            remark = f"the quote is genuine, and its platform up to date; mode={mode}"
         elif quote is not None:
-            text += "\n  the quote was not verified: add --collateral FILE"
-        shell.answer(facts, text)
+            remark = "the quote was not verified: add --collateral FILE"
+        shell.answer(facts, report.people(events=events, remark=remark))
     if report.exit_status:
         raise typer.Exit(int(report.exit_status))
 

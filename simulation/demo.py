@@ -36,6 +36,7 @@ from verifier.errors import Exit
 from verifier.quote import Tee
 
 AGREEMENT = "policy.agreement.json"
+AGREED_LOG = "agreed.ccel"
 STEPS = 11
 
 
@@ -98,8 +99,9 @@ def _tell_story(stage: Stage, kind: DemoTee) -> None:
     # Independent commands run at the same time: most of a command's time is its start.
     intel = stage.type("operator", "simulation", "new", "intel", "--json")
     keys = _type_keys(stage)
-    tee = () if kind.tee is Tee.SGX else ("--tee", kind.tee.value)
-    measured = stage.type("everyone", "simulation", "measure", *tee, "--json")
+    measured = stage.type(
+        "everyone", "simulation", "measure", *kind.measuring(AGREED_LOG), "--json"
+    )
     _prepare_data(stage)
     root, ppid = _make_intel(stage, intel)
     stage.title("Three parties make their keys")
@@ -257,6 +259,8 @@ def _release(
     stage.show(push, expect=Exit.NOT_ADMITTED)
     if len(altered.connections) != 1:
         raise DemoFailed("the refused enclave saw more than the probe")
+    if kind.tee is Tee.TDX:
+        _name_the_event(stage, servers.altered.ready().split()[1], kind)
     servers.altered.end()
     stage.title("Bob's agent releases, and the mailbox dies")
     stage.ready(servers.mailbox)
@@ -277,6 +281,27 @@ def _release(
     stage.tell(f"  {escape(alice.wait_for('released'))}")
     relays = {"alice, refused": altered, "bob, accepted": to_bob, "alice, accepted": to_alice}
     _show_connections(stage, relays)
+
+
+def _name_the_event(stage: Stage, altered: str, kind: DemoTee) -> None:
+    """A register says that something differs; the event log says what."""
+    stage.tell("\n  What differs in that guest? Alice keeps its quote, and is shown its event log.")
+    root = (stage.folder / "intel" / "root.txt").read_text("utf-8").strip()
+    log = stage.type(
+        "operator", "simulation", "measure", *kind.measuring("altered.ccel"), "--json",
+        code=stage.folder / "altered",
+    )  # fmt: skip
+    saved = stage.type(
+        "alice", "verify", "server", altered, "--agreement", AGREEMENT, "--save-quote",
+        "altered.quote", "--collateral", kind.collateral, *_as("alice"), *_state("alice"),
+    )  # fmt: skip
+    stage.show(log, quiet=True)
+    stage.show(saved, expect=Exit.NOT_ADMITTED, quiet=True)
+    stage.run(
+        "alice", "verify", "eventlog", "altered.ccel", "--quote", "altered.quote",
+        "--expected", AGREED_LOG, "--collateral", kind.collateral, "--root", root,
+        "--allow-simulation", expect=Exit.NOT_ADMITTED,
+    )  # fmt: skip
 
 
 def _mailbox_arguments(listen: str) -> tuple[str, ...]:

@@ -20,6 +20,10 @@ class DemoTee:
     code: str  #        the register that the measured code is in
     section: Callable[[Mapping[str, str]], str]  # `[[enclave]]`, of what `measure` printed
 
+    def measuring(self, log: str) -> tuple[str, ...]:
+        """Options of `simulation measure`; a guest has an event log, which goes to this file."""
+        return () if self.tee is Tee.SGX else ("--tee", self.tee.value, "--event-log", log)
+
 
 def _enclave(facts: Mapping[str, str]) -> str:
     return f"""[[enclave]]

@@ -39,7 +39,7 @@ class Typed:
     """A command that was typed, as yet unseen: it runs, or has ended already."""
 
     who: str
-    arguments: tuple[str, ...]
+    line: str
     child: subprocess.Popen[str]
 
 
@@ -131,9 +131,14 @@ class Stage:
         """Type one `ratls` command as `who`, and `show` it: what it printed."""
         return self.show(self.type(who, *arguments), expect=expect, quiet=quiet)
 
-    def type(self, who: str, *arguments: str) -> Typed:
-        """Start one `ratls` command as `who`; it runs while others do, until `show`."""
-        return Typed(who, arguments, self._start(arguments, stderr=subprocess.STDOUT))
+    def type(self, who: str, *arguments: str, code: Path | None = None) -> Typed:
+        """Start one `ratls` command as `who`; it runs while others do, until `show`.
+
+        Args:
+            code: A folder whose packages shadow the installed ones.
+        """
+        child = self._start(arguments, code=code, stderr=subprocess.STDOUT)
+        return Typed(who, _line(arguments, code), child)
 
     def show(self, typed: Typed, *, expect: Exit = Exit.YES, quiet: bool = False) -> str:
         """Show a command and, when it has ended, what it printed; insist on its exit status.
@@ -141,8 +146,8 @@ class Stage:
         Raises:
             DemoFailed: Another exit status, or no end in time.
         """
-        arguments, child = typed.arguments, typed.child
-        self._show_line(typed.who, _line(arguments))
+        child = typed.child
+        self._show_line(typed.who, typed.line)
         try:
             output, _ = child.communicate(timeout=COMMAND_SECONDS)
         except subprocess.TimeoutExpired as late:
@@ -151,7 +156,7 @@ class Stage:
             raise DemoFailed(f"no answer in {COMMAND_SECONDS} s:\n{last_lines(output)}") from late
         if child.returncode != expect:
             raise DemoFailed(
-                f"`ratls {' '.join(arguments[:2])}` ended with exit status {child.returncode}, "
+                f"`{typed.line}` ended with exit status {child.returncode}, "
                 f"expected {int(expect)}:\n{last_lines(output)}"
             )
         if not quiet:
@@ -165,12 +170,11 @@ class Stage:
         """Run a command in the background until the block ends. `ready` or `enter` show it.
 
         Args:
-            code: A folder whose packages shadow the installed ones.
+            code: As for `type`.
         """
-        line = _line(arguments)
-        if code is not None:
-            line = f"PYTHONPATH={shlex.quote(code.name)} {line}"
-        server = Server(who, line, self._start(arguments, code=code, stderr=subprocess.PIPE))
+        server = Server(
+            who, _line(arguments, code), self._start(arguments, code=code, stderr=subprocess.PIPE)
+        )
         try:
             yield server
         except DemoFailed as failure:
@@ -241,8 +245,9 @@ class Stage:
             self.console.print(text, soft_wrap=True)
 
 
-def _line(arguments: tuple[str, ...]) -> str:
-    return shlex.join(("ratls", *arguments))
+def _line(arguments: tuple[str, ...], code: Path | None = None) -> str:
+    line = shlex.join(("ratls", *arguments))
+    return line if code is None else f"PYTHONPATH={shlex.quote(code.name)} {line}"
 
 
 def last_lines(output: str, count: int = 12) -> str:

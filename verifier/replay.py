@@ -202,15 +202,21 @@ class LogReport:
             "error": self.refusal and self.refusal.as_json(),
         }
 
-    def people(self, *, events: bool = False) -> str:
-        """The answer for people, in several lines; with `events` also each event."""
-        return "\n".join(map(printable, self._lines(events)))
+    def people(self, *, events: bool = False, remark: str = "") -> str:
+        """The answer for people, in several lines; with `events` also each event.
 
-    def _lines(self, events: bool) -> Iterator[str]:
+        Args:
+            remark: What is known of where the registers come from.
+        """
+        return "\n".join(map(printable, self._lines(events, remark)))
+
+    def _lines(self, events: bool, remark: str) -> Iterator[str]:
         yield f"{self.file}: {self.exit_status.word}"
         own = sum(event.data_is_measured for event in self.log.events)
         total = len(self.log.events)
         yield f"  {total} events in {self.log.size:,} bytes; of {own} the data is measured too"
+        if remark:
+            yield f"  {remark}"
         if events:
             yield from (_line(event) for event in self.log.events)
         yield from (f"  {register}" for register in self.registers)

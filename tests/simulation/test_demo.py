@@ -63,6 +63,20 @@ def test_the_whole_job_runs_and_leaves_what_was_asked_for(tmp_path: Path) -> Non
     assert journal[3]["entry"]["check"] == "measurement"
 
 
+def test_the_whole_job_runs_with_a_trust_domain(tmp_path: Path) -> None:
+    """The same parties and rows; the policy lists the guest's registers, and the refusal of one
+    with other code ends with the event in which it differs."""
+    run = demo(tmp_path, "--tee", "tdx", "--keep", str(tmp_path / "kept"))
+    output, _ = run.communicate(timeout=HANG_LIMIT)
+    assert run.returncode == Exit.YES, output[-3000:]
+    kept = tmp_path / "kept"
+    assert 'tee = "tdx"' in (kept / "policy.toml").read_text("utf-8")
+    assert "[rtmr2-not-listed]" in output
+    assert re.search(r"refused \[event-not-expected\].*Linux initrd", output)
+    model = json.loads((kept / "carol" / "model.json").read_text("utf-8"))["model_weights"]
+    assert len(model["coefficients"]) == 30
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_ends_its_processes_and_removes_its_files(
     tmp_path: Path, stop: signal.Signals
