@@ -26,7 +26,8 @@ def enclave() -> None:
 def serve(
     agreement: AgreementFile,
     attester: Annotated[
-        str, typer.Option(help="What makes the quotes: tdx in a TDX guest, or simulation:DIR.")
+        str,
+        typer.Option(help="tdx or tdx:FILE in a TDX guest, or simulation:DIR."),
     ],
     listen: Annotated[str, typer.Option(help="HOST:PORT; 0 takes a free port.")] = "127.0.0.1:0",
     spill: Annotated[

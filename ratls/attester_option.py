@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 from ratls.attester import Attester, StatesEvents
@@ -18,7 +19,9 @@ class AttesterUnknown(AttesterError):
 
 
 def resolve_attester(name: str, *, allow_simulation: bool) -> Attester:
-    """The attester that `--attester` names: `tdx` or `simulation:FOLDER`.
+    """The attester that `--attester` names: `tdx`, `tdx:FILE` or `simulation:FOLDER`.
+
+    The file holds the digests that extended RTMR3, if a policy lists them.
 
     Raises:
         AttesterUnknown: Nothing by that name.
@@ -27,12 +30,14 @@ def resolve_attester(name: str, *, allow_simulation: bool) -> Attester:
         AttesterError, EvidenceMissingError: This machine has no such attester.
     """
     kind, _, argument = name.partition(":")
-    if name == "tdx":
+    if name == "tdx" or (kind == "tdx" and argument):
         from ratls.tdx_guest import TdxAttester
 
-        return TdxAttester()
+        return TdxAttester(events=Path(argument) if argument else None)
     if kind != "simulation" or not argument:
-        raise AttesterUnknown("--attester", expected="tdx or simulation:FOLDER", found=ascii(name))
+        raise AttesterUnknown(
+            "--attester", expected="tdx, tdx:FILE or simulation:DIR", found=ascii(name)
+        )
     if not allow_simulation:
         raise SimulationNotAllowed("attester", expected="hardware", found=name)
     return _Simulated(cast(Attester, simulation_lock().attester(argument)))

@@ -1,6 +1,6 @@
 """The attester of a TDX guest: quotes through the kernel's `configfs-tsm`.
 
-    attester = TdxAttester()              # refuses anywhere but inside a trust domain
+    attester = TdxAttester()          # refuses anywhere but inside a trust domain
     attester.quote(report_data)
 
 The kernel's text is `Documentation/ABI/testing/configfs-tsm-report`: a folder made below
@@ -8,32 +8,43 @@ The kernel's text is `Documentation/ABI/testing/configfs-tsm-report`: a folder m
 and reading its `outblob` has the host's quoting service make a quote. Each call makes a folder of
 its own, as the text advises, so that nobody else writes into it; and `generation`, which counts
 writes, says whether somebody did. An error of the write never arrives here: the kernel takes
-`inblob` when the file is closed, and drops what that returns. What comes back is compared.
+`inblob` when the file is closed, and drops what that returns. What comes back is compared with what
+was asked, and with the guest's own registers: tdx.md 2. Since Linux 6.16 they are files, too
+(`Documentation/ABI/testing/sysfs-devices-virtual-misc-tdx_guest`); before, they are taken from the
+first quote.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn, Protocol
 
+from policy.trust_domain import MAX_EVENTS
 from ratls.errors import AttesterError, AttesterMixedUp, EvidenceMissingError
 from ratls.gramine import FileCalls, QuoteNotMade
 from verifier.anchors import Mode
 from verifier.errors import Exit, placed
+from verifier.event_log import REGISTER_SIZE, replay
+from verifier.files import read_file
 from verifier.quote import MAX_SIZE, Quote, QuoteUnsupported, strip_file_padding
 from verifier.td import TdReport
 from verifier.text import cause
 
 REPORTS = Path("/sys/kernel/config/tsm/report")
+MEASUREMENTS = Path("/sys/devices/virtual/misc/tdx_guest/measurements")
 PROVIDER = b"tdx_guest"
 REPORT_DATA_SIZE = 64
+_DIGEST = re.compile(r"[0-9a-f]{96}", re.ASCII)
 _MAX_FILE = MAX_SIZE  # quotes have about 5,000 bytes; the kernel's own limit is larger
 # One request at a time is with the host, for the whole guest. The kernel waits 30 s for an answer;
 # a request that it gave up keeps the place until the host does answer.
@@ -42,11 +53,17 @@ _TRIES, _WAIT = 10, 0.5  # seconds between tries
 # Of the process: the kernel would let two threads wait for each other with an error for one.
 _ONE_AT_A_TIME = threading.Lock()
 
-# What cannot change while a guest runs. RTMR3 can: it is for what is measured at run time.
-_FIXED = (
-    *("mr_td", "rtmr0", "rtmr1", "rtmr2", "mr_config_id", "mr_owner", "mr_owner_config"),
-    *("td_attributes", "xfam"),
-)
+# What cannot change while a guest runs, by the kernel's names; RTMR3 is for what is measured later.
+_FILES = MappingProxyType({
+    "mr_td": "mrtd:sha384",
+    "rtmr0": "rtmr0:sha384",
+    "rtmr1": "rtmr1:sha384",
+    "rtmr2": "rtmr2:sha384",
+    "mr_config_id": "mrconfigid",
+    "mr_owner": "mrowner",
+    "mr_owner_config": "mrownerconfig",
+})  # fmt: skip
+_FIXED = (*_FILES, "td_attributes", "xfam")
 
 
 class FolderCalls(FileCalls, Protocol):
@@ -108,6 +125,24 @@ class ReportFolder:
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self._folder, self._calls, self._wait = folder, calls, wait
+
+    def registers(self) -> dict[str, bytes]:
+        """This guest's own, by their names in a quote; none from a kernel before 6.16."""
+        found: dict[str, bytes] = {}
+        for name, file in _FILES.items():
+            try:
+                found[name] = self._read(MEASUREMENTS / file)
+            except TdxAbsent:
+                if found:  # all of them or none
+                    raise
+                return {}
+            if len(found[name]) != REGISTER_SIZE:
+                raise TdxReportUnusable(
+                    str(MEASUREMENTS / file),
+                    expected=f"{REGISTER_SIZE} bytes",
+                    found=str(len(found[name])),
+                )
+        return found
 
     def quote(self, report_data: bytes) -> bytes:
         """What the host's quoting service answers over these 64 bytes; not looked at."""
@@ -226,18 +261,31 @@ class TdxAttester:
 
     mode: Mode = Mode.PRODUCTION
 
-    def __init__(self, reports: ReportFolder | None = None) -> None:
+    def __init__(self, reports: ReportFolder | None = None, *, events: Path | None = None) -> None:
         """Have a first quote made: it says which guest this is, and that quotes are made at all.
 
         It is over 64 zero bytes, the digest of no claims, so that it is evidence of nothing.
 
+        Args:
+            events: The file in which the guest keeps what extended RTMR3, a digest a line; None:
+                nothing is stated of that. It is read anew each time.
+
         Raises:
             TdxAbsent: Not in a TDX guest. Nothing is served instead.
             TdxNotPermitted, TdxReportUnusable, TdxReportBusy, QuoteNotMade: No quote is made.
+            RunTimeEventsUnfit: The file of events does not explain RTMR3.
+            AttesterMixedUp, QuoteOfAnotherDomain, QuoteFormatError: As `quote`.
         """
         self._reports = reports or ReportFolder()
-        self._own: TdReport | None = None
-        self.quote(bytes(REPORT_DATA_SIZE))
+        self._own: dict[str, object] = {**self._reports.registers()}
+        report = self._checked(bytes(REPORT_DATA_SIZE))[1]
+        self._own = {name: getattr(report, name) for name in _FIXED}
+        if events is not None:
+            self.rtmr3_events = partial(_read_events, events)
+            if replay(self.rtmr3_events()) != report.rtmr3:
+                raise RunTimeEventsUnfit(
+                    str(events), expected=f"RTMR3 {report.rtmr3.hex()}", found="another value"
+                )
 
     def quote(self, report_data: bytes) -> bytes:
         """A fresh quote of this guest over exactly these 64 bytes.
@@ -251,6 +299,9 @@ class TdxAttester:
         if len(report_data) != REPORT_DATA_SIZE:
             # The kernel refuses another length, but only where the quote is read.
             raise ValueError(f"report_data has {REPORT_DATA_SIZE} bytes")
+        return self._checked(report_data)[0]
+
+    def _checked(self, report_data: bytes) -> tuple[bytes, TdReport]:
         raw = strip_file_padding(self._reports.quote(report_data))
         if not raw:  # the kernel passes on an error of the host's service as no bytes at all
             raise QuoteNotMade(
@@ -267,11 +318,25 @@ class TdxAttester:
             raise AttesterMixedUp(
                 "attester", expected="a quote over what was asked", found="a quote over other bytes"
             )
-        own = self._own or report
-        for name in _FIXED:
-            if getattr(report, name) != getattr(own, name):
+        for name, own in self._own.items():
+            if getattr(report, name) != own:
                 raise QuoteOfAnotherDomain(
                     "quote from this guest", expected=f"its own {name}", found="another one"
                 )
-        self._own = own
-        return raw
+        return raw, report
+
+
+class RunTimeEventsUnfit(AttesterError):
+    """The file of what was measured at run time cannot be read, or does not explain RTMR3."""
+
+    code = "run-time-events-unfit"
+    default_fix = "write each digest that extended RTMR3 into it, in order: 96 hex digits a line"
+
+
+def _read_events(path: Path) -> tuple[bytes, ...]:
+    lines = read_file(path, cap=_MAX_FILE).decode("ascii", "replace").splitlines()
+    if len(lines) > MAX_EVENTS or not all(_DIGEST.fullmatch(line) for line in lines):
+        raise RunTimeEventsUnfit(
+            str(path), expected=f"at most {MAX_EVENTS} lines of 96 hex digits", found="others"
+        )
+    return tuple(map(bytes.fromhex, lines))

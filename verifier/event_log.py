@@ -4,10 +4,11 @@
     log.replay(1)                   # 48 bytes: RTMR1, if the log is true and complete
     log.of_register(1)[0].name      # EV_EFI_BOOT_SERVICES_APPLICATION
 
-A log is a claim until it replays into registers of a verified quote, and even then only its digests
-are true: a register holds neither the type nor the data of an event. Layout: `TCG_PCClientPCREvent`
-and `TCG_PCR_EVENT2` of the PC Client Platform Firmware Profile, sections 10.2.1 and 10.2.2; in the
-place of a PCR stands a measurement register (UEFI 2.10, section 38.4.1): 1 to 4 for RTMR0 to RTMR3.
+A log (tdx.md 3) is a claim until it replays into registers of a verified quote, and even then only
+its digests are true: a register holds neither the type nor the data of an event. Layout:
+`TCG_PCClientPCREvent` and `TCG_PCR_EVENT2` of the PC Client Platform Firmware Profile, sections
+10.2.1 and 10.2.2; in the place of a PCR stands a measurement register (UEFI 2.10, section 38.4.1):
+1 to 4 for RTMR0 to RTMR3.
 """
 
 from __future__ import annotations

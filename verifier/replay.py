@@ -3,9 +3,9 @@
     report = judge_log(log, registers_of(quote), expected=None, file="ccel.bin")
     report.machine["verdict"], report.exit_status
 
-A register is one value over all its events: that it differs says nothing about which event does.
-Another log that does replay into it says that; without one, only a log that is cut off or that has
-one event too many can be told from the register.
+A register is one value over all its events (tdx.md 1): that it differs says nothing about which
+event does. Another log that does replay into it says that; without one, only a log that goes on
+where the register ends, or that has one event too many, can be told from the register.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RegisterNotGiven(EventLogError):
 
     code = "register-not-given"
     exit_status = Exit.UNDECIDED  # these events may be true
-    default_fix = "name a quote, or give this register too: --rtmr0 to --rtmr3"
+    default_fix = "name a quote, which has all of them, or give the value of this register too"
 
 
 class EventNotExpected(EventLogError):

@@ -31,7 +31,7 @@ def attest(tmp_path: Path, *words: str, status: int = 0, data: bytes = DATA) -> 
 def in_a_guest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     attester = tdx_guest.TdxAttester
     stand_in = StandInKernel(world.platform).folder
-    monkeypatch.setattr(tdx_guest, "TdxAttester", lambda: attester(stand_in))
+    monkeypatch.setattr(tdx_guest, "TdxAttester", lambda **given: attester(stand_in, **given))
 
 
 @pytest.mark.parametrize("words", [[], ["--attester", "tdx"]])
@@ -88,8 +88,8 @@ def test_on_any_other_machine(tmp_path: Path) -> None:
 def test_no_evidence_is_made_by_this_command(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Evidence is a quote over a digest and 32 zero bytes: whoever may run this command beside an
-    enclave's code could otherwise bind a key of its own."""
+    """B25: evidence is a quote over a digest and 32 zero bytes; whoever may run this command beside
+    an enclave's code could otherwise bind a key of its own."""
     in_a_guest(world, monkeypatch)
     for data in (DATA[:32] + bytes(32), bytes(64)):
         told = attest(tmp_path, data=data, status=3)

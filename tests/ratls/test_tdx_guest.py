@@ -6,10 +6,12 @@ import errno
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ratls.attester import stated_events
 from ratls.claims import CertificateClaims, ChallengeClaims
 from ratls.errors import AttesterMixedUp
 from ratls.evidence import Evidence
@@ -19,6 +21,7 @@ from ratls.tdx_guest import (
     REPORTS,
     QuoteOfAnotherDomain,
     ReportFolder,
+    RunTimeEventsUnfit,
     TdxAbsent,
     TdxAttester,
     TdxNotPermitted,
@@ -31,6 +34,8 @@ from tests.support.refusal import count_refusal, refused
 from tests.support.tsm import StandInKernel
 from verifier.anchors import Mode
 from verifier.errors import RatlsError
+from verifier.event_log import replay
+from verifier.files import FileUnreadable
 from verifier.quote import Quote, QuoteMalformed, QuoteUnsupported
 
 ASKED = bytes(range(64))
@@ -203,7 +208,7 @@ Lie = Callable[[StandInKernel, bytes], bytes]
     ],
 )
 def test_host_answers_with_another_quote(world: World, lie: Lie, leaf: type[RatlsError]) -> None:
-    """The kernel passes on what the host's service answered: whose it is, we look ourselves."""
+    """B24: the kernel passes on what the host's service answered; whose it is, we look."""
     kernel = StandInKernel(world.platform)
     attester = TdxAttester(kernel.folder)
     kernel.answer = lambda data: lie(kernel, data)
@@ -211,6 +216,78 @@ def test_host_answers_with_another_quote(world: World, lie: Lie, leaf: type[Ratl
         attester.quote(ASKED)
     kernel.answer = None
     attester.quote(ASKED)
+
+
+OWN = {"mr_td": "mrtd:sha384", "mr_config_id": "mrconfigid", "mr_owner": "mrowner"}
+OWN |= {"mr_owner_config": "mrownerconfig"} | {f"rtmr{n}": f"rtmr{n}:sha384" for n in range(3)}
+
+
+def own_registers(world: World) -> dict[str, bytes]:
+    report = registers(world.platform.td_quote())
+    return {file: getattr(report, name) for name, file in OWN.items()}
+
+
+def test_registers_that_the_kernel_itself_tells(world: World) -> None:
+    """Since Linux 6.16 the first quote is held against them, too."""
+    kernel = StandInKernel(world.platform, own=own_registers(world))
+    assert registers(TdxAttester(kernel.folder).quote(ASKED)).report_data == ASKED
+    assert kernel.open_files == {}
+
+
+@pytest.mark.parametrize("file", sorted(OWN.values()))
+def test_host_answers_with_another_quote_from_the_start(world: World, file: str) -> None:
+    """The first quote already is of another guest, over the very bytes that were asked."""
+    own = own_registers(world)
+    with refused(QuoteOfAnotherDomain):
+        TdxAttester(StandInKernel(world.platform, own=own | {file: OTHER}).folder)
+    with refused(TdxReportUnusable):
+        TdxAttester(StandInKernel(world.platform, own=own | {file: OTHER[1:]}).folder)
+
+
+def test_some_registers_and_not_the_others(world: World) -> None:
+    own = own_registers(world)
+    del own["mrowner"]
+    with refused(TdxAbsent):
+        TdxAttester(StandInKernel(world.platform, own=own).folder)
+
+
+def test_events_of_run_time_are_stated_from_a_file(world: World, tmp_path: Path) -> None:
+    """A policy may list them; whoever extends RTMR3 writes them down, and they are read anew."""
+    first, second = b"\1" * 48, b"\2" * 48
+    kernel, file = StandInKernel(world.platform), tmp_path / "rtmr3"
+    file.write_text(f"{first.hex()}\n", "ascii")
+    kernel.answer = lambda data: kernel.platform.td_quote(data, rtmr3=replay([first]))
+    attester = TdxAttester(kernel.folder, events=file)
+    assert stated_events(attester) == (first,)
+    file.write_text(f"{first.hex()}\n{second.hex()}\n", "ascii")
+    assert stated_events(attester) == (first, second)
+    assert stated_events(TdxAttester(kernel.folder)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "leaf"),
+    [
+        ("", RunTimeEventsUnfit),
+        (f"{'02' * 48}\n", RunTimeEventsUnfit),  # others than those that were measured
+        (f"{'01' * 48}\n" * 2, RunTimeEventsUnfit),
+        (f"{'01' * 48}\n\n", RunTimeEventsUnfit),
+        (f"{'01' * 47}\n", RunTimeEventsUnfit),
+        (f" {'01' * 48}\n", RunTimeEventsUnfit),
+        (f"{'01' * 48}\n" * 33, RunTimeEventsUnfit),
+        ("\u00e9\n", RunTimeEventsUnfit),
+        (None, FileUnreadable),
+    ],
+)
+def test_events_that_do_not_explain_the_register(
+    world: World, tmp_path: Path, text: str | None, leaf: type[RatlsError]
+) -> None:
+    """Every party would refuse such evidence: it is said where it can be mended."""
+    kernel, file = StandInKernel(world.platform), tmp_path / "rtmr3"
+    kernel.answer = lambda data: kernel.platform.td_quote(data, rtmr3=replay([b"\1" * 48]))
+    if text is not None:
+        file.write_text(text, "utf-8")
+    with refused(leaf):
+        TdxAttester(kernel.folder, events=file)
 
 
 def test_what_may_change_while_a_guest_runs(world: World) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-NAMES = ("threats", "dcap", "channel", "flight", "gramine")
+NAMES = ("threats", "dcap", "channel", "flight", "gramine", "tdx")
 _HEADING = re.compile(r"#{2,4} (?:(\d+(?:\.\d+)*)\.? )?(.+)")
 _ROW = re.compile(r"\| ([A-Z]\d{1,3}) \| (.+) \|")
 

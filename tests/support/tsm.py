@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ratls.tdx_guest import REPORTS, ReportFolder
+from ratls.tdx_guest import MEASUREMENTS, REPORTS, ReportFolder
 from simulation.platform import Platform
 
 INBLOB_MAX = 64
@@ -51,6 +51,7 @@ class StandInKernel:
     racing: int = 0  #           writes of others into the folder, between ours and the read
     counter: str | None = None  # what `generation` says instead
     answer: Callable[[bytes], bytes] | None = None  # what the host's quoting service answers
+    own: dict[str, bytes] = field(default_factory=dict)  # files of registers; none before 6.16
     made: int = 0
     waited: list[float] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -85,6 +86,12 @@ class StandInKernel:
         self._fail("rmdir")
 
     def open(self, path: str, flags: int, /) -> int:
+        if Path(path).parent == MEASUREMENTS:
+            if Path(path).name not in self.own:
+                raise _error(errno.ENOENT)
+            handle = next(self._numbers)
+            self.open_files[handle] = "", Path(path).name, self.own[Path(path).name]
+            return handle
         entry, name = Path(path).relative_to(REPORTS).parts
         if entry not in self.entries or name not in FILES:
             raise _error(errno.ENOENT)

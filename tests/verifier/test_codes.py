@@ -11,6 +11,8 @@ from verifier.errors import (
     CollateralFetchError,
     CollateralRollbackError,
     ConfigError,
+    EventLogError,
+    EventLogFormatError,
     Exit,
     ModeMismatchError,
     RatlsError,
@@ -40,8 +42,9 @@ def test_a_branch_is_never_raised() -> None:
 
 
 def test_every_verdict_has_its_exit_status_and_a_class() -> None:
-    # Fetching decides nothing about a quote: its refusals are no verdicts.
+    # Fetching, and the log of a guest, decide nothing about a quote: no verdicts.
     others = ConfigError | ModeMismatchError | CollateralFetchError | CollateralRollbackError
+    others |= EventLogFormatError | EventLogError
     verdicts: dict[str, list[str]] = {}
     for leaf in LEAVES:
         if not issubclass(leaf, others):

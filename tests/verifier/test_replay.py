@@ -88,7 +88,7 @@ def test_an_altered_digest_is_named_by_a_log_that_replays() -> None:
 
 
 def test_an_altered_digest_without_a_log_to_compare_with() -> None:
-    """One value stands for all events: which of them it is cannot be computed."""
+    """M14: one value stands for all events: which of them it is cannot be computed."""
     report = judge(with_event(ACPI, digest=OTHER))
     with refused(RegisterNotReplayed):
         require(report)
