@@ -100,7 +100,7 @@ def report_data(claims: bytes) -> bytes:
 
 
 def make_evidence(attester: Attester, claims: CertificateClaims) -> bytes:
-    """Have the claims quoted. No other place in the project asks an attester for a quote.
+    """Have the claims quoted. No other place in an enclave asks an attester for a quote.
 
     Raises:
         AttesterMixedUp: The quote that came back is over other bytes.
