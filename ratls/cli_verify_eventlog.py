@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policy.options import Json
+from ratls.cli_verify_quote import AcceptAdvisory, AcceptStatus, usual_acceptance
 from ratls.options import At
 
 if TYPE_CHECKING:
-    from verifier.anchors import Mode
     from verifier.shell import Shell
+    from verifier.verify import VerifiedQuote
 
 _HEX_DIGITS = 96
 Rtmr = Annotated[
@@ -40,12 +41,14 @@ def eventlog(
         typer.Option(metavar="LOG", help="A log that is known to be good: names what differs."),
     ] = None,
     collateral: Annotated[
-        Path | None, typer.Option(help="Verify the quote too, with this bundle.")
+        Path | None, typer.Option(help="Verify the quote too, as `verify quote` does.")
     ] = None,
     at: At = None,
     root: Annotated[
         str | None, typer.Option(help="Root of trust, with --collateral. Default: intel.")
     ] = None,
+    accept_status: AcceptStatus = None,
+    accept_advisory: AcceptAdvisory = None,
     events: Annotated[bool, typer.Option("--events", help="Show every event.")] = False,
     json_output: Json = False,
     *,
@@ -65,10 +68,13 @@ def eventlog(
     values: Mapping[int, bytes] = {n: _register(n, text) for n, text in given.items()}
     if (quote is None) == (not values):
         raise typer.BadParameter("name a quote, or registers", param_hint="--quote")
-    if collateral is None and not (at is None and root is None):
-        raise typer.BadParameter("--at and --root need --collateral", param_hint="--collateral")
+    if collateral is None and (at or root or accept_status or accept_advisory):
+        raise typer.BadParameter(
+            "--at, --root, --accept-status and --accept-advisory need it", param_hint="--collateral"
+        )
     if collateral is not None and quote is None:
         raise typer.BadParameter("there is no quote to verify", param_hint="--collateral")
+    acceptance = usual_acceptance(accept_status, accept_advisory)
     with refusals_as_exit_status(json_output) as shell:
         from verifier.errors import placed
         from verifier.event_log import EventLog
@@ -80,20 +86,24 @@ def eventlog(
         if known is not None:
             with placed(str(expected)):
                 known.require_own_data()
-        mode = None
+        verified = None
         if quote is not None:
-            values, mode = _registers_of(
+            values, verified = _registers_of(
                 shell, quote, collateral, at, root or "intel", allow_simulation
             )
+            if verified is not None:
+                with placed(str(quote)):
+                    acceptance(verified)
         report = judge_log(log, values, expected=known, file=str(file))
         facts = {
             **report.machine,
-            "quote_verified": None if quote is None else mode is not None,
-            "mode": None if mode is None else mode.value,
+            "quote_verified": None if quote is None else verified is not None,
+            "mode": None if verified is None else verified.mode.value,
+            "tcb_status": None if verified is None else verified.tcb.status.value,
         }
         remark = ""
-        if mode is not None:
-            remark = f"the quote is genuine, and its platform up to date; mode={mode}"
+        if verified is not None:
+            remark = f"the quote is genuine, TCB {verified.tcb.status}; mode={verified.mode}"
         elif quote is not None:
             remark = "the quote was not verified: add --collateral FILE"
         shell.answer(facts, report.people(events=events, remark=remark))
@@ -121,9 +131,8 @@ def _registers_of(
     at: str | None,
     root: str,
     allow_simulation: bool,
-) -> tuple[Mapping[int, bytes], Mode | None]:
-    """The four registers in a quote, and its mode if there is collateral to verify it with."""
-    from verifier.acceptance import accept
+) -> tuple[Mapping[int, bytes], VerifiedQuote | None]:
+    """The four registers in a quote, and the quote if there is collateral to verify it with."""
     from verifier.bundles import read_collateral
     from verifier.errors import placed
     from verifier.files import read_file
@@ -139,5 +148,4 @@ def _registers_of(
             return registers, None
         roots = shell.anchors(root, allow_simulation=allow_simulation)
         bundle, instant = read_collateral(collateral), parse_instant(at)
-        accept(verify_received(received, bundle, roots=roots, at=instant))
-        return registers, roots.mode
+        return registers, verify_received(received, bundle, roots=roots, at=instant)

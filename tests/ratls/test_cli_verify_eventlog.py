@@ -80,6 +80,16 @@ def test_with_collateral_the_quote_is_verified_too(desk: Desk) -> None:
     desk.run(*desk.quote(debug), *desk.verified(), exit_status=6)
 
 
+def test_a_platform_that_is_out_of_date_needs_to_be_accepted(desk: Desk) -> None:
+    """As by `verify quote`, in the same words."""
+    old = W.platform.td_quote(bytes(64), tee_tcb_svn=bytes((2, 1, 2, *bytes(13))), **RTMRS)
+    told = desk.json(*desk.quote(old), *desk.verified(), exit_status=6)
+    assert told["error"]["code"] == "tcb-status-unaccepted"
+    more = ("--accept-status", "OutOfDate", "--accept-advisory", "INTEL-SA-99996")
+    told = desk.json(*desk.quote(old), *desk.verified(), *more)
+    assert (told["verdict"], told["tcb_status"]) == ("accepted", "OutOfDate")
+
+
 def test_a_simulated_quote_needs_to_be_allowed(desk: Desk) -> None:
     """X05."""
     words = [word for word in desk.verified() if word != "--allow-simulation"]
@@ -106,6 +116,22 @@ def test_a_true_log_of_another_guest(desk: Desk) -> None:
     told = desk.json(*desk.quote(quote), *desk.expected(), log=other.log, exit_status=6)
     assert told["error"]["code"] == "event-not-expected"
     assert told["difference"]["found"]["about"] == "Linux initrd"
+
+
+def test_a_genuine_log_and_registers_of_its_guest(desk: Desk, vectors: Path) -> None:
+    """The same guest's TDREPORT, in which RTMR0 to RTMR3 stand at byte 720; and a quote of another
+    guest on the same machine and kernel, with another command line or initrd."""
+    field = vectors / "field"
+    log = (field / "no-quotes" / "ccel.bin").read_bytes()
+    report = (field / "no-quotes" / "tdreport.bin").read_bytes()
+    values = [report[at : at + 48].hex() for at in range(720, 912, 48)]
+    words = [word for n, value in enumerate(values) for word in (f"--rtmr{n}", value)]
+    told = desk.json(*words, log=log)
+    assert [register["equal"] for register in told["registers"]] == [True] * 4
+    quote = str(field / "quotes" / "3ab56d67.bin")
+    told = desk.json("--quote", quote, log=log, exit_status=4)
+    assert [register["equal"] for register in told["registers"]] == [True, True, False, True]
+    assert told["error"]["code"] == "register-not-replayed"
 
 
 def test_registers_instead_of_a_quote(desk: Desk) -> None:
@@ -142,6 +168,7 @@ def test_what_is_no_log_or_no_guests_quote(desk: Desk) -> None:
         ["--rtmr0", "00" * 48, "--collateral", "c.json"],
         ["--quote", "q.bin", "--root", "intel"],
         ["--quote", "q.bin", "--at", "0"],
+        ["--quote", "q.bin", "--accept-status", "OutOfDate"],
     ],
 )
 def test_words_that_do_not_go_together(desk: Desk, words: list[str]) -> None:
