@@ -57,8 +57,8 @@ def eventlog(
     """Do the events of this log make the registers RTMR0 to RTMR3 of the quote?
 
     A register is one value over all its events. With --expected a refusal names the event that
-    differs. Only digests are measured: type and data of an event are what the log says, except
-    where the data is marked as measured.
+    differs. Only digests are measured. Type and data of an event are what the log says, except
+    where the digest is that of the data; --events marks the others as said.
 
     Example: ratls verify eventlog ccel.bin --quote quote.bin --expected good.ccel.bin
     """

@@ -214,7 +214,7 @@ class LogReport:
         yield f"{self.file}: {self.exit_status.word}"
         own = sum(event.data_is_measured for event in self.log.events)
         total = len(self.log.events)
-        yield f"  {total} events in {self.log.size:,} bytes; of {own} the data is measured too"
+        yield f"  {total} events in {self.log.size:,} bytes; the data of {own} is measured"
         if remark:
             yield f"  {remark}"
         if events:
@@ -239,7 +239,8 @@ def _difference_lines(difference: Difference) -> Iterator[str]:
 
 def _line(event: Event) -> str:
     where = "     " if event.register is None else f"RTMR{event.register}"
-    about = f'  "{event.about}"' if event.about else ""
+    said = "" if event.data_is_measured else "said: "
+    about = f'  {said}"{event.about}"' if event.about else ""
     return f"  {event.number:>4}  {where}  {event.digest.hex()[:16]}…  {event.name}{about}"
 
 
