@@ -1,7 +1,7 @@
 """Admission of a trust domain: each register, its module and its attributes, as agreed.
 
-    replayed([])                       # a register before its first event
-    replayed([first, second])          # and after two of them
+    replay([])                       # a register before its first event
+    replay([first, second])          # and after two of them
 
 A register that differs has a refusal of its own, so that its code says what to look at: the
 firmware, the machine's shape, the kernel, or its command line.
@@ -9,12 +9,12 @@ firmware, the machine's shape, the kernel, or its command line.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from policy.errors import MeasurementError
 from policy.trust_domain import ANY_MODULE, AT_RUN_TIME, REGISTERS, TrustDomain
 from verifier.acceptance import require_td_attributes
+from verifier.event_log import replay
 from verifier.td import TdReport
 
 
@@ -139,14 +139,6 @@ class RunTimeEventsDiffer(MeasurementError):
     default_fix = "do not release: the list of events is not that of this trust domain"
 
 
-def replayed(events: Sequence[bytes]) -> bytes:
-    """The register, 48 bytes, after these events, SHA-384 each: a chain that starts at zero."""
-    register = bytes(48)
-    for event in events:
-        register = hashlib.sha384(register + event).digest()
-    return register
-
-
 def require_run_time_events(
     domain: TrustDomain, report: TdReport, events: Sequence[bytes] | None
 ) -> str:
@@ -174,10 +166,10 @@ def require_run_time_events(
                 expected=" or ".join(domain.rtmr3_events),
                 found=event.hex(),
             )
-    if replayed(events) != report.rtmr3:
+    if replay(events) != report.rtmr3:
         raise RunTimeEventsDiffer(
             f"RTMR3 after {len(events)} events",
-            expected=replayed(events).hex(),
+            expected=replay(events).hex(),
             found=report.rtmr3.hex(),
         )
     return f"{len(events)} events in RTMR3"

@@ -25,7 +25,6 @@ from policy.domain_admission import (
     RunTimeEventsDiffer,
     RunTimeEventsMissing,
     TeeTcbSvnTooLow,
-    replayed,
 )
 from policy.trust_domain import AT_RUN_TIME, TrustDomain
 from simulation.documents import tcb_level
@@ -34,6 +33,7 @@ from tests.support.parties import AT, REGISTERS, Consortium
 from tests.support.refusal import refused
 from verifier.acceptance import ServiceTdUnaccepted, TdAttributesUnaccepted, TdDebuggable
 from verifier.errors import RatlsError
+from verifier.event_log import replay
 from verifier.verify import VerifiedQuote
 
 INTEL = World.create(AT)
@@ -228,13 +228,13 @@ RUN_TIME = {"rtmr3": f'"{AT_RUN_TIME}"', "rtmr3_events": LISTED}
 def test_run_time_events_add_up_to_the_register() -> None:
     """M08: RTMR3 holds the listed events, in the order in which they came, and nothing else."""
     for events in ((), EVENTS[:1], EVENTS, (EVENTS[2], EVENTS[0])):
-        genuine = evidence(rtmr3=replayed(events))
+        genuine = evidence(rtmr3=replay(events))
         admit(policy(**RUN_TIME), genuine, at=AT, rtmr3_events=events)
 
 
 def test_run_time_events_that_nobody_states() -> None:
     """M08: the words are no wildcard. An empty list is a statement, and must add up too."""
-    genuine = evidence(rtmr3=replayed(EVENTS))
+    genuine = evidence(rtmr3=replay(EVENTS))
     with refused(RunTimeEventsMissing, check="measurement"):
         admit(policy(**RUN_TIME), genuine, at=AT)
     with refused(RunTimeEventsDiffer, check="measurement"):
@@ -245,7 +245,7 @@ def test_run_time_events_that_nobody_states() -> None:
 @pytest.mark.parametrize("events", [EVENTS[::-1], EVENTS[:2], (*EVENTS, EVENTS[0])])
 def test_run_time_events_of_another_guest(events: tuple[bytes, ...]) -> None:
     """M08: reordered, cut short, or one more than was measured."""
-    genuine = evidence(rtmr3=replayed(EVENTS))
+    genuine = evidence(rtmr3=replay(EVENTS))
     with refused(RunTimeEventsDiffer, check="measurement"):
         admit(policy(**RUN_TIME), genuine, at=AT, rtmr3_events=events)
     admit(policy(**RUN_TIME), genuine, at=AT, rtmr3_events=EVENTS)
@@ -255,15 +255,15 @@ def test_run_time_event_that_the_policy_does_not_list() -> None:
     """M08: the list is true, but something else was started."""
     events = (EVENTS[0], b"\x66" * 48)
     with refused(RunTimeEventNotListed, check="measurement"):
-        admit(policy(**RUN_TIME), evidence(rtmr3=replayed(events)), at=AT, rtmr3_events=events)
-    admit(policy(**RUN_TIME), evidence(rtmr3=replayed(EVENTS)), at=AT, rtmr3_events=EVENTS)
+        admit(policy(**RUN_TIME), evidence(rtmr3=replay(events)), at=AT, rtmr3_events=events)
+    admit(policy(**RUN_TIME), evidence(rtmr3=replay(EVENTS)), at=AT, rtmr3_events=EVENTS)
 
 
 def test_events_do_not_replace_a_listed_register() -> None:
     with refused(Rtmr3NotListed, check="measurement"):
-        admit(policy(), evidence(rtmr3=replayed(EVENTS)), at=AT, rtmr3_events=EVENTS)
-    listed = policy(rtmr3=f'"{replayed(EVENTS).hex()}"')
-    admit(listed, evidence(rtmr3=replayed(EVENTS)), at=AT)
+        admit(policy(), evidence(rtmr3=replay(EVENTS)), at=AT, rtmr3_events=EVENTS)
+    listed = policy(rtmr3=f'"{replay(EVENTS).hex()}"')
+    admit(listed, evidence(rtmr3=replay(EVENTS)), at=AT)
 
 
 def test_module_that_the_policy_does_not_list() -> None:

@@ -15,7 +15,6 @@ from policy.domain_admission import (
     RunTimeEventNotListed,
     RunTimeEventsDiffer,
     RunTimeEventsMissing,
-    replayed,
 )
 from policy.trust_domain import AT_RUN_TIME
 from ratls.appraise import AdmittedCertificate, Challenge, appraise_certificate, appraise_challenge
@@ -29,6 +28,7 @@ from tests.support.domains import DomainAttester
 from tests.support.flight_peers import Study
 from tests.support.refusal import refused
 from verifier.acceptance import TcbStatusUnaccepted
+from verifier.event_log import replay
 from verifier.tcb import TcbInfoMismatch
 
 EVENTS = (b"\xe1" * 48, b"\xe2" * 48)
@@ -154,14 +154,14 @@ def test_a_guest_that_hides_an_event() -> None:
     attester.stated = EVENTS
     with refused(RunTimeEventsDiffer, check="measurement"):
         appraised(AT_ANY_TIME, identity(AT_ANY_TIME, attester))
-    attester.register = replayed(EVENTS)
+    attester.register = replay(EVENTS)
     appraised(AT_ANY_TIME, identity(AT_ANY_TIME, attester))
 
 
 def test_a_guest_that_states_no_events() -> None:
     """M08: where the policy has the words, silence is refused; where it has a value, it is not."""
     with refused(RunTimeEventsMissing, check="measurement"):
-        appraised(AT_ANY_TIME, identity(AT_ANY_TIME, rtmr3=replayed(EVENTS)))
+        appraised(AT_ANY_TIME, identity(AT_ANY_TIME, rtmr3=replay(EVENTS)))
     appraised(AGREED, identity(AGREED))
 
 
@@ -169,7 +169,7 @@ def test_stated_events_do_not_loosen_a_register_that_is_listed() -> None:
     attester = DomainAttester(AGREED.world.platform, events=EVENTS)
     with refused(Rtmr3NotListed, check="measurement"):
         appraised(AGREED, identity(AGREED, attester))
-    listed = study(rtmr3=f'"{replayed(EVENTS).hex()}"')
+    listed = study(rtmr3=f'"{replay(EVENTS).hex()}"')
     attester = DomainAttester(listed.world.platform, events=EVENTS)
     appraised(listed, identity(listed, attester))
 

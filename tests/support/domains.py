@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from policy.domain_admission import replayed
 from simulation.platform import Platform
 from verifier.anchors import Mode
+from verifier.event_log import replay
 
 
 class DomainAttester:
@@ -21,7 +21,7 @@ class DomainAttester:
     ) -> None:
         self._platform, self._altered = platform, altered
         self.stated = tuple(events or ())
-        self.register = replayed(self.stated)
+        self.register = replay(self.stated)
         if events is not None:
             self.rtmr3_events = lambda: self.stated
 
