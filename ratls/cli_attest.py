@@ -118,7 +118,8 @@ def _attester(name: str | None, allow_simulation: bool) -> Attester:
     except TdxAbsent as refusal:
         if name is None:
             refusal.fix = (
-                f"run it in a TDX guest ({refusal.fix}), or under Gramine in SGX, where {DEVICE} is"
+                "run it in a TDX guest (Linux 6.7 or later, module tdx_guest, configfs mounted) "
+                f"or under Gramine in SGX, where {DEVICE} is"
             )
         raise
 

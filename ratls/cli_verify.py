@@ -14,7 +14,7 @@ from ratls.cli_verify_quote import doubt_of, quote
 from ratls.errors import FreshnessError
 from ratls.options import AgreementFile, At, CollateralFile, NewestState, enclave_facts
 from verifier.errors import CollateralFetchError
-from verifier.modes import with_simulation_option
+from verifier.modes import simulation_installed, with_simulation_option
 from verifier.text import digest_text, instant_text
 from verifier.usage import Commands
 
@@ -376,5 +376,6 @@ def _answer(
     shell.end_with(refusal)
 
 
+_INSTALLED = simulation_installed()
 for command in (quote, cert, server, receipt, forecast, eventlog):
-    app.command(command.__name__)(with_simulation_option(command))
+    app.command(command.__name__)(with_simulation_option(command, _INSTALLED))

@@ -123,15 +123,21 @@ def anchors_for(root: str, *, allow_simulation: bool) -> TrustAnchors:
     return name.anchors
 
 
-def with_simulation_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def with_simulation_option(
+    command: Callable[..., Any], installed: bool | None = None
+) -> Callable[..., Any]:
     """Give a command its `--allow-simulation` where the distribution is installed.
 
     The command takes `allow_simulation: bool`; in production the option does not exist and the
     command is called with False.
+
+    Args:
+        installed: What `simulation_installed` said, for a caller with many commands; asking takes
+            some milliseconds. None: asked here.
     """
     signature = inspect.signature(command, eval_str=True)
     kept = [p for p in signature.parameters.values() if p.name != "allow_simulation"]
-    if simulation_installed():
+    if simulation_installed() if installed is None else installed:
         import typer
 
         option = typer.Option(
