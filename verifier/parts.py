@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import TypeAlias
 
 from verifier.contents import Contents
 from verifier.genuine import GenuineQuote
@@ -22,6 +23,8 @@ from verifier.status import Short, SvnLevel, TcbStatus, Update
 from verifier.tcb import TcbInfo, TcbLevel
 from verifier.tdx_module import identity_for
 from verifier.text import instant_text
+
+Judged: TypeAlias = tuple[TcbInfo, QeIdentity, PlatformTcb, int, tuple[bytes, ...]]
 
 
 class PartName(StrEnum):
@@ -153,14 +156,24 @@ def levels_of(contents: Contents) -> list[tuple[str, TcbLevel | SvnLevel]]:
 
 def parts_of(genuine: GenuineQuote) -> tuple[Part, ...]:
     """Every part, in the order of the verdict: platform, quoting enclave, TDX module."""
-    contents, auth = genuine.contents, genuine.quote.auth
-    return _parts(
-        contents.tcb_info,
-        contents.qe_identity,
-        genuine.pck.extension.tcb,
-        auth.qe_report.isv_svn,
-        genuine.quote.report.svns,
-    )
+    return _parts(*_judged(genuine))
+
+
+def parts_as_json(genuine: GenuineQuote) -> list[dict[str, object]]:
+    """The `parts` of the commands' JSON, the same objects for all quotes of a platform."""
+    return _parts_as_json(*_judged(genuine))
+
+
+def _judged(genuine: GenuineQuote) -> Judged:
+    contents, quote = genuine.contents, genuine.quote
+    isv_svn = quote.auth.qe_report.isv_svn
+    tcb = genuine.pck.extension.tcb
+    return contents.tcb_info, contents.qe_identity, tcb, isv_svn, quote.report.svns
+
+
+@lru_cache(maxsize=1024)
+def _parts_as_json(*judged: *Judged) -> list[dict[str, object]]:
+    return [part.as_json() for part in _parts(*judged)]
 
 
 @lru_cache(maxsize=1024)  # pure, as `verifier.tcb.evaluate`
@@ -207,18 +220,10 @@ def _told(level: TcbLevel | SvnLevel) -> str:
 
 
 def _as_json(level: TcbLevel | SvnLevel) -> dict[str, object]:
-    svns: dict[str, object] = (
-        {"isv_svn": level.isv_svn}
-        if isinstance(level, SvnLevel)
-        else {
-            "components": list(level.components),
-            "pce_svn": level.pce_svn,
-            "tdx_components": list(level.tdx_components),
-        }
-    )
+    svn = {"isv_svn": level.isv_svn} if isinstance(level, SvnLevel) else {"pce_svn": level.pce_svn}
     return {
         "status": level.status.value,
         "date": instant_text(level.date),
         "advisory_ids": list(level.advisory_ids),
-        **svns,
+        **svn,
     }

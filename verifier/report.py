@@ -20,7 +20,7 @@ from verifier.collateral import Collateral
 from verifier.errors import ConfigError, Exit, RatlsError
 from verifier.genuine import GenuineQuote
 from verifier.layout import Octets
-from verifier.parts import Part, parts_of
+from verifier.parts import Part, parts_as_json, parts_of
 from verifier.pck import PlatformIdentity
 from verifier.quote import EnclaveReport, Quote
 from verifier.received import ReceivedQuote
@@ -181,7 +181,7 @@ def _facts(genuine: GenuineQuote | None) -> dict[str, object]:
         return dict.fromkeys(("parts", "collateral", "measurement", "platform"))
     window = genuine.contents.window
     return {
-        "parts": [part.as_json() for part in parts_of(genuine)],
+        "parts": parts_as_json(genuine),
         "collateral": {
             "earliest_issue": instant_text(window.earliest_issue),
             "earliest_expiration": instant_text(window.earliest_expiration),
