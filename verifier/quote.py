@@ -132,6 +132,12 @@ class QuoteUnsupported(QuoteFormatError):
     )
 
 
+_SUPPLY = (
+    "give the PCK chain of its host with the bundle, as the member pck_certificate_chain; a bundle "
+    "without a quote comes from: ratls collateral fetch --fmspc"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class QuoteHeader:
     """Bytes 0..48. The SVNs in it are informational: the PCK certificate states the real ones.
@@ -298,6 +304,7 @@ class EcdsaAuthData:
                 "quote certification_type",
                 expected="5 (PCK certificate chain)",
                 found=f"{self.certification_type}, which carries no chain",
+                fix=_SUPPLY if self.certification_type == ENCRYPTED_PPID else None,
             )
         if len(self.certification_data) > MAX_PCK_CHAIN:
             raise QuoteMalformed(
