@@ -396,14 +396,13 @@ def _broken(address: str, error: httpx.TransportError, proxy: str | None) -> Exc
 
 
 def _unbelieved(address: str, cause: ssl.SSLCertVerificationError) -> CollateralFetchError:
+    found = cause.verify_message.rstrip(".")
     if cause.verify_code in _OTHER_HOST:
         return PcsCertificateOfAnotherHost(
-            address, expected="a certificate for this name", found=cause.verify_message
+            address, expected="a certificate for this name", found=found
         )
     if cause.verify_code in _OUTSIDE_ITS_TIME:
         return PcsCertificateExpired(
-            address, expected="a certificate that is valid now", found=cause.verify_message
+            address, expected="a certificate that is valid now", found=found
         )
-    return PcsCertificateUntrusted(
-        address, expected="a trusted certificate", found=cause.verify_message
-    )
+    return PcsCertificateUntrusted(address, expected="a trusted certificate", found=found)

@@ -27,7 +27,7 @@ _WHERE = "platform_collaterals.json"
 _AUTHORITIES = {"PROCESSOR": "processorCrl", "PLATFORM": "platformCrl"}
 _IDENTITIES = {"sgx": "qeidentity", "tdx": "tdqeidentity"}
 _EDITIONS = ("", "_early")  # the first that is there counts
-_FIX = "mend that member, or fetch a bundle of our own: ratls collateral fetch"
+_FIX = "mend that member: it must be as `pccsadmin fetch` of Intel's PCCS writes it"
 
 
 def is_platform_collaterals(raw: bytes) -> bool:

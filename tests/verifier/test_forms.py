@@ -18,6 +18,7 @@ from verifier.errors import QuoteFormatError
 from verifier.forms import QuoteMemberUnclear, QuoteTextMalformed, parse_path, path_text
 from verifier.no_quotes import NotAQuote, QuoteTextDamaged
 from verifier.quote import QuoteMalformed, QuoteNotBytes
+from verifier.verify import QuoteCheck
 
 W = world()
 SGX, TD = W.quote(), W.platform.td_quote()
@@ -176,6 +177,8 @@ def test_text_for_bytes_in_python() -> None:
     with refused(QuoteNotBytes) as seen:
         Quote.parse(TD.hex())  # type: ignore[arg-type]
     assert "find_quote" in seen.error.fix
+    with refused(QuoteNotBytes, check=QuoteCheck.QUOTE_FORMAT):
+        W.verify(quote=SGX.hex())  # type: ignore[arg-type]
     with refused(QuoteMalformed) as padded:
         Quote.parse(TD + bytes(3))
     assert "strip_file_padding" in padded.error.fix
