@@ -133,7 +133,6 @@ class QuoteUnsupported(QuoteFormatError):
     )
 
 
-<<<<<<< HEAD
 class ExtendedTdReportUnsupported(QuoteFormatError):
     """A trust domain's report in the extended form of TDX 1.5, body type 4 of version 5.
 
@@ -146,12 +145,12 @@ class ExtendedTdReportUnsupported(QuoteFormatError):
         "ask the operator for a quote with a report of TDX 1.0 or 1.5: version 4, or version 5 "
         "with body type 2 or 3"
     )
-=======
+
+
 _SUPPLY = (
     "give the PCK chain of its host with the bundle, as the member pck_certificate_chain; a bundle "
     "without a quote comes from: ratls collateral fetch --fmspc"
 )
->>>>>>> ff5de28adb80e48febf163e9efd291d3b3f3c8f7
 
 
 @dataclass(frozen=True, slots=True)
