@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from policy import cli_sign
-from policy.options import AgreementFile, Json, KnownDigest, OwnParty, checked_digest
+from policy.options import (
+    AgreementFile,
+    ExpectLibpal,
+    ExpectLibsysdb,
+    Json,
+    KnownDigest,
+    OwnParty,
+    checked_digest,
+)
 from verifier.usage import Commands
 
 policy = typer.Typer(
@@ -16,6 +24,14 @@ policy = typer.Typer(
     no_args_is_help=True,
     help="Draft, read, sign, check and accept what the parties agree on.",
 )
+
+Libpal = Annotated[Path | None, typer.Option(metavar="FILE", help="Gramine's loader, libpal.so.")]
+
+
+def _with(libpal: Path | None) -> Path:
+    if libpal is None:
+        raise typer.BadParameter("is needed to measure a manifest", param_hint="--libpal")
+    return libpal
 
 
 @policy.command("new")
@@ -32,6 +48,13 @@ def policy_new(
     machine: Annotated[
         list[str] | None, typer.Option(help="ppid:… or piid:…; may be repeated.")
     ] = None,
+    enclave: Annotated[
+        Path | None,
+        typer.Option(metavar="SIGNED", help="Measure this signed manifest, with --libpal."),
+    ] = None,
+    libpal: Libpal = None,
+    expect_libpal: ExpectLibpal = None,
+    expect_libsysdb: ExpectLibsysdb = None,
     json: Json = False,
 ) -> None:
     """Write a first policy.toml with comments, to be completed in an editor.
@@ -48,10 +71,21 @@ def policy_new(
 
         for path in party_file:
             read_party_file(path)  # refuses what is no party block, before anything is written
+        product, svn = 1, 1
+        if enclave is not None:
+            from policy.measured import accepted_measurement
+
+            manifest, measured = accepted_measurement(
+                enclave, _with(libpal), expect_libpal, expect_libsysdb
+            )
+            mr_enclave, sgx = str(measured.mr_enclave), manifest.table("sgx")
+            product, svn = sgx["isvprodid"], sgx["isvsvn"]
         text = draft_policy(
+            mr_enclave=mr_enclave,
+            isv_prod_id=product,
+            isv_svn=svn,
             study=study,
             party_blocks=[read_file(path).decode("utf-8") for path in party_file],
-            mr_enclave=mr_enclave,
             root=root,
             machines=machine or [],
             not_before=parse_instant(not_before),
@@ -64,10 +98,20 @@ def policy_new(
 
 @policy.command("lint")
 def policy_lint(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml.")], json: Json = False
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml.")],
+    manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="SIGNED", help="It must name the enclave of this signed manifest."),
+    ] = None,
+    libpal: Libpal = None,
+    expect_libpal: ExpectLibpal = None,
+    expect_libsysdb: ExpectLibsysdb = None,
+    json: Json = False,
 ) -> None:
     """List every problem of a policy with its path and line. If there is none, say for each
     computation what its result tells about persons.
+
+    With --manifest the enclave is measured, and must be one that the policy names.
 
     Example: ratls policy lint policy.toml
     """
@@ -90,9 +134,17 @@ def policy_lint(
                 "\n".join(f"{file}: {problem}" for problem in refusal.problems),
             )
             raise typer.Exit(int(refusal.exit_status)) from refusal
+        measured = None
+        if manifest is not None:
+            from policy.measured import accepted_measurement, require_agreed
+
+            found = accepted_measurement(manifest, _with(libpal), expect_libpal, expect_libsysdb)
+            measured = require_agreed(read, *found)
         digest = digest_text(read.digest)
         says = {c.id: f"{c.run} says {DECLARED[c.run].says}" for c in read.computation}
         lines = [f"{file}: no problems, {digest}"]
+        if measured is not None:
+            lines.append(f"  {manifest} is the enclave {measured}")
         shell.answer(
             {"file": str(file), "problems": [], "digest": digest, "says": says, "error": None},
             "\n".join(lines + [f"  {name}: {text}" for name, text in says.items()]),

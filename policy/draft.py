@@ -18,6 +18,8 @@ def draft_policy(
     study: str,
     party_blocks: Sequence[str],
     mr_enclave: str,
+    isv_prod_id: int = 1,
+    isv_svn: int = 1,
     root: str,
     machines: Sequence[str],
     not_before: datetime,
@@ -34,6 +36,8 @@ def draft_policy(
         expires=instant_text(expires),
         parties="\n".join(party_blocks),
         mr_enclave=mr_enclave,
+        isv_prod_id=isv_prod_id,
+        isv_svn=isv_svn,
         root=root,
         machines=listed,
     )
