@@ -71,4 +71,6 @@ def _compare(thing: str, ours: bytes, theirs: bytes) -> None:
     if ours != theirs:
         at = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
         at = min(len(ours), len(theirs)) if at is None else at
-        raise GramineDiffers(thing, expected="the same bytes", found=f"another one at byte {at}")
+        raise GramineDiffers(
+            thing, expected="the same bytes", found=f"other ones from byte {at} on"
+        )

@@ -37,7 +37,7 @@ class ManifestRefused(MeasurementError):
 
     code = "manifest-refused"
     default_fix = "see all findings with `ratls enclave lint`; mend the template, and sign again"
-    says = "{thing}: {found}; expected {expected}"
+    says = "{thing}: {found}"
 
 
 def lint(manifest: SignedManifest, *, libsysdbs: frozenset[str] = LIBSYSDBS) -> tuple[Finding, ...]:
@@ -55,7 +55,7 @@ def require_acceptable(findings: tuple[Finding, ...], thing: str = "manifest") -
     """Raises: ManifestRefused, with the first finding that refuses."""
     refused = refusals(findings)
     if refused:
-        more = f"{len(refused)} findings, the first is " if len(refused) > 1 else ""
+        more = f"{len(refused)} findings that refuse it, the first in " if len(refused) > 1 else ""
         raise ManifestRefused(thing, expected="none that refuses", found=f"{more}{refused[0]}")
 
 
