@@ -136,7 +136,7 @@ def sign(
     with refusals_as_exit_status(json) as shell:
         from ratls.image_files import found_on
         from verifier.files import parse_file, write_atomically
-        from verifier.gramine.listing import compare, listed, require_equal
+        from verifier.gramine.listing import compare, measured_files, require_equal
         from verifier.gramine.loader import FILE_CAP, Loader
         from verifier.gramine.measurement import measure
         from verifier.gramine.signed import SignedManifest
@@ -149,7 +149,7 @@ def sign(
         loader_file = libpal or gramine / "sgx" / "libpal.so"
         loader = parse_file(loader_file, Loader.parse, cap=FILE_CAP)
         if not no_files:
-            wanted = listed(found)
+            wanted = measured_files(found)
             entries = found_on(wanted, image_folders(found.document), chroot)
             require_equal(list(compare(wanted, entries)))
         measurement = measure(found, loader)
@@ -172,7 +172,7 @@ def _say_what_lint_refuses(shell: Shell, found: SignedManifest, path: Path) -> N
     from verifier.gramine.lint import lint as lint_manifest
 
     if count := len(refusals(lint_manifest(found))):
-        shell.say(f"a party would refuse it: {count} findings, see ratls enclave lint {path}")
+        shell.say(f"a party would refuse it ({count} times): ratls enclave lint {path}")
 
 
 def _signing_key(path: Path) -> RSAPrivateKey:

@@ -191,20 +191,22 @@ def _files(
 ) -> list[str]:
     """Every listed file hashed again, nothing unlisted in the folders that are seen."""
     from ratls.image_files import found_on
-    from verifier.gramine.listing import compare, listed, require_equal
+    from verifier.gramine.listing import compare, measured_files, require_equal
     from verifier.gramine.trusted import image_folders
 
-    wanted = listed(manifest)
+    wanted = measured_files(manifest)
     if chroot is None:
-        return [f"  files      {len(wanted)} listed, not compared: name their place with --chroot"]
+        return [
+            f"  files      {len(wanted)} measured, not compared: name their place with --chroot"
+        ]
     differ = list(compare(wanted, found_on(wanted, image_folders(manifest.document), chroot)))
     facts["files"] = {
-        "listed": len(wanted),
+        "measured": len(wanted),
         "differ": [finding.as_json() for finding in differ],
     }
     with said.refusal():
         require_equal(differ)
-    return [f"  files      {len(wanted)} listed, {len(differ)} differ"]
+    return [f"  files      {len(wanted)} hashed again, {len(differ)} differ"]
 
 
 def _area_json(area: Area) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def code(answer: Any) -> str:
 def test_from_a_template_to_a_measurement_that_a_party_accepts(desk: Desk) -> None:
     answer = desk.measure(0, "--chroot", "/", "--sigstruct", desk.sig, "--explain")
     assert answer["error"] is None
-    assert answer["files"] == {"listed": len(FILES) + 2, "differ": []}
+    assert answer["files"] == {"measured": len(FILES) + 3, "differ": []}
     assert answer["sigstruct"]["mr_enclave"] == answer["mr_enclave"]
     assert answer["areas"][0]["name"] == "manifest"
     assert len({area["name"] for area in answer["areas"]}) == 8
@@ -173,8 +173,16 @@ def test_a_file_that_is_gone(desk: Desk) -> None:
 
 
 def test_files_of_gramine_itself_are_compared_too(desk: Desk) -> None:
-    (desk.machine.gramine / "runtime" / "glibc" / "libc.so.6").write_bytes(b"another")
-    assert code(desk.measure(6, "--chroot", "/")) == "image-differs"
+    """The C library, and the library OS, which checks all other hashes."""
+    for path in ("runtime/glibc/libc.so.6", "libsysdb.so"):
+        place = desk.machine.gramine / path
+        before, known = place.read_bytes(), desk.machine.libsysdb
+        place.write_bytes(b"another")
+        more = ("--chroot", "/", "--expect-libpal", desk.machine.libpal)
+        answer = desk.measure(6, *more, "--expect-libsysdb", known, known=False)
+        assert code(answer) == "image-differs"
+        place.write_bytes(before)
+    assert desk.measure(0, "--chroot", "/")["error"] is None
 
 
 def test_an_image_that_is_unpacked_elsewhere(desk: Desk, tmp_path: Path) -> None:

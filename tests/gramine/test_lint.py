@@ -78,6 +78,27 @@ def test_what_may_differ(manifest: dict[str, Any], key: str, value: Any) -> None
     assert at_fault(change(manifest, key, value)) == set()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sgx.edmm_enable", True),
+        ("sys.enable_sigterm_injection", False),
+        (
+            "sgx.trusted_files",
+            [file.as_table() for file in listed()]
+            + [{"uri": f"file:{IMAGE}/zz/{n:05}", "sha256": "0" * 64} for n in range(3000)],
+        ),
+    ],
+)
+def test_what_is_allowed_and_rarely_meant(manifest: dict[str, Any], key: str, value: Any) -> None:
+    def warned(manifest: dict[str, Any]) -> list[str]:
+        return [f.key for f in lint(signed(manifest)) if f.level is Level.WARN]
+
+    assert warned(manifest) == []
+    assert warned(change(manifest, key, value)) == [key]
+    assert at_fault(change(manifest, key, value)) == set()
+
+
 def test_it_starts_what_exists_and_gives_it_the_file_that_it_reads(
     manifest: dict[str, Any],
 ) -> None:

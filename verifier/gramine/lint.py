@@ -18,9 +18,10 @@ from verifier.gramine.errors import MeasurementError
 from verifier.gramine.findings import Finding, Level, placed, refusals, refuse, shown
 from verifier.gramine.known import LIBSYSDBS
 from verifier.gramine.measurement import least_size
-from verifier.gramine.rules import RULES, SHOWN, THREAD_COUNTS, flat
+from verifier.gramine.rules import RULES, SHOWN, THREAD_COUNTS, WARNED, flat
 from verifier.gramine.signed import ManifestSizesInvalid, SignedManifest
 from verifier.gramine.trusted import (
+    MANY_FILES,
     folder_findings,
     mount_findings,
     root_of,
@@ -119,6 +120,9 @@ def _key_findings(manifest: SignedManifest, libsysdbs: frozenset[str]) -> Iterat
         yield refuse("loader.entrypoint.sha256", wanted, digest)
     yield from _file_findings(given, manifest.document, wrong)
     yield from _size_findings(given, manifest, wrong)
+    for key, (unusual, better) in WARNED.items():
+        if given.get(key) is unusual:
+            yield Finding(Level.WARN, key, better, shown(unusual))
     for key, says in SHOWN.items():
         value = manifest.table("sgx", "cpu_features") if "cpu" in key else given.get(key)
         if value is not None:
@@ -133,6 +137,9 @@ def _file_findings(given: dict[str, Any], document: Any, wrong: set[str]) -> Ite
     yield from folder_findings(image, runtime)
     yield from trusted_findings(given["sgx.trusted_files"], image, runtime)
     count = len(given["sgx.trusted_files"])
+    if count > MANY_FILES:
+        wanted = f"fewer than {MANY_FILES}, for a start within a minute"
+        yield Finding(Level.WARN, "sgx.trusted_files", wanted, str(count))
     yield Finding(Level.SHOW, "sgx.trusted_files", "each is listed with its hash", str(count))
 
 

@@ -47,6 +47,16 @@ def listed(manifest: SignedManifest) -> dict[str, str]:
     }
 
 
+def measured_files(manifest: SignedManifest) -> dict[str, str]:
+    """As `listed`, and Gramine's library OS, which is measured through a key of its own."""
+    entry = manifest.table("loader", "entrypoint")
+    uri, digest = entry.get("uri"), entry.get("sha256")
+    files = listed(manifest)
+    if isinstance(uri, str) and isinstance(digest, str):
+        files[uri.removeprefix("file:")] = digest
+    return files
+
+
 def compare(wanted: Mapping[str, str], entries: Iterable[Entry]) -> Iterator[Finding]:
     """Every file that differs, that is missing, or that is there and not listed; by path."""
     found = {entry.path: entry for entry in entries}

@@ -143,6 +143,11 @@ RULES: dict[str, Rule] = {
     "sgx.allowed_files": _is([f"file:{AGREEMENT}"]),
     "sgx.trusted_files": Rule("a list", lambda value: isinstance(value, list)),
 }
+# Allowed, and rarely meant: the value, and what is better.
+WARNED: dict[str, tuple[object, str]] = {
+    "sgx.edmm_enable": (True, "false, so that the heap is measured"),
+    "sys.enable_sigterm_injection": (False, "true, for an orderly stop"),
+}
 # For a person: nothing here is wrong, and all of it is a choice.
 SHOWN = {
     "fs.root": "all files of the enclave are below it; the path is measured",

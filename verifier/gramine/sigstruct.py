@@ -137,7 +137,9 @@ class Sigstruct:
 
     @property
     def date_text(self) -> str:
-        """`2026-01-02`; the four bytes where they are no date."""
+        """`2026-01-02`, `0000-00-00` for none; the four bytes where they are no date."""
+        if not any(self.raw[20:24]):
+            return "0000-00-00"
         read = self.day
         return self.raw[20:24][::-1].hex() if read is None else read.isoformat()
 
