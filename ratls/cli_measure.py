@@ -196,9 +196,7 @@ def _files(
 
     wanted = measured_files(manifest)
     if chroot is None:
-        return [
-            f"  files      {len(wanted)} measured, not compared: name their place with --chroot"
-        ]
+        return [f"  files      {len(wanted)} measured, none compared: say --chroot DIR"]
     differ = list(compare(wanted, found_on(wanted, image_folders(manifest.document), chroot)))
     facts["files"] = {
         "measured": len(wanted),

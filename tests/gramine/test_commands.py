@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from enclave_app.cli import app as enclave
 from policy.cli_policy import policy
 from ratls.cli_measure import measure
+from tests.gramine.test_measurement import _vectors
 from tests.gramine.world import FILES, TEMPLATE, Machine, elf, key, key_file
 from tests.support.parties import Consortium, local_party
 from tests.support.typed import typed
@@ -512,3 +513,40 @@ def test_files_that_cannot_be_read(desk: Desk) -> None:
         assert code(desk.answer(measure, words, 3)) == "file-unreadable"
     desk.libpal.write_bytes(elf()[:100])
     assert code(desk.measure(3)) == "loader-malformed"
+
+
+# Vectors of the signer
+
+
+@pytest.mark.parametrize(("folder", "vector"), _vectors())
+def test_the_signers_own_bytes(
+    vectors: Path,
+    folder: Path,
+    vector: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the manifest as it was written to the one that was signed, and its measurement."""
+    monkeypatch.chdir(vectors / "gramine")
+    made, signed = tmp_path / "made.manifest.sgx", folder / vector["manifest_sgx"]
+    typed(enclave, ["manifest", folder / vector["manifest_in"], "-o", made])
+    assert made.read_bytes() == signed.read_bytes()
+    if vector["libpal"].get("file") is None:
+        return
+    words = ["manifest", signed, "--libpal", vector["libpal"]["file"], "--chroot", "."]
+    words += ["--sigstruct", folder / vector["sigstruct"], "--no-lint", "--json"]
+    assert code(json.loads(typed(measure, words, 6).stdout.splitlines()[-1])) == "loader-unknown"
+    words += ["--expect-libpal", vector["libpal"]["sha256"]]
+    answer = json.loads(typed(measure, words).stdout.splitlines()[-1])
+    assert answer["mr_enclave"] == answer["sigstruct"]["mr_enclave"]
+    assert answer["files"]["differ"] == []
+
+
+def test_genuine_manifests_of_others_are_refused(vectors: Path) -> None:
+    """Arguments and environment from the host, folders that are allowed, debug."""
+    found = sorted((vectors / "manifests").glob("*.manifest.sgx"))
+    assert found
+    for path in found:
+        shown = typed(enclave, ["lint", path, "--json"], 6).stdout.splitlines()[-1]
+        keys = {f["key"] for f in json.loads(shown)["findings"] if f["level"] == "refuse"}
+        assert keys >= {"sgx.debug", "sgx.allowed_files", "libos.entrypoint"}

@@ -510,7 +510,7 @@ def test_each_key_has_its_line(manifest: dict[str, Any]) -> None:
 
 
 VALUES = st.recursive(
-    st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=8) | st.floats(),
+    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=8) | st.floats(),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
     ),

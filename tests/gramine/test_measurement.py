@@ -204,6 +204,13 @@ def test_the_areas_do_not_fit() -> None:
         b"a = 1\r",
         b"a = " + b"[" * 50_000,
         b"a = " + b"[\n" * 20_000,
+        b"a = 9223372036854775808",
+        b"a = -9223372036854775809",
+        b"a = 0x" + b"f" * 4000,
+        b"a = " + b"[" * 17 + b"]" * 17,
+        b"a = " + b"{b = " * 17 + b"1" + b"}" * 17,
+        b"a" + b".a" * 17 + b" = 1",
+        b"a = " + b"[\n" * 300 + b"]\n" * 300,
         b"a" + b".a" * 100_000 + b" = 1",
         b'a = "' + b"x" * LINE_CAP + b'"',
         b"#" * 80 + b"\n" + b"#\n" * (TEXT_CAP // 2),
@@ -213,6 +220,11 @@ def test_the_areas_do_not_fit() -> None:
 def test_no_manifest(raw: bytes) -> None:
     with refused(ManifestMalformed):
         SignedManifest.parse(raw)
+
+
+def test_what_is_deep_or_large_but_not_too_much() -> None:
+    text = "a = " + "[" * 16 + "]" * 16 + "\nb = 9223372036854775807\nc = -9223372036854775808\n"
+    assert SignedManifest.parse(text.encode()).document["b"] == 2**63 - 1
 
 
 # The loader

@@ -21,6 +21,8 @@ TEXT_CAP = 4 << 20
 LINE_CAP = 4096
 # `tomllib` takes time quadratic in the parts of a dotted key, and recursion for each level.
 DOTS_CAP, BRACKETS_CAP = 64, 64
+DEPTH_CAP = 16
+_INTEGERS = range(-(1 << 63), 1 << 63)  # TOML's; `tomllib` takes any
 MOST_THREADS = 4096
 PAGE = 4096
 # Each page of the heap is a record of its own in the measurement, unless the heap is added later.
@@ -66,7 +68,7 @@ class SignedManifest:
         """Raises: ManifestMalformed."""
         text = _bounded_text(raw)
         try:
-            return cls(raw, text, tomllib.loads(text))
+            document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             place, message = _PLACE.search(str(error)), str(error)
             where = "end of the text"
@@ -77,6 +79,8 @@ class SignedManifest:
         except (ValueError, RecursionError) as error:
             found = "nesting too deep" if isinstance(error, RecursionError) else str(error)[:80]
             raise ManifestMalformed("manifest", expected="TOML", found=found) from error
+        _require_plain(document)
+        return cls(raw, text, document)
 
     def table(self, *names: str) -> Mapping[str, Any]:
         """A table of this path; empty where there is none."""
@@ -125,6 +129,23 @@ def parse_size(value: object) -> int | None:
 def _unfit(name: str, expected: str, found: object) -> ManifestSizesInvalid:
     shown = "nothing" if found is None else ascii(found)[:60]
     return ManifestSizesInvalid(f"manifest: sgx.{name}", expected=expected, found=shown)
+
+
+def _require_plain(document: dict[str, Any]) -> None:
+    """No deeper, and no larger a number, than what is shown and written again may be."""
+    todo: list[tuple[str, Any, int]] = [(name, value, 1) for name, value in document.items()]
+    while todo:
+        name, value, depth = todo.pop()
+        thing = f"manifest: below {ascii(name)[1:-1][:60]}"
+        if depth > DEPTH_CAP:
+            raise ManifestMalformed(thing, expected=f"at most {DEPTH_CAP} levels", found="more")
+        if isinstance(value, dict):
+            todo += [(name, inner, depth + 1) for inner in value.values()]
+        elif isinstance(value, list):
+            todo += [(name, inner, depth + 1) for inner in value]
+        elif type(value) is int and value not in _INTEGERS:
+            found = f"one of {value.bit_length()} bits"
+            raise ManifestMalformed(thing, expected="integers of 64 bits", found=found)
 
 
 def _bounded_text(raw: bytes) -> str:
