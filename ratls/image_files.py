@@ -49,7 +49,9 @@ def require_folder(folder: Path) -> None:
 
 
 def walk(folder: Path, path: str) -> Iterator[Entry]:
-    """Everything below a folder, but folders themselves, in the signer's order.
+    """Everything below a folder, but folders that hold something, in the signer's order.
+
+    No manifest can list an empty folder, and Python takes it for a package without content.
 
     Args:
         path: What a manifest calls this folder.
@@ -64,6 +66,8 @@ def _walk(folder: Path, path: str, top: str) -> Iterator[Entry]:
     except OSError as error:
         yield Entry(path, None, f"a folder that cannot be read: {cause(error)}")
         return
+    if not found:
+        yield Entry(path, None, "an empty folder")
     for entry in found:
         inside = f"{path}/{entry.name}"
         if entry.is_dir(follow_symlinks=False):

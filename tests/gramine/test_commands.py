@@ -150,7 +150,7 @@ def test_m05_one_byte_of_one_file(desk: Desk) -> None:
     desk.sign(0, "--no-files")
 
 
-@pytest.mark.parametrize("kind", ["file", "link", "fifo", "folder-link"])
+@pytest.mark.parametrize("kind", ["file", "link", "fifo", "folder-link", "empty-folder"])
 def test_m13_something_that_is_not_listed(desk: Desk, kind: str) -> None:
     """M13: it is seen, cannot be opened, and turns an import into another error."""
     place = desk.image(f"{PACKAGES}/numpy/more.py")
@@ -161,6 +161,8 @@ def test_m13_something_that_is_not_listed(desk: Desk, kind: str) -> None:
             place.symlink_to("__init__.py")
         case "fifo":
             os.mkfifo(place)
+        case "empty-folder":
+            place.mkdir()
         case _:
             place.symlink_to(desk.machine.image)
     answer = desk.measure(6, "--chroot", "/")
@@ -234,7 +236,7 @@ def test_there_is_no_image(desk: Desk) -> None:
 # What the signer would leave out in silence
 
 
-@pytest.mark.parametrize("kind", ["out", "folder", "dangling", "fifo", "name"])
+@pytest.mark.parametrize("kind", ["out", "folder", "dangling", "fifo", "empty", "name"])
 def test_a_file_that_cannot_be_trusted_is_named(desk: Desk, kind: str) -> None:
     """A link out of the image is the host's to change; a file that is left out breaks the start."""
     place = desk.image(f"{PACKAGES}/numpy/strange.py")
@@ -247,12 +249,14 @@ def test_a_file_that_cannot_be_trusted_is_named(desk: Desk, kind: str) -> None:
             place.symlink_to("nowhere")
         case "fifo":
             os.mkfifo(place)
+        case "empty":
+            place.mkdir()
         case _:
             place = place.with_name("stra\u00f1ge.py")
             place.write_bytes(b"")
     answer = desk.manifest(3)
     assert code(answer) == "image-file-unusable"
-    place.unlink()
+    place.rmdir() if kind == "empty" else place.unlink()
     desk.manifest()
 
 
