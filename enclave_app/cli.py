@@ -1,4 +1,4 @@
-"""`ratls enclave`: run the server that rows are released to."""
+"""`ratls enclave`: run the server that rows are released to; make and sign what is measured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policy.options import Json
+from ratls.cli_manifest import lint, manifest, sign
 from ratls.options import AgreementFile
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
@@ -15,12 +16,14 @@ from verifier.usage import Commands
 if TYPE_CHECKING:
     from ratls.attester import Attester
 
-app = typer.Typer(cls=Commands, help="The enclave's server.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands, help="The enclave: its server, its manifest, its signature.", no_args_is_help=True
+)
 
 
 @app.callback()
 def enclave() -> None:
-    """The enclave's server."""
+    """A group of commands."""
 
 
 def serve(
@@ -69,3 +72,5 @@ def serve(
 
 
 app.command("serve")(with_simulation_option(serve))
+for command in (manifest, sign, lint):
+    app.command(command.__name__)(command)

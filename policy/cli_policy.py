@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from policy import cli_sign
-from policy.options import AgreementFile, Json, KnownDigest, OwnParty, checked_digest
+from policy.options import (
+    AgreementFile,
+    ExpectLibpal,
+    ExpectLibsysdb,
+    Json,
+    KnownDigest,
+    OwnParty,
+    checked_digest,
+)
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
@@ -21,6 +29,14 @@ policy = typer.Typer(
     no_args_is_help=True,
     help="Draft, read, sign, check and accept what the parties agree on.",
 )
+
+Libpal = Annotated[Path | None, typer.Option(metavar="FILE", help="Gramine's loader, libpal.so.")]
+
+
+def _with(libpal: Path | None) -> Path:
+    if libpal is None:
+        raise typer.BadParameter("is needed to measure a manifest", param_hint="--libpal")
+    return libpal
 
 
 @policy.command("new")
@@ -44,6 +60,13 @@ def policy_new(
     machine: Annotated[
         list[str] | None, typer.Option(help="ppid:… or piid:…; may be repeated.")
     ] = None,
+    enclave: Annotated[
+        Path | None,
+        typer.Option(metavar="SIGNED", help="Measure this signed manifest, with --libpal."),
+    ] = None,
+    libpal: Libpal = None,
+    expect_libpal: ExpectLibpal = None,
+    expect_libsysdb: ExpectLibsysdb = None,
     json: Json = False,
 ) -> None:
     """Write a first policy.toml with comments, to be completed in an editor.
@@ -70,13 +93,24 @@ def policy_new(
         for path in party_file:
             read_party_file(path)  # refuses what is no party block, before anything is written
         if quote is not None:
-            enclave = block_of(read_quote_file(str(quote)).quote.report)
+            block = block_of(read_quote_file(str(quote)).quote.report)
+        elif enclave is not None:
+            from policy.measured import accepted_measurement
+
+            manifest, measured = accepted_measurement(
+                enclave, _with(libpal), expect_libpal, expect_libsysdb
+            )
+            sgx = manifest.table("sgx")
+            block = enclave_block(str(measured.mr_enclave), sgx["isvprodid"], sgx["isvsvn"])
         else:
-            enclave = domain_block() if tee == "tdx" else enclave_block(mr_enclave or PLACEHOLDER)
+            block = domain_block() if tee == "tdx" else enclave_block(mr_enclave or PLACEHOLDER)
         text = draft_policy(
+            mr_enclave=mr_enclave,
+            isv_prod_id=product,
+            isv_svn=svn,
             study=study,
             party_blocks=[read_file(path).decode("utf-8") for path in party_file],
-            enclave=enclave,
+            enclave=block,
             root=root,
             machines=machine or [],
             not_before=parse_instant(not_before),
@@ -99,6 +133,13 @@ def policy_lint(
             "may be repeated."
         ),
     ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="SIGNED", help="It must name the enclave of this signed manifest."),
+    ] = None,
+    libpal: Libpal = None,
+    expect_libpal: ExpectLibpal = None,
+    expect_libsysdb: ExpectLibsysdb = None,
     json: Json = False,
 ) -> None:
     """List every problem of a policy with its path and line. If there is none, say for each
@@ -106,6 +147,8 @@ def policy_lint(
 
     Intel attaches advisories to levels that are UpToDate, too; a policy accepts those that it lists
     in accepted_advisories, and refuses the others. With --collateral, such levels are announced.
+
+    With --manifest the enclave is measured, and must be one that the policy names.
 
     Example: ratls policy lint policy.toml
     """
@@ -133,8 +176,13 @@ def policy_lint(
         says = {c.id: f"{c.run} says {DECLARED[c.run].says}" for c in read.computation}
         ahead = _announced(read, collateral or [])
         facts = {"file": str(file), "problems": [], "digest": digest, "says": says, "notes": noted}
-        lines = [
-            f"{file}: no problems, {digest}",
+        lines = [f"{file}: no problems, {digest}"]
+        if manifest is not None:
+            from policy.measured import accepted_measurement, require_agreed
+
+            found = accepted_measurement(manifest, _with(libpal), expect_libpal, expect_libsysdb)
+            lines.append(f"  {manifest} is the enclave {require_agreed(read, *found)}")
+        lines += [
             *(f"  {name}: {text}" for name, text in (says | noted).items()),
             *(f"  {place}: {level.text}" for place, level in ahead),
         ]

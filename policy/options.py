@@ -19,6 +19,32 @@ def checked_digest(text: str | None) -> str | None:
     return text
 
 
+def checked_sha256(text: str | None) -> str | None:
+    """SHA-256 as `sha256sum` writes it; BadParameter otherwise."""
+    if text is not None and not re.fullmatch(r"[0-9a-f]{64}", text, re.ASCII):
+        raise typer.BadParameter("write 64 lower-case hex digits, as sha256sum does")
+    return text
+
+
+ExpectLibpal = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHA256",
+        callback=checked_sha256,
+        help="The loader that you vouch for, in place of the known builds.",
+    ),
+]
+ExpectLibsysdb = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHA256",
+        callback=checked_sha256,
+        help="The library OS that you vouch for, in place of the known builds.",
+    ),
+]
+ManifestFile = Annotated[
+    Path, typer.Argument(metavar="SIGNED", help="A signed manifest: NAME.manifest.sgx.")
+]
 # What commands that take an agreement compare it with: see `policy.agreement_file`.
 OwnParty = Annotated[
     Path | None,

@@ -22,12 +22,15 @@ from verifier.usage import Commands
 # What a command needs beside the plain install, where that is not `policy`.
 _EXTRAS = {
     "enclave": "enclave",
+    "measure": "measure",
     "provider": "provider",
     "scheduler": "scheduler",
     "task": "provider",
 }
 # Modules that are not called as the package that brings them.
-_PACKAGES = {"OpenSSL": "pyopenssl", "google": "protobuf", "grpc": "grpcio"}
+_PACKAGES = {"OpenSSL": "pyopenssl", "google": "protobuf", "grpc": "grpcio", "tomli_w": "tomli-w"}
+# Packages that one extra alone brings, whatever the command.
+_EXTRA_OF = {"jinja2": "measure", "tomli-w": "measure"}
 
 
 class PackageMissing(ConfigError):
@@ -88,6 +91,7 @@ def package_missing(command: str, module: str) -> PackageMissing | None:
         return None
     # `verify server --party` proves itself on a stream, as a provider does.
     own = _EXTRAS.get(command, "provider" if package in ("pyarrow", "structlog") else "policy")
+    own = _EXTRA_OF.get(package, own)
     fix = f'pip install "ratls[{own}]"'
     return PackageMissing(command, expected=package, found="none", fix=fix)
 

@@ -272,12 +272,15 @@ def test_production_lists_its_packages_and_simulation_is_not_among_them() -> Non
 # Besides the standard library, and where each may be imported.
 LIBRARIES = {
     "certificate": {"cryptography"},
+    "complete": {"tomli_w"},
     "ecdsa": {"cryptography"},
     "qe": {"cryptography"},
     "user_folder": {"platformdirs"},
+    "lint": {"tomli_w"},
     "modes": {"typer"},
     "pcs_requests": {"certifi", "httpx"},
     "shell": {"rich", "typer"},
+    "sigstruct": {"cryptography"},
     "usage": {"typer"},
 }
 

@@ -52,6 +52,7 @@ PUBLIC = re.compile(
     r"|CVE-\d{4}-\d{4,}|GHSA(?:-\w{4}){3}"
     r"|Quot(?:e|ing) Library API,? (?:appendix )?A\.\d"
     r"|Profile Specification\"?,? revision 1\.\d,? sections? \d"
+    r"|Intel SDM, volume 3D, \"[A-Z]"
     r"|PCS API v4,? `/[a-z]"
     r"|`sgx_\w+_t` (?:in|of) `sgx_\w+\.h`"
 )

@@ -78,6 +78,7 @@ NOT_RUN = {
     "ratls.address": "asks the resolver of this machine",
     "ratls.bulk": "two ends of one connection",
     "ratls.client_call": "one call, whose other end is a server",
+    "ratls.image_files": "names a folder of an image",
     "ratls.framing": "one stream, as client and server have it",
     "ratls.server_stream": "one exchange, as the server has it",
     "scheduler.client": "calls of a submitter and of a provider",

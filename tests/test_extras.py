@@ -22,7 +22,7 @@ from tests.verifier.world import AT, world
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-SETS = ("", "policy", "provider", "enclave", "scheduler", "all")
+SETS = ("", "policy", "provider", "enclave", "scheduler", "measure", "all")
 # The roots of what may be imported in an environment of that set.
 MODULES = {
     "": ["verifier", "ratls.cli", "ratls.cli_collateral", "ratls.cli_verify_quote"],
@@ -30,6 +30,7 @@ MODULES = {
     "provider": ["provider.cli_provider", "provider.release", "provider.agent", "provider.mailbox"],
     "enclave": ["enclave_app.gramine_main", "enclave_app.serving", "enclave_app.compute"],
     "scheduler": ["scheduler.server", "scheduler.store"],
+    "measure": ["ratls.cli_measure", "ratls.manifest_template", "verifier.gramine.lint"],
 }
 
 
@@ -140,6 +141,9 @@ def test_the_plain_installation_verifies(
             "--allow-simulation",
             "enclave",
         ),
+        ("measure manifest x --libpal x", "measure"),
+        ("enclave lint x", "measure"),
+        ("enclave manifest x -o {new}", "measure"),
         ("scheduler serve --agreement a --listen 127.0.0.1:0 --state {new}", "scheduler"),
     ],
 )

@@ -118,6 +118,39 @@ def _bundle() -> Parse:
     return Collateral.parse
 
 
+def _manifest() -> Parse:
+    """A signed manifest and all that is said about it."""
+    from verifier.gramine.difference import differences
+    from verifier.gramine.lint import lint
+    from verifier.gramine.listing import compare, listed
+    from verifier.gramine.signed import SignedManifest
+
+    def parse(data: bytes) -> object:
+        manifest = SignedManifest.parse(data)
+        list(compare(listed(manifest), ()))
+        differences(manifest, manifest)
+        return lint(manifest), manifest.sizes()
+
+    return parse
+
+
+def _sigstruct() -> Parse:
+    from verifier.gramine.sigstruct import Sigstruct
+
+    def parse(data: bytes) -> object:
+        found = Sigstruct.parse(data)
+        found.as_json()
+        return found.verify()
+
+    return parse
+
+
+def _loader() -> Parse:
+    from verifier.gramine.loader import Loader
+
+    return lambda data: [segment.end for segment in Loader.parse(data).segments]
+
+
 class _Sent:
     """A connection on which these bytes came, and then its end."""
 
@@ -325,6 +358,34 @@ def _bundle_seeds(vectors: Path | None) -> list[bytes]:
     return [json.dumps(bundle).encode() for bundle in _bundles(vectors)]
 
 
+def _gramine(vectors: Path | None, pattern: str) -> list[bytes]:
+    folder = vectors / "gramine" if vectors else Path("/nowhere")
+    return [path.read_bytes() for path in sorted(folder.rglob(pattern))]
+
+
+def _manifest_seeds(vectors: Path | None) -> list[bytes]:
+    from tests.gramine.world import signed
+
+    return [signed().raw, *_gramine(vectors, "*.manifest.sgx")]
+
+
+def _sigstruct_seeds(vectors: Path | None) -> list[bytes]:
+    from tests.gramine.world import key, loader, signed
+    from verifier.gramine.measurement import measure
+    from verifier.gramine.sigstruct import sign, unsigned
+
+    manifest = signed()
+    made = sign(unsigned(manifest, measure(manifest, loader()).mr_enclave, None), key())
+    return [made.raw, *_gramine(vectors, "*.sig")]
+
+
+def _loader_seeds(vectors: Path | None) -> list[bytes]:
+    from tests.gramine.world import elf
+
+    two = elf(((5, 0, b"", 0x1000), (6, 0x1E00, b"data" * 64, 0x3000)))
+    return [elf(), two, *_gramine(vectors, "*.so")]
+
+
 # Mutations that keep the outer form, so that what lies inside is reached.
 
 _WORDS = (
@@ -503,17 +564,42 @@ def mutate_event_log(rng: Random, data: bytes) -> bytes:
     return data[: at + place] + new.to_bytes(size, "little") + data[at + place + size :]
 
 
+def mutate_lines(rng: Random, data: bytes) -> bytes:
+    """Lines of a text removed, doubled, swapped or given another's value; bytes otherwise."""
+    lines = data.split(b"\n")
+    if rng.random() < 0.4 or len(lines) < 3:
+        return mutate_bytes(rng, data)
+    for _ in range(rng.randint(1, 3)):
+        at, other = rng.randrange(len(lines)), rng.randrange(len(lines))
+        match rng.randrange(4):
+            case 0:
+                del lines[at]
+                lines.append(b"")
+            case 1:
+                lines.insert(at, lines[other])
+            case 2:
+                lines[at], lines[other] = lines[other], lines[at]
+            case _:
+                value = lines[other].partition(b" = ")[2] or rng.choice(_TOML)
+                lines[at] = lines[at].partition(b" = ")[0] + b" = " + value
+    return b"\n".join(lines)
+
+
+_TOML = (b'""', b"0", b"[]", b"{}", b"true", b"1e400", b"1979-05-27", b'"a\\u0000b"', b"{a.b = 1}")
 _TARGETS = (
     Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 15),
-    Target("event-log", _event_log, _event_log_seeds, mutate_event_log, 8192, 5),
-    Target("quote-form", _quote_form, _form_seeds, mutate_bytes, 65536, 5),
-    Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 15),
+    Target("event-log", _event_log, _event_log_seeds, mutate_event_log, 8192, 4),
+    Target("quote-form", _quote_form, _form_seeds, mutate_bytes, 65536, 4),
+    Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 14),
     Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 10),
-    Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 15),
+    Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 14),
     Target("qe-identity", _qe_identity, _texts("qe_identity"), mutate_json, 8192, 10),
     Target("crl", _crl, _crl_seeds, mutate_der, 4096, 15),
     Target("bundle", _bundle, _bundle_seeds, mutate_json, 65536, 10),
     Target("frame", _frame, _frame_seeds, mutate_bytes, 4096, 3),
     Target("bulk", _bulk, _bulk_seeds, mutate_bytes, 4096, 2),
+    Target("manifest", _manifest, _manifest_seeds, mutate_lines, 8192, 1),
+    Target("sigstruct", _sigstruct, _sigstruct_seeds, mutate_bytes, 2048, 1),
+    Target("loader", _loader, _loader_seeds, mutate_bytes, 32768, 1),
 )
 TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target in _TARGETS})

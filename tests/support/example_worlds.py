@@ -68,6 +68,7 @@ from simulation.intel import Intel
 from simulation.measure import measure
 from simulation.serve import serving as serving_collateral
 from simulation.trust_domain import GuestMeasurement
+from tests.gramine import world as gramine
 from tests.provider.agents import configure, offer
 from tests.provider.desk import Desk
 from tests.ratls.test_offline import record
@@ -85,6 +86,8 @@ from verifier.collateral import Collateral
 from verifier.contents import Contents
 from verifier.event_log import EventLog
 from verifier.forms import find_quote
+from verifier.gramine.measurement import measure as measure_manifest
+from verifier.gramine.sigstruct import sign, unsigned
 from verifier.marks import Subject
 from verifier.quote import Quote
 from verifier.received import ReceivedQuote
@@ -690,3 +693,45 @@ def simulated(scene: Scene) -> Names:
         "Collateral": Collateral,
         "verify_quote": verify_quote,
     }
+
+
+@world_of(
+    "verifier.gramine.signed",
+    "verifier.gramine.loader",
+    "verifier.gramine.measurement",
+    "verifier.gramine.sigstruct",
+    "verifier.gramine.lint",
+    "verifier.gramine.complete",
+    "verifier.gramine.listing",
+    "verifier.gramine.difference",
+    "policy.measured",
+)
+def measured(scene: Scene) -> Names:
+    manifest, loader = gramine.signed(), gramine.loader()
+    found = measure_manifest(manifest, loader)
+    sigstruct = sign(unsigned(manifest, found.mr_enclave, None), gramine.key())
+    raw = {"loader": gramine.elf(), "sigstruct": sigstruct.raw}
+    enclave = scene.study.policy.enclave[0].model_copy(
+        update={"mr_enclave": str(found.mr_enclave), "isv_prod_id": 1}
+    )
+    policy = scene.study.policy
+    return {
+        "raw": raw.get(scene.module.rpartition(".")[2], manifest.raw),
+        "manifest": manifest,
+        "loader": loader,
+        "measurement": found,
+        "sigstruct": sigstruct,
+        "policy": SimpleNamespace(enclave=(enclave,), platform=policy.platform),
+        "document": manifest.document,
+        "uri": "file:/usr/lib/libsysdb.so",
+        "sha256": "0" * 64,
+        "files": gramine.listed(),
+        "entries": (),
+        "old": manifest,
+        "new": manifest,
+    }
+
+
+@world_of("ratls.manifest_template")
+def template(scene: Scene) -> Names:
+    return {"template": gramine.TEMPLATE.read_text("utf-8")}
