@@ -6,8 +6,9 @@ from typing import cast
 
 from ratls.attester import Attester
 from ratls.errors import AttesterError
+from ratls.foreign_package import require_own
 from verifier.anchors import Mode
-from verifier.modes import SimulationNotAllowed, simulation_lock
+from verifier.modes import SimulationNotAllowed, simulation_installed, simulation_lock
 
 
 class AttesterUnknown(AttesterError):
@@ -24,12 +25,15 @@ def resolve_attester(name: str, *, allow_simulation: bool) -> Attester:
         AttesterUnknown: Nothing by that name.
         SimulationNotAllowed: A simulation, without `--allow-simulation`.
         SimulationNotInstalled: A simulation, in a production installation.
+        ForeignPackage: Another package has the simulation's name.
     """
     kind, _, argument = name.partition(":")
     if kind != "simulation" or not argument:
         raise AttesterUnknown("--attester", expected="simulation:FOLDER", found=name)
     if not allow_simulation:
         raise SimulationNotAllowed("attester", expected="hardware", found=name)
+    if simulation_installed():
+        require_own("simulation")
     return _Simulated(cast(Attester, simulation_lock().attester(argument)))
 
 
