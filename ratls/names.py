@@ -2,10 +2,10 @@
 
     foreign(("policy", "scheduler"))   # () where both are ours
 
-`pip install scheduler` replaces our `scheduler/__init__.py` and says nothing. So each package of
-ours has a line that says whose it is, and this module reads the file without running it: what was
-put in its place never runs. It is for accidents; a package that means harm has other ways. Imports
-nothing of ours, for the same reason, and little of the standard library: the enclave carries it.
+`pip install scheduler` replaces our `scheduler/__init__.py`, and says nothing (U09). So each
+package of ours has a line that says whose it is, and this module reads the file without running it:
+what was put in its place never runs. It is for accidents; a package that means harm has other ways.
+Imports nothing of ours, for the same reason, and little else: the enclave carries it.
 """
 
 from __future__ import annotations

@@ -31,7 +31,10 @@ def within(seconds: float, probes: Mapping[str, Callable[[], T]]) -> dict[str, T
             answers.put(None)
 
     for name, probe in probes.items():
-        threading.Thread(target=run, args=(name, probe), daemon=True).start()
+        try:
+            threading.Thread(target=run, args=(name, probe), daemon=True).start()
+        except RuntimeError:  # this user may have no more of them
+            answers.put(None)
     found: dict[str, T] = {}
     end = time.monotonic() + seconds
     for _ in probes:

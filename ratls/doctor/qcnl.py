@@ -28,7 +28,8 @@ _URL = re.compile(
     re.ASCII,
 )
 _LINE = re.compile(r"([A-Z_]{1,40})=(\S{0,300})", re.ASCII)
-_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/|/', re.DOTALL)
+# A text or a comment that does not end reaches to the end of the file: so each byte is read once.
+_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*+(?:"|\n|\\?\Z)|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
 _SHOWN = re.compile(r"[A-Za-z_]{1,40}", re.ASCII)
 
 
@@ -157,9 +158,12 @@ def _of_json(text: str) -> dict[str, Any]:
 
 
 def _blank(match: re.Match[str]) -> str:
-    """A comment becomes blanks, so that places in messages stay right; a string stays."""
+    """A comment becomes blanks, so that places in messages stay right. The rest stays: a text, and
+    a comment without an end, which no JSON has.
+    """
     found = match[0]
-    return found if found[0] == '"' or found == "/" else re.sub(r"[^\n]", " ", found)
+    kept = found[0] == '"' or (found[1] == "*" and not (found.endswith("*/") and len(found) > 3))
+    return found if kept else re.sub(r"[^\n]", " ", found)
 
 
 def _of_lines(text: str) -> dict[str, Any]:

@@ -143,10 +143,10 @@ def _provision_device(snapshot: Snapshot) -> Finding:
         "a character device for the group sgx_prv alone; aesmd uses it, the enclave does not",
         "apt-get install sgx-aesm-service: it brings the udev rules and the group",
     )
-    node, in_container = snapshot.node(_PROVISION), _socket_alone(snapshot)
+    node, container = snapshot.node(_PROVISION), in_container(snapshot)
     if node.undecided:
         return asked.unknown(node.said)
-    if not node.there and in_container:
+    if not node.there and container:
         return asked.note("nothing here; aesmd, whose socket is here, runs elsewhere", "")
     if node.kind is not Kind.CHARACTER:
         return asked.not_ready(node.said)
@@ -154,7 +154,7 @@ def _provision_device(snapshot: Snapshot) -> Finding:
         fix = f"chmod 0660 {_PROVISION} && chgrp sgx_prv {_PROVISION}"
         return asked.not_ready(f"{_owned(node)}: everybody may identify this machine", fix)
     group = re.search(r"^sgx_prv:x:(\d+):(.*)$", snapshot.excerpt("/etc/group"), re.MULTILINE)
-    if in_container and group is None:
+    if container and group is None:
         return asked.ready(_owned(node))
     if group is None or int(group[1]) != node.gid:
         fix = f"groupadd -f sgx_prv && chgrp sgx_prv {_PROVISION}"
@@ -165,7 +165,7 @@ def _provision_device(snapshot: Snapshot) -> Finding:
     return asked.ready(f"{_owned(node)} (sgx_prv, with aesmd)")
 
 
-def _socket_alone(snapshot: Snapshot) -> bool:
+def in_container(snapshot: Snapshot) -> bool:
     """A socket of aesmd without an aesmd: it was passed into this container."""
     units = ("/usr/lib/systemd/system/aesmd.service", "/lib/systemd/system/aesmd.service")
     socket = snapshot.node("/var/run/aesmd/aesm.socket").kind is Kind.SOCKET

@@ -56,7 +56,7 @@ def test_a_package_is_ours(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*COMMANDS, "simulation"])
 def test_a_package_was_overwritten(site: Path, name: str) -> None:
-    """U02: pip says nothing, and the next import runs what another distribution brought."""
+    """U09: pip says nothing, and the next import runs what another distribution brought."""
     package = overwrite(site, name)
     assert foreign((name,)) == (Foreign(name, str(package / "__init__.py")),)
     with refused(ForeignPackage) as seen:
@@ -115,7 +115,7 @@ def command(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
     [("scheduler", ["verify", "quote", "x"]), ("verifier", ["--help"]), ("verifier", ["doctor"])],
 )
 def test_a_command_is_not_run(tmp_path: Path, name: str, words: list[str]) -> None:
-    """U02: refused before anything of that package runs, whichever command needs it."""
+    """U09: refused before anything of that package runs, whichever command needs it."""
     count_refusal()
     overwrite(tmp_path, name)
     done = command(tmp_path, *words)
@@ -146,7 +146,7 @@ def enclave(site: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", ["policy", "verifier"])
 def test_the_enclave_does_not_start(tmp_path: Path, name: str) -> None:
-    """U02: an image that was built beside another package is measured, and still not ours."""
+    """U09: an image that was built beside another package is measured, and still not ours."""
     count_refusal()
     overwrite(tmp_path, name)
     done = enclave(tmp_path)

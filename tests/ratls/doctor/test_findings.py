@@ -482,6 +482,13 @@ def test_every_row_of_the_ready_machines_has_a_case(tmp_path: Path) -> None:
         ),
         pytest.param(
             all_of(
+                gone(UNIT, PROVISION, QCNL_FILE, KUBELET, "/var/lib/dpkg/status"),
+                text(f"{GRAMINE_HOMES[0]}/graminelibos/__init__.py", "__version__ = '1.9'\n"),
+            ),
+            id="pod-with-one-device",
+        ),
+        pytest.param(
+            all_of(
                 node("/dev/sgx_enclave", Kind.CHARACTER, 0o660, 0, 106),
                 edit(STATUS, "Groups:\t27", "Groups:\t106"),
             ),
