@@ -84,7 +84,7 @@ def doctor(
             from ratls.doctor.copy import write_copy
 
             write_copy(snapshot, collect)
-            shell.say(f"written: {collect}; it holds no key, password, host name or row")
+            shell.say(f"written: {collect}; it holds no key, password or row")
         found = {one: examine(snapshot, one, asked) for one in roles}
         verdicts = {one: verdict(findings) for one, findings in found.items()}
         status = Exit.worst(verdicts.values())

@@ -40,7 +40,8 @@ def main() -> None:
         code.write(_CODE)
         found["0.0"] = _leaf(code, 0, 0)
         most = found["0.0"][0]
-        found.update({f"{leaf:x}.0": _leaf(code, leaf, 0) for leaf in (1, 7) if leaf <= most})
+        if most >= 7:
+            found["7.0"] = _leaf(code, 7, 0)
         if most >= 0x12 and found["7.0"][1] & 4:  # leaf 12H means nothing without SGX
             found.update({f"12.{n}": _leaf(code, 0x12, n) for n in (0, 1, *_EPC_LEAVES)})
     print(json.dumps(found))

@@ -37,7 +37,7 @@ def _packages(snapshot: Snapshot) -> Iterator[Finding]:
     )
     packages = snapshot.facts.packages
     if packages is None:
-        yield asked.unknown("not looked at", "run the doctor on the machine itself")
+        yield asked.unknown("not looked at")
         return
     foreign = {name: owner for name, owner in packages.items() if owner}
     if not foreign:
@@ -59,7 +59,7 @@ def _interpreter(snapshot: Snapshot) -> Finding:
     )
     found = snapshot.facts.python
     if found is None:
-        return asked.unknown("not looked at", "run the doctor on the machine itself")
+        return asked.unknown("not looked at")
     return asked.judged((3, 11) <= found < (3, 14), ".".join(map(str, found)))
 
 
@@ -72,7 +72,7 @@ def _libraries(snapshot: Snapshot) -> Finding:
     )
     found = snapshot.facts.libraries
     if found is None:
-        return asked.unknown("not looked at", "run the doctor on the machine itself")
+        return asked.unknown("not looked at")
     missing = [printable(name) for name, there in found.items() if not there]
     return asked.judged(not missing, "no " + ", ".join(missing) if missing else "all of them")
 
@@ -86,7 +86,7 @@ def _clock(snapshot: Snapshot) -> Finding:
     )
     now = snapshot.facts.now
     if now is None:
-        return asked.unknown("not looked at", "run the doctor on the machine itself")
+        return asked.unknown("not looked at")
     at = _instant(now)
     if at is None or not EARLIEST <= at < _LATEST:
         return asked.not_ready("no such time" if at is None else instant_text(at))
@@ -124,7 +124,7 @@ def _locale(snapshot: Snapshot) -> Finding:
     )
     found = snapshot.facts.encoding
     if found is None:
-        return asked.unknown("not looked at", "run the doctor on the machine itself")
+        return asked.unknown("not looked at")
     shown = printable(found[:40])
     return asked.ready(shown) if found.lower() in ("utf-8", "utf8") else asked.note(shown)
 

@@ -8,6 +8,8 @@ from enum import Enum
 
 from verifier.errors import Exit
 
+LOOK = "run the doctor on the machine itself, as a user who may look there"
+
 
 class Role(Enum):
     """What the machine is for."""
@@ -68,7 +70,7 @@ class Question:
 
     def unknown(self, found: str, fix: str | None = None) -> Finding:
         """It could not be looked at: never taken for ready."""
-        return self._with(Outcome.UNKNOWN, found, fix)
+        return self._with(Outcome.UNKNOWN, found, LOOK if fix is None else fix)
 
     def note(self, found: str, fix: str | None = None) -> Finding:
         """It is not, and the role can do without."""

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from ratls.doctor.cpuid import ask_processor
 from ratls.doctor.deadline import within
 from ratls.doctor.gather import look_at
-from ratls.doctor.sgx_service import PATH, configuration
+from ratls.doctor.sgx_service import configuration, question
 from ratls.doctor.snapshot import Answer, Facts, Snapshot
 from ratls.names import COMMANDS, foreign
 from ratls.owners import owners
@@ -124,16 +124,15 @@ def ask_service(address: str, trust: Trust, seconds: float) -> Answer:
 
     A service of `http://` is not asked: that it is not TLS is a finding already.
     """
-    parts = urlsplit(address)
+    parts = urlsplit(question(address))
     if parts.scheme != "https" or parts.hostname is None:
         return Answer(fault="not https")
-    path = parts.path.rstrip("/") or PATH
     try:
         connection = http.client.HTTPSConnection(
             parts.hostname, parts.port or 443, timeout=seconds, context=trust
         )
         try:
-            connection.request("GET", f"{path}/qe/identity", headers={"Accept": "*/*"})
+            connection.request("GET", parts.path, headers={"Accept": "*/*"})
             response = connection.getresponse()
             body = response.read(_MOST + 1)
         finally:

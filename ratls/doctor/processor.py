@@ -46,7 +46,7 @@ def _bit(leaves: Leaves | None, leaf: str, register: int, bit: int) -> bool | No
 def _both(asked: Question, flag: str, seen: frozenset[str] | None, bit: bool | None) -> Finding:
     """By what the kernel kept; what the processor says tells what to do about it."""
     if seen is None:
-        return asked.unknown("no flags in /proc/cpuinfo", "mount /proc, or run it on the machine")
+        return asked.unknown("no flags in /proc/cpuinfo")
     if flag in seen:
         return asked.ready(f"`{flag}` in /proc/cpuinfo")
     if bit is None:
@@ -82,7 +82,7 @@ def _helpers(seen: frozenset[str] | None) -> Finding:
         "start the kernel without `nofsgsbase`, `noxsave` and `clearcpuid`",
     )
     if seen is None:
-        return asked.unknown("no flags in /proc/cpuinfo", "mount /proc, or run it on the machine")
+        return asked.unknown("no flags in /proc/cpuinfo")
     missing = [name for name in _NEEDED if name not in seen]
     return asked.judged(not missing, "no " + ", ".join(missing) if missing else "all of them")
 
@@ -127,6 +127,6 @@ def _largest(seen: frozenset[str] | None, leaves: Leaves | None) -> Finding:
     if leaf is None:
         if leaves is not None and not _bit(leaves, "7.0", 1, 2):
             return asked.not_ready("a processor without SGX")
-        return asked.unknown("CPUID was not asked", "run the doctor on the machine itself")
+        return asked.unknown("CPUID was not asked")
     power = leaf[3] >> 8 & 0xFF
     return asked.judged(1 << power >= ENCLAVE_BYTES, f"2^{power} bytes")

@@ -177,8 +177,9 @@ def _links(snapshot: Snapshot) -> Finding:
         "sgx-links",
         "links under /dev/sgx",
         "enclave and provision, for software older than the kernel's driver; Gramine needs none",
-        "only for older software: apt-get install sgx-aesm-service, or mkdir /dev/sgx && "
-        "ln -s ../sgx_enclave /dev/sgx/enclave && ln -s ../sgx_provision /dev/sgx/provision",
+        "only for older software: apt-get install sgx-aesm-service; "
+        "or: mkdir -p /dev/sgx && cd /dev/sgx && ln -s ../sgx_enclave enclave && "
+        "ln -s ../sgx_provision provision",
     )
     names = ("enclave", "provision")
     nodes = {name: snapshot.node(f"/dev/sgx/{name}") for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 from ratls.doctor.finding import Finding, Question
 from ratls.doctor.qcnl import Qcnl
@@ -52,7 +53,7 @@ def _aesm(snapshot: Snapshot) -> Finding:
         return asked.not_ready(f"no {_SOCKET}")
     if node.kind is not Kind.SOCKET and node.there:
         return asked.not_ready(f"{_SOCKET} is a {node.said}")
-    return asked.unknown(f"{_SOCKET}: {node.said}, not asked", "run the doctor on the machine")
+    return asked.unknown(f"{_SOCKET}: {node.said}, not asked")
 
 
 def _quote_plugin(snapshot: Snapshot) -> Finding:
@@ -123,17 +124,23 @@ def _rules(found: Qcnl) -> Iterator[Finding]:
     )
 
 
+def question(address: str) -> str:
+    """What is asked of a service: the QE identity. An address without a path means version 4."""
+    place = urlsplit(address)
+    return f"{place.scheme}://{place.netloc}{place.path.rstrip('/') or PATH}/qe/identity"
+
+
 def service(snapshot: Snapshot, address: str) -> Finding:
     """One collateral service: does it answer, over TLS that is trusted, as version 4 does?"""
     asked = Question(
         "collateral-service",
         address,
         "a QE identity, over TLS that is trusted",
-        "start it, and check address, port and firewall: curl -v " + address,
+        f"start it, and check address, port and firewall: curl -v {question(address)}",
     )
     answer = snapshot.facts.services.get(address)
     if answer is None:
-        return asked.unknown("not asked", "run the doctor on the machine itself")
+        return asked.unknown("not asked")
     if answer.fault is not None:
         return asked.not_ready(printable(answer.fault[:200]))
     return asked.ready("it answers")

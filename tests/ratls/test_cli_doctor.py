@@ -20,6 +20,8 @@ from tests.support.typed import typed
 from tests.verifier.pcs_peer import PUBLISHED, peer
 from verifier.errors import Exit
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def app() -> typer.Typer:

@@ -21,6 +21,8 @@ from ratls.owners import fix, owners, refusal
 from tests.support.refusal import count_refusal, refused
 from verifier.errors import Exit
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 # What would show that the foreign code ran.
 FOREIGN = "import sys\nsys.stderr.write('FOREIGN CODE RAN')\nraise RuntimeError\n"

@@ -92,7 +92,7 @@ SGX: list[Row] = [
         "machine",
     ),
     ("cpuid-not-asked", all_of(NO_SGX, fact("cpuid", {})), "sgx", NOT_READY, "firmware"),
-    ("no-proc", denied("/proc/cpuinfo"), "sgx", UNKNOWN, "/proc"),
+    ("no-proc", denied("/proc/cpuinfo"), "sgx", UNKNOWN, "doctor"),
     ("launch-control-locked", NO_LC, "launch-control", NOT_READY, "Launch Control"),
     (
         "no-launch-control",
@@ -114,7 +114,7 @@ SGX: list[Row] = [
         "PRMRR",
     ),
     ("small-epc", all_of(gone(*EPC_FILES), leaf("12.2", 1, 0, 128 << 20, 0)), "epc", NOTE, ""),
-    ("epc-unknown", all_of(gone(*EPC_FILES), fact("cpuid", None)), "epc", UNKNOWN, ""),
+    ("epc-unknown", all_of(gone(*EPC_FILES), fact("cpuid", None)), "epc", UNKNOWN, "doctor"),
     ("small-enclaves", leaf("12.0", 3, 0, 0, 33 << 8), "enclave-size", NOT_READY, "enclave_size"),
     ("size-unknown", fact("cpuid", None), "enclave-size", UNKNOWN, "doctor"),
     (
@@ -125,8 +125,8 @@ SGX: list[Row] = [
         "kernel",
     ),
     ("kernel-4", text("/proc/sys/kernel/osrelease", "4.19.0\n"), "kernel", NOT_READY, "kernel"),
-    ("no-kernel", gone("/proc/sys/kernel/osrelease"), "kernel", UNKNOWN, "kernel"),
-    ("odd-kernel", text("/proc/sys/kernel/osrelease", "six\n"), "kernel", UNKNOWN, "kernel"),
+    ("no-kernel", gone("/proc/sys/kernel/osrelease"), "kernel", UNKNOWN, "doctor"),
+    ("odd-kernel", text("/proc/sys/kernel/osrelease", "six\n"), "kernel", UNKNOWN, "doctor"),
     ("kernel-without-edmm", text("/proc/sys/kernel/osrelease", "5.15.0\n"), "edmm", NOTE, ""),
     ("processor-without-edmm", leaf("12.0", 1, 0, 0, 56 << 8), "edmm", NOTE, ""),
     ("old-driver", node("/dev/isgx", Kind.CHARACTER, 0o666), "driver", NOT_READY, "dkms"),
@@ -138,9 +138,9 @@ SGX: list[Row] = [
         "dkms",
     ),
     ("no-driver", gone("/dev/sgx_enclave"), "driver", NOT_READY, "CONFIG_X86_SGX"),
-    ("driver-unknown", denied("/dev/sgx_enclave"), "driver", UNKNOWN, ""),
+    ("driver-unknown", denied("/dev/sgx_enclave"), "driver", UNKNOWN, "doctor"),
     ("no-device", gone("/dev/sgx_enclave"), "sgx-enclave", NOT_READY, "--device"),
-    ("device-unknown", denied("/dev/sgx_enclave"), "sgx-enclave", UNKNOWN, ""),
+    ("device-unknown", denied("/dev/sgx_enclave"), "sgx-enclave", UNKNOWN, "doctor"),
     ("file", node("/dev/sgx_enclave", Kind.FILE, 0o666), "sgx-enclave", NOT_READY, ""),
     ("pipe", node("/dev/sgx_enclave", Kind.PIPE, 0o666), "sgx-enclave", NOT_READY, ""),
     (
@@ -164,9 +164,9 @@ SGX: list[Row] = [
         NOT_READY,
         "chmod",
     ),
-    ("whose-process", gone(STATUS), "sgx-enclave", UNKNOWN, ""),
+    ("whose-process", gone(STATUS), "sgx-enclave", UNKNOWN, "doctor"),
     ("no-provision", gone(PROVISION), "sgx-provision", NOT_READY, "sgx-aesm-service"),
-    ("provision-unknown", denied(PROVISION), "sgx-provision", UNKNOWN, ""),
+    ("provision-unknown", denied(PROVISION), "sgx-provision", UNKNOWN, "doctor"),
     (
         "provision-for-everybody",
         node(PROVISION, Kind.CHARACTER, 0o666, 0, 998),
@@ -205,7 +205,7 @@ SGX: list[Row] = [
         NOT_READY,
         "remount,exec",
     ),
-    ("mounts-unknown", gone("/proc/self/mounts"), "dev-exec", UNKNOWN, ""),
+    ("mounts-unknown", gone("/proc/self/mounts"), "dev-exec", UNKNOWN, "doctor"),
     (
         "low-addresses",
         text("/proc/sys/vm/mmap_min_addr", "1048576\n"),
@@ -218,7 +218,7 @@ SGX: list[Row] = [
         gone("/proc/sys/vm/mmap_min_addr"),
         "mmap-min-addr",
         UNKNOWN,
-        "sysctl",
+        "doctor",
     ),
     (
         "node-without-plugin",
@@ -295,7 +295,7 @@ SGX: list[Row] = [
         "apt-get install libsgx-aesm-quote-ex-plugin",
     ),
     ("no-qcnl", gone(QCNL_FILE), "qcnl", NOT_READY, "libsgx-dcap-default-qpl"),
-    ("qcnl-denied", denied(QCNL_FILE), "qcnl", UNKNOWN, ""),
+    ("qcnl-denied", denied(QCNL_FILE), "qcnl", UNKNOWN, "doctor"),
     ("qcnl-is-a-pipe", node(QCNL_FILE, Kind.PIPE, 0o644), "qcnl", NOT_READY, ""),
     ("qcnl-comma", text(QCNL_FILE, '{"pccs_url": "https://x/y/",}'), "qcnl", NOT_READY, "mend"),
     ("qcnl-misspelt", qcnl(use_secure_certs=True), "qcnl", NOT_READY, "mend"),
@@ -327,7 +327,7 @@ SGX: list[Row] = [
         NOT_READY,
         "ulimit -v",
     ),
-    ("address-space-unknown", gone("/proc/self/limits"), "address-space", UNKNOWN, ""),
+    ("address-space-unknown", gone("/proc/self/limits"), "address-space", UNKNOWN, "doctor"),
 ]  # fmt: skip
 
 TDX: list[Row] = [
@@ -339,7 +339,13 @@ TDX: list[Row] = [
         NOT_READY,
         "mount -t configfs",
     ),
-    ("configfs-unknown", denied("/sys/kernel/config/tsm/report"), "configfs-tsm", UNKNOWN, ""),
+    (
+        "configfs-unknown",
+        denied("/sys/kernel/config/tsm/report"),
+        "configfs-tsm",
+        UNKNOWN,
+        "doctor",
+    ),
     (
         "configfs-of-root",
         text(STATUS, "Uid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\nGroups:\t \n"),
@@ -347,9 +353,9 @@ TDX: list[Row] = [
         NOT_READY,
         "chown",
     ),
-    ("whose-process", gone(STATUS), "configfs-tsm", UNKNOWN, ""),
+    ("whose-process", gone(STATUS), "configfs-tsm", UNKNOWN, "doctor"),
     ("no-provider", gone("/sys/class/misc/tdx_guest"), "tdx-provider", NOT_READY, "modprobe"),
-    ("provider-unknown", denied("/sys/class/misc/tdx_guest"), "tdx-provider", UNKNOWN, ""),
+    ("provider-unknown", denied("/sys/class/misc/tdx_guest"), "tdx-provider", UNKNOWN, "doctor"),
 ]
 
 OWNED = {"verifier": "", "scheduler": "scheduler 0.8.2, x 1.0"}
@@ -374,7 +380,7 @@ EVERYWHERE: list[Row] = [
     ("clock-unknown", fact("now", None), "clock", UNKNOWN, "doctor"),
     ("nothing-to-compare", fact("services", {}), "clock", NOTE, "--from"),
     ("latin-1", fact("encoding", "iso8859-1"), "locale", NOTE, "C.UTF-8"),
-    ("locale-unknown", fact("encoding", None), "locale", UNKNOWN, ""),
+    ("locale-unknown", fact("encoding", None), "locale", UNKNOWN, "doctor"),
     (
         "few-files",
         edit("/proc/self/limits", "1024                 ", "256                  "),
@@ -382,7 +388,7 @@ EVERYWHERE: list[Row] = [
         NOT_READY,
         "ulimit -n",
     ),
-    ("files-unknown", gone("/proc/self/limits"), "open-files", UNKNOWN, ""),
+    ("files-unknown", gone("/proc/self/limits"), "open-files", UNKNOWN, "doctor"),
 ]
 
 PROVIDER: list[Row] = [
@@ -393,7 +399,7 @@ PROVIDER: list[Row] = [
         NOT_READY,
         "ratls[provider]",
     ),
-    ("libraries-unknown", fact("libraries", None), "libraries", UNKNOWN, ""),
+    ("libraries-unknown", fact("libraries", None), "libraries", UNKNOWN, "doctor"),
 ]
 
 
