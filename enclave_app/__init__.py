@@ -8,3 +8,6 @@ Read in the order of a release: `server` (who connects), `access` (what it may),
 and when it computes), `compute`, `computations` and `gate` (what may leave), `collect` (who
 gets it). All of it is measured.
 """
+
+# `ratls.names` looks for this line: a package of the same name may take the place of this one.
+OWNER = "ratls: enclave_app"

@@ -8,11 +8,17 @@ host may change, and only its signatures are trusted; its digest then stands in 
 command line library is imported: what is imported here is measured.
 """
 
+# ruff: noqa: E402 - imports after the look at our names
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from ratls.names import ENCLAVE, end_where_foreign
+
+# Before anything else of ours is loaded: what has its place in this image would run.
+end_where_foreign(ENCLAVE)
 
 from enclave_app.serving import serve
 from ratls.gramine import GramineAttester

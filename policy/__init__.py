@@ -9,3 +9,6 @@ To read in order: `text`, `syntax`, `sections`, `references`, `document` (what a
 `statement` with `task`, `commit`, `receipt`, `record` (what is signed under it); `rows` and
 `admission` (what is compared with it). Knows nothing of TLS or Flight.
 """
+
+# `ratls.names` looks for this line: a package of the same name may take the place of this one.
+OWNER = "ratls: policy"

@@ -105,9 +105,6 @@ def policy_new(
         else:
             block = domain_block() if tee == "tdx" else enclave_block(mr_enclave or PLACEHOLDER)
         text = draft_policy(
-            mr_enclave=mr_enclave,
-            isv_prod_id=product,
-            isv_svn=svn,
             study=study,
             party_blocks=[read_file(path).decode("utf-8") for path in party_file],
             enclave=block,

@@ -15,7 +15,10 @@ What it proves, and in which order: docs/channel.md 1 and 5. Read in this order:
 have no meaning here, and a task is 32 bytes.
 """
 
-from ratls.environment import before_grpc
+from ratls.grpc_environment import before_grpc
+
+# `ratls.names` looks for this line: a package of the same name may take the place of this one.
+OWNER = "ratls: ratls"
 
 # gRPC reads its environment while it is loaded, and modules of this package load it.
 before_grpc()

@@ -7,8 +7,9 @@ from typing import cast
 
 from ratls.attester import Attester, StatesEvents
 from ratls.errors import AttesterError
+from ratls.foreign_package import require_own
 from verifier.anchors import Mode
-from verifier.modes import SimulationNotAllowed, simulation_lock
+from verifier.modes import SimulationNotAllowed, simulation_installed, simulation_lock
 
 
 class AttesterUnknown(AttesterError):
@@ -28,6 +29,7 @@ def resolve_attester(name: str, *, allow_simulation: bool) -> Attester:
         SimulationNotAllowed: A simulation, without `--allow-simulation`.
         SimulationNotInstalled: A simulation, in a production installation.
         AttesterError, EvidenceMissingError: This machine has no such attester.
+        ForeignPackage: Another package has the simulation's name.
     """
     kind, _, argument = name.partition(":")
     if name == "tdx" or (kind == "tdx" and argument):
@@ -40,6 +42,8 @@ def resolve_attester(name: str, *, allow_simulation: bool) -> Attester:
         )
     if not allow_simulation:
         raise SimulationNotAllowed("attester", expected="hardware", found=name)
+    if simulation_installed():
+        require_own("simulation")
     return _Simulated(cast(Attester, simulation_lock().attester(argument)))
 
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import typer
 
+from ratls.foreign_package import require_own
 from verifier.errors import ConfigError, RatlsError
 from verifier.modes import own_entry_points
 from verifier.output import OutputReaderGone, prepare_streams
@@ -53,7 +54,7 @@ def build(wanted: str | None = None) -> typer.Typer:
     Args:
         wanted: What comes after `ratls`. Where it names a command, no other one is loaded.
 
-    Raises: ForeignEntryPoint.
+    Raises: ForeignEntryPoint, ForeignPackage.
     """
     app = typer.Typer(
         cls=Commands,
@@ -75,6 +76,7 @@ def build(wanted: str | None = None) -> typer.Typer:
 
     entries = sorted(own_entry_points("ratls.commands"), key=lambda e: e.name)
     for entry in [entry for entry in entries if entry.name == wanted] or entries:
+        require_own(entry.module.partition(".")[0])
         command = entry.load()
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=entry.name)
@@ -108,7 +110,7 @@ class _NoPandas:
 
 
 def main() -> None:
-    """Console script `ratls`."""
+    """The command that is typed; `ratls.start` looked first whether our packages are ours."""
     prepare_streams()
     sys.meta_path.insert(0, _NoPandas())
     wanted = next(iter(sys.argv[1:]), "")

@@ -9,17 +9,11 @@ it is loaded.
 from __future__ import annotations
 
 import os
-import sys
 
+from ratls.grpc_environment import QUIET, TLS13_ONLY, late
 from ratls.memory import keep_freed_memory
 from verifier.errors import ConfigError
 
-# With an EC certificate this leaves TLS 1.3 only, at both ends (docs/flight.md 1.4): the one cipher
-# allowed for TLS 1.2 needs an RSA certificate (RFC 5289, section 3.2), and TLS 1.3 has its ciphers
-# in another list (RFC 8446, appendix B.4).
-_TLS13_ONLY = ("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
-# gRPC's own log: it would mix the peer's words with ours.
-_QUIET = ("GRPC_VERBOSITY", "NONE")
 # Each writes session keys, or what is sent, to a file or to stderr.
 _LEAKING = ("SSLKEYLOGFILE", "GRPC_TRACE")
 # Of gRPC's verbosities, those that show errors alone: often set for other programs, and harmless.
@@ -27,23 +21,11 @@ _LEAKING = ("SSLKEYLOGFILE", "GRPC_TRACE")
 _HARMLESS = frozenset({"none", "error"})
 
 
-_late: list[str] = []  # variables that gRPC had read otherwise before we were asked
-
-
 class EnvironmentUnsafe(ConfigError):
     """An environment variable would write keys or traffic to a log."""
 
     code = "environment-unsafe"
     default_fix = "unset the variable and start again"
-
-
-def before_grpc() -> None:
-    """Leave gRPC nothing but TLS 1.3, and silent. Called where this package is imported."""
-    name, value = _TLS13_ONLY
-    if "grpc" in sys.modules and os.environ.get(name) != value:
-        _late.append(name)
-    os.environ[name] = value
-    os.environ.setdefault(*_QUIET)
 
 
 def prepare_process() -> None:
@@ -56,16 +38,16 @@ def prepare_process() -> None:
     for name in _LEAKING:
         if name in os.environ:
             raise EnvironmentUnsafe("environment", expected=f"no {name}", found="it is set")
-    if os.environ.get(_QUIET[0], "none").lower() not in _HARMLESS:
+    if os.environ.get(QUIET[0], "none").lower() not in _HARMLESS:
         raise EnvironmentUnsafe(
-            "environment", expected=f"{_QUIET[0]} unset, NONE or ERROR", found="another value"
+            "environment", expected=f"{QUIET[0]} unset, NONE or ERROR", found="another value"
         )
-    if _late:
+    if late:
         raise EnvironmentUnsafe(
             "gRPC",
-            expected=f"loaded under {_TLS13_ONLY[0]}={_TLS13_ONLY[1]}",
+            expected=f"loaded under {TLS13_ONLY[0]}={TLS13_ONLY[1]}",
             found="loaded without it",
             fix="import ratls before grpc, or set the variable before the program starts",
         )
-    os.environ.update([_TLS13_ONLY, _QUIET])
+    os.environ.update([TLS13_ONLY, QUIET])
     keep_freed_memory()

@@ -9,3 +9,6 @@ receives a task verifies it by itself, and the state of a task in the queue is a
 """
 
 import ratls  # noqa: F401 - before anything loads gRPC, which reads its environment then
+
+# `ratls.names` looks for this line: a package of the same name may take the place of this one.
+OWNER = "ratls: scheduler"

@@ -7,3 +7,6 @@ For trying ratls without SGX, and for its tests. It protects nothing, is a distr
 own, and is absent from the production wheel; production code reaches only `simulation.lock`.
 How it is made: docs/dcap.md 7.
 """
+
+# `ratls.names` looks for this line: a package of the same name may take the place of this one.
+OWNER = "ratls: simulation"

@@ -55,6 +55,8 @@ PUBLIC = re.compile(
     r"|Intel SDM, volume 3D, \"[A-Z]"
     r"|PCS API v4,? `/[a-z]"
     r"|`sgx_\w+_t` (?:in|of) `sgx_\w+\.h`"
+    r"|SDM, volume \d[A-D], [A-Z]+"
+    r"|Linux, `Documentation/[\w./-]+`"
 )
 LEAST = {"verifier": 10, "ratls": 10}  # public citations per 1,000 lines of code
 
@@ -271,6 +273,8 @@ def test_a_package_names_the_public_rules_that_it_implements(package: str) -> No
         ("CVE-2020-0601, GHSA-6q6c-vvf9-fj3w", 2),
         ("FIPS 186-5, section 6.4.2", 1),
         ("PCS API v4, `/sgx/certification/v4/tcb`", 1),
+        ("Intel SDM, volume 2A, CPUID, leaf 12H; the SDM, volume 2A", 1),
+        ("Linux,\n# `Documentation/arch/x86/sgx.rst`, Linux 6.7", 1),
         ("PCK Certificate Profile Specification, revision 1.4, section 1.3.5", 1),
     ],
 )

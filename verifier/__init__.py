@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from verifier.validity import CollateralWindow
     from verifier.verify import QuoteCheck, VerifiedQuote, verify_quote
 
+# `ratls.names` looks for this line: a package of the same name may take the place of this one.
+OWNER = "ratls: verifier"
+
 __all__ = [
     "AcceptanceCheck",
     "Appraisal",

@@ -185,6 +185,18 @@ def _bulk() -> Parse:
     return parse
 
 
+def _qcnl() -> Parse:
+    """The quote provider's configuration, and that what is kept of it reads as the same."""
+    from ratls.doctor.qcnl import Qcnl
+
+    def parse(data: bytes) -> object:
+        found = Qcnl.parse(data)
+        assert Qcnl.parse(found.text().encode()) == found
+        return found
+
+    return parse
+
+
 def _frame() -> Parse:
     """A frame that a party sends, and the rows in it, as far as they are read without a key."""
     import pyarrow as pa
@@ -384,6 +396,26 @@ def _loader_seeds(vectors: Path | None) -> list[bytes]:
 
     two = elf(((5, 0, b"", 0x1000), (6, 0x1E00, b"data" * 64, 0x3000)))
     return [elf(), two, *_gramine(vectors, "*.so")]
+
+
+def _qcnl_seeds(vectors: Path | None) -> list[bytes]:
+    address = "https://localhost:8081/sgx/certification/v4/"
+    known = {
+        "pccs_url": address,
+        "use_secure_cert": True,
+        "collateral_service": address,
+        "pccs_api_version": "3.1",
+        "tcb_update_type": "early",
+        "retry_times": 6,
+        "retry_delay": 10,
+        "local_pck_url": address,
+        "pck_cache_expire_hours": 168,
+        "local_cache_only": False,
+        "custom_request_options": {"get_cert": {"headers": {}}},
+    }
+    text = json.dumps(known)
+    lines = f"# PCCS\nPCCS_URL={address}\nUSE_SECURE_CERT=TRUE\nRETRY_TIMES=6\n"
+    return [text.encode(), f"// a\n{text} /* b\n */".encode(), lines.encode()]
 
 
 # Mutations that keep the outer form, so that what lies inside is reached.
@@ -594,8 +626,9 @@ _TARGETS = (
     Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 10),
     Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 14),
     Target("qe-identity", _qe_identity, _texts("qe_identity"), mutate_json, 8192, 10),
-    Target("crl", _crl, _crl_seeds, mutate_der, 4096, 15),
+    Target("crl", _crl, _crl_seeds, mutate_der, 4096, 13),
     Target("bundle", _bundle, _bundle_seeds, mutate_json, 65536, 10),
+    Target("qcnl", _qcnl, _qcnl_seeds, mutate_json, 4096, 2),
     Target("frame", _frame, _frame_seeds, mutate_bytes, 4096, 3),
     Target("bulk", _bulk, _bulk_seeds, mutate_bytes, 4096, 2),
     Target("manifest", _manifest, _manifest_seeds, mutate_lines, 8192, 1),

@@ -98,7 +98,7 @@ def main() -> None:
     import atheris  # needed here alone: the suite does without
 
     target = TARGETS[options.target]
-    with atheris.instrument_imports(include=["verifier"]):
+    with atheris.instrument_imports(include=["verifier", "ratls.doctor"]):
         parse = target.load()
     from verifier.errors import RatlsError
 

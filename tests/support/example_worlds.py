@@ -11,6 +11,7 @@ import io
 import json
 import math
 import socket
+import tarfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,10 @@ from ratls.address import Address
 from ratls.appraise import Challenge, appraise_certificate
 from ratls.claims import CertificateClaims, key_hash
 from ratls.client_stream import open_exchange
+from ratls.doctor.copy import read_copy, write_copy
+from ratls.doctor.examine import examine
+from ratls.doctor.finding import Role, verdict
+from ratls.doctor.live import live_snapshot, system_trust
 from ratls.flight_server import FlightServer, Send
 from ratls.framing import Kind
 from ratls.gramine import GramineAttester
@@ -77,6 +82,7 @@ from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.flight_peers import Script, Study, serving, transcript
 from tests.support.gramine import StandInDevice
 from tests.support.intel import World
+from tests.support.machines import sgx_machine
 from tests.support.parties import PASSPHRASE, ROOTS
 from tests.support.tsm import StandInKernel
 from verifier import pcs_requests
@@ -223,6 +229,32 @@ def collateral_service(scene: Scene) -> Names:
         "now": lambda: NOW,
         "user_folder": lambda name: scene.folder / name,
         "Path": Path,
+    }
+
+
+@world_of(
+    *("ratls.names", "ratls.owners", "ratls.grpc_environment"),
+    *("ratls.doctor", "ratls.doctor.examine", "ratls.doctor.copy", "ratls.doctor.deadline"),
+    *("ratls.doctor.gather", "ratls.doctor.live", "ratls.doctor.qcnl", "ratls.doctor.snapshot"),
+)
+def machine(scene: Scene) -> Names:
+    snapshot = sgx_machine(scene.folder / "machine").snapshot()
+    write_copy(snapshot, scene.folder / "packed.tar.gz")
+    with tarfile.open(scene.folder / "packed.tar.gz") as packed:
+        packed.extractall(scene.folder, filter="data")
+    (scene.folder / "packed").rename(scene.folder / "node7")
+    return {
+        "snapshot": snapshot,
+        "live_snapshot": live_snapshot,
+        "system_trust": system_trust,
+        "examine": examine,
+        "verdict": verdict,
+        "Role": Role,
+        "Path": Path,
+        "raw": b"{}",
+        "read_copy": partial(read_copy, seconds=60),
+        "probe_a": lambda: 1,
+        "probe_b": lambda: 2,
     }
 
 
