@@ -10,6 +10,7 @@ for beyond it. Helm says what is wrong with a value; `refused_values` gives its 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ import yaml
 
 from tests.support.refusal import count_refusal
 
+ABSENT = object()
 CHARTS = Path(__file__).parent.parent.parent / "manifests/helm"
 KUBERNETES = "1.37"
 BY_DIGEST = re.compile(r"[^@:\s]+(:[0-9]+/[^@:\s]+)?@sha256:[0-9a-f]{64}")
@@ -37,6 +39,21 @@ _VOLUMES = {
     "projected",
     "secret",
 }
+
+
+def change(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The values with some set, added or dropped, by path."""
+    changed = copy.deepcopy(values)
+    for path, value in changes.items():
+        *above, name = path.split(".")
+        table = changed
+        for part in above:
+            table = table.setdefault(part, {})
+        if value is ABSENT:
+            del table[name]
+        else:
+            table[name] = value
+    return changed
 
 
 def render(chart: str, values: dict[str, Any]) -> list[dict[str, Any]]:
@@ -86,6 +103,11 @@ def pods(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+def container(pod: dict[str, Any], name: str) -> dict[str, Any]:
+    [found] = [c for c in containers(pod) if c["name"] == name]
+    return found
 
 
 def confined(pod: dict[str, Any]) -> list[str]:
