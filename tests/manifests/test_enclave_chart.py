@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-from base64 import b64decode
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 import yaml
 
 from enclave_app import gramine_main
-from policy.document import digest_text
+from tests.manifests.conftest import TDX, agreed
 from tests.support import charts
 from tests.support.charts import (
     ABSENT,
@@ -33,14 +31,12 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 TEMPLATE = ROOT / "manifests/gramine/ratls-enclave.manifest.template"
 CHART = "ratls-enclave"
-TDX = {"tee": "tdx", "aesmd": ABSENT, "tdx": {"reports": "tsm-reports"}}
 # Each way in which the values may go; every pod of each is held to the restrictions.
 VARIANTS: dict[str, dict[str, Any]] = {
     "aesmd in the pod": {},
     "aesmd of the node": {"aesmd": {"claim": "aesmd-socket"}},
     "a private CA": {"collateral.ca": "-----BEGIN CERTIFICATE-----\nMII\n"},
     "a group for provisioning": {"aesmd.group": 123},
-    "sealed rows": {"sealedRows": True},
     "no doctor": {"doctor": False},
     "a load balancer": {"service.type": "LoadBalancer", "service.annotations": {"a/b": "c"}},
     "IPv6": {"collateral.address": "2001:db8::7", "clients": ["2001:db8:1::/48"]},
@@ -50,6 +46,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "imagePullSecrets": [{"name": "registry"}],
     },
 }
+
+
+SEALED = '[transport]\nbulk = "sealed"\n'
 
 
 def render(values: dict[str, Any], changes: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -64,10 +63,10 @@ def test_every_pod_keeps_the_restrictions(values: dict[str, Any], variant: str) 
 
 @pytest.mark.parametrize("more", [{}, {"tdx.runtimeClass": "kata-qemu-tdx"}])
 def test_a_trust_domain_differs_in_one_restriction(
-    values: dict[str, Any], more: dict[str, Any]
+    of_a_guest: dict[str, Any], more: dict[str, Any]
 ) -> None:
     """Its kernel gives the files of a quote request to root: tdx-guest has no group for them."""
-    [pod] = pods(render(values, TDX | more))
+    [pod] = pods(render(of_a_guest, more))
     assert confined(pod) == ["root"]
     assert not any("sgx" in name for c in containers(pod) for name in c["resources"]["limits"])
     assert container(pod, "enclave")["args"][-2:] == ["--attester", "tdx"]
@@ -200,7 +199,6 @@ def test_probes_ask_the_port_of_the_ready_line(values: dict[str, Any]) -> None:
     [
         ({}, "203.0.113.7/32", [7443]),
         (VARIANTS["IPv6"], "2001:db8::7/128", [7443]),
-        (VARIANTS["sealed rows"], "203.0.113.7/32", [7443, 7444]),
     ],
 )
 def test_the_pod_reaches_the_collateral_service_and_nothing_else(
@@ -235,15 +233,40 @@ def test_the_collateral_service_is_spoken_to_over_tls_that_is_checked(
     assert pod["hostAliases"] == [{"ip": "203.0.113.7", "hostnames": ["pccs.example.org"]}]
 
 
-def test_another_policy_starts_another_pod(values: dict[str, Any]) -> None:
+def test_another_policy_starts_another_pod(values: dict[str, Any], production: Consortium) -> None:
     """The agreement is read once, at start."""
-    text = Consortium.create(root="intel").policy_text(version="1", study='"another-study"')
-    other = Consortium.create(root="intel").agreement_bytes(text).decode()
-    payload = b64decode(json.loads(other)["versions"][-1]["payload"])
-    digest = digest_text(sha256(payload).digest())
+    other = agreed(production, production.policy_text(study='"another-study"'))
     [one] = of_kind(render(values), "Deployment")
-    [two] = of_kind(render(values, {"agreement": other, "policyDigest": digest}), "Deployment")
+    [two] = of_kind(render(values, other), "Deployment")
     assert one["spec"]["template"] != two["spec"]["template"]
+
+
+def test_sealed_rows_have_a_port_where_the_policy_says_so(
+    values: dict[str, Any], production: Consortium
+) -> None:
+    sealed = agreed(production, production.policy_text() + SEALED)
+    for changes, ports in (({}, [7443]), (sealed, [7443, 7444])):
+        objects = render(values, changes)
+        [service], [pod] = of_kind(objects, "Service"), pods(objects)
+        assert confined(pod) == []
+        assert [port["port"] for port in service["spec"]["ports"]] == ports
+        assert [p["containerPort"] for p in container(pod, "enclave")["ports"]] == ports
+        [policy] = of_kind(objects, "NetworkPolicy")
+        assert [p["port"] for p in policy["spec"]["ingress"][0]["ports"]] == ports
+
+
+def test_a_policy_for_simulation_is_refused(values: dict[str, Any]) -> None:
+    with refused_values("agreement: its policy names the root simulation:sha256:"):
+        render(values, agreed(Consortium.create()))
+
+
+def test_a_policy_without_such_an_enclave_is_refused(
+    values: dict[str, Any], of_a_guest: dict[str, Any]
+) -> None:
+    with refused_values("tee: the policy lists enclaves of sgx, and none of tdx"):
+        render(values, TDX)
+    with refused_values("tee: the policy lists enclaves of tdx, and none of sgx"):
+        render(of_a_guest, {"tee": "sgx", "tdx": ABSENT, "aesmd": {"claim": "socket"}})
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,16 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
+{{- /* The policy that the parties signed, read for what an operator would otherwise say twice. */ -}}
+{{- define "ratls.policy" -}}
+{{- $file := fromJson .Values.agreement -}}
+{{- (last $file.versions).payload | toString | b64dec | fromToml | toJson -}}
+{{- end }}
+{{- /* Rows that are sealed arrive beside the attested connection, on the next port. */ -}}
+{{- define "ratls.sealed" -}}
+{{- if eq (dig "transport" "bulk" "" (include "ratls.policy" . | fromJson)) "sealed" }}yes{{ end -}}
+{{- end }}
+
 {{- /* What a schema cannot say: how values belong together. */ -}}
 {{- define "ratls.check" -}}
 {{- $values := .Values -}}
@@ -61,5 +71,14 @@ capabilities:
 {{- $digest := printf "sha256:%s" ((last $file.versions).payload | toString | b64dec | sha256sum) -}}
 {{- if ne $digest $values.policyDigest -}}
   {{- fail (printf "policyDigest: the agreement's newest version is %s, and %s was named" $digest $values.policyDigest) -}}
+{{- end -}}
+{{- $policy := include "ratls.policy" . | fromJson -}}
+{{- if ne (dig "platform" "root" "" $policy) "intel" -}}
+  {{- fail (printf "agreement: its policy names the root %s, and an enclave in production believes intel alone" (dig "platform" "root" "" $policy)) -}}
+{{- end -}}
+{{- $tees := list -}}
+{{- range $policy.enclave }}{{ $tees = append $tees .tee }}{{ end -}}
+{{- if not (has $values.tee $tees) -}}
+  {{- fail (printf "tee: the policy lists enclaves of %s, and none of %s" ($tees | uniq | join ", ") $values.tee) -}}
 {{- end -}}
 {{- end }}
