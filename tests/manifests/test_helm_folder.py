@@ -47,3 +47,16 @@ def test_the_page_names_values_that_exist() -> None:
     assert yaml.safe_load(sample).keys() <= known
     for name in re.findall(r"`((?:aesmd|tdx)\.\w+)", page):
         assert name.split(".")[1] in ("image", "claim", "group", "reports")
+
+
+@pytest.mark.parametrize("chart", ["ratls-enclave", "ratls-scheduler"])
+def test_every_value_is_explained_where_an_operator_looks(chart: str) -> None:
+    """`helm show values` prints this file."""
+    text = (CHARTS / chart / "values.yaml").read_text("utf-8")
+    with helm_python.Chart.load(CHARTS / chart) as loaded:
+        schema = loaded.schema
+    assert schema is not None
+    explained = set(re.findall(r"^(?:# )?(\w+):", text, re.MULTILINE))
+    assert schema["properties"].keys() == explained
+    # What has a default is not asked for, and nothing else is optional without saying so.
+    assert not set(schema["required"]) - explained
