@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def objects(name: str) -> list[dict[str, Any]]:
     found = list(yaml.safe_load_all((CHARTS / name).read_text("utf-8")))
     for each in found:
-        charts.kubernetes_validate.validate(each, charts.KUBERNETES, strict=True)
+        charts.validate(each)
     return found
 
 
@@ -37,6 +37,14 @@ def test_a_claim_shows_one_folder_to_one_namespace(name: str, path: str) -> None
     }
     assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
     assert claim["spec"]["accessModes"] == volume["spec"]["accessModes"]
+
+
+def test_a_field_that_kubernetes_does_not_know_is_noticed() -> None:
+    charts.count_refusal()
+    volume, _ = objects("aesmd-of-the-node.yaml")
+    volume["spec"]["hostPaths"] = volume["spec"].pop("hostPath")
+    with pytest.raises(charts.kubernetes_validate.ValidationError):
+        charts.validate(volume)
 
 
 def test_the_page_names_values_that_exist() -> None:
