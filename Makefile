@@ -98,7 +98,7 @@ cases: venv
 
 # Needs `uv` on the PATH. The locks name no index: any mirror with the same bytes will do.
 lock:
-	for set in run arrays dev fuzz; do \
+	for set in run arrays postgresql dev fuzz; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -59,6 +60,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"refusing tests: {refusing} of {len(passed)} passed")
     if postgresql.binaries() is None:
         terminalreporter.write_line("POSTGRESQL ABSENT: tests on a real server did not run")
+    if shutil.which("systemd-analyze") is None:
+        terminalreporter.write_line("SYSTEMD ABSENT: units were not judged by systemd")
     folder = vectors_folder()
     if folder is None:
         terminalreporter.write_line("REAL VECTORS ABSENT: tests on genuine quotes did not run")

@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import SimpleQueue
 
 import pytest
 
 from tests.support.intel import World
 from tests.support.refusal import refused
+from tests.support.terminal import free_ports, staying
 from tests.support.waiting import HANG_LIMIT
 from verifier.anchors import TrustAnchors
 from verifier.certificate import RootUntrusted
@@ -37,44 +34,6 @@ def blocks() -> list[tuple[str, str]]:
     """Each block of the walk with the words of its mark, in the README's order."""
     text = (ROOT / "README.md").read_text("utf-8")
     return BLOCK.findall(text[text.index("## By hand") : text.index("## Is this quote")])
-
-
-def free_ports() -> tuple[int, int]:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
-    ):
-        return one.getsockname()[1], two.getsockname()[1]
-
-
-@contextmanager
-def staying(script: list[str], folder: Path, env: dict[str, str], word: str) -> Iterator[None]:
-    """A terminal whose command goes on; entered once it has said the word."""
-    child = subprocess.Popen(
-        script, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    lines: SimpleQueue[str | None] = SimpleQueue()
-
-    def read() -> None:
-        assert child.stdout is not None
-        with child.stdout:
-            for line in child.stdout:
-                lines.put(line)
-        lines.put(None)
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    try:
-        said: list[str] = []
-        while not said or word not in said[-1].split():
-            line = lines.get(timeout=HANG_LIMIT)
-            assert line is not None, "".join(said)
-            said.append(line)
-        yield
-    finally:
-        child.terminate()
-        assert child.wait(timeout=HANG_LIMIT) == Exit.YES
-        reader.join(timeout=HANG_LIMIT)
 
 
 def test_the_walk_by_hand(tmp_path: Path) -> None:
