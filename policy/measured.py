@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from policy.document import Policy
-from policy.sections import little_endian
+from policy.fields import little_endian
+from policy.sections import Enclave
 from verifier.files import parse_file
 from verifier.gramine.errors import MeasurementError
 from verifier.gramine.known import LIBSYSDBS, require_known_loader
@@ -57,11 +58,12 @@ def require_agreed(policy: Policy, manifest: SignedManifest, measurement: Measur
 
     Raises: MeasurementNotAgreed.
     """
-    for enclave in policy.enclave:
-        if enclave.tee == "sgx" and enclave.mr_enclave == str(measurement.mr_enclave):
+    enclaves = [e for e in policy.enclave if isinstance(e, Enclave)]
+    for enclave in enclaves:
+        if enclave.mr_enclave == str(measurement.mr_enclave):
             break
     else:
-        agreed = " or ".join(e.mr_enclave for e in policy.enclave if e.tee == "sgx")
+        agreed = " or ".join(e.mr_enclave for e in enclaves) or "one of SGX"
         raise MeasurementNotAgreed("MRENCLAVE", expected=agreed, found=str(measurement.mr_enclave))
     sgx = manifest.table("sgx")
     if sgx.get("isvprodid") != enclave.isv_prod_id:
@@ -81,7 +83,7 @@ def require_agreed_attributes(policy: Policy, name: str, sigstruct: Sigstruct) -
 
     Raises: MeasurementNotAgreed.
     """
-    agreed = next(enclave for enclave in policy.enclave if enclave.name == name).attributes
+    agreed = next(e for e in policy.enclave if isinstance(e, Enclave) and e.name == name).attributes
     for thing, found, wanted, mask in (
         ("flags", sigstruct.flags | _INIT, agreed.flags, agreed.flags_mask),
         ("xfrm", sigstruct.xfrm, agreed.xfrm, agreed.xfrm_mask),
