@@ -202,7 +202,7 @@ def test_a_citation_is_found(text: str, ids: set[str], sections: set[tuple[str, 
 
 
 @pytest.mark.parametrize(
-    "text", ["# B99: no such attack", "# N999", "# S35", "# dcap.md 4.99", "# gramine.md 7"]
+    "text", ["# B99: no such attack", "# N999", "# S35", "# dcap.md 4.99", "# gramine.md 17"]
 )
 def test_a_citation_without_a_target_is_noticed(text: str) -> None:
     assert len(unexplained([("x.py", text)])) == 1
@@ -256,7 +256,9 @@ def public_citations(text: str) -> list[str]:
 
 @pytest.mark.parametrize("package", LEAST)
 def test_a_package_names_the_public_rules_that_it_implements(package: str) -> None:
-    texts = [path.read_text("utf-8") for path in (ROOT / package).rglob("*.py")]
+    # Commands ask and show; the rules are in what they call.
+    paths = [path for path in (ROOT / package).rglob("*.py") if not path.stem.startswith("cli")]
+    texts = [path.read_text("utf-8") for path in paths]
     count = sum(len(public_citations(text)) for text in texts)
     lines = sum(map(code_lines, texts))
     assert 1000 * count >= LEAST[package] * lines, f"{count} citations in {lines} lines of code"
