@@ -1,4 +1,4 @@
-"""`ratls enclave`: run the server that rows are released to."""
+"""`ratls enclave`: make the image of the server that rows are released to, and run one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from enclave_app.cli_image import image
 from policy.options import Json
 from ratls.options import AgreementFile
 from verifier.modes import with_simulation_option
@@ -65,3 +66,4 @@ def serve(
 
 
 app.command("serve")(with_simulation_option(serve))
+app.command("image")(image)

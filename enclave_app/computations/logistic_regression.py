@@ -25,8 +25,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from enclave_app.computations.groups import (
     Matrix,
@@ -164,6 +162,10 @@ def _solve(matrix: Matrix, target: npt.NDArray[Any], max_iter: int) -> tuple[Mat
     """Weights and bias where mean log-loss and penalty together are least: as sklearn solves it,
     but asked at each iteration whether it may go on, and without its warnings. These are the
     process's, not a thread's: of two trainings at once, one would miss that it never converged."""
+    # Loaded with the first model: an image without this computation does not have them.
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
     signs, penalty = 2.0 * target - 1.0, 1.0 / (C * len(matrix))
 
     def loss(point: Matrix) -> tuple[float, Matrix]:
