@@ -59,6 +59,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"refusing tests: {refusing} of {len(passed)} passed")
     if postgresql.binaries() is None:
         terminalreporter.write_line("POSTGRESQL ABSENT: tests on a real server did not run")
+    if any("IMAGE ABSENT" in str(r.longrepr) for r in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line("IMAGE ABSENT: tests on a real image did not run")
     folder = vectors_folder()
     if folder is None:
         terminalreporter.write_line("REAL VECTORS ABSENT: tests on genuine quotes did not run")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ratls.image.build import Image, Sources, build, needed, require_absent
+from ratls.image.bytecode import Interpreter
 from ratls.image.fetch import fetch_debs, fetch_wheels
 from ratls.image.locks import chosen
 from ratls.image.release import read_release
@@ -24,12 +25,14 @@ def make(
     wheels: Path | None,
     debs: Path | None,
     say: Callable[[str], None],
+    interpreter: Interpreter | None = None,
 ) -> Image:
     """The image in the new folder `out`.
 
     Args:
         wheels, debs: Folders with the packages; None downloads them, and keeps none.
         say: Told what is done meanwhile.
+        interpreter: As in `build`.
 
     Raises:
         RatlsError: As `read_release`, `fetch_wheels`, `fetch_debs` and `build`.
@@ -50,4 +53,4 @@ def make(
             fetch_debs(debs, needed(files, read.debs))
         say("reads the packages, compiles the modules …")
         sources = Sources(files, read.wheels, read.debs, wheels, debs, read.own)
-        return build(Path(os.path.abspath(out)), sources)
+        return build(Path(os.path.abspath(out)), sources, interpreter)

@@ -13,6 +13,7 @@ import hashlib
 import io
 import posixpath
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -28,6 +29,11 @@ from verifier.files import read_file
 _LARGEST = 1 << 30  # of a package
 _HOPS = 8
 _LINK = 0o120000
+# What the libraries raise for damaged archives: encrypted, of an unknown kind, cut, inconsistent.
+_DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, struct.error),
+    *(EOFError, OSError, RuntimeError, ValueError, OverflowError),
+)
 _AR_HEADER = 60  # name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
 
 
@@ -128,7 +134,7 @@ def _found(
 def _open_wheel(file: str, raw: bytes) -> Part:
     try:
         archive = zipfile.ZipFile(io.BytesIO(raw))
-    except zipfile.BadZipFile as error:
+    except _DAMAGED as error:
         raise _unreadable(file) from error
     members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
 
@@ -138,7 +144,7 @@ def _open_wheel(file: str, raw: bytes) -> Part:
             raise LinkOut(f"{file}: {path}", expected="a file", found="a link")
         try:
             return archive.read(info)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except _DAMAGED as error:
             raise _unreadable(file) from error
 
     return Part(file, members.keys(), read)
@@ -151,7 +157,7 @@ def _open_deb(file: str, raw: bytes) -> Part:
     try:
         archive = tarfile.TarFile(fileobj=io.BytesIO(decompress(data)))
         members = {_merged(member.name): member for member in archive.getmembers()}
-    except (tarfile.TarError, LZMAError, EOFError) as error:
+    except _DAMAGED as error:
         raise _unreadable(file) from error
     members = {path: member for path, member in members.items() if not member.isdir()}
 
@@ -164,7 +170,10 @@ def _open_deb(file: str, raw: bytes) -> Part:
             if member.isreg():
                 content = archive.extractfile(member)
                 assert content is not None
-                return content.read()
+                try:
+                    return content.read()
+                except _DAMAGED as error:
+                    raise _unreadable(file) from error
             if not (member.issym() or member.islnk()):
                 break
             base = posixpath.dirname(member.name) if member.issym() else "."
