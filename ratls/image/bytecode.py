@@ -1,6 +1,6 @@
 """Compiles an image's modules with the image's own interpreter, in one process, in one order.
 
-    compile_modules(tree, ["usr/lib/python3.11/abc.py", …], tree_interpreter(tree))
+    compile_modules(tree, ["usr/lib/python3.11/abc.py"], tree_interpreter(tree))
 
 Each `x.py` becomes `x.pyc` in its place. Without bytecode every start of the enclave would compile
 all modules. Bytecode depends on the exact interpreter, on what else its process has loaded, and on

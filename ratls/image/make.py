@@ -1,6 +1,7 @@
 """From a release to an image: downloads what no folder is given for, and builds.
 
-make(Path("image"), Path("."), ["summary_statistics"], wheels=None, debs=None, say=print)
+made = make(out, release, ["summary_statistics"], wheels=None, debs=None, say=print)
+made.digest
 """
 
 from __future__ import annotations

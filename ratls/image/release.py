@@ -1,6 +1,6 @@
 """What a release, or a checkout, says of an image: locks, list, and the enclave's own modules.
 
-release = read_release(Path("."))
+release = read_release(folder)
 release.files, release.wheels, release.debs, release.own
 """
 
