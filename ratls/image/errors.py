@@ -13,7 +13,7 @@ class ListMalformed(ImageError):
     """A line of a lock, or of the list of files, does not have its one form."""
 
     code = "image-list-malformed"
-    default_fix = "take the file from the release; it is made by `make image-list`, never by hand"
+    default_fix = "take the file from the release; it is made by `make image-lock`, never by hand"
 
 
 class PartNotLocked(ImageError):

@@ -29,7 +29,7 @@ _OPENED = re.compile(r'\b(?:openat|open|execve)\((?:AT_FDCWD, )?"/([^"]+)"')
 _HEAD = """\
 # The files of an image, by what loads them: in every image (start), or for these computations.
 # In a wheel a path is as in the wheel; of a Debian package, as in the image.
-# Made by `make image-list` after a change of the locks; it is never changed by hand.
+# Made by `make image-list`; never changed by hand.
 """
 # Looked at and never opened: the file by which the interpreter knows its own folder. Without it
 # that would be the one of the machine.
