@@ -59,6 +59,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"refusing tests: {refusing} of {len(passed)} passed")
     if postgresql.binaries() is None:
         terminalreporter.write_line("POSTGRESQL ABSENT: tests on a real server did not run")
+    if any(("chroot", False) in r.user_properties for r in passed):
+        terminalreporter.write_line("CHROOT NOT PERMITTED: images ran beside the machine's files")
     if any("IMAGE ABSENT" in str(r.longrepr) for r in terminalreporter.stats.get("skipped", [])):
         terminalreporter.write_line("IMAGE ABSENT: tests on a real image did not run")
     folder = vectors_folder()

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import threading
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -24,23 +26,19 @@ from typing import Any
 
 from ratls.address import Address
 from ratls.image.bytecode import LOADER, tree_interpreter
-from ratls.image.rules import INTERPRETER, LIBRARIES
+from ratls.image.rules import INTERPRETER
 from ratls.probe import probe
 from tests.enclave_app.agreed import computation
 from tests.support.enclave import EnclaveWorld, LiveEnclave
+from tests.support.imports import ROOT
+from tests.support.refusal import current
 from tests.support.waiting import HANG_LIMIT
 
-# As the manifest gives it; the test of the manifest holds it to its own list.
-ENVIRONMENT = {
-    "LD_LIBRARY_PATH": f"/{LIBRARIES}",
-    "HOME": "/tmp",
-    "MALLOC_ARENA_MAX": "1",
-    "OMP_NUM_THREADS": "4",
-    "OPENBLAS_NUM_THREADS": "4",
-    "ARROW_IO_THREADS": "2",
-    "ARROW_DEFAULT_MEMORY_POOL": "system",
-    "GRPC_ENABLE_FORK_SUPPORT": "0",
-}
+TEMPLATE = ROOT / "manifests" / "gramine" / "ratls-enclave.manifest.template"
+# The whole environment, as the manifest gives it.
+ENVIRONMENT: dict[str, str] = tomllib.loads(
+    re.split(r"^\[loader\.env\]$|^\[sys\]$", TEMPLATE.read_text("utf-8"), flags=re.MULTILINE)[1]
+)
 SECTIONS = {
     "logistic_regression": (
         'features = ["age", "bmi"], label = "y", max_iter = 500',
@@ -50,6 +48,8 @@ SECTIONS = {
     "private_set_intersection": ('key = "age"', ["intersection_size"], 3),
     "summary_statistics": ('columns = ["age", "bmi"], quantiles = [0.5]', ["statistics"], 5),
 }
+# A test that has this property ran beside the files of the machine: the summary says so.
+NO_CHROOT = ("chroot", False)
 # Of what Gramine has in /dev.
 DEVICES = ("dev/null", "dev/urandom")
 _DRIVER = """
@@ -111,8 +111,8 @@ def inside(tree: Path) -> tuple[list[str], Path] | None:
 def starts_in(tree: Path) -> tuple[list[str], Path]:
     """As `inside`, or else the same interpreter with its libraries and folders named in full."""
     found = inside(tree)
-    if found is None:
-        print("CHROOT NOT PERMITTED: the image's interpreter runs beside this machine's files")
+    if found is None and current:
+        current[-1].user_properties.append(NO_CHROOT)
     return found or (list(tree_interpreter(tree).command), tree)
 
 
