@@ -11,20 +11,28 @@ from policy.options import Json
 
 
 def image(
-    out: Annotated[Path, typer.Option(help="The folder to make; it must not exist.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder to make; it must not exist.")
+    ],
     wheels: Annotated[
-        Path | None, typer.Option(help="Take wheels from this folder. Default: pip downloads them.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Take wheels from this folder. Default: pip downloads them."
+        ),
     ] = None,
     debs: Annotated[
         Path | None,
-        typer.Option(help="Take Debian packages from it. Default: apt-get downloads them."),
+        typer.Option(
+            metavar="DIR", help="Take Debian packages from it. Default: apt-get downloads them."
+        ),
     ] = None,
     computations: Annotated[
         str | None,
         typer.Option(metavar="NAME,…", help="Only what these computations load. Default: all."),
     ] = None,
     release: Annotated[
-        Path, typer.Option(help="The release: a checkout with locks, list and sources.")
+        Path,
+        typer.Option(metavar="DIR", help="The release: a checkout with locks, list and sources."),
     ] = Path(),
     json_output: Json = False,
 ) -> None:

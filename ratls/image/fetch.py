@@ -63,8 +63,7 @@ def _run(command: list[str], folder: Path) -> None:
     except OSError as error:
         raise DownloadFailed(command[0], expected="to run", found=cause(error)) from error
     if done.returncode:
-        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        # pip names the package of a wrong hash some lines before its end.
+        last = " ".join(done.stderr.decode("utf-8", "replace").split())[-300:]
         shown = " ".join(command[:2]) if command[0] == "apt-get" else "pip download"
-        raise DownloadFailed(
-            shown, expected="status 0", found=f"status {done.returncode}: {last[:200]}"
-        )
+        raise DownloadFailed(shown, expected="status 0", found=f"status {done.returncode}: {last}")

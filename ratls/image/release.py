@@ -25,6 +25,13 @@ OWN = "enclave_app/measured.txt"
 _OWN_PACKAGES = ("verifier/", "policy/", "ratls/", "enclave_app/")
 
 
+class ReleaseMissing(ImageError):
+    """The folder that should be a release is none."""
+
+    code = "image-release-missing"
+    default_fix = "run the command in a checkout of the release, or name one with --release"
+
+
 class ComputationUnknown(ImageError):
     """An image is asked for with a computation that no enclave of this release has."""
 
@@ -43,7 +50,10 @@ class Release:
 
 
 def read_release(folder: Path) -> Release:
-    """Raises: FileUnreadable, ListMalformed, LinkOut."""
+    """Raises: ReleaseMissing, FileUnreadable, ListMalformed, LinkOut."""
+    for name in (FILES, WHEELS, DEBS, OWN):
+        if not (folder / name).exists():
+            raise ReleaseMissing(str(folder), expected=f"a release, with {name}", found="none")
     return Release(
         parse_file(folder / FILES, parse_files),
         parse_file(folder / WHEELS, parse_wheels),

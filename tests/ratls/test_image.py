@@ -34,7 +34,7 @@ from ratls.image.parts import (
     find_deb,
     find_wheel,
 )
-from ratls.image.release import ComputationUnknown, read_computations, read_release
+from ratls.image.release import ComputationUnknown, ReleaseMissing, read_computations, read_release
 from ratls.image.rules import broken_rule
 from tests.support.images import (
     ALPHA,
@@ -388,6 +388,9 @@ def test_a_lock_or_list_in_another_form(world: ImageWorld, out: Path, file: str,
 )  # fmt: skip
 def test_a_folder_that_is_no_release(world: ImageWorld, out: Path, file: str) -> None:
     (world.release / file).unlink()
+    with refused(ReleaseMissing):
+        world.make(out)
+    (world.release / file).mkdir()
     with refused(FileUnreadable):
         world.make(out)
 
