@@ -16,7 +16,8 @@ ifneq ($(wildcard $(VECTORS)/index.json),)
 export RATLS_VECTORS ?= $(abspath $(VECTORS))
 endif
 
-.PHONY: demo test check quick format lint types errors messages proto bench differential fuzz mutants cases venv lock clean
+.PHONY: demo test check quick format lint types errors messages proto bench differential fuzz mutants cases venv lock \
+  image-lock image-list clean
 
 demo: $(VENV)/.runs
 	$(BIN)/ratls demo
@@ -101,6 +102,16 @@ lock:
 	for set in run arrays postgresql dev fuzz; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header requirements/$$set.in -o requirements/$$set.txt || exit 1; done
+
+# What the enclave's image is made of, from what pip and apt-get bring now. Needs root and strace, as the next one.
+image-lock: venv
+	$(BIN)/python -m tests.support.image_lock build/image
+	$(MAKE) image-list
+
+# After a change of what the enclave imports.
+image-list: venv
+	$(BIN)/python -m tests.support.image_list build/image/wheels build/image/debs > build/image/files.txt
+	mv build/image/files.txt manifests/gramine/files.txt
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

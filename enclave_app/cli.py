@@ -1,4 +1,4 @@
-"""`ratls enclave`: run the server that rows are released to; make and sign what is measured."""
+"""`ratls enclave`: run the server that rows are released to; make, sign and measure its image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from enclave_app.cli_image import image
 from policy.options import Json
 from ratls.cli_manifest import lint, manifest, sign
 from ratls.options import AgreementFile
@@ -74,3 +75,4 @@ def serve(
 app.command("serve")(with_simulation_option(serve))
 for command in (manifest, sign, lint):
     app.command(command.__name__)(command)
+app.command("image")(image)

@@ -62,6 +62,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line("POSTGRESQL ABSENT: tests on a real server did not run")
     if shutil.which("systemd-analyze") is None:
         terminalreporter.write_line("SYSTEMD ABSENT: units were not judged by systemd")
+    if any(("chroot", False) in r.user_properties for r in passed):
+        terminalreporter.write_line("CHROOT NOT PERMITTED: images ran beside the machine's files")
+    if any("IMAGE ABSENT" in str(r.longrepr) for r in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line("IMAGE ABSENT: tests on a real image did not run")
     folder = vectors_folder()
     if folder is None:
         terminalreporter.write_line("REAL VECTORS ABSENT: tests on genuine quotes did not run")

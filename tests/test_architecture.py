@@ -126,7 +126,7 @@ NOT_IN_THE_ENCLAVE = {
     *("ratls.attester_option", "policy.agreement_file", "policy.journal", "policy.state"),
 }
 ENCLAVE_LIBRARIES = {
-    *("cbor2", "cryptography", "grpc", "numpy", "pyarrow", "pydantic", "scipy"),
+    *("cbor2", "cryptography", "grpc", "numpy", "pyarrow", "pydantic"),
     *("securesystemslib", "structlog"),
 }
 

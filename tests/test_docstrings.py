@@ -79,6 +79,8 @@ NOT_RUN = {
     "ratls.bulk": "two ends of one connection",
     "ratls.client_call": "one call, whose other end is a server",
     "ratls.image_files": "names a folder of an image",
+    "ratls.image.fetch": "downloads",
+    "ratls.image.make": "downloads",
     "ratls.framing": "one stream, as client and server have it",
     "ratls.server_stream": "one exchange, as the server has it",
     "scheduler.client": "calls of a submitter and of a provider",

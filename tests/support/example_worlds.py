@@ -60,6 +60,8 @@ from ratls.doctor.live import live_snapshot, system_trust
 from ratls.flight_server import FlightServer, Send
 from ratls.framing import Kind
 from ratls.gramine import GramineAttester
+from ratls.image.build import Sources, build
+from ratls.image.release import read_release
 from ratls.log import open_log
 from ratls.probe import probe_name
 from ratls.serving import listen_address
@@ -81,6 +83,7 @@ from tests.support.documents import contents
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.flight_peers import Script, Study, serving, transcript
 from tests.support.gramine import StandInDevice
+from tests.support.images import HERE, ImageWorld
 from tests.support.intel import World
 from tests.support.machines import sgx_machine
 from tests.support.parties import PASSPHRASE, ROOTS
@@ -533,6 +536,31 @@ def alone(scene: Scene) -> Names:
     log = partial(open_log, io.StringIO())
     names = {"socket": socket, "host": "127.0.0.1", "port": 0, "open_log": log}
     return names | {"check": lambda: None}
+
+
+@world_of(
+    *("ratls.image.build", "ratls.image.bytecode", "ratls.image.locks", "ratls.image.parts"),
+    *("ratls.image.release", "ratls.image.rules"),
+)
+def image(scene: Scene) -> Names:
+    world = ImageWorld.create(scene.folder)
+    world.wheel("numpy", {"numpy/__init__.py": b""})
+    world.write("tree/usr/lib/python3.11/abc.py", "")
+    read = read_release(world.release)
+    wheels = scene.folder / "wheels"
+    return {
+        "folder": wheels if scene.module == "ratls.image.parts" else world.release,
+        "sources": Sources(
+            read.files, read.wheels, read.debs, wheels, scene.folder / "debs", read.own
+        ),
+        "locked": read.wheels[-1],
+        "Path": world.release.joinpath,
+        "out": scene.folder / "image",
+        "tree": scene.folder / "tree",
+        # Its image has no interpreter.
+        "tree_interpreter": lambda tree: HERE,
+        "build": partial(build, interpreter=HERE),
+    }
 
 
 @world_of("ratls.evidence", "ratls.gramine", "ratls.identity")
