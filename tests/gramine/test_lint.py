@@ -175,7 +175,6 @@ def test_m01_debug(manifest: dict[str, Any]) -> None:
         ("loader.env.OPENBLAS_CORETYPE", ABSENT),
         ("loader.env.OMP_NUM_THREADS", "0"),
         ("loader.env.OMP_NUM_THREADS", "4\n"),
-        ("loader.env.JOBLIB_MULTIPROCESSING", "1"),
     ],
 )
 def test_m02_the_host_would_choose_arguments_or_environment(

@@ -25,7 +25,6 @@ ENVIRONMENT = {
     # The host's CPUID would choose the kernel otherwise, and with it the last digits of a model.
     "OPENBLAS_CORETYPE": "Haswell",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
-    "JOBLIB_MULTIPROCESSING": "0",
     "GRPC_ENABLE_FORK_SUPPORT": "0",
 }
 THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_IO_THREADS")
