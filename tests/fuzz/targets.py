@@ -504,14 +504,14 @@ def mutate_event_log(rng: Random, data: bytes) -> bytes:
 
 
 _TARGETS = (
-    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 15),
+    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 14),
     Target("event-log", _event_log, _event_log_seeds, mutate_event_log, 8192, 5),
     Target("quote-form", _quote_form, _form_seeds, mutate_bytes, 65536, 5),
-    Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 15),
+    Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 13),
     Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 10),
-    Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 15),
+    Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 14),
     Target("qe-identity", _qe_identity, _texts("qe_identity"), mutate_json, 8192, 10),
-    Target("crl", _crl, _crl_seeds, mutate_der, 4096, 15),
+    Target("crl", _crl, _crl_seeds, mutate_der, 4096, 14),
     Target("bundle", _bundle, _bundle_seeds, mutate_json, 65536, 10),
     Target("frame", _frame, _frame_seeds, mutate_bytes, 4096, 3),
     Target("bulk", _bulk, _bulk_seeds, mutate_bytes, 4096, 2),
