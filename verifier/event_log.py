@@ -35,7 +35,7 @@ _ALGORITHM = Struct("<HH")  #      its id, and the size of its digests
 _EVENT = Struct("<III")  #         register, type, number of digests
 _SHORT = Struct("<H")
 _LONG = Struct("<I")
-_VARIABLE = Struct("<16sQQ")  #    GUID, characters in the name, bytes of data
+_VARIABLE_HEAD = 32  #             GUID, characters in the name, bytes of data
 _ACPI_TABLE = b"CCEL"
 
 # `uefi.h` of the profile, section 10.4.1. The type is not measured: it helps people to read.
@@ -122,7 +122,7 @@ class Event:
     @property
     def data_is_measured(self) -> bool:
         """Is the digest that of the data? If not, the data is what the log's writer says."""
-        return self.register is not None and self.kind in _DATA_IS_MEASURED
+        return self.kind in _DATA_IS_MEASURED
 
     @property
     def about(self) -> str:
@@ -157,17 +157,15 @@ def short(digest: bytes) -> str:
 def _text(data: bytes) -> str:
     """ASCII, or UTF-16 of it, up to the first zero; nothing where it is neither."""
     plain = data.split(b"\0", 1)[0]
-    if len(data) >= 4 and not any(data[1:8:2]):
+    if not any(data[1:8:2]):
         plain = data[: len(data) // 2 * 2].decode("utf-16-le", "replace").split("\0")[0].encode()
     printable = len(plain) > 3 and plain.isascii() and plain.decode().isprintable()
     return plain.decode()[:60] if printable else ""
 
 
 def _variable_name(data: bytes) -> str:
-    if len(data) < _VARIABLE.size:
-        return ""
-    _, characters, _ = _VARIABLE.unpack_from(data)
-    name = data[_VARIABLE.size : _VARIABLE.size + 2 * min(characters, 60)]
+    characters = int.from_bytes(data[16:24], "little")  # behind a GUID
+    name = data[_VARIABLE_HEAD : _VARIABLE_HEAD + 2 * min(characters, 60)]
     text = name.decode("utf-16-le", "replace")
     return text if text.isprintable() else ""
 

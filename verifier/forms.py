@@ -120,11 +120,10 @@ def _starts_a_quote(raw: bytes) -> bool:
 
 def _without_padding(raw: bytes, form: str, name: str) -> FoundQuote:
     end = described_end(raw)
-    if end == len(raw):
-        return FoundQuote(raw, form)
     if end < len(raw) and not any(raw[end:]):
         return FoundQuote(raw[:end], f"{form}, padded with {len(raw) - end} zero bytes")
-    require_no_other(raw, name)
+    if end != len(raw):
+        require_no_other(raw, name)
     return FoundQuote(raw, form)
 
 
@@ -133,7 +132,7 @@ def _without_padding(raw: bytes, form: str, name: str) -> FoundQuote:
 
 def _is_text(raw: bytes) -> bool:
     """Printable ASCII and white space."""
-    return raw.isascii() and not raw.translate(None, _TEXT)
+    return not raw.translate(None, _TEXT)
 
 
 _TEXT = bytes(range(32, 127)) + b"\t\r\n"
@@ -154,10 +153,12 @@ def _in_text(text: bytes) -> FoundQuote | None:
 
 def _first_odd(text: bytes) -> str:
     """Why a text is none of the forms, for people."""
-    for place, letter in enumerate(text, start=1):
-        if letter not in _LETTERS:
-            return f"{chr(letter)!a} as character {place}"
-    return f"{len(text)} characters that decode to no quote"
+    odd = (
+        f"{chr(letter)!a} as character {place}"
+        for place, letter in enumerate(text, start=1)
+        if letter not in _LETTERS
+    )
+    return next(odd, f"{len(text)} characters that decode to no quote")
 
 
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=" + _WHITE
@@ -266,15 +267,14 @@ def _values(document: Any) -> Iterator[tuple[Steps, str | list[Any]]]:
 def _of_value(value: Any) -> FoundQuote | None:
     """What a text or a list of numbers holds, in whichever form."""
     if isinstance(value, str):
-        text = value.encode("utf-8", "surrogatepass").strip(_WHITE)
-        return _in_text(text) if _is_text(text) else None
+        return _in_text(value.encode("utf-8", "surrogatepass").strip(_WHITE))
     octets = _octets(value)
     return None if octets is None else FoundQuote(octets, "numbers")
 
 
 def _octets(value: Any) -> bytes | None:
     """A list of numbers from 0 to 255, as bytes; True is no number."""
-    if not isinstance(value, list) or not value or set(map(type, value)) != {int}:
+    if not isinstance(value, list) or set(map(type, value)) != {int}:
         return None
     return bytes(value) if min(value) >= 0 and max(value) <= 255 else None
 
@@ -283,23 +283,14 @@ def _at(document: Any, path: Steps) -> Any:
     value = document
     for step in path:
         try:
-            value = _member(value, step)
-        except LookupError as error:
+            value = value[step]
+        except (LookupError, TypeError) as error:  # TypeError: it has no such members at all
             raise QuoteMemberUnclear(
                 "JSON",
                 expected=f"a member {path_text(path)}",
                 found=f"no {path_text((step,))} in {_called(value)}",
             ) from error
     return value
-
-
-def _member(value: Any, step: str | int) -> Any:
-    """LookupError where there is none, also where the value is of another kind."""
-    if isinstance(step, str) and isinstance(value, dict):
-        return value[step]
-    if isinstance(step, int) and isinstance(value, list):
-        return value[step]
-    raise KeyError(step)
 
 
 def path_text(path: Steps) -> str:

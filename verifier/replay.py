@@ -154,10 +154,8 @@ class RegisterReplay:
 
     def __str__(self) -> str:
         count = f"{self.events} event{'' if self.events == 1 else 's'}"
-        line = f"RTMR{self.register}  {count:<10}  {self.word:<12}  {short(self.replayed)}"
-        if self.word == "DIFFERS" and self.value is not None:
-            line += f", not {short(self.value)}"
-        return line
+        other = "" if self.value is None or self.word == "equal" else f", not {short(self.value)}"
+        return f"RTMR{self.register}  {count:<10}  {self.word:<12}  {short(self.replayed)}{other}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,10 +80,11 @@ def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
     """The status of a trust domain, from that of its launch and that of what runs beneath it now.
 
     An update beneath a running domain helps only once the domain is launched again. What either of
-    them lost by being revoked, the other does not give back.
+    them lost by being revoked, the other does not give back: a launch that is not merely out of
+    date decides by itself.
     """
-    if TcbStatus.REVOKED in (launch, current):
-        return TcbStatus.REVOKED
+    if current is TcbStatus.REVOKED:
+        return current
     if launch not in _OUT_OF_DATE or current in _OUT_OF_DATE:
         return launch
     if {launch, current} & _CONFIGURATION:

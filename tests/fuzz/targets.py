@@ -619,15 +619,15 @@ def mutate_lines(rng: Random, data: bytes) -> bytes:
 
 _TOML = (b'""', b"0", b"[]", b"{}", b"true", b"1e400", b"1979-05-27", b'"a\\u0000b"', b"{a.b = 1}")
 _TARGETS = (
-    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 15),
+    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 14),
     Target("event-log", _event_log, _event_log_seeds, mutate_event_log, 8192, 4),
     Target("quote-form", _quote_form, _form_seeds, mutate_bytes, 65536, 4),
     Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 14),
-    Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 10),
+    Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 9),
     Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 14),
-    Target("qe-identity", _qe_identity, _texts("qe_identity"), mutate_json, 8192, 10),
+    Target("qe-identity", _qe_identity, _texts("qe_identity"), mutate_json, 8192, 9),
     Target("crl", _crl, _crl_seeds, mutate_der, 4096, 13),
-    Target("bundle", _bundle, _bundle_seeds, mutate_json, 65536, 10),
+    Target("bundle", _bundle, _bundle_seeds, mutate_json, 65536, 9),
     Target("qcnl", _qcnl, _qcnl_seeds, mutate_json, 4096, 2),
     Target("frame", _frame, _frame_seeds, mutate_bytes, 4096, 3),
     Target("bulk", _bulk, _bulk_seeds, mutate_bytes, 4096, 2),

@@ -40,6 +40,7 @@ NOT_DECIDING = {
     "shell",
     "text",
     "usage",
+    "user_folder",  # reads the environment; its tests are tests/attacks/test_surroundings.py
 }
 TESTS = ("tests/verifier", "tests/vectors")
 # Their tests wait, listen and talk; on a busy machine one of them might fail for another reason.

@@ -24,8 +24,8 @@ from tests.verifier.pcs_peer import (
     proxy,
     says,
 )
-from tests.verifier.test_bundles_of_others import W as WORLD
-from tests.verifier.test_bundles_of_others import platform_collaterals
+from tests.verifier.test_collateral_of_others import W as WORLD
+from tests.verifier.test_collateral_of_others import platform_collaterals
 from tests.verifier.test_responses import FOLDER
 from tests.verifier.world import World, put
 from verifier.collateral import Collateral

@@ -19,6 +19,7 @@ from tests.support.intel import AT, World
 from tests.support.parties import Consortium, known_digest
 from tests.support.typed import Folder, typed
 from verifier.anchors import Mode
+from verifier.event_log import replay
 from verifier.text import digest_text
 
 W = World.create()
@@ -85,18 +86,16 @@ def test_the_fleet_is_found_beside_the_agreement(desk: Desk) -> None:
 
 def test_the_certificate_of_a_guest_states_its_events(desk: Desk) -> None:
     """M08: a quote alone does not, and is refused."""
-    from policy.domain_admission import replayed
-
     listed = {"rtmr3": '"extended at run time"', "rtmr3_events": f'["{EVENT.hex()}"]'}
     desk.agreed(**listed)
-    answer = desk.run("quote", desk.quote(rtmr3=replayed([EVENT])), status=6)
+    answer = desk.run("quote", desk.quote(rtmr3=replay([EVENT])), status=6)
     assert answer["error"]["code"] == "run-time-events-missing"
     digest = bytes.fromhex(known_digest(desk.folder / "agreed.json").removeprefix("sha256:"))
     attester = DomainAttester(W.platform, events=[EVENT])
     assert attester.mode is Mode.SIMULATION
     start = EnclaveIdentity.create(attester, digest, at=AT)  # type: ignore[arg-type]
     certificate = desk.file("guest.pem", start.certificate_pem)
-    assert desk.run("cert", certificate)["rtmr3"] == replayed([EVENT]).hex()
+    assert desk.run("cert", certificate)["rtmr3"] == replay([EVENT]).hex()
     attester.extend(b"\x66" * 48)
     start = EnclaveIdentity.create(attester, digest, at=AT)  # type: ignore[arg-type]
     answer = desk.run("cert", desk.file("other.pem", start.certificate_pem), status=6)

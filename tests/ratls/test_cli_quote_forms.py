@@ -16,7 +16,7 @@ from simulation.documents import instant
 from simulation.intel import root_name
 from tests.support.intel import AT, World
 from tests.support.typed import Folder, piped, typed
-from tests.verifier.test_bundles_of_others import platform_collaterals, without_chain
+from tests.verifier.test_collateral_of_others import platform_collaterals, without_chain
 
 W = World.create()
 QUOTE = W.quote()

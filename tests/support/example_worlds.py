@@ -409,7 +409,7 @@ def kept(scene: Scene) -> Names:
 
 @world_of("verifier.platform_collaterals")
 def of_many(scene: Scene) -> Names:
-    from tests.verifier.test_bundles_of_others import W, platform_collaterals
+    from tests.verifier.test_collateral_of_others import W, platform_collaterals
 
     return {"content": json.dumps(platform_collaterals(W)).encode()}
 

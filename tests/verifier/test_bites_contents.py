@@ -14,8 +14,11 @@ from verifier import Collateral
 from verifier.certificate import RootUntrusted
 from verifier.contents import Contents
 from verifier.crl import CertificateRevoked
-from verifier.errors import InstantMalformed
+from verifier.errors import CrlOfAnotherIssuer, InstantMalformed, RatlsError
+from verifier.kind import PlatformKind
 from verifier.qe import QeIdentityMismatch
+from verifier.quote import Tee
+from verifier.tcb import TcbInfoMismatch
 from verifier.validity import CertificateNotCurrent
 
 W = world()
@@ -94,3 +97,23 @@ def test_bundle_of_both_technologies() -> None:
         qe_identity_signature=domains.qe_identity_signature,
     )
     bites(judge, enclaves, mixed, QeIdentityMismatch)
+
+
+@pytest.mark.parametrize(
+    ("other", "leaf"),
+    [
+        pytest.param({"fmspc": b"\1\2\3\4\5\6"}, TcbInfoMismatch, id="FMSPC"),
+        pytest.param({"tee": Tee.TDX}, TcbInfoMismatch, id="technology"),
+        pytest.param({"ca": "processor"}, CrlOfAnotherIssuer, id="authority"),
+    ],
+)
+def test_bundle_of_another_kind_than_was_asked_for(
+    other: dict[str, Any], leaf: type[RatlsError]
+) -> None:
+    """A service answers with a genuine bundle of another platform."""
+    kind = PlatformKind(Tee.SGX, W.platform.tcb.fmspc, "platform")
+
+    def judge_for(asked: PlatformKind) -> None:
+        Contents.authenticate(W.collateral(), ROOTS, asked)
+
+    bites(judge_for, kind, replace(kind, **other), leaf)

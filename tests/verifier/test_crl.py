@@ -42,7 +42,7 @@ from verifier.certificate import (
     signed_parts,
 )
 from verifier.contents import Contents
-from verifier.crl import CertificateRevoked, CrlMalformed, CrlSignatureInvalid
+from verifier.crl import CertificateRevoked, CrlMalformed, CrlSignatureInvalid, crl_der
 from verifier.errors import CrlMissing, CrlOfAnotherIssuer, RatlsError
 from verifier.validity import CrlNotCurrent
 
@@ -516,3 +516,20 @@ def test_each_entry_of_a_long_list_counts() -> None:
     W.verify(collateral=listing_entries(b"".join(others)))
     with refused(CertificateRevoked, check="pck-crl"):
         W.verify(collateral=listing_entries(b"".join([*others, usual(W.platform.pck.serial, 0)])))
+
+
+@pytest.mark.parametrize(
+    ("write", "called"),
+    [
+        pytest.param(lambda raw: b"0x" + raw.hex().encode(), "0x", id="0x"),
+        pytest.param(lambda raw: b"0X" + raw.hex().encode(), "0x", id="0X"),
+        pytest.param(base64.b64encode, "base64", id="base64"),
+    ],
+)
+def test_list_in_a_form_that_is_not_read(write: Callable[[bytes], bytes], called: str) -> None:
+    """And 0x is not taken for DER, which starts with the same byte."""
+    raw = bytes.fromhex(W.collateral().root_ca_crl.decode())
+    assert crl_der(raw.hex().encode(), "CRL") == raw
+    with refused(CrlMalformed) as seen:
+        crl_der(write(raw), "CRL")
+    assert called in seen.error.found

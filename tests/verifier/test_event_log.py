@@ -107,6 +107,18 @@ def test_other_algorithms_beside_sha_384() -> None:
     assert log_of(ONE, first=replace(FIRST, vendor=b"firmware")).replay(0) == log.replay(0)
 
 
+@pytest.mark.parametrize(("algorithm", "size"), [(0x04, 20), SHA256, (0x0D, 64), (0x12, 32)])
+def test_each_algorithm_of_the_registry(algorithm: int, size: int) -> None:
+    """Its digest is passed over, whatever it is: only SHA-384 extends these registers."""
+    first = replace(FIRST, algorithms=((0x0C, 48), (algorithm, size)))
+    event = struct.pack("<III", 1, SEPARATOR, 2)
+    event += b"\x0c\0" + hashlib.sha384(bytes(4)).digest()
+    event += struct.pack("<H", algorithm) + b"\x77" * size + b"\4\0\0\0" + bytes(4)
+    assert EventLog.parse(first.encode() + event).replay(0) == log_of(ONE).replay(0)
+    with refused(EventLogUnsupported):
+        log_of(first=replace(FIRST, algorithms=((0x0C, 48), (algorithm, size + 1))))
+
+
 @pytest.mark.parametrize(
     "first",
     [
@@ -163,6 +175,12 @@ def test_an_event_that_is_none(event: EventForm) -> None:
         log_of(event)
 
 
+def test_an_event_without_a_digest_of_each_algorithm() -> None:
+    """A register of the other algorithm would not know of this event."""
+    with refused(EventLogMalformed):
+        log_of(ONE, first=replace(FIRST, algorithms=(SHA256, (0x0C, 48))))
+
+
 def test_a_digest_of_one_algorithm_given_twice() -> None:
     first = replace(FIRST, algorithms=(SHA256, (0x0C, 48)))
     twice = struct.pack("<III", 1, SEPARATOR, 2) + 2 * (b"\x0c\0" + bytes(48)) + bytes(8)
@@ -209,6 +227,23 @@ def test_data_that_was_measured_must_be_that_data() -> None:
             log.require_own_data()
 
 
+@pytest.mark.parametrize(
+    "kind", [SEPARATOR, VARIABLE, ACTION, 0x80000006, 0x8000000C, 0x800000E0], ids=hex
+)
+def test_each_type_whose_data_is_hashed(kind: int) -> None:
+    """M15: separators, variables, actions and the partition table stand in the log as measured."""
+    log_of(EventForm(0, kind, b"as measured")).require_own_data()
+    log = log_of(EventForm(0, kind, b"as altered", hashlib.sha384(b"as measured").digest()))
+    with refused(EventDataAltered):
+        log.require_own_data()
+
+
+@pytest.mark.parametrize("kind", [VARIABLE, 0x80000002, 0x8000000C, 0x800000E0], ids=hex)
+def test_a_variable_is_called_by_its_name(kind: int) -> None:
+    data = bytes(16) + struct.pack("<QQ", 2, 1) + "db".encode("utf-16-le") + b"\1"
+    assert log_of(EventForm(0, kind, data)).events[0].about == "db"
+
+
 def test_data_that_was_not_measured_is_only_said() -> None:
     """A file's digest stands beside its name: nobody can tell from the log whether they fit."""
     log = log_of(EventForm(2, TAGGED, bytes(8) + b"Linux initrd\0", bytes(48)))
@@ -224,6 +259,8 @@ def test_data_that_was_not_measured_is_only_said() -> None:
         (EventForm(0, ACTION, b"\x1b[31mred"), ""),
         (EventForm(0, ACTION, "wide text".encode("utf-16-le")), "wide text"),
         (EventForm(0, ACTION, b"x" * 90), "x" * 60),
+        (EventForm(0, ACTION, b"four"), "four"),
+        (EventForm(0, ACTION, b"odd"), ""),  # three bytes look like a text too often
         (EventForm(0, VARIABLE, bytes(31)), ""),
         (EventForm(0, VARIABLE, bytes(16) + struct.pack("<QQ", 2**63, 0) + b"P\0K\0"), "PK"),
         (EventForm(0, VARIABLE, bytes(16) + struct.pack("<QQ", 2, 0) + b"\x1b\0K\0"), ""),

@@ -17,7 +17,7 @@ from verifier import Quote, find_quote, strip_file_padding
 from verifier.errors import QuoteFormatError
 from verifier.forms import QuoteMemberUnclear, QuoteTextMalformed, parse_path, path_text
 from verifier.no_quotes import NotAQuote, QuoteTextDamaged
-from verifier.quote import QuoteMalformed, QuoteNotBytes
+from verifier.quote import MIN_SIZE, QuoteMalformed, QuoteNotBytes
 from verifier.verify import QuoteCheck
 
 W = world()
@@ -138,6 +138,8 @@ NO_FORM: list[Any] = [
     pytest.param(b"=" + BASE64, id="padding-first"),
     pytest.param(BASE64 + b"=", id="too-much-padding"),
     pytest.param(WHOLE[:-3] + b"=", id="odd-padding"),
+    pytest.param(TWO_PADDED[:-1], id="half-padding"),
+    pytest.param(WHOLE + b"=", id="padding-of-nothing"),
     pytest.param(TWO_PADDED[:-3] + b"B==", id="bits-in-the-end"),
     pytest.param(b"'" + BASE64 + b"'", id="quoted"),
     pytest.param(b"hello world", id="words"),
@@ -172,6 +174,28 @@ def test_bytes_that_nobody_knows_are_refused_as_a_quote(content: bytes) -> None:
     count_refusal()
 
 
+@pytest.mark.parametrize("raw", [b"\x00\x01", b"\xff" * 99, SGX[1:]])
+def test_hexadecimal_of_bytes_that_nobody_knows(raw: bytes) -> None:
+    """Two digits for each byte are a form without doubt, whatever the bytes are."""
+    assert find_quote(raw.hex().encode()).raw == raw
+    with pytest.raises(QuoteFormatError):
+        Quote.parse(raw)
+    count_refusal()
+
+
+def test_base64_of_less_than_any_quote() -> None:
+    """Nearly every word is base64 of something, so what is too short is called a text."""
+    assert find_quote(base64.b64encode(TD[:MIN_SIZE])).raw == TD[:MIN_SIZE]
+    with refused(QuoteTextMalformed):
+        find_quote(base64.b64encode(TD[: MIN_SIZE - 1]))
+
+
+def test_a_quote_in_which_no_byte_is_a_line_feed() -> None:
+    """Nothing in it could have been converted."""
+    raw = TD.replace(b"\n", b" ")
+    assert find_quote(raw.hex().encode()).raw == raw
+
+
 def test_text_for_bytes_in_python() -> None:
     """And the refusal names the function that reads texts, as that of padding names its own."""
     with refused(QuoteNotBytes) as seen:
@@ -185,6 +209,9 @@ def test_text_for_bytes_in_python() -> None:
     with refused(QuoteMalformed) as longer:
         Quote.parse(TD + b"\0\1")
     assert longer.error.fix == QuoteMalformed.default_fix
+    with refused(QuoteMalformed) as shorter:
+        Quote.parse(TD[:-1])
+    assert shorter.error.fix == QuoteMalformed.default_fix
     assert Quote.parse(strip_file_padding(TD + bytes(3))).signed == TD[:632]
 
 
@@ -209,6 +236,7 @@ TEXT = BASE64.decode()
         pytest.param(TEXT, "JSON, (all of it): base64", id="all-text"),
         pytest.param({"a": TEXT, "b": TD.hex()}, "JSON, a: base64", id="the-same-twice"),
         pytest.param({"q": TEXT, "log": "Zm9v" * 999}, "JSON, q: base64", id="a-log-beside-it"),
+        pytest.param({"version": "0400", "q": TEXT}, "JSON, q: base64", id="a-number-beside-it"),
         pytest.param({"q": "0x" + TD.hex() + "\n"}, "JSON, q: hexadecimal", id="0x-line"),
         pytest.param({"q": armoured(BASE64).decode()}, "JSON, q: PEM of QUOTE", id="PEM-inside"),
     ],
@@ -232,7 +260,8 @@ def test_a_path_says_which_of_several(path: str, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["x", "a.x", "a[0]", "a.b.c", "a.b[9]", "a.b[0].c", "a.b[0][0]", "a", "a.b", "a.t"]
+    "path",
+    ["x", "a.x", "a[0]", "a.b.c", "a.b[9]", "a.b[0].c", "a.b[0][0]", "a.n[0]", "a", "a.b", "a.t"],
 )
 def test_a_path_to_nothing(path: str) -> None:
     with refused(QuoteMemberUnclear):
@@ -259,6 +288,16 @@ def test_json_without_a_quote(document: Any) -> None:
     with pytest.raises((QuoteMemberUnclear, QuoteTextMalformed, QuoteMalformed)):
         Quote.parse(in_json(document)[0])
     count_refusal()
+
+
+def test_a_path_to_something_else() -> None:
+    with refused(NotAQuote):
+        in_json({"quote": TEXT, "report": TD_REPORT.hex()}, "report")
+
+
+def test_the_shortest_value_that_may_be_a_quote() -> None:
+    document = {"q": list(TD[:MIN_SIZE]), "shorter": list(SGX[: MIN_SIZE - 1])}
+    assert in_json(document) == (TD[:MIN_SIZE], "JSON, q: numbers")
 
 
 def test_a_path_needs_json() -> None:
@@ -319,13 +358,17 @@ NO_QUOTES: list[Any] = [
     pytest.param(b"CCEL" + bytes(52), "ACPI table", "ratls attest quote", id="CCEL-table"),
     pytest.param(BUFFER + TD + bytes(99), "GetQuote", "tail -c +25", id="GetQuote"),
     pytest.param(
-        tagged(BUFFER, _15=b"\x80") + bytes(99), "brought none", "ask again", id="GetQuote-failed"
+        tagged(BUFFER, _15=b"\x80") + TD, "brought none", "ask again", id="GetQuote-failed"
     ),
     pytest.param(tagged(BUFFER, _20=bytes(4)) + TD, "brought none", "ask again", id="GetQuote-0"),
     pytest.param(BUFFER + bytes(2000), "brought none", "ask again", id="GetQuote-empty"),
+    pytest.param(BUFFER, "brought none", "ask again", id="GetQuote-header"),
     pytest.param(b"\0\0\x13\x37" + TD, "behind 4 other bytes", "tail -c +5", id="a-length-first"),
     pytest.param(W.intel.root.der, "certificate", "ratls verify cert", id="certificate"),
     pytest.param(W.intel.root.pem.encode(), "certificate", "ratls verify cert", id="PEM"),
+    pytest.param(
+        2 * W.intel.root.pem.encode(), "certificate", "ratls verify cert", id="certificates"
+    ),
     pytest.param(
         armoured(b"AAAA\n", b"EC PRIVATE KEY"), "EC PRIVATE KEY", "the quote itself", id="key"
     ),
@@ -339,6 +382,12 @@ NO_QUOTES: list[Any] = [
     ),
     pytest.param(
         W.intel.collateral(W.platform), "bundle of collateral", "--collateral FILE", id="bundle"
+    ),
+    *(
+        pytest.param(
+            b'{"%s": {}}' % name, "bundle of collateral", "--collateral FILE", id=name.decode()
+        )
+        for name in (b"tcb_info", b"qe_identity", b"tcbInfo", b"enclaveIdentity", b"collaterals")
     ),
     pytest.param(base64.b64encode(HCL), "Azure HCL", "acc/tdquote", id="HCL-in-base64"),
     pytest.param(TD_REPORT.hex().encode(), "TDREPORT", "ratls attest quote", id="TDREPORT-in-hex"),
@@ -354,9 +403,15 @@ def test_what_is_no_quote_is_named(content: bytes, called: str, command: str) ->
 
 
 DAMAGED: list[Any] = [
-    pytest.param(TD.replace(b"\n", b"\r\n"), "sed 's/\\r$//'", id="CRLF"),
+    *(
+        pytest.param(raw.replace(b"\n", b"\r\n"), "sed 's/\\r$//'", id=f"CRLF-{raw[0]}")
+        for raw in (SGX, TD, TD5)
+    ),
     pytest.param(TD.decode("utf-8", "replace").encode(), "cannot be undone", id="replaced"),
     pytest.param(HEX.decode().encode("utf-16"), "iconv -f utf-16", id="UTF-16"),
+    pytest.param(
+        b"\xfe\xff" + HEX.decode().encode("utf-16-be"), "iconv -f utf-16", id="UTF-16-big-endian"
+    ),
     pytest.param(b"\xef\xbb\xbf" + HEX, "tail -c +4", id="BOM"),
 ]
 
@@ -372,12 +427,14 @@ def test_what_was_converted_as_text_is_named(content: bytes, command: str) -> No
     "content",
     [
         pytest.param(tagged(TD_REPORT, _3=b"\1"), id="TDREPORT-reserved"),
+        pytest.param(tagged(TD_REPORT, _0=b"\0"), id="TDREPORT-of-another-type"),
         pytest.param(TD_REPORT + b"\0", id="TDREPORT-and-more"),
         pytest.param(tagged(CCEL, _4=b"\4"), id="CCEL-other-event"),
         pytest.param(tagged(CCEL, _32=b"s"), id="CCEL-other-signature"),
         pytest.param(tagged(BUFFER, _0=b"\2") + bytes(99), id="GetQuote-other-version"),
         pytest.param(BUFFER[:23], id="GetQuote-cut"),
         pytest.param(W.intel.root.der + b"\0", id="DER-and-more"),
+        pytest.param(tagged(W.intel.root.der, _0=b"\x31"), id="DER-of-a-set"),
         pytest.param(TD[:-1].replace(b"\n", b"\r\n"), id="CRLF-and-cut"),
         pytest.param(TD.replace(b"\n", b"\r\n", 3), id="some-CRLF"),
     ],

@@ -15,7 +15,7 @@ from simulation.trust_domain import GuestMeasurement
 from tests.support.refusal import count_refusal, refused
 from tests.verifier.world import world
 from verifier.errors import Exit, RatlsError
-from verifier.event_log import EventDataAltered, EventLog
+from verifier.event_log import NO_ACTION, EventDataAltered, EventLog
 from verifier.quote import Quote, QuoteUnsupported
 from verifier.replay import (
     EventNotExpected,
@@ -85,6 +85,7 @@ def test_an_altered_digest_is_named_by_a_log_that_replays() -> None:
     assert len(lines) == 13
     assert f'  event {ACPI + 1} EV_PLATFORM_CONFIG_FLAGS "ACPI DATA"' in lines
     assert len(report.people(events=True).splitlines()) == len(lines) + len(EVENTS)
+    assert "  nobody signed these" in report.people(remark="nobody signed these").splitlines()
 
 
 def test_an_altered_digest_without_a_log_to_compare_with() -> None:
@@ -114,10 +115,13 @@ def test_data_that_was_altered_beside_a_true_digest() -> None:
             require(judge(said, expected=expected))
 
 
+@pytest.mark.parametrize("expected", [None, EVENTS], ids=["alone", "beside-the-good-log"])
 @pytest.mark.parametrize("at", range(len(EVENTS)))
-def test_one_event_too_many_is_told_by_the_register(at: int) -> None:
+def test_one_event_too_many_is_told_by_the_register(
+    at: int, expected: Sequence[EventForm] | None
+) -> None:
     added = EventForm(EVENTS[at].register, CONFIG_FLAGS, b"added", OTHER)
-    report = judge([*EVENTS[:at], added, *EVENTS[at:]])
+    report = judge([*EVENTS[:at], added, *EVENTS[at:]], expected=expected)
     with refused(MeasuredEventDiffers):
         require(report)
     assert report.difference is not None
@@ -126,15 +130,40 @@ def test_one_event_too_many_is_told_by_the_register(at: int) -> None:
     assert report.difference.rest_is_equal
 
 
-def test_a_register_that_ends_before_the_log() -> None:
+@pytest.mark.parametrize(
+    ("events", "leaf"), [(2000, MeasuredEventDiffers), (2001, RegisterNotReplayed)]
+)
+def test_one_event_too_many_is_looked_for_among_so_many(
+    events: int, leaf: type[RatlsError]
+) -> None:
+    """The work grows with the square of the events, and who wrote the log chose their number."""
+    true = [EventForm(0, CONFIG_FLAGS, b"", OTHER)] * (events - 1)
+    added = EventForm(0, CONFIG_FLAGS, b"added", bytes(48))
+    report = judge([added, *true], values=VALUES | {0: parsed(true).replay(0)})
+    with refused(leaf):
+        require(report)
+
+
+@pytest.mark.parametrize("expected", [None, EVENTS], ids=["alone", "beside-the-good-log"])
+def test_a_register_that_ends_before_the_log(expected: Sequence[EventForm] | None) -> None:
     """The quote is older than the log, or the last events were made up."""
     more = [EventForm(2, CONFIG_FLAGS, b"later", OTHER), EventForm(2, CONFIG_FLAGS, b"more", OTHER)]
-    report = judge([*EVENTS, *more])
+    report = judge([*EVENTS, *more], expected=expected)
     with refused(MeasuredEventDiffers):
         require(report)
     assert report.difference is not None
     assert report.difference.event.number == len(EVENTS) + 1
     assert not report.difference.rest_is_equal
+
+
+def test_a_log_that_ends_before_the_register() -> None:
+    """Its last two events were taken out, so that nobody reads of them."""
+    report = judge(EVENTS[:-2], expected=EVENTS)
+    with refused(MeasuredEventDiffers):
+        require(report)
+    assert report.difference is not None
+    assert (report.difference.found, report.difference.rest_is_equal) == (None, False)
+    assert report.difference.event.number == len(EVENTS) - 1
 
 
 @pytest.mark.parametrize("at", range(len(EVENTS)))
@@ -238,8 +267,23 @@ def test_what_programs_are_told() -> None:
     assert len(machine["events"]) == len(EVENTS)
     assert isinstance(machine["difference"], dict)
     assert machine["difference"]["expected"]["digest"] == (EVENTS[ACPI].digest or b"").hex()
+    assert [r["value"] for r in machine["registers"]] == [VALUES[n].hex() for n in VALUES]
     good = judge(EVENTS).machine
     assert (good["verdict"], good["difference"], good["error"]) == ("accepted", None, None)
+
+
+def test_programs_are_told_what_is_absent() -> None:
+    """A register that nobody gave is no register of zeros, and a remark is in none."""
+    remark = EventForm(0, NO_ACTION, b"StartupLocality\0\0", bytes(48))
+    machine = judge([*EVENTS, remark], values={0: VALUES[0]}).machine
+    registers, events = machine["registers"], machine["events"]
+    assert isinstance(registers, list)
+    assert [(r["value"], r["equal"]) for r in registers] == [
+        (VALUES[0].hex(), True),
+        *[(None, None)] * 3,
+    ]
+    assert isinstance(events, list)
+    assert [e["register"] for e in events] == [*(f"rtmr{e.register}" for e in EVENTS), None]
 
 
 @given(st.data())
