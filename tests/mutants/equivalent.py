@@ -40,12 +40,6 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     ),
     Equivalent(
         "verifier.crl",
-        'if stored.startswith(b"\\x30"):',
-        "always taken: if stored.startswith(b'0')",
-        "what does not start like DER is refused as malformed while it is read",
-    ),
-    Equivalent(
-        "verifier.crl",
         "if not rest or rest[0][0] not in (der.UTC_TIME, der.GENERALIZED_TIME):",
         "without: rest[0][0] not in (der.UTC_TIME, der.GENERALIZED_TIME)",
         "reading it as a time refuses every other tag with the same leaf",
