@@ -51,6 +51,25 @@ class AcceptedEntry(Strict):
     policy: DigestText
 
 
+class WithdrawnEntry(Strict):
+    """A party's withdrawal arrived. It covers `version` of the study and all before."""
+
+    kind: Literal["withdrawn"] = "withdrawn"
+    study: str
+    party: str
+    version: Count
+    policy: DigestText  #      of that version
+    withdrawal: DigestText  # of the signed document
+
+
+class DistrustedEntry(Strict):
+    """From now on every policy with this digest, or with a key of it, is refused."""
+
+    kind: Literal["distrusted"] = "distrusted"
+    digest: DigestText  # of a policy, of a key's SPKI, or of a channel certificate
+    lifted: bool  #       it was a mistake: from now on it is refused no more
+
+
 class ReservedEntry(_OfDataset):
     """Rows of `dataset` may now be sent for `task`, and only to this instance of the enclave."""
 
@@ -143,6 +162,8 @@ class RefusedEntry(Strict):
 Entry = (
     PlacedEntry
     | AcceptedEntry
+    | WithdrawnEntry
+    | DistrustedEntry
     | NotedEntry
     | ReservedEntry
     | ReturnedEntry
