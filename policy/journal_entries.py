@@ -79,6 +79,7 @@ class ReservedEntry(_OfDataset):
     computation: str
     learnt: DigestText | None = None  # run and columns; absent in records of older versions
     expires: Moment | None = None  # of the task; absent in records of older versions
+    place: DigestText | None = None  # of where the rows are; absent as above, or in memory
 
 
 Returned = Literal["no-row-left", "source-refused", "no-commit-before-the-end"]
