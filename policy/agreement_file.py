@@ -131,8 +131,10 @@ def agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
     beside = file.with_name(f"{file.stem}.agreement.json")
     read = read_policy(file)
     if not beside.exists():
-        before = store.stored(read.study) if read.version > 1 else None
-        return beside, Agreement.draft(read.raw, known_roots(), before)
+        if read.version == 1:
+            return beside, Agreement.draft(read.raw, known_roots())
+        before, withdrawals = store.stored(read.study), store.withdrawals(read.study)
+        return beside, Agreement.draft(read.raw, known_roots(), before, withdrawals)
     agreement = read_agreement(beside)
     # A policy that was edited after the first signature is another policy.
     if agreement.policy.raw != read.raw:

@@ -14,6 +14,7 @@ from policy.errors import PolicyTrustError
 from policy.problems import Problem
 from policy.sections import Computation, Dataset, Head, Party
 from policy.syntax import LineIndex
+from policy.text import readings
 from policy.trust_domain import AT_RUN_TIME, REGISTERS, Agreed, TrustDomain
 from verifier.anchors import Mode, RootMalformed, RootName
 from verifier.text import instant_text
@@ -24,27 +25,33 @@ def cross_problems(
     document: Mapping[str, Any],
     lines: LineIndex,
     known_roots: frozenset[str],
-) -> list[Problem]:
-    """All broken references, in the order of the document's sections."""
-    findings: list[Finding] = []
-    findings += _root(parts["platform"], known_roots)
-    findings += _threshold(parts, document)
+) -> Iterator[Problem]:
+    """All broken references, in the order of the document's sections; found while they are asked
+    for, so that nobody looks for millions (P24)."""
+    for path, expected, found in _findings(parts, document, known_roots):
+        yield Problem(path, lines.find(path), expected, found)
+
+
+def _findings(
+    parts: Mapping[str, Any], document: Mapping[str, Any], known_roots: frozenset[str]
+) -> Iterator[Finding]:
+    yield from _root(parts["platform"], known_roots)
+    yield from _threshold(parts, document)
     for name in ("party", "enclave", "dataset", "computation"):
-        findings += _distinct_ids(document, name, "name" if name == "enclave" else "id")
-    findings += _distinct_ids(document, "enclave", "mr_enclave")
-    findings += _distinct_domains(parts["enclave"])
-    findings += _parties(parts["party"], parts["head"])
+        yield from _distinct_ids(document, name, "name" if name == "enclave" else "id")
+    yield from _distinct_ids(document, "enclave", "mr_enclave")
+    yield from _distinct_domains(parts["enclave"])
+    yield from _parties(parts["party"], parts["head"])
     roles = {p.id: p for p in parts["party"].values()}
     unread = _declared(document, "party", "id") - set(roles)
     for i, dataset in parts["dataset"].items():
-        findings += _dataset(f"dataset[{i}]", dataset, roles, unread)
+        yield from _dataset(f"dataset[{i}]", dataset, roles, unread)
     datasets = {d.id: d for d in parts["dataset"].values()}
     unread_data = _declared(document, "dataset", "id") - set(datasets)
     for i, computation in parts["computation"].items():
         path = f"computation[{i}]"
-        findings += _people(path, computation, roles, unread)
-        findings += _inputs(path, computation, datasets, unread_data)
-    return [Problem(path, lines.find(path), expected, found) for path, expected, found in findings]
+        yield from _people(path, computation, roles, unread)
+        yield from _inputs(path, computation, datasets, unread_data)
 
 
 class PolicyKeysShared(PolicyTrustError):
@@ -115,11 +122,28 @@ def _threshold(parts: Mapping[str, Any], document: Mapping[str, Any]) -> Iterato
 
 
 def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterator[Finding]:
-    seen: set[str] = set()
+    seen = _Names()
     for i, name in _named(document, section, key):
-        if name in seen:
-            yield f"{section}[{i}].{key}", f"each {key} once", f"{name!r} again"
-        seen.add(name)
+        if (other := seen.add(name)) == name:
+            yield f"{section}[{i}].{key}", f"each {key} once", f"{name!a} again"
+        elif other is not None and key != "mr_enclave":
+            found = f"{name!a}, and {other!a} before"
+            yield f"{section}[{i}].{key}", f"each {key} unlike all others", found
+
+
+class _Names:
+    """Names that people must be able to tell apart: equal but for case, or drawn alike, is one."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[dict[str, str], dict[str, str]] = ({}, {})
+
+    def add(self, name: str) -> str | None:
+        """A name before this one that it could be taken for; itself, where it came before."""
+        forms = list(zip(self._seen, readings(name), strict=True))
+        found = [seen[form] for seen, form in forms if form in seen]
+        for seen, form in forms:
+            seen.setdefault(form, name)
+        return name if name in found else next(iter(found), None)
 
 
 def _distinct_domains(enclaves: Mapping[int, Agreed]) -> Iterator[Finding]:
@@ -151,6 +175,10 @@ def _dataset(
     path: str, dataset: Dataset, parties: Mapping[str, Party], unread: set[str]
 ) -> Iterator[Finding]:
     yield from _has_role(f"{path}.owner", dataset.owner, "provider", parties, unread)
+    names = _Names()
+    for name in dataset.columns:
+        if (other := names.add(name)) is not None:
+            yield f"{path}.columns", "names unlike each other", f"{name!a}, and {other!a} before"
     column = dataset.columns.get(dataset.subject)
     if column is None:
         yield f"{path}.subject", "one of the dataset's columns", ascii(dataset.subject)[:80]
@@ -184,4 +212,8 @@ def _inputs(
         if name not in datasets and name not in unread:
             yield f"{path}.inputs[{i}]", "a dataset of this policy", ascii(name)
     inputs = [datasets[n] for n in computation.inputs if n in datasets]
+    owners = {dataset.owner for dataset in inputs}
+    if len(inputs) == len(computation.inputs) and len(owners) < computation.min_owners:
+        wanted = f"datasets of at least {computation.min_owners} owners"
+        yield f"{path}.inputs", wanted, ", ".join(sorted(owners))
     yield from computation_problems(path, computation, inputs)

@@ -57,6 +57,8 @@ def is_folded(text: str) -> bool:
 
 def hidden_character(text: str, *, allowed: str = "") -> int | None:
     """Position of the first character that is invisible or misleading."""
+    if is_visible(text.translate(dict.fromkeys(map(ord, allowed)))):
+        return None  # most often, and a million characters at once
     for position, character in enumerate(text):
         if character not in allowed and not is_visible(character):
             return position
@@ -99,6 +101,19 @@ def name_fault(name: str) -> Fault | None:
         ):
             return "no combining mark on an ASCII character", describe(character)
     return _look_alike_fault(name)
+
+
+# As they are drawn in most fonts.
+_DRAWN_ALIKE = str.maketrans("0O1I", "ooll")
+
+
+def readings(name: str) -> tuple[str, str]:
+    """Two forms of a name. Names with a form in common are easily taken for each other.
+
+    The first is without case; the second as it is drawn: O and 0, I, l and 1, rn and m.
+    """
+    drawn = name.translate(_DRAWN_ALIKE).casefold()
+    return name.casefold(), drawn.replace("rn", "m").replace("vv", "w")
 
 
 def _may_stand_in_name(character: str) -> bool:
