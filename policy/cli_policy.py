@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from policy import cli_read, cli_sign
+from policy import cli_read, cli_review, cli_sign
 from policy.options import AgreementFile, Json, KnownDigest, OwnParty, checked_digest
 from verifier.usage import Commands
 
@@ -165,6 +165,8 @@ def _announced(policy: Policy, files: Sequence[Path]) -> list[tuple[str, Announc
 
 policy.command("show")(cli_read.show)
 policy.command("diff")(cli_read.diff)
+policy.command("review")(cli_review.review)
+policy.command("dry-run")(cli_review.dry_run)
 
 
 @policy.command("machines")

@@ -68,9 +68,7 @@ def tables(policy: Policy) -> Iterable[Table]:
 
 def notes(policy: Policy, folder: Path) -> dict[str, str]:
     """What a signer should notice: where the policy leaves something open, or needs a file."""
-    platform, found = policy.platform, {}
-    if platform.machines == ():
-        found["platform.machines"] = f"{ANY_MACHINE}: who runs it is not known"
+    found = notes_of(policy)
     path = machines_path(policy, folder)
     if path is not None:
         fleet = with_machines(policy, folder).fleet
@@ -78,6 +76,14 @@ def notes(policy: Policy, folder: Path) -> dict[str, str]:
         found["platform.machines_file"] = f"{path.name} " + (
             count if fleet is None else f"has {len(fleet)} machines"
         )
+    return found
+
+
+def notes_of(policy: Policy) -> dict[str, str]:
+    """What the policy leaves open, read from itself alone."""
+    found: dict[str, str] = {}
+    if policy.platform.machines == ():
+        found["platform.machines"] = f"{ANY_MACHINE}: who runs it is not known"
     for domain in policy.enclave:
         if isinstance(domain, TrustDomain):
             found |= {f"{domain.name}.{name}": text for name, text in _domain_notes(domain)}

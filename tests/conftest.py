@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import postgresql, refusal
+from tests.support import browser, postgresql, refusal, tokens
 from tests.support.message_page import Recorder
 
 # On a busy machine anything may be slow, and nothing fails for it.
@@ -59,6 +59,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"refusing tests: {refusing} of {len(passed)} passed")
     if postgresql.binaries() is None:
         terminalreporter.write_line("POSTGRESQL ABSENT: tests on a real server did not run")
+    if tokens.library() is None:
+        terminalreporter.write_line("SOFTHSM ABSENT: tests with a PKCS#11 token did not run")
+    if browser.program() is None:
+        terminalreporter.write_line("CHROMIUM ABSENT: pages were not opened in a browser")
     folder = vectors_folder()
     if folder is None:
         terminalreporter.write_line("REAL VECTORS ABSENT: tests on genuine quotes did not run")
