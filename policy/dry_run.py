@@ -1,8 +1,8 @@
 """How recorded quotes and tasks fare under a new version of a policy, and under the old one.
 
-    outcome = quote_outcome(received, bundles, policy)
-    before, now = task_outcomes(raw, [old, new])
-    Fare("quote.bin", "quote", old_outcome, new_outcome).changed
+    before, now = (quote_outcome(received, bundles, policy) for policy in (old, new))
+    Fare("quote.bin", "quote", before, now).changed
+    before, now = task_outcomes(raw_task, (old, new))
 
 Nothing is released or signed by it. Both versions are judged as if they were in force: whether one
 is over, or has not begun, is no question of what it allows.

@@ -1,7 +1,7 @@
 """Envelopes that were signed in parallel: united into one, or shown signature by signature.
 
     merged = merge([mine, theirs])         # one agreement with all signatures
-    found = signatures_in(raw, roots)      # one line each, also of those that are wrong
+    policy, found = signatures_in(raw, roots)   # one line each, also of those that are wrong
 
 `merge` takes agreements, so each signature has been verified already. `signatures_in` judges none
 of them good enough for anything: it says what is wrong to who has to mend it.

@@ -8,24 +8,28 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policy.agreement import Agreement
-from policy.agreement_file import PolicyBytesDiffer, agreement_to_sign
+from policy.agreement_file import PolicyBytesDiffer, agreement_to_sign, difference_text
 from policy.document import digest_text
 from policy.errors import PolicyConflict
 from policy.keys import KeySigner, SigningSigner
-from policy.merging import KeysDiffer, merge
+from policy.merging import KeysDiffer, merge, signatures_in
 from policy.signing import add_signature
 from policy.state import StudyState
 from tests.policy.desk import NOW, WORLD, Desk
 from tests.support.parties import ROOTS, Consortium, local_party
-from tests.support.refusal import refused
+from tests.support.refusal import count_refusal, refused
 from tests.support.waiting import HANG_LIMIT
+from verifier.errors import RatlsError
 
 pytestmark = pytest.mark.slow
 ALICE, BOB, CAROL = "alice-clinic", "bob-hospital", "carol-lab"
@@ -216,6 +220,27 @@ def test_the_text_that_came_by_mail_is_not_the_signed_one(
     assert "study.agreement.json" in (found.error.fix or "")
     toml.write_bytes(signed)
     desk.sign(toml, BOB)
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_any_two_texts_have_a_first_difference(signed: bytes, found: bytes) -> None:
+    """It shows no text: a policy can be confidential where a log is read."""
+    if signed != found:
+        told = difference_text(signed, found)
+        assert told.isascii()
+        assert told.isprintable()
+
+
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)), st.integers(0))
+def test_any_file_has_a_status_or_a_refusal(content: bytes, place: int) -> None:
+    """P20: what is read leniently must still be read safely."""
+    count_refusal()
+    agreement = WORLD.agreement_bytes(signers=[ALICE])
+    at = place % len(agreement)
+    for raw in (content, agreement[:at] + content + agreement[at:], agreement[:at]):
+        with suppress(RatlsError):
+            policy, _ = signatures_in(raw, ROOTS)
+            assert policy.study
 
 
 # A crash at any moment.
