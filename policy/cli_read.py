@@ -10,6 +10,8 @@ import typer
 from policy.options import AgreementFile, Json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from verifier.shell import Shell
 
 PolicyOrAgreement = Annotated[
@@ -140,18 +142,23 @@ def status(
         shell.end_with(refusal)
 
 
-def _print(shell: Shell, text: str) -> None:
-    """Wrapped at a terminal, whole lines in a pipe or file."""
+def wrapped(console: Console, text: str) -> str:
+    """At the width of a terminal; whole lines in a pipe or file, where programs look for them."""
     import textwrap
 
-    from rich.markup import escape
-
-    if shell.out.is_terminal:
-        width = max(40, shell.out.width)
-        text = "\n".join(
-            textwrap.fill(
-                line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-            )
-            for line in text.split("\n")
+    if not console.is_terminal:
+        return text
+    return "\n".join(
+        textwrap.fill(
+            line,
+            max(40, console.width),
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
         )
-    shell.out.print(escape(text))
+        for line in text.split("\n")
+    )
+
+
+def _print(shell: Shell, text: str) -> None:
+    shell.out.print(wrapped(shell.out, text), markup=False)

@@ -160,23 +160,26 @@ def _json(changes: tuple[KeyChange, ...]) -> list[dict[str, str]]:
 def _show(
     shell: Shell, policy: Policy, before: Policy | None, changes: tuple[KeyChange, ...]
 ) -> None:
-    """What is consented to, on stderr: the sentences of a first version, or what a later one
-    changes, then every key."""
+    """What is consented to, on stderr: the keys, and then, beside the question, the sentences of a
+    first version, or what a later one changes."""
+    from policy.cli_read import wrapped
     from policy.show import keys_table
 
     if shell.json_output:
         return
+    if differing := [change for change in changes if change.status != "unchanged"]:
+        shell.err.print(keys_table(differing))
+    if unchanged := len(changes) - len(differing):
+        shell.say(f"{unchanged} keys are unchanged")
     if before is None:
         from policy.sentences import markdown, sections
 
-        shell.err.print(markdown(sections(policy)), markup=False)
+        text = markdown(sections(policy))
     else:
         from policy import difference
 
-        found = difference.differences(before, policy)
-        shell.err.print(difference.markdown(before, policy, found), markup=False)
-    shell.err.print()
-    shell.err.print(keys_table(changes))
+        text = difference.markdown(before, policy, difference.differences(before, policy))
+    shell.err.print(f"\n{wrapped(shell.err, text)}\n", markup=False)
 
 
 class ConsentMissing(ConfigError):

@@ -23,6 +23,7 @@ from policy.trust_domain import ANY_MODULE
 
 Effect = Literal["allows", "forbids", "other"]
 Path = tuple[str, ...]
+_Concerned = dict[Path, tuple[dict[str, None], dict[str, None]]]
 _ABSENT = object()
 _LISTS = {"party": "id", "enclave": "name", "dataset": "id", "computation": "id"}
 _ORDER: tuple[Effect, ...] = ("allows", "forbids", "other")
@@ -63,9 +64,11 @@ def differences(old: Policy, new: Policy) -> tuple[Difference, ...]:
     # What a whole new or lost entry says needs no line for each of its values.
     whole = {tuple(d.path.split(".", 1)) for d in found}
     before, after = _flat(old), _flat(new)
+    was, now = _concerned(old), _concerned(new)
     for path in dict.fromkeys([*before, *after]):
         if path[:2] not in whole:
-            found += _value(path, before.get(path, _ABSENT), after.get(path, _ABSENT), old, new)
+            values = before.get(path, _ABSENT), after.get(path, _ABSENT)
+            found += _value(path, *values, was if values[1] is _ABSENT else now)
     return tuple(sorted(found, key=lambda d: _ORDER.index(d.effect)))
 
 
@@ -87,17 +90,15 @@ def markdown(old: Policy, new: Policy, found: tuple[Difference, ...]) -> str:
 
 def _entries(old: Policy, new: Policy) -> Iterator[Difference]:
     """Whole parties, enclaves, datasets and computations that came or went."""
+    was, now = _concerned(old), _concerned(new)
     for section, key in _LISTS.items():
         before = {getattr(e, key): e for e in getattr(old, section)}
         after = {getattr(e, key): e for e in getattr(new, section)}
-        for name in after:
-            if name not in before:
-                text = _entry_text(new, section, after[name])
-                path = (section, name)
-                yield _difference("allows", new, path, f"new {section}: {text}")
-        for name in before:
-            if name not in after:
-                yield _difference("forbids", old, (section, name), f"{section} {name} is gone")
+        for name in [n for n in after if n not in before]:
+            text = _entry_text(new, section, after[name])
+            yield _difference("allows", now, (section, name), f"new {section}: {text}")
+        for name in [n for n in before if n not in after]:
+            yield _difference("forbids", was, (section, name), f"{section} {name} is gone")
 
 
 def _entry_text(policy: Policy, section: str, entry: Any) -> str:
@@ -247,6 +248,8 @@ _WORDS: dict[Path, str] = {
     ("platform", "accepted_advisories"): "a machine may be under {new}, before under {old}",
     ("platform", "machines"): "it may run on {new}, before on {old}",
     ("platform", "max_collateral_age_days"): "Intel's lists may be {new} days old, before {old}",
+    ("dataset", "*", "columns", "*"): "column {last} of {name} is {new}, before {old}",
+    ("computation", "*", "parameters", "*"): "{last} of {name} is {new}, before {old}",
     ("dataset", "*", "max_rows"): "at most {new} rows of {name}, before {old}",
     ("computation", "*", "inputs"): "{name} uses rows of {new}, before of {old}",
     ("computation", "*", "submitters"): "{new} may start {name}, before {old}",
@@ -262,7 +265,7 @@ _WORDS: dict[Path, str] = {
 }
 
 
-def _value(path: Path, before: Any, after: Any, old: Policy, new: Policy) -> list[Difference]:
+def _value(path: Path, before: Any, after: Any, concerned: _Concerned) -> list[Difference]:
     if before is not _ABSENT and after is not _ABSENT and _same(before, after):
         return []
     pattern = _pattern(path)
@@ -273,10 +276,11 @@ def _value(path: Path, before: Any, after: Any, old: Policy, new: Policy) -> lis
     text = words.format(
         path=".".join(map(name_text, path)),
         name=path[1] if len(path) > 1 else "",
+        last=name_text(path[-1]),
         new=_text(after),
         old=_text(before),
     )
-    return [_difference(effect, old if after is _ABSENT else new, path, text)]
+    return [_difference(effect, concerned, path, text)]
 
 
 def _allows(pattern: Path, before: Any, after: Any) -> bool:
@@ -324,17 +328,22 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _difference(effect: Effect, policy: Policy, path: Path, text: str) -> Difference:
-    """With the parties that may do more or less by it, and those whose rows are concerned."""
-    whom: list[str] = []
-    rows: list[str] = []
-    if path[0] == "party":
-        whom.append(path[1])
+def _concerned(policy: Policy) -> _Concerned:
+    """For each computation and dataset: who may do more or less by it, and whose rows it has."""
+    found: _Concerned = {}
     for computation in policy.computation:
-        used = path[0] == "dataset" and path[1] in computation.inputs
-        if used or path[:2] == ("computation", computation.id):
-            whom += [*computation.recipients, *computation.submitters]
-            rows += [d.owner for d in inputs_of(policy, computation) if not used or d.id == path[1]]
-    return Difference(
-        effect, ".".join(path), tuple(dict.fromkeys(whom)), tuple(dict.fromkeys(rows)), text
-    )
+        people = dict.fromkeys((*computation.recipients, *computation.submitters))
+        inputs = inputs_of(policy, computation)
+        found["computation", computation.id] = people, dict.fromkeys(d.owner for d in inputs)
+        for dataset in inputs:
+            whom, _ = found.setdefault(("dataset", dataset.id), ({}, {dataset.owner: None}))
+            whom.update(people)
+    return found
+
+
+def _difference(effect: Effect, concerned: _Concerned, path: Path, text: str) -> Difference:
+    """With the parties that may do more or less by it, and those whose rows are concerned."""
+    whom, rows = concerned.get(path[:2], ({}, {}))
+    if path[0] == "party":
+        whom = {path[1]: None}
+    return Difference(effect, ".".join(path), tuple(whom), tuple(rows), text)

@@ -20,6 +20,8 @@ from policy.sections import ANY_MACHINE, Computation, Dataset, Enclave, Party
 from policy.statement import instant_text
 from policy.trust_domain import ANY_MODULE, REGISTERS, TrustDomain
 
+_NAMED = 12  # other inputs that one sentence names; "The agreement" has all
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -153,7 +155,10 @@ def _uses_of(policy: Policy, dataset: Dataset, end: str) -> Iterator[str]:
         names = _columns(computation)
         used |= set(names)
         others = [d for d in inputs_of(policy, computation) if d.id != dataset.id]
-        beside = f", together with {listed(f'{d.id} of {d.owner}' for d in others)}" * bool(others)
+        named = [f"{d.id} of {d.owner}" for d in others[:_NAMED]]
+        if len(others) > _NAMED:
+            named.append(f"{len(others) - _NAMED} more")
+        beside = f", together with {listed(named)}" if others else ""
         rule = computation.release
         yield (
             f"{dataset.owner} lets {'columns' if len(names) > 1 else 'column'} "
@@ -255,7 +260,8 @@ def _code(enclave: Enclave | TrustDomain) -> str:
 
 def inputs_of(policy: Policy, computation: Computation) -> list[Dataset]:
     """The datasets that it uses, in its order."""
-    return [d for name in computation.inputs if (d := policy.dataset_by_id(name)) is not None]
+    known = {d.id: d for d in policy.dataset}
+    return [known[name] for name in computation.inputs]
 
 
 def _columns(computation: Computation) -> list[str]:
