@@ -118,20 +118,20 @@ def _entry_text(policy: Policy, section: str, entry: Any) -> str:
 
 def _flat(policy: Policy) -> dict[Path, Any]:
     """Every value of the document by its path; entries of lists by their name."""
-    document = as_json(policy)
     found: dict[Path, Any] = {}
-    for name, content in document.items():
+    for name, content in as_json(policy).items():
         if name in _LISTS:
             for entry in content:
-                found |= _leaves((name, entry[_LISTS[name]]), entry)
+                # Below as what they are: their texts have no direction.
+                plain = {k: v for k, v in entry.items() if k not in ("columns", "parameters")}
+                found |= _leaves((name, entry[_LISTS[name]]), plain)
         elif name != "digest":
             found |= _leaves((name,), content)
     for dataset in policy.dataset:
-        for column, declared in dataset.columns.items():
-            found["dataset", dataset.id, "columns", column] = declared
+        path = ("dataset", dataset.id, "columns")
+        found |= {(*path, column): declared for column, declared in dataset.columns.items()}
     for computation in policy.computation:
         path = ("computation", computation.id, "parameters")
-        found = {p: v for p, v in found.items() if p[:3] != path}
         found |= {(*path, name): p for name, p in computation.parameters.items()}
     return found
 

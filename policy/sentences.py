@@ -10,8 +10,9 @@ that nobody needs for a decision are in `policy.show`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from policy.computations import DECLARED, Columns
 from policy.document import Policy, digest_text
@@ -33,9 +34,10 @@ class Section:
 
 def sections(policy: Policy) -> tuple[Section, ...]:
     """The agreement, each party in the order of the policy, and where it is computed."""
+    used = [(c, inputs_of(policy, c), _columns(c)) for c in policy.computation]
     return (
         Section("The agreement", tuple(_agreement(policy))),
-        *(Section(_heading(p), tuple(_party(policy, p))) for p in policy.party),
+        *(Section(_heading(p), tuple(_party(policy, p, used))) for p in policy.party),
         Section("Where it is computed", tuple(_place(policy))),
     )
 
@@ -121,7 +123,10 @@ def _heading(party: Party) -> str:
     return f"{party.id} ({listed(party.roles)})"
 
 
-def _party(policy: Policy, party: Party) -> Iterator[str]:
+_Used = Sequence[tuple[Computation, Sequence[Dataset], Sequence[str]]]
+
+
+def _party(policy: Policy, party: Party, used: _Used) -> Iterator[str]:
     me, end = party.id, instant_text(policy.expires)
     for dataset in (d for d in policy.dataset if d.owner == me):
         yield (
@@ -129,15 +134,14 @@ def _party(policy: Policy, party: Party) -> Iterator[str]:
             f"columns {listed(map(name_text, dataset.columns))}. "
             f"{name_text(dataset.subject)} tells persons apart."
         )
-        yield from _uses_of(policy, dataset, end)
-    for computation in policy.computation:
+        yield from _uses_of(dataset, used, end)
+    for computation, inputs, _ in used:
         if me in computation.submitters:
             yield (
                 f"{me} may start {computation.id} at most {_times(computation.uses)} over each "
                 f"dataset, until {end}."
             )
         if me in computation.recipients:
-            inputs = inputs_of(policy, computation)
             alone = "" if len(computation.recipients) > 1 else " alone"
             yield (
                 f"{me}{alone} receives {listed(computation.release.outputs)} of {computation.id}, "
@@ -149,16 +153,17 @@ def _party(policy: Policy, party: Party) -> Iterator[str]:
         yield f"{me} has no vote on this policy or the next."
 
 
-def _uses_of(policy: Policy, dataset: Dataset, end: str) -> Iterator[str]:
-    used: set[str] = {dataset.subject}
-    for computation in (c for c in policy.computation if dataset.id in c.inputs):
-        names = _columns(computation)
-        used |= set(names)
-        others = [d for d in inputs_of(policy, computation) if d.id != dataset.id]
-        named = [f"{d.id} of {d.owner}" for d in others[:_NAMED]]
-        if len(others) > _NAMED:
-            named.append(f"{len(others) - _NAMED} more")
-        beside = f", together with {listed(named)}" if others else ""
+def _uses_of(dataset: Dataset, used: _Used, end: str) -> Iterator[str]:
+    columns: set[str] = {dataset.subject}
+    for computation, inputs, names in used:
+        if dataset.id not in computation.inputs:
+            continue
+        columns.update(names)
+        others = (f"{d.id} of {d.owner}" for d in inputs if d is not dataset)
+        named = [*islice(others, _NAMED)]
+        if len(inputs) - 1 > _NAMED:
+            named.append(f"{len(inputs) - 1 - _NAMED} more")
+        beside = f", together with {listed(named)}" if named else ""
         rule = computation.release
         yield (
             f"{dataset.owner} lets {'columns' if len(names) > 1 else 'column'} "
@@ -170,7 +175,7 @@ def _uses_of(policy: Policy, dataset: Dataset, end: str) -> Iterator[str]:
             f"{rule.min_subjects_per_input:,} persons of each input, with "
             f"{rule.significant_digits} significant digits."
         )
-    if unused := [name_text(n) for n in dataset.columns if n not in used]:
+    if unused := [name_text(n) for n in dataset.columns if n not in columns]:
         yield f"No computation uses {listed(unused)} of {dataset.id}, and the rows contain it."
 
 
