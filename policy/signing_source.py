@@ -80,8 +80,8 @@ class SigningSource:
     @property
     def service(self) -> str | None:
         """The scheme of a token or key service; None for a file."""
-        scheme = urlparse(self.where).scheme
-        return scheme if scheme in SCHEMES else None
+        scheme, colon, _ = self.where.partition(":")
+        return scheme if colon and scheme in SCHEMES else None
 
     @property
     def absolute(self) -> str:
@@ -97,8 +97,8 @@ class SigningSource:
             return PublicKey.from_crypto(self._private().public_key())
         if self.service != _HSM:
             return None
-        parsed = urlparse(self.where)
         with _translated(self.where):
+            parsed = urlparse(self.where)
             number = int(parsed.path) if parsed.path else None
             label = parse_qs(parsed.query).get("label", [None])[0]
             _, key = HSMSigner.import_(number, label, self._pin)

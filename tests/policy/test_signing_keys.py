@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policy.errors import KeyPermissions
 from policy.keys import KeyFileMalformed, KeySigner, KeyTypeUnsupported, PassphraseWrong, PublicKey
@@ -20,6 +24,7 @@ from tests.policy.desk import NOW, WORLD, Desk
 from tests.support.parties import PASSPHRASE, Consortium
 from tests.support.refusal import count_refusal, refused
 from tests.support.tokens import Token, token
+from verifier.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 SECRET, PIN = b"another-passphrase", "4711"
@@ -153,6 +158,26 @@ def test_the_commands_with_an_existing_key(tmp_path: Path) -> None:
 
 def _pem(scheme: str) -> str:
     return PublicKey.from_crypto(KEYS[scheme].public_key()).pem
+
+
+@given(st.binary(max_size=400), st.sampled_from(["raw", "OpenSSH", "PKCS#8"]))
+def test_any_file_is_a_key_or_a_refusal(content: bytes, kind: str) -> None:
+    """A damaged file, or one that is no key, ends in one line and never in a traceback."""
+    count_refusal()
+    with TemporaryDirectory() as folder:
+        if kind != "raw":
+            good = encrypted(KEYS["ed25519"], FORMS[kind], SECRET)
+            content = good[: len(content)] + content + good[len(content) * 2 :]
+        with suppress(ConfigError):
+            SigningSource(key_file(Path(folder), content), lambda: SECRET).public()
+
+
+@given(st.text(max_size=40))
+def test_any_place_is_a_key_or_a_refusal(place: str) -> None:
+    count_refusal()
+    for where in (place, f"hsm:{place}", f"hsm://[{place}"):
+        with suppress(ConfigError):
+            SigningSource(where, lambda: SECRET).public()
 
 
 # Tokens and key services.
