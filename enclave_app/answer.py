@@ -3,7 +3,8 @@
     answer(enclave, party, stream, log)      # one DoExchange, from hello to its end
 
 Order matters: the task is verified and the peer authorised before any quote is made; evidence
-goes out before any row comes in; what was done is logged after it was done.
+goes out before any row comes in; what was done is logged after it was done. A withdrawal is obeyed
+before anything is answered.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from enclave_app.application import Enclave
 from enclave_app.collect import collect, tell_reason
 from enclave_app.exchange import TaskExchange
 from enclave_app.receive import receive
+from enclave_app.withdraw import withdraw
 from policy.sections import Party
 from ratls.claims import NO_TASK
 from ratls.framing import Kind
@@ -31,5 +33,7 @@ def answer(enclave: Enclave, party: Party, stream: ServerExchange, log: Log) -> 
     if kind is Kind.ATTEST:
         stream.send_evidence(enclave.evidence(hello.nonce, party, NO_TASK))
         log.info("attested")
+    elif kind is Kind.WITHDRAW:
+        withdraw(enclave, party, stream, hello, log)
     else:
         _ABOUT_A_TASK[kind](TaskExchange.open(enclave, party, stream, hello, log))

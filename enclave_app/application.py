@@ -36,6 +36,7 @@ from policy.document import Policy, digest_text
 from policy.sections import Party
 from policy.task import Task
 from policy.values import Digest, Nonce
+from policy.withdrawal import needed, require_taking_part
 from ratls.attester import Attester
 from ratls.identity import EnclaveIdentity
 from ratls.log import Log, place_of
@@ -75,7 +76,7 @@ class Enclave:
 
     def __init__(
         self,
-        policy: Policy,
+        agreement: CompleteAgreement,
         identity: EnclaveIdentity,
         mode: Mode,
         *,
@@ -85,7 +86,10 @@ class Enclave:
         seconds: Callable[[], float],
         spill: Path | None = None,
     ) -> None:
-        self.policy, self.identity, self.mode, self.limits = policy, identity, mode, limits
+        self.policies = tuple(v.policy for v in agreement.agreement.versions)
+        self.policy: Policy = agreement.policy  # the last of these, which is obeyed
+        self.withdrawn = agreement.agreement.withdrawn(since=self.policy.version)
+        self.identity, self.mode, self.limits = identity, mode, limits
         self.clock, self.seconds, self.spill = clock, seconds, spill
         # One task at a time takes back memory for rows that waited in a file: two that each had
         # half of it would wait for each other.
@@ -124,7 +128,8 @@ class Enclave:
             AttesterError: No quote could be had.
         """
         at = clock()
-        policy = agreement.in_force(at).policy
+        held = agreement.in_force(at)
+        policy = held.policy
         wanted = RootName.parse(policy.platform.root).mode
         if attester.mode is not wanted:
             raise AttesterModeMismatch("attester", expected=wanted.value, found=attester.mode.value)
@@ -132,7 +137,7 @@ class Enclave:
             require_folder(spill)
         identity = EnclaveIdentity.create(attester, policy.digest, at=at)
         return cls(
-            policy,
+            held,
             identity,
             attester.mode,
             log=log,
@@ -168,13 +173,13 @@ class Enclave:
         return required(self.policy, task, self.limits.held_bytes)
 
     def require_window(self, task: Task, step: str, log: Log) -> None:
-        """Require that policy and task still hold: either may have ended since the challenge.
+        """Require that policy and task still hold: both may have ended since the challenge.
 
         Args:
             step: Logged where they do not.
 
         Raises:
-            PolicyExpired, TaskExpired: They do not.
+            PolicyExpired, TaskExpired, PartyWithdrew: They do not.
         """
         try:
             self._require_now(task)
@@ -186,6 +191,17 @@ class Enclave:
         at = self.clock()
         require_window(self.policy, at)
         task.require_window(at)
+        self.require_taking_part(task)
+
+    def require_taking_part(self, task: Task) -> None:
+        """No party that the task needs has withdrawn. Raises: PartyWithdrew."""
+        require_taking_part(self.policy, task.computation, task.submitter, self.withdrawn)
+
+    def end(self, party: str) -> None:
+        """A party has withdrawn: its rows are dropped, and every task with it ends."""
+        # First the set, so that no step after this one goes on. It is never changed in place.
+        self.withdrawn |= {party}
+        self.sessions.end_tasks(lambda ticket: party in ticket.parties)
 
     def evidence(
         self, nonce: Nonce, party: Party, task_digest: Digest, sealing_key: bytes = b""
@@ -200,7 +216,8 @@ class Enclave:
     def ticket(self, task: Task) -> Ticket:
         """What sessions know of the task."""
         inputs = agreed(self.policy, task).inputs
-        return Ticket(task.digest, inputs, task.submitter, task.expires)
+        parties = needed(self.policy, task.computation, task.submitter)
+        return Ticket(task.digest, inputs, task.submitter, task.expires, parties)
 
     def compute_when_complete(self, task: Task) -> None:
         """Queue the computation, once, if all inputs are committed now."""

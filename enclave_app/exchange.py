@@ -44,6 +44,7 @@ class TaskExchange:
         at = enclave.clock()
         require_window(enclave.policy, at)
         task = Task.open(hello.task, enclave.policy, at)
+        enclave.require_taking_part(task)
         bind(task_digest=digest_text(task.digest))
         enclave.need(task)
         return cls(enclave, party, stream, hello, task, log)

@@ -55,6 +55,7 @@ class Ticket:
     inputs: tuple[str, ...]  #   dataset ids, in the policy's order
     submitter: str
     expires: datetime  #         first instant at which it no longer holds
+    parties: frozenset[str]  #   without which it ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,17 @@ class Sessions(Generic[R]):
                     session.announced = True
                     announced.append(session.ticket)
             return announced
+
+    def end_tasks(self, ended: Callable[[Ticket], bool]) -> None:
+        """Drop tasks at once, with all rows. Of one that is computed now, the rows are dropped
+        where it next checks that it may go on."""
+        with self._lock:
+            for digest, session in list(self._open.items()):
+                if ended(session.ticket):
+                    taken = session.computing and not session.rows
+                    session.forget_rows()
+                    if not taken:
+                        del self._open[digest]
 
     def _drop(self, digest: Digest, session: _Session[R], dataset: str) -> None:
         session.attempts.pop(dataset).close()

@@ -3,63 +3,31 @@
     agreement = Agreement.parse(raw, known_roots())   # every signature in it is valid
     complete = agreement.require_complete()           # enough parties signed, all owners did
 
-The file is `{"schema": "ratls-agreement/0", "versions": [envelope, …]}`, version 1 first.
+The file is `{"schema": "ratls-agreement/0", "versions": [envelope, …]}`, version 1 first. Beside
+`versions` it may have `withdrawals`: with that of a party, a successor needs no signature of it.
 Votes are counted by distinct party and distinct key; what a key id says counts for nothing.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 from policy import envelope as dsse
-from policy.document import Policy, digest_text
+from policy.chain import Chain, SignedPolicy
+from policy.document import Policy
 from policy.envelope import Envelope, EnvelopeMalformed, strict_json
-from policy.errors import (
-    PolicyConflictError,
-    PolicyExpiredError,
-    PolicySignatureError,
-    PolicyThresholdError,
-)
-from policy.references import PolicyKeysShared, key_ids
+from policy.errors import PolicyExpiredError, PolicySignatureError, PolicyThresholdError
 from policy.statement import instant_text
 from policy.syntax import PolicyTooLarge
 from policy.values import Digest
+from policy.withdrawal import VERSIONS_CAP, SignedWithdrawal
 
 SCHEMA = "ratls-agreement/0"
-VERSIONS_CAP = 64
 FILE_CAP = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class SignedPolicy:
-    """One version: its policy, and who signed exactly these bytes. Every signature is valid."""
-
-    policy: Policy
-    envelope: Envelope
-    keyids: frozenset[str]  # of the keys that signed
-
-    @property
-    def signed(self) -> tuple[str, ...]:
-        """Ids of the parties of this version that signed, in the policy's order."""
-        return tuple(p.id for p in self.policy.party if p.signing_key.keyid in self.keyids)
-
-    def votes_by(self, rule: Policy) -> tuple[str, ...]:
-        """Voters of `rule` (this version or the one before) that signed this version."""
-        return tuple(p.id for p in rule.voters if p.signing_key.keyid in self.keyids)
-
-    def missing_by(self, rule: Policy) -> tuple[str, ...]:
-        """Parties that must still sign; empty when `rule` is satisfied."""
-        votes = set(self.votes_by(rule))
-        voters = [p.id for p in rule.voters]
-        owners = {d.owner for d in rule.dataset}
-        needed = len(voters) if rule.agreement.threshold == "all" else rule.agreement.threshold
-        absent = [v for v in voters if v not in votes]
-        if len(votes) < needed:
-            return tuple(absent)
-        return tuple(v for v in absent if v in owners)
 
 
 class SignatureInvalid(PolicySignatureError):
@@ -82,6 +50,7 @@ class Agreement:
     """Versions 1 to n with valid signatures; `require_complete` checks that they suffice."""
 
     versions: tuple[SignedPolicy, ...]
+    withdrawals: tuple[SignedWithdrawal, ...] = ()
 
     @classmethod
     def parse(cls, raw: bytes, known_roots: frozenset[str]) -> Self:
@@ -103,45 +72,65 @@ class Agreement:
                 fix="name the .agreement.json that `ratls policy sign` makes",
             )
         document = strict_json(raw, "agreement")
-        if not isinstance(document, dict) or set(document) != {"schema", "versions"}:
+        if not isinstance(document, dict) or document.keys() - {"withdrawals"} != _MEMBERS:
             raise EnvelopeMalformed("agreement", expected="exactly schema, versions", found="other")
         if document["schema"] != SCHEMA:
             raise EnvelopeMalformed(
                 "agreement.schema", expected=SCHEMA, found=ascii(document["schema"])[:60]
             )
-        listed = document["versions"]
-        if not isinstance(listed, list) or not 1 <= len(listed) <= VERSIONS_CAP:
-            raise EnvelopeMalformed(
-                "agreement.versions", expected=f"1 to {VERSIONS_CAP} envelopes", found="other"
-            )
-        return cls.from_envelopes([Envelope.from_json(entry) for entry in listed], known_roots)
+        listed = [
+            [Envelope.from_json(entry) for entry in _listed(document, name, least)]
+            for name, least in (("versions", 1), ("withdrawals", 0))
+        ]
+        return cls.from_envelopes(listed[0], known_roots, listed[1])
 
     @classmethod
-    def from_envelopes(cls, envelopes: list[Envelope], known_roots: frozenset[str]) -> Self:
-        """Read the policies, follow the chain, then verify each signature. Raises as `parse`."""
-        policies = []
-        for envelope in envelopes:
+    def from_envelopes(
+        cls,
+        envelopes: Sequence[Envelope],
+        known_roots: frozenset[str],
+        withdrawals: Sequence[Envelope] = (),
+    ) -> Self:
+        """Read version after version: each follows those before, and its signatures are valid.
+
+        One that is followed by another must be complete, too, before that other one is read: what
+        reading costs is paid for with valid signatures (P24).
+
+        Raises: as `parse`, and for an earlier version as `require_complete`.
+        """
+        chain, versions = Chain(), list[SignedPolicy]()
+        for place, envelope in enumerate(envelopes):
             envelope.require_type(dsse.POLICY)
-            policies.append(Policy.parse(envelope.payload, known_roots=known_roots))
-        _require_chain(policies)
-        versions = []
-        for i, (policy, envelope) in enumerate(zip(policies, envelopes, strict=True)):
-            # Parties of the version before sign too: to consent, and to vouch for a new key.
-            parties = (*policies[max(i - 1, 0)].party, *policy.party)
-            signers = envelope.signers([p.signing_key for p in parties], SignatureInvalid)
-            versions.append(SignedPolicy(policy, envelope, frozenset(k.keyid for k in signers)))
-        return cls(tuple(versions))
+            policy = Policy.parse(envelope.payload, known_roots=known_roots)
+            signers = envelope.signers(chain.add(policy), SignatureInvalid)
+            signed = SignedPolicy(policy, envelope, frozenset(k.keyid for k in signers))
+            versions.append(signed)
+            if place + 1 < len(envelopes):
+                _require_signed(signed)
+        read = tuple(SignedWithdrawal.open(e, chain.policies) for e in withdrawals)
+        return cls(tuple(versions), read)
 
     @classmethod
     def draft(
-        cls, raw: bytes, known_roots: frozenset[str], before: CompleteAgreement | None = None
+        cls,
+        raw: bytes,
+        known_roots: frozenset[str],
+        before: CompleteAgreement | None = None,
+        withdrawals: Sequence[Envelope] = (),
     ) -> Self:
         """An agreement without signatures on these policy bytes, after the versions `before`.
 
-        Raises: what `Policy.parse` raises, ChainBroken.
+        Raises: what `Policy.parse` raises, ChainBroken, PolicyKeysShared; what `Withdrawal.open`
+            raises.
         """
-        earlier = [v.envelope for v in before.agreement.versions] if before else []
-        return cls.from_envelopes([*earlier, Envelope(dsse.POLICY, raw, ())], known_roots)
+        agreed = before.agreement if before else None
+        earlier = [v.envelope for v in agreed.versions] if agreed else []
+        known = [w.envelope for w in agreed.withdrawals] if agreed else []
+        return cls.from_envelopes(
+            [*earlier, Envelope(dsse.POLICY, raw, ())],
+            known_roots,
+            [*known, *(w for w in withdrawals if w not in known)],
+        )
 
     @property
     def newest(self) -> SignedPolicy:
@@ -162,24 +151,50 @@ class Agreement:
 
     def encode(self) -> bytes:
         document = {"schema": SCHEMA, "versions": [v.envelope.as_json() for v in self.versions]}
+        if self.withdrawals:
+            document |= {"withdrawals": [w.envelope.as_json() for w in self.withdrawals]}
         return (json.dumps(document, indent=1) + "\n").encode("ascii")
 
     def require_complete(self) -> CompleteAgreement:
-        """Every version has the signatures that it and the version before it ask for.
+        """Every version has the signatures that it and the versions before it ask for.
 
         Raises: AgreementIncomplete, PredecessorNotConsenting, KeyChangeUnsigned.
         """
-        for i, version in enumerate(self.versions):
-            policy = version.policy
-            if missing := version.missing_by(policy):
-                raise AgreementIncomplete(
-                    f"agreement on {policy.study} version {policy.version}",
-                    expected=_rule_text(policy),
-                    found=f"{len(version.votes_by(policy))} signed, missing: {', '.join(missing)}",
-                )
-            if i:
-                _require_consent(version, self.versions[i - 1].policy)
+        chain = Chain()
+        for version in self.versions:
+            _require_signed(version)
+            chain.add(version.policy)
+            before = version.policy.version - 1
+            chain.require_consent(version, self.withdrawn(since=before, until=before))
         return CompleteAgreement(self, _TOKEN)
+
+    def withdrawn(self, *, since: int, until: int = VERSIONS_CAP) -> frozenset[str]:
+        """The parties with a withdrawal from one of these versions as the newest it covers."""
+        documents = (w.document for w in self.withdrawals)
+        return frozenset(w.party for w in documents if since <= w.version <= until)
+
+
+_MEMBERS = frozenset({"schema", "versions"})
+
+
+def _listed(document: dict[str, Any], name: str, least: int) -> list[Any]:
+    listed = document.get(name, [])
+    if not isinstance(listed, list) or not least <= len(listed) <= VERSIONS_CAP:
+        raise EnvelopeMalformed(
+            f"agreement.{name}", expected=f"{least} to {VERSIONS_CAP} envelopes", found="other"
+        )
+    return listed
+
+
+def _require_signed(version: SignedPolicy) -> None:
+    """Raises: AgreementIncomplete."""
+    policy = version.policy
+    if missing := version.missing_by(policy):
+        raise AgreementIncomplete(
+            f"agreement on {policy.study} version {policy.version}",
+            expected=_rule_text(policy),
+            found=f"{len(version.votes_by(policy))} signed, missing: {', '.join(missing)}",
+        )
 
 
 _TOKEN = object()
@@ -211,7 +226,8 @@ class CompleteAgreement:
         """
         for count in range(len(self.agreement.versions), 0, -1):
             if self.agreement.versions[count - 1].policy.not_before <= at:
-                held = CompleteAgreement(Agreement(self.agreement.versions[:count]), _TOKEN)
+                earlier = Agreement(self.agreement.versions[:count], self.agreement.withdrawals)
+                held = CompleteAgreement(earlier, _TOKEN)
                 require_window(held.policy, at)
                 return held
         require_window(self.agreement.versions[0].policy, at)
@@ -250,82 +266,6 @@ def require_window(policy: Policy, at: datetime) -> None:
         raise PolicyExpired(
             thing, expected=f"before {instant_text(policy.expires)}", found=instant_text(at)
         )
-
-
-class ChainBroken(PolicyConflictError):
-    """The versions in an agreement file are not a chain from version 1 on."""
-
-    code = "agreement-chain-broken"
-    default_fix = "start from the accepted agreement of the version before"
-
-
-def _require_chain(policies: list[Policy]) -> None:
-    """Version 1 first, no gaps, one study, each naming the one before; keys keep their owners."""
-    for i, policy in enumerate(policies):
-        links = [("version", str(i + 1), str(policy.version))]
-        if i:
-            before = policies[i - 1]
-            links.append(("study", before.study, policy.study))
-            # Only version 1 names none, which is a rule of `policy.sections`.
-            named = digest_text(policy.previous or b"")
-            links.append(("previous", digest_text(before.digest), named))
-        for name, expected, found in links:
-            if found != expected:
-                thing = f"agreement.versions[{i}].{name}"
-                raise ChainBroken(thing, expected=expected, found=found)
-        if i:
-            _require_keys_stay(policy, before)
-
-
-def _require_keys_stay(policy: Policy, before: Policy) -> None:
-    """P03 over versions: a key keeps its owner, or one signature would count for two parties.
-
-    Raises: PolicyKeysShared.
-    """
-    owners = {keyid: party.id for party in before.party for keyid in key_ids(party).values()}
-    for i, party in enumerate(policy.party):
-        for purpose, keyid in key_ids(party).items():
-            if owners.get(keyid, party.id) != party.id:
-                raise PolicyKeysShared(
-                    f"policy: party[{i}].{purpose}",
-                    expected=f"a key of {party.id}",
-                    found=f"that of {owners[keyid]} in version {before.version}",
-                )
-
-
-class PredecessorNotConsenting(PolicyThresholdError):
-    """The parties of the version before did not sign this one."""
-
-    code = "predecessor-not-consenting"
-    default_fix = "have the named parties of the earlier version sign this one too"
-
-
-class KeyChangeUnsigned(PolicyThresholdError):
-    """A party has a new signing key, and its old key did not sign this version."""
-
-    code = "key-change-unsigned"
-    default_fix = "have that party sign with its old key too"
-
-
-def _require_consent(version: SignedPolicy, before: Policy) -> None:
-    """P17: the new parties alone cannot replace the old ones."""
-    thing = f"agreement on {before.study} version {version.policy.version}"
-    if missing := version.missing_by(before):
-        raise PredecessorNotConsenting(
-            thing,
-            expected=f"the signatures that version {before.version} asks for",
-            found=f"none by {', '.join(missing)}",
-        )
-    for party in version.policy.party:
-        old = before.party_by_id(party.id)
-        if old is None or old.signing_key == party.signing_key:
-            continue
-        if old.signing_key.keyid not in version.keyids:
-            raise KeyChangeUnsigned(
-                thing,
-                expected=f"a signature of {party.id}'s old key {old.signing_key.keyid[:16]}",
-                found="none",
-            )
 
 
 def _rule_text(policy: Policy) -> str:

@@ -133,8 +133,10 @@ def agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
     beside = file.with_name(f"{file.stem}.agreement.json")
     if not beside.exists():
         read = read_policy(file)
-        before = store.stored(read.study) if read.version > 1 else None
-        return beside, Agreement.draft(read.raw, known_roots(), before)
+        if read.version == 1:
+            return beside, Agreement.draft(read.raw, known_roots())
+        before, withdrawals = store.stored(read.study), store.withdrawals(read.study)
+        return beside, Agreement.draft(read.raw, known_roots(), before, withdrawals)
     agreement = read_agreement(beside)
     # A policy that was edited after the first signature is another policy.
     _require_same_bytes(file, read_file(file, cap=FILE_CAP), beside, agreement)

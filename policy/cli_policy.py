@@ -1,4 +1,4 @@
-"""`ratls policy`: draft, read, sign, check and accept what the parties agree on."""
+"""`ratls policy`: draft, read, sign, check, accept and end what the parties agree on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from policy import cli_read, cli_review, cli_sign
-from policy.options import AgreementFile, Json, KnownDigest, OwnParty, checked_digest
+from policy import cli_read, cli_review, cli_sign, cli_state
+from policy.options import AgreementFile, Json, KnownDigest, OwnParty
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 policy = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="Draft, read, sign, check and accept what the parties agree on.",
+    help="Draft, read, sign, check, accept and end what the parties agree on.",
 )
 
 
@@ -245,45 +245,6 @@ def policy_verify(
 
 policy.command("accept")(cli_sign.accept)
 
-_state = typer.Typer(help="The folder of what this party accepted and released.")
-
-
-@_state.callback()
-def state() -> None:
-    """A group with one command stays a group."""
-
-
-@_state.command()
-def adopt(
-    folder: Annotated[Path, typer.Option("--state", help="The folder as it is now.")],
-    head: Annotated[
-        str,
-        typer.Option(
-            callback=checked_digest,
-            help="Head of its journal, sha256:…, as noted where the folder was before.",
-        ),
-    ],
-    json: Json = False,
-) -> None:
-    """Go on in a state folder that was moved to another disk or machine, or restored.
-
-    Two copies that are both in use would release one task to two enclaves, so a copy is refused
-    until this is said once. Stop everything that uses the original first, note its head with
-    `ratls provider journal verify`, and remove it: nothing can keep two machines from adopting
-    one copy each.
-
-    Example: ratls policy state adopt --state state --head sha256:HEAD
-    """
-    from verifier.shell import now, refusals_as_exit_status
-
-    with refusals_as_exit_status(json) as shell:
-        from policy.journal import Journal
-
-        placed = Journal.adopt(folder, head, now())
-        shell.answer(
-            {"state": str(folder)} | placed.model_dump(mode="json"),
-            f"{folder}: adopted; the journal says so, and the original must not be used any more",
-        )
-
-
-policy.add_typer(_state, name="state")
+policy.command("withdraw")(cli_state.withdraw)
+policy.command("distrust")(cli_state.distrust)
+policy.add_typer(cli_state.state, name="state")

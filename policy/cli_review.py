@@ -124,7 +124,8 @@ def review(
 
 def _unsigned(policy: Policy) -> Agreement:
     """A draft as an agreement that nobody has signed."""
-    from policy.agreement import Agreement, SignedPolicy
+    from policy.agreement import Agreement
+    from policy.chain import SignedPolicy
     from policy.envelope import POLICY, Envelope
 
     envelope = Envelope(POLICY, policy.raw, ())

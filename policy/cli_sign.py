@@ -200,6 +200,11 @@ def _require_consent(act: str, policy: Policy, party: LocalParty, yes: str | Non
     """
     digest = digest_text(policy.digest)
     thing = f"{act} {policy.study} version {policy.version}, {digest}, as {party.party_id}"
+    require_yes(thing, digest, yes)
+
+
+def require_yes(thing: str, digest: str, yes: str | None) -> None:
+    """A yes typed at the terminal, or this digest with `--yes`. Raises: ConsentMissing."""
     if yes is None and can_ask():
         try:
             yes = digest if typer.confirm(f"{thing}?", err=True) else None

@@ -231,6 +231,7 @@ _TESTS: dict[Path, Test] = {
     ("computation", "*", "submitters"): _gained,
     ("computation", "*", "recipients"): _gained,
     ("computation", "*", "uses"): _higher,
+    ("computation", "*", "min_owners"): _lower,
     ("computation", "*", "parameters", "*"): _wider_parameter,
     ("computation", "*", "release", "outputs"): _gained,
     ("computation", "*", "release", "min_subjects_per_input"): _lower,

@@ -35,6 +35,8 @@ COMMIT = "application/vnd.ratls.commit.v1+json"
 ACKNOWLEDGEMENT = "application/vnd.ratls.acknowledgement.v1+json"
 RECEIPT = "application/vnd.ratls.receipt.v1+json"
 RECORD = "application/vnd.ratls.record.v1+json"
+WITHDRAWAL = "application/vnd.ratls.withdrawal.v1+json"
+ENDED = "application/vnd.ratls.ended.v1+json"
 
 PAYLOAD_CAP = 1 << 20
 SIGNATURES_CAP = 64

@@ -51,6 +51,25 @@ class AcceptedEntry(Strict):
     policy: DigestText
 
 
+class WithdrawnEntry(Strict):
+    """A party's withdrawal arrived. It covers `version` of the study and all before."""
+
+    kind: Literal["withdrawn"] = "withdrawn"
+    study: str
+    party: str
+    version: Count
+    policy: DigestText  #      of that version
+    withdrawal: DigestText  # of the signed document
+
+
+class DistrustedEntry(Strict):
+    """From now on every policy with this digest, or with a key of it, is refused."""
+
+    kind: Literal["distrusted"] = "distrusted"
+    digest: DigestText  # of a policy, of a key's SPKI, or of a channel certificate
+    lifted: bool  #       it was a mistake: from now on it is refused no more
+
+
 class ReservedEntry(_OfDataset):
     """Rows of `dataset` may now be sent for `task`, and only to this instance of the enclave."""
 
@@ -60,6 +79,7 @@ class ReservedEntry(_OfDataset):
     computation: str
     learnt: DigestText | None = None  # run and columns; absent in records of older versions
     expires: Moment | None = None  # of the task; absent in records of older versions
+    place: DigestText | None = None  # of where the rows are; absent as above, or in memory
 
 
 Returned = Literal["no-row-left", "source-refused", "no-commit-before-the-end"]
@@ -143,6 +163,8 @@ class RefusedEntry(Strict):
 Entry = (
     PlacedEntry
     | AcceptedEntry
+    | WithdrawnEntry
+    | DistrustedEntry
     | NotedEntry
     | ReservedEntry
     | ReturnedEntry

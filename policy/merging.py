@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from policy.agreement import Agreement, SignedPolicy
+from policy.agreement import Agreement
+from policy.chain import SignedPolicy
 from policy.document import Policy, digest_text
 from policy.envelope import Envelope, strict_json
 from policy.errors import PolicyConflict, PolicyTrustError
@@ -34,7 +35,8 @@ Verdict = Literal["valid", "invalid", "unknown key", "other key"]
 
 
 def merge(agreements: Sequence[Agreement]) -> Agreement:
-    """One agreement with every signature of all of these, which must be on the same policies.
+    """One agreement with every signature and withdrawal of all of these, which must be on the same
+    policies.
 
     Raises: PolicyConflict.
     """
@@ -48,12 +50,12 @@ def merge(agreements: Sequence[Agreement]) -> Agreement:
                 found=f"one on version {other.policy.version}, {digest_text(other.digest)}",
                 fix="ask its signer which policy is meant; signatures on another one do not count",
             )
-    return Agreement(
-        tuple(
-            _united([agreement.versions[i] for agreement in agreements])
-            for i in range(len(first.versions))
-        )
+    versions = tuple(
+        _united([agreement.versions[i] for agreement in agreements])
+        for i in range(len(first.versions))
     )
+    withdrawals = {w.envelope.payload: w for a in reversed(agreements) for w in a.withdrawals}
+    return replace(first, versions=versions, withdrawals=tuple(withdrawals.values()))
 
 
 def _united(versions: Sequence[SignedPolicy]) -> SignedPolicy:

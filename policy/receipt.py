@@ -1,9 +1,9 @@
-"""What the enclave signs: an acknowledgement that rows arrived, a receipt of what it computed.
+"""What the enclave signs: that rows arrived, what it computed, that a withdrawal was obeyed.
 
     document = salted(result, salt)       # in the enclave, before it is sealed
     receipt.require_result(file)          # years later: this file is what was computed
 
-Both contain the evidence of the enclave that signed. `open` verifies the signature with the receipt
+All contain the evidence of the enclave that signed. `open` verifies the signature with the receipt
 key *inside* the document. Only the evidence shows that this key belongs to the agreed enclave;
 `ratls.offline` and `provider.exchange` compare it.
 
@@ -118,6 +118,18 @@ class Acknowledgement(Attested):
     rows: Count
     batches: Count
     sealing_key_hash: Digest  # of the key that the chunks were sealed to; the evidence names it
+
+
+class Ended(Attested):
+    """A withdrawal has arrived, and what it ends has ended: rows dropped, tasks closed.
+
+    `task_digest` is that of the withdrawal, as in the evidence.
+    """
+
+    payload_type: ClassVar[str] = dsse.ENDED
+    noun: ClassVar[str] = "end"
+
+    party: Slug  # that withdrew
 
 
 class ReceiptInput(Strict):

@@ -14,6 +14,7 @@ from policy.errors import PolicyTrustError
 from policy.problems import Problem
 from policy.sections import Computation, Dataset, Head, Party
 from policy.syntax import LineIndex
+from policy.text import readings
 from policy.trust_domain import AT_RUN_TIME, REGISTERS, Agreed, TrustDomain
 from verifier.anchors import Mode, RootMalformed, RootName
 from verifier.text import instant_text
@@ -115,11 +116,28 @@ def _threshold(parts: Mapping[str, Any], document: Mapping[str, Any]) -> Iterato
 
 
 def _distinct_ids(document: Mapping[str, Any], section: str, key: str) -> Iterator[Finding]:
-    seen: set[str] = set()
+    seen = _Names()
     for i, name in _named(document, section, key):
-        if name in seen:
-            yield f"{section}[{i}].{key}", f"each {key} once", f"{name!r} again"
-        seen.add(name)
+        if (other := seen.add(name)) == name:
+            yield f"{section}[{i}].{key}", f"each {key} once", f"{name!a} again"
+        elif other is not None and key != "mr_enclave":
+            found = f"{name!a}, and {other!a} before"
+            yield f"{section}[{i}].{key}", f"each {key} unlike all others", found
+
+
+class _Names:
+    """Names that people must be able to tell apart: equal but for case, or drawn alike, is one."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[dict[str, str], dict[str, str]] = ({}, {})
+
+    def add(self, name: str) -> str | None:
+        """A name before this one that it could be taken for; itself, where it came before."""
+        forms = list(zip(self._seen, readings(name), strict=True))
+        found = [seen[form] for seen, form in forms if form in seen]
+        for seen, form in forms:
+            seen.setdefault(form, name)
+        return name if name in found else next(iter(found), None)
 
 
 def _distinct_domains(enclaves: Mapping[int, Agreed]) -> Iterator[Finding]:
@@ -151,6 +169,10 @@ def _dataset(
     path: str, dataset: Dataset, parties: Mapping[str, Party], unread: set[str]
 ) -> Iterator[Finding]:
     yield from _has_role(f"{path}.owner", dataset.owner, "provider", parties, unread)
+    names = _Names()
+    for name in dataset.columns:
+        if (other := names.add(name)) is not None:
+            yield f"{path}.columns", "names unlike each other", f"{name!a}, and {other!a} before"
     column = dataset.columns.get(dataset.subject)
     if column is None:
         yield f"{path}.subject", "one of the dataset's columns", ascii(dataset.subject)[:80]
@@ -184,4 +206,8 @@ def _inputs(
         if name not in datasets and name not in unread:
             yield f"{path}.inputs[{i}]", "a dataset of this policy", ascii(name)
     inputs = [datasets[n] for n in computation.inputs if n in datasets]
+    owners = {dataset.owner for dataset in inputs}
+    if len(inputs) == len(computation.inputs) and len(owners) < computation.min_owners:
+        wanted = f"datasets of at least {computation.min_owners} owners"
+        yield f"{path}.inputs", wanted, ", ".join(sorted(owners))
     yield from computation_problems(path, computation, inputs)

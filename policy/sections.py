@@ -374,4 +374,6 @@ class Computation(Strict):
     submitters: Slugs
     recipients: Slugs
     uses: Annotated[int, Field(ge=1, le=10**6)]
+    # So many different parties own its inputs. Two inputs of one owner are no joint computation.
+    min_owners: Annotated[int, Field(ge=1, le=256)] = 1
     release: Release

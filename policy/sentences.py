@@ -82,6 +82,10 @@ def computation_sentences(policy: Policy, computation: Computation) -> tuple[str
         f"{listed(computation.submitters, 'or')} may start {computation.id}, at most "
         f"{_times(computation.uses)} over each dataset.",
     ]
+    if computation.min_owners > 1:
+        found.append(
+            f"The inputs of {computation.id} are of at least {computation.min_owners} owners."
+        )
     if free:
         chosen = listed(f"{n} from {values_text(p)}" for n, p in free.items())
         found.append(f"Who starts {computation.id} chooses {chosen}.")

@@ -8,9 +8,10 @@ The party's own folder says which keys are its own, never what a policy lists un
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from policy.agreement import Agreement, CompleteAgreement, SignedPolicy
+from policy.agreement import Agreement, CompleteAgreement
+from policy.chain import SignedPolicy
 from policy.document import Policy, digest_text
 from policy.errors import PartyNotListed, PolicyThresholdError, PolicyTrustError
 from policy.keys import SigningSigner
@@ -71,7 +72,7 @@ def add_signature(agreement: Agreement, signer: SigningSigner) -> Agreement:
     last = agreement.newest
     keyids = last.keyids | {signer.public.keyid}
     signed = SignedPolicy(last.policy, last.envelope.signed_by(signer), keyids)
-    return Agreement((*agreement.versions[:-1], signed))
+    return replace(agreement, versions=(*agreement.versions[:-1], signed))
 
 
 def require_own_signature(

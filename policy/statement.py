@@ -38,7 +38,14 @@ from policy.envelope import (
 )
 from policy.errors import PolicyConflictError, TicketFormatError
 from policy.fields import Strict
-from policy.keys import OperationKey, OperationSigner, ReceiptKey, ReceiptSigner
+from policy.keys import (
+    OperationKey,
+    OperationSigner,
+    ReceiptKey,
+    ReceiptSigner,
+    SigningKey,
+    SigningSigner,
+)
 from policy.problems import Unfit, from_pydantic
 from verifier.errors import RatlsError
 from verifier.text import instant_fault, read_instant
@@ -140,7 +147,7 @@ class Statement(Strict):
         """SHA-256 of the payload, 32 bytes; never of the envelope."""
         return values.Digest(hashlib.sha256(self._payload).digest())
 
-    def seal(self, signer: OperationSigner | ReceiptSigner) -> bytes:
+    def seal(self, signer: OperationSigner | ReceiptSigner | SigningSigner) -> bytes:
         """The signed envelope, ready to send or store."""
         return Envelope(self.payload_type, self._payload, ()).signed_by(signer).encode()
 
@@ -151,6 +158,11 @@ class Statement(Strict):
         Raises: EnvelopeMalformed, EnvelopeTooLarge, EnvelopeTypeDiffers, DocumentMalformed.
         """
         envelope = Envelope.parse(raw)
+        return cls._read(envelope), envelope
+
+    @classmethod
+    def _read(cls, envelope: Envelope) -> Self:
+        """Raises: EnvelopeMalformed, EnvelopeTypeDiffers, DocumentMalformed."""
         envelope.require_type(cls.payload_type)
         if len(envelope.signatures) != 1:
             raise EnvelopeMalformed(
@@ -168,10 +180,12 @@ class Statement(Strict):
             raise DocumentMalformed(
                 cls.noun, expected="compact JSON with sorted names", found="another layout"
             )
-        return statement, envelope
+        return statement
 
     @classmethod
-    def require_signature(cls, envelope: Envelope, key: OperationKey | ReceiptKey) -> None:
+    def require_signature(
+        cls, envelope: Envelope, key: OperationKey | ReceiptKey | SigningKey
+    ) -> None:
         """Raises: SignerUnknown, or the `signature_leaf` of this kind of document."""
         envelope.signers((key,), cls.signature_leaf)
 

@@ -101,6 +101,19 @@ def name_fault(name: str) -> Fault | None:
     return _look_alike_fault(name)
 
 
+# As they are drawn in most fonts.
+_DRAWN_ALIKE = str.maketrans("0O1I", "ooll")
+
+
+def readings(name: str) -> tuple[str, str]:
+    """Two forms of a name. Names with a form in common are easily taken for each other.
+
+    The first is without case; the second as it is drawn: O and 0, I, l and 1, rn and m.
+    """
+    drawn = name.translate(_DRAWN_ALIKE).casefold()
+    return name.casefold(), drawn.replace("rn", "m").replace("vv", "w")
+
+
 def _may_stand_in_name(character: str) -> bool:
     if character.isascii():
         return character.isalnum() or character in "_-. "

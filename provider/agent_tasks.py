@@ -107,17 +107,18 @@ class TaskReleaser:
         tasks. The task's window is checked at its release.
 
         Raises:
-            RatlsError: It cannot be read, its policy is not in force here, or no submitter of
-                that policy signed it.
+            RatlsError: It cannot be read, its policy is not in force here, no submitter of that
+                policy signed it, or a party that it needs has withdrawn.
         """
         if Task.read(raw).study != self.config.study:
             return None
+        state = StudyState(self.config.state)
 
         def policy_in_force(named: Unverified) -> Policy:
-            state = StudyState(self.config.state)
             return state.find_by_policy_digest(named.policy_digest, self.clock()).policy
 
         task, policy = open_task(raw, policy_in_force, at=None)
+        state.require_taking_part(policy, task.computation, task.submitter)
         computation = policy.computation_by_id(task.computation)
         assert computation is not None  # `Task.open` refuses what the policy does not have
         datasets = [policy.dataset_by_id(name) for name in computation.inputs]

@@ -162,6 +162,8 @@ def _place(record: JournalRecord) -> dict[str, Any]:
 _SHOWN = {
     "placed": ("machine", "filesystem", "folder"),
     "accepted": ("study", "version", "policy"),
+    "withdrawn": ("study", "party", "version"),
+    "distrusted": ("digest",),
     "noted": ("collateral", "root_list", "platform_list"),
     "returned": ("dataset", "task", "reason"),
 }

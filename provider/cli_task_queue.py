@@ -235,14 +235,16 @@ def _checked(shell: Shell, raw: bytes, state: Path, allow_simulation: bool) -> T
     from policy.task import open_task
     from verifier.shell import now
 
-    at = now()
+    at, accepted = now(), StudyState(state)
 
     def policy_in_force(named: Unverified) -> Policy:
-        policy = StudyState(state).find_by_policy_digest(named.policy_digest, at).policy
+        policy = accepted.find_by_policy_digest(named.policy_digest, at).policy
         shell.anchors(policy.platform.root, allow_simulation=allow_simulation)
         return policy
 
-    return open_task(raw, policy_in_force, at)[0]
+    task, policy = open_task(raw, policy_in_force, at)
+    accepted.require_taking_part(policy, task.computation, task.submitter)
+    return task
 
 
 def _label(file: Path | None) -> TaskLabel | None:

@@ -113,6 +113,7 @@ class EnclaveRequest:
 
         Raises:
             StateMissing, PolicyNotAccepted, PolicyExpired, …: No such policy is in force here.
+            Distrusted, PartyWithdrew: It, or what the task asks of it, has ended.
             PartyNotListed, AnchorDiffers: It does not list this party, or has other keys for it.
             TicketScopeError, TicketSignatureError: What `Task.open` says.
             SimulationNotAllowed: The policy's root is simulated, and that is not allowed.
@@ -125,6 +126,7 @@ class EnclaveRequest:
             return with_machines(agreement.policy, _study_state(self.state).folder)
 
         task, policy = open_task(self.task, policy_in_force, at)
+        self._require_taking_part(policy, task)
         roots = anchors_for(policy.platform.root, allow_simulation=self.allow_simulation)
         self.announce(roots.mode)
         # Read now: a wrong passphrase should be noticed before anything else is done.
@@ -133,13 +135,17 @@ class EnclaveRequest:
         return CheckedTask(task, policy, expectation, at, _SEAL)
 
     def require_in_force(self, job: CheckedTask, at: datetime) -> None:
-        """Task and policy are valid at this instant, and no newer policy was accepted.
+        """Task and policy are valid at this instant; nobody withdrew, and no newer policy came.
 
         Raises:
             PolicyRollback, PolicyExpired, TaskExpired, …: As `check_task`.
         """
         _study_state(self.state).find_by_policy_digest(job.policy.digest, at)
-        Task.open(self.task, job.policy, at)
+        self._require_taking_part(job.policy, Task.open(self.task, job.policy, at))
+
+    def _require_taking_part(self, policy: Policy, task: Task) -> None:
+        state = _study_state(self.state)
+        state.require_taking_part(policy, task.computation, task.submitter)
 
     @contextmanager
     def attested(

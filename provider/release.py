@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -34,6 +34,7 @@ from policy.rows import schema_digest
 from policy.sections import Computation, Dataset
 from policy.statement import instant_text
 from policy.task import Task
+from provider.budget import Asked, learnt, place_digest, require_uses_left
 from provider.errors import AcknowledgementMismatch
 from provider.exchange import (
     CheckedTask,
@@ -48,12 +49,10 @@ from provider.release_state import (
     ReleaseFolder,
     Started,
     ended,
-    learnt,
     require_attempt,
     require_instance,
     require_reservations,
     require_unreleased,
-    require_uses_left,
 )
 from provider.sending import (
     WAITS,
@@ -117,6 +116,7 @@ def release(
     with journalling.refusals_recorded():
         job = check_locally(request, dataset, journalling)
         spec = source_at(source) if isinstance(source, Path) else source
+        job = replace(job, place=spec.place)
         with ReleaseFolder.open(request.state, job.task.digest, dataset) as folder:
             begun = False  # rows may have been sent in this run
             for wait in WAITS:
@@ -206,6 +206,7 @@ class CheckedRelease:
     checked: CheckedTask
     dataset: Dataset
     computation: Computation
+    place: str = ""  # where its rows are; empty before the source is looked at
 
     @property
     def task(self) -> Task:
@@ -245,7 +246,8 @@ def check_locally(
 
 
 def _require_uses(job: CheckedRelease, records: tuple[JournalRecord, ...]) -> None:
-    require_uses_left(records, *job.names, job.task.study, job.computation)
+    asked = Asked.of(job.policy, job.computation.id, job.dataset.id, job.place)
+    require_uses_left(records, asked, job.checked.task_text)
 
 
 @contextmanager
@@ -266,6 +268,7 @@ def _reserved(
         learnt=learnt(job.computation),
         instance=fresh.claims.instance.hex(),
         expires=instant_text(job.task.expires),
+        place=place_digest(job.place),
         mode=job.checked.mode.value,
     )
     with journalling.journal() as journal:

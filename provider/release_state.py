@@ -6,7 +6,6 @@ clones: without the binding, a host could start two and give each other inputs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
@@ -16,12 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from policy.computations import DECLARED, Columns
-from policy.document import digest_text
-from policy.errors import TicketScopeError
 from policy.journal_chain import JournalCut, JournalRecord
 from policy.journal_entries import CommittedEntry, ReleasedEntry, ReservedEntry, ReturnedEntry
-from policy.sections import Computation
 from policy.statement import instant_text
 from policy.values import Instance
 from provider.errors import TaskBoundToInstance, TicketReplayError
@@ -160,59 +155,6 @@ def require_reservations(records: Iterable[JournalRecord], state: Path) -> None:
                 expected=f"the reservation of task sha256:{task}, dataset {dataset}",
                 found="none",
             )
-
-
-class UsesExhausted(TicketScopeError):
-    """The computation has had as many tasks as the policy allows."""
-
-    code = "uses-exhausted"
-    default_fix = "agree on a policy version with more `uses`"
-    says = "{thing} has had {found} tasks; the policy allows {expected}"
-
-
-def learnt(computation: Computation) -> str:
-    """What is learnt from its inputs, whatever it is called: digest of its `run` and columns.
-
-    R07: two results are subtracted. Under a second id, or renamed in a new version, the same
-    computation would have all its uses again.
-    """
-    columns: set[str] = set()
-    for name, declared in DECLARED[computation.run].parameters.items():
-        if isinstance(declared, Columns) and name in computation.parameters:
-            for value in computation.parameters[name].values():
-                columns.update(map(str, value) if isinstance(value, tuple) else [str(value)])
-    named = json.dumps([computation.run, sorted(columns)]).encode()
-    return digest_text(hashlib.sha256(named).digest())
-
-
-def require_uses_left(
-    records: tuple[JournalRecord, ...],
-    task: str,
-    dataset: str,
-    study: str,
-    computation: Computation,
-) -> None:
-    """Of a dataset, `uses` are tasks for which its rows may have been sent, also failed ones.
-
-    A returned reservation does not count. Counted over all versions of the policy, for all that
-    learn the same or have the same id: neither a new id nor another column brings new uses.
-
-    Raises: UsesExhausted.
-    """
-    same = learnt(computation)
-    others = {
-        held.entry.task
-        for held in reservations(records).values()
-        if held.counts
-        and (held.entry.study, held.entry.dataset) == (study, dataset)
-        and (held.entry.learnt == same or held.entry.computation == computation.id)
-    } - {task}
-    if len(others) >= computation.uses:
-        raise UsesExhausted(
-            f"dataset {dataset}, computation {computation.id}",
-            expected=str(computation.uses),
-            found=str(len(others)),
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -395,6 +395,11 @@ class ClientExchange:
             found.append(part["ciphertext"])
         return b"".join(found)
 
+    def ended(self) -> bytes:
+        """The signed answer to a withdrawal, unread: what it ends has ended."""
+        _, answer = _hear(self._call, "acknowledgement")
+        return bytes(answer["document"])
+
     def reason(self) -> str | Pending:
         """The code of the rule that the named dataset breaks by itself; "" for none."""
         name, answer = _hear(self._call, "reason", "pending")

@@ -59,6 +59,7 @@ class Kind(Enum):
     COLLECT = b"ratls/1 collect"
     ATTEST = b"ratls/1 attest"
     REASON = b"ratls/1 reason"
+    WITHDRAW = b"ratls/1 withdraw"
 
     @classmethod
     def of(cls, command: bytes) -> Kind:

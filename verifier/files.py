@@ -322,6 +322,9 @@ def _rewrite_locked(
     found = os.fstat(handle)
     if not real.exists() or not os.path.samestat(found, os.stat(real)):
         return False
+    if found.st_nlink > 1:
+        _unlink_temporary(real, found)
+        found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         # Replaced, its other name would go on with the old content, and lose what comes.
         names = f"one of {found.st_nlink} names" if stat.S_ISREG(found.st_mode) else "no file"
@@ -337,6 +340,18 @@ def _rewrite_locked(
         raise FileNotWritten(str(path), expected=f"at most {cap} bytes", found="more")
     _replace(real, change(content), 0o644, like=found)
     return True
+
+
+def _unlink_temporary(path: Path, found: os.stat_result) -> None:
+    """Drop the other name that a process left that was killed between the two steps of `_create`.
+
+    Files that people linked have other names, and are refused.
+    """
+    with os.scandir(path.parent) as entries:
+        for entry in entries:
+            ours = entry.name.startswith(f".{path.name}.")
+            if ours and os.path.samestat(entry.stat(follow_symlinks=False), found):
+                os.unlink(entry.path)
 
 
 def _create(path: Path, content: bytes) -> bool:

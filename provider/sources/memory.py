@@ -42,6 +42,10 @@ class InMemory(SourceSpec):
         self._once = not hasattr(table, "__len__")
         self._begun = False
 
+    @property
+    def place(self) -> str:
+        return ""
+
     @contextmanager
     def open(self, dataset: Dataset) -> Iterator[Source]:
         yield TableSource(self, dataset, self._rename)

@@ -64,6 +64,11 @@ _MOST_TABLE = 1 << 16  # bytes of a file that holds one table
 class SourceSpec(ABC):
     """Where the rows of one dataset are. Nothing is opened yet."""
 
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """The same for the same file or query, whatever the policy calls it; empty in memory."""
+
     @abstractmethod
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
         """Open it.
@@ -81,6 +86,10 @@ class ParquetFile(SourceSpec):
 
     path: Place
     rename: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        return _real(self.path)
 
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
         from provider.sources.parquet import ParquetSource
@@ -103,6 +112,10 @@ class ArrowFile(SourceSpec):
     path: Place
     rename: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def place(self) -> str:
+        return _real(self.path)
+
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
         from provider.sources.arrow import ArrowSource
 
@@ -116,6 +129,10 @@ class SeveralFiles(SourceSpec):
     parts: tuple[SourceSpec, ...]
     name: str
 
+    @property
+    def place(self) -> str:
+        return "\n".join(sorted(part.place for part in self.parts))
+
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
         return _joined(self.parts, dataset, self.name)
 
@@ -127,8 +144,16 @@ class MatchingFiles(SourceSpec):
     pattern: Path
     part: Callable[[Path], SourceSpec] = field(compare=False)
 
+    @property
+    def place(self) -> str:
+        return _real(self.pattern)
+
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
         return _listed(lambda: _matching(self.pattern), self.part, dataset, str(self.pattern))
+
+
+def _real(place: Place) -> str:
+    return str(place) if isinstance(place, ObjectUri) else realpath(place)
 
 
 def _matching(pattern: Path) -> list[Path]:
@@ -241,6 +266,10 @@ class CsvFile(SourceSpec):
     dialect: Dialect = RFC_4180
     rename: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def place(self) -> str:
+        return _real(self.path)
+
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
         from provider.sources.csv import CsvSource
 
@@ -253,6 +282,10 @@ class SqlQuery(SourceSpec):
 
     url_file: Path
     query: str
+
+    @property
+    def place(self) -> str:
+        return f"{_real(self.url_file)}\n{' '.join(self.query.split()).casefold()}"
 
     @contextmanager
     def open(self, dataset: Dataset) -> Iterator[Source]:

@@ -24,8 +24,9 @@ from policy.journal_chain import JournalCut, JournalHeadLost
 from policy.journal_entries import AcceptedEntry, CollectedEntry, PlacedEntry
 from policy.state import PolicyRollback, StateCorrupt, StateMissing, StudyState
 from policy.task import Task
+from provider.budget import UsesExhausted
 from provider.errors import TaskBoundToInstance
-from provider.release_state import ReleaseStateDamaged, TaskAlreadyReleased, UsesExhausted
+from provider.release_state import ReleaseStateDamaged, TaskAlreadyReleased
 from provider.task_signing import policy_in_force, sign_task
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_release import Killed, die, sent, serving

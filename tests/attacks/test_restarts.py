@@ -25,10 +25,10 @@ from policy.journal_entries import (
 )
 from policy.state import StudyState
 from policy.task import Task
+from provider.budget import UsesExhausted
 from provider.collect import ResultPending
 from provider.errors import EnclaveRestarted, TaskBoundToInstance
 from provider.exchange import ValidityWatch
-from provider.release_state import UsesExhausted
 from ratls.client_stream import ClientExchange
 from ratls.errors import CallFailed
 from scheduler.messages import RequestMalformed, read_report

@@ -22,7 +22,13 @@ from enclave_app.session import (
 from tests.support.refusal import refused
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
-TICKET = Ticket(b"t" * 32, ("one", "two"), "carol-lab", NOW + timedelta(hours=1))
+TICKET = Ticket(
+    b"t" * 32,
+    ("one", "two"),
+    "carol-lab",
+    NOW + timedelta(hours=1),
+    frozenset({"alice-clinic", "bob-hospital", "carol-lab"}),
+)
 SEALED = Released({"carol-lab": b"sealed"})
 
 

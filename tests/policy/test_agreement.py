@@ -12,12 +12,10 @@ from policy import envelope as dsse
 from policy.agreement import (
     Agreement,
     AgreementIncomplete,
-    ChainBroken,
     CompleteAgreement,
-    KeyChangeUnsigned,
-    PredecessorNotConsenting,
     SignatureInvalid,
 )
+from policy.chain import ChainBroken, KeyChangeUnsigned, PredecessorNotConsenting
 from policy.document import PolicyInvalid, digest_text
 from policy.envelope import (
     Envelope,

@@ -133,10 +133,40 @@ MEANING = [
     ("max_iter = { min = 50, max = 5000 }", "max_iter = 2026-01-01", "computation[0].parameters"),
     ('id = "train_party_2"', 'id = "train_party_1"', "dataset[1].id"),
     ('id = "bob-hospital"', 'id = "alice-clinic"', "party[1].id"),
+    # names that a reader takes for each other
+    ('id = "train_party_2"', 'id = "Train_Party_1"', "dataset[1].id"),
+    ('id = "train_party_2"', 'id = "train_party_I"', "dataset[1].id"),
+    ('id = "bob-hospital"', 'id = "aIice-clinic"', "party[1].id"),
+    ('id = "bob-hospital"', 'id = "alice-c1inic"', "party[1].id"),
+    ('y = "int64"', 'y = "int64", AGE = "int64"', "dataset[0].columns"),
+    ('bmi = "float64"', 'bmi = "float64", brni = "float64"', "dataset[0].columns"),
+    # two organisations at least stand behind a joint computation
+    ("uses = 10", "uses = 10\nmin_owners = 3", "computation[0].inputs"),
+    ("uses = 10", "uses = 10\nmin_owners = 0", "computation[0].min_owners"),
     ('study = "breast', 'study = "Breast', "study"),
     ('id = "train_party_1"', 'id = "../etc"', "dataset[0].id"),
     ('schema = "ratls-policy/0"', 'schema = "ratls-policy/1"', "schema"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("uses = 10", "uses = 10\nmin_owners = 2"),
+        ("train_party_2", "train_party_Z"),
+        ('y = "int64"', 'y = "int64", aged = "int64"'),
+    ],
+)
+def test_names_that_nobody_confuses_and_enough_owners(old: str, new: str) -> None:
+    read(TEXT.replace(old, new))
+
+
+def test_two_inputs_of_one_owner_are_no_joint_computation() -> None:
+    """Alice lists the same rows twice: without the rule nobody would have to join her."""
+    text = TEXT.replace('owner = "bob-hospital"', 'owner = "alice-clinic"')
+    read(text)
+    with refused(PolicyInvalid):
+        read(text.replace("uses = 10", "uses = 10\nmin_owners = 2"))
 
 
 @pytest.mark.parametrize(("old", "new", "path"), MEANING, ids=[f"{m[1][:40]}" for m in MEANING])

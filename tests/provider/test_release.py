@@ -33,6 +33,7 @@ from policy.rows import ColumnMissing, ValueNotFinite, ValueNull, schema_digest
 from policy.signing import AnchorDiffers
 from policy.state import PolicyNotAccepted, PolicyRollback, StateMissing, StudyState
 from policy.task import Task, TaskExpired, TaskSignatureInvalid
+from provider.budget import UsesExhausted
 from provider.errors import AcknowledgementMismatch, SourceUnreadable, TaskBoundToInstance
 from provider.exchange import DatasetNotAsked, DatasetNotOwned
 from provider.release import check_acknowledgement
@@ -41,7 +42,6 @@ from provider.release_state import (
     ReleaseStateDamaged,
     ReleaseUnderWay,
     TaskAlreadyReleased,
-    UsesExhausted,
 )
 from provider.sources.base import SourceEmpty
 from provider.sources.parquet import ParquetSource

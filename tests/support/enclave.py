@@ -37,6 +37,8 @@ from policy.party import LocalParty  # noqa: E402
 from policy.rows import arrow_schema, schema_digest  # noqa: E402
 from policy.seal import is_denial, open_result, result_info  # noqa: E402
 from policy.task import Task  # noqa: E402
+from policy.values import Digest  # noqa: E402
+from policy.withdrawal import Withdrawal  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate  # noqa: E402
 from ratls.claims import NO_TASK  # noqa: E402
@@ -191,7 +193,8 @@ class LiveEnclave:
             release = os.urandom(16) if kind is Kind.RELEASE else b""
         self.releases[dataset] = release
         try:
-            digest = Task.read(task).digest if task else NO_TASK
+            read = Withdrawal.digest_of if kind is Kind.WITHDRAW else _task_digest
+            digest = read(task) if task else NO_TASK
         except RatlsError:  # a test that sends no task at all still needs some digest
             digest = NO_TASK
         return open_exchange(
@@ -326,6 +329,10 @@ class LiveEnclave:
         """What the recipient reads."""
         info = result_info(Task.read(task).digest, self.world.policy.digest, party.party_id)
         return open_result(result.ciphertext, party.encryption, info)
+
+
+def _task_digest(raw: bytes) -> Digest:
+    return Task.read(raw).digest
 
 
 def declared_schema(world: EnclaveWorld, dataset: str = "train_party_1") -> pa.Schema:

@@ -1,0 +1,142 @@
+"""How often something may still be learnt from a dataset: `uses`, counted by its provider.
+
+    asked = Asked.of(policy, "train", "train_party_1", place)
+    require_uses_left(records, asked, task)        # or a refusal
+    left(records, asked)                           # Budget(uses, tasks by study)
+
+Counted per dataset and what is learnt from it, over every study and version in the journal. A new
+name of the computation, another case of a name, a new version, another study, or another name of
+the dataset over the same file brings no new uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from policy.computations import DECLARED, Columns
+from policy.document import Policy, digest_text
+from policy.errors import TicketScopeError
+from policy.journal_chain import JournalRecord
+from policy.journal_entries import ReservedEntry
+from policy.sections import Computation
+from provider.release_state import reservations
+
+
+class UsesExhausted(TicketScopeError):
+    """The computation has had as many tasks as the policy allows."""
+
+    code = "uses-exhausted"
+    default_fix = "agree on a policy version with more `uses`; `ratls provider budget` counts them"
+    says = "{thing} has had {found} tasks; the policy allows {expected}"
+
+
+def learnt(computation: Computation) -> str:
+    """What is learnt from its inputs, whatever it is called: digest of its `run` and columns.
+
+    R07: two results are subtracted. Under a second id, or renamed in a new version, the same
+    computation would have all its uses again. Columns differ in more than case.
+    """
+    return _learnt(computation.run, {name.casefold() for name in _columns(computation)})
+
+
+def _columns(computation: Computation) -> set[str]:
+    columns: set[str] = set()
+    for name, declared in DECLARED[computation.run].parameters.items():
+        if isinstance(declared, Columns) and name in computation.parameters:
+            for value in computation.parameters[name].values():
+                columns.update(map(str, value) if isinstance(value, tuple) else [str(value)])
+    return columns
+
+
+def _learnt(run: str, columns: set[str]) -> str:
+    named = json.dumps([run, sorted(columns)]).encode()
+    return digest_text(hashlib.sha256(named).digest())
+
+
+def place_digest(place: str) -> str | None:
+    """Of where rows are, as the journal keeps it; None for rows in memory."""
+    text = b"ratls source\0" + place.encode("utf-8", "surrogatepass")
+    return digest_text(hashlib.sha256(text).digest()) if place else None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One dataset in one computation of a policy, and everything that its uses are counted by."""
+
+    study: str
+    computation: str
+    dataset: str
+    place: str | None  #           digest of where its rows are
+    learnt: frozenset[str]  #      in the form of now and of older versions
+    uses: int
+
+    @classmethod
+    def of(cls, policy: Policy, computation: str, dataset: str, place: str = "") -> Asked:
+        """`place` as `SourceSpec.place` says it; empty where it is not known."""
+        found = policy.computation_by_id(computation)
+        assert found is not None  # `Task.open` refuses what the policy does not have
+        same = learnt(found)
+        # Where one policy lists it twice, the stricter rule holds.
+        uses = min(c.uses for c in policy.computation if learnt(c) == same and dataset in c.inputs)
+        forms = frozenset({same, _learnt(found.run, _columns(found))})
+        return cls(policy.study, computation, dataset, place_digest(place), forms, uses)
+
+    def counts(self, entry: ReservedEntry) -> bool:
+        """Is this a use of the same?"""
+        if entry.dataset.casefold() != self.dataset.casefold() and (
+            self.place is None or entry.place != self.place
+        ):
+            return False
+        named = (entry.study, entry.computation.casefold())
+        return entry.learnt in self.learnt or named == (self.study, self.computation.casefold())
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What was used of a budget."""
+
+    uses: int
+    tasks: Mapping[str, frozenset[str]]  # digests of tasks that count, by study
+
+    @property
+    def used(self) -> int:
+        return sum(map(len, self.tasks.values()))
+
+    @property
+    def left(self) -> int:
+        return max(0, self.uses - self.used)
+
+
+def spent(records: Iterable[JournalRecord], asked: Asked) -> Iterator[ReservedEntry]:
+    """Releases that count: for which rows may have been sent, also where they failed.
+
+    A returned reservation does not count.
+    """
+    for held in reservations(records).values():
+        if held.counts and asked.counts(held.entry):
+            yield held.entry
+
+
+def left(records: Iterable[JournalRecord], asked: Asked) -> Budget:
+    """The budget of `asked` now."""
+    tasks: dict[str, set[str]] = {}
+    for entry in spent(records, asked):
+        tasks.setdefault(entry.study, set()).add(entry.task)
+    return Budget(asked.uses, {study: frozenset(found) for study, found in tasks.items()})
+
+
+def require_uses_left(records: Iterable[JournalRecord], asked: Asked, task: str) -> None:
+    """`task` is one of at most `uses` tasks. The same task again is not another use.
+
+    Raises: UsesExhausted.
+    """
+    others = {entry.task for entry in spent(records, asked)} - {task}
+    if len(others) >= asked.uses:
+        raise UsesExhausted(
+            f"dataset {asked.dataset}, computation {asked.computation}",
+            expected=str(asked.uses),
+            found=str(len(others)),
+        )
