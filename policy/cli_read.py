@@ -135,7 +135,7 @@ def status(
             refusal = KeysDiffer(
                 str(file),
                 expected="the keys that the parties gave",
-                found=", ".join(c.party for c in compared if not c.same),
+                found="others for " + ", ".join(c.party for c in compared if not c.same),
             )
         facts["error"] = refusal.as_json() if refusal else None
         shell.answer(facts, "\n".join(lines))

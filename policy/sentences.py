@@ -134,8 +134,8 @@ def _party(policy: Policy, party: Party, used: _Used) -> Iterator[str]:
     me, end = party.id, instant_text(policy.expires)
     for dataset in (d for d in policy.dataset if d.owner == me):
         yield (
-            f"{me} sends the enclave at most {dataset.max_rows:,} rows of {dataset.id}, with the "
-            f"columns {listed(map(name_text, dataset.columns))}. "
+            f"For each use {me} sends the enclave at most {dataset.max_rows:,} rows of "
+            f"{dataset.id}, with the columns {listed(map(name_text, dataset.columns))}. "
             f"{name_text(dataset.subject)} tells persons apart."
         )
         yield from _uses_of(dataset, used, end)

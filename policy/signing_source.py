@@ -52,15 +52,21 @@ SCHEMES = {
     "hv": False,  #      HashiCorp Vault, transit
 }
 
+_FIXES = {
+    _HSM: "check that the token is there, its PIN, and PYKCS11LIB, the path of its PKCS#11 "
+    "library; the package is installed by pip install 'ratls[hsm]'"
+}
+_LOGIN = (
+    "log in to the service as its own client does, and install what securesystemslib needs for "
+    "it: pip install 'securesystemslib[awskms]', or gcpkms, azurekms, vault"
+)
+
 
 class SigningKeyUnusable(ConfigError):
     """A token or key service does not give the key, or does not sign with it."""
 
     code = "signing-key-unusable"
-    default_fix = (
-        "check that the token is there, its PIN, and PYKCS11LIB (the path of its PKCS#11 library); "
-        "of a service its login. Packages: pip install 'ratls[hsm]' or securesystemslib[awskms]"
-    )
+    default_fix = "check that the token or service is there, and that you may use the key"
 
 
 class SigningKeyDiffers(ConfigError):
@@ -195,4 +201,7 @@ def _translated(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         found = type(error).__name__ + (f": {ascii(str(error))[:120]}" if str(error) else "")
-        raise SigningKeyUnusable(where, expected="a key that signs", found=found) from error
+        scheme = where.partition(":")[0]
+        raise SigningKeyUnusable(
+            where, expected="a key that signs", found=found, fix=_FIXES.get(scheme, _LOGIN)
+        ) from error

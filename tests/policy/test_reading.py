@@ -109,8 +109,11 @@ def test_names_of_another_script_are_shown_by_their_numbers() -> None:
     ],
 )  # fmt: skip
 def test_a_change_is_told_with_its_direction(old: str, new: str, path: str, effect: str) -> None:
-    found = {d.path: d.effect for d in changes(second((old, new)))}
+    later = second((old, new))
+    found = {d.path: d.effect for d in changes(later)}
     assert found.pop(path) == effect
+    if effect == "forbids":  # and the way back is a new permission
+        assert {d.path: d.effect for d in changes(FIRST, later)}[path] == "allows"
     # What one text is for two datasets or parties differs for both.
     assert all(other.split(".")[2:] == path.split(".")[2:] for other in found)
 

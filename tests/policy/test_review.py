@@ -59,7 +59,7 @@ def test_the_page_in_a_browser_says_what_the_commands_say(desk: Desk) -> None:
 
 
 def test_the_page_loads_nothing_and_has_no_script(desk: Desk) -> None:
-    """R01: whoever opens it must not tell anybody, nor run anything."""
+    """Whoever opens it tells nobody, and runs nothing that a file name or a policy brings."""
     count_refusal()
     fare = Fare('<script src="//x">', "task", Outcome("refused", "c", "<b>"), Outcome("accepted"))
     page = review_page(FIRST.agreement, before=None, fares=[fare], made=NOW)
@@ -177,7 +177,7 @@ def test_a_quote_that_is_none_is_an_answer_too(desk: Desk) -> None:
 
 
 def test_a_simulated_root_needs_its_word(desk: Desk) -> None:
-    """X01: a draft cannot say by itself that its root is trusted."""
+    """X01, X03: a draft cannot say by itself that its simulated root is trusted."""
     quote, bundle = files(desk)
     draft = desk.write("new.toml", RAISED)
     words_ = ("policy", "dry-run", draft, "--quotes", quote, "--collateral", bundle)

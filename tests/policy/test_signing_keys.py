@@ -101,7 +101,7 @@ def test_another_passphrase(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_key_without_a_passphrase_is_not_taken(tmp_path: Path, form: str) -> None:
-    """L07: whoever copies the disk could sign."""
+    """Whoever copies the disk could sign."""
     key = KEYS["ed25519"]
     assert isinstance(key, ed25519.Ed25519PrivateKey)
     plain = key.private_bytes(serialization.Encoding.PEM, FORMS[form], serialization.NoEncryption())
