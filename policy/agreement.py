@@ -27,7 +27,7 @@ from policy.values import Digest
 from policy.withdrawal import VERSIONS_CAP, SignedWithdrawal
 
 SCHEMA = "ratls-agreement/0"
-FILE_CAP = 16 << 20
+FILE_CAP = 4 << 20  # bytes; JSON of this size is read in half a second
 
 
 class SignatureInvalid(PolicySignatureError):

@@ -39,11 +39,12 @@ class ChannelCertificate:
             pem = certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
             if pem.strip("\n") != text.strip("\n"):
                 raise _refusal("one PEM block in its standard form", "another form")
+            # Before its signature: checking one by a huge key of another kind would take long.
+            key = PublicKey.from_crypto(certificate.public_key())
             certificate.verify_directly_issued_by(certificate)
             extensions = certificate.extensions
             basic = extensions.get_extension_for_class(x509.BasicConstraints).value
             names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            key = PublicKey.from_crypto(certificate.public_key())
         except (InvalidSignature, TypeError) as error:
             raise _refusal("a self-signed certificate", "another issuer") from error
         except (ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:

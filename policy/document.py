@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any, Self
 
 from pydantic import ValidationError
 
 from policy.errors import PolicyFormatError
 from policy.fields import Strict
-from policy.problems import Problem, from_pydantic, unknown_field
+from policy.problems import PROBLEMS_CAP, Problem, from_pydantic, unknown_field
 from policy.references import cross_problems, require_distinct_keys
 from policy.sections import (
     AgreementRule,
@@ -35,9 +36,6 @@ from policy.syntax import LineIndex, read_toml, value_problems
 from policy.trust_domain import Agreed, TrustDomain
 from policy.values import Digest
 from verifier.text import digest_text as digest_text
-
-PROBLEMS_CAP = 200  # listed at most
-
 
 _TABLES: dict[str, type[Strict]] = {"agreement": AgreementRule, "platform": Platform}
 _OPTIONAL: dict[str, type[Strict]] = {"transport": Transport}  # absent: its defaults
@@ -101,11 +99,12 @@ class Policy:
         """
         document = read_toml(raw)
         lines = LineIndex(raw.decode("utf-8"))
-        problems = value_problems(document, "", lines)
+        problems = list(islice(value_problems(document, "", lines), PROBLEMS_CAP))
         if problems:  # the sections assume that these hold
-            raise PolicyInvalid(tuple(problems[:PROBLEMS_CAP]))
+            raise PolicyInvalid(tuple(problems))
         parts = _read_sections(document, lines, problems)
-        problems += cross_problems(parts, document, lines, known_roots)
+        cross = cross_problems(parts, document, lines, known_roots)
+        problems += islice(cross, max(0, PROBLEMS_CAP - len(problems)))
         if problems:
             raise PolicyInvalid(tuple(problems[:PROBLEMS_CAP]))
         require_distinct_keys(parts["party"])
@@ -182,6 +181,8 @@ def _read_sections(
             continue
         for i, entry in enumerate(entries):
             kind = _kind(model, entry)
+            if len(problems) >= PROBLEMS_CAP:
+                raise PolicyInvalid(tuple(problems[:PROBLEMS_CAP]))  # no more are looked for
             section = _read(kind, entry, f"{name}[{i}]", lines, problems)
             if section is not None:
                 parts[name][i] = section

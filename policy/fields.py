@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from policy.problems import Unfit
 from policy.text import Fault, identifier_fault, slug_fault
@@ -52,9 +52,11 @@ def not_zero(text: str) -> str:
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """No entry stands in the list twice."""
-    for i, value in enumerate(values):
-        if value in values[:i]:
+    seen: set[Any] = set()
+    for value in values:
+        if value in seen:
             raise Unfit("each entry once", f"{value!r} twice")
+        seen.add(value)
     return values
 
 
@@ -71,5 +73,23 @@ Hex16 = Annotated[str, AfterValidator(_hexadecimal(16))]
 Hex32 = Annotated[str, AfterValidator(_hexadecimal(32)), AfterValidator(not_zero)]
 Hex48OrZero = Annotated[str, AfterValidator(hex48)]
 Hex48 = Annotated[str, AfterValidator(hex48), AfterValidator(not_zero)]
+
+
 # `strict=False` lets a TOML array become a tuple; its entries are still read strictly.
-ONE_OR_MORE = (Field(strict=False, min_length=1, max_length=256), AfterValidator(distinct))
+def at_most(count: int) -> BeforeValidator:
+    """A validator of the length of a list or table, before its entries are looked at (P24)."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | tuple | dict) and len(value) > count:
+            raise Unfit(f"at most {count} entries", str(len(value)))
+        return value
+
+    return BeforeValidator(check)
+
+
+LIST_CAP = 256
+ONE_OR_MORE = (
+    Field(strict=False, min_length=1),
+    AfterValidator(distinct),
+    at_most(LIST_CAP),
+)

@@ -10,6 +10,8 @@ from policy.problems import Unfit
 from policy.text import identifier_fault
 
 T = TypeVar("T")
+CHOICES_CAP = 256  # values that a task may choose from
+ENTRIES_CAP = 4096  # of a list; a dataset has as many columns at most
 Value = bool | int | float | str | tuple[Any, ...]  # tuples hold scalars of one kind
 
 
@@ -68,6 +70,11 @@ def same(left: Value, right: Value) -> bool:
     return type(left) is type(right) and left == right
 
 
+def _by_kind(value: Value) -> tuple[Any, ...]:
+    """Equal for values that are the `same`; a list has values of one kind."""
+    return (type(value), type(value[0]) if isinstance(value, tuple) else None, value)
+
+
 def read_table(value: Any, read: Callable[[str, Any], T]) -> dict[str, T]:
     """A table of parameters by name, each read by `read`. Raises: Unfit."""
     if not isinstance(value, dict) or len(value) > 64:
@@ -84,10 +91,10 @@ def parse_parameter(name: str, value: Any) -> Parameter:
         return Fixed(as_value(name, value))
     if set(value) == {"choose"}:
         options = value["choose"]
-        if not isinstance(options, list) or not options:
-            raise Unfit(f"{name}.choose of at least one value", "none")
+        if not isinstance(options, list) or not 1 <= len(options) <= CHOICES_CAP:
+            raise Unfit(f"{name}.choose of 1 to {CHOICES_CAP} values", "none, or more")
         chosen = tuple(as_value(name, option) for option in options)
-        if any(same(a, b) for i, a in enumerate(chosen) for b in chosen[:i]):
+        if len(set(map(_by_kind, chosen))) < len(chosen):
             raise Unfit(f"{name}.choose with each value once", "one twice")
         return Choice(chosen)
     if set(value) == {"min", "max"}:
@@ -104,8 +111,10 @@ def as_value(name: str, value: Any) -> Value:
     """A scalar or a list of scalars of one kind. Raises: Unfit."""
     if isinstance(value, list | tuple):
         entries = tuple(value)
-        if not entries or any(type(e) not in (int, float, str) for e in entries):
-            raise Unfit(f"{name} as a non-empty list of numbers or texts", "another list")
+        if not 1 <= len(entries) <= ENTRIES_CAP:
+            raise Unfit(f"{name} as a list of 1 to {ENTRIES_CAP} values", "none, or more")
+        if any(type(e) not in (int, float, str) for e in entries):
+            raise Unfit(f"{name} as a list of numbers or texts", "another list")
         if len({type(e) for e in entries}) > 1:
             raise Unfit(f"{name} as a list of one kind", "a mixed list")
         return entries

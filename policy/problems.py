@@ -6,9 +6,12 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
+from reprlib import Repr
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+PROBLEMS_CAP = 200  # that are listed, and that are looked for
 
 
 class Unfit(ValueError):
@@ -17,6 +20,16 @@ class Unfit(ValueError):
     def __init__(self, expected: str, found: str, *, field: str = "") -> None:
         super().__init__(expected, found)
         self.expected, self.found, self.field = expected, found, field
+
+
+_SHORT = Repr()
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxlevel = 4
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def shortened(value: Any) -> str:
+    """What was found, in at most 80 characters; a large value is not written out for that."""
+    return ascii(_SHORT.repr(value))[1:-1][:80]
 
 
 LineOf = Callable[[str], int | None]  # the line of a path, see `policy.syntax.LineIndex`
@@ -70,7 +83,7 @@ class Problem:
 
 def unknown_field(name: str, known: Collection[str], path: str, line_of: LineOf) -> Problem:
     """P10: an unknown field is refused; the nearest known name is suggested."""
-    close = get_close_matches(name, known, n=1)
+    close = get_close_matches(name[:128], known, n=1)
     fix = f"did you mean {close[0]}?" if close else "known here: " + ", ".join(sorted(known))
     return Problem(path, line_of(path), _A_KNOWN_FIELD, f"the unknown field {name!a}", fix)
 
@@ -81,9 +94,10 @@ def from_pydantic(
     """One problem per place, also for a union that fails in every arm."""
     problems: dict[str, Problem] = {}
     entries = error.errors(include_url=False)
-    places = [_place(entry["loc"], path) for entry in entries]
     # A misspelt name is two problems, unknown and missing: the one with the hint comes first.
-    for entry in sorted(entries, key=lambda e: e["type"] != "extra_forbidden"):
+    entries = sorted(entries, key=lambda e: e["type"] != "extra_forbidden")[:PROBLEMS_CAP]
+    places = [_place(entry["loc"], path) for entry in entries]
+    for entry in entries:
         place = _place(entry["loc"], path)
         if entry["type"] == "too_short" and any(p.startswith(f"{place}[") for p in places):
             continue  # pydantic counts valid entries only; the invalid ones are listed already
@@ -138,6 +152,6 @@ def _described(entry: Any, place: str) -> tuple[str, str, str]:
     if kind == "value_error":
         fault: Unfit = context["error"]
         return fault.expected, fault.found, join(place, (fault.field,)) if fault.field else place
-    found = "nothing" if kind == "missing" else ascii(entry["input"])[:80]
+    found = "nothing" if kind == "missing" else shortened(entry["input"])
     words = _WORDS[kind].format_map(context) if kind in _WORDS else entry["msg"]
     return words, found, place

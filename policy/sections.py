@@ -8,13 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
+from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    model_validator,
+)
 
 from policy.channel import ChannelCertificate
 from policy.fields import (
+    LIST_CAP,
     ONE_OR_MORE,
     Hex4,
     Hex6,
@@ -23,19 +31,22 @@ from policy.fields import (
     Identifier,
     Slug,
     Strict,
+    at_most,
     distinct,
     faultless,
     little_endian,
 )
 from policy.keys import EncryptionKey, OperationKey, PublicKey, SigningKey
-from policy.parameters import Parameter, parse_parameter, read_table
-from policy.problems import Unfit
+from policy.parameters import ENTRIES_CAP, Parameter, parse_parameter, read_table
+from policy.problems import Unfit, shortened
 from policy.text import name_fault
 from verifier.anchors import Mode, RootName
 from verifier.errors import RatlsError
 from verifier.text import instant_fault
 
 ANY_MACHINE = "any genuine platform"
+MACHINES_CAP = 4096
+PEM_CAP = 16 * 1024
 VERSION_CAP = 1_000_000  # P14: no version may be so high that nothing can follow it
 
 
@@ -43,8 +54,9 @@ def _translated(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
     """A parser as a validator: pydantic then adds the path to its refusal."""
 
     def check(text: Any) -> Any:
-        if not isinstance(text, str):
-            raise Unfit("text in PEM form", type(text).__name__)
+        if not isinstance(text, str) or len(text) > PEM_CAP:
+            found = "more" if isinstance(text, str) else type(text).__name__
+            raise Unfit(f"text in PEM form of at most {PEM_CAP} characters", found)
         try:
             return parse(text)
         except RatlsError as refusal:
@@ -65,7 +77,9 @@ def _machines(value: Any) -> tuple[str, ...]:
     if value == ANY_MACHINE:
         return ()
     if not isinstance(value, list) or not value or not all(isinstance(m, str) for m in value):
-        raise Unfit(f'a non-empty list, or the words "{ANY_MACHINE}"', f"{str(value)[:80]!r}")
+        raise Unfit(f'a non-empty list, or the words "{ANY_MACHINE}"', shortened(value))
+    if len(value) > MACHINES_CAP:
+        raise Unfit(f"at most {MACHINES_CAP} machines; more in a machines_file", str(len(value)))
     return distinct(tuple(machine(m) for m in value))
 
 
@@ -238,7 +252,10 @@ class Platform(Strict):
     root: str
     tcb_statuses: Annotated[tuple[Status, ...], *ONE_OR_MORE]
     accepted_advisories: Annotated[
-        tuple[Advisory, ...], Field(strict=False, max_length=256), AfterValidator(distinct)
+        tuple[Advisory, ...],
+        Field(strict=False),
+        AfterValidator(distinct),
+        at_most(LIST_CAP),
     ]
     min_tcb_evaluation_data_number: Annotated[int, Field(ge=1, le=0xFFFF)]
     min_tcb_date: date
@@ -339,11 +356,28 @@ class Dataset(Strict):
     subject: str
     columns: Annotated[  # in declared order
         Mapping[ColumnName, Column],
-        Field(min_length=1, max_length=4096),
+        Field(min_length=1),
         BeforeValidator(_expanded),
+        at_most(ENTRIES_CAP),  # before the others
         AfterValidator(MappingProxyType),
     ]
     max_rows: Annotated[int, Field(ge=1, le=10**10)]
+
+    @cached_property
+    def usable_before(self) -> dict[tuple[frozenset[str], bool], frozenset[str]]:
+        """What `usable` found."""
+        return {}
+
+    def usable(self, types: frozenset[str], *, nullable: bool) -> frozenset[str]:
+        """The columns of these types, without those that may be null unless `nullable`."""
+        known = self.usable_before.get((types, nullable))
+        if known is None:
+            known = self.usable_before[types, nullable] = frozenset(
+                name
+                for name, column in self.columns.items()
+                if column.type in types and (nullable or not column.nullable)
+            )
+        return known
 
     def spelling(self, name: str) -> str | None:
         """How texts of a column must be written: `canonical`, `folded`, or None for no rule."""

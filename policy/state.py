@@ -117,7 +117,7 @@ class StudyState:
             standing.require_return(complete.policy, keyids)
             newest = standing.accepted.get(study)
             if newest is not None:
-                _require_successor(complete, newest)
+                require_successor(complete, newest)
             # First the record: after a crash the state asks for this agreement again.
             if newest != accepted:
                 journal.append(accepted, at)
@@ -351,7 +351,7 @@ class StudyState:
         return self.folder / f"{study}{_SUFFIX}"
 
 
-def _require_successor(offered: CompleteAgreement, newest: AcceptedEntry) -> None:
+def require_successor(offered: CompleteAgreement, newest: AcceptedEntry) -> None:
     """P12, P16: no lower version, no other policy of the same version, no other history.
 
     Each version names the digest of the one before, so one digest fixes all versions before it.

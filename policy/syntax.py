@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from datetime import datetime, time
 from typing import Any
 
@@ -19,7 +20,12 @@ TEXT_CAP = 1 << 20
 LINE_CAP = 64 * 1024  # characters; longer lines are no text that a person reads
 # `tomllib` takes time quadratic in the parts of one dotted key: 30,000 of them took 15 s.
 DOTS_CAP = 500
+DOTS_WORK_CAP = 1_000_000  # squares of the dots in each line, of all lines
+# Each of these ends a value or a line: what is read after it takes microseconds, and memory.
+MARKS = ",=\n"
+MARKS_CAP = 40_000
 DEPTH_CAP = 16
+NAME_CAP = 128  # characters of a key
 _PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)\Z")
 # `tomllib` cuts a fraction after six digits: what was signed would not be what is compared.
 _FRACTION = re.compile(
@@ -94,37 +100,48 @@ def _visible_text(raw: bytes, thing: str) -> str:
             expected="visible characters",
             found=describe(text[hidden]),
         )
+    if sum(map(text.count, MARKS)) > MARKS_CAP:
+        raise PolicyTooLarge(
+            thing, expected=f"at most {MARKS_CAP} commas, equal signs and line ends", found="more"
+        )
+    work = 0
     for number, content in enumerate(text.split("\n"), 1):
-        if len(content) > LINE_CAP or content.count(".") > DOTS_CAP:
+        dots = content.count(".")
+        work += dots**2
+        if len(content) > LINE_CAP or dots > DOTS_CAP or work > DOTS_WORK_CAP:
             raise PolicyTooLarge(
                 f"{thing}: line {number}",
-                expected=f"at most {LINE_CAP} characters and {DOTS_CAP} dots",
+                expected=f"at most {LINE_CAP} characters and {DOTS_CAP} dots, and few such lines",
                 found="more",
             )
     return text
 
 
-def value_problems(value: Any, path: str, lines: LineIndex, depth: int = 0) -> list[Problem]:
+def value_problems(value: Any, path: str, lines: LineIndex, depth: int = 0) -> Iterator[Problem]:
     """What TOML can say and a policy must not, at any depth."""
     if depth > DEPTH_CAP:
-        return [Problem(path, lines.find(path), f"at most {DEPTH_CAP} levels", "more")]
+        yield Problem(path, lines.find(path), f"at most {DEPTH_CAP} levels", "more")
+        return
     match value:
         case dict():
-            found = [p for k in value for p in _text_problems(k, path, lines, "a name")]
+            for key in value:
+                if len(key) > NAME_CAP:
+                    wanted = f"names of at most {NAME_CAP} characters"
+                    yield Problem(path, lines.find(path), wanted, ascii(key[:40]))
+                    return  # a path with it is not looked for
+                yield from _text_problems(key, path, lines, "a name")
             for key, inner in value.items():
-                found += value_problems(inner, f"{path}.{key}" if path else key, lines, depth + 1)
-            return found
+                place = f"{path}.{key}" if path else key
+                yield from value_problems(inner, place, lines, depth + 1)
         case list():
-            return [
-                problem
-                for i, inner in enumerate(value)
-                for problem in value_problems(inner, f"{path}[{i}]", lines, depth + 1)
-            ]
+            for i, inner in enumerate(value):
+                yield from value_problems(inner, f"{path}[{i}]", lines, depth + 1)
         case str():
             # An escape such as \u202e is visible in the file and not in what it says.
-            return _text_problems(value, path, lines, "text")
-    wanted = _scalar_fault(value)
-    return [Problem(path, lines.find(path), wanted, str(value)[:40])] if wanted else []
+            yield from _text_problems(value, path, lines, "text")
+        case _:
+            if fault := _scalar_fault(value):
+                yield Problem(path, lines.find(path), fault, str(value)[:40])
 
 
 def _scalar_fault(value: Any) -> str | None:

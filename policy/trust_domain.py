@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from policy.fields import (
+    LIST_CAP,
     ONE_OR_MORE,
     Hex8,
     Hex16,
@@ -24,12 +25,13 @@ from policy.fields import (
     Hex48OrZero,
     Identifier,
     Strict,
+    at_most,
     distinct,
     hex48,
     little_endian,
     not_zero,
 )
-from policy.problems import Unfit
+from policy.problems import Unfit, shortened
 from policy.sections import Enclave
 from verifier.td import SEPT_VE_DISABLE, TD_UNPROTECTED
 
@@ -62,7 +64,9 @@ def _modules(value: Any) -> tuple[str, ...]:
     if value == ANY_MODULE:
         return ()
     if not isinstance(value, list) or not value or not all(isinstance(m, str) for m in value):
-        raise Unfit(f'a non-empty list, or the words "{ANY_MODULE}"', ascii(value)[:80])
+        raise Unfit(f'a non-empty list, or the words "{ANY_MODULE}"', shortened(value))
+    if len(value) > LIST_CAP:
+        raise Unfit(f"at most {LIST_CAP} modules", str(len(value)))
     return distinct(tuple(not_zero(hex48(m)) for m in value))
 
 
@@ -86,8 +90,9 @@ class TrustDomain(Strict):
     rtmr3_events: (
         Annotated[
             tuple[Hex48, ...],
-            Field(strict=False, min_length=1, max_length=MAX_EVENTS),
+            Field(strict=False, min_length=1),
             AfterValidator(distinct),
+            at_most(MAX_EVENTS),
         ]
         | None
     ) = None

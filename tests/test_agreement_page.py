@@ -18,7 +18,18 @@ pytestmark = pytest.mark.slow
 
 PAGE = (Path(__file__).parent.parent / "docs" / "agreement.md").read_text("utf-8")
 BLOCK = re.compile(r"<!-- walk: (.*?) -->\n```\n(.*?)```\n", re.DOTALL)
-STEPS = ["keys", "draft", "understand", "sign", "unite", "accept", "change", "try", "again", "withdraw"]
+STEPS = [
+    "keys",
+    "draft",
+    "understand",
+    "sign",
+    "unite",
+    "accept",
+    "change",
+    "try",
+    "again",
+    "withdraw",
+]
 
 
 def test_the_walk_from_the_draft_to_the_end(tmp_path: Path) -> None:
