@@ -19,12 +19,15 @@ from hypothesis import strategies as st
 
 from policy.agreement import Agreement
 from policy.agreement_file import PolicyBytesDiffer, agreement_to_sign, difference_text
+from policy.chain import PredecessorNotConsenting
 from policy.document import digest_text
+from policy.envelope import Envelope
 from policy.errors import PolicyConflict
 from policy.keys import KeySigner, SigningSigner
 from policy.merging import KeysDiffer, merge, signatures_in
-from policy.signing import add_signature
+from policy.signing import add_signature, sign
 from policy.state import StudyState
+from policy.withdrawal import Withdrawal
 from tests.policy.desk import NOW, WORLD, Desk
 from tests.support.parties import ROOTS, Consortium, local_party
 from tests.support.refusal import count_refusal, refused
@@ -111,6 +114,23 @@ def test_late_signatures_on_earlier_versions_are_kept() -> None:
     first = world.agreement(text, signers=[ALICE, BOB])
     more = merge([first, world.agreement(text, signers=[ALICE, BOB, CAROL])])
     assert more.newest.signed == (ALICE, BOB, CAROL)
+
+
+def test_a_withdrawal_in_one_of_the_files_is_kept() -> None:
+    """Bob left: version 2 needs no signature of his where his withdrawal is in the file."""
+    first = WORLD.complete()
+    gone = Envelope.parse(Withdrawal.of(first.agreement, BOB).seal(WORLD.bob.signing))
+    text = WORLD.policy_text(version="2", previous=f'"{digest_text(first.digest)}"', **{BOB: ""})
+    raw = text.replace('owner = "bob-hospital"', 'owner = "alice-clinic"').encode()
+    without = Agreement.draft(raw, ROOTS, first)
+    with_it = Agreement.draft(raw, ROOTS, first, [gone])
+    mine, theirs = sign(without, WORLD.alice), sign(with_it, WORLD.carol)
+    for order in ([mine, theirs], [theirs, mine], [theirs, mine, theirs]):
+        again = Agreement.parse(merge(order).encode(), ROOTS)
+        assert len(again.withdrawals) == 1
+        again.require_complete()
+    with refused(PredecessorNotConsenting):
+        merge([mine, sign(without, WORLD.carol)]).require_complete()
 
 
 # Who signed, who is missing, whose key does not match.

@@ -78,6 +78,7 @@ def test_names_of_another_script_are_shown_by_their_numbers() -> None:
     [
         ("uses = 10", "uses = 30", "computation.train.uses", "allows"),
         ("uses = 10", "uses = 3", "computation.train.uses", "forbids"),
+        ("uses = 10", "uses = 10\nmin_owners = 2", "computation.train.min_owners", "forbids"),
         ("_input = 20", "_input = 10", f"{RELEASE}.min_subjects_per_input", "allows"),
         ("_input = 20", "_input = 30", f"{RELEASE}.min_subjects_per_input", "forbids"),
         ("digits = 6", "digits = 5", "computation.train.release.significant_digits", "forbids"),
