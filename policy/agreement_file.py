@@ -10,18 +10,20 @@ with a digest that the reader knows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from policy.agreement import FILE_CAP, Agreement, CompleteAgreement
 from policy.document import Policy, digest_text
-from policy.errors import PolicyConflict, PolicyTrustError
+from policy.errors import PolicyConflict, PolicyConflictError, PolicyTrustError
 from policy.machines import with_machines
+from policy.merging import merge
 from policy.party import LocalParty
 from policy.signing import OwnSignatureMissing, require_own_signature, sign
 from policy.state import StudyState
-from verifier.errors import Exit
+from verifier.errors import Exit, placed
 from verifier.files import parse_file, read_file, rewrite
 from verifier.modes import known_roots
 
@@ -129,22 +131,77 @@ def agreement_to_sign(file: Path, store: StudyState) -> tuple[Path, Agreement]:
     if file.suffix == ".json":
         return file, read_agreement(file)
     beside = file.with_name(f"{file.stem}.agreement.json")
-    read = read_policy(file)
     if not beside.exists():
+        read = read_policy(file)
         if read.version == 1:
             return beside, Agreement.draft(read.raw, known_roots())
         before, withdrawals = store.stored(read.study), store.withdrawals(read.study)
         return beside, Agreement.draft(read.raw, known_roots(), before, withdrawals)
     agreement = read_agreement(beside)
     # A policy that was edited after the first signature is another policy.
-    if agreement.policy.raw != read.raw:
-        raise PolicyConflict(
-            f"{beside}",
-            expected=f"signatures on {file}, {digest_text(read.digest)}",
-            found=digest_text(agreement.digest),
-            fix=f"sign {beside} if that is the right text, or move it away to start again",
-        )
+    _require_same_bytes(file, read_file(file, cap=FILE_CAP), beside, agreement)
     return beside, agreement
+
+
+class PolicyBytesDiffer(PolicyConflictError):
+    """The policy.toml is not the text that was signed: edited, or changed on its way by mail."""
+
+    code = "policy-bytes-differ"
+    default_fix = "sign the agreement file, which holds the signed original"
+    says = "{thing} is not {expected}: {found}"
+
+
+def _require_same_bytes(file: Path, raw: bytes, beside: Path, agreement: Agreement) -> None:
+    """Before the text is parsed: a line end or a byte order mark is refused there, and the reader
+    would look for a mistake of its author. Raises: PolicyBytesDiffer."""
+    if (signed := agreement.policy.raw) == raw:
+        return
+    raise PolicyBytesDiffer(
+        str(file),
+        expected=f"the text that was signed in {beside}, {digest_text(agreement.digest)}",
+        found=difference_text(signed, raw),
+        fix=f"sign {beside}, which holds the signed original, and send that file to the others; "
+        "or move it away to start again with the new text",
+    )
+
+
+def difference_text(signed: bytes, found: bytes) -> str:
+    """Where two texts begin to differ, and whether a mail program did it. Shows no text."""
+    if found.removeprefix(b"\xef\xbb\xbf") == signed:
+        return "a byte order mark was put before its first byte"
+    if found.replace(b"\r\n", b"\n") == signed:
+        line = found[: found.index(b"\r\n")].count(b"\n") + 1
+        return f"its line ends were changed to CR LF, from line {line} on"
+    shorter = min(len(signed), len(found))
+    at = next((i for i in range(shorter) if signed[i] != found[i]), shorter)
+    line = signed[:at].count(b"\n") + 1
+    column = at - (signed.rfind(b"\n", 0, at) + 1) + 1
+    if found.rstrip(b"\n") == signed.rstrip(b"\n"):
+        word = "added" if len(found) > len(signed) else "lost"
+        return f"{abs(len(found) - len(signed))} line ends were {word} at its end, line {line}"
+    return (
+        f"the first byte that differs is number {at + 1}, line {line}, column {column}; "
+        f"{len(signed)} bytes were signed, and it has {len(found)}"
+    )
+
+
+def merge_files(files: Sequence[Path], output: Path) -> Agreement:
+    """All signatures of these files in one, united with what the output has already.
+
+    Raises: as `read_agreement`; PolicyConflict, FileNotWritten.
+    """
+    read = [read_agreement(path) for path in files]
+    done = merge(read)
+
+    def unite(content: bytes | None) -> bytes:
+        nonlocal done
+        if content is not None:
+            with placed(str(output)):
+                done = merge([Agreement.parse(content, known_roots()), *read])
+        return done.encode()
+
+    rewrite(output, unite, cap=FILE_CAP)
+    return done
 
 
 def sign_file(path: Path, read: Agreement, local: LocalParty) -> Agreement:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from policy import cli_sign, cli_state
+from policy import cli_read, cli_review, cli_sign, cli_state
 from policy.options import (
     AgreementFile,
     ExpectLibpal,
@@ -207,28 +207,10 @@ def _announced(policy: Policy, files: Sequence[Path]) -> list[tuple[str, Announc
     return found
 
 
-@policy.command("show")
-def policy_show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml or an agreement.")],
-    json: Json = False,
-) -> None:
-    """Show a policy as it was read, not as it was written.
-
-    Example: ratls policy show study.agreement.json
-    """
-    from verifier.shell import refusals_as_exit_status
-
-    with refusals_as_exit_status(json) as shell:
-        from policy.agreement_file import read_policy
-        from policy.show import as_json, tables
-
-        shown = read_policy(file)
-        shell.warn_simulation(shown.platform.simulated)
-        if json:
-            shell.answer(as_json(shown), "")
-            return
-        for table in tables(shown):
-            shell.out.print(table)
+policy.command("show")(cli_read.show)
+policy.command("diff")(cli_read.diff)
+policy.command("review")(cli_review.review)
+policy.command("dry-run")(cli_review.dry_run)
 
 
 @policy.command("machines")
@@ -267,23 +249,8 @@ def policy_machines(
 policy.command("sign")(cli_sign.sign)
 
 
-@policy.command("status")
-def policy_status(file: AgreementFile, json: Json = False) -> None:
-    """Show who signed an agreement, and who is missing. Does not check who has the keys.
-
-    Example: ratls policy status study.agreement.json
-    """
-    from verifier.shell import refusals_as_exit_status
-
-    with refusals_as_exit_status(json) as shell:
-        from policy.agreement_file import read_agreement
-        from policy.show import agreement_facts, signatures_text, signers_table
-
-        agreement = read_agreement(file)
-        shell.warn_simulation(agreement.policy.platform.simulated)
-        if not json:
-            shell.out.print(signers_table(agreement))
-        shell.answer(agreement_facts(agreement), signatures_text(agreement))
+policy.command("merge")(cli_sign.merge)
+policy.command("status")(cli_read.status)
 
 
 @policy.command("verify")

@@ -52,9 +52,10 @@ def sign(
         require_listed(agreement.policy, local)
         require_not_expired(agreement.policy, now())
         require_machines_file(agreement.policy, path.parent)
-        changes = key_changes(agreement.policy, store.predecessor_of(agreement))
+        before = store.predecessor_of(agreement)
+        changes = key_changes(agreement.policy, before)
         shell.warn_simulation(agreement.policy.platform.simulated)
-        _show_changes(shell, changes)
+        _show(shell, agreement.policy, before, changes)
         _require_consent("sign", agreement.policy, local, yes)
         signed = sign_file(path, agreement, local)
         shell.answer(
@@ -96,7 +97,7 @@ def accept(
         before = store.accepted_in(agreement) or store.predecessor_of(agreement)
         changes = key_changes(agreement.policy, before)
         shell.warn_simulation(agreement.policy.platform.simulated)
-        _show_changes(shell, changes)
+        _show(shell, agreement.policy, before, changes)
         _require_consent("take into force", agreement.policy, local, yes)
         at = now()
         complete = store.accept(agreement, local, at, machines)
@@ -106,6 +107,39 @@ def accept(
             agreement_facts(agreement) | {"party": local.party_id, "keys": _json(changes)},
             f"{complete.policy.study} version {complete.policy.version}: "
             f"in force for {local.party_id}{from_when}",
+        )
+
+
+def merge(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Agreements on the same policy.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="File with all signatures; one that is there is united too."
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Unite what several parties signed at the same time, each in a copy of its own.
+
+    Every signature of every file is checked first. Nothing is added to a policy: files on another
+    policy are refused, and so is a file in the place of the output that is about another one.
+
+    Example: ratls policy merge alice.agreement.json bob.agreement.json -o study.agreement.json
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json) as shell:
+        from policy.agreement_file import merge_files
+        from policy.show import agreement_facts, signatures_text
+
+        merged = merge_files(files, output)
+        shell.warn_simulation(merged.policy.platform.simulated)
+        shell.answer(
+            agreement_facts(merged) | {"agreement": str(output)},
+            f"{output}: {signatures_text(merged)}",
         )
 
 
@@ -123,11 +157,29 @@ def _json(changes: tuple[KeyChange, ...]) -> list[dict[str, str]]:
     ]
 
 
-def _show_changes(shell: Shell, changes: tuple[KeyChange, ...]) -> None:
+def _show(
+    shell: Shell, policy: Policy, before: Policy | None, changes: tuple[KeyChange, ...]
+) -> None:
+    """What is consented to, on stderr: the keys, and then, beside the question, the sentences of a
+    first version, or what a later one changes."""
+    from policy.cli_read import wrapped
     from policy.show import keys_table
 
-    if not shell.json_output:
-        shell.err.print(keys_table(changes))
+    if shell.json_output:
+        return
+    if differing := [change for change in changes if change.status != "unchanged"]:
+        shell.err.print(keys_table(differing))
+    if unchanged := len(changes) - len(differing):
+        shell.say(f"{unchanged} keys are unchanged")
+    if before is None:
+        from policy.sentences import markdown, sections
+
+        text = markdown(sections(policy))
+    else:
+        from policy import difference
+
+        text = difference.markdown(before, policy, difference.differences(before, policy))
+    shell.err.print(f"\n{wrapped(shell.err, text)}\n", markup=False)
 
 
 class ConsentMissing(ConfigError):

@@ -4,7 +4,8 @@
     party.operation.sign(payload_type, payload)    # reads operation.key now
 
 Files: `party.toml` (public, to paste into a policy), `signing.key`, `operation.key`,
-`channel.key`, for recipients `encryption.key` (all encrypted, 0600), and `channel.crt`.
+`channel.key`, for recipients `encryption.key` (all encrypted, 0600), and `channel.crt`. Instead of
+`signing.key` there may be `signing.uri`: where that key is, see `policy.signing_source`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from policy.errors import PartyFolderMalformed, PassphraseMissing
 from policy.keys import (
     KeySigner,
     OperationSigner,
+    PublicKey,
     SigningSigner,
     load_private_key,
     private_pem,
@@ -39,6 +41,7 @@ from policy.text import slug_fault
 from verifier.errors import ConfigError
 from verifier.files import FileNotWritten, make_folder, read_file, write_new
 
+SIGNING_URI = "signing.uri"
 Passphrase = bytes | Callable[[], bytes] | None  # a callable is asked once, when first needed
 
 
@@ -74,7 +77,17 @@ class LocalParty:
 
     @cached_property
     def signing(self) -> SigningSigner:
-        """For policies and withdrawals only. Raises as `load_private_key`, and KeyPairDiffers."""
+        """For policies and withdrawals only.
+
+        Raises: as `load_private_key`, KeyPairDiffers; as `SigningSource.signer`.
+        """
+        place = self.folder / SIGNING_URI
+        if os.path.lexists(place):
+            from policy.signing_source import SigningSource  # of tokens and services: not for all
+
+            where = read_file(place, cap=4096).decode("utf-8", "replace").strip()
+            source = SigningSource(where, lambda: self._passphrase)
+            return SigningSigner(source.signer(self.public.signing_key))
         key = self._private("signing.key", self.public.signing_key.spki)
         return SigningSigner(KeySigner.from_private(key))
 
@@ -129,8 +142,12 @@ def create_party(
     passphrase: bytes,
     at: datetime,
     roles: tuple[str, ...] = ("provider",),
+    signing: tuple[str, PublicKey] | None = None,
 ) -> LocalParty:
     """Make all keys and the certificate of a party in a folder that has none.
+
+    Args:
+        signing: Where an existing signing key is, and its public half; none is made then.
 
     Raises: PartyIdMalformed, PassphraseMissing, FileNotWritten (nothing is ever overwritten).
     """
@@ -140,16 +157,15 @@ def create_party(
         raise PassphraseMissing("party keys", expected="a passphrase", found="an empty one")
     channel = ec.generate_private_key(ec.SECP256R1())
     certificate = make_channel_certificate(channel, party_id, at)
-    keys: dict[str, PrivateKeyTypes] = {
-        "signing": ed25519.Ed25519PrivateKey.generate(),
-        "operation": ed25519.Ed25519PrivateKey.generate(),
-        "channel": channel,
-    }
+    keys: dict[str, PrivateKeyTypes] = {}
+    if signing is None:
+        keys["signing"] = ed25519.Ed25519PrivateKey.generate()
+    keys |= {"operation": ed25519.Ed25519PrivateKey.generate(), "channel": channel}
     if "recipient" in roles:
         keys["encryption"] = x25519.X25519PrivateKey.generate()
-    block = _party_block(party_id, roles, keys, certificate)
+    block = _party_block(party_id, roles, keys, certificate, signing and signing[1])
     make_folder(folder)
-    names = [f"{n}.key" for n in keys] + ["party.toml", "channel.crt"]
+    names = [f"{n}.key" for n in (*keys, "signing")] + [SIGNING_URI, "party.toml", "channel.crt"]
     if present := [name for name in names if os.path.lexists(folder / name)]:
         raise FileNotWritten(
             str(folder), expected="a folder without keys", found=", ".join(sorted(present))
@@ -157,6 +173,8 @@ def create_party(
     encryption = serialization.BestAvailableEncryption(passphrase)
     for name, key in keys.items():
         write_new(folder / f"{name}.key", private_pem(key, encryption), mode=0o600)
+    if signing is not None:
+        write_new(folder / SIGNING_URI, f"{signing[0]}\n".encode(), mode=0o600)
     write_new(folder / "channel.crt", certificate.pem.encode("ascii"), mode=0o644)
     write_new(folder / "party.toml", block.encode("utf-8"), mode=0o644)
     return LocalParty.load(folder, passphrase)
@@ -189,9 +207,12 @@ def _party_block(
     roles: tuple[str, ...],
     keys: dict[str, PrivateKeyTypes],
     certificate: ChannelCertificate,
+    signing: PublicKey | None,
 ) -> str:
     listed = ", ".join(f'"{role}"' for role in roles)
     lines = ["[[party]]", f'id = "{party_id}"', f"roles = [{listed}]"]
+    if signing is not None:
+        lines.append(f'signing_key = """{signing.pem}"""')
     for name, key in keys.items():
         if name == "channel":
             lines.append(f'channel_certificate = """{certificate.pem}"""')

@@ -17,11 +17,13 @@ from rich.text import Text
 from policy.agreement import Agreement
 from policy.document import Policy, digest_text
 from policy.machines import machines_path, with_machines
+from policy.merging import SignatureFound
 from policy.parameters import Fixed, Parameter
 from policy.sections import ANY_MACHINE, Column, Party, Platform
 from policy.signing import KeyChange
 from policy.statement import instant_text
 from policy.trust_domain import ANY_MODULE, Agreed, TrustDomain
+from verifier.errors import RatlsError
 
 
 def as_json(policy: Policy) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def as_json(policy: Policy) -> dict[str, Any]:
         "transport": policy.transport.model_dump(mode="json"),
         "dataset": [
             d.model_dump(mode="json", exclude={"columns"})
-            | {"columns": {n: _column(c) for n, c in d.columns.items()}}
+            | {"columns": {n: column_text(c) for n, c in d.columns.items()}}
             for d in policy.dataset
         ],
         "computation": [
@@ -66,9 +68,7 @@ def tables(policy: Policy) -> Iterable[Table]:
 
 def notes(policy: Policy, folder: Path) -> dict[str, str]:
     """What a signer should notice: where the policy leaves something open, or needs a file."""
-    platform, found = policy.platform, {}
-    if platform.machines == ():
-        found["platform.machines"] = f"{ANY_MACHINE}: who runs it is not known"
+    found = notes_of(policy)
     path = machines_path(policy, folder)
     if path is not None:
         fleet = with_machines(policy, folder).fleet
@@ -76,6 +76,14 @@ def notes(policy: Policy, folder: Path) -> dict[str, str]:
         found["platform.machines_file"] = f"{path.name} " + (
             count if fleet is None else f"has {len(fleet)} machines"
         )
+    return found
+
+
+def notes_of(policy: Policy) -> dict[str, str]:
+    """What the policy leaves open, read from itself alone."""
+    found: dict[str, str] = {}
+    if policy.platform.machines == ():
+        found["platform.machines"] = f"{ANY_MACHINE}: who runs it is not known"
     for domain in policy.enclave:
         if isinstance(domain, TrustDomain):
             found |= {f"{domain.name}.{name}": text for name, text in _domain_notes(domain)}
@@ -101,8 +109,17 @@ def agreement_facts(agreement: Agreement) -> dict[str, Any]:
         "threshold": agreement.policy.agreement.threshold,
         "signed": list(agreement.newest.signed),
         "missing": list(agreement.missing),
-        "complete": not agreement.missing,
+        "complete": still_needed(agreement) is None,
     }
+
+
+def still_needed(agreement: Agreement) -> RatlsError | None:
+    """Why the agreement is not complete: also the version before has a say in who signs."""
+    try:
+        agreement.require_complete()
+    except RatlsError as refusal:
+        return refusal
+    return None
 
 
 def signatures_text(agreement: Agreement) -> str:
@@ -112,6 +129,8 @@ def signatures_text(agreement: Agreement) -> str:
     text = f"{votes} of {len(policy.voters)} parties signed"
     if agreement.missing:
         return f"{text}, missing: {', '.join(agreement.missing)}"
+    if (refusal := still_needed(agreement)) is not None:
+        return f"{text}, and that is not enough: {refusal.sentence()}"
     return f"{text}, the agreement is complete"
 
 
@@ -124,6 +143,15 @@ def signers_table(agreement: Agreement) -> Table:
         word = "yes" if signed else "MISSING" if party.id in missing else "no"
         note = "" if party.votes else " (has no vote)"
         table.add_row(Text(party.id), Text(word + note), Text(party.signing_key.keyid))
+    return table
+
+
+def signatures_table(found: Iterable[SignatureFound]) -> Table:
+    """Each signature on the newest version with what it is worth."""
+    table = _with_columns("signatures", "party", "", "signing key", "")
+    for one in found:
+        word = Text(one.verdict, style="" if one.verdict == "valid" else "bold red")
+        table.add_row(Text(one.party or "?"), word, Text(one.keyid), Text(one.says))
     return table
 
 
@@ -212,7 +240,8 @@ def _party(party: Party) -> dict[str, Any]:
     }
 
 
-def _column(column: Column) -> str:
+def column_text(column: Column) -> str:
+    """A column as its type, bounds and spelling."""
     text = column.type + ("?" if column.nullable else "")
     for word, bound in (("min", column.min), ("max", column.max)):
         if bound is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import postgresql, refusal
+from tests.support import browser, postgresql, refusal, tokens
 from tests.support.message_page import Recorder
 
 # On a busy machine anything may be slow, and nothing fails for it.
@@ -66,6 +66,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line("CHROOT NOT PERMITTED: images ran beside the machine's files")
     if any("IMAGE ABSENT" in str(r.longrepr) for r in terminalreporter.stats.get("skipped", [])):
         terminalreporter.write_line("IMAGE ABSENT: tests on a real image did not run")
+    if tokens.library() is None:
+        terminalreporter.write_line("SOFTHSM ABSENT: tests with a PKCS#11 token did not run")
+    if browser.program() is None:
+        terminalreporter.write_line("CHROMIUM ABSENT: pages were not opened in a browser")
     folder = vectors_folder()
     if folder is None:
         terminalreporter.write_line("REAL VECTORS ABSENT: tests on genuine quotes did not run")

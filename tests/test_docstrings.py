@@ -68,6 +68,7 @@ NOT_RUN = {
     "enclave_app.serving": "serves until a signal comes",
     "enclave_app.session": "states, no code",
     "policy.configuration": "TOML",
+    "policy.signing_source": "asks a token",
     "policy.trust_domain": "TOML",
     "provider.exchange": "its session ends with a commit, which is in provider.release",
     "provider.mailbox": "follows until it is stopped",

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from policy import cli_sign
 from policy.cli_sign import ConsentMissing
+from policy.document import digest_text
 from tests.policy.desk import APP, WORLD, Desk
 from tests.support.refusal import count_refusal
 
@@ -36,15 +37,18 @@ class Asking:
 
     def __init__(self, desk: Desk, command: str) -> None:
         self.desk = desk
-        alice = str(WORLD.alice.folder)
+        named = ["--party", str(WORLD.alice.folder)]
         if command == "sign":
             self.file = desk.write("study.toml", WORLD.policy_text())
-            more = ["--passphrase-file", str(desk.pass_file)]
         else:
             self.file = desk.write("study.agreement.json", WORLD.agreement_bytes())
-            more = []
-        self.words = ["policy", command, str(self.file), "--party", alice, *more]
-        self.words += ["--state", str(desk.folder / "state")]
+        if command in ("sign", "withdraw"):
+            named += ["--passphrase-file", str(desk.pass_file)]
+        what = str(self.file)
+        if command == "distrust":
+            desk.accept(self.file, "alice-clinic")
+            what, named = digest_text(WORLD.policy().digest), []
+        self.words = ["policy", command, what, *named, "--state", str(desk.folder / "state")]
         self.before = files(desk.folder)
 
     def run(self, *more: str, typed: str = "") -> Result:
@@ -64,7 +68,7 @@ class Asking:
         return files(self.desk.folder) != self.before
 
 
-@pytest.fixture(params=["sign", "accept"])
+@pytest.fixture(params=["sign", "accept", "withdraw", "distrust"])
 def asking(desk: Desk, request: pytest.FixtureRequest) -> Asking:
     return Asking(desk, request.param)
 
@@ -141,4 +145,9 @@ def test_every_command_with_a_yes_wants_its_digest() -> None:
 
     found: list[str] = []
     walk(typer.main.get_command(build()), "")
-    assert sorted(found) == ["policy accept", "policy sign"]
+    assert sorted(found) == [
+        "policy accept",
+        "policy distrust",
+        "policy sign",
+        "policy withdraw",
+    ]

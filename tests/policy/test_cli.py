@@ -103,7 +103,8 @@ def test_show_renders_the_document_and_not_its_text(desk: Desk, toml: Path) -> N
     shown = desk.run("policy", "show", desk.write("x.toml", hidden))
     assert "trust me" not in shown
     assert "train_party_2" in shown
-    assert "min 50, max 5000" in shown
+    assert "chooses max_iter from 50 to 5000" in shown
+    assert "min 50, max 5000" in desk.run("policy", "show", desk.folder / "x.toml", "--fields")
     document = desk.json("policy", "show", toml)
     assert document["computation"][0]["parameters"]["max_iter"] == {"min": 50, "max": 5000}
     assert document["dataset"][0]["columns"]["age"] == "int64, min 0, max 120"

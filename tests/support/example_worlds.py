@@ -37,6 +37,7 @@ from enclave_app.limits import Limits, MemoryBudget, Need
 from enclave_app.server import start_server
 from policy.admission import admit
 from policy.agreement import Agreement
+from policy.document import digest_text
 from policy.envelope import TASK
 from policy.journal import Reading
 from policy.journal_entries import RefusedEntry
@@ -91,6 +92,7 @@ from tests.support.tsm import StandInKernel
 from verifier import pcs_requests
 from verifier.batch import Answers
 from verifier.bits import TD_ATTRIBUTES, differing
+from verifier.bundles import Bundles
 from verifier.collateral import Collateral
 from verifier.contents import Contents
 from verifier.event_log import EventLog
@@ -327,6 +329,35 @@ def agreed(scene: Scene) -> Names:
 def signing(scene: Scene) -> Names:
     complete, party = scene.world.complete, scene.world.consortium.alice
     return {"agreement": complete.agreement, "complete": complete, "party": party}
+
+
+@world_of(
+    "policy.difference", "policy.dry_run", "policy.merging", "policy.review", "policy.sentences"
+)
+def two_versions(scene: Scene) -> Names:
+    complete, consortium = scene.world.complete, scene.world.consortium
+    text = consortium.policy_text(
+        [("uses = 10", "uses = 30")], version="2", previous=f'"{digest_text(complete.digest)}"'
+    )
+    new = consortium.agreement(text, before=complete, signers=["alice-clinic"])
+    theirs = consortium.agreement(text, before=complete, signers=["bob-hospital"])
+    roots = scene.intel.intel.anchors()
+    return {
+        "old": complete.policy,
+        "new": new.policy,
+        "policy": new.policy,
+        "policy_in_force": complete.policy,
+        "agreement": new,
+        "fares": [],
+        "mine": new,
+        "theirs": theirs,
+        "raw": new.encode(),
+        "roots": ROOTS,
+        "raw_task": scene.task,
+        "received": find_quote(scene.quote()).received(),
+        "bundles": Bundles(((scene.intel.collateral(), None),), roots, NOW),
+        "now": NOW,
+    }
 
 
 @world_of("policy.journal_chain")
