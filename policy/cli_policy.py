@@ -137,10 +137,14 @@ def policy_lint(
     libpal: Libpal = None,
     expect_libpal: ExpectLibpal = None,
     expect_libsysdb: ExpectLibsysdb = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse what is only advised against, too.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """List every problem of a policy with its path and line. If there is none, say for each
-    computation what its result tells about persons, and where the policy leaves something open.
+    """List every problem of a policy with its path, line and fix. If there is none, say for each
+    computation what its result tells about persons, where the policy leaves something open, and
+    what is legal and unwise.
 
     Intel attaches advisories to levels that are UpToDate, too; a policy accepts those that it lists
     in accepted_advisories, and refuses the others. With --collateral, such levels are announced.
@@ -152,6 +156,7 @@ def policy_lint(
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json) as shell:
+        from policy.advice import PolicyUnwise, advices, require_wise
         from policy.agreement_file import read_policy
         from policy.computations import DECLARED
         from policy.document import PolicyInvalid, digest_text
@@ -161,7 +166,13 @@ def policy_lint(
             read = read_policy(file)
         except PolicyInvalid as refusal:
             problems = [
-                {"path": p.path, "line": p.line, "expected": p.expected, "found": p.found}
+                {
+                    "path": p.path,
+                    "line": p.line,
+                    "expected": p.expected,
+                    "found": p.found,
+                    "fix": p.fix,
+                }
                 for p in refusal.problems
             ]
             shell.answer(
@@ -169,7 +180,9 @@ def policy_lint(
                 "\n".join(f"{file}: {problem}" for problem in refusal.problems),
             )
             raise typer.Exit(int(refusal.exit_status)) from refusal
-        digest, noted = digest_text(read.digest), notes(read, file.parent)
+        digest, noted, unwise = digest_text(read.digest), notes(read, file.parent), advices(read)
+        for advice in unwise:
+            noted.pop(advice.path, None)  # which says the same, and why
         says = {c.id: f"{c.run} says {DECLARED[c.run].says}" for c in read.computation}
         ahead = _announced(read, collateral or [])
         facts = {"file": str(file), "problems": [], "digest": digest, "says": says, "notes": noted}
@@ -182,9 +195,25 @@ def policy_lint(
         lines += [
             *(f"  {name}: {text}" for name, text in (says | noted).items()),
             *(f"  {place}: {level.text}" for place, level in ahead),
+            *(f"  unwise: {advice}" for advice in unwise),
         ]
         announced = [{"collateral": place, **level.as_json()} for place, level in ahead]
-        shell.answer({**facts, "announced": announced, "error": None}, "\n".join(lines))
+        ended: PolicyUnwise | None = None
+        if strict:
+            try:
+                require_wise(str(file), unwise)
+            except PolicyUnwise as too_unwise:
+                ended = too_unwise
+        shell.answer(
+            facts
+            | {
+                "announced": announced,
+                "advice": [advice.as_json() for advice in unwise],
+                "error": ended and ended.as_json(),
+            },
+            "\n".join(lines),
+        )
+        shell.end_with(ended)
 
 
 def _announced(policy: Policy, files: Sequence[Path]) -> list[tuple[str, Announced]]:
@@ -206,6 +235,28 @@ def _announced(policy: Policy, files: Sequence[Path]) -> list[tuple[str, Announc
         levels = announced(levels_of(contents), policy.platform.accepted_advisories)
         found += [(str(file), level) for level in levels]
     return found
+
+
+@policy.command("computations")
+def policy_computations(
+    name: Annotated[str | None, typer.Argument(help="One of them. Default: all.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what an enclave can compute: parameters, outputs and limits of each computation.
+
+    A policy names one with `run`. What its result still tells about persons is said, too.
+
+    Example: ratls policy computations logistic_regression
+    """
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json) as shell:
+        from policy.show_computations import facts, named, text
+
+        names = named(name)
+        shell.answer(
+            {"computations": [facts(each) for each in names]}, "\n\n".join(map(text, names))
+        )
 
 
 @policy.command("show")
