@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policy.agreement_file import read_policy
 from policy.state import StateMissing, StudyState
 from provider.journalling import Journalling
 from provider.release import CheckedRelease, check_locally
@@ -22,6 +23,7 @@ from provider.stamps import Checked, Stamps, check_source
 from verifier.errors import ConfigError
 
 if TYPE_CHECKING:
+    from policy.document import Policy
     from policy.sections import Dataset
     from provider.exchange import EnclaveRequest
 
@@ -79,7 +81,24 @@ class DatasetUnclear(ConfigError):
     default_fix = "name the study with --study; `ratls policy show` lists the datasets of a policy"
 
 
-def accepted_dataset(state: Path, dataset: str, study: str | None = None) -> Dataset:
+def dataset_in(file: Path, dataset: str) -> tuple[Policy, Dataset]:
+    """As a draft or an agreement declares it. Nothing is said about its signatures.
+
+    Raises: DatasetUnclear, and what reading the file raises.
+    """
+    policy = read_policy(file)
+    declared = policy.dataset_by_id(dataset)
+    if declared is None:
+        raise DatasetUnclear(
+            f"dataset {ascii(dataset)[:80]}",
+            expected=f"one of {', '.join(d.id for d in policy.dataset)}",
+            found=f"none in {file}",
+            fix="write its id as it is in the policy",
+        )
+    return policy, declared
+
+
+def accepted_dataset(state: Path, dataset: str, study: str | None = None) -> tuple[Policy, Dataset]:
     """As the newest accepted policy declares it, in force or not.
 
     Args:
@@ -92,8 +111,8 @@ def accepted_dataset(state: Path, dataset: str, study: str | None = None) -> Dat
     """
     store = StudyState(state)
     studies = store.studies() if study is None else [study]
-    found: Sequence[Dataset] = [
-        declared
+    found: Sequence[tuple[Policy, Dataset]] = [
+        (agreement.policy, declared)
         for agreement in map(store.stored, studies)
         if agreement is not None
         and (declared := agreement.policy.dataset_by_id(dataset)) is not None
