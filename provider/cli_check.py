@@ -98,15 +98,16 @@ def describe(
         from provider.describe import describe as described_by
         from provider.sources import source_at
 
-        found = described_by(source_at(source), id_=dataset, owner=owner, subject=subject)
+        found = described_by(source_at(source), subject=subject)
+        block = found.block(dataset, owner)
         shell.answer(
             {
-                "dataset": found.block,
+                "dataset": block,
                 "columns": found.columns,
                 "left_out": found.left_out,
                 "remarks": list(found.remarks),
             },
-            found.block.rstrip("\n"),
+            block.rstrip("\n"),
         )
         for remark in found.remarks:
             shell.say(remark)

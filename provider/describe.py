@@ -1,8 +1,8 @@
 """A `[[dataset]]` block for the rows that a provider has, to be put into a draft.
 
-    described = describe(spec, id_="train_party_1", owner="alice-clinic", subject="patient")
-    described.block      # TOML: types, ranges rounded outwards, no value of a row
-    described.remarks    # for the provider alone: what was left out, what must be mended
+    described = describe(spec, subject="patient")
+    described.block("train_party_1", "alice-clinic")    # TOML: types and ranges, no value of a row
+    described.remarks               # for the provider alone: what was left out, what to mend
 
 The source is read by the code that checks and releases it, so what is proposed is what a check
 accepts. A column whose file gives it no type gets the first type that fits all its values.
@@ -14,9 +14,10 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -27,11 +28,12 @@ from policy.rows import ColumnMissing, arrow_type, type_name
 from policy.sections import Column, Dataset
 from policy.text import name_fault
 from provider.identifying import Values, suspicion
+from provider.sources import source_at
 from provider.sources.columns import conversion, spells
 from provider.sources.survey import Survey
 
 if TYPE_CHECKING:
-    from provider.sources import SourceSpec
+    from provider.sources.spec import SourceSpec
 
 # In this order: 0 and 1 are numbers, also in SQLite, which has no other truth values.
 _TRIED = ("int64", "float64", "bool", "date32", "timestamp[us, UTC]", "string")
@@ -51,13 +53,24 @@ class SubjectUnfit(SchemaError):
 class Described:
     """What is proposed for one source."""
 
-    block: str
-    columns: dict[str, str]  # TOML of each column
+    subject: str
+    columns: dict[str, str]  #  TOML of each column
     left_out: dict[str, str]  # columns that are not proposed, and why
     remarks: tuple[str, ...]
+    max_rows: int
+
+    def block(self, id_: str, owner: str) -> str:
+        """A `[[dataset]]` of these columns."""
+        return "\n".join(_lines(self, id_, owner)) + "\n"
 
 
-def describe(spec: SourceSpec, *, id_: str, owner: str, subject: str) -> Described:
+def rows_at(path: Path, subject: str) -> Described:
+    """What `ratls policy new --schema-from` asks for. Raises: as `describe`."""
+    # Other providers have other numbers of rows.
+    return replace(describe(source_at(path), subject=subject), max_rows=1_000_000)
+
+
+def describe(spec: SourceSpec, *, subject: str) -> Described:
     """Read all rows, and propose a dataset.
 
     Raises:
@@ -73,7 +86,7 @@ def describe(spec: SourceSpec, *, id_: str, owner: str, subject: str) -> Describ
     if typed.get(subject) not in _SUBJECTS:
         found = typed.get(subject) or left_out.get(subject, "another type")
         raise SubjectUnfit(f"column {subject!r}", expected="string, int32 or int64", found=found)
-    survey = Survey(_dataset(typed, id_, owner, subject), guessed=True)
+    survey = Survey(_dataset(typed, subject), guessed=True)
     seen, rows = _Seen(typed), 0
     with spec.open(survey.asked()) as source, closing(source.surveyed()) as batches:
         for batch in batches:
@@ -88,14 +101,13 @@ def describe(spec: SourceSpec, *, id_: str, owner: str, subject: str) -> Describ
             left_out[name] = f"looks like a direct identifier: {why}; {_key(name)} = {column}"
         else:
             columns[name] = column
-    block = _block(columns, id_, owner, subject, _above(rows))
     left = (f"left out: {name!a}: {why}" for name, why in left_out.items())
-    return Described(block, columns, left_out, (*left, *remarks))
+    return Described(subject, columns, left_out, (*left, *remarks), _above(rows))
 
 
 def _names(spec: SourceSpec, subject: str) -> dict[str, pa.DataType | None]:
     """Every column of the source, with the type that it has there."""
-    asked = Survey(_dataset({}, "columns", "nobody", subject), guessed=True).asked()
+    asked = Survey(_dataset({}, subject), guessed=True).asked()
     with spec.open(asked) as source:
         found = source.found_columns()
         name = source.name
@@ -155,7 +167,7 @@ def _tried(spec: SourceSpec, names: list[str], left_out: dict[str, str]) -> dict
         names = [name for name in names if name not in typed and name not in left_out]
         if not names:
             break
-        tried = _dataset(dict.fromkeys(names, type_), "columns", "nobody", names[0])
+        tried = _dataset(dict.fromkeys(names, type_), names[0])
         survey = Survey(tried, guessed=True)
         filled: set[str] = set()
         with spec.open(survey.asked()) as source, closing(source.surveyed()) as batches:
@@ -176,10 +188,10 @@ def _tried(spec: SourceSpec, names: list[str], left_out: dict[str, str]) -> dict
     return typed
 
 
-def _dataset(typed: dict[str, str], id_: str, owner: str, subject: str) -> Dataset:
+def _dataset(typed: dict[str, str], subject: str) -> Dataset:
     columns = {name: Column.model_validate({"type": type_}) for name, type_ in typed.items()}
     return Dataset.model_construct(
-        id=id_, owner=owner, subject=subject, columns=columns, max_rows=10**10
+        id="columns", owner="provider", subject=subject, columns=columns, max_rows=10**10
     )
 
 
@@ -269,19 +281,16 @@ def _key(name: str) -> str:
     return name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)
 
 
-def _block(columns: dict[str, str], id_: str, owner: str, subject: str, rows: int) -> str:
-    return "\n".join(_lines(columns, id_, owner, subject, rows)) + "\n"
-
-
-def _lines(columns: dict[str, str], id_: str, owner: str, subject: str, rows: int) -> Iterator[str]:
+def _lines(described: Described, id_: str, owner: str) -> Iterator[str]:
+    subject = described.subject
     yield "[[dataset]]"
     yield f'id = "{id_}"'
     yield f'owner = "{owner}"'
     yield f"subject = {json.dumps(subject, ensure_ascii=False)}"
-    yield f"max_rows = {rows:_}"
+    yield f"max_rows = {described.max_rows:_}"
     yield ""
     yield "# Ranges were rounded outwards. Remove every column that no computation needs."
     yield "[dataset.columns]"
-    for name, column in columns.items():
+    for name, column in described.columns.items():
         note = "  # names a person; counted, never released" if name == subject else ""
         yield f"{_key(name)} = {column}{note}"

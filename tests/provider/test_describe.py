@@ -34,7 +34,11 @@ WORLD = Consortium.create()
 
 
 def described(spec: SourceSpec, subject: str = "patient") -> Described:
-    return describe(spec, id_="train_party_1", owner="alice-clinic", subject=subject)
+    return describe(spec, subject=subject)
+
+
+def block_of(found: Described) -> str:
+    return found.block("train_party_1", "alice-clinic")
 
 
 def policy_with(block: str) -> Policy:
@@ -45,7 +49,7 @@ def policy_with(block: str) -> Policy:
 
 
 def require_accepted(spec: SourceSpec, found: Described) -> None:
-    policy = policy_with(found.block)
+    policy = policy_with(block_of(found))
     dataset = policy.dataset_by_id("train_party_1")
     assert dataset is not None
     assert full_check(spec, policy, dataset).faults == ()
@@ -56,7 +60,7 @@ def test_what_is_proposed_for_a_good_source_passes_its_check(kind: str, tmp_path
     spec = FORMATS[kind](tmp_path, rows(1))
     found = described(spec)
     require_accepted(spec, found)
-    columns = tomllib.loads(found.block)["dataset"][0]["columns"]
+    columns = tomllib.loads(block_of(found))["dataset"][0]["columns"]
     assert list(columns) == ["patient", "age", "bmi", "y"]
     assert columns["patient"] == "string"
     assert columns["y"] == {"type": "int64", "min": 0, "max": 1}
@@ -86,7 +90,7 @@ def test_types_of_a_csv_file(tmp_path: Path) -> None:
         "code": '"string"',
     }
     assert found.left_out == {"note": "it has no value at all"}
-    assert CANARY not in found.block + str(found.remarks)
+    assert CANARY not in block_of(found) + str(found.remarks)
     assert any("'weight'" in remark for remark in found.remarks)
     require_accepted(spec, found)
 
