@@ -20,7 +20,7 @@ from provider.journalling import Journalling
 from provider.release import CheckedRelease, check_locally
 from provider.sources import SourceSpec, source_at
 from provider.stamps import Checked, Stamps, check_source
-from verifier.errors import ConfigError
+from verifier.errors import ConfigError, placed
 
 if TYPE_CHECKING:
     from policy.document import Policy
@@ -87,15 +87,21 @@ def dataset_in(file: Path, dataset: str) -> tuple[Policy, Dataset]:
     Raises: DatasetUnclear, and what reading the file raises.
     """
     policy = read_policy(file)
+    with placed(str(file)):
+        return policy, dataset_of(policy, dataset)
+
+
+def dataset_of(policy: Policy, dataset: str) -> Dataset:
+    """The dataset with this id. Raises: DatasetUnclear."""
     declared = policy.dataset_by_id(dataset)
     if declared is None:
         raise DatasetUnclear(
             f"dataset {ascii(dataset)[:80]}",
             expected=f"one of {', '.join(d.id for d in policy.dataset)}",
-            found=f"none in {file}",
+            found="an id that the policy does not have",
             fix="write its id as it is in the policy",
         )
-    return policy, declared
+    return declared
 
 
 def accepted_dataset(state: Path, dataset: str, study: str | None = None) -> tuple[Policy, Dataset]:
