@@ -1,6 +1,6 @@
 """Does a column look as if it named persons? A guess, for whoever drafts a policy.
 
-suspicion("E-Mail", None)       # "its name says e-mail"
+suspicion("E-Mail", None)       # "its name says an e-mail address"
 """
 
 from __future__ import annotations

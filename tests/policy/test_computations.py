@@ -273,7 +273,7 @@ def test_what_no_enclave_can_run_is_said_at_once_with_line_key_and_fix() -> None
 
 
 def test_hints_cost_nothing_where_there_are_many_names() -> None:
-    """P24: to compare a name with thousands of others takes seconds; then there is no hint."""
+    """To compare a name with thousands of others takes seconds; then there is no hint."""
     many = ", ".join(f'c{i} = "int64"' for i in range(40))
     world = Consortium.create(columns=f'{{ patient = "string", y = "int64", {many} }}')
     raw = world.policy_text(
