@@ -6,15 +6,17 @@ Its text is `draft.toml`, where a word after `$` stands for a value.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Protocol
+from typing import Any, Protocol
 
+from policy.document import PROBLEMS_CAP
 from policy.errors import PolicyFormatError
-from policy.sections import Party
+from policy.problems import Problem
+from policy.sections import Dataset, Party
 from policy.show_computations import block, named
 from policy.statement import instant_text
 from policy.syntax import TEXT_CAP, read_toml
@@ -106,6 +108,44 @@ def blocks_in(path: Path, section: str) -> tuple[str, list[str]]:
             str(path), expected=f"[[{section}]] tables with an id", found="something else"
         )
     return raw.decode("utf-8"), ids
+
+
+def unfinished_dataset(
+    raw: bytes, dataset: str, problems: Sequence[Problem]
+) -> tuple[Dataset, dict[str, int]] | None:
+    """A dataset of a draft that has problems elsewhere, and the persons that are asked of it.
+
+    Rows can be held against it before the enclave is built. None where the problems are its own.
+
+    Args:
+        raw, problems: A draft that `Policy.parse` refused, and why.
+    """
+    if len(problems) >= PROBLEMS_CAP:  # those of this dataset may be among the others
+        return None
+    document = read_toml(raw)
+    for i, table in _tables(document, "dataset"):
+        own = any(_is_in(p.path, f"dataset[{i}]") for p in problems)
+        if table.get("id") == dataset and not own:
+            needed = {
+                each["id"]: each["release"]["min_subjects_per_input"]
+                for j, each in _tables(document, "computation")
+                if not any(_is_in(p.path, f"computation[{j}]") for p in problems)
+                and dataset in each["inputs"]
+            }
+            return Dataset.model_validate(table), needed
+    return None
+
+
+def _tables(document: Mapping[str, Any], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    tables = document.get(name)
+    for i, table in enumerate(tables if isinstance(tables, list) else ()):
+        if isinstance(table, dict):
+            yield i, table
+
+
+def _is_in(path: str, place: str) -> bool:
+    """Is a problem one of this table, or of what holds it?"""
+    return path.startswith(place) or place.startswith(path)
 
 
 def dataset_blocks(parties: Sequence[Party], rows: Rows | None, subject: str | None) -> str:

@@ -28,7 +28,7 @@ from policy.signing import require_own_signature
 from policy.state import StateMissing, StudyState
 from provider.agent_config import AgentConfig, EnclavePlace
 from provider.agent_tasks import DatasetNotConfigured, EnclaveNotConfigured
-from provider.dry_run import dataset_of
+from provider.dry_run import Wanted, dataset_of
 from provider.exchange import PROBE_SECONDS, DatasetNotOwned
 from provider.full_check import SourceFault, full_check
 from provider.mailbox import mailbox
@@ -166,8 +166,9 @@ def _datasets(ready: _Ready, progress: Progress) -> Iterator[Tried]:
         what = f"dataset {name}"
         try:
             declared = _own(ready.policy, name, own)
+            needed = Wanted.of(ready.policy, name).needed
             found = full_check(
-                source, ready.policy, declared, stamps=Stamps(config.state), progress=progress
+                source, declared, needed, stamps=Stamps(config.state), progress=progress
             )
         except RatlsError as refusal:
             yield Tried(what, refusal)

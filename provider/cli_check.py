@@ -64,12 +64,16 @@ def check(
         from provider.stamps import Stamps
 
         if file is None:
-            policy, declared = accepted_dataset(state_folder(state), dataset, study)
+            wanted = accepted_dataset(state_folder(state), dataset, study)
         else:
-            policy, declared = dataset_in(file, dataset)
+            wanted = dataset_in(file, dataset)
         keeps = Stamps(state_folder(state)) if file is None or state is not None else None
         with shown_progress(shell, "rows checked") as progress:
-            found = full_check(source_at(source), policy, declared, stamps=keeps, progress=progress)
+            found = full_check(
+                source_at(source), wanted.dataset, wanted.needed, stamps=keeps, progress=progress
+            )
+        if wanted.problems:
+            shell.say(f"{file} has {wanted.problems} problems elsewhere: ratls policy lint {file}")
         shell.answer(found_shown(dataset, found), found_text(dataset, found))
         if found.refusal is not None:
             raise typer.Exit(int(found.refusal.exit_status))

@@ -1,6 +1,6 @@
 """Hold a whole source against a dataset of a policy: every fault at once, and nothing connected to.
 
-    found = full_check(spec, policy, dataset)
+    found = full_check(spec, dataset, needed={"train": 100})
     found.checked        # rows, batches and bytes, where nothing is wrong
     found.faults         # otherwise: column, rule, how many rows, the first of them; never a cell
 
@@ -26,7 +26,6 @@ from provider.stamps import Checked, Stamps, check_source
 from verifier.errors import RatlsError
 
 if TYPE_CHECKING:
-    from policy.document import Policy
     from policy.sections import Dataset
     from provider.sources import SourceSpec
 
@@ -101,17 +100,10 @@ class _Persons:
         return len(self._seen) if self.complete else None
 
 
-def needed_persons(policy: Policy, dataset: str) -> dict[str, int]:
-    """How many persons each computation asks of this input, by the computation's id."""
-    return {
-        c.id: c.release.min_subjects_per_input for c in policy.computation if dataset in c.inputs
-    }
-
-
 def full_check(
     spec: SourceSpec,
-    policy: Policy,
     dataset: Dataset,
+    needed: Mapping[str, int],
     *,
     stamps: Stamps | None = None,
     progress: Progress = lambda rows, total: None,
@@ -119,13 +111,13 @@ def full_check(
     """Check every row, and list all that is wrong.
 
     Args:
-        dataset: One of the policy's.
+        needed: Persons that each computation asks of this input, by its id: `dry_run.Wanted`.
         stamps: Where a note of a good source is kept; None keeps none.
 
     Raises:
         SourceUnavailable, ConfigError: It cannot be read just now, or the table says nonsense.
     """
-    persons, needed = _Persons(dataset.subject), needed_persons(policy, dataset.id)
+    persons = _Persons(dataset.subject)
     try:
         with spec.open(dataset) as source:
             checked = check_source(source, stamps, dataset, progress, look=persons.add)

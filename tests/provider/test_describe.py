@@ -52,7 +52,7 @@ def require_accepted(spec: SourceSpec, found: Described) -> None:
     policy = policy_with(block_of(found))
     dataset = policy.dataset_by_id("train_party_1")
     assert dataset is not None
-    assert full_check(spec, policy, dataset).faults == ()
+    assert full_check(spec, dataset, {}).faults == ()
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from policy.document import Policy
+from policy.document import Policy, PolicyInvalid
 from policy.sections import Dataset
+from policy.syntax import PolicySyntax
 from provider.cli_provider import provider
-from provider.dry_run import DatasetUnclear, dataset_in
+from provider.dry_run import DatasetUnclear, Wanted, dataset_in
 from provider.full_check import Found, full_check
 from provider.sources import of_table, parse_source
 from provider.sources.base import SourceEmpty, SourceTooLong
@@ -42,7 +44,8 @@ def declared(policy: Policy = POLICY) -> Dataset:
 
 
 def check(spec: Any, policy: Policy = POLICY) -> Found:
-    found = full_check(spec, policy, declared(policy))
+    wanted = Wanted.of(policy, "train_party_1")
+    found = full_check(spec, wanted.dataset, wanted.needed)
     if found.refusal is not None:
         count_refusal()
     assert CANARY not in "\n".join(json.dumps(fault.as_json()) for fault in found.faults)
@@ -173,8 +176,32 @@ def test_a_dataset_that_the_draft_does_not_have(tmp_path: Path) -> None:
     draft.write_text(WORLD.policy_text())
     with refused(DatasetUnclear):
         dataset_in(draft, "train_party_9")
-    policy, found = dataset_in(draft, "train_party_1")
-    assert (policy.raw, found) == (POLICY.raw, declared())
+    assert dataset_in(draft, "train_party_1") == Wanted(declared(), {"train": 20})
+
+
+def test_a_draft_that_is_not_finished_elsewhere(tmp_path: Path) -> None:
+    """Rows are checked while the enclave is still being built; what is unclear is not guessed."""
+    draft = tmp_path / "policy.toml"
+    blank = WORLD.policy_text([("c0ffee", "<64 hex>")])
+    draft.write_text(blank)
+    found = dataset_in(draft, "train_party_1")
+    assert (found.dataset, found.needed, found.problems) == (declared(), {"train": 20}, 1)
+    draft.write_text(blank.replace('run = "logistic_regression"', 'run = "logistic"'))
+    assert dataset_in(draft, "train_party_1").needed == {}
+    draft.write_text(blank.replace('subject = "patient"', 'subject = "person"', 1))
+    with refused(PolicyInvalid):
+        dataset_in(draft, "train_party_1")
+    assert dataset_in(draft, "train_party_2").problems == 2
+    for instead in ("dataset = 5", "dataset = [5]", "computation = 5"):
+        name = instead.partition(" ")[0]
+        parts = re.split(r"(?m)^(?=\[\[)", blank)
+        cut = "".join(part for part in parts if not part.startswith(f"[[{name}]]"))
+        draft.write_text(f"{instead}\n{cut}")
+        with refused(PolicyInvalid):
+            dataset_in(draft, "train_party_9")
+    draft.write_text(blank.replace("[[dataset]]", "[dataset]", 1))
+    with refused(PolicySyntax):
+        dataset_in(draft, "train_party_2")
 
 
 def run(*words: str | Path, status: int = 0) -> str:

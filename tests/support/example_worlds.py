@@ -688,7 +688,6 @@ def source(scene: Scene) -> Names:
         return {"request": alice.request(scene.task), "Path": lambda name: alice.folder / name}
     return names | {
         "Path": lambda text: scene.folder,
-        "policy": scene.world.policy,
         "state": alice.state,
         "send": lambda message: None,
     }
