@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from policy.document import Policy, PolicyInvalid
@@ -25,6 +28,7 @@ from tests.provider.formats import FORMATS, csv_text, sqlite
 from tests.support.enclave import rows
 from tests.support.parties import ROOTS, Consortium
 from tests.support.refusal import count_refusal, refused
+from verifier.errors import RatlsError
 
 import pyarrow as pa  # isort: skip - after tests.support.enclave, which prepares the process
 
@@ -245,3 +249,31 @@ def test_one_spelling_of_persons_is_asked_of_all_rows(tmp_path: Path) -> None:
     text = HEADER + good_lines() + "P1,40,1.5,0\nP2,40,1.5,0\n"
     found = check(csv_text(tmp_path, text), world.policy())
     assert wrong(found) == [("person-spelled-in-capitals", "patient", 2)]
+
+
+LINES = WORLD.policy_text([("c0ffee", "<64 hex>")]).split("\n")
+
+
+@given(st.data())
+def test_a_draft_that_is_half_written_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Lines are gone, doubled or cut short, as while somebody writes."""
+    lines = list(LINES)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(lines) - 1))
+        match data.draw(st.sampled_from(("drop", "double", "cut", "another"))):
+            case "drop":
+                del lines[place]
+            case "double":
+                lines.insert(place, lines[place])
+            case "cut":
+                lines[place] = lines[place][: data.draw(st.integers(0, len(lines[place])))]
+            case "another":
+                value = data.draw(st.sampled_from(("1", "[]", "[5]", "{}", '"x"', "true")))
+                lines[place] = f"{lines[place].partition('=')[0]}= {value}"
+    draft = tmp_path_factory.mktemp("draft") / "policy.toml"
+    draft.write_text("\n".join(lines))
+    with suppress(RatlsError):
+        found = dataset_in(draft, "train_party_1")
+        assert all(type(least) is int for least in found.needed.values())
