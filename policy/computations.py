@@ -60,7 +60,8 @@ class Columns:
         if column is None:
             yield path, f"columns of {dataset.id}", ascii(name), _meant(name, dataset.columns)
         elif name == dataset.subject and not self.subject:
-            yield path, "columns other than the subject", ascii(name)
+            fix = "name another column: what tells persons apart is never computed with"
+            yield path, "columns other than the subject", ascii(name), fix
         elif column.type not in self.types:
             wanted = " or ".join(sorted(self.types))
             fix = f"name another column, or agree on {name} as one of these types"
