@@ -28,8 +28,8 @@ def cross_problems(
 ) -> Iterator[Problem]:
     """All broken references, in the order of the document's sections; found while they are asked
     for, so that nobody looks for millions (P24)."""
-    for path, expected, found in _findings(parts, document, known_roots):
-        yield Problem(path, lines.find(path), expected, found)
+    for path, *rest in _findings(parts, document, known_roots):
+        yield Problem(path, lines.find(path), *rest)
 
 
 def _findings(

@@ -69,7 +69,7 @@ def test_the_walk_by_hand(tmp_path: Path) -> None:
 def test_the_walk_has_everybody_in_it() -> None:
     """A block whose mark was lost would silently not run."""
     assert [mark.split(",")[0] for mark, _ in blocks()] == [
-        *["anyone"] * 4,
+        *["anyone"] * 6,
         "enclave",
         "scheduler",
         "carol",
