@@ -60,8 +60,8 @@ def withdraw(
         digest = digest_text(policy.digest)
         thing = f"{policy.study} version {policy.version}, {digest}"
         require_yes(f"withdraw {local.party_id} from {thing} and all before", digest, yes)
-        raw = Withdrawal.of(agreement, local.party_id).seal(local.signing)
         versions = [version.policy for version in agreement.versions]
+        raw = Withdrawal.of(versions, local.party_id).signed(local.signing)
         signed = SignedWithdrawal.open(Envelope.parse(raw), versions)
         if kept:
             store.keep_withdrawal(raw, now())

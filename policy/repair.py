@@ -1,8 +1,7 @@
 """A state folder that lost files gets back exactly what its journal names, and nothing else.
 
-    for found in repair(state, [raw, …]):   # agreements and withdrawals from other parties
-        print(found.file, found.outcome)
-    require_repaired(found)
+    found = repair(state, [raw])   # agreements and withdrawals from other parties
+    require_repaired(found)        # found[0].file, found[0].outcome
 
 The journal itself cannot be made again: it alone knows what was released.
 """

@@ -1,7 +1,7 @@
 """What a journal says about agreements: which were accepted, who withdrew, what is distrusted.
 
     standing = Standing.of(records)
-    standing.accepted["my-study"].version
+    standing.accepted[policy.study].version
     standing.withdrawn_from(policy)         # parties that take no part in it any more
     standing.require_trusted(policy)        # or a refusal: it, or a key in it, is distrusted here
 

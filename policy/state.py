@@ -5,7 +5,7 @@
     state.current("my-study", at)                       # the version in force, or a refusal
     state.find_by_policy_digest(task.policy_digest, at)
     state.require_taking_part(policy, task.computation, task.submitter)   # nobody has withdrawn
-    state.keep_withdrawal(raw, at)                      # durable, like a version
+    state.keep_withdrawal(withdrawal, at)               # durable, like a version
 
 The journal names what was accepted, so a file that is missing, older or different is refused
 (S13). A version that is not yet in force is kept; until then the version before it is in force.

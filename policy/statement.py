@@ -43,8 +43,6 @@ from policy.keys import (
     OperationSigner,
     ReceiptKey,
     ReceiptSigner,
-    SigningKey,
-    SigningSigner,
 )
 from policy.problems import Unfit, from_pydantic
 from verifier.errors import RatlsError
@@ -147,7 +145,7 @@ class Statement(Strict):
         """SHA-256 of the payload, 32 bytes; never of the envelope."""
         return values.Digest(hashlib.sha256(self._payload).digest())
 
-    def seal(self, signer: OperationSigner | ReceiptSigner | SigningSigner) -> bytes:
+    def seal(self, signer: OperationSigner | ReceiptSigner) -> bytes:
         """The signed envelope, ready to send or store."""
         return Envelope(self.payload_type, self._payload, ()).signed_by(signer).encode()
 
@@ -183,9 +181,7 @@ class Statement(Strict):
         return statement
 
     @classmethod
-    def require_signature(
-        cls, envelope: Envelope, key: OperationKey | ReceiptKey | SigningKey
-    ) -> None:
+    def require_signature(cls, envelope: Envelope, key: OperationKey | ReceiptKey) -> None:
         """Raises: SignerUnknown, or the `signature_leaf` of this kind of document."""
         envelope.signers((key,), cls.signature_leaf)
 

@@ -1,7 +1,7 @@
 """A withdrawal: a party's signed word that it takes no part any more.
 
-    withdrawal = Withdrawal.of(agreement, "alice-clinic")
-    raw = withdrawal.seal(party.signing)
+    withdrawal = Withdrawal.of(policies, "alice-clinic")
+    raw = withdrawal.signed(party.signing)
     SignedWithdrawal.open(Envelope.parse(raw), policies)     # by that party, of this very study
     require_taking_part(policy, "train", "carol-lab", withdrawn)
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
 
@@ -23,10 +23,8 @@ from policy.document import Policy, digest_text
 from policy.envelope import Envelope
 from policy.errors import PartyNotListed, PolicySignatureError, PolicyTrustError
 from policy.fields import Slug
+from policy.keys import SigningSigner
 from policy.statement import Digest, PolicyDigestDiffers, PolicyStatement, require_study
-
-if TYPE_CHECKING:
-    from policy.agreement import Agreement
 
 VERSIONS_CAP = 64  # of one study
 
@@ -51,11 +49,11 @@ class Withdrawal(PolicyStatement):
     party: Slug
 
     @classmethod
-    def of(cls, agreement: Agreement, party: str) -> Self:
-        """From the newest version of this agreement, complete or not, and all before it."""
-        digests = [version.policy.digest for version in agreement.versions]
+    def of(cls, policies: Sequence[Policy], party: str) -> Self:
+        """From the last of these versions, signed or not, and all before it; version 1 first."""
+        digests = [policy.digest for policy in policies]
         return cls(
-            study=agreement.policy.study,
+            study=policies[-1].study,
             policy_digest=digests[-1],
             earlier=tuple(digests[:-1]),
             party=party,
@@ -78,6 +76,10 @@ class Withdrawal(PolicyStatement):
     def version_of(cls, envelope: Envelope) -> int:
         """The newest version that it covers, the signature unchecked. Raises: as `named_study`."""
         return cls._read(envelope).version
+
+    def signed(self, signer: SigningSigner) -> bytes:
+        """The envelope, signed with the key that agreed: no key of an agent can leave."""
+        return Envelope(self.payload_type, self.payload, ()).signed_by(signer).encode()
 
     @property
     def version(self) -> int:
@@ -129,7 +131,7 @@ class SignedWithdrawal:
                 found=document.party,
                 fix="withdraw from a version that lists this party",
             )
-        Withdrawal.require_signature(envelope, party.signing_key)
+        envelope.signers((party.signing_key,), WithdrawalSignatureInvalid)
         return cls(document, envelope)
 
 

@@ -1,6 +1,6 @@
 """Brings a withdrawal to a running enclave, which proves itself, obeys it and signs that it did.
 
-    done = deliver(withdrawal, place, party, state)
+    done = deliver(withdrawal, place, party, state, clock)
     done.document.instance                 # the start of the enclave that obeyed
     done.kept                              # its signed answer
 

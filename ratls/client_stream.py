@@ -396,7 +396,7 @@ class ClientExchange:
         return b"".join(found)
 
     def ended(self) -> bytes:
-        """The signed answer to a withdrawal, unread: what it ends has ended."""
+        """P22: the signed answer to a withdrawal, unread: what it ends has ended."""
         _, answer = _hear(self._call, "acknowledgement")
         return bytes(answer["document"])
 

@@ -127,7 +127,9 @@ def test_accept_the_next_version(tmp_path: Path) -> None:
 
 
 def test_withdraw(tmp_path: Path) -> None:
-    raw = Withdrawal.of(FIRST.agreement, "alice-clinic").seal(WORLD.alice.signing)
+    raw = Withdrawal.of([v.policy for v in FIRST.agreement.versions], "alice-clinic").signed(
+        WORLD.alice.signing
+    )
 
     def check(place: Path) -> None:
         state = StudyState(place / "state", ROOTS)

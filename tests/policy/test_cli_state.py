@@ -77,7 +77,9 @@ def test_withdrawal_that_somebody_else_signed_is_not_kept(desk: Desk) -> None:
     count_refusal()
     from policy.withdrawal import Withdrawal
 
-    forged = Withdrawal.of(WORLD.agreement(), "alice-clinic").seal(WORLD.bob.signing)
+    forged = Withdrawal.of([v.policy for v in WORLD.agreement().versions], "alice-clinic").signed(
+        WORLD.bob.signing
+    )
     file = desk.write("forged.json", forged)
     state = ("--state", desk.folder / "state")
     assert "signer-unknown" in desk.run("policy", "state", "receive", file, *state, status=6)

@@ -31,9 +31,9 @@ DORA = local_party("dora-clinic")
 
 def withdrawal(who: str = "alice-clinic", of: CompleteAgreement = FIRST, **fields: Any) -> bytes:
     """Signed by that party; `fields` replace those of the document."""
-    document = Withdrawal.of(of.agreement, who)
+    document = Withdrawal.of([v.policy for v in of.agreement.versions], who)
     made = Withdrawal(**{n: getattr(document, n) for n in Withdrawal.model_fields} | fields)
-    return made.seal(WORLD.parties[who].signing)
+    return made.signed(WORLD.parties[who].signing)
 
 
 def opened(raw: bytes, *known: CompleteAgreement) -> Withdrawal:
@@ -49,20 +49,27 @@ def test_a_withdrawal_is_read_by_whoever_has_one_of_its_versions() -> None:
 
 
 def test_somebody_else_withdraws_for_a_party() -> None:
-    forged = Withdrawal.of(FIRST.agreement, "alice-clinic").seal(WORLD.bob.signing)
+    forged = Withdrawal.of([v.policy for v in FIRST.agreement.versions], "alice-clinic").signed(
+        WORLD.bob.signing
+    )
     with refused(SignerUnknown):
         opened(forged)
 
 
 def test_the_agents_key_does_not_withdraw() -> None:
     """The operation key is online; leaving is said with the key that agreed."""
-    forged = Withdrawal.of(FIRST.agreement, "alice-clinic").seal(WORLD.alice.operation)
+    forged = Withdrawal.of([v.policy for v in FIRST.agreement.versions], "alice-clinic").seal(
+        WORLD.alice.operation
+    )
     with refused(SignerUnknown):
         opened(forged)
 
 
 def test_signature_of_another_withdrawal() -> None:
-    mine, bobs = Envelope.parse(withdrawal()), Withdrawal.of(FIRST.agreement, "bob-hospital")
+    mine, bobs = (
+        Envelope.parse(withdrawal()),
+        Withdrawal.of([v.policy for v in FIRST.agreement.versions], "bob-hospital"),
+    )
     moved = Envelope(mine.payload_type, bobs.payload, mine.signatures)
     with refused(SignerUnknown):
         opened(moved.encode())
@@ -95,7 +102,7 @@ def test_withdrawal_from_something_else(fields: dict[str, Any], leaf: type[Any])
 
 def test_withdrawal_that_names_more_versions_than_there_can_be() -> None:
     """P24."""
-    document = Withdrawal.of(FIRST.agreement, "alice-clinic")
+    document = Withdrawal.of([v.policy for v in FIRST.agreement.versions], "alice-clinic")
     raw = document.payload.replace(
         b'"earlier":[]', b'"earlier":[' + b",".join([b'"sha256:' + b"0" * 64 + b'"'] * 64) + b"]"
     )

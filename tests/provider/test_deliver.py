@@ -32,9 +32,9 @@ ONE, TWO = "train_party_1", "train_party_2"
 
 def withdrawal(world: EnclaveWorld, who: str = "alice", **fields: Any) -> bytes:
     party = getattr(world.consortium, who)
-    document = Withdrawal.of(world.complete.agreement, party.party_id)
+    document = Withdrawal.of([v.policy for v in world.complete.agreement.versions], party.party_id)
     made = {n: getattr(document, n) for n in Withdrawal.model_fields} | fields
-    return Withdrawal(**made).seal(party.signing)
+    return Withdrawal(**made).signed(party.signing)
 
 
 def delivered(desk: Desk, raw: bytes, *, allow_simulation: bool = True) -> Delivered:
@@ -123,9 +123,9 @@ def test_withdrawal_from_another_agreement_ends_nothing(
 
 
 def test_bob_withdraws_alice(live: LiveEnclave, world: EnclaveWorld) -> None:
-    document = Withdrawal.of(world.complete.agreement, "alice-clinic")
+    document = Withdrawal.of([v.policy for v in world.complete.agreement.versions], "alice-clinic")
     with refused_by_enclave(SignerUnknown):
-        exchanged(live, "bob", document.seal(world.consortium.bob.signing))
+        exchanged(live, "bob", document.signed(world.consortium.bob.signing))
     live.release(world.consortium.alice, ONE, rows(1), world.task())
 
 

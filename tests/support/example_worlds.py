@@ -39,13 +39,15 @@ from policy.admission import admit
 from policy.agreement import Agreement
 from policy.document import digest_text
 from policy.envelope import TASK
-from policy.journal import Reading
+from policy.journal import Journal, Reading
 from policy.journal_entries import RefusedEntry
 from policy.keys import KeySigner
 from policy.party import LocalParty
 from policy.receipt import salted
 from policy.signing import require_own_signature
+from policy.state import StudyState
 from policy.task import Task, TaskSignatureInvalid
+from policy.withdrawal import Withdrawal
 from provider.agent_check import try_all
 from provider.agent_config import AgentConfig
 from provider.agent_tasks import TaskReleaser
@@ -385,7 +387,37 @@ def own_study(scene: Scene) -> Names:
         "party": scene.world.consortium.alice,
         "at": NOW,
         "task": contents(Task, scene.task),
+        "policy": scene.world.policy,
+        "withdrawal": leaving(scene),
     }
+
+
+def leaving(scene: Scene) -> bytes:
+    bob = scene.world.consortium.bob
+    return Withdrawal.of([scene.world.policy], bob.party_id).signed(bob.signing)
+
+
+@world_of("policy.chain", "policy.withdrawal", "policy.standing", "provider.budget")
+def versions(scene: Scene) -> Names:
+    complete = scene.world.complete
+    with Journal.open(scene.desk("alice").state) as journal:
+        records = journal.records
+    return {
+        "policy": complete.policy,
+        "policies": [complete.policy],
+        "party": scene.world.consortium.alice,
+        "signed": complete.agreement.newest,
+        "withdrawn": frozenset(),
+        "records": records,
+        "place": "/srv/rows.parquet",
+        "task": contents(Task, scene.task).digest.hex(),
+    }
+
+
+@world_of("policy.repair")
+def repairing(scene: Scene) -> Names:
+    state = StudyState(scene.desk("alice").state, ROOTS)
+    return {"state": state, "raw": scene.world.complete.agreement.encode()}
 
 
 @world_of("policy.envelope", "policy.keys", "policy.party")

@@ -322,9 +322,9 @@ def withdrawals() -> Iterator[dict[str, Any]]:
     raw = raw.replace(f'owner = "{ALICE}"', 'owner = "dora-clinic"')
     one = first.agreement.newest.envelope.as_json()
     two = signed(raw, dora.signing, WORLD.bob.signing, WORLD.carol.signing)
-    document = Withdrawal.of(first.agreement, ALICE)
-    mine = Envelope.parse(document.seal(WORLD.alice.signing)).as_json()
-    bobs = Envelope.parse(document.seal(WORLD.bob.signing)).as_json()
+    document = Withdrawal.of([v.policy for v in first.agreement.versions], ALICE)
+    mine = Envelope.parse(document.signed(WORLD.alice.signing)).as_json()
+    bobs = Envelope.parse(document.signed(WORLD.bob.signing)).as_json()
     agents = Envelope.parse(document.seal(WORLD.alice.operation)).as_json()
     yield case("without-a-withdrawal", "P17", agreement(one, two), "predecessor-not-consenting")
     yield case("with-it", "P17", agreement(one, two, withdrawals=[mine]), "accepted")
@@ -336,7 +336,7 @@ def withdrawals() -> Iterator[dict[str, Any]]:
         yield case(name, "P07", agreement(one, two, withdrawals=listed), code)
     other = document.model_copy(update={"study": "another-study"})
     moved = Withdrawal(**{n: getattr(other, n) for n in Withdrawal.model_fields})
-    envelope = Envelope.parse(moved.seal(WORLD.alice.signing)).as_json()
+    envelope = Envelope.parse(moved.signed(WORLD.alice.signing)).as_json()
     yield case(
         "of-another-study", "P18", agreement(one, two, withdrawals=[envelope]), "study-differs"
     )
