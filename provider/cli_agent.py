@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def _show_sample(wanted: bool) -> None:
     if wanted:
-        from provider.agent_config import SAMPLE
+        from ratls.profile_draft import SAMPLE
 
         typer.echo(SAMPLE, nl=False)
         raise typer.Exit
@@ -28,7 +28,9 @@ def _show_sample(wanted: bool) -> None:
 
 @with_simulation_option
 def agent(
-    config: Annotated[Path, typer.Option("--config", help="The agent's configuration, TOML.")],
+    config: Annotated[
+        Path, typer.Option("--config", metavar="FILE", help="The profile of this party and study.")
+    ],
     once: Annotated[
         bool, typer.Option("--once", help="Handle what is queued now, each task once, and end.")
     ] = False,
@@ -37,20 +39,20 @@ def agent(
     sample: Annotated[
         bool,
         typer.Option(
-            "--sample", callback=_show_sample, is_eager=True, help="Show a configuration, and end."
+            "--sample", callback=_show_sample, is_eager=True, help="Show a profile, and end."
         ),
     ] = False,
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """Wait for tasks, and release what the policy and this party's configuration allow.
+    """Wait for tasks, and release what the policy and this party's profile allow.
 
     Checks each task, the policy and the enclave, as `ratls provider push` does; the scheduler only
     wakes it up. Prints one line for each decision. Without a decision, for example while the
     enclave cannot be reached, it tries again later; a refusal is final until the agent restarts.
     With --once ends with the worst status of all tasks; otherwise at Ctrl-C or SIGTERM.
 
-    Example: ratls provider agent --config agent.toml
+    Example: ratls provider agent --config ratls.toml
     """
     from verifier.shell import refusals_as_exit_status
 
