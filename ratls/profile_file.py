@@ -39,7 +39,7 @@ class ProfileForeign(ConfigError):
     code = "profile-foreign"
     default_fix = (
         "if it is yours, `chmod go-w` the file and its folder; otherwise name your own with "
-        "`ratls --profile FILE`, or work in another folder"
+        "--profile FILE, or work in another folder"
     )
 
 

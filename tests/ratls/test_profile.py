@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from ratls.profile import Profile, ProfileMalformed
+from ratls.profile import Profile, ProfileMalformed, _Document
 from ratls.profile_draft import ROLES, SAMPLE, draft_profile
 from ratls.profile_file import NAME, VARIABLE, ProfileForeign, ProfileUnnamed, find_profile
 from tests.support.refusal import count_refusal, refused
@@ -109,6 +113,24 @@ def test_what_init_writes_is_a_profile(role: str, file: str | None) -> None:
         line.removeprefix("#") if line[1:2] not in ("", " ") else line for line in text.splitlines()
     )
     assert parse(begun).agreement is not None
+
+
+def fields(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Every field that a profile may have, as the page writes it."""
+    for name, field in model.model_fields.items():
+        parts = [field.annotation, *get_args(field.annotation)]
+        parts += [inner for part in parts for inner in get_args(part)]
+        inner = [p for p in parts if isinstance(p, type) and issubclass(p, BaseModel)]
+        listed = any(get_origin(part) is tuple for part in parts)
+        if inner:
+            yield from fields(inner[0], f"{path}{name}{'[]' if listed else ''}.")
+        else:
+            yield path + name
+
+
+def test_the_page_lists_every_field() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "profile.md").read_text("utf-8")
+    assert re.findall(r"^\| `([a-z_.\[\]]+)` \|", page, re.MULTILINE) == list(fields(_Document))
 
 
 @given(st.binary(max_size=300))
