@@ -71,10 +71,13 @@ def _said(profile: Profile | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _user_state() -> str:
-    from verifier.user_folder import user_folder
+def _user_state() -> str | None:
+    from verifier.user_folder import UserFolderUnknown, user_folder
 
-    return str(user_folder("state"))
+    try:
+        return str(user_folder("state"))
+    except UserFolderUnknown:  # of whoever has no home; commands that need one say so
+        return None
 
 
 def _taken(finder: ProfileFinder, command: str) -> list[dict[str, Any]]:
