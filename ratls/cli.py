@@ -49,9 +49,9 @@ class PackageMissing(ConfigError):
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Begin": ("demo", "init", "config", "explain"),
     "Agree": ("party", "policy"),
-    "Verify": ("verify", "collateral", "attest"),
+    "Verify": ("verify", "collateral", "measure", "attest"),
     "Release and compute": ("provider", "task"),
-    "Operate": ("enclave", "scheduler", "simulation"),
+    "Operate": ("doctor", "enclave", "scheduler", "simulation"),
 }
 
 
