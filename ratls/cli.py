@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -195,11 +196,14 @@ def main() -> None:
 
 
 def _end(refusal: RatlsError) -> NoReturn:
+    if isinstance(refusal, OutputReaderGone):
+        sys.exit(int(refusal.exit_status))
     if "--json" in sys.argv:
         from verifier.shell import Shell
 
-        Shell(json_output=True).show_refusal(refusal)
-    elif not isinstance(refusal, OutputReaderGone):
+        with suppress(RatlsError, OSError):  # the verdict is in the exit status
+            Shell(json_output=True).show_refusal(refusal)
+    else:
         word = refusal.exit_status.word
         sys.stderr.write(f"{word} [{refusal.code}] {refusal}\n  to do: {refusal.fix}\n")
     sys.exit(int(refusal.exit_status))

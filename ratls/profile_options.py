@@ -47,7 +47,7 @@ TAKES: Mapping[str, Mapping[str, str]] = {
     "verify server": {
         "address": "enclave.address",
         **_CHECKED,
-        "collateral": "enclave.collateral",
+        "collateral": "server collateral",
         "passphrase_file": "passphrase_file",
         **_STATE,
     },
@@ -90,11 +90,30 @@ TAKES: Mapping[str, Mapping[str, str]] = {
 }
 
 
+# Options without a value, of commands where it counts whether a file or address is typed.
+FLAGS: Mapping[str, frozenset[str]] = {
+    "collateral fetch": frozenset(
+        ("--early", "--newer-sgx", "--no-cache", "--offline", "--json", "--allow-simulation")
+    ),
+    "verify server": frozenset(("--certificate-only", "--json", "--allow-simulation")),
+}
+
+
 class Typed:
-    """What stands on the command line."""
+    """What stands on the command line, behind `ratls`."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = arguments
+
+    def plain(self, command: str) -> list[str]:
+        """What is neither an option of this command nor the value of one."""
+        found, before = [], ""
+        for argument in self._arguments:
+            valued = before.startswith("-") and before not in FLAGS[command] and "=" not in before
+            if (argument == "-" or not argument.startswith("-")) and not valued:
+                found.append(argument)
+            before = argument
+        return found[len(command.split()) :]
 
     def has(self, *options: str) -> bool:
         return any(a.split("=")[0] in options for a in self._arguments)
@@ -135,7 +154,7 @@ def _enclave_address(profile: Profile, typed: Typed) -> Any:
     if len(profile.enclaves) > 1:
         raise typer.BadParameter(
             f"{profile.path} has several: name one, {' or '.join(profile.enclaves)}",
-            param_hint="--enclave",
+            param_hint="enclave",
         )
     return next((str(place.address) for place in profile.enclaves.values()), None)
 
@@ -146,15 +165,24 @@ def _enclave_collateral(profile: Profile, typed: Typed) -> Any:
     return named[0].collateral if len(named) == 1 else None
 
 
+def _server_collateral(profile: Profile, typed: Typed) -> Any:
+    places = typed.plain("verify server")
+    if not places:
+        return _enclave_collateral(profile, typed)
+    known = {str(place.address): place.collateral for place in profile.enclaves.values()}
+    return known.get(places[0])
+
+
 def _fetched_enclave(profile: Profile, typed: Typed) -> Any:
-    """The enclave whose collateral is fetched by `ratls collateral fetch` without a word more."""
-    if typed.has("--fmspc", "--output", "-o") or len(profile.enclaves) != 1:
+    """The enclave whose collateral `ratls collateral fetch` fetches without a word more."""
+    if typed.has("--fmspc") or typed.plain("collateral fetch") or len(profile.enclaves) != 1:
         return None
     return [_enclave_address(profile, typed)]
 
 
 def _fetched_collateral(profile: Profile, typed: Typed) -> Any:
-    if typed.has("--fmspc"):
+    """Where releases look for it; what is fetched for another quote does not go there."""
+    if typed.has("--fmspc") or typed.plain("collateral fetch"):
         return None
     return _enclave_collateral(profile, typed)
 
@@ -174,7 +202,7 @@ def _dataset_id(profile: Profile, typed: Typed) -> Any:
     if len(profile.datasets) > 1:
         raise typer.BadParameter(
             f"{profile.path} has several: name one, {' or '.join(profile.datasets)}",
-            param_hint="--dataset",
+            param_hint="dataset",
         )
     return next(iter(profile.datasets), None)
 
@@ -197,6 +225,7 @@ _VALUES: Mapping[str, Callable[[Profile, Typed], Any]] = {
     "collateral.ca": lambda profile, typed: (
         None if typed.has("--from") else list(profile.collateral_ca) or None
     ),
+    "server collateral": _server_collateral,
     "fetched enclave": _fetched_enclave,
     "fetched collateral": _fetched_collateral,
     "scheduler.address": _scheduler_address,

@@ -93,7 +93,7 @@ def test_each_value_is_known_by_its_line() -> None:
     ],
 )
 def test_a_profile_can_grant_and_consent_to_nothing(text: str, fix: str) -> None:
-    """S31, X04: a file in a folder decides no verdict; the refusal says where it is said."""
+    """L07, X02: a file in a folder decides no verdict; the refusal says where it is said."""
     with refused(ProfileMalformed) as seen:
         parse(text)
     assert fix in seen.error.fix
@@ -186,7 +186,7 @@ def test_a_variable_that_was_not_filled_in(home: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
 def test_a_file_that_others_can_write_to(home: Path, mode: int) -> None:
-    """P14: they could exchange the keys and addresses that a command takes from it."""
+    """P25: they could name other keys for a command to compare an agreement with."""
     (home / NAME).chmod(mode)
     with refused(ProfileForeign) as seen:
         find_profile(None)

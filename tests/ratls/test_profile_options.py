@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ratls.cli import build, main
 from ratls.profile import Profile
 from ratls.profile_file import NAME, VARIABLE
-from ratls.profile_options import TAKES
+from ratls.profile_options import FLAGS, TAKES
 from tests.support.refusal import count_refusal
 from tests.support.typed import typed
 
@@ -104,7 +104,7 @@ def test_the_table_names_commands_and_their_options() -> None:
 
 
 def test_no_command_takes_permission_or_consent() -> None:
-    """X04, P19: both are typed each time, whatever stands in a file."""
+    """X02: both are typed each time, whatever stands in a file."""
     taken = {option for options in TAKES.values() for option in options}
     assert not taken & {"allow_simulation", "yes", "passphrase", "digest", "head", "root", "force"}
 
@@ -144,13 +144,41 @@ def test_collateral_is_fetched_to_its_place(folder: Path) -> None:
     assert params["sources"] == ["https://api.example"]
 
 
+def test_collateral_of_a_quote_does_not_go_to_the_enclaves_place(folder: Path) -> None:
+    """It may be of another machine, and would replace what releases are judged with."""
+    for words in (["quote.bin"], ["--offline", "quote.bin"], ["--max-age", "14d", "-"]):
+        assert "--output" in refused_to_parse("collateral", "fetch", *words)
+    params = parsed("collateral", "fetch", "quote.bin", "-o", "other.json")
+    assert not params["enclaves"]
+    assert parsed("collateral", "fetch", "--max-age", "14d")["output"] == Path("collateral.json")
+    words = ("--fmspc", "00606a000000", "--tee", "sgx")
+    assert "--output" in refused_to_parse("collateral", "fetch", *words)
+
+
+def test_a_server_elsewhere_has_other_collateral(folder: Path) -> None:
+    words = ("verify", "server")
+    assert parsed(*words)["address"] == "enclave.example:7443"
+    assert parsed(*words)["collateral"] == Path("collateral.json")
+    assert parsed(*words, "elsewhere.example:7443", "--timeout", "5")["collateral"] is None
+    write(folder, PROFILE + SECOND)
+    assert parsed(*words, "other.example:7443")["collateral"] == Path("other.json")
+    assert "training or testing" in refused_to_parse(*words)
+
+
+@pytest.mark.parametrize("command", sorted(FLAGS))
+def test_flags_are_known_where_what_follows_them_counts(command: str) -> None:
+    known = dict(commands(typer.main.get_command(build())))[command]
+    flags = {o for p in known.params if getattr(p, "is_flag", False) for o in p.opts}
+    assert flags - {"--help"} == FLAGS[command]
+
+
 def test_an_option_overrides(folder: Path) -> None:
     assert parsed("task", "sign", "--computation", "c", "-o", "t", "--study", "o")["study"] == "o"
     assert parsed("provider", "journal", "show", "--state=s")["state"] == Path("s")
 
 
 def test_another_party_brings_its_own_passphrase_and_state(folder: Path) -> None:
-    """P14: the state of one party must not record what another one accepted."""
+    """The state of one party must not record what another one accepted."""
     for words in (["--party", "bob"], ["--party=bob"]):
         params = parsed("policy", "accept", *words)
         assert (params["party"], params["state"]) == (Path("bob"), None)
