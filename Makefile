@@ -16,7 +16,7 @@ ifneq ($(wildcard $(VECTORS)/index.json),)
 export RATLS_VECTORS ?= $(abspath $(VECTORS))
 endif
 
-.PHONY: demo test check quick format lint types errors messages proto bench differential fuzz mutants cases venv lock \
+.PHONY: demo test check quick format lint types errors computations messages proto bench differential fuzz mutants cases venv lock \
   image-lock image-list clean
 
 demo: $(VENV)/.runs
@@ -67,6 +67,9 @@ $(VENV)/.installed: requirements/dev.txt $(VENV)/.runs
 
 errors: venv
 	$(BIN)/python -m tests.support.error_page
+
+computations: venv
+	$(BIN)/python -m tests.support.computation_page
 
 # One example of every refusal, noted while the tests run.
 messages: venv

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policy import cli_sign
-from policy.options import (
-    AgreementFile,
-    ExpectLibpal,
-    ExpectLibsysdb,
-    Json,
-    KnownDigest,
-    OwnParty,
-    checked_digest,
-)
+from policy import cli_draft, cli_sign
+from policy.options import AgreementFile, Json, KnownDigest, OwnParty, checked_digest
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
-    from policy.document import Policy
-    from verifier.parts import Announced
+    pass
 
 policy = typer.Typer(
     cls=Commands,
@@ -30,182 +20,9 @@ policy = typer.Typer(
     help="Draft, read, sign, check and accept what the parties agree on.",
 )
 
-Libpal = Annotated[Path | None, typer.Option(metavar="FILE", help="Gramine's loader, libpal.so.")]
-
-
-def _with(libpal: Path | None) -> Path:
-    if libpal is None:
-        raise typer.BadParameter("is needed to measure a manifest", param_hint="--libpal")
-    return libpal
-
-
-@policy.command("new")
-def policy_new(
-    study: Annotated[str, typer.Option(help="Name of the study: a-z, 0-9 and -.")],
-    party_file: Annotated[list[Path], typer.Option(help="A party.toml; once per party.")],
-    expires: Annotated[str, typer.Option(help="First instant at which it no longer holds.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to make.")] = Path(
-        "policy.toml"
-    ),
-    not_before: Annotated[str | None, typer.Option(help="First instant. Default: now.")] = None,
-    mr_enclave: Annotated[str | None, typer.Option(help="Of SGX: 64 hex digits.")] = None,
-    tee: Annotated[
-        Literal["sgx", "tdx"], typer.Option(help="The technology, where no quote is given.")
-    ] = "sgx",
-    quote: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="List what this quote says. It is not verified."),
-    ] = None,
-    root: Annotated[str, typer.Option(help="Root of trust.")] = "intel",
-    machine: Annotated[
-        list[str] | None, typer.Option(help="ppid:… or piid:…; may be repeated.")
-    ] = None,
-    enclave: Annotated[
-        Path | None,
-        typer.Option(metavar="SIGNED", help="Measure this signed manifest, with --libpal."),
-    ] = None,
-    libpal: Libpal = None,
-    expect_libpal: ExpectLibpal = None,
-    expect_libsysdb: ExpectLibsysdb = None,
-    json: Json = False,
-) -> None:
-    """Write a first policy.toml with comments, to be completed in an editor.
-
-    Example: ratls policy new --study my-study --party-file alice/party.toml
-    --party-file bob/party.toml --expires 2027-02-01T00:00:00Z -o policy.toml
-    """
-    from verifier.shell import parse_instant, refusals_as_exit_status
-
-    if mr_enclave is not None and (quote is not None or tee == "tdx"):
-        raise typer.BadParameter("is of SGX, and not beside --quote", param_hint="--mr-enclave")
-    with refusals_as_exit_status(json) as shell:
-        from policy.draft import (
-            PLACEHOLDER,
-            block_of,
-            domain_block,
-            draft_policy,
-            enclave_block,
-        )
-        from policy.party import read_party_file
-        from verifier.files import read_file, write_new
-        from verifier.quote_files import read_quote_file
-
-        for path in party_file:
-            read_party_file(path)  # refuses what is no party block, before anything is written
-        if quote is not None:
-            block = block_of(read_quote_file(str(quote)).quote.report)
-        elif enclave is not None:
-            from policy.measured import accepted_measurement
-
-            manifest, measured = accepted_measurement(
-                enclave, _with(libpal), expect_libpal, expect_libsysdb
-            )
-            sgx = manifest.table("sgx")
-            block = enclave_block(str(measured.mr_enclave), sgx["isvprodid"], sgx["isvsvn"])
-        else:
-            block = domain_block() if tee == "tdx" else enclave_block(mr_enclave or PLACEHOLDER)
-        text = draft_policy(
-            study=study,
-            party_blocks=[read_file(path).decode("utf-8") for path in party_file],
-            enclave=block,
-            root=root,
-            machines=machine or [],
-            not_before=parse_instant(not_before),
-            expires=parse_instant(expires),
-        )
-        write_new(output, text.encode("utf-8"), mode=0o644)
-        shell.answer({"policy": str(output)}, f"{output}: a draft of {study}")
-        if quote is not None:
-            shell.say(f"{quote} was not verified: compare its measurements with your own build")
-        shell.say(f"next: complete it, then ratls policy lint {output}")
-
-
-@policy.command("lint")
-def policy_lint(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml.")],
-    collateral: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Announce current levels in this bundle that the policy refuses for an advisory; "
-            "may be repeated."
-        ),
-    ] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(metavar="SIGNED", help="It must name the enclave of this signed manifest."),
-    ] = None,
-    libpal: Libpal = None,
-    expect_libpal: ExpectLibpal = None,
-    expect_libsysdb: ExpectLibsysdb = None,
-    json: Json = False,
-) -> None:
-    """List every problem of a policy with its path and line. If there is none, say for each
-    computation what its result tells about persons, and where the policy leaves something open.
-
-    Intel attaches advisories to levels that are UpToDate, too; a policy accepts those that it lists
-    in accepted_advisories, and refuses the others. With --collateral, such levels are announced.
-
-    With --manifest the enclave is measured, and must be one that the policy names.
-
-    Example: ratls policy lint policy.toml
-    """
-    from verifier.shell import refusals_as_exit_status
-
-    with refusals_as_exit_status(json) as shell:
-        from policy.agreement_file import read_policy
-        from policy.computations import DECLARED
-        from policy.document import PolicyInvalid, digest_text
-        from policy.show import notes
-
-        try:
-            read = read_policy(file)
-        except PolicyInvalid as refusal:
-            problems = [
-                {"path": p.path, "line": p.line, "expected": p.expected, "found": p.found}
-                for p in refusal.problems
-            ]
-            shell.answer(
-                {"file": str(file), "problems": problems, "error": refusal.as_json()},
-                "\n".join(f"{file}: {problem}" for problem in refusal.problems),
-            )
-            raise typer.Exit(int(refusal.exit_status)) from refusal
-        digest, noted = digest_text(read.digest), notes(read, file.parent)
-        says = {c.id: f"{c.run} says {DECLARED[c.run].says}" for c in read.computation}
-        ahead = _announced(read, collateral or [])
-        facts = {"file": str(file), "problems": [], "digest": digest, "says": says, "notes": noted}
-        lines = [f"{file}: no problems, {digest}"]
-        if manifest is not None:
-            from policy.measured import accepted_measurement, require_agreed
-
-            found = accepted_measurement(manifest, _with(libpal), expect_libpal, expect_libsysdb)
-            lines.append(f"  {manifest} is the enclave {require_agreed(read, *found)}")
-        lines += [
-            *(f"  {name}: {text}" for name, text in (says | noted).items()),
-            *(f"  {place}: {level.text}" for place, level in ahead),
-        ]
-        announced = [{"collateral": place, **level.as_json()} for place, level in ahead]
-        shell.answer({**facts, "announced": announced, "error": None}, "\n".join(lines))
-
-
-def _announced(policy: Policy, files: Sequence[Path]) -> list[tuple[str, Announced]]:
-    """Current levels in these bundles that the policy would refuse; by the bundle's name."""
-    if not files:
-        return []
-    from verifier.anchors import RootName
-    from verifier.bundles import read_collateral
-    from verifier.contents import Contents
-    from verifier.errors import placed
-    from verifier.parts import announced, levels_of
-
-    roots = RootName.parse(policy.platform.root).anchors
-    found = []
-    for file in files:
-        bundle = read_collateral(file)
-        with placed(str(file)):
-            contents = Contents.authenticate(bundle, roots)
-        levels = announced(levels_of(contents), policy.platform.accepted_advisories)
-        found += [(str(file), level) for level in levels]
-    return found
+policy.command("new")(cli_draft.new)
+policy.command("lint")(cli_draft.lint)
+policy.command("computations")(cli_draft.computations)
 
 
 @policy.command("show")

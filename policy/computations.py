@@ -9,15 +9,19 @@ the same policies before a row is sent. The code is in `enclave_app.computations
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import MappingProxyType
+from typing import ClassVar
 
 from policy.parameters import Fixed, Parameter, Range, Value
 from policy.sections import Computation, Dataset
 
-Finding = tuple[str, str, str]  # path, expected, found: one problem without its line
+# One problem without its line: path, expected, found, and what to do where that is not obvious.
+Finding = tuple[str, str, str] | tuple[str, str, str, str]
 
+_FEW, _NEAR = 32, 0.5  # names that one is compared with; how like it the one meant must be
 _NUMBERS = frozenset({"bool", "int32", "int64", "float32", "float64"})
 _LABELS = frozenset({"bool", "int32", "int64"})
 _KEYS = frozenset({"string", "int32", "int64"})  # exact equality means nothing for floats
@@ -28,6 +32,7 @@ class Columns:
     """The name of a column, or a list of names. Always fixed: which facts about persons leave
     is agreed on, and a task that could choose would walk through all columns, one use each."""
 
+    task_may_choose: ClassVar[bool] = False
     types: frozenset[str]
     several: bool = True
     nullable: bool = False
@@ -53,14 +58,16 @@ class Columns:
     def _usable(self, path: str, name: str, dataset: Dataset) -> Iterator[Finding]:
         column = dataset.columns.get(name)
         if column is None:
-            yield path, f"columns of {dataset.id}", ascii(name)
+            yield path, f"columns of {dataset.id}", ascii(name), _meant(name, dataset.columns)
         elif name == dataset.subject and not self.subject:
             yield path, "columns other than the subject", ascii(name)
         elif column.type not in self.types:
             wanted = " or ".join(sorted(self.types))
-            yield path, f"columns of type {wanted}", f"{name!a} of {dataset.id}: {column.type}"
+            fix = f"name another column, or agree on {name} as one of these types"
+            yield path, f"columns of type {wanted}", f"{name!a} of {dataset.id}: {column.type}", fix
         elif column.nullable and not self.nullable:
-            yield path, "columns whose type does not end in ?", f"{name!a} of {dataset.id}"
+            fix = "fill or drop the rows without a value at the source, and remove the ?"
+            yield path, "columns whose type does not end in ?", f"{name!a} of {dataset.id}", fix
 
 
 def _one_spelling(path: str, name: str, inputs: Sequence[Dataset]) -> Iterator[Finding]:
@@ -78,6 +85,7 @@ def _one_spelling(path: str, name: str, inputs: Sequence[Dataset]) -> Iterator[F
 class Whole:
     """An integer within limits. The policy may leave it to the task."""
 
+    task_may_choose: ClassVar[bool] = True
     least: int
     most: int
 
@@ -90,6 +98,7 @@ class Whole:
 class Probabilities:
     """Ascending numbers between 0 and 1, neither of them included. Always fixed."""
 
+    task_may_choose: ClassVar[bool] = False
     most: int
 
     def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
@@ -106,6 +115,7 @@ class Probabilities:
 class Declared:
     """What a policy may ask of one computation."""
 
+    about: str  # what it computes, in one sentence
     outputs: frozenset[str]
     parameters: Mapping[str, Columns | Whole | Probabilities]
     says: str  # what its result still tells about persons when every rule holds
@@ -119,6 +129,8 @@ class Declared:
 DECLARED: Mapping[str, Declared] = MappingProxyType(
     {
         "logistic_regression": Declared(
+            about="One model over the rows of all inputs together: how likely the label is, given "
+            "the features.",
             outputs=frozenset({"model_weights"}),
             parameters={
                 "features": Columns(_NUMBERS),
@@ -133,6 +145,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             "under a privacy budget would prevent it, and there is none",
         ),
         "private_set_intersection": Declared(
+            about="Which keys, or how many, all inputs have in common.",
             outputs=frozenset({"intersection_size", "intersection_ids"}),
             parameters={"key": Columns(_KEYS, several=False, subject=True, alike=True)},
             # Of two, each provider would know the other one's.
@@ -143,6 +156,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             "asks about, as many as its max_rows",
         ),
         "summary_statistics": Declared(
+            about="Mean, deviation and quantiles of each column over the rows of all inputs.",
             outputs=frozenset({"statistics", "counts"}),
             parameters={
                 "columns": Columns(_NUMBERS, nullable=True),
@@ -167,20 +181,41 @@ def computation_problems(
     declared = DECLARED.get(computation.run)
     if declared is None:
         # R01, D10: a name is looked up in a closed table, never imported.
-        yield f"{path}.run", " or ".join(DECLARED), ascii(computation.run)
-        return
+        close = get_close_matches(computation.run, DECLARED, n=1, cutoff=_NEAR)
+        fix = _meant(computation.run, DECLARED)
+        yield f"{path}.run", " or ".join(DECLARED), ascii(computation.run), fix
+        if not close:
+            return
+        declared = DECLARED[close[0]]  # so that the other problems are said at once, too
     rule = computation.release
-    if more := sorted(set(rule.outputs) - declared.outputs):
-        yield f"{path}.release.outputs", " or ".join(sorted(declared.outputs)), ", ".join(more)
+    for name in sorted(set(rule.outputs) - declared.outputs):
+        wanted, fix = " or ".join(sorted(declared.outputs)), _meant(name, declared.outputs)
+        yield f"{path}.release.outputs", wanted, ascii(name), fix
     if rule.significant_digits > declared.most_digits:
         digits = f"at most {declared.most_digits}"
-        yield f"{path}.release.significant_digits", digits, str(rule.significant_digits)
+        fix = f"write {declared.most_digits}: more digits tell more about single persons"
+        yield f"{path}.release.significant_digits", digits, str(rule.significant_digits), fix
     if rule.min_subjects_per_input < declared.fewest_subjects:
         subjects = f"at least {declared.fewest_subjects}"
-        yield f"{path}.release.min_subjects_per_input", subjects, str(rule.min_subjects_per_input)
+        fix = f"write {declared.fewest_subjects} or more: fewer persons cannot hide in the result"
+        yield (
+            f"{path}.release.min_subjects_per_input",
+            subjects,
+            str(rule.min_subjects_per_input),
+            fix,
+        )
     if len(computation.inputs) < declared.fewest_inputs:
         yield f"{path}.inputs", f"at least {declared.fewest_inputs}", str(len(computation.inputs))
     yield from _parameters(f"{path}.parameters", computation.parameters, declared, inputs)
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    """The nearest name that there is, or all of them; of many names none, as that takes long."""
+    if len(known) > _FEW:
+        return ""
+    close = get_close_matches(name, known, n=1, cutoff=_NEAR)
+    listed = ", ".join(ascii(other)[1:-1] for other in sorted(known))
+    return f"did you mean {ascii(close[0])[1:-1]}?" if close else f"known here: {listed}"
 
 
 def _parameters(
@@ -188,14 +223,15 @@ def _parameters(
 ) -> Iterator[Finding]:
     for name in parameters:
         if name not in declared.parameters:
-            yield f"{path}.{name}", " or ".join(declared.parameters), "another parameter"
+            wanted = " or ".join(declared.parameters)
+            yield f"{path}.{name}", wanted, "another parameter", _meant(name, declared.parameters)
     used: set[Value] = set()
     for name, kind in declared.parameters.items():
         parameter = parameters.get(name)
         if parameter is None:
             if name not in declared.optional:
                 yield f"{path}.{name}", "a value", "nothing"
-        elif not isinstance(parameter, Fixed) and not isinstance(kind, Whole):
+        elif not isinstance(parameter, Fixed) and not kind.task_may_choose:
             yield f"{path}.{name}", "a value that the policy fixes", "one that a task may choose"
         else:
             values = parameter.values()

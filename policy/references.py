@@ -44,7 +44,7 @@ def cross_problems(
         path = f"computation[{i}]"
         findings += _people(path, computation, roles, unread)
         findings += _inputs(path, computation, datasets, unread_data)
-    return [Problem(path, lines.find(path), expected, found) for path, expected, found in findings]
+    return [Problem(path, lines.find(path), *rest) for path, *rest in findings]
 
 
 class PolicyKeysShared(PolicyTrustError):

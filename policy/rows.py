@@ -30,6 +30,8 @@ from policy.errors import InvalidDataError, SchemaError
 from policy.sections import Column, Dataset
 from policy.values import Digest
 
+Fault = tuple[type[InvalidDataError], str, pa.Array]  # refusal, the rule, which rows break it
+ColumnFault = tuple[str, type[InvalidDataError], str, pa.Array]
 _ROWS_NAMED = 5  # in one refusal
 _LARGEST = sys.float_info.max
 _TYPES: dict[str, Any] = {
@@ -179,6 +181,19 @@ class BatchCheck:
             if not column.is_fine(values):
                 column.refuse(values, rows_before)
 
+    def faults(self, batch: pa.RecordBatch, *, validated: bool = False) -> Iterator[ColumnFault]:
+        """All that is wrong: for each column and rule, which rows of this batch break it.
+
+        Raises: RowsMalformed.
+        """
+        if not validated:
+            require_consistent(batch, f"dataset {self._dataset.id}: batch")
+        for name, column, values in zip(
+            self.schema.names, self._columns, batch.columns, strict=True
+        ):
+            if not column.is_fine(values):
+                yield from ((name, *fault) for fault in column.faults(values))
+
 
 def require_consistent(batch: pa.RecordBatch, thing: str) -> None:
     """Offsets, indices and texts are such that reading them is safe: Arrow trusts its sender.
@@ -246,11 +261,14 @@ class _Column:
 
         Raises: The leaf of the first rule that a row breaks; nothing if all rows keep all rules.
         """
+        for leaf, expected, wrong in self.faults(values):
+            # The numbers of the rows, never their values.
+            raise leaf(self._thing, expected=expected, found=_rows(wrong, rows_before))
+
+    def faults(self, values: pa.Array) -> Iterator[Fault]:
+        """The rules that some row breaks."""
         faults = chain(_faults(values, self._declared), _misspelled(values, self._spelling))
-        for leaf, expected, wrong in faults:
-            if pc.any(wrong).as_py():
-                # The numbers of the rows, never their values.
-                raise leaf(self._thing, expected=expected, found=_rows(wrong, rows_before))
+        return (fault for fault in faults if pc.any(fault[2]).as_py())
 
 
 def check_batch(batch: pa.RecordBatch, dataset: Dataset, *, rows_before: int = 0) -> None:
@@ -267,9 +285,6 @@ def _rows(wrong: pa.Array, rows_before: int) -> str:
     listed = ", ".join(map(str, places[:_ROWS_NAMED]))
     more = f" and {len(places) - _ROWS_NAMED} more" if len(places) > _ROWS_NAMED else ""
     return f"{'row' if len(places) == 1 else 'rows'} {listed}{more}"
-
-
-Fault = tuple[type[InvalidDataError], str, pa.Array]  # refusal, the rule, which rows break it
 
 
 class _NamesRows:

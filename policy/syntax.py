@@ -178,6 +178,8 @@ class LineIndex:
                 if table[1] == "[[":
                     counts[prefix] = counts.get(prefix, -1) + 1
                     prefix = f"{prefix}[{counts[prefix]}]"
+                elif (holder := prefix.partition("."))[0] in counts:  # [dataset.columns]
+                    prefix = f"{holder[0]}[{counts[holder[0]]}].{holder[2]}"
                 self._lines.setdefault(prefix, number)
             elif key := _KEY.match(line):
                 name = key[1] if key[1] is not None else key[2]

@@ -83,6 +83,7 @@ class Event(StrEnum):
     NOT_REPORTED = "not-reported"  # the scheduler does not know the outcome
     MAILBOX = "mailbox"  #          the scheduler is away
     MAILBOX_BACK = "mailbox-back"
+    UNREADY = "unready"  #          at the start: a file with which no task can be done
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class Line:
             parts.append(f"{self.done.commit.rows:,} rows to {enclave}{before}")
         if self.refusal is not None:
             parts.append(f"[{self.refusal.code}] {self.refusal}")
-            if self.event is Event.REFUSED and self.refusal.fix:
+            if self.event in (Event.REFUSED, Event.UNREADY) and self.refusal.fix:
                 parts.append(f"; to do: {self.refusal.fix}")
         if self.again is not None:
             parts.append(f"; again in {self.again:.0f} s")

@@ -14,8 +14,11 @@ from ratls.options import JsonLines
 from verifier.modes import with_simulation_option
 
 if TYPE_CHECKING:
-    from provider.agent import Agent
+    from provider.agent import Agent, Line
+    from provider.agent_config import AgentConfig
+    from provider.agent_tasks import TaskReleaser
     from scheduler.client import SchedulerClient
+    from verifier.shell import Shell
 
 
 def _show_sample(wanted: bool) -> None:
@@ -34,6 +37,10 @@ def agent(
     once: Annotated[
         bool, typer.Option("--once", help="Handle what is queued now, each task once, and end.")
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Try everything in the configuration, release nothing, end."),
+    ] = False,
     timeout: Timeout = 600,
     json_output: JsonLines = False,
     sample: Annotated[
@@ -51,6 +58,8 @@ def agent(
     wakes it up. Prints one line for each decision. Without a decision, for example while the
     enclave cannot be reached, it tries again later; a refusal is final until the agent restarts.
     With --once ends with the worst status of all tasks; otherwise at Ctrl-C or SIGTERM.
+    As it starts, it says which files no task could be done with. With --check it reads all rows,
+    lets each enclave prove itself, asks the scheduler, and says what would be refused.
 
     Example: ratls provider agent --config ratls.toml
     """
@@ -71,6 +80,9 @@ def agent(
         from verifier.shell import now
 
         settings = AgentConfig.read(config)
+        if check:
+            _check(shell, settings, allow_simulation, timeout)
+            return
         with (
             errors_logged(open_log()),
             _ending_on_signal(once),
@@ -100,11 +112,51 @@ def agent(
                 if once:
                     _empty(decides, client)
                 else:
+                    for line in _unready(releaser):
+                        say(line)
                     shell.say(f"watching {settings.scheduler} as {releaser.party.party_id}")
                     with Inbox(client, lost, back=back) as inbox:
                         attend(decides, inbox.next)
         if decides.worst:
             raise typer.Exit(int(decides.worst))
+
+
+def _unready(releaser: TaskReleaser) -> Iterator[Line]:
+    """What a person should see before they leave the agent alone."""
+    from policy.state import StudyState
+    from provider.agent import Event, Line
+    from provider.agent_check import unready
+
+    stored = StudyState(releaser.config.state).stored(releaser.config.study)
+    assert stored is not None  # the releaser was opened with it
+    for tried in unready(releaser.config, stored.policy, releaser.party.party_id):
+        dataset = tried.what.removeprefix("dataset ") if tried.what.startswith("dataset ") else None
+        yield Line(
+            Event.UNREADY, releaser.clock(), releaser.mode, dataset=dataset, refusal=tried.refusal
+        )
+
+
+def _check(shell: Shell, settings: AgentConfig, allow_simulation: bool, timeout: float) -> None:
+    from provider.agent_check import try_all
+    from provider.cli_check import shown_progress
+    from verifier.errors import Exit
+    from verifier.shell import now
+
+    statuses = []
+    with shown_progress(shell, "rows checked") as progress:
+        for tried in try_all(
+            settings,
+            allow_simulation=allow_simulation,
+            timeout=timeout,
+            clock=now,
+            progress=progress,
+        ):
+            shell.answer(tried.as_json(), str(tried))
+            if tried.refusal is not None:
+                statuses.append(int(tried.refusal.exit_status))
+    if statuses:
+        raise typer.Exit(int(Exit.worst(statuses)))
+    shell.say("nothing would be refused now")
 
 
 def _empty(agent: Agent, client: SchedulerClient) -> None:

@@ -9,7 +9,14 @@ import typer
 
 from policy.options import Json, PartyDir, PassphraseFile
 from provider.cli_agent import agent
-from provider.cli_check import SourcePath, amount, check, checked_shown, shown_progress
+from provider.cli_check import (
+    SourcePath,
+    amount,
+    check,
+    checked_shown,
+    describe,
+    shown_progress,
+)
 from provider.cli_journal import journal
 from provider.options import (
     EnclaveAt,
@@ -217,6 +224,7 @@ def reason(
 
 
 provider.command("reason")(with_simulation_option(reason))
+provider.command("describe")(describe)
 provider.command("check")(check)
 provider.command("agent")(agent)
 provider.add_typer(journal, name="journal")

@@ -9,19 +9,24 @@ reads the source once more and looks at no value again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+from policy.agreement_file import read_policy
+from policy.document import PolicyInvalid
+from policy.draft import unfinished_dataset
 from policy.state import StateMissing, StudyState
 from provider.journalling import Journalling
 from provider.release import CheckedRelease, check_locally
 from provider.sources import SourceSpec, source_at
 from provider.stamps import Checked, Stamps, check_source
-from verifier.errors import ConfigError
+from verifier.errors import ConfigError, placed
+from verifier.files import read_file
 
 if TYPE_CHECKING:
+    from policy.document import Policy
     from policy.sections import Dataset
     from provider.exchange import EnclaveRequest
 
@@ -79,7 +84,57 @@ class DatasetUnclear(ConfigError):
     default_fix = "name the study with --study; `ratls policy show` lists the datasets of a policy"
 
 
-def accepted_dataset(state: Path, dataset: str, study: str | None = None) -> Dataset:
+def dataset_in(file: Path, dataset: str) -> Wanted:
+    """As a draft or an agreement declares it. Nothing is said about its signatures.
+
+    A draft may have problems elsewhere: rows can be checked before the enclave is built.
+
+    Raises: DatasetUnclear, PolicyInvalid, and what reading the file raises.
+    """
+    try:
+        policy = read_policy(file)
+    except PolicyInvalid as refusal:
+        found = unfinished_dataset(read_file(file), dataset, refusal.problems)
+        if found is None:
+            raise
+        return Wanted(*found, len(refusal.problems))
+    with placed(str(file)):
+        return Wanted.of(policy, dataset)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a source is held against."""
+
+    dataset: Dataset
+    needed: Mapping[str, int]  # persons that each computation asks of this input, by its id
+    problems: int = 0  # that the draft has elsewhere
+
+    @classmethod
+    def of(cls, policy: Policy, dataset: str) -> Self:
+        """Raises: DatasetUnclear."""
+        needed = {
+            c.id: c.release.min_subjects_per_input
+            for c in policy.computation
+            if dataset in c.inputs
+        }
+        return cls(dataset_of(policy, dataset), needed)
+
+
+def dataset_of(policy: Policy, dataset: str) -> Dataset:
+    """The dataset with this id. Raises: DatasetUnclear."""
+    declared = policy.dataset_by_id(dataset)
+    if declared is None:
+        raise DatasetUnclear(
+            f"dataset {ascii(dataset)[:80]}",
+            expected=f"one of {', '.join(d.id for d in policy.dataset)}",
+            found="an id that the policy does not have",
+            fix="write its id as it is in the policy",
+        )
+    return declared
+
+
+def accepted_dataset(state: Path, dataset: str, study: str | None = None) -> Wanted:
     """As the newest accepted policy declares it, in force or not.
 
     Args:
@@ -92,11 +147,10 @@ def accepted_dataset(state: Path, dataset: str, study: str | None = None) -> Dat
     """
     store = StudyState(state)
     studies = store.studies() if study is None else [study]
-    found: Sequence[Dataset] = [
-        declared
+    found: Sequence[Wanted] = [
+        Wanted.of(agreement.policy, dataset)
         for agreement in map(store.stored, studies)
-        if agreement is not None
-        and (declared := agreement.policy.dataset_by_id(dataset)) is not None
+        if agreement is not None and agreement.policy.dataset_by_id(dataset) is not None
     ]
     if not studies:
         raise StateMissing(str(store.folder), expected="an accepted agreement", found="none")

@@ -28,6 +28,8 @@ from verifier.errors import RatlsError
 from verifier.files import own_folder, read_file, write_atomically
 
 if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
     from policy.sections import Dataset
     from provider.sources import Source
 
@@ -120,22 +122,27 @@ def _programs() -> list[str]:
 
 def check_source(
     source: Source,
-    stamps: Stamps,
+    stamps: Stamps | None,
     dataset: Dataset,
     progress: Callable[[int, int | None], None] = lambda rows, total: None,
+    look: Callable[[RecordBatch], None] = lambda batch: None,
 ) -> Checked:
     """Read and check all rows, as a release does; keep a stamp where one can hold.
 
     Args:
+        stamps: None keeps none.
         progress: Called with rows checked, and rows in all where they are known.
+        look: Called with each batch, once it is checked.
 
     Raises: What `Source.chunks` raises; FileNotWritten.
     """
     seen, total = RowsSeen(), source.expected_rows()
-    stamps.forget(dataset)
+    if stamps is not None:
+        stamps.forget(dataset)
     with closing(source.chunks()) as chunks:
         for chunk in chunks:
             seen.add(chunk)
+            look(chunk.batch)
             progress(seen.rows, total)
-    stamped = stamps.keep(source, dataset, seen)
+    stamped = stamps is not None and stamps.keep(source, dataset, seen)
     return Checked(seen.rows, seen.batches, seen.bytes, seen.digest(), stamped)

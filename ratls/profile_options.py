@@ -73,11 +73,12 @@ TAKES: Mapping[str, Mapping[str, str]] = {
     },
     "provider reason": {"dataset": "dataset.id", **_ENCLAVE, **_KEYS, **_STATE},
     "provider check": {
-        "dataset": "dataset.id",
-        "source": "dataset.source",
+        "named": "checked dataset",
+        "source": "listed source",
         "study": "study",
         **_STATE,
     },
+    "provider describe": {"source": "listed source", "dataset": "dataset.id", "owner": "party id"},
     "provider agent": {"config": "profile"},
     "provider journal show": _STATE,
     "provider journal verify": _STATE,
@@ -213,6 +214,21 @@ def _dataset_source(profile: Profile, typed: Typed) -> Any:
     return profile.path if wanted in (*profile.datasets, None) and profile.datasets else None
 
 
+def _listed_source(profile: Profile, typed: Typed) -> Any:
+    """As `_dataset_source`; a dataset that is not there is refused with those that are."""
+    return profile.path if profile.datasets else None
+
+
+def _checked_dataset(profile: Profile, typed: Typed) -> Any:
+    return [_dataset_id(profile, typed)] if profile.datasets else None
+
+
+def _party_id(profile: Profile, typed: Typed) -> Any:
+    from policy.party import read_party_file
+
+    return None if profile.party is None else read_party_file(profile.party / "party.toml").id
+
+
 _VALUES: Mapping[str, Callable[[Profile, Typed], Any]] = {
     "study": lambda profile, typed: profile.study,
     "party": _party,
@@ -234,6 +250,9 @@ _VALUES: Mapping[str, Callable[[Profile, Typed], Any]] = {
     "enclave.collateral": _enclave_collateral,
     "dataset.id": _dataset_id,
     "dataset.source": _dataset_source,
+    "listed source": _listed_source,
+    "checked dataset": _checked_dataset,
+    "party id": _party_id,
     "serve.enclave.attester": lambda profile, typed: profile.enclave_attester,
     "serve.enclave.listen": lambda profile, typed: profile.enclave_listen,
     "serve.enclave.spill": lambda profile, typed: profile.enclave_spill,

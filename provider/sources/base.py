@@ -24,6 +24,7 @@ from policy.rows import BatchCheck, ColumnMissing, ColumnTypeDiffers
 from policy.values import Digest
 from provider.errors import SourceError, SourceTableMalformed
 from provider.sources.ahead import ahead, mapped
+from provider.sources.survey import Surveyed
 from ratls.framing import message_digest
 from verifier.errors import RatlsError, placed
 from verifier.files import MEBIBYTE
@@ -127,8 +128,12 @@ class Source(ABC):
         self._check = BatchCheck(dataset)
         self._schema = self._check.schema
         self._scanned: int | None = None
+        # Where all that is wrong is wanted, and not the first of it.
+        self._survey = dataset.survey if isinstance(dataset, Surveyed) else None
+        known = (self._survey.dataset if self._survey else dataset).columns
+        guessed = self._survey is not None and self._survey.guessed
         for new in rename.values():
-            if new not in dataset.columns:
+            if new not in known and not guessed:
                 raise SourceTableMalformed(
                     f"{name}: rename", expected="declared columns", found=ascii(new)[:80]
                 )
@@ -156,6 +161,13 @@ class Source(ABC):
         """
         rows = self._counted(checked)
         return ahead(rows) if self.threads else rows
+
+    def surveyed(self) -> Generator[pa.RecordBatch, None, None]:
+        """Every row, for the survey that the source was opened for, which notes what is wrong.
+
+        Raises: SourceError, and SchemaError for columns that cannot be read.
+        """
+        return self._counted(checked=True)
 
     def _counted(self, checked: bool) -> Generator[pa.RecordBatch, None, None]:
         rows = 0
@@ -218,9 +230,18 @@ class Source(ABC):
         return None
 
     @property
+    def name(self) -> str:
+        """What refusals call it."""
+        return self._name
+
+    @property
     def schema(self) -> pa.Schema:
         """What the batches have: the declared columns, no metadata."""
         return self._schema
+
+    @abstractmethod
+    def found_columns(self) -> list[tuple[str, pa.DataType | None]]:
+        """Every column, by the name that it has here; None where the source gives no type."""
 
     @abstractmethod
     def _declared(self) -> Iterator[pa.RecordBatch]:
@@ -236,21 +257,39 @@ class Source(ABC):
     def _places(self, found: Sequence[str]) -> list[int]:
         """The place of each declared column; other columns stay unread."""
         places = []
-        found = [self._rename.get(name, name) for name in found]
+        found = self._renamed(found)
         for name in self._schema.names:
             count = found.count(name)
             if count != 1:
                 others = ", ".join(ascii(other)[1:-1][:80] for other in found[:40])
-                raise ColumnMissing(
+                refusal = ColumnMissing(
                     self._name,
                     expected=f"{'single ' if count else ''}column {name!r}",
                     found=f"it has: {others}",
                 )
-            places.append(found.index(name))
+                self._refuse_column(name, refusal)
+            else:
+                places.append(found.index(name))
+        self._require_columns()
         return places
+
+    def _renamed(self, found: Sequence[str]) -> list[str]:
+        return [self._rename.get(name, name) for name in found]
+
+    def _refuse_column(self, name: str, refusal: RatlsError) -> None:
+        """Raises: `refusal`, at once or, in a survey, by `_require_columns`."""
+        if self._survey is None:
+            raise refusal
+        self._survey.refuse_column(name, refusal)
+
+    def _require_columns(self) -> None:
+        if self._survey is not None:
+            self._survey.require_columns()
 
     def _column(
         self,
+        name: str,
+        rows_before: int,
         length: int,
         build: Callable[[slice], pa.Array | None],
         misfit: Callable[[int], ColumnTypeDiffers],
@@ -259,6 +298,9 @@ class Source(ABC):
         array = build(slice(0, length))
         if array is not None:
             return array
+        if self._survey is not None:
+            type_, place = self._schema.field(name).type, (self._name, name)
+            return self._survey.fitting(place, rows_before, length, build, misfit, type_)
         low, high = 0, length  # the first value that does not fit is in here
         while high - low > 1:
             middle = (low + high) // 2
@@ -269,7 +311,9 @@ class Source(ABC):
         """Every row, in batches fit to be sent, held against the policy unless that was done."""
         rows = 0
         for batch in _resize(self._declared(), self._name):
-            if not checked:
+            if self._survey is not None:
+                self._survey.look(self._name, batch, rows, self.validated)
+            elif not checked:
                 with placed(self._name):
                     self._check(batch, rows_before=rows, validated=self.validated)
             yield batch
@@ -296,6 +340,9 @@ class JoinedSource(Source):
         """Each checked by its own source, so that a refusal names file and row."""
         each = chain.from_iterable(source._rows(checked) for source in self._sources)
         return _resize(each, self._name)
+
+    def found_columns(self) -> list[tuple[str, pa.DataType | None]]:
+        return self._sources[0].found_columns()
 
     def _told_rows(self) -> int | None:
         told = [source._told_rows() for source in self._sources]

@@ -19,6 +19,11 @@ _IN_PYARROW = {"bool": "pa.bool_()", "timestamp[us, UTC]": 'pa.timestamp("us", "
 class ArrowColumns(Source):
     """A source that comes as Arrow arrays with types of their own."""
 
+    _found: list[tuple[str, pa.DataType | None]]
+
+    def found_columns(self) -> list[tuple[str, pa.DataType | None]]:
+        return self._found
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Around every call of Arrow that reads: its exceptions become refusals."""
@@ -39,16 +44,19 @@ class ArrowColumns(Source):
         """
         with self._reading():  # a name need not be UTF-8
             names, types = found.names, found.types
+        self._found = list(zip(self._renamed(names), types, strict=True))
         places = self._places(names)
         for field, place in zip(self._schema, places, strict=True):
             type_ = types[place]
-            if not _spells(type_, field):
-                raise ColumnTypeDiffers(
+            if not spells(type_, field):
+                refusal = ColumnTypeDiffers(
                     f"{self._name}, column {field.name!r}",
                     expected=type_name(field.type),
                     found=type_name(type_),
-                    fix=_conversion(type_, field),
+                    fix=conversion(type_, field),
                 )
+                self._refuse_column(field.name, refusal)
+        self._require_columns()
         return places
 
     def _batch(self, arrays: list[pa.Array]) -> pa.RecordBatch:
@@ -57,7 +65,7 @@ class ArrowColumns(Source):
         return pa.RecordBatch.from_arrays(declared, schema=self._schema)
 
 
-def _spells(type_: pa.DataType, field: pa.Field) -> bool:
+def spells(type_: pa.DataType, field: pa.Field) -> bool:
     """Is it the declared type, or another spelling with the same values and no other meaning?
 
     `large_string`, `string_view` and dictionaries of strings; UTC under another name; a column
@@ -82,7 +90,7 @@ def _as(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     return array if array.type == wanted else array.cast(wanted)
 
 
-def _conversion(found: pa.DataType, field: pa.Field) -> str:
+def conversion(found: pa.DataType, field: pa.Field) -> str:
     """How to convert a column when the file is made. `column` is an Arrow array."""
     wanted = type_name(field.type)
     arrow = _IN_PYARROW.get(wanted, f"pa.{wanted}()")

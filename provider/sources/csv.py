@@ -56,6 +56,7 @@ class CsvSource(FileSource):
         if header is None:
             raise SourceUnreadable(self._name, expected="a header", found="an empty file")
         self._header = self._names(header.part(0, 1))
+        self._found = [(name, None) for name in self._header]
 
     @classmethod
     @contextmanager
@@ -133,7 +134,7 @@ class CsvSource(FileSource):
             if names.count(name) != 1:
                 # Other names are not shown: without a header, they would be the first row.
                 count = "single " if name in names else ""
-                raise ColumnMissing(
+                refusal = ColumnMissing(
                     f"{self._name}: line 1",
                     expected=f"{count}column {name!r}",
                     found=_nearly(name, names) or f"it has {len(names)} names",
@@ -141,6 +142,8 @@ class CsvSource(FileSource):
                     f'rename = {{ "name in the file" = "{name}" }}; where the delimiter is not '
                     f'{self._dialect.delimiter!r}, name it: delimiter = ";"',
                 )
+                self._refuse_column(name, refusal)
+        self._require_columns()
         for place, name in enumerate(names):
             if name in names[:place]:  # it is unclear which of the two is meant
                 raise ColumnUnexpected(
@@ -213,6 +216,8 @@ class CsvSource(FileSource):
             null = pc.is_in(texts, pa.array(dialect.quoted_nulls, pa.string()))
             texts = pc.if_else(null, pa.scalar(None, pa.string()), texts)
         return self._column(
+            name,
+            placed.rows_before,
             len(texts),
             lambda part: parse_text(texts[part], type_, dialect.spelling),
             lambda place: self._misfit(name, place, placed),

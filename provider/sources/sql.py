@@ -116,6 +116,10 @@ class SqlSource(Source):
         finally:
             engine.dispose()
 
+    def found_columns(self) -> list[tuple[str, pa.DataType | None]]:
+        with _answered(self._name), self._execute(1) as result:
+            return [(name, None) for name in result.keys()]  # noqa: SIM118 - not a dict
+
     def _declared(self) -> Iterator[pa.RecordBatch]:
         step, rows = rows_per_read(self._schema), 0
         with _answered(self._name):
@@ -154,6 +158,8 @@ class SqlSource(Source):
         if pa.types.is_float32(type_) and dialect == "postgresql" and found == _POSTGRESQL_FLOAT4:
             build = _of_shortest  # the driver reads the fewest digits that tell it from others
         return self._column(
+            name,
+            rows,
             len(values),
             lambda part: build(values[part], type_),
             lambda place: self._misfit(name, rows + place + 1),

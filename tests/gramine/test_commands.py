@@ -485,6 +485,22 @@ def test_a_draft_is_filled_in_from_a_manifest(desk: Desk) -> None:
     assert "isv_prod_id = 1\nmin_isv_svn = 1" in made.read_text("utf-8")
 
 
+def test_a_draft_is_filled_in_from_a_sigstruct(desk: Desk) -> None:
+    """Its holder's word for what was measured; one that nobody signed is no word at all."""
+    made = desk.folder / "draft.toml"
+    party = local_party("alice-clinic").folder / "party.toml"
+    new = ["new", "--study", "s", "--party-file", party, "--expires", "2999-01-01T00:00:00Z"]
+    forged = desk.folder / "forged.sig"
+    forged.write_bytes(desk.sig.read_bytes().replace(b"\x01\x00\x01\x00", b"\x01\x00\x02\x00"))
+    assert forged.read_bytes() != desk.sig.read_bytes()
+    answer = desk.answer(policy, [*new, "-o", made, "--enclave", forged], 4)
+    assert code(answer) == "sigstruct-signature-invalid"
+    assert not made.exists()
+    typed(policy, [*new, "-o", made, "--enclave", desk.sig])
+    text = made.read_text("utf-8")
+    assert f'mr_enclave = "{desk.measure()["mr_enclave"]}"\nisv_prod_id = 1' in text
+
+
 def test_two_manifests_by_meaning(desk: Desk) -> None:
     new = desk.folder / "new.manifest.sgx"
     desk.image(f"{PACKAGES}/enclave_app/gramine_main.py").write_bytes(b"print('other')\n")

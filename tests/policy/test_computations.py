@@ -10,7 +10,10 @@ from enclave_app.computations import COMPUTATIONS
 from policy.agreement import Agreement
 from policy.computations import DECLARED
 from policy.document import Policy, PolicyInvalid
+from policy.show_computations import ComputationUnknown, block, facts, named, page
+from policy.show_computations import text as shown
 from tests.enclave_app.agreed import computation
+from tests.support.error_page import ROOT
 from tests.support.parties import ROOTS, Consortium
 from tests.support.refusal import refused
 
@@ -83,7 +86,7 @@ def test_policy_that_asks_for_what_there_is(run: str, change: dict[str, Any]) ->
 )
 def test_computation_that_is_not_in_the_declared_list(name: str) -> None:
     """R01, D10: a name is looked up in a closed table, never imported."""
-    assert problems(MODEL, name=name) == ["run"]
+    assert problems(MODEL, name=name)[0] == "run"
 
 
 def test_what_is_declared_is_what_is_built_in() -> None:
@@ -240,6 +243,77 @@ def test_column_that_only_one_input_has(run: str, old: str, new: str, path: str)
 def test_all_of_it_is_said_at_once() -> None:
     found = problems(SUMMARY, digits=17, minimum=1, inputs=["train_party_1"], outputs=["maximum"])
     assert len(found) == 4
+
+
+def test_what_no_enclave_can_run_is_said_at_once_with_line_key_and_fix() -> None:
+    """A name that is nearly one is read as that one, so that the author sees all in one run."""
+    raw = text(
+        MODEL,
+        name="logistic",
+        outputs=["weights"],
+        digits=17,
+        parameters={"label": '"name"', "max_iter": None, "max_itr": "200"},
+    )
+    with refused(PolicyInvalid) as seen:
+        Policy.parse(raw.encode(), known_roots=ROOTS)
+    assert isinstance(seen.error, PolicyInvalid)
+    found = {p.path.removeprefix("computation[0]."): p for p in seen.error.problems}
+    assert set(found) == {
+        "run", "release.outputs", "release.significant_digits", "parameters.label",
+        "parameters.max_itr", "parameters.max_iter",
+    }  # fmt: skip
+    assert all(problem.line is not None for problem in found.values())
+    del found["parameters.max_iter"]  # it is the misspelt one, which has the hint
+    assert all(problem.fix for problem in found.values())
+    meant = {"run": MODEL, "parameters.max_itr": "max_iter", "release.outputs": "model_weights"}
+    assert {path: f"did you mean {name}?" for path, name in meant.items()} == {
+        path: found[path].fix for path in meant
+    }
+    Policy.parse(text(MODEL).encode(), known_roots=ROOTS)
+
+
+def test_hints_cost_nothing_where_there_are_many_names() -> None:
+    """To compare a name with thousands of others takes seconds; then there is no hint."""
+    many = ", ".join(f'c{i} = "int64"' for i in range(40))
+    world = Consortium.create(columns=f'{{ patient = "string", y = "int64", {many} }}')
+    raw = world.policy_text(
+        computation=computation(
+            MODEL, 'features = ["c4O"], label = "y", max_iter = 9', ["model_weights"], minimum=10
+        )
+    )
+    with refused(PolicyInvalid) as seen:
+        Policy.parse(raw.encode(), known_roots=ROOTS)
+    assert isinstance(seen.error, PolicyInvalid)
+    assert {p.fix for p in seen.error.problems if p.path.endswith("features")} == {""}
+
+
+def test_the_page_is_made_from_the_declarations() -> None:
+    """After a change: `make computations`."""
+    assert (ROOT / "docs" / "computations.md").read_text("utf-8") == page()
+
+
+@pytest.mark.parametrize("run", GOOD)
+def test_each_example_of_the_page_is_a_policy(run: str) -> None:
+    people = 'submitters = ["carol-lab"]\nrecipients = ["carol-lab"]\n'
+    inputs = '["train_party_1", "train_party_2"]'
+    example = block(run, id_="example", inputs=inputs, people=people)
+    assert example in page()
+    Policy.parse(WORLD.policy_text(computation=example).encode(), known_roots=ROOTS)
+
+
+@pytest.mark.parametrize("run", GOOD)
+def test_what_people_and_programs_are_told_of_a_computation(run: str) -> None:
+    told = facts(run)
+    assert set(told["parameters"]) == set(DECLARED[run].parameters)
+    assert DECLARED[run].says == told["tells"]
+    assert max(map(len, shown(run).split("\n"))) <= 80
+
+
+def test_a_computation_that_there_is_not() -> None:
+    with refused(ComputationUnknown):
+        named("os.system")
+    assert named(None) == tuple(DECLARED)
+    assert named(MODEL) == (MODEL,)
 
 
 @pytest.mark.parametrize(

@@ -410,9 +410,9 @@ def test_a_dry_run_refuses_what_a_release_would(
 
 
 def test_the_dataset_of_an_accepted_policy(alice: Desk, tmp_path: Path, declared: Dataset) -> None:
-    assert accepted_dataset(alice.state, "train_party_1") == declared
+    assert accepted_dataset(alice.state, "train_party_1").dataset == declared
     study = alice.world.policy.study
-    assert accepted_dataset(alice.state, "train_party_1", study) == declared
+    assert accepted_dataset(alice.state, "train_party_1", study).dataset == declared
     with refused(DatasetUnclear):
         accepted_dataset(alice.state, "train_party_9")
     with refused(DatasetUnclear):
@@ -422,7 +422,7 @@ def test_the_dataset_of_an_accepted_policy(alice: Desk, tmp_path: Path, declared
 
 
 def _check(alice: Desk, *flags: str) -> Any:
-    options = ["--dataset", alice.dataset, "--source", alice.path, "--state", alice.state]
+    options = [alice.dataset, "--source", alice.path, "--state", alice.state]
     return CliRunner().invoke(provider, ["check", *map(str, options), *flags])
 
 

@@ -122,6 +122,18 @@ def test_a_release_with_three_words(folder: Path) -> None:
     assert params.get("allow_simulation", False) is False
 
 
+def test_a_provider_describes_and_checks_its_rows(folder: Path) -> None:
+    (folder / "passphrase").write_text("a long passphrase\n")
+    words = ["party", "new", "alice-clinic", "--dir", "keys", "--passphrase-file", "passphrase"]
+    typed(build(), words)
+    params = parsed("provider", "describe", "--subject", "patient")
+    assert (params["dataset"], params["owner"]) == ("train", "alice-clinic")
+    assert params["source"] == Path(NAME)
+    assert parsed("provider", "check")["named"] == ["train"]
+    params = parsed("provider", "check", "policy.toml", "train")
+    assert (params["named"], params["source"]) == (["policy.toml", "train"], Path(NAME))
+
+
 def test_from_a_folder_below(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "below").mkdir()
     monkeypatch.chdir(folder / "below")

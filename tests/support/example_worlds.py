@@ -45,6 +45,7 @@ from policy.party import LocalParty
 from policy.receipt import salted
 from policy.signing import require_own_signature
 from policy.task import Task, TaskSignatureInvalid
+from provider.agent_check import try_all
 from provider.agent_config import AgentConfig
 from provider.agent_tasks import TaskReleaser
 from provider.release import release
@@ -302,7 +303,13 @@ def events(scene: Scene) -> Names:
 
 
 @world_of(
-    "policy", "policy.admission", "policy.agreement", "policy.agreement_file", "policy.computations"
+    "policy",
+    "policy.admission",
+    "policy.advice",
+    "policy.agreement",
+    "policy.agreement_file",
+    "policy.computations",
+    "policy.show_computations",
 )
 def agreed(scene: Scene) -> Names:
     alice, policy = scene.world.consortium.alice, scene.world.policy
@@ -632,7 +639,7 @@ def released(scene: Scene) -> Names:
     }
 
 
-@world_of("provider.agent", "provider.agent_config", "provider.agent_tasks")
+@world_of("provider.agent", "provider.agent_check", "provider.agent_config", "provider.agent_tasks")
 def at_work(scene: Scene) -> Names:
     config = scene.config()
     allowed: Names = {"allow_simulation": True}
@@ -645,6 +652,7 @@ def at_work(scene: Scene) -> Names:
     return {
         "config": config,
         "TaskReleaser": SimpleNamespace(open=opened),
+        "try_all": lambda config, **options: try_all(config, **options | allowed),
         "now": lambda: NOW,
         "envelope": scene.task,
         "queued": offer(scene.task),
@@ -668,7 +676,16 @@ def overlapping(scene: Scene) -> Names:
     return {"alice": table, "bob": table}
 
 
-@world_of("provider.sources", "provider.sources.base", "provider.stamps", "provider.dry_run")
+@world_of(
+    "provider.describe",
+    "provider.dry_run",
+    "provider.full_check",
+    "provider.identifying",
+    "provider.sources",
+    "provider.sources.base",
+    "provider.sources.survey",
+    "provider.stamps",
+)
 def source(scene: Scene) -> Names:
     pc.write_csv(rows(1), scene.folder / "rows.csv")
     alice, dataset = scene.desk("alice"), scene.world.policy.dataset[0]

@@ -1,0 +1,166 @@
+"""What each computation takes and gives: `ratls policy computations`, docs/computations.md.
+
+    facts("logistic_regression")["parameters"]["label"]["value"]    # "one column of type bool, …"
+
+Made from the declarations in `policy.computations`, which alone decide.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from policy.computations import DECLARED, Columns, Declared, Probabilities, Whole
+from verifier.errors import ConfigError
+
+_TYPES = ("bool", "int32", "int64", "float32", "float64", "string")  # in this order
+_EXAMPLE_VALUES = {  # for a policy whose datasets have these columns
+    "features": '["age", "bmi"]',
+    "label": '"y"',
+    "max_iter": "{ min = 50, max = 5000 }",
+    "key": '"patient"',
+    "columns": '["age", "bmi"]',
+    "quantiles": "[0.25, 0.5, 0.75]",
+}
+
+
+class ComputationUnknown(ConfigError):
+    """No computation has this name."""
+
+    code = "computation-unknown"
+    default_fix = "`ratls policy computations` lists all of them"
+
+
+def named(name: str | None) -> tuple[str, ...]:
+    """This computation, or all. Raises: ComputationUnknown."""
+    if name is None:
+        return tuple(DECLARED)
+    if name not in DECLARED:
+        raise ComputationUnknown(
+            f"computation {ascii(name)[:80]}", expected=" or ".join(DECLARED), found="another name"
+        )
+    return (name,)
+
+
+def facts(name: str) -> dict[str, Any]:
+    """One declaration, for machines."""
+    declared = DECLARED[name]
+    return {
+        "run": name,
+        "about": declared.about,
+        "parameters": {
+            parameter: {
+                "value": value_text(kind),
+                "required": parameter not in declared.optional,
+                "task_may_choose": kind.task_may_choose,
+            }
+            for parameter, kind in declared.parameters.items()
+        },
+        "outputs": sorted(declared.outputs),
+        "fewest_inputs": declared.fewest_inputs,
+        "fewest_subjects": declared.fewest_subjects,
+        "most_digits": declared.most_digits,
+        "tells": declared.says,
+    }
+
+
+def value_text(kind: Columns | Whole | Probabilities) -> str:
+    """What a parameter takes."""
+    match kind:
+        case Whole():
+            return f"an integer from {kind.least:,} to {kind.most:,}"
+        case Probabilities():
+            return f"up to {kind.most} ascending numbers above 0 and below 1"
+    parts = ["one or more columns" if kind.several else "one column"]
+    parts.append(f"of type {', '.join(t for t in _TYPES if t in kind.types)}")
+    if kind.nullable:
+        parts.append("(a ? is allowed)")
+    parts.append("which may be the subject" if kind.subject else "other than the subject")
+    if kind.alike:
+        parts.append("and of one type and spelling in all inputs")
+    return " ".join(parts)
+
+
+def block(name: str, *, id_: str, inputs: str, people: str, fill: bool = True) -> str:
+    """A `[[computation]]` of a policy that runs it.
+
+    Args:
+        inputs, people: TOML: its inputs, and the lines of submitters and recipients.
+        fill: With examples of values; otherwise blanks for what only its author knows.
+    """
+    declared = DECLARED[name]
+    values = ", ".join(
+        f"{parameter} = {_example(parameter, kind, fill=fill)}"
+        for parameter, kind in declared.parameters.items()
+        if fill or parameter not in declared.optional
+    )
+    output = sorted(declared.outputs)[-1]
+    least = max(100, declared.fewest_subjects)
+    return (
+        f'[[computation]]\nid = "{id_}"\nrun = "{name}"\ninputs = {inputs}\n'
+        f"parameters = {{ {values} }}\n{people}"
+        f"uses = {10 if name == 'logistic_regression' else 1}\n"
+        f'release = {{ outputs = ["{output}"], min_subjects_per_input = {least}, '
+        f"significant_digits = {min(6, declared.most_digits)} }}\n"
+    )
+
+
+def _example(parameter: str, kind: Columns | Whole | Probabilities, *, fill: bool) -> str:
+    if fill or not isinstance(kind, Columns):
+        return _EXAMPLE_VALUES[parameter]
+    return '["<columns>"]' if kind.several else '"<column>"'
+
+
+def text(name: str) -> str:
+    """One declaration, for people, at 80 columns."""
+    declared = DECLARED[name]
+    lines = [name, *_wrapped(declared.about, "  ")]
+    for parameter, told in facts(name)["parameters"].items():
+        required = "" if told["required"] else "optional, "
+        chooses = "a task may choose it" if told["task_may_choose"] else "the policy fixes it"
+        lines += _wrapped(f"{parameter}: {told['value']}; {required}{chooses}", "  ", "      ")
+    lines += _wrapped(f"outputs: {', '.join(sorted(declared.outputs))}", "  ", "      ")
+    lines += _wrapped(f"limits: {_limits(declared)}", "  ", "      ")
+    lines += _wrapped(f"tells: {declared.says}", "  ", "      ")
+    return "\n".join(lines)
+
+
+def _limits(declared: Declared) -> str:
+    least = declared.fewest_inputs
+    inputs = f"at least {least} input{'s' * (least > 1)}"
+    return (
+        f"{inputs}; min_subjects_per_input of at least {declared.fewest_subjects}; "
+        f"at most {declared.most_digits} significant_digits"
+    )
+
+
+def _wrapped(text: str, first: str, rest: str | None = None) -> list[str]:
+    from textwrap import wrap
+
+    indent = first if rest is None else rest
+    return wrap(text, 80, initial_indent=first, subsequent_indent=indent)
+
+
+def page() -> str:
+    """`docs/computations.md`."""
+    lines = [
+        "# Computations",
+        "",
+        "What an enclave can compute, and what a policy may ask of each. A `[[computation]]` names",
+        "one with `run`. Made from the declarations in `policy/computations.py` by `make",
+        "computations`; `ratls policy lint`, `sign`, `accept`, providers and the enclave refuse",
+        "every policy that does not keep to them. `ratls policy computations NAME` prints one.",
+    ]
+    for name, declared in DECLARED.items():
+        lines += ["", f"## {name}", "", declared.about, ""]
+        lines += ["| parameter | value | who sets it |", "| --- | --- | --- |"]
+        for parameter, told in facts(name)["parameters"].items():
+            who = "the policy, or a task within limits" if told["task_may_choose"] else "the policy"
+            more = "" if told["required"] else " (optional)"
+            lines.append(f"| `{parameter}`{more} | {told['value']} | {who} |")
+        outputs = ", ".join(f"`{output}`" for output in sorted(declared.outputs))
+        lines += ["", f"Outputs: {outputs}.", "", f"Limits: {_limits(declared)}.", ""]
+        lines += [f"What a result still tells: {declared.says}.", "", "```toml"]
+        people = 'submitters = ["carol-lab"]\nrecipients = ["carol-lab"]\n'
+        inputs = '["train_party_1", "train_party_2"]'
+        lines += [block(name, id_="example", inputs=inputs, people=people).rstrip("\n"), "```"]
+    return "\n".join(lines) + "\n"
