@@ -26,9 +26,10 @@ from policy.sections import Dataset
 from policy.seen import require_newest
 from policy.signing import require_own_signature
 from policy.state import StateMissing, StudyState
-from provider.agent_config import AgentConfig, EnclavePlace
-from provider.agent_tasks import DatasetNotConfigured, EnclaveNotConfigured
+from provider.agent_config import AgentConfig
+from provider.agent_tasks import EnclaveNotConfigured
 from provider.dry_run import Wanted, dataset_of
+from provider.errors import DatasetNotConfigured
 from provider.exchange import PROBE_SECONDS, DatasetNotOwned
 from provider.full_check import SourceFault, full_check
 from provider.mailbox import mailbox
@@ -40,6 +41,7 @@ from ratls.client_stream import open_exchange
 from ratls.framing import Kind
 from ratls.pin import ChannelIdentity
 from ratls.probe import probe_name
+from ratls.profile import EnclavePlace
 from verifier.anchors import TrustAnchors
 from verifier.bundles import read_collateral
 from verifier.errors import RatlsError

@@ -22,10 +22,12 @@ from policy.signing import require_own_signature
 from policy.state import StateMissing, StudyState
 from policy.statement import Unverified
 from policy.task import Task, open_task
-from provider.agent_config import AgentConfig, EnclavePlace
+from provider.agent_config import AgentConfig
+from provider.errors import DatasetNotConfigured
 from provider.exchange import EnclaveRequest
 from provider.journalling import Journalling
 from provider.release import Release, release
+from ratls.profile import EnclavePlace
 from verifier.anchors import Mode
 from verifier.bundles import read_collateral
 from verifier.errors import ConfigError
@@ -41,14 +43,6 @@ class AgentTask:
     digest: bytes  #             of the task, 32
     datasets: tuple[str, ...]  # own inputs of the computation; may be none
     enclaves: tuple[str, ...]  # that the policy lists, in its order
-
-
-class DatasetNotConfigured(ConfigError):
-    """The agent has no source for a dataset that a task asks for."""
-
-    code = "dataset-not-configured"
-    default_fix = "add the [[dataset]] with its source, then start the agent again"
-    says = "{thing} has no source in the configuration, which has {expected}"
 
 
 class EnclaveNotConfigured(ConfigError):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def _show_sample(wanted: bool) -> None:
     if wanted:
-        from provider.agent_config import SAMPLE
+        from ratls.profile_draft import SAMPLE
 
         typer.echo(SAMPLE, nl=False)
         raise typer.Exit
@@ -31,7 +31,9 @@ def _show_sample(wanted: bool) -> None:
 
 @with_simulation_option
 def agent(
-    config: Annotated[Path, typer.Option("--config", help="The agent's configuration, TOML.")],
+    config: Annotated[
+        Path, typer.Option("--config", metavar="FILE", help="The profile of this party and study.")
+    ],
     once: Annotated[
         bool, typer.Option("--once", help="Handle what is queued now, each task once, and end.")
     ] = False,
@@ -44,13 +46,13 @@ def agent(
     sample: Annotated[
         bool,
         typer.Option(
-            "--sample", callback=_show_sample, is_eager=True, help="Show a configuration, and end."
+            "--sample", callback=_show_sample, is_eager=True, help="Show a profile, and end."
         ),
     ] = False,
     *,
     allow_simulation: bool = False,
 ) -> None:
-    """Wait for tasks, and release what the policy and this party's configuration allow.
+    """Wait for tasks, and release what the policy and this party's profile allow.
 
     Checks each task, the policy and the enclave, as `ratls provider push` does; the scheduler only
     wakes it up. Prints one line for each decision. Without a decision, for example while the
@@ -59,7 +61,7 @@ def agent(
     As it starts, it says which files no task could be done with. With --check it reads all rows,
     lets each enclave prove itself, asks the scheduler, and says what would be refused.
 
-    Example: ratls provider agent --config agent.toml
+    Example: ratls provider agent --config ratls.toml
     """
     from verifier.shell import refusals_as_exit_status
 

@@ -70,7 +70,11 @@ def check(
         keeps = Stamps(state_folder(state)) if file is None or state is not None else None
         with shown_progress(shell, "rows checked") as progress:
             found = full_check(
-                source_at(source), wanted.dataset, wanted.needed, stamps=keeps, progress=progress
+                source_at(source, dataset),
+                wanted.dataset,
+                wanted.needed,
+                stamps=keeps,
+                progress=progress,
             )
         if wanted.problems:
             shell.say(f"{file} has {wanted.problems} problems elsewhere: ratls policy lint {file}")
@@ -102,7 +106,7 @@ def describe(
         from provider.describe import describe as described_by
         from provider.sources import source_at
 
-        found = described_by(source_at(source), subject=subject)
+        found = described_by(source_at(source, dataset), subject=subject)
         block = found.block(dataset, owner)
         shell.answer(
             {

@@ -106,7 +106,7 @@ def _held(
     from provider.source_check import compare_source
     from provider.sources import source_at
 
-    held = compare_source(state, reading, source_at(source), task=task, dataset=dataset)
+    held = compare_source(state, reading, source_at(source, dataset), task=task, dataset=dataset)
     document = held.acknowledgement
     return {
         "source": str(source),

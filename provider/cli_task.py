@@ -12,6 +12,7 @@ import typer
 from policy.options import Json, PartyDir, PassphraseFile, own_party
 from provider.cli_task_queue import show, submit, watch
 from provider.options import (
+    OWN_TASK,
     EnclaveAt,
     MailboxAt,
     MailboxCertificate,
@@ -42,7 +43,7 @@ def sign(
     party: PartyDir,
     study: Annotated[str, typer.Option(help="Study whose accepted policy is meant.")],
     computation: Annotated[str, typer.Option(help="Id of the computation in the policy.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to make.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to make.")] = OWN_TASK,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A parameter left open; TOML value."),
@@ -100,11 +101,11 @@ task.command("watch")(watch)
 
 
 def result(
-    task_file: TaskFile,
     enclave: EnclaveAt,
     collateral: CollateralFile,
     party: PartyDir,
     output: Annotated[Path, typer.Option("--output", "-o", help="File for the result.")],
+    task_file: TaskFile = OWN_TASK,
     receipt: Annotated[
         Path | None, typer.Option(help="File for the receipt. Default: beside the result.")
     ] = None,

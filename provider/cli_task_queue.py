@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policy.options import Json, PartyDir, PassphraseFile, own_party
-from provider.options import SchedulerAt, SchedulerCertificate, StateDir, TaskFile, state_folder
+from provider.options import (
+    OWN_TASK,
+    SchedulerAt,
+    SchedulerCertificate,
+    StateDir,
+    TaskFile,
+    state_folder,
+)
 from ratls.options import JsonLines
 from verifier.modes import with_simulation_option
 from verifier.text import digest_text, instant_text, printable
@@ -35,10 +42,10 @@ OnlyTask = Annotated[
 
 @with_simulation_option
 def submit(
-    task_file: TaskFile,
     scheduler: SchedulerAt,
     scheduler_certificate: SchedulerCertificate,
     party: PartyDir,
+    task_file: TaskFile = OWN_TASK,
     passphrase_file: PassphraseFile = None,
     state: StateDir = None,
     json_output: Json = False,

@@ -72,7 +72,7 @@ def check_rows(
 
     Raises: What opening and reading the source raises; FileNotWritten.
     """
-    spec = source_at(source) if isinstance(source, Path) else source
+    spec = source_at(source, dataset.id) if isinstance(source, Path) else source
     with spec.open(dataset) as opened:
         return check_source(opened, Stamps(state), dataset, progress)
 

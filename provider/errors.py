@@ -21,6 +21,14 @@ class SourceTableMalformed(ConfigError):
     default_fix = 'write for example { kind = "csv", path = "rows.csv" }'
 
 
+class DatasetNotConfigured(ConfigError):
+    """The profile has no source for a dataset, which a task or a person asks for."""
+
+    code = "dataset-not-configured"
+    default_fix = "add the [[dataset]] with its source to the profile; restart an agent afterwards"
+    says = "{thing} has no source in the profile, which has {expected}"
+
+
 class SourceUnreadable(SourceError):
     """The source is missing, or not a readable file of its kind."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ratls.options import enclave_facts
+from ratls.profile_options import ProfileFinder
 
 if TYPE_CHECKING:
     from provider.exchange import EnclaveRequest
@@ -15,8 +16,31 @@ if TYPE_CHECKING:
     from verifier.anchors import Mode
     from verifier.shell import Shell
 
+
+def _of_profile(ctx: typer.Context, value: str) -> str:
+    """The address of an enclave that is named as in the policy, where the profile has it."""
+    finder = ctx.find_object(ProfileFinder)
+    if finder is None or ":" in value or ctx.resilient_parsing:
+        return value
+    known = {} if finder.profile is None else finder.profile.enclaves
+    if value not in known:
+        listed = " or ".join(known) or "none"
+        raise typer.BadParameter(f"write HOST:PORT, or a name of the profile, which has {listed}")
+    return str(known[value].address)
+
+
 TaskFile = Annotated[Path, typer.Option("--task", help="The signed task.")]
-EnclaveAt = Annotated[str, typer.Option("--enclave", help="HOST:PORT of the enclave.")]
+# Of the one who signed it; who releases rows to a task names it.
+OWN_TASK = Path("task.json")
+EnclaveAt = Annotated[
+    str,
+    typer.Option(
+        "--enclave",
+        metavar="HOST:PORT|NAME",
+        callback=_of_profile,
+        help="Where the enclave is; or its name, where the profile has it.",
+    ),
+]
 SchedulerAt = Annotated[str, typer.Option("--scheduler", help="HOST:PORT of the scheduler.")]
 SchedulerCertificate = Annotated[
     Path, typer.Option(help="Its scheduler.crt; no other certificate is accepted.")

@@ -115,7 +115,7 @@ def release(
     journalling = Journalling(request.state, "release", request.clock, dataset)
     with journalling.refusals_recorded():
         job = check_locally(request, dataset, journalling)
-        spec = source_at(source) if isinstance(source, Path) else source
+        spec = source_at(source, dataset) if isinstance(source, Path) else source
         job = replace(job, place=spec.place)
         with ReleaseFolder.open(request.state, job.task.digest, dataset) as folder:
             begun = False  # rows may have been sent in this run

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import requires, version
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ratls.foreign_package import require_own
+from ratls.profile_options import TAKES, ProfileFinder, taken_from
 from verifier.errors import ConfigError, RatlsError
 from verifier.modes import own_entry_points
 from verifier.output import OutputReaderGone, prepare_streams
@@ -42,6 +46,49 @@ class PackageMissing(ConfigError):
     says = "`ratls {thing}` needs the package {expected}, which is not installed"
 
 
+# The sections of the help, and what stands in each.
+_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Begin": ("demo", "init", "config", "explain"),
+    "Agree": ("party", "policy"),
+    "Verify": ("verify", "collateral", "measure", "attest"),
+    "Release and compute": ("provider", "task"),
+    "Operate": ("doctor", "enclave", "scheduler", "simulation"),
+}
+
+
+class Umbrella(Commands):
+    """`ratls` itself: what is not typed comes from the profile."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Only notes where values would come from; the command that needs one has it read."""
+        arguments = list(args)
+        rest = super().parse_args(ctx, args)
+        ctx.obj = ProfileFinder(ctx.params.get("profile"))
+        ctx.default_map = taken_from(ctx.obj, arguments)
+        return rest
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the sections."""
+        places = [name for names in _SECTIONS.values() for name in names]
+        return sorted(
+            super().list_commands(ctx),
+            key=lambda name: places.index(name) if name in places else len(places),
+        )
+
+    def invoke(self, ctx: Any) -> Any:
+        """What is missing could also stand in the profile: say so."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if hasattr(error, "param_type") and error.ctx is not None and error.param is not None:
+                command = error.ctx.command_path.split(" ", 1)[-1]
+                if error.param.name in TAKES.get(command, ()):
+                    error.message = (
+                        f"Type it, or let ratls.toml say it: see `ratls config show {command}`."
+                    )
+            raise
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"ratls {version('ratls')}")
@@ -57,17 +104,26 @@ def build(wanted: str | None = None) -> typer.Typer:
     Raises: ForeignEntryPoint, ForeignPackage.
     """
     app = typer.Typer(
-        cls=Commands,
+        cls=Umbrella,
         help="Release data only to the attested enclave, and only under the policy, "
         "that every party signed.",
+        epilog="What is not typed comes from ratls.toml, in this folder or above it: "
+        "`ratls config show`. What a refusal means: `ratls explain CODE`.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_show_locals=False,  # locals may hold rows and keys
         rich_markup_mode=None,
     )
 
     @app.callback()
     def umbrella(
+        profile: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="FILE",
+                help="Take from this ratls.toml what is not typed. Default: what RATLS_PROFILE "
+                "names, or the nearest one in this folder or above it.",
+            ),
+        ] = None,
         version: bool = typer.Option(
             False, "--version", callback=_show_version, is_eager=True, help="Show the version."
         ),
@@ -77,12 +133,26 @@ def build(wanted: str | None = None) -> typer.Typer:
     entries = sorted(own_entry_points("ratls.commands"), key=lambda e: e.name)
     for entry in [entry for entry in entries if entry.name == wanted] or entries:
         require_own(entry.module.partition(".")[0])
-        command = entry.load()
+        command, section = entry.load(), _section(entry.name)
         if isinstance(command, typer.Typer):
-            app.add_typer(command, name=entry.name)
+            app.add_typer(command, name=entry.name, rich_help_panel=section)
         else:
-            app.command(entry.name)(command)
+            app.command(entry.name, rich_help_panel=section)(command)
     return app
+
+
+def _command(arguments: list[str]) -> str:
+    """The first argument that is no option of `ratls` itself, nor the value of one."""
+    before = ""
+    for argument in arguments:
+        if before != "--profile" and not argument.startswith("-"):
+            return argument
+        before = argument
+    return ""
+
+
+def _section(command: str) -> str:
+    return next((title for title, names in _SECTIONS.items() if command in names), "More")
 
 
 def package_missing(command: str, module: str) -> PackageMissing | None:
@@ -113,7 +183,7 @@ def main() -> None:
     """The command that is typed; `ratls.start` looked first whether our packages are ours."""
     prepare_streams()
     sys.meta_path.insert(0, _NoPandas())
-    wanted = next(iter(sys.argv[1:]), "")
+    wanted = _command(sys.argv[1:])
     try:
         build(wanted or None)()
     except ModuleNotFoundError as error:
@@ -126,7 +196,14 @@ def main() -> None:
 
 
 def _end(refusal: RatlsError) -> NoReturn:
-    if not isinstance(refusal, OutputReaderGone):
+    if isinstance(refusal, OutputReaderGone):
+        sys.exit(int(refusal.exit_status))
+    if "--json" in sys.argv:
+        from verifier.shell import Shell
+
+        with suppress(RatlsError, OSError):  # the verdict is in the exit status
+            Shell(json_output=True).show_refusal(refusal)
+    else:
         word = refusal.exit_status.word
         sys.stderr.write(f"{word} [{refusal.code}] {refusal}\n  to do: {refusal.fix}\n")
     sys.exit(int(refusal.exit_status))

@@ -324,9 +324,9 @@ def _start_agent(
     kind: DemoTee,
 ) -> Server:
     config = agent_config(who, mailbox, relay.address, kind.collateral)
-    (stage.folder / who / "agent.toml").write_text(config, "utf-8")
+    (stage.folder / who / "ratls.toml").write_text(config, "utf-8")
     return opened.enter_context(
-        stage.serve(who, "provider", "agent", "--config", f"{who}/agent.toml", "--allow-simulation")
+        stage.serve(who, "provider", "agent", "--config", f"{who}/ratls.toml", "--allow-simulation")
     )
 
 

@@ -448,11 +448,13 @@ def test_no_command_stands_in_the_verifier() -> None:
     }
 
 
-# Where folders are (XDG), and what would make gRPC log keys: names that are fixed in the code.
+# Where folders are (XDG), what would make gRPC log keys, and which profile counts (RATLS_PROFILE, a
+# path that could be typed as well): names that are fixed in the code.
 _READ_THE_ENVIRONMENT = {
     "verifier/user_folder.py",
     "ratls/grpc_environment.py",
     "ratls/environment.py",
+    "ratls/profile_file.py",
 }
 
 

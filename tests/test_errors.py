@@ -9,7 +9,7 @@ from string import Formatter
 
 import pytest
 
-from tests.support.error_page import ROOT, leaves, page
+from tests.support.error_page import ROOT, data, leaves, page
 from verifier.errors import Exit, InstantMalformed, RatlsError
 
 LEAVES = leaves()
@@ -18,6 +18,7 @@ LEAVES = leaves()
 def test_the_page_lists_every_leaf() -> None:
     """Users look codes up; a code that is not listed explains nothing. Mend with `make errors`."""
     assert (ROOT / "docs" / "errors.md").read_text("utf-8") == page()
+    assert (ROOT / "ratls" / "refusals.json").read_text("utf-8") == data()
 
 
 def test_codes_are_slugs_and_distinct() -> None:

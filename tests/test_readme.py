@@ -43,6 +43,7 @@ def test_the_walk_by_hand(tmp_path: Path) -> None:
         for mark, text in blocks():
             # Ports of the README may be taken on this machine; nothing else is changed.
             text = text.replace("7443", str(enclave)).replace("7444", str(scheduler))
+            text = f"umask 022\n{text}"  # as every terminal of the walk does
             where, *stays = mark.split(", ")
             if stays:
                 # `exec`: the last command is the process that is stopped in the end.
@@ -62,14 +63,14 @@ def test_the_walk_by_hand(tmp_path: Path) -> None:
                     check=False,
                 )
                 assert done.returncode == Exit.YES, f"{where}:\n{text}\n{done.stdout}{done.stderr}"
-    model = json.loads((tmp_path / "model.json").read_text("utf-8"))["model_weights"]
+    model = json.loads((tmp_path / "carol-lab" / "model.json").read_text("utf-8"))["model_weights"]
     assert model["features"] == ["age", "marker"]
 
 
 def test_the_walk_has_everybody_in_it() -> None:
     """A block whose mark was lost would silently not run."""
     assert [mark.split(",")[0] for mark, _ in blocks()] == [
-        *["anyone"] * 6,
+        *["anyone"] * 7,
         "enclave",
         "scheduler",
         "carol",
@@ -77,6 +78,23 @@ def test_the_walk_has_everybody_in_it() -> None:
         "bob",
         "carol",
     ]
+
+
+def typed_commands() -> list[str]:
+    """Each command of the walk, as often as it stands there, without the files it writes."""
+    text = "\n".join(block for _, block in blocks()).replace("\\\n", " ")
+    text = re.sub(r"<<'END'\n.*?\nEND\n", "\n", text, flags=re.DOTALL)
+    return re.findall(r"(?:^|; |\$\()(ratls .*?)(?=$|\)$| \|)", text, re.MULTILINE)
+
+
+def test_the_walk_says_nothing_twice() -> None:
+    """Who I am and where things are stands in the profile; what is typed is the job itself."""
+    commands = [re.sub(r"\$\([^)]*\)", "", line) for line in typed_commands()]
+    options = [word for line in commands for word in re.findall(r"(?<= )--?[a-z][\w-]*", line)]
+    assert len(commands) <= 20, commands
+    assert len(options) <= 30, options
+    asked = {"--party", "--state", "--enclave", "--collateral", "--scheduler"}
+    assert not asked & set(options)
 
 
 @pytest.fixture

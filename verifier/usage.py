@@ -1,4 +1,4 @@
-"""What every command checks before it reads its arguments: that none is empty."""
+"""What every group of commands does: no empty argument is taken, and the help has sections."""
 
 from __future__ import annotations
 
@@ -25,3 +25,19 @@ class Commands(TyperGroup):
                 name = argument.rstrip("=") or (before if before.startswith("-") else "an argument")
                 raise typer.BadParameter(f"{name} has an empty value")
         return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands by section, which is their `rich_help_panel`, in the order of the first."""
+        sections: dict[str, list[tuple[str, Any]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                title = getattr(command, "rich_help_panel", None) or "Commands"
+                sections.setdefault(str(title), []).append((name, command))
+        width = max((len(name) for rows in sections.values() for name, _ in rows), default=0)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                limit = formatter.width - 6 - width
+                formatter.write_dl(
+                    [(f"{name:{width}}", row.get_short_help_str(limit)) for name, row in rows]
+                )

@@ -27,7 +27,13 @@ from os.path import realpath
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from provider.errors import SourceError, SourceFormatUnknown, SourceTableMalformed, SourceUnreadable
+from provider.errors import (
+    DatasetNotConfigured,
+    SourceError,
+    SourceFormatUnknown,
+    SourceTableMalformed,
+    SourceUnreadable,
+)
 from provider.sources.base import JoinedSource, SourceChanged
 from provider.sources.dialect import DIALECT_FIELDS, RFC_4180, Dialect
 from provider.sources.opened import ObjectUri, Place
@@ -58,7 +64,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 }
 _STORES = ("s3", "gs", "gcs", "abfs", "abfss")
 _MOST_FILES = 500  # of one dataset; all of them are open at once
-_MOST_TABLE = 1 << 16  # bytes of a file that holds one table
+_MOST_TABLE = 1 << 16  # bytes of a file that holds one table, or of a profile
 
 
 class SourceSpec(ABC):
@@ -335,13 +341,18 @@ def parse_source(table: Mapping[str, Any], base: Path) -> SourceSpec:
     return part(path)
 
 
-def source_at(path: Path) -> SourceSpec:
+def source_at(path: Path, dataset: str | None = None) -> SourceSpec:
     """By the end of its name: a file of rows, or (`.toml`) a file that holds one table.
 
-    The table's fields, or `source = { … }` as in an agent's configuration. A folder is one of
-    Parquet files.
+    The table's fields, or `source = { … }` as in a profile; or a whole profile, in which the
+    source of the dataset is looked up. A folder is one of Parquet files.
+
+    Args:
+        dataset: Its id in the policy, for a profile.
 
     Raises:
+        DatasetNotConfigured: The profile does not list it.
+        ProfileMalformed: The file lists datasets, and is no profile.
         SourceFormatUnknown: A name that ends in none of these.
         SourceUnreadable: Nothing is there.
         SourceTableMalformed, FileUnreadable: The table is not valid.
@@ -355,6 +366,8 @@ def source_at(path: Path) -> SourceSpec:
     suffix = named.suffix.lower()
     if suffix == ".toml":
         table = parse_file(path, _parse_toml, cap=_MOST_TABLE)
+        if "dataset" in table:
+            return _source_in(path, dataset)
         if list(table) == ["source"] and isinstance(table["source"], dict):
             table = table["source"]
         with placed(str(path)):
@@ -372,6 +385,18 @@ def source_at(path: Path) -> SourceSpec:
             found=ascii(suffix) if suffix else "none of them",
         )
     return parse_source({"kind": _SUFFIXES[suffix], "path": text}, Path())
+
+
+def _source_in(path: Path, dataset: str | None) -> SourceSpec:
+    from ratls.profile import Profile
+
+    listed = Profile.read(path).datasets
+    if dataset is None or dataset not in listed:
+        raise DatasetNotConfigured(
+            f"dataset {dataset or '(none named)'}", expected=", ".join(listed), found="no source"
+        )
+    with placed(str(path)):
+        return parse_source(listed[dataset], path.parent)
 
 
 def _parse_toml(raw: bytes) -> dict[str, Any]:

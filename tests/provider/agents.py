@@ -45,7 +45,7 @@ def configure(
     *,
     replace: tuple[tuple[str, str], ...] = (),
 ) -> Path:
-    """Write `agent.toml` and what it names beside the desk's rows."""
+    """Write `ratls.toml` and what it names beside the desk's rows."""
     (desk.folder / "passphrase").write_bytes(PASSPHRASE + b"\n")
     (desk.folder / "collateral.json").write_bytes(desk.world.collateral)
     text = (
@@ -59,7 +59,7 @@ def configure(
     for old, new in replace:
         assert old in text, old
         text = text.replace(old, new)
-    path = desk.folder / "agent.toml"
+    path = desk.folder / "ratls.toml"
     path.write_text(text)
     return path
 

@@ -259,7 +259,7 @@ def test_an_agent_of_a_party_without_rows(world: EnclaveWorld, carol: Desk) -> N
         ('id = "train_party_1"', 'id = "train_party_9"', "dataset-not-configured"),
         (f'name = "{ENCLAVE}"', 'name = "another"', "enclave-not-configured"),
         ('collateral = "collateral.json"', 'collateral = "none.json"', "file-unreadable"),
-        ('collateral = "collateral.json"', 'collateral = "agent.toml"', "collateral-malformed"),
+        ('collateral = "collateral.json"', 'collateral = "ratls.toml"', "collateral-malformed"),
         ('path = "rows.parquet"', 'path = "none.parquet"', "source-unreadable"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What stands in the agent's configuration, and what must not."""
+"""What an agent needs of the profile, and what must not stand there."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider.agent_config import SAMPLE, AgentConfig, AgentConfigMalformed
+from provider.agent_config import AgentConfig, ProfileIncomplete
 from provider.sources import parse_source
 from ratls.address import Address
+from ratls.profile import Profile, ProfileMalformed
+from ratls.profile_draft import SAMPLE
 from tests.support.refusal import count_refusal, refused
 from verifier.files import FileUnreadable
 
@@ -18,13 +20,13 @@ BASE = Path("/srv/ratls")
 
 
 def parse(text: str) -> AgentConfig:
-    return AgentConfig.parse(text.encode(), BASE)
+    return AgentConfig.of(Profile.parse(text.encode(), BASE / "ratls.toml"))
 
 
 def test_the_sample_that_the_command_shows() -> None:
     config = parse(SAMPLE)
     assert config.study == "breast-cancer-joint-training"
-    assert config.party == BASE / "alice"
+    assert config.party == BASE / "keys"
     assert config.scheduler == Address("scheduler.example", 7444)
     enclave = config.enclaves["joint-training-1.0"]
     assert enclave.address == Address("enclave.example", 7443)
@@ -36,12 +38,27 @@ def test_the_sample_that_the_command_shows() -> None:
 def test_paths_start_from_the_files_own_folder(tmp_path: Path) -> None:
     """Cron starts it from anywhere; an absolute path stays as it is."""
     text = SAMPLE.replace('state = "state"', 'state = "/var/lib/ratls"')
-    (tmp_path / "agent.toml").write_text(text)
-    config = AgentConfig.read(tmp_path / "agent.toml")
+    (tmp_path / "ratls.toml").write_text(text)
+    config = AgentConfig.read(tmp_path / "ratls.toml")
     assert config.passphrase_file == tmp_path / "passphrase"
     assert config.state == Path("/var/lib/ratls")
     with refused(FileUnreadable):
         AgentConfig.read(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["study = ", "party = ", "passphrase_file = ", "state = ", "[scheduler]", "[[enclave]]"],
+)
+def test_what_an_agent_needs_is_not_guessed(said: str) -> None:
+    """Nobody is there to type it. Other commands take the same profile, and ask."""
+    start = SAMPLE.index(said)
+    end = SAMPLE.index("\n[" if said.startswith("[") else "\n", start + 2)
+    text = SAMPLE[:start] + SAMPLE[end:]
+    with refused(ProfileIncomplete) as seen:
+        parse(text)
+    assert said.removesuffix(" = ") in seen.error.expected
+    Profile.parse(text.encode(), BASE / "ratls.toml")
 
 
 DATASET = '[[dataset]]\nid = "train_party_1"\nsource = { kind = "csv", path = "b.csv" }\n'
@@ -52,7 +69,6 @@ SECOND = '[[enclave]]\nname = "joint-training-1.0"\naddress = "b:1"\ncollateral 
     ("old", "new", "place"),
     [
         ('study = "', 'sudy = "', "sudy"),
-        ('state = "state" ', "", "state"),
         ('state = "state" ', "allow_simulation = true\nstate = 'state'", "allow_simulation"),
         ('state = "state" ', 'state = ""', "state"),
         ('state = "state" ', 'state = "a\\u0000b"', "state"),
@@ -73,14 +89,14 @@ SECOND = '[[enclave]]\nname = "joint-training-1.0"\naddress = "b:1"\ncollateral 
         ('path = "rows.parquet"', 'path = "r", url = "u"', "dataset[0].source"),
         ('{ kind = "parquet", path = "rows.parquet" }', '"rows.parquet"', "dataset[0].source"),
         ('id = "train_party_1" ', 'id = "train party"', "dataset[0].id"),
-        ("study = ", "study = = ", "line 2"),
-        ("# Relative", "\u202e# Relative", "line 1"),
+        ("study = ", "study = = ", "line 3"),
+        ("# Relative", "\u202e# Relative", "line 2"),
     ],
 )
 def test_one_thing_is_wrong(old: str, new: str, place: str) -> None:
     """Refused as a whole, with the place: an unattended agent must not guess."""
     assert old in SAMPLE
-    with refused(AgentConfigMalformed) as seen:
+    with refused(ProfileMalformed) as seen:
         parse(SAMPLE.replace(old, new, 1))
     assert place in seen.error.thing
 
@@ -91,7 +107,7 @@ def test_a_list_that_is_empty(table: str) -> None:
     start = SAMPLE.index(f"[[{table}]]")
     end = SAMPLE.find("[[", start + 2)
     text = f"{table} = []\n" + SAMPLE[:start] + (SAMPLE[end:] if end > 0 else "")
-    with refused(AgentConfigMalformed):
+    with refused(ProfileMalformed):
         parse(text)
 
 
@@ -99,8 +115,8 @@ def test_a_list_that_is_empty(table: str) -> None:
 def test_garbage(raw: bytes) -> None:
     count_refusal()
     try:
-        AgentConfig.parse(raw, BASE)
-    except AgentConfigMalformed:
+        AgentConfig.of(Profile.parse(raw, BASE / "ratls.toml"))
+    except (ProfileMalformed, ProfileIncomplete):
         return
     raise AssertionError("garbage is no configuration")
 
@@ -109,7 +125,7 @@ def test_garbage(raw: bytes) -> None:
 def test_a_file_that_was_not_completely_written(size: int) -> None:
     count_refusal()
     try:
-        AgentConfig.parse(SAMPLE.encode()[:size], BASE)
-    except AgentConfigMalformed:
+        parse(SAMPLE[:size])
+    except (ProfileMalformed, ProfileIncomplete):
         return
     raise AssertionError("half a configuration")

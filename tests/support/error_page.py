@@ -1,8 +1,9 @@
-"""The page `docs/errors.md`, made from the classes themselves (`make errors`)."""
+"""The page `docs/errors.md` and `ratls/refusals.json`, made from the classes (`make errors`)."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import pkgutil
 from pathlib import Path
@@ -76,9 +77,25 @@ def _classes() -> str:
     return "\n".join(lines) + "\n"
 
 
+def data() -> str:
+    """What `ratls explain` prints, by code; the same words as on the page, and all of them."""
+    entries = {
+        leaf.code: {
+            "package": leaf.__module__.split(".")[0],
+            "branch": branch(leaf),
+            "exit": int(leaf.exit_status),
+            "meaning": inspect.cleandoc(leaf.__doc__ or ""),
+            "fix": leaf.default_fix or None,
+        }
+        for leaf in sorted(leaves(), key=lambda leaf: leaf.code)
+    }
+    return json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
+
+
 def _first_line(leaf: type[RatlsError]) -> str:
     return (leaf.__doc__ or "").strip().split("\n")[0].replace("|", "\\|")
 
 
 if __name__ == "__main__":
     (ROOT / "docs" / "errors.md").write_text(page(), "utf-8")
+    (ROOT / "ratls" / "refusals.json").write_text(data(), "utf-8")

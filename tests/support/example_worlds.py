@@ -68,6 +68,8 @@ from ratls.image.build import Sources, build
 from ratls.image.release import read_release
 from ratls.log import open_log
 from ratls.probe import probe_name
+from ratls.profile_draft import SAMPLE
+from ratls.profile_options import ProfileFinder
 from ratls.serving import listen_address
 from ratls.tdx_guest import TdxAttester
 from scheduler.certificate import own_certificate
@@ -722,6 +724,13 @@ def at_work(scene: Scene) -> Names:
         "say": lambda line: None,
         "Path": lambda name: scene.folder / "alice" / name,
     }
+
+
+@world_of("ratls.profile", "ratls.profile_file", "ratls.profile_options", "ratls.profile_draft")
+def profile(scene: Scene) -> Names:
+    text = SAMPLE.replace("enclave.example", "localhost").encode()
+    scene.write("ratls.toml", text).chmod(0o600)
+    return {"finder": ProfileFinder(None)}
 
 
 @world_of("enclave_app.computations.private_set_intersection")
