@@ -89,9 +89,10 @@ def typed_commands() -> list[str]:
 
 def test_the_walk_says_nothing_twice() -> None:
     """Who I am and where things are stands in the profile; what is typed is the job itself."""
-    commands = typed_commands()
+    commands = [re.sub(r"\$\([^)]*\)", "", line) for line in typed_commands()]
     options = [word for line in commands for word in re.findall(r"(?<= )--?[a-z][\w-]*", line)]
-    assert (len(commands), len(options)) <= (18, 27), (commands, options)
+    assert len(commands) <= 18, commands
+    assert len(options) <= 27, options
     asked = {"--party", "--state", "--enclave", "--collateral", "--scheduler", "--dataset"}
     assert not asked & set(options)
 
