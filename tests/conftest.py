@@ -66,6 +66,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line("CHROOT NOT PERMITTED: images ran beside the machine's files")
     if any("IMAGE ABSENT" in str(r.longrepr) for r in terminalreporter.stats.get("skipped", [])):
         terminalreporter.write_line("IMAGE ABSENT: tests on a real image did not run")
+    if any("GRAMINE ABSENT" in str(r.longrepr) for r in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line("GRAMINE ABSENT: the job did not run under gramine-direct")
     folder = vectors_folder()
     if folder is None:
         terminalreporter.write_line("REAL VECTORS ABSENT: tests on genuine quotes did not run")
