@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -142,6 +142,14 @@ def test_an_agreement_of_production_under_a_development_manifest(place: Place) -
     status, line = place.refused(hardware(place.world).agreement_bytes())
     assert status == Exit.NOT_ADMITTED
     assert line.startswith("refused [attester-mode-mismatch] ")
+
+
+def test_an_agreement_for_another_manifest(place: Place) -> None:
+    """M03: the host starts what it has with what it finds; no party would release to it."""
+    people = replace(place.world.consortium, mr_enclave="ab" * 32)
+    status, line = place.refused(people.agreement_bytes())
+    assert status == Exit.NOT_ADMITTED
+    assert line.startswith("refused [agreement-of-another-enclave] MRENCLAVE of this enclave: ")
 
 
 @pytest.mark.parametrize(
