@@ -31,13 +31,15 @@ from enclave_app.limits import Limits, MemoryBudget, Need
 from enclave_app.session import Denied, Released, Sessions, Ticket
 from enclave_app.spill import require_folder
 from enclave_app.worker import Workers, supervised
+from policy import sections
 from policy.agreement import CompleteAgreement, require_window
 from policy.document import Policy, digest_text
+from policy.errors import MeasurementError
 from policy.sections import Party
 from policy.task import Task
 from policy.values import Digest, Nonce
 from policy.withdrawal import needed, require_taking_part
-from ratls.attester import Attester
+from ratls.attester import Attester, KnowsItself
 from ratls.identity import EnclaveIdentity
 from ratls.log import Log, place_of
 from verifier.anchors import Mode, RootName
@@ -55,6 +57,29 @@ class AttesterModeMismatch(ModeMismatchError):
 
     code = "attester-mode-mismatch"
     default_fix = "use a policy root and an --attester that are both real or both simulated"
+
+
+class AgreementOfAnotherEnclave(MeasurementError):
+    """The agreement lists other enclaves than the one that was started with it."""
+
+    code = "agreement-of-another-enclave"
+    default_fix = "start the release that the parties agreed on, or give this one its agreement"
+
+
+def _require_listed(policy: Policy, attester: Attester) -> None:
+    """No party would release to it; the operator learns it now. What is agreed, quotes decide.
+
+    Raises: AgreementOfAnotherEnclave.
+    """
+    if not isinstance(attester, KnowsItself):
+        return
+    listed = [e.mr_enclave for e in policy.enclave if isinstance(e, sections.Enclave)]
+    if str(attester.mr_enclave) not in listed:
+        raise AgreementOfAnotherEnclave(
+            "MRENCLAVE of this enclave",
+            expected=" or ".join(listed) or "one that is listed",
+            found=str(attester.mr_enclave),
+        )
 
 
 class ComputationTooLong(ComputeDeniedError):
@@ -123,6 +148,7 @@ class Enclave:
 
         Raises:
             AttesterModeMismatch: A simulation for a policy that demands hardware, or the reverse.
+            AgreementOfAnotherEnclave: The policy does not list this enclave.
             PolicyExpiredError: The policy does not hold now.
             SpillFolderUnusable: Nothing can be written there.
             AttesterError: No quote could be had.
@@ -133,6 +159,7 @@ class Enclave:
         wanted = RootName.parse(policy.platform.root).mode
         if attester.mode is not wanted:
             raise AttesterModeMismatch("attester", expected=wanted.value, found=attester.mode.value)
+        _require_listed(policy, attester)
         if spill is not None:
             require_folder(spill)
         identity = EnclaveIdentity.create(attester, policy.digest, at=at)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ratls.names import ENCLAVE, end_where_foreign
 
@@ -25,6 +26,9 @@ from ratls.gramine import GramineAttester
 from verifier.errors import ConfigError, Exit, RatlsError, SystemRefused
 from verifier.output import Lines, prepare_streams
 from verifier.text import printable
+
+if TYPE_CHECKING:
+    from ratls.attester import Attester
 
 # The manifest lists this file, alone, under sgx.allowed_files.
 AGREEMENT = Path("/etc/ratls/agreement.json")
@@ -42,6 +46,17 @@ class ArgumentsUnexpected(ConfigError):
     says = "this entry point takes no arguments, and was given {found}"
 
 
+def attester() -> Attester:
+    """That of this enclave, which has the room that its limits promise."""
+    found = GramineAttester()
+    from enclave_app.limits import Limits
+    from enclave_app.room import require_memory, require_threads
+
+    require_memory(Limits())
+    require_threads()
+    return found
+
+
 def main(arguments: Sequence[str]) -> int:
     """Serve until told to stop; the exit status of a refusal."""
     prepare_streams()
@@ -51,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         serve(
             agreement=AGREEMENT,
             listen=LISTEN,
-            attester=GramineAttester,
+            attester=attester,
             roots=ROOTS,
             ready=lambda fields: Lines(sys.stdout).put(lambda lost: f"ready {fields['ready']}"),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from verifier.anchors import Mode
+from verifier.quote import MrEnclave
 
 
 class Attester(Protocol):
@@ -26,6 +27,13 @@ class Attester(Protocol):
         They are the `sgx_report_data_t` of `sgx_report.h`.
         """
         ...
+
+
+@runtime_checkable
+class KnowsItself(Protocol):
+    """An attester that knows, before any quote, which enclave it is in."""
+
+    mr_enclave: MrEnclave
 
 
 @runtime_checkable

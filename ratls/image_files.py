@@ -19,6 +19,8 @@ from verifier.gramine.listing import Entry
 from verifier.text import cause, printable
 
 _PART = 1 << 20
+# Gramine installs `runtime/glibc/libmbedtls_gramine.so` as a link to `../../../`, its libraries.
+_RUNTIME = "/gramine/runtime/"
 
 
 class ImageFileUnusable(ConfigError):
@@ -56,7 +58,8 @@ def walk(folder: Path, path: str) -> Iterator[Entry]:
     Args:
         path: What a manifest calls this folder.
     """
-    yield from _walk(folder, path, os.path.realpath(folder))
+    top = folder / ".." / ".." / ".." if _RUNTIME in f"{path}/" else folder
+    yield from _walk(folder, path, os.path.realpath(top))
 
 
 def _walk(folder: Path, path: str, top: str) -> Iterator[Entry]:

@@ -70,6 +70,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line("SOFTHSM ABSENT: tests with a PKCS#11 token did not run")
     if browser.program() is None:
         terminalreporter.write_line("CHROMIUM ABSENT: pages were not opened in a browser")
+    if any("GRAMINE ABSENT" in str(r.longrepr) for r in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line("GRAMINE ABSENT: the job did not run under gramine-direct")
     folder = vectors_folder()
     if folder is None:
         terminalreporter.write_line("REAL VECTORS ABSENT: tests on genuine quotes did not run")

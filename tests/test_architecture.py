@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.imports import closure, import_graph, sources
+from tests.support.imports import closure, import_graph, measured_files, sources
 
 ROOT = Path(__file__).parent.parent
 # A package may import itself and what stands in its row; nothing else of ours.
@@ -138,6 +138,44 @@ def test_the_enclave_imports_its_own_end_alone() -> None:
     assert loaded & NOT_IN_THE_ENCLAVE == set()
     assert not [name for name in loaded if name.startswith(("scheduler", "provider", "simulation"))]
     assert loaded - sources().keys() - sys.stdlib_module_names == ENCLAVE_LIBRARIES
+
+
+def conditional_imports(tree: ast.AST, above: str = "") -> Iterator[tuple[int, str]]:
+    """Imports that may be left out, and what would hide that one failed: line, and why."""
+    absent = re.compile(r"\b(ImportError|ModuleNotFoundError)\b")
+    for node in ast.iter_child_nodes(tree):
+        inside = above
+        if isinstance(node, ast.Import | ast.ImportFrom) and above:
+            yield node.lineno, above
+        elif isinstance(node, ast.ExceptHandler) and node.type:
+            if absent.search(ast.unparse(node.type)):
+                yield node.lineno, "except"
+        elif isinstance(node, ast.With) and absent.search(ast.unparse(node).partition("\n")[0]):
+            yield node.lineno, "with"
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            inside = ""
+        if isinstance(node, ast.If | ast.Try | ast.For | ast.While | ast.Match):
+            inside = type(node).__name__
+        yield from conditional_imports(node, inside)
+
+
+def test_no_import_of_the_enclave_is_conditional() -> None:
+    """M13: the host spoils one file, and the whole folder becomes an ImportError: its switch."""
+    wrong = [
+        f"{name}:{line} {why}"
+        for name in measured_files()
+        for line, why in conditional_imports(ast.parse((ROOT / name).read_text("utf-8")))
+    ]
+    assert wrong == []
+    for planted in (
+        "try:\n    import a\nexcept OSError:\n    a = None",
+        "if b:\n    from a import c",
+        "try:\n    g()\nexcept (KeyError, ModuleNotFoundError):\n    h()",
+        "with suppress(ImportError):\n    f()",
+    ):
+        assert list(conditional_imports(ast.parse(planted))), planted
 
 
 def test_the_enclave_starts_without_a_command_line_library() -> None:

@@ -30,14 +30,9 @@ for who, count in (("alice", 300), ("bob", 250)):
             print(f"{who}-{number},{age},{marker:.6f},{ill}", file=file)
 END
 
-ratls policy new --study my-study --party-file alice/keys/party.toml \
-    --party-file bob/keys/party.toml --party-file carol/keys/party.toml \
-    --mr-enclave "$(ratls simulation measure)" --root "$(cat intel/root.txt)" \
-    --machine "ppid:$(awk '/^ppid/ {print $2}' intel.txt)" \
-    --expires "$(date -u -d '+30 days' +%FT%TZ)" -o policy.toml
 for number in 1 2; do
     owner=$([ $number = 1 ] && echo alice-clinic || echo bob-hospital)
-    cat >> policy.toml << END
+    cat >> datasets.toml << END
 [[dataset]]
 id = "train_party_$number"
 owner = "$owner"
@@ -47,7 +42,7 @@ columns = { patient = "string", age = { type = "int64", min = 0, max = 120 }, ma
 
 END
 done
-cat >> policy.toml << 'END'
+cat > train.toml << 'END'
 [[computation]]
 id = "train"
 run = "logistic_regression"
@@ -58,6 +53,12 @@ recipients = ["carol-lab"]
 uses = 10
 release = { outputs = ["model_weights"], min_subjects_per_input = 100, significant_digits = 6 }
 END
+ratls policy new --study my-study --party-file alice/keys/party.toml \
+    --party-file bob/keys/party.toml --party-file carol/keys/party.toml \
+    --dataset datasets.toml --computation train.toml \
+    --mr-enclave "$(ratls simulation measure)" --root "$(cat intel/root.txt)" \
+    --machine "ppid:$(awk '/^ppid/ {print $2}' intel.txt)" \
+    --expires "$(date -u -d '+30 days' +%FT%TZ)" -o policy.toml
 read_and_agreed=$(ratls policy lint policy.toml | grep -o 'sha256:[0-9a-f]*')
 for who in alice bob carol; do
     ratls policy sign policy.toml --party $who/keys --passphrase-file $who/passphrase \

@@ -222,7 +222,9 @@ def test_an_anchor_without_an_agreement(honest: Presented, alice: str) -> None:
 
 
 def test_every_command_that_takes_an_agreement_asks_whose_it_is() -> None:
-    """The kind. Two servers take one without: they obey it, and prove which one it is."""
+    """The kind. Two servers take one without: they obey it, and prove which one it is. To hold a
+    build against the text of a policy says nothing about who signed that.
+    """
     import typer.main
 
     from ratls.cli import build
@@ -237,7 +239,7 @@ def test_every_command_that_takes_an_agreement_asks_whose_it_is() -> None:
     anchored: list[str] = []
     without: list[str] = []
     walk(typer.main.get_command(build()), "")
-    assert sorted(without) == ["enclave serve", "scheduler serve"]
+    assert sorted(without) == ["enclave serve", "measure manifest", "scheduler serve"]
     assert sorted(anchored) == [
         f"verify {c}" for c in ("cert", "forecast", "quote", "receipt", "server")
     ]

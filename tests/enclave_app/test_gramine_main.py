@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from enclave_app import gramine_main
-from enclave_app.application import AttesterModeMismatch
+from enclave_app import gramine_main, room
+from enclave_app.application import AgreementOfAnotherEnclave, AttesterModeMismatch
 from enclave_app.gramine_main import ArgumentsUnexpected
 from policy.agreement import AgreementIncomplete, SignatureInvalid
 from policy.document import PolicyInvalid
@@ -61,6 +61,8 @@ def agreement(production: Consortium, tmp_path: Path, monkeypatch: pytest.Monkey
     path = tmp_path / "agreement.json"
     path.write_bytes(production.agreement_bytes())
     monkeypatch.setattr(gramine_main, "AGREEMENT", path)
+    # A machine that tests may have less memory than an enclave must.
+    monkeypatch.setattr(room, "require_memory", lambda limits: None)
     return path
 
 
@@ -119,7 +121,7 @@ def test_nothing_of_simulation_or_of_a_party_is_loaded() -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from enclave_app import gramine_main
+from enclave_app import gramine_main, room
 from ratls.gramine import AttestationDevice, GramineAttester
 from simulation.attester import SimulatedAttester
 from tests.support.enclave import MR_ENCLAVE
@@ -127,6 +129,7 @@ from tests.support.gramine import StandInDevice
 folder = Path(sys.argv[1])
 quote = SimulatedAttester(folder / "intel" / "platform", MR_ENCLAVE).quote
 device = StandInDevice(None, mr_enclave=MR_ENCLAVE, answer=quote)
+room.require_memory = lambda limits: None
 gramine_main.AGREEMENT = folder / "agreement.json"
 gramine_main.LISTEN = "127.0.0.1:0"
 gramine_main.GramineAttester = lambda: GramineAttester(device.files)
@@ -222,6 +225,39 @@ def test_manifest_that_asks_for_no_quotes(
     device.kind = "none"
     assert gramine_main.main([]) == Exit.UNUSABLE
     assert f"[{RemoteAttestationOff.code}]" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("agreement")
+def test_agreement_for_another_manifest(
+    world: EnclaveWorld, device: StandInDevice, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Known at the start, and not when the first provider refuses. A twin of those above: with the
+    right measurement it is the address that cannot be listened on."""
+    assert gramine_main.main([]) == Exit.UNUSABLE
+    assert "[listen-address-unusable]" in capsys.readouterr().err
+    count_refusal()
+    device.mr_enclave = bytes(32)
+    assert gramine_main.main([]) == Exit.NOT_ADMITTED
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert f"[{AgreementOfAnotherEnclave.code}] MRENCLAVE of this enclave: " in said[0]
+
+
+@pytest.mark.usefixtures("agreement", "device")
+def test_manifest_with_too_small_sizes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line at the start, where a full house would otherwise end the process."""
+    count_refusal()
+
+    def refuse() -> None:
+        raise room.EnclaveThreadsTooFew("threads", expected="105", found="60")
+
+    monkeypatch.setattr(room, "require_threads", refuse)
+    assert gramine_main.main([]) == Exit.UNUSABLE
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith(f"unusable [{room.EnclaveThreadsTooFew.code}] ")
 
 
 @pytest.mark.usefixtures("agreement")

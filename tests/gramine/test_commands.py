@@ -267,6 +267,19 @@ def test_a_link_to_a_file_of_the_image_is_listed_with_its_bytes(desk: Desk) -> N
     assert desk.measure(0, "--chroot", "/")["error"] is None
 
 
+def test_gramine_links_its_runtime_to_its_libraries(desk: Desk) -> None:
+    """As it is installed: `runtime/glibc` has links to `../../../`; to further away none leads."""
+    library = desk.machine.put(desk.folder / "libmbedtls_gramine.so.21", b"\x7fELF tls")
+    link = desk.machine.gramine / "runtime" / "glibc" / library.name
+    link.symlink_to(f"../../../{library.name}")
+    assert desk.manifest()["files"] == len(FILES) + 3
+    desk.sign()
+    assert desk.measure(0, "--chroot", "/")["error"] is None
+    link.unlink()
+    link.symlink_to("/etc/passwd")
+    assert code(desk.manifest(3)) == "image-file-unusable"
+
+
 def test_a_folder_without_its_slash(desk: Desk, tmp_path: Path) -> None:
     text = desk.template.read_text("utf-8")
     for old, new in (('"file:{{ image }}/"', '"file:{{ image }}"'), ('}}/",\n]', '}}/x/",\n]')):

@@ -119,7 +119,9 @@ def test_late_signatures_on_earlier_versions_are_kept() -> None:
 def test_a_withdrawal_in_one_of_the_files_is_kept() -> None:
     """Bob left: version 2 needs no signature of his where his withdrawal is in the file."""
     first = WORLD.complete()
-    gone = Envelope.parse(Withdrawal.of(first.agreement, BOB).seal(WORLD.bob.signing))
+    gone = Envelope.parse(
+        Withdrawal.of([v.policy for v in first.agreement.versions], BOB).seal(WORLD.bob.signing)
+    )
     text = WORLD.policy_text(version="2", previous=f'"{digest_text(first.digest)}"', **{BOB: ""})
     raw = text.replace('owner = "bob-hospital"', 'owner = "alice-clinic"').encode()
     without = Agreement.draft(raw, ROOTS, first)

@@ -145,7 +145,7 @@ def serving(
     ) as child:
         os.close(ask)
         os.close(told)
-        threading.Thread(target=_quotes, args=(world, asked, tell), daemon=True).start()
+        threading.Thread(target=answer_quotes, args=(world, asked, tell), daemon=True).start()
         assert child.stdout is not None
         try:
             address = child.stdout.readline().strip()
@@ -164,7 +164,7 @@ def serving(
             shutil.rmtree(tree / "etc/ratls")
 
 
-def _quotes(world: EnclaveWorld, asked: int, tell: int) -> None:
+def answer_quotes(world: EnclaveWorld, asked: int, tell: int) -> None:
     """Until the server is gone."""
     with os.fdopen(asked, "rb") as questions, os.fdopen(tell, "wb") as answers:
         while report_data := questions.read(64):

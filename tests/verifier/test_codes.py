@@ -18,6 +18,7 @@ from verifier.errors import (
     QuoteFormError,
     RatlsError,
 )
+from verifier.gramine.errors import EnclaveSignatureError, MeasuredFormatError, MeasurementError
 
 CODES = json.loads((Path(__file__).parent.parent / "vectors" / "codes.json").read_text("utf-8"))
 LEAVES = leaves("verifier")
@@ -43,10 +44,11 @@ def test_a_branch_is_never_raised() -> None:
 
 
 def test_every_verdict_has_its_exit_status_and_a_class() -> None:
-    # Fetching, and the log of a guest, decide nothing about a quote: no verdicts. Nor does what
-    # holds no quote.
+    # Fetching, the log of a guest and the build of an enclave decide nothing about a quote: no
+    # verdicts. Nor does what holds no quote.
     others = ConfigError | ModeMismatchError | CollateralFetchError | CollateralRollbackError
     others |= EventLogFormatError | EventLogError | QuoteFormError
+    others |= MeasuredFormatError | EnclaveSignatureError | MeasurementError
     verdicts: dict[str, list[str]] = {}
     for leaf in LEAVES:
         if not issubclass(leaf, others):
