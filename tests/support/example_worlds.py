@@ -498,6 +498,12 @@ def waiting(scene: Scene) -> Names:
     return {"folder": scene.folder, "message": rows(1).to_batches()[0].serialize()}
 
 
+@world_of("enclave_app.room")
+def emptied(scene: Scene) -> Names:
+    """An enclave without rows: this machine may have less memory than one needs."""
+    return {"Limits": partial(Limits, held_bytes=0)}
+
+
 @world_of("policy.rows", "enclave_app.intake")
 def received(scene: Scene) -> Names:
     batch = rows(1).to_batches()[0]
