@@ -96,10 +96,12 @@ def test_many_jobs_of_one_owner_leave_a_thread_to_the_others() -> None:
 
 
 def test_every_thread_of_the_enclave_is_supervised() -> None:
-    """The kind: a thread made by hand has nobody who goes on after an error."""
+    """The kind: a thread made by hand has nobody who goes on after an error. Those of `room` wait
+    for one event and end before the enclave listens.
+    """
     made = []
     for path in sorted(Path(enclave_app.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Thread"):
                 made.append(f"{path.name}: {ast.unparse(node)[:60]}")
-    assert [entry.split(":")[0] for entry in made] == ["worker.py"]
+    assert [entry.split(":")[0] for entry in made] == ["room.py", "worker.py"]
