@@ -101,12 +101,10 @@ def run(
             [
                 *tests,
                 "--override-ini=addopts=",
+                "--override-ini=faulthandler_timeout=0",  # its thread would be lost in a fork
                 "--capture=no",
                 *(f"--ignore-glob={pattern}" for pattern in ignored),
-                *(
-                    f"-pno:{name}"
-                    for name in ("terminal", "cacheprovider", "xdist", "faulthandler")
-                ),
+                *(f"-pno:{name}" for name in ("terminal", "cacheprovider", "xdist")),
             ],
             plugins=[plugin],
         )
