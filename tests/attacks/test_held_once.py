@@ -18,7 +18,7 @@ from tests.support.refusal import count_refusal
 
 pytestmark = pytest.mark.slow
 
-SLACK = 40  # MiB: frames on their way, and the allocators' own
+SLACK = 60  # MiB: frames on their way, and what the allocators keep; held twice would be 130 more
 
 
 def measured(case: str) -> dict[str, Any]:
