@@ -93,7 +93,8 @@ def _enrolled(place: str, secret: Path | None, public: Path | None) -> tuple[str
     from policy.signing_source import SigningKeyDiffers, SigningSource
     from verifier.files import parse_file
 
-    source = SigningSource(place, passphrase_source(secret, f"passphrase or PIN of {place}: "))
+    asked = passphrase_source(secret)
+    source = SigningSource(place, lambda: asked.asking_for(source.secret_name)())
     given = None
     if public is not None:
         given = parse_file(public, lambda raw: PublicKey.from_pem(raw.decode("ascii", "replace")))

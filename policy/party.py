@@ -34,6 +34,7 @@ from policy.keys import (
     spki_der,
     spki_pem,
 )
+from policy.passphrase import PassphraseSource
 from policy.problems import from_pydantic
 from policy.sections import Party
 from policy.syntax import read_toml
@@ -86,7 +87,7 @@ class LocalParty:
             from policy.signing_source import SigningSource  # of tokens and services: not for all
 
             where = read_file(place, cap=4096).decode("utf-8", "replace").strip()
-            source = SigningSource(where, lambda: self._passphrase)
+            source = SigningSource(where, lambda: self._asked(source.secret_name))
             return SigningSigner(source.signer(self.public.signing_key))
         key = self._private("signing.key", self.public.signing_key.spki)
         return SigningSigner(KeySigner.from_private(key))
@@ -116,7 +117,13 @@ class LocalParty:
 
     @cached_property
     def _passphrase(self) -> bytes:
-        given = self._given() if callable(self._given) else self._given
+        return self._asked("passphrase")
+
+    def _asked(self, secret: str) -> bytes:
+        source = self._given
+        if isinstance(source, PassphraseSource):
+            source = source.asking_for(secret)
+        given = source() if callable(source) else source
         if not given:
             raise PassphraseMissing(str(self.folder), expected="a passphrase", found="none")
         return given

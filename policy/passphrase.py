@@ -6,7 +6,7 @@ Never from argv or the environment, which process lists and crash dumps show (L0
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from getpass import getpass
 from pathlib import Path
 
@@ -17,23 +17,34 @@ _CAP = 4096
 _STDIN = Path("-")
 
 
-def passphrase_source(file: Path | None, prompt: str = "passphrase: ") -> Callable[[], bytes]:
-    """A function that gets the passphrase when a key is first needed.
+@dataclass(frozen=True, slots=True)
+class PassphraseSource:
+    """Gets a passphrase when a key is first needed.
 
     Args:
         file: `-` for standard input; None for the terminal.
-
-    It raises: FileUnreadable, PassphraseMissing.
+        prompt: What a person at the terminal is asked for.
     """
 
-    def source() -> bytes:
-        if not _typed(file):
-            return _read(file or _STDIN)
+    file: Path | None
+    prompt: str
+
+    def __call__(self) -> bytes:
+        """Raises: FileUnreadable, PassphraseMissing."""
+        if not _typed(self.file):
+            return _read(self.file or _STDIN)
         if not _at_terminal():
             raise PassphraseMissing("passphrase", expected="a file or a terminal", found="neither")
-        return getpass(prompt).encode("utf-8")
+        return getpass(self.prompt).encode("utf-8")
 
-    return source
+    def asking_for(self, secret: str) -> PassphraseSource:
+        """The same source; a person is asked for this."""
+        return replace(self, prompt=f"{secret}: ")
+
+
+def passphrase_source(file: Path | None, prompt: str = "passphrase: ") -> PassphraseSource:
+    """The passphrase in a file, `-` for standard input; None: a person types it."""
+    return PassphraseSource(file, prompt)
 
 
 def new_passphrase(file: Path | None) -> bytes:

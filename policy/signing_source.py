@@ -39,6 +39,7 @@ from policy.keys import (
 )
 from verifier.errors import ConfigError
 from verifier.files import read_secret
+from verifier.text import printable
 
 _FILE_CAP = 64 * 1024
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
@@ -88,6 +89,14 @@ class SigningSource:
         """The scheme of a token or key service; None for a file."""
         scheme, colon, _ = self.where.partition(":")
         return scheme if colon and scheme in SCHEMES else None
+
+    @property
+    def secret_name(self) -> str:
+        """What a person is asked for: the PIN of a token by its name, or a file's passphrase."""
+        if self.service == _HSM:
+            label = parse_qs(urlparse(self.where).query).get("label", ["without a name"])[0]
+            return f"PIN of the token {printable(label)} ({printable(self.where)})"
+        return f"passphrase of {printable(self.where)}"
 
     @property
     def absolute(self) -> str:

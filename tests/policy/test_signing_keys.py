@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from policy.errors import KeyPermissions
 from policy.keys import KeyFileMalformed, KeySigner, KeyTypeUnsupported, PassphraseWrong, PublicKey
 from policy.party import LocalParty, create_party
+from policy.passphrase import passphrase_source
 from policy.signing_source import SCHEMES, SigningKeyDiffers, SigningKeyUnusable, SigningSource
 from tests.policy.desk import NOW, WORLD, Desk
 from tests.support.parties import PASSPHRASE, Consortium
@@ -210,6 +211,40 @@ def test_a_token_signs_a_policy(alice: Token, tmp_path: Path, number: int, schem
     sign = ("policy", "sign", toml, "--party", tmp_path / "a", "--state", tmp_path / "state")
     told = desk.json(*sign, "--passphrase-file", pin, *desk.yes(toml))
     assert told["signed"] == ["alice-clinic"]
+
+
+@pytest.mark.parametrize(
+    ("where", "asked"),
+    [
+        ("hsm:2?label=alice", "PIN of the token alice (hsm:2?label=alice)"),
+        ("hsm:2?label=a%0Ab", "PIN of the token a\\nb (hsm:2?label=a%0Ab)"),
+        ("my.key", "passphrase of my.key"),
+    ],
+)
+def test_the_name_of_a_secret(where: str, asked: str) -> None:
+    assert SigningSource(where, bytes).secret_name == asked
+
+
+def test_a_person_is_asked_for_the_pin_of_the_token(
+    alice: Token, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token locks itself after three tries: nobody may take its PIN for the other passphrase."""
+    found = SigningSource("hsm:2?label=alice", PIN.encode).public()
+    assert found is not None
+    signing = ("hsm:2?label=alice", found)
+    create_party(tmp_path / "a", "alice-clinic", PASSPHRASE, NOW, ("provider",), signing)
+    prompts: list[str] = []
+
+    def typed_in(prompt: str) -> str:
+        prompts.append(prompt)
+        return PIN if "PIN" in prompt else PASSPHRASE.decode()
+
+    monkeypatch.setattr("policy.passphrase.getpass", typed_in)
+    monkeypatch.setattr("policy.passphrase._at_terminal", lambda: True)
+    local = LocalParty.load(tmp_path / "a", passphrase_source(None))
+    assert local.signing.sign("kind", b"payload")
+    assert local.operation
+    assert prompts == ["PIN of the token alice (hsm:2?label=alice): ", "passphrase: "]
 
 
 @pytest.mark.parametrize("place", ["hsm:9?label=alice", "hsm:2?label=nobody", "hsm:two"])
