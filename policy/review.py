@@ -37,13 +37,21 @@ class Signer:
     since: str  #   from which version on the policy lists this key for it
 
 
+# What a reader types, in a checkout of the release, who was given the signed manifest.
+RECOMPUTE = (
+    "ratls enclave image --out image",
+    "ratls measure image image --manifest ratls-enclave.manifest.sgx",
+    "ratls measure manifest ratls-enclave.manifest.sgx --libpal libpal.so --policy policy.toml",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """What may receive rows, and how a reader gets the same number."""
 
     name: str
     measurements: tuple[tuple[str, str], ...]
-    recompute: str
+    recompute: tuple[str, ...]  # commands, or one sentence
 
 
 def review_page(
@@ -111,14 +119,12 @@ def _code(policy: Policy, enclave: object) -> Code:
             ("ISVSVN at least", str(enclave.min_isv_svn)),
         )
         if policy.platform.simulated:
-            recompute = "ratls simulation measure"
+            recompute: tuple[str, ...] = ("ratls simulation measure",)
         else:
-            recompute = (
-                "build the enclave from its sources, then: gramine-sgx-sigstruct-view FILE.sig"
-            )
+            recompute = RECOMPUTE
         return Code(enclave.name, measured, recompute)
     measured = tuple(
         (name.upper(), str(getattr(enclave, name))) for name in (*REGISTERS, "min_tee_tcb_svn")
     )
-    recompute = "build the guest from its sources, then compare the registers as docs/tdx.md says"
-    return Code(str(getattr(enclave, "name", "")), measured, recompute)
+    sentence = "build the guest from its sources, then compare the registers as docs/tdx.md says"
+    return Code(str(getattr(enclave, "name", "")), measured, (sentence,))

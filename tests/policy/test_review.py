@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from policy.difference import differences
 from policy.document import Policy, digest_text
 from policy.dry_run import Fare, Outcome
-from policy.review import review_page, signers
+from policy.review import RECOMPUTE, review_page, signers
 from policy.sentences import sections
 from policy.signing import add_signature
+from ratls.cli import build
 from simulation.intel import root_name
 from tests.policy.desk import NOW, Desk
 from tests.support.browser import shown, words
@@ -56,6 +59,19 @@ def test_the_page_in_a_browser_says_what_the_commands_say(desk: Desk) -> None:
         assert " ".join(text.split()) in seen
     assert "carol-lab MISSING" in seen
     assert seen == words(page.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("line", RECOMPUTE)
+def test_what_recomputes_the_measurement_are_commands(line: str) -> None:
+    """A reader copies each from the page: its name and its options exist."""
+    context: Any = typer.main.get_command(build()).make_context("ratls", line.split()[1:])
+    while hasattr(context.command, "commands"):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = context.command.resolve_command(context, rest)
+        context = command.make_context(name, rest, parent=context)
+    text = WORLD.policy_text([(f'root = "{WORLD.root}"', 'root = "intel"')])
+    page = review_page(WORLD.agreement(text), before=None, fares=[], made=NOW)
+    assert f"<code>{line}</code>" in page
 
 
 def test_the_page_loads_nothing_and_has_no_script(desk: Desk) -> None:
