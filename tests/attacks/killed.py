@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from policy.agreement import Agreement, AgreementIncomplete
-from policy.agreement_file import agreement_to_sign, read_agreement, sign_file
+from policy.agreement_file import agreement_to_sign, merge_files, read_agreement, sign_file
 from policy.document import digest_text
 from policy.errors import AuditError
 from policy.state import PolicyNotAccepted, StateCorrupt, StateMissing, StudyState
@@ -180,6 +180,34 @@ def test_sign(tmp_path: Path, others: list[str]) -> None:
             assert signed in ((*others,), (*others, "bob-hospital"))
         else:
             assert not others
+
+    assert every_kill(tmp_path, prepare, act, check) > 1
+
+
+@pytest.mark.parametrize("there", [[], ["carol-lab"]], ids=["new", "united"])
+def test_merge(tmp_path: Path, there: list[str]) -> None:
+    """The output has what it had, or all signatures; the files that were united stay."""
+    brought = {
+        name: WORLD.agreement_bytes(signers=[name]) for name in ("alice-clinic", "bob-hospital")
+    }
+
+    def prepare(place: Path) -> None:
+        for name, raw in brought.items():
+            (place / name).write_bytes(raw)
+        if there:
+            (place / "study.agreement.json").write_bytes(WORLD.agreement_bytes(signers=there))
+
+    def check(place: Path) -> None:
+        path = place / "study.agreement.json"
+        if path.exists():
+            signed = set(read_agreement(path).newest.signed)
+            assert signed in (set(there), {*there, *brought})
+        else:
+            assert not there
+        assert {name: (place / name).read_bytes() for name in brought} == brought
+
+    def act(place: Path) -> None:
+        merge_files([place / name for name in brought], place / "study.agreement.json")
 
     assert every_kill(tmp_path, prepare, act, check) > 1
 

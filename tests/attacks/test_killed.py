@@ -1,4 +1,4 @@
-"""kill -9 at any write of sign, accept, withdraw or distrust: `killed.py`, in a clean process."""
+"""kill -9 at any write of sign, merge, accept, withdraw or distrust: `killed.py`, in a clean process."""
 
 from __future__ import annotations
 
