@@ -62,6 +62,7 @@ def sign(
     from verifier.shell import now, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
+        from policy.state import StudyState
         from provider.task_signing import (
             parse_duration,
             parse_parameters,
@@ -73,9 +74,11 @@ def sign(
         parameters, lifetime = parse_parameters(setting or []), parse_duration(valid_for)
         local = own_party(party, passphrase_file)
         at = now()
-        policy = policy_in_force(local, state_folder(state), study, at=at)
+        folder = state_folder(state)
+        policy = policy_in_force(local, folder, study, at=at)
         mode = shell.anchors(policy.platform.root, allow_simulation=allow_simulation).mode
         made, envelope = sign_task(local, policy, computation, parameters, lifetime, at=at)
+        StudyState(folder).require_taking_part(policy, made.computation, made.submitter)
         write_new(output, envelope, mode=0o644)
         until = instant_text(made.expires)
         shell.answer(

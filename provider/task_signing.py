@@ -2,6 +2,7 @@
 
 policy = policy_in_force(party, state, "breast-cancer-joint-training", at=now)
 task, envelope = sign_task(party, policy, "train", {"max_iter": 200}, lifetime, at=now)
+StudyState(state).require_taking_part(policy, task.computation, task.submitter)
 """
 
 from __future__ import annotations

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from policy.state import StudyState
 from policy.statement import instant_text
 from policy.task import Task, TaskComputationUnknown, TaskParameterDenied, TaskSubmitterDenied
+from policy.withdrawal import PartyWithdrew, Withdrawal
 from provider.cli_provider import provider
 from provider.cli_task import task
 from provider.task_signing import (
@@ -251,6 +253,18 @@ def test_a_task_that_cannot_be_signed(
     carol: Desk, flags: tuple[str, ...], changed: dict[str, Any], status: int, refusal: str
 ) -> None:
     require_refused(Terminal(carol, b"").sign("--json", *flags, **changed), refusal, status)
+    assert not (carol.folder / "new.json").exists()
+
+
+def test_a_task_under_an_agreement_that_a_party_left(carol: Desk) -> None:
+    """Its submitter knows of the withdrawal, so it signs nothing that all others would refuse."""
+    world, state = carol.world, StudyState(carol.state)
+    before = carol.folder / "before.json"
+    assert Terminal(carol, b"").sign("--set", "max_iter=200", output=before).exit_code == 0
+    gone = Withdrawal.of([world.complete.policy], "bob-hospital")
+    state.keep_withdrawal(gone.signed(world.consortium.bob.signing), NOW)
+    again = Terminal(carol, b"").sign("--json", "--set", "max_iter=200")
+    require_refused(again, PartyWithdrew.code, 6)
     assert not (carol.folder / "new.json").exists()
 
 
