@@ -1,7 +1,8 @@
 """Agreements from files: read them, and compare them with what the reader knows to be right.
 
-    opened = open_agreement(path, party=folder, digest=None)   # read, complete
+    opened = open_agreement(path, party=folder, digest=None, state=None)   # read, complete
     unverified = opened.compare(policy)     # raises; or None; or the refusal to end with
+    opened.standing_text(policy)            # who withdrew from it; or that no state was asked
 
 Anybody can make and sign an agreement, so its signatures alone prove nothing to its reader. Every
 command that judges by an agreement from a file compares it with the reader's own party folder, or
@@ -48,6 +49,7 @@ class OpenedAgreement:
     policies: tuple[Policy, ...]  #       every version, the newest last
     party: Path | None  #                 the reader's own folder
     digest: str | None  #                 that the reader knows to be right, sha256:…
+    state: Path | None  #                 the reader's own state folder; None: there is none
 
     @property
     def agreed(self) -> CompleteAgreement:
@@ -69,8 +71,11 @@ class OpenedAgreement:
             AgreementUnverified: the reader named nothing to compare it with. The command shows
                 what it found and ends with this refusal.
 
-        Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing, PolicyConflict.
+        Raises: PartyNotListed, AnchorDiffers, OwnSignatureMissing, PolicyConflict, Distrusted;
+            AuditError, StateCopied.
         """
+        if self.state is not None:
+            StudyState(self.state).standing().require_trusted(policy)
         if self.digest is not None:
             later = [digest_text(p.digest) for p in self.policies if p.version >= policy.version]
             if self.digest not in later:
@@ -94,9 +99,25 @@ class OpenedAgreement:
             )
         return None
 
+    def withdrawn_from(self, policy: Policy) -> list[str]:
+        """The parties that withdrew from this version, as far as the reader's state knows."""
+        if self.state is None:
+            return []
+        return sorted(StudyState(self.state).standing().withdrawn_from(policy))
+
+    def standing_text(self, policy: Policy) -> str:
+        """What the reader's own state says of this version, for people; empty: nothing."""
+        if self.state is None:
+            return (
+                "no state folder is here, so nothing is known of withdrawals or of keys that you "
+                "distrust"
+            )
+        gone = ", ".join(self.withdrawn_from(policy))
+        return gone and f"{gone} has withdrawn from this version: no task with it is done any more"
+
 
 def open_agreement(
-    path: Path, *, party: Path | None, digest: str | None, drafts: bool = False
+    path: Path, *, party: Path | None, digest: str | None, state: Path | None, drafts: bool = False
 ) -> OpenedAgreement:
     """Read an agreement that must be complete; with `drafts`, also an unsigned policy.
 
@@ -105,10 +126,10 @@ def open_agreement(
     """
     if drafts and not read_file(path, cap=FILE_CAP).lstrip().startswith(b"{"):
         draft = parse_file(path, partial(Policy.parse, known_roots=known_roots()))
-        return OpenedAgreement(path, None, (draft,), party, digest)
+        return OpenedAgreement(path, None, (draft,), party, digest, state)
     complete = read_agreement(path).require_complete()
     policies = tuple(version.policy for version in complete.agreement.versions)
-    return OpenedAgreement(path, complete, policies, party, digest)
+    return OpenedAgreement(path, complete, policies, party, digest, state)
 
 
 def read_agreement(path: Path) -> Agreement:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policy import cli_draft, cli_read, cli_review, cli_sign, cli_state
-from policy.options import AgreementFile, Json, KnownDigest, OwnParty
+from policy.options import AgreementFile, Json, KnownDigest, KnownState, OwnParty, known_state
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def policy_verify(
     party: OwnParty = None,
     digest: KnownDigest = None,
     at: Annotated[str | None, typer.Option(help="Instant of judgement. Default: now.")] = None,
+    state: KnownState = None,
     json: Json = False,
 ) -> None:
     """Check that an agreement is complete, in force, and the one that you mean.
@@ -92,7 +93,7 @@ def policy_verify(
         from policy.agreement_file import open_agreement
         from policy.show import agreement_facts, signatures_text
 
-        opened = open_agreement(file, party=party, digest=digest)
+        opened = open_agreement(file, party=party, digest=digest, state=known_state(state))
         complete = opened.agreed
         shell.warn_simulation(complete.policy.platform.simulated)
         unverified = opened.compare(complete.policy)
@@ -100,9 +101,16 @@ def policy_verify(
         if unverified is not None:
             raise unverified
         shell.answer(
-            agreement_facts(complete.agreement) | {"verdict": "accepted"},
+            agreement_facts(complete.agreement)
+            | {
+                "verdict": "accepted",
+                "state": opened.state and str(opened.state),
+                "withdrawn": opened.withdrawn_from(complete.policy),
+            },
             f"{file}: complete and in force; {signatures_text(complete.agreement)}",
         )
+        if remark := opened.standing_text(complete.policy):
+            shell.say(remark)
 
 
 policy.command("accept")(cli_sign.accept)

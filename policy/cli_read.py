@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policy.options import AgreementFile, Json
+from policy.options import AgreementFile, Json, KnownState, known_state
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,6 +89,7 @@ def status(
             "May be repeated."
         ),
     ] = None,
+    state: KnownState = None,
     json: Json = False,
 ) -> None:
     """Say who signed, who is missing, and whose signature or key does not match.
@@ -106,6 +107,7 @@ def status(
         from policy.merging import KeysDiffer, compare_keys, signatures_in
         from policy.party import read_party_file
         from policy.show import agreement_facts, signatures_table, signatures_text, signers_table
+        from policy.state import StudyState
         from verifier.errors import RatlsError, placed
         from verifier.files import read_file
         from verifier.modes import known_roots
@@ -137,6 +139,11 @@ def status(
                 expected="the keys that the parties gave",
                 found="others for " + ", ".join(c.party for c in compared if not c.same),
             )
+        if refusal is None and (folder := known_state(state)) is not None:
+            try:
+                StudyState(folder).standing().require_trusted(policy)
+            except RatlsError as distrusted:
+                refusal = distrusted
         facts["error"] = refusal.as_json() if refusal else None
         shell.answer(facts, "\n".join(lines))
         shell.end_with(refusal)

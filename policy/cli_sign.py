@@ -52,6 +52,7 @@ def sign(
         require_listed(agreement.policy, local)
         require_not_expired(agreement.policy, now())
         require_machines_file(agreement.policy, path.parent)
+        store.standing().require_trusted(agreement.policy)
         before = store.predecessor_of(agreement)
         changes = key_changes(agreement.policy, before)
         shell.warn_simulation(agreement.policy.platform.simulated)

@@ -72,6 +72,15 @@ PartyDir = Annotated[Path, typer.Option("--party", help="Folder made by `ratls p
 StateDir = Annotated[
     Path | None, typer.Option("--state", help="Folder of accepted agreements. Default: per user.")
 ]
+# Of commands that read an agreement from a file: they ask it, where it is there.
+KnownState = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        help="Folder that knows whom you distrust, and who withdrew. Default: per user, if it is "
+        "there.",
+    ),
+]
 PassphraseFile = Annotated[
     Path | None,
     typer.Option(
@@ -81,6 +90,18 @@ PassphraseFile = Annotated[
 AgreementFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="An agreement: <name>.agreement.json.")
 ]
+
+
+def known_state(folder: Path | None) -> Path | None:
+    """The folder that `--state` names, or else the user's own; None where it has no journal yet."""
+    from policy.journal import has_begun
+    from verifier.user_folder import UserFolderUnknown, user_folder
+
+    try:
+        found = user_folder("state") if folder is None else folder
+    except UserFolderUnknown:
+        return None
+    return found if has_begun(found) else None
 
 
 def own_party(folder: Path, passphrase_file: Path | None) -> LocalParty:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policy.options import Json, KnownDigest, OwnParty, PassphraseFile, own_party
+from policy.options import (
+    Json,
+    KnownDigest,
+    KnownState,
+    OwnParty,
+    PassphraseFile,
+    known_state,
+    own_party,
+)
 from ratls.cli_verify_eventlog import eventlog
 from ratls.cli_verify_forecast import forecast
 from ratls.cli_verify_quote import doubt_of, quote
@@ -44,6 +52,7 @@ def cert(
     party: OwnParty = None,
     digest: KnownDigest = None,
     at: At = None,
+    state: KnownState = None,
     json_output: Json = False,
     *,
     allow_simulation: bool = False,
@@ -65,7 +74,7 @@ def cert(
 
         instant = parse_instant(at)
         der = as_der(read_file(file))
-        brought = open_agreement(agreement, party=party, digest=digest)
+        brought = open_agreement(agreement, party=party, digest=digest, state=known_state(state))
         agreed = brought.ready(brought.agreed.in_force(instant).policy)
         doubt = doubt_of(shell, brought, agreed)
         expectation = _expectation(agreed, collateral, allow_simulation, shell)
@@ -136,7 +145,7 @@ def server(
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)
-        brought = open_agreement(agreement, party=party, digest=digest)
+        brought = open_agreement(agreement, party=party, digest=digest, state=known_state(state))
         agreed = brought.ready(brought.agreed.in_force(now()).policy)
         doubt = doubt_of(shell, brought, agreed)
         local = None if party is None else own_party(party, passphrase_file)
@@ -221,6 +230,7 @@ def receipt(
     party: OwnParty = None,
     digest: KnownDigest = None,
     at: At = None,
+    state: KnownState = None,
     json_output: Json = False,
     *,
     allow_simulation: bool = False,
@@ -260,7 +270,7 @@ def receipt(
             raise typer.BadParameter(
                 "cannot be used with a record, which contains the time", param_hint="--at"
             )
-        brought = open_agreement(agreement, party=party, digest=digest)
+        brought = open_agreement(agreement, party=party, digest=digest, state=known_state(state))
         agreed = brought.ready(policy_named_by(raw, brought.agreed))
         doubt = doubt_of(shell, brought, agreed)
         roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policy.options import KnownDigest, OwnParty
+from policy.options import KnownDigest, KnownState, OwnParty, known_state
 from ratls.cli_verify_quote import (
     AcceptAdvisory,
     AcceptOutOfDateSince,
@@ -58,6 +58,7 @@ def forecast(
     policy: PolicyFile = None,
     party: OwnParty = None,
     digest: KnownDigest = None,
+    state: KnownState = None,
     accept_status: AcceptStatus = None,
     accept_advisory: AcceptAdvisory = None,
     accept_out_of_date_since: AcceptOutOfDateSince = None,
@@ -111,7 +112,9 @@ def forecast(
         else:
             from policy.agreement_file import open_agreement
 
-            brought = open_agreement(policy, party=party, digest=digest, drafts=True)
+            brought = open_agreement(
+                policy, party=party, digest=digest, state=known_state(state), drafts=True
+            )
             policies = tuple(map(brought.ready, brought.policies))
             demand, agreed = _demand_of(policies, instant), _in_force(policies, instant)
             doubt, root_name = doubt_of(shell, brought, agreed), agreed.platform.root

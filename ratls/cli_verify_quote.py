@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policy.options import KnownDigest, OwnParty
+from policy.options import KnownDigest, KnownState, OwnParty, known_state
 from ratls.options import At, JsonLines, JsonPath, NewerSgx, json_path_steps
 from verifier.text import digest_text
 
@@ -67,6 +67,7 @@ def quote(
     policy: PolicyFile = None,
     party: OwnParty = None,
     digest: KnownDigest = None,
+    state: KnownState = None,
     root: Root = None,
     newer_sgx: NewerSgx = False,
     json_path: JsonPath = None,
@@ -108,7 +109,9 @@ def quote(
         else:
             from policy.agreement_file import open_agreement  # slow: not for everyone
 
-            brought = open_agreement(policy, party=party, digest=digest, drafts=True)
+            brought = open_agreement(
+                policy, party=party, digest=digest, state=known_state(state), drafts=True
+            )
             agreed = brought.ready(_in_force(brought, instant))
             acceptance = partial(_admission, agreed, instant, doubt_of(shell, brought, agreed))
             root_name = agreed.platform.root
@@ -269,6 +272,8 @@ def doubt_of(shell: Shell, brought: OpenedAgreement, policy: Policy) -> RatlsErr
     if brought.complete is None:
         shell.say(f"{brought.path} is an unsigned draft: its signatures were not checked")
     doubt = brought.compare(policy)
+    if brought.complete is not None and (remark := brought.standing_text(policy)):
+        shell.say(remark)
     if doubt is not None:
         shell.err.print(
             f"[bold black on yellow] NOT VERIFIED [/] digest {digest_text(policy.digest)} shown, "

@@ -33,8 +33,8 @@ _CHECKED = {**_AGREEMENT, "party": "own party"}
 TAKES: Mapping[str, Mapping[str, str]] = {
     "policy new": {"study": "study"},
     "policy sign": {**_KEYS, **_STATE},
-    "policy status": {"file": "agreement"},
-    "policy verify": {"file": "agreement", "party": "own party"},
+    "policy status": {"file": "agreement", **_STATE},
+    "policy verify": {"file": "agreement", "party": "own party", **_STATE},
     "policy accept": {"file": "agreement", "party": "party", **_STATE},
     "policy withdraw": {**_KEYS, **_STATE},
     "policy distrust": _STATE,
@@ -51,7 +51,7 @@ TAKES: Mapping[str, Mapping[str, str]] = {
         "sources": "collateral.sources",
         "ca": "collateral.ca",
     },
-    "verify cert": {**_CHECKED, "collateral": "enclave.collateral"},
+    "verify cert": {**_CHECKED, "collateral": "enclave.collateral", **_STATE},
     "verify server": {
         "address": "enclave.address",
         **_CHECKED,
@@ -59,7 +59,7 @@ TAKES: Mapping[str, Mapping[str, str]] = {
         "passphrase_file": "passphrase_file",
         **_STATE,
     },
-    "verify receipt": _CHECKED,
+    "verify receipt": {**_CHECKED, **_STATE},
     "enclave serve": {
         **_AGREEMENT,
         "attester": "serve.enclave.attester",

@@ -103,6 +103,48 @@ def test_a_stolen_key_is_distrusted_and_by_mistake(desk: Desk) -> None:
     desk.accept(agreement, "bob-hospital")
 
 
+def test_commands_that_read_a_file_know_whom_this_party_distrusts(desk: Desk) -> None:
+    """`verify`, `status` and `sign` look into the state folder, and say so where there is none."""
+    key = f"sha256:{WORLD.alice.public.operation_key.keyid}"
+    state = ("--state", desk.folder / "state")
+    agreement = desk.folder / "study.agreement.json"
+    verify = ("policy", "verify", agreement, "--digest", DIGEST)
+    assert "no state folder is here" in desk.run(*verify, "--state", desk.folder / "none")
+    told = desk.json(*verify, *state)
+    assert (told["state"], told["withdrawn"]) == (str(desk.folder / "state"), [])
+    desk.run("policy", "distrust", key, *state, "--yes", key)
+    for command in (verify, ("policy", "status", agreement)):
+        assert "distrusted" in desk.run(*command, *state, status=6)
+        desk.run(*command, "--state", desk.folder / "none")
+    assert "distrusted" in desk.sign(agreement, "bob-hospital", 6)
+
+
+def test_the_users_own_state_is_asked_without_a_word(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(desk.folder / "home"))
+    agreement = desk.folder / "study.agreement.json"
+    verify = ("policy", "verify", agreement, "--digest", DIGEST)
+    assert desk.json(*verify)["state"] is None
+    own = desk.folder / "home/ratls"
+    party = WORLD.parties["bob-hospital"].folder
+    desk.run("policy", "accept", agreement, "--party", party, "--yes", DIGEST)
+    desk.run("policy", "distrust", DIGEST, "--yes", DIGEST)
+    assert own.is_dir()
+    count_refusal()
+    assert "distrusted" in desk.run(*verify, status=6)
+
+
+def test_verify_says_who_withdrew(desk: Desk) -> None:
+    withdraw(desk, "--yes", DIGEST)
+    state = ("--state", desk.folder / "state")
+    file = desk.folder / f"{STUDY}.alice-clinic.withdrawal.json"
+    desk.run("policy", "state", "receive", file, *state)
+    verify = ("policy", "verify", desk.folder / "study.agreement.json", "--digest", DIGEST)
+    assert desk.json(*verify, *state)["withdrawn"] == ["alice-clinic"]
+    assert "alice-clinic has withdrawn from this version" in desk.run(*verify, *state)
+
+
 @pytest.mark.parametrize("damage", ["gone", "cut", "older"])
 def test_lost_agreement_is_restored_from_another_party(desk: Desk, damage: str) -> None:
     """P21: exactly what the journal names comes back, and nothing else."""
