@@ -12,7 +12,8 @@ import random
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,20 +195,18 @@ async def ask(service: Service, question: Question, seconds: float) -> Answers:
     """The answers of a service, not verified."""
     try:
         # One clock for all of it. A limit for each read would let a peer that sends a byte now
-        # and then hold us for ever, within headers too. The handshake has an end of its own
-        # before that: a client that is cancelled in the middle of one forgets to close its socket.
+        # and then hold us for ever, within headers too.
         async with (
-            asyncio.timeout(seconds) as limit,
+            _limit(seconds) as end,
             httpx.AsyncClient(
                 verify=question.trust if service.trust is None else service.trust,
                 trust_env=False,  # no proxy, no credentials, no roots from the environment
                 proxy=question.proxy,
                 follow_redirects=False,
-                timeout=httpx.Timeout(None, connect=max(0.8 * seconds, 0.001)),
                 headers={"Accept-Encoding": "identity"},  # what is not packed cannot explode
             ) as client,
         ):
-            requests = _Requests(client, question, limit.when() or 0.0)
+            requests = _Requests(client, question, end)
             kind, edition = question.kind, question.edition
             base = f"{service.origin}/{kind.tee}/certification/v4"
             return Answers(
@@ -222,6 +221,28 @@ async def ask(service: Service, question: Question, seconds: float) -> Answers:
         raise PcsTooSlow(
             service.origin, expected=f"within {seconds:g} s", found="no end"
         ) from error
+
+
+@asynccontextmanager
+async def _limit(seconds: float) -> AsyncIterator[float]:
+    """Raise TimeoutError after so many seconds; the value is when, by the clock of the event loop.
+
+    A client that is cancelled in the middle of a handshake forgets to close its socket, so each
+    handshake has an earlier end of its own. Where the process was held up until both are over, this
+    one waits for one round of the loop, in which the other takes effect.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    async with asyncio.timeout(None) as limit:
+        timers: list[asyncio.Handle] = []
+        timers.append(
+            loop.call_at(end, lambda: timers.append(loop.call_soon(limit.reschedule, end)))
+        )
+        try:
+            yield end
+        finally:
+            for timer in timers:
+                timer.cancel()
 
 
 class _MayPass(Exception):
@@ -285,8 +306,12 @@ class _Requests:
 
     async def _once(self, address: str, parameters: dict[str, str]) -> Answer:
         body = bytearray()
+        left = self.end - asyncio.get_running_loop().time()
+        handshake = httpx.Timeout(None, connect=max(0.8 * left, 0.001))
         try:
-            async with self.client.stream("GET", address, params=parameters) as response:
+            async with self.client.stream(
+                "GET", address, params=parameters, timeout=handshake
+            ) as response:
                 self._require_answer(address, response)
                 async for piece in response.aiter_raw():
                     body += piece

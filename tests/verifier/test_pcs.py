@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import socket
 import ssl
@@ -45,7 +47,7 @@ from tests.verifier.pcs_peer import (
     with_header,
 )
 from tests.verifier.world import World, processor_world
-from verifier import Collateral, TrustAnchors, strip_file_padding
+from verifier import Collateral, TrustAnchors, pcs, strip_file_padding
 from verifier import errors as e
 from verifier.certificate import RootUntrusted
 from verifier.files import FileUnreadable
@@ -64,12 +66,13 @@ from verifier.pcs_requests import (
     PcsTooSlow,
     PcsUnreachable,
     ProxyAddressMalformed,
+    Question,
     Service,
     parse_proxy,
     tls_trust,
 )
 from verifier.quote import QuoteMalformed, QuoteUnsupported, Tee
-from verifier.responses import PcsAnswerMalformed
+from verifier.responses import Answers, PcsAnswerMalformed
 from verifier.tcb import TcbInfoMismatch
 
 pytestmark = pytest.mark.slow
@@ -611,6 +614,30 @@ def test_a_drip_feed_ends(tmp_path: Path, script: Alter) -> None:
 def test_somebody_accepts_and_says_nothing(tmp_path: Path) -> None:
     with peer(tmp_path, PUBLISHED, silent=True) as place, refused(PcsTooSlow):
         fetch(place, seconds=0.3)
+
+
+def test_a_process_that_was_held_up_in_a_handshake_closes_its_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both limits are over when the loop goes on. A socket that is left open would be found by
+    the garbage collector, in the middle of another test."""
+    real = pcs.ask
+
+    async def held_up(service: Service, question: Question, seconds: float) -> Answers:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 1.2 * seconds
+
+        def hold() -> None:
+            while loop.time() < end:
+                pass
+
+        loop.call_later(0.7 * seconds, hold)
+        return await real(service, question, seconds)
+
+    monkeypatch.setattr(pcs, "ask", held_up)
+    with peer(tmp_path, PUBLISHED, silent=True) as place, refused(PcsTooSlow):
+        fetch(place, seconds=0.3)
+    gc.collect()  # pytest reports what was left open
 
 
 @pytest.mark.parametrize(
