@@ -19,6 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _DEPTH = 3
 _MOST_THREADS = 4
+THREADS = "rows-ahead"  # how the names of these threads begin
 
 
 def ahead(items: Generator[Item, None, None]) -> Iterator[Item]:
@@ -29,7 +30,7 @@ def ahead(items: Generator[Item, None, None]) -> Iterator[Item]:
             return (item,)
         return None
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, THREADS) as pool:
         pulls = deque(pool.submit(pull) for _ in range(_DEPTH))
         try:
             while (pulled := pulls.popleft().result()) is not None:
@@ -44,7 +45,7 @@ def ahead(items: Generator[Item, None, None]) -> Iterator[Item]:
 
 def mapped(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:
     """`work` of each item, in their order. What `items` raises comes after all that came before."""
-    with ThreadPoolExecutor(max(1, min(_MOST_THREADS, os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(max(1, min(_MOST_THREADS, os.cpu_count() or 1)), THREADS) as pool:
         running: deque[Future[Result]] = deque()
         try:
             for begun in _begun(pool, work, items):

@@ -50,18 +50,21 @@ def test_the_system_is_asked_where_no_number_is_given() -> None:
 
 def test_threads_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that were started end, and the rest was never there."""
-    before, start, left = threading.active_count(), threading.Thread.start, iter(range(60))
+    start, left = threading.Thread.start, iter(range(60))
+    started: list[threading.Thread] = []
 
     def limited(thread: threading.Thread) -> None:
         if next(left, None) is None:
             raise RuntimeError("can't start new thread")
         start(thread)
+        started.append(thread)
 
     require_threads()
     monkeypatch.setattr(threading.Thread, "start", limited)
     with refused(EnclaveThreadsTooFew):
         require_threads()
-    assert threading.active_count() == before
+    assert started
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_the_manifest_has_them(sgx: dict[str, Any]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider.sources.ahead import _DEPTH, ahead, mapped
+from provider.sources.ahead import _DEPTH, THREADS, ahead, mapped
+from tests.support.waiting import threads_named
 
 
 class Wrong(Exception):
@@ -76,12 +76,12 @@ def test_no_thread_is_left(close: bool) -> None:
         finally:
             closed.append(True)
 
-    before = set(threading.enumerate())
     found = mapped(lambda item: item, ahead(noted()))
     assert next(found) == 0
+    assert threads_named(THREADS)
     if close:
         found.close()  # type: ignore[attr-defined]
     else:
         del found
-    assert set(threading.enumerate()) == before
+    assert threads_named(THREADS) == []
     assert closed == [True]

@@ -31,6 +31,7 @@ from provider.dry_run import DatasetUnclear, accepted_dataset, check_rows, dry_r
 from provider.exchange import DatasetNotOwned
 from provider.release import release
 from provider.sources import SourceSpec, parse_source
+from provider.sources.ahead import THREADS
 from provider.sources.base import SourceChanged, SourceEmpty, SourceTooLong
 from provider.sources.parquet import ParquetSource
 from provider.sources.sql import SqlSource
@@ -41,6 +42,7 @@ from tests.provider.test_cli import Terminal, code
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
+from tests.support.waiting import threads_named
 from verifier.shell import Shell
 
 import pyarrow as pa  # isort: skip - after tests.support.enclave, which prepares the process
@@ -467,11 +469,9 @@ def test_a_dry_run_on_the_command_line(alice: Desk, world: EnclaveWorld, relay: 
 
 def test_a_source_is_left_in_the_middle(alice: Desk, declared: Dataset) -> None:
     """Its threads end before its file is closed."""
-    import threading
-
     alice.write(many())
     spec: SourceSpec = parse_source({"kind": "parquet", "path": str(alice.path)}, Path())
-    before = set(threading.enumerate())
     with spec.open(declared) as source, closing(source.chunks()) as chunks:
         next(chunks)
-    assert set(threading.enumerate()) == before
+        assert threads_named(THREADS)
+    assert threads_named(THREADS) == []

@@ -33,7 +33,7 @@ from ratls.sealing import MAX_CHUNK, TAG_SIZE, ChunkHead
 from ratls.serving import open_many_files
 from tests.support.flight_peers import LOOPBACK
 from tests.support.refusal import count_refusal, refused
-from tests.support.waiting import HANG_LIMIT, eventually
+from tests.support.waiting import HANG_LIMIT, eventually, threads_named
 
 pytestmark = pytest.mark.slow
 
@@ -481,12 +481,11 @@ def test_closing_ends_the_thread_also_while_chunks_wait() -> None:
     """F11: a reader that reads nothing keeps no thread of the client's."""
     with served() as listener:
         awaited = listener.expect()
-        before = threading.active_count()
         sender = BulkSender(Address(LOOPBACK, listener.port), awaited.id, HANG_LIMIT)
         with closing(awaited.reader(HANG_LIMIT, lambda: None)):
             while sender.offer(lambda: (bytes(8 << 20),)):
                 pass  # until the sockets are full, and two more wait
             sender.close()
-            eventually(lambda: threading.active_count() <= before)
+            eventually(lambda: not threads_named("chunks"))
     with refused(CallFailed):
         sender.require_whole()

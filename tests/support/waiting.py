@@ -11,6 +11,12 @@ HANG_LIMIT = 600.0  # seconds; a test that takes as long hangs, however busy the
 T = TypeVar("T")
 
 
+def threads_named(start: str) -> list[str]:
+    """The threads whose names start so. All threads would be too many: those that another test
+    left to end by themselves come and go."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(start)]
+
+
 def eventually(ask: Callable[[], T | None], *not_yet: type[BaseException]) -> T:
     """What `ask` returns, once that is true. For what nothing signals.
 
