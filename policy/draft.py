@@ -129,6 +129,7 @@ def unfinished_dataset(
                 each["id"]: each["release"]["min_subjects_per_input"]
                 for j, each in _tables(document, "computation")
                 if not any(_is_in(p.path, f"computation[{j}]") for p in problems)
+                and {"id", "inputs", "release"} <= each.keys()  # a draft may lack whole lines
                 and dataset in each["inputs"]
             }
             return Dataset.model_validate(table), needed

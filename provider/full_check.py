@@ -142,7 +142,7 @@ def _all_faults(
             break
         unreadable |= survey.unreadable
     faults = [_fault(refusal, column=name) for name, refusal in unreadable.items()]
-    faults += [_tallied(tally, dataset) for tally in survey.tallies()]
+    faults += [_tallied(tally, dataset) for tally in survey.tallies(ended=ended is None)]
     if ended is not None:
         faults.append(_fault(ended))
     complete = ended is None and bool(survey.columns)

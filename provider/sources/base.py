@@ -310,12 +310,20 @@ class Source(ABC):
     def _rows(self, checked: bool) -> Iterator[pa.RecordBatch]:
         """Every row, in batches fit to be sent, held against the policy unless that was done."""
         rows = 0
-        for batch in _resize(self._declared(), self._name):
-            if self._survey is not None:
-                self._survey.look(self._name, batch, rows, self.validated)
-            elif not checked:
+        for batch in _resize(self._looked_at(), self._name):
+            if self._survey is None and not checked:
                 with placed(self._name):
                     self._check(batch, rows_before=rows, validated=self.validated)
+            yield batch
+            rows += batch.num_rows
+
+    def _looked_at(self) -> Iterator[pa.RecordBatch]:
+        """The batches as they were read. A survey notes what is wrong in each before the next one
+        is read: a file may be cut there."""
+        rows = 0
+        for batch in self._declared():
+            if self._survey is not None:
+                self._survey.look(self._name, batch, rows, self.validated)
             yield batch
             rows += batch.num_rows
 

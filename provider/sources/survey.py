@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from policy.rows import BatchCheck
+from policy.rows import BatchCheck, ValueNull
 from policy.sections import Column, Dataset
 from verifier.errors import RatlsError
 
 _NAMED = 5  # rows of each kind
 # Of values that are not of their column's type. To find each takes several readings of its piece;
-# where nearly all are wrong, a thousand say enough, and the column is not looked at any further.
+# where nearly all are wrong, a thousand say enough. Then a piece with such a value is null as a
+# whole; what other rules its other values break is counted in the pieces that fit.
 _MOST_MISFITS = 1000
 _NO_LIMIT = 10**10  # rows: all are counted, then compared with `max_rows`
 
@@ -132,13 +133,14 @@ class Survey:
         assert self._check is not None  # `asked` came before the source was opened
         for name, leaf, expected, wrong in self._check.faults(batch, validated=validated):
             misfits = self._misfits.get((source, name), set())
-            if len(misfits) >= _MOST_MISFITS:
-                continue
+            cut = len(misfits) >= _MOST_MISFITS
+            if cut and leaf is ValueNull:
+                continue  # most are those of pieces that do not fit
             rows = [rows_before + place + 1 for place in pc.indices_nonzero(wrong).to_pylist()]
             rows = [row for row in rows if row not in misfits]
             if rows:
                 refusal = leaf(name, expected=expected, found="")
-                self._tally((source, name), refusal, rows)
+                self._tally((source, name), refusal, rows, more=cut)
 
     def _tally(
         self, place: tuple[str, str], refusal: RatlsError, rows: list[int], *, more: bool = False
@@ -152,8 +154,14 @@ class Survey:
             tally.add(rows)
             tally.more |= more
 
-    def tallies(self) -> list[Tally]:
-        """What was noted about rows, in the order of the dataset's columns."""
+    def tallies(self, *, ended: bool = True) -> list[Tally]:
+        """What was noted about rows, in the order of the dataset's columns.
+
+        Args:
+            ended: Was the source read to its end? Otherwise there may be more of each.
+        """
+        for tally in self._tallies.values():
+            tally.more |= not ended
         order = list(self.dataset.columns)
         return sorted(
             self._tallies.values(), key=lambda t: (t.source, order.index(t.column or order[0]))

@@ -140,6 +140,16 @@ def test_a_column_that_is_wrong_throughout_is_said_in_time(tmp_path: Path) -> No
     assert fault.rows == (1, 2, 3, 4, 5)
 
 
+def test_other_faults_of_such_a_column_are_counted_too(tmp_path: Path) -> None:
+    """Words in an age hide no age of 400, before them or after; "at least" is said."""
+    lines = [f"p{i},{'old' if 100 <= i < 20_000 else 40},1.5,0" for i in range(80_000)]
+    lines[7] = lines[-9] = "q,400,1.5,0"
+    found = check(csv_text(tmp_path, HEADER + "\n".join(lines) + "\n"))
+    assert wrong(found)[1:] == [("value-outside-domain", "age", 2)]
+    assert [fault.at_least for fault in found.faults] == [True, True]
+    assert found.faults[1].rows == (8, 79_992)
+
+
 def test_too_few_persons(tmp_path: Path) -> None:
     """R05: many rows of few persons; the enclave would refuse after the release."""
     few = rows(1, patient=[f"patient-{i % 19}" for i in range(60)])
@@ -152,7 +162,8 @@ def test_too_few_persons(tmp_path: Path) -> None:
 
 def test_a_source_that_ends_badly_or_is_too_long(tmp_path: Path) -> None:
     cut = check(csv_text(tmp_path, HEADER + good_lines() + "q,400,1.5,0\nr,40,1.5"))
-    assert ("source-cut", None, None) in wrong(cut)
+    assert wrong(cut) == [("value-outside-domain", "age", 1), ("source-cut", None, None)]
+    assert cut.faults[0].at_least  # what came behind is not known
     assert (cut.rows, cut.persons) == (None, None)
     assert wrong(check(csv_text(tmp_path, HEADER)))[0][0] == SourceEmpty.code
     short = WORLD.policy_text([("max_rows = 100_000", "max_rows = 29")])
