@@ -11,11 +11,14 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+from pydantic import ValidationError
 
 from policy.errors import PolicyFormatError
+from policy.fields import Strict
 from policy.problems import PROBLEMS_CAP, Problem
-from policy.sections import Dataset, Party
+from policy.sections import Computation, Dataset, Party
 from policy.show_computations import block, named
 from policy.statement import instant_text
 from policy.syntax import TEXT_CAP, read_toml
@@ -126,14 +129,29 @@ def unfinished_dataset(
         own = any(_is_in(p.path, f"dataset[{i}]") for p in problems)
         if table.get("id") == dataset and not own:
             needed = {
-                each["id"]: each["release"]["min_subjects_per_input"]
+                asked.id: asked.release.min_subjects_per_input
                 for j, each in _tables(document, "computation")
                 if not any(_is_in(p.path, f"computation[{j}]") for p in problems)
-                and {"id", "inputs", "release"} <= each.keys()  # a draft may lack whole lines
-                and dataset in each["inputs"]
+                and (asked := _whole(Computation, each)) is not None
+                and dataset in asked.inputs
             }
-            return Dataset.model_validate(table), needed
+            whole = _whole(Dataset, table)
+            return None if whole is None else (whole, needed)
     return None
+
+
+_Section = TypeVar("_Section", bound=Strict)
+
+
+def _whole(section: type[_Section], table: Mapping[str, Any]) -> _Section | None:
+    """A section of a draft; None where it is not finished.
+
+    Its faults may be in no list: where a line before it is wrong, it was not looked at.
+    """
+    try:
+        return section.model_validate(table)
+    except ValidationError:
+        return None
 
 
 def _tables(document: Mapping[str, Any], name: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""kill -9 at any write of sign, merge, accept, withdraw or distrust: `killed.py`, in a clean process."""
+"""kill -9 at any write of a command that signs or keeps: `killed.py`, in a clean process."""
 
 from __future__ import annotations
 
