@@ -1,9 +1,4 @@
-"""What one command says when several things are wrong: all of them, and the gravest at the end.
-
-with said.refusal():
-    signature.verify()
-said.end(shell, facts, lines)
-"""
+"""What one command says when several things are wrong: all, and the gravest at the end."""
 
 from __future__ import annotations
 
