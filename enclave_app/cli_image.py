@@ -8,28 +8,16 @@ from typing import Annotated
 import typer
 
 from policy.options import Json
+from ratls.options import DebFolder, ForComputations, WheelFolder
 
 
 def image(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="The folder to make; it must not exist.")
     ],
-    wheels: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Take wheels from this folder. Default: pip downloads them."
-        ),
-    ] = None,
-    debs: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Take Debian packages from it. Default: apt-get downloads them."
-        ),
-    ] = None,
-    computations: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,…", help="Only what these computations load. Default: all."),
-    ] = None,
+    wheels: WheelFolder = None,
+    debs: DebFolder = None,
+    computations: ForComputations = None,
     release: Annotated[
         Path,
         typer.Option(metavar="DIR", help="The release: a checkout with locks, list and sources."),

@@ -13,23 +13,25 @@ from policy.options import (
     Json,
     ManifestFile,
 )
+from ratls.cli_measure_image import image
+from ratls.said import Said
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from verifier.errors import RatlsError
     from verifier.gramine.findings import Finding
     from verifier.gramine.measurement import Area, Measurement
     from verifier.gramine.signed import SignedManifest
     from verifier.gramine.sigstruct import Sigstruct
-    from verifier.shell import Shell
 
 measure = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     help="What an enclave is: recomputed from its files, without Gramine and without SGX.",
 )
+
+measure.command("image")(image)
 
 Libpal = Annotated[Path, typer.Option(metavar="FILE", help="Gramine's loader, libpal.so.")]
 Chroot = Annotated[
@@ -68,6 +70,10 @@ def measure_manifest(
     It is shown in any case. Exit status 6: the loader is unknown, a rule of `ratls enclave lint`
     is broken, or files, signature or policy say something else.
 
+    Few loaders are known. For another one: take the signed package of Gramine's distributor, unpack
+    it with `dpkg-deb -x`, and give the SHA-256 of its gramine/sgx/libpal.so to --expect-libpal, of
+    its gramine/libsysdb.so to --expect-libsysdb.
+
     Example: ratls measure manifest ratls-enclave.manifest.sgx --libpal libpal.so --chroot /
     --sigstruct ratls-enclave.sig --policy policy.toml
     """
@@ -85,7 +91,7 @@ def measure_manifest(
 
         manifest = parse_file(signed, SignedManifest.parse)
         loader = parse_file(libpal, Loader.parse, cap=FILE_CAP)
-        said = _Said()
+        said = Said()
         found = measured_of(manifest, loader)
         facts: dict[str, Any] = {"file": str(signed), "mr_enclave": str(found.mr_enclave)}
         lines = [f"mr_enclave {found.mr_enclave}", _sizes_line(found)]
@@ -126,45 +132,6 @@ def measure_manifest(
         said.end(shell, facts, lines)
 
 
-class _Said:
-    """What was refused while all else was looked at, too."""
-
-    def __init__(self) -> None:
-        self.refusals: list[RatlsError] = []
-        self.build: str | None = None
-
-    def refusal(self) -> Any:
-        from contextlib import contextmanager
-
-        from verifier.errors import RatlsError
-
-        @contextmanager
-        def kept() -> Any:
-            try:
-                yield
-            except RatlsError as refusal:
-                self.refusals.append(refusal)
-
-        return kept()
-
-    def end(self, shell: Shell, facts: dict[str, Any], lines: list[str]) -> None:
-        """Answer, then end with the gravest refusal."""
-        from verifier.errors import Exit
-
-        worst = Exit.worst(refusal.exit_status for refusal in self.refusals)
-        first = next((r for r in self.refusals if r.exit_status is worst), None)
-        facts |= {
-            "errors": [refusal.as_json() for refusal in self.refusals],
-            "error": first.as_json() if first else None,
-        }
-        shell.answer(facts, "\n".join(lines))
-        if not shell.json_output:
-            for refusal in self.refusals:
-                if refusal is not first:
-                    shell.show_refusal(refusal)
-        shell.end_with(first)
-
-
 def _libsysdbs(expected: str | None) -> dict[str, Any]:
     return {} if expected is None else {"libsysdbs": frozenset({expected})}
 
@@ -184,7 +151,7 @@ def _sizes_line(found: Measurement) -> str:
 
 
 def _files(
-    said: _Said,
+    said: Said,
     facts: dict[str, Any],
     manifest: SignedManifest,
     chroot: Path | None,
@@ -265,56 +232,6 @@ def _sigstruct_text(sigstruct: Sigstruct) -> str:
     else:
         facts["debug"] = "on: the host may read the enclave's memory"
     return "\n".join(f"{name:<15} {value}" for name, value in facts.items())
-
-
-@measure.command("image")
-def measure_image(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An image, unpacked anywhere.")],
-    manifest: Annotated[
-        Path | None, typer.Option(metavar="SIGNED", help="The signed manifest that lists it.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Hash an image, and compare it with a signed manifest: each file, and nothing unlisted.
-
-    Example: ratls measure image /opt/ratls/image --manifest ratls-enclave.manifest.sgx
-    """
-    from verifier.shell import refusals_as_exit_status
-
-    with refusals_as_exit_status(json) as shell:
-        from ratls.image_files import require_folder, walk
-        from verifier.files import parse_file
-        from verifier.gramine.listing import compare, listed, require_equal, tree_digest
-        from verifier.gramine.signed import SignedManifest
-        from verifier.gramine.trusted import require_root
-
-        require_folder(folder)
-        signed = None if manifest is None else parse_file(manifest, SignedManifest.parse)
-        root = str(folder) if signed is None else require_root(signed.document)
-        entries = list(walk(folder, root))
-        digest, size = tree_digest(entries, root), sum(entry.size for entry in entries)
-        facts: dict[str, Any] = {
-            "folder": str(folder),
-            "files": len(entries),
-            "bytes": size,
-            "tree": f"sha256:{digest}",
-        }
-        lines = [f"{folder}: {len(entries)} files, {size / 1e6:.1f} MB", f"  tree sha256:{digest}"]
-        unread = {entry.path: "" for entry in entries if entry.sha256 is None}
-        wanted = unread
-        if signed is not None:
-            wanted = {p: d for p, d in listed(signed).items() if p.startswith(f"{root}/")}
-            looked_at = entries
-        else:
-            looked_at = [entry for entry in entries if entry.path in unread]
-        differ = list(compare(wanted, looked_at))
-        facts["differ"] = [finding.as_json() for finding in differ]
-        said = _Said()
-        with said.refusal():
-            require_equal(differ)
-        if signed is not None:
-            lines.append(f"  {len(wanted)} listed in {manifest}, {len(differ)} differ")
-        said.end(shell, facts, lines)
 
 
 @measure.command("diff")

@@ -36,6 +36,26 @@ JsonPath = Annotated[
         metavar="a.b[0]", help="Where in JSON the quote is. Default: where there is one alone."
     ),
 ]
+WheelFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--wheels", metavar="DIR", help="Take wheels from it. Default: pip downloads them."
+    ),
+]
+DebFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--debs",
+        metavar="DIR",
+        help="Take Debian packages from it. Default: apt-get downloads them.",
+    ),
+]
+ForComputations = Annotated[
+    str | None,
+    typer.Option(
+        "--computations", metavar="NAME,…", help="Only what these computations load. Default: all."
+    ),
+]
 
 
 def json_path_steps(text: str | None) -> Steps | None:

@@ -21,6 +21,8 @@ app = typer.Typer(
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 TeeOption = Annotated[Tee, typer.Option(help="An SGX enclave, or a TDX guest.")]
+# Evidence of ratls ends in 32 zero bytes, so these 64 never are any.
+SAMPLE_DATA = b"a sample quote of the simulation".rjust(64, b".")
 
 
 @app.command()
@@ -98,6 +100,51 @@ def measure(
             if event_log is not None:
                 write_atomically(event_log, guest.log)
         shell.answer({**facts, **found, "files": measured_files()}, text)
+
+
+@app.command()
+def quote(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `new` made.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The quote, its bytes; new.")
+    ],
+    tee: TeeOption = Tee.SGX,
+    json_output: JsonOption = False,
+) -> None:
+    """Make one quote of a simulated machine, to look at what verifies quotes.
+
+    Its report data is fixed and no evidence of any connection.
+
+    Example: ratls simulation quote intel -o quote.bin --tee tdx
+    """
+    from simulation.attester import SimulatedAttester, SimulatedDomainAttester
+    from simulation.folder import PLATFORM, SGX_COLLATERAL, TDX_COLLATERAL, TRUST_DOMAIN
+    from verifier.files import write_new
+    from verifier.shell import refusals_as_exit_status
+
+    with refusals_as_exit_status(json_output) as shell:
+        shell.warn_simulation()
+        attester: SimulatedAttester | SimulatedDomainAttester
+        if tee is Tee.SGX:
+            attester, bundle = SimulatedAttester(folder / PLATFORM), folder / SGX_COLLATERAL
+        else:
+            attester = SimulatedDomainAttester(folder / TRUST_DOMAIN)
+            bundle = folder / TDX_COLLATERAL
+        raw = attester.quote(SAMPLE_DATA)
+        write_new(output, raw, mode=0o644)
+        facts = {
+            "mode": "simulation",
+            "quote": str(output),
+            "tee": tee.value,
+            "size": len(raw),
+            "collateral": str(bundle),
+        }
+        shell.answer(
+            facts,
+            f"{output}: {tee.upper()} quote of a simulated machine, {len(raw):,} bytes\n"
+            f"  next: ratls verify quote {output} --collateral {bundle} "
+            f'--root "$(cat {folder / "root.txt"})" --allow-simulation',
+        )
 
 
 @app.command()

@@ -30,6 +30,9 @@ BLOCK = re.compile(r"<!-- walk: (.*?) -->\n```\n(.*?)```\n", re.DOTALL)
 SAMPLE = re.compile(r"<!-- sample: Python -->\n```\n(.*?)```\n", re.DOTALL)
 
 
+QUOTES = re.compile(r"<!-- quotes -->\n```\n(.*?)```\n", re.DOTALL)
+
+
 def blocks() -> list[tuple[str, str]]:
     """Each block of the walk with the words of its mark, in the README's order."""
     text = (ROOT / "README.md").read_text("utf-8")
@@ -123,3 +126,21 @@ def test_the_sample_in_python(
 def test_the_sample_believes_no_root_but_intels(sample: tuple[str, World]) -> None:
     with refused(RootUntrusted, check=QuoteCheck.PCK_CHAIN):
         exec(sample[0], {})  # noqa: S102
+
+
+def test_the_section_on_quotes_begins_with_one(tmp_path: Path) -> None:
+    """Nobody without such a machine had a quote to begin with."""
+    (text,) = QUOTES.findall((ROOT / "README.md").read_text("utf-8"))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    domain = text.replace("collateral.json", "collateral.tdx.json").replace("-o", "--tee tdx -o")
+    for number, script in enumerate((text, domain)):
+        (folder := tmp_path / str(number)).mkdir()
+        done = subprocess.run(
+            ["bash", "-ec", script],
+            cwd=folder,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr

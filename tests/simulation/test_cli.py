@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,14 @@ from typer.testing import CliRunner, Result
 
 from simulation.cli import app
 from simulation.measure import measure
-from tests.support.refusal import count_refusal
+from tests.support.refusal import count_refusal, refused
+from verifier.anchors import RootName, TrustAnchors
+from verifier.certificate import RootUntrusted
+from verifier.collateral import Collateral
 from verifier.errors import Exit
 from verifier.modes import simulation_lock
+from verifier.quote import Quote, Tee
+from verifier.verify import QuoteCheck, verify_quote
 
 
 def ratls_simulation(*arguments: str) -> Result:
@@ -90,3 +96,24 @@ def test_wrong_usage_ends_with_its_own_status(command: list[str]) -> None:
 def test_help_has_an_example(command: str) -> None:
     result = ratls_simulation(command, "--help")
     assert f"ratls simulation {command}" in result.stdout
+
+
+@pytest.mark.parametrize("tee", list(Tee))
+def test_a_quote_that_is_evidence_of_nothing(tmp_path: Path, tee: Tee) -> None:
+    """Genuine below the simulated root alone; of a form that no connection takes for evidence."""
+    count_refusal()
+    made, file = tmp_path / "intel", tmp_path / "quote.bin"
+    ratls_simulation("new", str(made))
+    words = ["quote", str(made), "-o", str(file), "--tee", tee.value, "--json"]
+    facts = answer(ratls_simulation(*words))
+    quote = Quote.parse(file.read_bytes())
+    assert (facts["mode"], quote.tee) == ("simulation", tee)
+    assert any(quote.report.report_data[32:])
+    bundle = Collateral.parse(Path(str(facts["collateral"])).read_bytes())
+    root = RootName.parse((made / "root.txt").read_text("utf-8").strip()).anchors
+    verify_quote(file.read_bytes(), bundle, roots=root, at=datetime.now(UTC))
+    with refused(RootUntrusted, check=QuoteCheck.PCK_CHAIN):
+        verify_quote(file.read_bytes(), bundle, roots=TrustAnchors.intel(), at=datetime.now(UTC))
+    again = ratls_simulation(*words)
+    assert again.exit_code == Exit.UNUSABLE
+    assert answer(again)["error"]["code"] == "file-not-written"  # type: ignore[index]

@@ -25,6 +25,16 @@ class ImageDiffers(MeasurementError):
     says = "{thing}: expected {expected}, found {found}"
 
 
+class TreeDiffers(MeasurementError):
+    """An image is another one than that whose digest was given."""
+
+    code = "image-tree-differs"
+    default_fix = (
+        "name the signed manifest with --manifest, or a checkout with --release: "
+        "the first file that differs is named"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One name in a folder."""
@@ -65,9 +75,7 @@ def compare(wanted: Mapping[str, str], entries: Iterable[Entry]) -> Iterator[Fin
         if entry is None:
             yield Finding(Level.REFUSE, path, f"sha256 {digest}", "no such file")
         elif digest is None:
-            yield Finding(
-                Level.REFUSE, path, "nothing that the manifest does not list", entry.found
-            )
+            yield Finding(Level.REFUSE, path, "nothing that is not listed", entry.found)
         elif entry.sha256 != digest:
             got = entry.found if entry.sha256 is None else f"sha256 {entry.sha256}"
             yield Finding(Level.REFUSE, path, f"sha256 {digest}", got)
@@ -92,3 +100,9 @@ def tree_digest(entries: Iterable[Entry], above: str = "") -> str:
     for path, digest in sorted((f".{e.path[len(above) :]}", e.sha256) for e in entries):
         total.update(f"{digest}  {path}\n".encode())
     return total.hexdigest()
+
+
+def require_tree(name: str, found: str, expected: str) -> None:
+    """Raises: TreeDiffers."""
+    if found != expected:
+        raise TreeDiffers(name, expected=f"tree {expected}", found=found)
