@@ -60,6 +60,7 @@ class EnclaveIdentity:
         *,
         at: datetime,
         random: Callable[[int], bytes] = os.urandom,
+        endorsements: bytes = b"",
     ) -> Self:
         """Make the keys, and have the hardware quote them and the policy.
 
@@ -67,6 +68,7 @@ class EnclaveIdentity:
             policy_digest: 32 bytes, of the one policy that this process will obey.
             at: Start of the certificate's validity (less an hour for clocks that differ).
             random: Source of instance and serial number; keys come from the library's own.
+            endorsements: As for `build_certificate`.
 
         Raises:
             AttesterError: No quote could be had.
@@ -85,7 +87,7 @@ class EnclaveIdentity:
         )
         serial = int.from_bytes(random(16), "big") | 1  # positive: RFC 5280, section 4.1.2.2
         certificate = build_certificate(
-            tls_key, make_evidence(attester, claims), instance, serial, at
+            tls_key, make_evidence(attester, claims), instance, serial, at, endorsements
         )
         return cls(
             attester,

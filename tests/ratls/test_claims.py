@@ -9,6 +9,8 @@ from typing import Any
 
 import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,6 +77,19 @@ def test_worked_examples_of_the_interoperable_profile(algorithm: int, digest: st
     raw = cbor2.dumps({"pubkey-hash": key_hash(SPKI, algorithm)})
     assert hashlib.sha256(raw).hexdigest() == digest
     require_key(parse_claim_map(raw)["pubkey-hash"], SPKI)
+
+
+def test_worked_example_on_the_other_curve() -> None:
+    """channel.md 4: P-256, private scalar 1."""
+    key = ec.derive_private_key(1, ec.SECP256R1()).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert hashlib.sha256(spki).hexdigest() == (
+        "5cd252fb0ce8932436faf8ccd1040981b89ee4ad6b9fe9e2a2b7e71aacb27cd3"
+    )
+    raw = cbor2.dumps({"pubkey-hash": key_hash(spki)})
+    assert hashlib.sha256(raw).hexdigest() == (
+        "b9e7c325526d90b425cc13fbef4074bbf53db0aa0761f7454a793c4dec5120fc"
+    )
 
 
 @pytest.mark.parametrize(
