@@ -1,20 +1,38 @@
-"""What a stranger copies works: the programs in `examples/`, and the blocks of `docs/api.md`."""
+"""What a stranger copies works: the programs in `examples/`, the blocks of `docs/api.md`, and the
+examples in the docstrings of what `import ratls` gives.
+"""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 import runpy
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
+import ratls
+import ratls.api
+from ratls.address import Address
+from ratls.identity import EnclaveIdentity
+from ratls.session import Verifier
+from ratls.sockets import AttestedSocket, Listener
 from tests.provider.agents import configure
 from tests.provider.desk import Desk
-from tests.support.enclave import EnclaveWorld, LiveEnclave, rows
+from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
+from tests.support.parties import PASSPHRASE
 from tests.support.refusal import count_refusal
+from tests.support.scheduler import running_scheduler
+from tests.support.waiting import HANG_LIMIT
+from tests.test_docstrings import example
 from verifier.anchors import TrustAnchors
 
 ROOT = Path(__file__).parent.parent
@@ -86,8 +104,24 @@ def test_a_notebook_of_a_provider(
 # docs/api.md, and the docstrings of what a caller gets
 
 
+@contextmanager
+def listening(world: EnclaveWorld) -> Iterator[Address]:
+    """The agreed enclave with an attested socket; it answers each question in capitals."""
+
+    def answer(connection: AttestedSocket) -> None:
+        connection.sendall(connection.recv(100).upper())
+
+    identity = EnclaveIdentity.create(world.attester, world.policy.digest, at=NOW)
+    verifier = Verifier(lambda: world.expectation)
+    with Listener(Address("127.0.0.1", 0), identity, verifier) as listener:
+        thread = threading.Thread(target=listener.serve, args=[answer], daemon=True)
+        thread.start()
+        yield listener.address
+    thread.join(HANG_LIMIT)
+
+
 @pytest.fixture
-def names(scene: Scene, study: Study) -> Iterator[dict[str, Any]]:
+def names(scene: Scene) -> Iterator[dict[str, Any]]:
     """What the page and the docstrings speak of, in the working folder."""
     Path("collateral.json").write_bytes(scene.world.collateral)
     Path("policy.agreement.json").write_bytes(scene.world.complete.agreement.encode())
@@ -107,19 +141,96 @@ def names(scene: Scene, study: Study) -> Iterator[dict[str, Any]]:
             "ratls": ratls,
             "raw": scene.world.attester.quote(bytes(range(64))),
             "mine": bytes(range(64)),
+            "address": str(stack.enter_context(listening(scene.world))),
             "frame": rows(1).to_pandas(),
             "other_frame": rows(2).to_pandas(),
             "new_rows": rows(3).to_pandas()[["age", "bmi"]],
         }
 
 
-def test_every_block_of_the_page_runs(scene: Scene, names: dict[str, Any]) -> None:
+def test_every_block_of_the_page_runs(names: dict[str, Any]) -> None:
     text = (ROOT / "docs" / "api.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 5
     assert text.count("```") == 2 * len(blocks)
-    names["address"] = str(served(scene))
     for block in blocks:
         exec(compile(block, "docs/api.md", "exec"), names)  # noqa: S102
     assert names["answer"] == b"QUESTION"
     assert names["model"].n_features_in_ == 2
+
+
+def docstring_examples() -> dict[str, str]:
+    """Indented blocks of the docstrings of what a caller gets, by name."""
+    found = {}
+    for name in ratls.__all__:
+        thing = getattr(ratls, name)
+        members = inspect.getmembers(thing, inspect.isfunction) if inspect.isclass(thing) else ()
+        for label, one in [(name, thing), *((f"{name}.{m}", f) for m, f in members if m[0] != "_")]:
+            home = getattr(inspect.unwrap(one), "__module__", "")
+            if home not in ("ratls.api", "provider.client"):
+                continue  # of other modules: tests/test_docstrings.py
+            for block in re.findall(r"\n\n((?:    .*\n?)+)(?:\n|$)", inspect.getdoc(one) or ""):
+                found[label] = dedent(block)
+    return found
+
+
+DOCSTRINGS = docstring_examples()
+MODULES = ("ratls", "ratls.api", "provider.client")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_example_of_a_module_runs(module: str, names: dict[str, Any]) -> None:
+    """The three whose examples need an enclave that listens; the others: test_docstrings."""
+    text = example(importlib.import_module(module).__doc__ or "")
+    assert text is not None
+    more = 'collateral=bundle, passphrase_file="passphrase", allow_simulation=True'
+    text = text.replace("collateral=bundle", more)
+    text = text.replace('Client("ratls.toml")', 'Client("ratls.toml", allow_simulation=True)')
+    who = "carol" if module == "provider.client" else "alice"
+    profile = Path(f"{who}/ratls.toml").read_text("utf-8")
+    Path("ratls.toml").write_text(profile.replace('"state"', f'"{who}/state"'), "utf-8")
+    for name in ("passphrase", "scheduler.crt"):
+        Path(name).write_bytes((Path("alice") / name).read_bytes())
+    carol = ratls.Client("carol/ratls.toml", allow_simulation=True)
+    named = {"bundle": "collateral.json", "agreement": "policy.agreement.json", "me": "alice"}
+    if module == "provider.client":
+        text = text.replace("done = client", "client = alice\ndone = client")
+        named["alice"] = ratls.Client("alice/ratls.toml", allow_simulation=True)
+    given = names | vars(ratls.api) | {"Client": ratls.Client} | named
+    given["task"] = carol.ask("train", max_iter=500)
+    text = text.replace("visits=", "train_party_1=")
+    exec(compile(text, module, "exec"), given)  # noqa: S102
+
+
+def test_every_docstring_with_a_call_is_found() -> None:
+    assert DOCSTRINGS.keys() == {
+        *("verify_quote", "connect", "own_end"),
+        *("Client.ask", "Client.release", "Client.result", "Client.run"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(DOCSTRINGS))
+def test_an_example_of_a_docstring_runs(
+    name: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A simulation must be allowed, a terminal cannot be asked, and nobody releases meanwhile."""
+    world = dict(names)
+    carol = ratls.Client("carol/ratls.toml", allow_simulation=True)
+    alice = ratls.Client("alice/ratls.toml", allow_simulation=True)
+    bob = ratls.Client("bob/ratls.toml", allow_simulation=True)
+    task = carol.ask("train", max_iter=500)
+
+    def released(asked: bytes) -> None:
+        alice.release(asked, train_party_1=names["frame"])
+        bob.release(asked, train_party_2=names["other_frame"])
+
+    text = DOCSTRINGS[name].replace("enclave.example:7443", names["address"])
+    text = text.replace("visits=", "train_party_1=")
+    more = ', passphrase_file="passphrase", allow_simulation=True'
+    text = text.replace('collateral="collateral.json"', f'collateral="collateral.json"{more}')
+    if name == "Client.result":
+        released(task)
+    monkeypatch.setattr(ratls.Client, "submit", lambda self, asked: released(asked))
+    client = alice if name == "Client.release" else carol
+    world |= vars(ratls.api) | {"client": client, "task": task}
+    exec(compile(text, name, "exec"), world)  # noqa: S102

@@ -586,7 +586,7 @@ def listening(scene: Scene) -> Names:
     }
 
 
-@world_of("ratls", "ratls.probe", "ratls.appraise", "ratls.pin", "ratls.client_stream")
+@world_of("ratls.probe", "ratls.appraise", "ratls.pin", "ratls.client_stream")
 def connected(scene: Scene) -> Names:
     study, identity = scene.study, scene.study.identity()
     channel, batch = study.channel(), rows(1).to_batches()[0]
