@@ -52,7 +52,7 @@ _AROUND = {"schema", "computation", "run", "salt"}  # of the file, beside what w
 class ProfileIncomplete(ConfigError):
     """The profile does not say something that this step needs."""
 
-    code = "profile-incomplete"
+    code = "client-profile-incomplete"
     default_fix = "add it to ratls.toml; `ratls init` writes one with every field explained"
     says = "{thing} has no {expected}"
 

@@ -27,6 +27,7 @@ __all__ = [
     "Client",
     "Collateral",
     "Exit",
+    "HttpTransport",
     "Listener",
     "RatlsError",
     "ReportDataDiffers",

@@ -6,6 +6,7 @@ from ratls.api import ReportDataDiffers as ReportDataDiffers
 from ratls.api import connect as connect
 from ratls.api import own_end as own_end
 from ratls.api import verify_quote as verify_quote
+from ratls.http import HttpTransport as HttpTransport
 from ratls.sockets import AttestedSocket as AttestedSocket
 from ratls.sockets import Listener as Listener
 from verifier.anchors import TrustAnchors as TrustAnchors

@@ -38,6 +38,7 @@ _GROUP = "ratls.api"
 _HOMES = {
     "AttestedSocket": "ratls.sockets",
     "Exit": "verifier.errors",
+    "HttpTransport": "ratls.http",
     "Listener": "ratls.sockets",
 }
 __all__ = [

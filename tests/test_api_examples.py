@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
+import json
 import re
 import runpy
 import sys
@@ -21,18 +23,25 @@ import pytest
 
 import ratls
 import ratls.api
+from policy.domain_admission import Rtmr2NotListed
 from ratls.address import Address
+from ratls.http import serve_wsgi
 from ratls.identity import EnclaveIdentity
+from ratls.log import open_log
 from ratls.session import Verifier
 from ratls.sockets import AttestedSocket, Listener
 from tests.provider.agents import configure
 from tests.provider.desk import Desk
+from tests.ratls.test_trust_domain import identity as trust_domain
+from tests.ratls.test_trust_domain import study as trust_domain_study
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
+from tests.support.flight_peers import Study
 from tests.support.parties import PASSPHRASE
-from tests.support.refusal import count_refusal
+from tests.support.refusal import count_refusal, refused
 from tests.support.scheduler import running_scheduler
 from tests.support.waiting import HANG_LIMIT
 from tests.test_docstrings import example
+from verifier.acceptance import EnclaveDebuggable
 from verifier.anchors import TrustAnchors
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +108,68 @@ def test_a_notebook_of_a_provider(
     asked = (profile, "task.json", "visits.csv", "train_party_1")
     run("notebook_provider.py", *asked, "--allow-simulation", monkeypatch=monkeypatch)
     assert capsys.readouterr().out.startswith("60 rows, acknowledged: ")
+
+
+# Web services behind an attested connection.
+
+
+def model(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """A web program that knows nothing of attestation: a page, and an endpoint of a model."""
+    start_response("200 OK", [("Content-Type", "application/json")])
+    if environ["PATH_INFO"] == "/v1/chat/completions":
+        asked = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+        said = asked["messages"][0]["content"].upper()
+        return [json.dumps({"choices": [{"message": {"content": said}}]}).encode()]
+    return [b"hello from inside"]
+
+
+@contextmanager
+def web(study: Study, identity: EnclaveIdentity) -> Iterator[list[str]]:
+    """The service at an enclave or guest; what every program is given: address and own files."""
+    Path("agreement.json").write_bytes(study.parties.agreement_bytes(study.policy.raw.decode()))
+    Path("collateral.json").write_bytes(study.expectation.collateral.raw)
+    Path("passphrase").write_bytes(PASSPHRASE + b"\n")
+    log = open_log(io.StringIO())
+    verifier = Verifier(lambda: study.expectation)
+    with Listener(Address("127.0.0.1", 0), identity, verifier, log=log) as listener:
+        thread = threading.Thread(target=serve_wsgi, args=[listener, model], daemon=True)
+        thread.start()
+        mine = ["agreement.json", str(study.parties.alice.folder), "collateral.json", "passphrase"]
+        yield [str(listener.address), *mine]
+    thread.join(HANG_LIMIT)
+
+
+def test_attested_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = Study.create()
+    for identity, genuine in ((study.identity(), True), (study.identity(flags=0x7), False)):
+        with web(study, identity) as (address, *mine):
+            asked = (f"{address}/hello", *mine, "--allow-simulation")
+            if genuine:
+                run("attested_http.py", *asked, monkeypatch=monkeypatch)
+                assert capsys.readouterr().out == "hello from inside\n"
+            else:  # a debug enclave
+                with refused(EnclaveDebuggable):
+                    run("attested_http.py", *asked, monkeypatch=monkeypatch)
+
+
+def test_a_tdx_guest_with_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The agreement names the guest; one with another command line never sees the prompt."""
+    monkeypatch.chdir(tmp_path)
+    study = trust_domain_study()
+    for altered in ({}, {"rtmr2": b"\x99" * 48}):
+        with web(study, trust_domain(study, **altered)) as (address, *mine):
+            asked = (address, *mine, "a prompt", "--allow-simulation")
+            if not altered:
+                run("tdx_inference.py", *asked, monkeypatch=monkeypatch)
+                assert capsys.readouterr().out == "A PROMPT\n"
+            else:
+                with refused(Rtmr2NotListed):
+                    run("tdx_inference.py", *asked, monkeypatch=monkeypatch)
 
 
 # docs/api.md, and the docstrings of what a caller gets

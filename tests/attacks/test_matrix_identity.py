@@ -4,8 +4,7 @@ Each attacker claims to be somebody, switches something on, or reads what is wri
 party is served afterwards. The other rows of these tables are judged before anything listens: I02
 and I04 in tests/enclave_app/test_access.py; X03, X04, X06, X07 and X08 in
 tests/simulation/test_locks.py, tests/test_wheels.py, tests/policy/test_document.py and
-tests/enclave_app/test_gramine_main.py; L04 in tests/ratls/test_log.py. I09 and L02 have nothing
-here to attack.
+tests/enclave_app/test_gramine_main.py; L04 in tests/ratls/test_log.py.
 """
 
 from __future__ import annotations
