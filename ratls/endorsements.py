@@ -3,10 +3,11 @@
     value = encode_endorsements(collateral)       # on the server's side: for `build_certificate`
     collateral = stapled_collateral(der)          # on the verifier's side: from the certificate
 
-The extension 2.23.133.5.4.2 of interoperable RA-TLS: CBOR tag 60000 over a version and seven byte
-strings, in the order of Open Enclave (docs/channel.md 3.6). The server chose them: each is signed
-by Intel, and old ones are signed as well. So they are collateral like any other: windows, the
-policy's floors and what was seen before hold for them, and nothing is made easier.
+Endorsements in the words of RFC 9334, section 8.2; the extension 2.23.133.5.4.2 of interoperable
+RA-TLS: CBOR tag 60000 over a version and seven byte strings, in the order of Open Enclave
+(docs/channel.md 3.6). The server chose them: each is signed by Intel, and old ones are signed as
+well. So they are collateral like any other: windows, the policy's floors and what was seen before
+hold for them, and nothing is made easier.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def parse_endorsements(raw: bytes) -> Collateral:
 
 def _items(raw: bytes) -> list[bytes]:
     # One producer writes the version in five bytes and reads no other form (docs/channel.md 3.6);
-    # everything else has its shortest one.
+    # everything else has its shortest one (RFC 8949, section 4.2.1).
     wide = len(_HEAD) + 1
     if raw[wide:].startswith(_WIDE):
         raw = raw[:wide] + _SHORT + raw[wide + len(_WIDE) :]
@@ -132,7 +133,7 @@ def _text(crl: bytes) -> bytes:
 
 
 def _chain(pem: bytes, title: str) -> str:
-    """A signer and the root, as PEM."""
+    """A signer and the root, as PEM (RFC 7468, section 5.1)."""
     try:
         text = pem.rstrip(b"\0").decode("ascii")
     except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@
 Nothing is guessed: a certificate of another format is refused, and no other format is tried. None
 of them is fresh, and none can be pinned for rows: `AdmittedCertificate` is another type. Formats:
 docs/channel.md 2.1. What the strict library refuses for its form alone (old mbedTLS writes a NULL
-into an algorithm) is read by a lenient one; every check is the same.
+into an algorithm: RFC 5758, section 3.2) is read by a lenient one; every check is the same.
 """
 
 from __future__ import annotations
@@ -101,21 +101,25 @@ def _in_report(value: bytes) -> bytes:
 
 
 def _spki(key: _Key, spki: bytes) -> bytes:
+    """As carried: RFC 5280, section 4.1.2.7."""
     return hashlib.sha256(spki).digest()
 
 
 def _pem(key: _Key, spki: bytes) -> bytes:
+    """PUBLIC KEY, in lines of 64: RFC 7468, section 13."""
     text = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(text + b"\0").digest()
 
 
 def _pkcs1(key: _Key, spki: bytes) -> bytes:
+    """RSAPublicKey: RFC 8017, appendix A.1.1."""
     if not isinstance(key, rsa.RSAPublicKey):
         raise _unsuitable("no RSA key")
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.PKCS1)).digest()
 
 
 def _point(key: _Key, spki: bytes) -> bytes:
+    """Uncompressed: RFC 5480, section 2.2."""
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise _unsuitable("no EC key")
     point = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
@@ -358,6 +362,7 @@ def _load(der: bytes) -> Any:
     except (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError) as error:
         raise _malformed() from error
     found = [e["extn_id"].dotted for e in certificate["tbs_certificate"]["extensions"]]
+    # One of each: RFC 5280, section 4.2.
     if twice := sorted({oid for oid in found if found.count(oid) > 1}):
         if twice[0] in (DICE, *FOREIGN_EVIDENCE):
             raise EvidenceAmbiguous("certificate", expected="one", found="several")
@@ -382,7 +387,8 @@ def _key(der: bytes) -> tuple[_Key, bytes]:
         key.curve, ec.SECP256R1 | ec.SECP384R1
     ):
         raise _unsuitable("another kind of key")
-    # One key has several encodings with other digests; only the usual one is taken (B14).
+    # One key has several encodings with other digests; only the usual one is taken (B14): a named
+    # curve (RFC 5480, section 2.1.1), an RSA key with its NULL (RFC 3279, section 2.3.1).
     if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != spki:
         raise _unsuitable("another encoding of the key")
     return key, spki
@@ -403,12 +409,14 @@ def _require_signed(certificate: Any, der: bytes, key: _Key, format: Format) -> 
     tbs, _, signature = der_of.children(der)
     algorithm = certificate["signature_algorithm"]
     try:
+        # Both are the same: RFC 5280, section 4.1.1.2.
         if certificate["tbs_certificate"]["signature"].dump() != algorithm.dump():
             raise ValueError("two algorithms")
         if certificate.issuer != certificate.subject:
             raise ValueError("another issuer")
         signed = der_of.content(signature, der_of.BIT_STRING)[1:]
         digest = _HASHES[algorithm.hash_algo]
+        # RFC 8017, section 8.2 and RFC 5758, section 3.2.
         if isinstance(key, rsa.RSAPublicKey) and algorithm.signature_algo == "rsassa_pkcs1v15":
             key.verify(signed, tbs, padding.PKCS1v15(), digest)
         elif isinstance(key, ec.EllipticCurvePublicKey) and algorithm.signature_algo == "ecdsa":
@@ -426,7 +434,7 @@ def _require_signed(certificate: Any, der: bytes, key: _Key, format: Format) -> 
 
 def _require_current(certificate: Any, at: datetime) -> None:
     start, end = certificate.not_valid_before, certificate.not_valid_after
-    if not start <= at <= end:
+    if not start <= at <= end:  # RFC 5280, section 4.1.2.5
         raise EnclaveCertificateNotCurrent(
             "certificate", expected=f"from {start:%FT%TZ} to {end:%FT%TZ}", found=f"{at:%FT%TZ}"
         )

@@ -13,6 +13,7 @@ import runpy
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,18 +124,23 @@ def model(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [b"hello from inside"]
 
 
-@contextmanager
-def web(study: Study, identity: EnclaveIdentity) -> Iterator[list[str]]:
-    """The service at an enclave or guest; what every program is given: address and own files."""
+def files_of(study: Study) -> list[str]:
+    """What Alice has in the working folder, as the programs are given it."""
     Path("agreement.json").write_bytes(study.parties.agreement_bytes(study.policy.raw.decode()))
     Path("collateral.json").write_bytes(study.expectation.collateral.raw)
     Path("passphrase").write_bytes(PASSPHRASE + b"\n")
+    return ["agreement.json", str(study.parties.alice.folder), "collateral.json", "passphrase"]
+
+
+@contextmanager
+def web(study: Study, identity: EnclaveIdentity) -> Iterator[list[str]]:
+    """The service at an enclave or guest; what every program is given: address and own files."""
+    mine = files_of(study)
     log = open_log(io.StringIO())
     verifier = Verifier(lambda: study.expectation)
     with Listener(Address("127.0.0.1", 0), identity, verifier, log=log) as listener:
         thread = threading.Thread(target=serve_wsgi, args=[listener, model], daemon=True)
         thread.start()
-        mine = ["agreement.json", str(study.parties.alice.folder), "collateral.json", "passphrase"]
         yield [str(listener.address), *mine]
     thread.join(HANG_LIMIT)
 
@@ -153,6 +159,49 @@ def test_attested_http(
             else:  # a debug enclave
                 with refused(EnclaveDebuggable):
                     run("attested_http.py", *asked, monkeypatch=monkeypatch)
+
+
+@contextmanager
+def greeter(study: Study, identity: EnclaveIdentity) -> Iterator[str]:
+    """A gRPC service at an enclave: it answers in capitals."""
+    import grpc
+
+    from ratls.grpc import Attestation
+
+    def hello(request: bytes, context: Any) -> bytes:
+        return request.upper()
+
+    methods = {"Hello": grpc.unary_unary_rpc_method_handler(hello)}
+    attestation = Attestation(identity, lambda: study.policy)
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool, interceptors=[attestation.interceptor])
+        attestation.add_to(server)
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler("example.Greeter", methods)]
+        )
+        port = server.add_secure_port("127.0.0.1:0", attestation.credentials())
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(None).wait(HANG_LIMIT)
+
+
+def test_attested_grpc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = Study.create()
+    mine = files_of(study)
+    for identity, genuine in ((study.identity(), True), (study.identity(flags=0x7), False)):
+        with greeter(study, identity) as address:
+            asked = (address, "/example.Greeter/Hello", "hello", *mine, "--allow-simulation")
+            if genuine:
+                run("attested_grpc.py", *asked, monkeypatch=monkeypatch)
+                assert capsys.readouterr().out == "HELLO\n"
+            else:  # a debug enclave
+                with refused(EnclaveDebuggable):
+                    run("attested_grpc.py", *asked, monkeypatch=monkeypatch)
 
 
 def test_a_tdx_guest_with_a_model(
