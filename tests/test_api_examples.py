@@ -29,7 +29,6 @@ from ratls.address import Address
 from ratls.http import serve_wsgi
 from ratls.identity import EnclaveIdentity
 from ratls.log import open_log
-from ratls.session import Verifier
 from ratls.sockets import AttestedSocket, Listener
 from tests.provider.agents import configure
 from tests.provider.desk import Desk
@@ -137,8 +136,7 @@ def web(study: Study, identity: EnclaveIdentity) -> Iterator[list[str]]:
     """The service at an enclave or guest; what every program is given: address and own files."""
     mine = files_of(study)
     log = open_log(io.StringIO())
-    verifier = Verifier(lambda: study.expectation)
-    with Listener(Address("127.0.0.1", 0), identity, verifier, log=log) as listener:
+    with Listener(Address("127.0.0.1", 0), identity, lambda: study.policy, log=log) as listener:
         thread = threading.Thread(target=serve_wsgi, args=[listener, model], daemon=True)
         thread.start()
         yield [str(listener.address), *mine]
@@ -232,8 +230,7 @@ def listening(world: EnclaveWorld) -> Iterator[Address]:
         connection.sendall(connection.recv(100).upper())
 
     identity = EnclaveIdentity.create(world.attester, world.policy.digest, at=NOW)
-    verifier = Verifier(lambda: world.expectation)
-    with Listener(Address("127.0.0.1", 0), identity, verifier) as listener:
+    with Listener(Address("127.0.0.1", 0), identity, lambda: world.policy) as listener:
         thread = threading.Thread(target=listener.serve, args=[answer], daemon=True)
         thread.start()
         yield listener.address

@@ -20,7 +20,6 @@ from policy.party import create_party
 from policy.signing import AnchorDiffers
 from ratls.address import Address
 from ratls.api import ReportDataDiffers
-from ratls.session import Verifier
 from ratls.sockets import AttestedSocket, Listener
 from tests.support.flight_peers import LOOPBACK, Study
 from tests.support.parties import PASSPHRASE
@@ -144,9 +143,7 @@ def listening(study: Study) -> Iterator[Address]:
     def answer(connection: AttestedSocket) -> None:
         connection.sendall(connection.recv(100).upper())
 
-    with Listener(
-        Address(LOOPBACK, 0), study.identity(), Verifier(lambda: study.expectation)
-    ) as listener:
+    with Listener(Address(LOOPBACK, 0), study.identity(), lambda: study.policy) as listener:
         thread = threading.Thread(target=listener.serve, args=[answer], daemon=True)
         thread.start()
         yield listener.address
