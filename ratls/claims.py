@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, Self
 
 from policy.errors import PolicyConflictError
@@ -106,17 +107,17 @@ class CertificateClaims:
     unknown: tuple[str, ...] = ()  # names of further claims: ignored, but shown
 
     @classmethod
+    @cache
     def names(cls) -> tuple[str, ...]:
         """The claims, in the order in which they are compared."""
         return tuple(f.name.replace("_", "-") for f in fields(cls) if f.name not in _UNCOMPARED)
 
     def __post_init__(self) -> None:
-        for name, size in _SIZES.items():
-            if name not in self.names() or (name in _OPTIONAL and not self.as_map()[name]):
-                continue
-            if len(self.as_map()[name]) != size:
+        for name, value in self.as_map().items():
+            size = _SIZES.get(name, len(value))
+            if len(value) != size and (value or name not in _OPTIONAL):
                 raise ClaimsMalformed(
-                    f"claim {name}", expected=f"{size} bytes", found=str(len(self.as_map()[name]))
+                    f"claim {name}", expected=f"{size} bytes", found=str(len(value))
                 )
 
     def as_map(self) -> dict[str, bytes]:

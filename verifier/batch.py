@@ -11,6 +11,7 @@ missing silently.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -256,6 +257,7 @@ def _work(
     judge: Callable[[str], Answers],
 ) -> None:
     """Judge batches until the other end of the pipe is closed, also by the parent's death."""
+    gc.freeze()  # what the parent left is not ours to end: its threads are not here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for other in foreign:

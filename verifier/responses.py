@@ -368,10 +368,10 @@ def parse_headers(name: str, raw: bytes) -> Headers:
             raise ResponseHeadersMalformed(
                 f"{name}, header {number}", expected="`Name: value`", found="something else"
             )
-        found.append((match[1], match[2]))
+        found.append((match[1], match[2].strip(b" \t")))
     return tuple(found)
 
 
 # RFC 9112, section 4 and RFC 9112, section 5.
 _STATUS = re.compile(rb"HTTP/[0-9.]{1,3} ([0-9]{3})(?: [^\r\n]*)?")
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")

@@ -18,7 +18,7 @@ from tests.support.refusal import count_refusal
 
 pytestmark = pytest.mark.slow
 
-SLACK = 60  # MiB: frames on their way, and what the allocators keep; held twice would be 130 more
+SLACK = 90  # MiB: frames on their way, more on a busy machine; held twice would be 130 on top
 
 
 def measured(case: str) -> dict[str, Any]:

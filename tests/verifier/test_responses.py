@@ -296,6 +296,17 @@ def test_a_folder_is_believed_no_more_than_a_bundle() -> None:
         W.verify(collateral=found)
 
 
+@pytest.mark.parametrize("end", [b"", b"\0"])
+def test_a_header_of_blanks_alone_costs_no_more_than_its_length(end: bytes) -> None:
+    """Three patterns that all take blanks would try every way to share 60,000 of them: for days."""
+    raw = b"SGX-TCB-Info:" + b" " * 60_000 + end
+    if end:
+        with refused(ResponseHeadersMalformed):
+            parse_headers("tcb.headers", raw)
+    else:
+        assert parse_headers("tcb.headers", raw) == ((b"SGX-TCB-Info", b""),)
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_headers_or_a_refusal(raw: bytes) -> None:
     count_refusal()
