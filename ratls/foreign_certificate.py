@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass
 from datetime import datetime
@@ -363,7 +364,7 @@ def _load(der: bytes) -> Any:
         raise _malformed() from error
     found = [e["extn_id"].dotted for e in certificate["tbs_certificate"]["extensions"]]
     # One of each: RFC 5280, section 4.2.
-    if twice := sorted({oid for oid in found if found.count(oid) > 1}):
+    if twice := sorted(oid for oid, count in Counter(found).items() if count > 1):
         if twice[0] in (DICE, *FOREIGN_EVIDENCE):
             raise EvidenceAmbiguous("certificate", expected="one", found="several")
         raise _malformed(f"the extension {twice[0]} twice")

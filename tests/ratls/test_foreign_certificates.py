@@ -353,6 +353,25 @@ def test_any_changed_byte_is_a_certificate_or_a_refusal(place: int, change: int)
         judge(raw, FORMATS["open-enclave"])
 
 
+def test_thousands_of_extensions_and_deep_ones() -> None:
+    """B16: the time is that of the length, and no nesting ends the process."""
+    from simulation import der as write
+    from verifier import der as read
+
+    tbs, algorithm, signature = read.children(foreign(W, G).der)
+    *parts, _ = read.children(tbs)
+    many = [
+        write.sequence(write.oid(f"1.3.6.1.4.1.{n}"), write.octet_string(b"")) for n in range(4000)
+    ]
+    deep = b"\x05\0"
+    for _ in range(2000):
+        deep = write.sequence(deep)
+    for extensions in (many, [write.sequence(write.oid("2.5.29.17"), write.octet_string(deep))]):
+        body = write.sequence(*parts, write.tlv(0xA3, write.sequence(*extensions)))
+        with pytest.raises(RatlsError):
+            judge(write.sequence(body, algorithm, signature), G)
+
+
 # As it is typed.
 
 
