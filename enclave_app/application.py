@@ -137,6 +137,7 @@ class Enclave:
         clock: Callable[[], datetime] = _now,
         seconds: Callable[[], float] = time.monotonic,
         spill: Path | None = None,
+        endorsements: bytes = b"",
     ) -> Self:
         """Make keys and evidence for this agreement, which is obeyed until the process ends.
 
@@ -145,6 +146,7 @@ class Enclave:
             clock: Under the host's control. Providers judge time by clocks of their own.
             seconds: Monotonic, for limits.
             spill: A folder where rows may wait, sealed; None: all rows stay in memory.
+            endorsements: As for `build_certificate`.
 
         Raises:
             AttesterModeMismatch: A simulation for a policy that demands hardware, or the reverse.
@@ -162,7 +164,7 @@ class Enclave:
         _require_listed(policy, attester)
         if spill is not None:
             require_folder(spill)
-        identity = EnclaveIdentity.create(attester, policy.digest, at=at)
+        identity = EnclaveIdentity.create(attester, policy.digest, at=at, endorsements=endorsements)
         return cls(
             held,
             identity,

@@ -37,6 +37,13 @@ def serve(
     spill: Annotated[
         Path | None, typer.Option(help="Let rows wait, sealed, in a nameless file in this folder.")
     ] = None,
+    staple: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Put this bundle of collateral into the certificate, for clients without one.",
+        ),
+    ] = None,
     json_output: Json = False,
     *,
     allow_simulation: bool = False,
@@ -57,6 +64,13 @@ def serve(
         from verifier.anchors import Mode
         from verifier.modes import known_roots
 
+        endorsements = b""
+        if staple is not None:
+            from ratls.endorsements import encode_endorsements
+            from verifier.bundles import read_collateral
+
+            endorsements = encode_endorsements(read_collateral(staple))
+
         def resolved() -> Attester:
             found = resolve_attester(attester, allow_simulation=allow_simulation)
             shell.warn_simulation(found.mode is Mode.SIMULATION)
@@ -68,6 +82,7 @@ def serve(
             attester=resolved,
             roots=known_roots(),
             spill=spill,
+            endorsements=endorsements,
             ready=lambda fields: shell.announce(fields, f"ready {fields['ready']}"),
         )
 

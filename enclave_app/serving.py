@@ -25,6 +25,7 @@ def serve(
     roots: frozenset[str],
     ready: Callable[[Mapping[str, str]], None],
     spill: Path | None = None,
+    endorsements: bytes = b"",
 ) -> NoReturn:
     """Serve until SIGINT, SIGTERM or SIGHUP; then end the process: 130 for SIGINT, 0 otherwise.
 
@@ -34,6 +35,7 @@ def serve(
         attester: Called first: without an attester nothing is read.
         roots: The roots that the policy may name.
         spill: A folder where rows may wait, sealed; None: all rows stay in memory.
+        endorsements: As for `build_certificate`.
         ready: Told address (`ready`), mode, study and policy digest once the parties may connect.
 
     Raises:
@@ -59,7 +61,7 @@ def serve(
     complete = read.require_complete()
     address = listen_address(listen)
     log = open_log()
-    running = Enclave.start(complete, source, log=log, spill=spill)
+    running = Enclave.start(complete, source, log=log, spill=spill, endorsements=endorsements)
     with errors_logged(log), stop_signals() as stop:
         server = start_server(running, address, log)
         log.info("listening", address=server.address)

@@ -1,24 +1,53 @@
 """Does this connection end in the agreed enclave, and is it that enclave now?
 
-    address, shown = probe_name(Address.parse("enclave.example:7443"), timeout=10)
-    admitted = appraise_certificate(shown, expectation, at=now)
-    with open_exchange(Kind.RELEASE, address, admitted, identity, **asked) as exchange:
-        # Rows may follow: the enclave has proved itself on this very RPC.
-        exchange.open(transcript, salt, schema_digest)
-        exchange.send_sealed(batch.serialize(), batch.num_rows, last=True)
-        exchange.commit(envelope)
+    verified = ratls.verify_quote(raw, bundle, report_data=mine)       # is it genuine, and mine?
+    with ratls.connect(address, policy=agreement, party=me, collateral=bundle) as connection:
+        connection.sendall(b"question")                                # the enclave proved itself
+    done = ratls.Client("ratls.toml").release(task, visits=frame)      # rows, and nothing before
 
-What it proves, and in which order: docs/channel.md 1 and 5. Read in this order: `certificate` and
-`claims` (what an enclave says about itself), `evidence` (what its quote commits to), `appraise`
-(the chain of checks), `probe` and `pin` (to whom one talks), `framing`, `client_stream` and
-`server_stream` (the challenge and the rows, in one call), `offline` (receipts, years later). Rows
-have no meaning here, and a task is 32 bytes.
+For callers in Python: docs/api.md. What it proves, and in which order: docs/channel.md 1 and 5.
+Read in this order: `certificate` and `claims` (what an enclave says about itself), `evidence` (what
+its quote commits to), `appraise` (the chain of checks), `probe` and `pin` (to whom one talks),
+`framing`, `client_stream` and `server_stream` (the challenge and the rows, in one call), `offline`
+(receipts, years later). Rows have no meaning here, and a task is 32 bytes.
 """
+
+from importlib import import_module
 
 from ratls.grpc_environment import before_grpc
 
 # `ratls.names` looks for this line: a package of the same name may take the place of this one.
 OWNER = "ratls: ratls"
 
+# For callers in Python; types are in `__init__.pyi`. Loaded when asked for: an enclave, and
+# `ratls --help`, import this package and need none of it.
+_API = "ratls.api"
+__all__ = [
+    "AttestedSocket",
+    "Client",
+    "Collateral",
+    "Exit",
+    "HttpTransport",
+    "Listener",
+    "RatlsError",
+    "ReportDataDiffers",
+    "Result",
+    "TrustAnchors",
+    "VerifiedQuote",
+    "connect",
+    "own_end",
+    "verify_quote",
+]
+
 # gRPC reads its environment while it is loaded, and modules of this package load it.
 before_grpc()
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        return getattr(import_module(_API), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -34,6 +34,7 @@ from verifier.errors import Exit
 # A name to pin, not to look up: .invalid never resolves (RFC 6761, section 6.4).
 ENCLAVE_NAME = "enclave.ratls.invalid"
 EVIDENCE_OID = x509.ObjectIdentifier("2.23.133.5.4.9")
+ENDORSEMENTS_OID = x509.ObjectIdentifier("2.23.133.5.4.2")
 MAX_CERTIFICATE = 64 * 1024
 MAX_VALIDITY = timedelta(days=7)
 VALIDITY = timedelta(days=3)
@@ -71,7 +72,7 @@ def check_certificate(der: bytes, at: datetime) -> EnclaveCertificate:
         CertificateProfileError: It may not be pinned.
         FreshnessError: It does not cover `at`, or covers too much.
     """
-    certificate = _load(der)
+    certificate = load_certificate(der)
     evidence = _evidence(certificate)
     spki = _key(certificate)
     _require_self_signed(certificate)
@@ -97,7 +98,11 @@ class EvidenceAmbiguous(EvidenceAmbiguousError):
     )
 
 
-def _load(der: bytes) -> x509.Certificate:
+def load_certificate(der: bytes) -> x509.Certificate:
+    """One X.509 certificate, read to its end; held against nothing.
+
+    Raises: EnclaveCertificateOversized, EnclaveCertificateMalformed, EvidenceAmbiguous.
+    """
     if len(der) > MAX_CERTIFICATE:
         raise EnclaveCertificateOversized(
             "certificate", expected=f"at most {MAX_CERTIFICATE} bytes", found=f"{len(der)}"
@@ -350,9 +355,20 @@ def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extens
 
 
 def build_certificate(
-    key: ec.EllipticCurvePrivateKey, evidence: bytes, instance: bytes, serial: int, at: datetime
+    key: ec.EllipticCurvePrivateKey,
+    evidence: bytes,
+    instance: bytes,
+    serial: int,
+    at: datetime,
+    endorsements: bytes = b"",
 ) -> x509.Certificate:
-    """The self-signed certificate of one start of an enclave; valid for three days."""
+    """The self-signed certificate of one start of an enclave; valid for three days.
+
+    Args:
+        endorsements: Content of the extension with collateral; none if empty. Verifiers believe
+            Intel's signatures in it, so it may come from the host.
+    """
+    stapled = [x509.UnrecognizedExtension(ENDORSEMENTS_OID, endorsements)] if endorsements else []
     # Two pins with one subject confuse TLS stacks, so the name carries the instance.
     return self_signed(
         key,
@@ -362,5 +378,5 @@ def build_certificate(
         at=at,
         lifetime=VALIDITY,
         serial=serial,
-        further=[x509.UnrecognizedExtension(EVIDENCE_OID, evidence)],
+        further=[x509.UnrecognizedExtension(EVIDENCE_OID, evidence), *stapled],
     )

@@ -18,10 +18,18 @@ from policy.options import (
 )
 from ratls.cli_verify_eventlog import eventlog
 from ratls.cli_verify_forecast import forecast
+from ratls.cli_verify_foreign import (
+    CollateralNotNamed,
+    FormatName,
+    Root,
+    Stapled,
+    format_named,
+    require_fitting,
+    show_foreign,
+)
 from ratls.cli_verify_quote import doubt_of, quote
 from ratls.errors import FreshnessError
-from ratls.options import AgreementFile, At, CollateralFile, NewestState, enclave_facts
-from verifier.errors import CollateralFetchError
+from ratls.options import AgreementFile, At, NewestState, enclave_facts
 from verifier.modes import simulation_installed, with_simulation_option
 from verifier.text import digest_text, instant_text
 from verifier.usage import Commands
@@ -42,13 +50,24 @@ app = typer.Typer(
 )
 
 
+OptionalAgreement = Annotated[
+    Path | None, typer.Option("--agreement", help="The agreement, signed by the parties.")
+]
+OptionalCollateral = Annotated[
+    Path | None, typer.Option("--collateral", help="Collateral bundle of the platform.")
+]
+
+
 # Certificates and servers
 
 
 def cert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate, DER or PEM.")],
-    agreement: AgreementFile,
-    collateral: CollateralFile,
+    agreement: OptionalAgreement = None,
+    collateral: OptionalCollateral = None,
+    format: FormatName = None,
+    stapled: Stapled = False,
+    root: Root = None,
     party: OwnParty = None,
     digest: KnownDigest = None,
     at: At = None,
@@ -59,13 +78,17 @@ def cert(
 ) -> None:
     """Is this the certificate of an agreed enclave? Whether the enclave still runs is not asked.
 
-    Without --party or --digest the agreement's digest is shown, and nothing is decided.
+    Without --party or --digest the agreement's digest is shown, and nothing is decided. With
+    --format it is another project's certificate: is its quote genuine, and about its own key?
 
     Example: ratls verify cert enclave.pem --agreement policy.agreement.json
     --collateral collateral.json --party alice
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
+    require_fitting(format, agreement, root, stapled, collateral)
+    if collateral is None and not stapled:
+        raise typer.BadParameter("name a bundle, or say --stapled", param_hint="--collateral")
     with refusals_as_exit_status(json_output) as shell:
         from policy.agreement_file import open_agreement
         from ratls.appraise import appraise_certificate
@@ -73,30 +96,39 @@ def cert(
         from verifier.files import read_file
 
         instant = parse_instant(at)
+        if format is not None:
+            show_foreign(
+                shell,
+                read_file(file),
+                format_named(format),
+                {"file": str(file)},
+                collateral=collateral,
+                agreement=agreement,
+                party=party,
+                digest=digest,
+                root=root,
+                at=instant,
+                allow_simulation=allow_simulation,
+                certificate_only=True,
+            )
+            return
+        assert agreement is not None
         der = as_der(read_file(file))
         brought = open_agreement(agreement, party=party, digest=digest, state=known_state(state))
         agreed = brought.ready(brought.agreed.in_force(instant).policy)
         doubt = doubt_of(shell, brought, agreed)
-        expectation = _expectation(agreed, collateral, allow_simulation, shell)
+        expectation = _expectation(agreed, collateral or der, allow_simulation, shell)
         admitted = appraise_certificate(der, expectation, at=instant)
         _show(shell, {"file": str(file), "fresh": False}, admitted, expectation.roots, doubt)
 
 
-class CollateralNotNamed(CollateralFetchError):
-    """There is no collateral to judge a quote with."""
-
-    code = "collateral-not-named"
-    default_fix = (
-        "run `ratls collateral fetch --enclave HOST:PORT -o FILE "
-        "--from https://api.trustedservices.intel.com`, then add --collateral FILE"
-    )
-    says = "{thing}: no --collateral was named to judge its quote with"
-
-
 def server(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where it listens.")],
-    agreement: AgreementFile,
-    collateral: Annotated[Path | None, typer.Option(help="Collateral of the platform.")] = None,
+    agreement: OptionalAgreement = None,
+    collateral: OptionalCollateral = None,
+    format: FormatName = None,
+    stapled: Stapled = False,
+    root: Root = None,
     party: OwnParty = None,
     digest: KnownDigest = None,
     certificate_only: Annotated[
@@ -118,6 +150,7 @@ def server(
     With --party the enclave, which answers only to parties, is challenged. Otherwise only its
     certificate is judged, which might be an old copy: the answer is undecided, unless
     --certificate-only says that this is enough. The agreement must then be named by its --digest.
+    With --format it is another project's server, of which no certificate is fresh.
 
     Example: ratls verify server enclave.example:7443 --agreement policy.agreement.json
     --collateral collateral.json --party alice
@@ -126,7 +159,8 @@ def server(
 
     if party is not None and certificate_only:
         raise typer.BadParameter("cannot be combined with --party", param_hint="--certificate-only")
-    if collateral is None and save_quote is None:
+    require_fitting(format, agreement, root, stapled, collateral)
+    if collateral is None and save_quote is None and not stapled:
         raise typer.BadParameter(
             f"name a bundle; ratls collateral fetch --enclave {address} makes one",
             param_hint="--collateral",
@@ -145,6 +179,25 @@ def server(
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
         place = Address.parse(address)
+        if format is not None:
+            place, shown = probe_name(place, timeout, ours=False)
+            show_foreign(
+                shell,
+                shown,
+                format_named(format),
+                {"address": address},
+                collateral=collateral,
+                save_quote=save_quote,
+                agreement=agreement,
+                party=party,
+                digest=digest,
+                root=root,
+                at=now(),
+                allow_simulation=allow_simulation,
+                certificate_only=certificate_only,
+            )
+            return
+        assert agreement is not None
         brought = open_agreement(agreement, party=party, digest=digest, state=known_state(state))
         agreed = brought.ready(brought.agreed.in_force(now()).policy)
         doubt = doubt_of(shell, brought, agreed)
@@ -154,9 +207,9 @@ def server(
         if save_quote is not None:
             write_new(save_quote, presented_quote(shown, at=now()), mode=0o644)
             shell.say(f"the quote, not verified, is in {save_quote}")
-        if collateral is None:
+        if collateral is None and not stapled:
             raise CollateralNotNamed(address, expected="a bundle to judge with", found="none")
-        expectation = _expectation(agreed, collateral, allow_simulation, shell)
+        expectation = _expectation(agreed, collateral or shown, allow_simulation, shell)
         folder = state or user_folder("state")
         records = Reading.of(folder).records if has_begun(folder) else ()
         require_newest(folder, records, expectation.collateral, expectation.roots)
@@ -342,13 +395,17 @@ def _show_document(
 
 
 def _expectation(
-    agreed: Policy, collateral: Path, allow_simulation: bool, shell: Shell
+    agreed: Policy, source: Path | bytes, allow_simulation: bool, shell: Shell
 ) -> Expectation:
     from ratls.appraise import Expectation
+    from ratls.endorsements import stapled_collateral
     from verifier.bundles import read_collateral
 
     roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)
-    return Expectation(agreed, read_collateral(collateral), roots)
+    # Of a certificate: what it carries is signed by Intel, or refused like any other bundle.
+    if isinstance(source, bytes):
+        return Expectation(agreed, stapled_collateral(source), roots)
+    return Expectation(agreed, read_collateral(source), roots)
 
 
 def _show(

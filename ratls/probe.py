@@ -26,7 +26,7 @@ MAX_HANDSHAKE = 256 * 1024  # bytes from the peer; a pinned certificate has 100 
 _PIECE = 16 * 1024
 
 
-def probe_name(address: Address, timeout: float) -> tuple[Address, bytes]:
+def probe_name(address: Address, timeout: float, *, ours: bool = True) -> tuple[Address, bytes]:
     """The first address of a name that shows a certificate, and that certificate.
 
     A name may have an address that does not answer, of another IP version for example. From here
@@ -35,6 +35,7 @@ def probe_name(address: Address, timeout: float) -> tuple[Address, bytes]:
     Args:
         address: From local configuration.
         timeout: Seconds for everything together; each address may use an equal share of the rest.
+        ours: As for `probe`.
 
     Raises:
         As `probe`: of the last address, where none shows one; PeerUnreachable for a name that
@@ -45,10 +46,10 @@ def probe_name(address: Address, timeout: float) -> tuple[Address, bytes]:
     for place, one in enumerate(others):
         share = (end - time.monotonic()) / (len(others) + 1 - place)
         try:
-            return one, probe(one, share)
+            return one, probe(one, share, ours=ours)
         except TransportError:
             continue  # this address shows none: try the next
-    return last, probe(last, end - time.monotonic())
+    return last, probe(last, end - time.monotonic(), ours=ours)
 
 
 class HandshakeFailed(TransportError):
@@ -66,7 +67,7 @@ class EnclaveCertificateChainPresented(BindingError):
     default_fix = "check the address: an enclave sends one certificate"
 
 
-def probe(address: Address, timeout: float) -> bytes:
+def probe(address: Address, timeout: float, *, ours: bool = True) -> bytes:
     """The one certificate that a peer shows in a TLS 1.3 handshake, as DER.
 
     Its message: RFC 8446, section 4.4.2.
@@ -76,6 +77,8 @@ def probe(address: Address, timeout: float) -> bytes:
     Args:
         address: By number.
         timeout: Seconds for connection and handshake together.
+        ours: It is to be an enclave of this project: it speaks HTTP/2 and shows one certificate.
+            Of other servers, whose certificates are never pinned, an authority's may follow.
 
     Raises:
         PeerUnreachable: Nothing listens there.
@@ -97,21 +100,24 @@ def probe(address: Address, timeout: float) -> bytes:
             str(address), expected="a listening enclave", found=error.strerror or "no connection"
         ) from error
     with connection:
-        tls = SSL.Connection(_context(shown), None)  # between two buffers in memory
+        tls = SSL.Connection(_context(shown, ours), None)  # between two buffers in memory
         tls.set_connect_state()
         _handshake(tls, connection, address, deadline)
         chain = tls.get_peer_cert_chain() or []
     # A resumed session shows no certificate and proves nothing about today's.
     if not shown or tls.get_protocol_version_name() != "TLSv1.3":
         raise HandshakeFailed(str(address), expected="TLS 1.3 and a certificate", found="not both")
-    if len(chain) != 1 or set(shown) != {crypto.dump_certificate(crypto.FILETYPE_ASN1, chain[0])}:
+    own = [crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in chain]
+    if not ours and own:
+        return own[0]  # the one that the key of this handshake belongs to
+    if len(chain) != 1 or set(shown) != set(own):
         raise EnclaveCertificateChainPresented(
             str(address), expected="one certificate", found=f"{len(chain)}"
         )
     return shown[0]
 
 
-def _context(shown: list[bytes]) -> SSL.Context:
+def _context(shown: list[bytes], ours: bool) -> SSL.Context:
     """A fresh context per probe: no session can be carried over (RFC 8446, section 2.2)."""
 
     def take(_: SSL.Connection, certificate: crypto.X509, __: int, depth: int, ___: int) -> bool:
@@ -123,7 +129,8 @@ def _context(shown: list[bytes]) -> SSL.Context:
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
-    context.set_alpn_protos([b"h2"])  # RFC 7301, section 3.1; RFC 9113, section 3.2
+    if ours:
+        context.set_alpn_protos([b"h2"])  # RFC 7301, section 3.1; RFC 9113, section 3.2
     context.set_verify(SSL.VERIFY_PEER, take)
     return context
 

@@ -28,6 +28,7 @@ _SCHEDULER = {"scheduler": "scheduler.address", "scheduler_certificate": "schedu
 _ENCLAVE = {"enclave": "enclave.address", "collateral": "enclave.collateral"}
 _AGREEMENT = {"agreement": "agreement"}
 _CHECKED = {**_AGREEMENT, "party": "own party"}
+_OF_FORMAT = {"agreement": "own agreement", "party": "own agreement party"}
 
 # By command: what each of its parameters takes, as the name of a function below.
 TAKES: Mapping[str, Mapping[str, str]] = {
@@ -51,15 +52,17 @@ TAKES: Mapping[str, Mapping[str, str]] = {
         "sources": "collateral.sources",
         "ca": "collateral.ca",
     },
-    "verify cert": {**_CHECKED, "collateral": "enclave.collateral", **_STATE},
+    "verify cert": {**_OF_FORMAT, "collateral": "shown collateral", **_STATE},
     "verify server": {
         "address": "enclave.address",
-        **_CHECKED,
+        **_OF_FORMAT,
         "collateral": "server collateral",
         "passphrase_file": "passphrase_file",
         **_STATE,
     },
     "verify receipt": {**_CHECKED, **_STATE},
+    "tunnel client": {**_AGREEMENT, **_KEYS, **_STATE},
+    "tunnel server": _AGREEMENT,
     "enclave serve": {
         **_AGREEMENT,
         "attester": "serve.enclave.attester",
@@ -106,7 +109,7 @@ FLAGS: Mapping[str, frozenset[str]] = {
     "collateral fetch": frozenset(
         ("--early", "--newer-sgx", "--no-cache", "--offline", "--json", "--allow-simulation")
     ),
-    "verify server": frozenset(("--certificate-only", "--json", "--allow-simulation")),
+    "verify server": frozenset(("--certificate-only", "--stapled", "--json", "--allow-simulation")),
 }
 
 
@@ -128,6 +131,11 @@ class Typed:
 
     def has(self, *options: str) -> bool:
         return any(a.split("=")[0] in options for a in self._arguments)
+
+    def names_format(self) -> bool:
+        """`verify` is asked for a certificate of another project; `ratls --profile` is not that."""
+        rest = self._arguments[self._arguments.index("verify") :] if self.has("verify") else ()
+        return any(word.split("=")[0] in ("--format", "--profile") for word in rest)
 
     def value(self, option: str) -> str | None:
         """The last value of an option; None where it is not typed."""
@@ -151,6 +159,24 @@ def _party(profile: Profile, typed: Typed) -> Any:
 def _own_party(profile: Profile, typed: Typed) -> Any:
     """To compare an agreement with, where nothing else to compare it with is typed."""
     return None if typed.has("--digest", "--certificate-only") else profile.party
+
+
+def _own_agreement(profile: Profile, typed: Typed) -> Any:
+    """Of the own study, and so not where a certificate of another project is looked at."""
+    return None if typed.names_format() else profile.agreement
+
+
+def _own_agreement_party(profile: Profile, typed: Typed) -> Any:
+    return None if typed.names_format() else _own_party(profile, typed)
+
+
+def _shown_collateral(profile: Profile, typed: Typed) -> Any:
+    return None if _brings_collateral(typed) else _enclave_collateral(profile, typed)
+
+
+def _brings_collateral(typed: Typed) -> bool:
+    """The certificate has it inside, or is none of the profile's enclaves."""
+    return typed.has("--stapled") or typed.names_format()
 
 
 def _passphrase_file(profile: Profile, typed: Typed) -> Any:
@@ -177,6 +203,8 @@ def _enclave_collateral(profile: Profile, typed: Typed) -> Any:
 
 
 def _server_collateral(profile: Profile, typed: Typed) -> Any:
+    if _brings_collateral(typed):
+        return None
     places = typed.plain("verify server")
     if not places:
         return _enclave_collateral(profile, typed)
@@ -243,6 +271,9 @@ _VALUES: Mapping[str, Callable[[Profile, Typed], Any]] = {
     "study": lambda profile, typed: profile.study,
     "party": _party,
     "own party": _own_party,
+    "own agreement": _own_agreement,
+    "own agreement party": _own_agreement_party,
+    "shown collateral": _shown_collateral,
     "passphrase_file": _passphrase_file,
     "state": _state,
     "agreement": lambda profile, typed: profile.agreement,

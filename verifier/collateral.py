@@ -41,6 +41,9 @@ class Collateral:
     pck_certificate_chain: bytes | None = None
     fetched: str = field(default="", compare=False)  # a remark, which decides nothing
 
+    def __repr__(self) -> str:
+        return f"<Collateral, {len(self.raw)} bytes>"
+
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         """Read a bundle: one JSON object of nine strings.

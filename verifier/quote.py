@@ -339,6 +339,9 @@ class Quote:
     auth: EcdsaAuthData
     signed: bytes  # header, descriptor and report as received: what `auth.signature` covers
 
+    def __repr__(self) -> str:
+        return f"<Quote {self.tee.name}, version {self.header.version}>"
+
     @property
     def tee(self) -> Tee:
         """SGX or TDX; `report` is of the matching type."""

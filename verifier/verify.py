@@ -129,6 +129,9 @@ class VerifiedQuote:
         if seal is not _SEAL:
             raise TypeError("a VerifiedQuote is made by verify_quote alone")
 
+    def __repr__(self) -> str:
+        return f"<VerifiedQuote {self.quote.tee.name}, {self.tcb.status} ({self.mode})>"
+
     @property
     def quote(self) -> Quote:
         return self.genuine.quote

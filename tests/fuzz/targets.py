@@ -151,6 +151,31 @@ def _loader() -> Parse:
     return lambda data: [segment.end for segment in Loader.parse(data).segments]
 
 
+def _foreign() -> Parse:
+    """A certificate of another project, as every format in turn, up to its quote."""
+    from ratls.foreign_certificate import FORMATS, foreign_quote
+    from verifier.errors import RatlsError
+
+    def parse(data: bytes) -> object:
+        found = []
+        for format in FORMATS.values():
+            try:
+                found.append(foreign_quote(data, format))
+            except RatlsError as refusal:
+                last = refusal
+        if not found:
+            raise last
+        return found
+
+    return parse
+
+
+def _endorsements() -> Parse:
+    from ratls.endorsements import parse_endorsements
+
+    return parse_endorsements
+
+
 class _Sent:
     """A connection on which these bytes came, and then its end."""
 
@@ -259,6 +284,25 @@ def _bulk_seeds(_: Path | None) -> list[bytes]:
         chunk = head.encode() + key.seal(b"rows" * 20, head, Digest(bytes(32)))
         sent += bytes(4) * (number == 1) + len(chunk).to_bytes(4, "big") + chunk
     return [sent, bytes(4)]
+
+
+def _foreign_seeds(vectors: Path | None) -> list[bytes]:
+    from ratls.foreign_certificate import FORMATS
+    from tests.support.foreign_certificates import foreign
+    from tests.support.intel import World
+
+    world = World.create(AT)
+    made = [foreign(world, format).der for format in FORMATS.values()]
+    files = sorted((vectors / "ratls-certs").glob("*.der")) if vectors else []
+    return [*made, *(path.read_bytes() for path in files)]
+
+
+def _endorsement_seeds(vectors: Path | None) -> list[bytes]:
+    from ratls.endorsements import encode_endorsements
+    from verifier.collateral import Collateral
+
+    bundles = [Collateral.parse(json.dumps(bundle).encode()) for bundle in _world()["bundles"]]
+    return [encode_endorsements(bundle) for bundle in bundles]
 
 
 # Seeds: one of each kind from the simulation, and the genuine ones where they exist.
@@ -622,15 +666,17 @@ _TARGETS = (
     Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 14),
     Target("event-log", _event_log, _event_log_seeds, mutate_event_log, 8192, 4),
     Target("quote-form", _quote_form, _form_seeds, mutate_bytes, 65536, 4),
-    Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 14),
+    Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 12),
     Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 9),
-    Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 14),
+    Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 13),
     Target("qe-identity", _qe_identity, _texts("qe_identity"), mutate_json, 8192, 9),
     Target("crl", _crl, _crl_seeds, mutate_der, 4096, 13),
     Target("bundle", _bundle, _bundle_seeds, mutate_json, 65536, 9),
     Target("qcnl", _qcnl, _qcnl_seeds, mutate_json, 4096, 2),
     Target("frame", _frame, _frame_seeds, mutate_bytes, 4096, 3),
     Target("bulk", _bulk, _bulk_seeds, mutate_bytes, 4096, 2),
+    Target("foreign", _foreign, _foreign_seeds, mutate_der, 16384, 2),
+    Target("endorsements", _endorsements, _endorsement_seeds, mutate_bytes, 65536, 1),
     Target("manifest", _manifest, _manifest_seeds, mutate_lines, 8192, 1),
     Target("sigstruct", _sigstruct, _sigstruct_seeds, mutate_bytes, 2048, 1),
     Target("loader", _loader, _loader_seeds, mutate_bytes, 32768, 1),

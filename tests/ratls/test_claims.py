@@ -9,6 +9,8 @@ from typing import Any
 
 import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +20,7 @@ from ratls.claims import (
     ClaimMissing,
     ClaimOfAnotherPurpose,
     ClaimsMalformed,
+    ConnectionUnbound,
     ContextMismatch,
     InstanceChanged,
     KeyUnbound,
@@ -58,6 +61,7 @@ CHALLENGE = ChallengeClaims(
     task_hash=b"t" * 32,
     nonce=b"n" * 32,
     sealing_key_hash=b"k" * 32,
+    binder=b"b" * 32,
     **BASE,
 )
 NOT_SEALED = replace(CHALLENGE, sealing_key_hash=b"")  # an exchange without rows names no key
@@ -75,6 +79,19 @@ def test_worked_examples_of_the_interoperable_profile(algorithm: int, digest: st
     raw = cbor2.dumps({"pubkey-hash": key_hash(SPKI, algorithm)})
     assert hashlib.sha256(raw).hexdigest() == digest
     require_key(parse_claim_map(raw)["pubkey-hash"], SPKI)
+
+
+def test_worked_example_on_the_other_curve() -> None:
+    """channel.md 4: P-256, private scalar 1."""
+    key = ec.derive_private_key(1, ec.SECP256R1()).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert hashlib.sha256(spki).hexdigest() == (
+        "5cd252fb0ce8932436faf8ccd1040981b89ee4ad6b9fe9e2a2b7e71aacb27cd3"
+    )
+    raw = cbor2.dumps({"pubkey-hash": key_hash(spki)})
+    assert hashlib.sha256(raw).hexdigest() == (
+        "b9e7c325526d90b425cc13fbef4074bbf53db0aa0761f7454a793c4dec5120fc"
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +178,7 @@ def test_no_prefix_of_claims_is_read(claims: CertificateClaims) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(ChallengeClaims.names()) - {"pubkey-hash", "sealing-key-hash"})
+    "name", sorted(set(ChallengeClaims.names()) - {"pubkey-hash", "sealing-key-hash", "binder"})
 )
 def test_a_claim_left_out_is_a_refusal(name: str) -> None:
     """Whoever compares a claim only where it is present is satisfied by its absence."""
@@ -179,6 +196,17 @@ def test_the_sealing_key_is_left_out_where_rows_will_be_sealed() -> None:
     require_equal(unnamed, OWN | {"sealing-key-hash": b""}, SPKI)
 
 
+@pytest.mark.parametrize(
+    ("said", "own"), [(b"", b"b" * 32), (b"b" * 32, b""), (b"x" * 32, b"y" * 32)]
+)
+def test_evidence_of_another_connection(said: bytes, own: bytes) -> None:
+    """B08: forwarded from a connection with another exporter value, or from one without any."""
+    found = ChallengeClaims.parse(replace(CHALLENGE, binder=said).encode())
+    with refused(ConnectionUnbound):
+        require_equal(found, OWN | {"binder": own}, SPKI)
+    require_equal(found, OWN | {"binder": said}, SPKI)
+
+
 def test_evidence_names_a_sealing_key_that_did_not_come() -> None:
     with refused(SealingKeyUnbound):
         require_equal(CHALLENGE, OWN | {"sealing-key-hash": b""}, SPKI)
@@ -189,6 +217,8 @@ def test_evidence_names_a_sealing_key_that_did_not_come() -> None:
     [
         ("sealing-key-hash", 0),
         ("sealing-key-hash", 31),
+        ("binder", 0),
+        ("binder", 31),
         ("nonce", 31),
         ("nonce", 33),
         ("nonce", 0),
@@ -202,7 +232,7 @@ def test_a_claim_of_another_size_is_a_refusal(name: str, size: int) -> None:
         ChallengeClaims.parse(cbor2.dumps(CHALLENGE.as_map() | {name: bytes(size)}))
 
 
-@pytest.mark.parametrize("name", ["nonce", "peer-hash", "task-hash", "sealing-key-hash"])
+@pytest.mark.parametrize("name", ["nonce", "peer-hash", "task-hash", "sealing-key-hash", "binder"])
 def test_evidence_of_a_challenge_worn_as_a_certificate(name: str) -> None:
     """B04: made for one moment, it would then be shown for days."""
     raw = cbor2.dumps(CERTIFICATE.as_map() | {name: bytes(32)})
@@ -211,8 +241,8 @@ def test_evidence_of_a_challenge_worn_as_a_certificate(name: str) -> None:
 
 
 def test_unknown_claims_are_ignored_and_named() -> None:
-    raw = cbor2.dumps(CERTIFICATE.as_map() | {"verdict": b"true", "binder": b"x"})
-    assert CertificateClaims.parse(raw) == replace(CERTIFICATE, unknown=("binder", "verdict"))
+    raw = cbor2.dumps(CERTIFICATE.as_map() | {"verdict": b"true", "colour": b"x"})
+    assert CertificateClaims.parse(raw) == replace(CERTIFICATE, unknown=("colour", "verdict"))
 
 
 EVENTS = (b"1" * 48, b"2" * 48)
@@ -252,6 +282,7 @@ def test_claims_that_are_ours_pass() -> None:
         ("peer_hash", PeerHashMismatch),
         ("task_hash", TaskHashMismatch),
         ("sealing_key_hash", SealingKeyUnbound),
+        ("binder", ConnectionUnbound),
         ("nonce", NonceMismatch),
     ],
 )

@@ -48,9 +48,14 @@ def test_worked_example_with_a_dummy_quote() -> None:
     body[64:96], body[128:160] = b"\xaa" * 32, b"\xbb" * 32
     body[320:384] = report_data(CLAIMS)
     quote = header + bytes(body) + (16).to_bytes(4, "little") + b"\xcc" * 16
-    assert hashlib.sha256(quote).hexdigest().startswith("746606f5381677676bc0e6c8")
+    assert hashlib.sha256(quote).hexdigest() == (
+        "746606f5381677676bc0e6c87b417a93012f3d7c92696e2542c917267961d87e"
+    )
     raw = Evidence(quote, CLAIMS).encode()
-    assert hashlib.sha256(raw).hexdigest().startswith("5471314cacaac420541e8bf67e205959")
+    assert hashlib.sha256(raw).hexdigest() == (
+        "5471314cacaac420541e8bf67e205959fa8de915c6309a1b3263742c1e9d009c"
+    )
+    assert (len(raw), raw[:8].hex(), raw[459:461].hex()) == (512, "d9ea60825901c403", "5833")
 
 
 @pytest.mark.parametrize(

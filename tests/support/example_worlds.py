@@ -61,9 +61,12 @@ from ratls.doctor.copy import read_copy, write_copy
 from ratls.doctor.examine import examine
 from ratls.doctor.finding import Role, verdict
 from ratls.doctor.live import live_snapshot, system_trust
+from ratls.endorsements import encode_endorsements
 from ratls.flight_server import FlightServer, Send
+from ratls.foreign_certificate import FORMATS
 from ratls.framing import Kind
 from ratls.gramine import GramineAttester
+from ratls.identity import EnclaveIdentity
 from ratls.image.build import Sources, build
 from ratls.image.release import read_release
 from ratls.log import open_log
@@ -88,6 +91,7 @@ from tests.ratls.test_offline import record
 from tests.support.documents import contents
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
 from tests.support.flight_peers import Script, Study, serving, transcript
+from tests.support.foreign_certificates import foreign
 from tests.support.gramine import StandInDevice
 from tests.support.images import HERE, ImageWorld
 from tests.support.intel import World
@@ -95,6 +99,7 @@ from tests.support.machines import sgx_machine
 from tests.support.parties import PASSPHRASE, ROOTS
 from tests.support.tsm import StandInKernel
 from verifier import pcs_requests
+from verifier.acceptance import accept
 from verifier.batch import Answers
 from verifier.bits import TD_ATTRIBUTES, differing
 from verifier.bundles import Bundles
@@ -540,6 +545,24 @@ def on_the_wire(scene: Scene) -> Names:
     }
 
 
+@world_of("ratls.foreign_certificate", "ratls.endorsements")
+def of_others(scene: Scene) -> Names:
+    format = FORMATS["gramine"]
+    bundle = encode_endorsements(scene.intel.collateral())
+    stapled = scene.module == "ratls.endorsements"
+    ours = EnclaveIdentity.create(
+        scene.world.attester, scene.world.policy.digest, at=NOW, endorsements=bundle
+    )
+    return {
+        "der": ours.certificate_der if stapled else foreign(scene.intel, format).der,
+        "bundle": scene.intel.collateral(),
+        "collateral": scene.intel.collateral(),
+        "accept": accept,
+        "roots": scene.intel.intel.anchors(),
+        "now": NOW,
+    }
+
+
 @world_of("ratls.flight_server")
 def listening(scene: Scene) -> Names:
     study = scene.study
@@ -563,7 +586,7 @@ def listening(scene: Scene) -> Names:
     }
 
 
-@world_of("ratls", "ratls.probe", "ratls.appraise", "ratls.pin", "ratls.client_stream")
+@world_of("ratls.probe", "ratls.appraise", "ratls.pin", "ratls.client_stream")
 def connected(scene: Scene) -> Names:
     study, identity = scene.study, scene.study.identity()
     channel, batch = study.channel(), rows(1).to_batches()[0]

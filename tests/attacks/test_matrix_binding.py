@@ -1,0 +1,362 @@
+"""B01 to B22: a server that wants a provider's rows, and evidence that is not its own.
+
+Each attacker changes one thing. The provider refuses at one check, its journal says the same, no
+row was read by anybody, and the honest enclave gets its rows afterwards. B11 and B19 are staged in
+tests/ratls/test_probe.py and tests/ratls/test_concurrent_challenges.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL import SSL
+
+from policy.admission import MachineNotListed
+from policy.channel import self_signed
+from policy.keys import spki_der
+from policy.task import Task
+from provider.release import Release
+from ratls import cbor
+from ratls.certificate import (
+    ENCLAVE_NAME,
+    EVIDENCE_OID,
+    EnclaveCertificateKeyUnsuitable,
+    EnclaveCertificateLongLived,
+    EvidenceAmbiguous,
+    EvidenceMissing,
+)
+from ratls.claims import (
+    ROLE_SERVER,
+    CertificateClaims,
+    ChallengeClaims,
+    ClaimsMalformed,
+    ContextMismatch,
+    KeyUnbound,
+    NonceMismatch,
+    PeerHashMismatch,
+    RoleMismatch,
+    SealingKeyUnbound,
+    key_hash,
+)
+from ratls.evidence import Evidence, EvidenceMalformed, ReportDataUnbound, report_data
+from ratls.identity import EnclaveIdentity
+from ratls.probe import EnclaveCertificateChainPresented, HandshakeFailed
+from simulation import der as write
+from tests.provider.desk import CANARY, Desk
+from tests.provider.test_release import serving as another_enclave
+from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
+from tests.support.flight_peers import Script, serving, tls_server
+from tests.support.relay import Relay
+from verifier import der as read
+from verifier.errors import RatlsError
+
+pytestmark = pytest.mark.slow
+
+PURPOSES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+@pytest.fixture
+def honest(alice: Desk, live: LiveEnclave, relay: Relay) -> Iterator[None]:
+    """After the attack: one record of the refusal, no row on the wire, and the enclave's turn."""
+    yield
+    assert len(alice.journal) == 1
+    wire = b"".join(bytes(c.sent + c.received) for c in relay.connections)
+    assert CANARY.encode() not in wire
+    relay.point_at(("127.0.0.1", live.server.port))
+    done: Release = alice.push(alice.world.task())
+    assert done.commit.rows == 60
+
+
+# Servers that show a certificate of their own making.
+
+
+@dataclass
+class Forger:
+    """Makes the certificate that an honest enclave would show, with one thing changed."""
+
+    world: EnclaveWorld
+
+    def claims(self, key: Any, **changed: Any) -> CertificateClaims:
+        made: dict[str, Any] = {
+            "pubkey_hash": key_hash(spki_der(key.public_key())),
+            "context": CertificateClaims.CONTEXT,
+            "role": ROLE_SERVER,
+            "mode": b"simulation",
+            "policy_hash": self.world.policy.digest,
+            "instance": bytes(16),
+            "receipt_key_hash": bytes(32),
+        }
+        return CertificateClaims(**made | changed)
+
+    def evidence(self, buffer: bytes, over: bytes | None = None) -> bytes:
+        quote = self.world.attester.quote(report_data(buffer) if over is None else over)
+        return Evidence(quote, buffer).encode()
+
+    def certificate(
+        self, key: Any, *evidence: tuple[x509.ObjectIdentifier, bytes], days: int = 3
+    ) -> x509.Certificate:
+        return self_signed(
+            key,
+            "an enclave",
+            PURPOSES,
+            known_as=x509.DNSName(ENCLAVE_NAME),
+            at=NOW,
+            lifetime=timedelta(days=days),
+            further=[x509.UnrecognizedExtension(oid, value) for oid, value in evidence],
+        )
+
+    def ours(self, key: Any, value: bytes, **options: Any) -> x509.Certificate:
+        return self.certificate(key, (EVIDENCE_OID, value), **options)
+
+
+Forge = Callable[[Forger, Any], x509.Certificate]
+OTHER = ec.generate_private_key(ec.SECP256R1())
+OPEN_ENCLAVE = x509.ObjectIdentifier("1.3.6.1.4.1.311.105.1")
+
+
+def stolen_quote(forger: Forger, key: Any) -> x509.Certificate:
+    return forger.ours(key, forger.evidence(forger.claims(OTHER).encode()))
+
+
+def zeros(forger: Forger, key: Any) -> x509.Certificate:
+    return forger.ours(key, forger.evidence(forger.claims(key).encode(), over=bytes(64)))
+
+
+def half(forger: Forger, key: Any) -> x509.Certificate:
+    buffer = forger.claims(key).encode()
+    return forger.ours(key, forger.evidence(buffer, over=report_data(buffer)[:32] + b"\1" * 32))
+
+
+def other_purpose(forger: Forger, key: Any) -> x509.Certificate:
+    buffer = forger.claims(key, context=ChallengeClaims.CONTEXT).encode()
+    return forger.ours(key, forger.evidence(buffer))
+
+
+def no_evidence(forger: Forger, key: Any) -> x509.Certificate:
+    return forger.certificate(key)
+
+
+def two_formats(forger: Forger, key: Any) -> x509.Certificate:
+    value = forger.evidence(forger.claims(key).encode())
+    return forger.certificate(key, (EVIDENCE_OID, value), (OPEN_ENCLAVE, value))
+
+
+def compressed_key(forger: Forger, key: Any) -> x509.Certificate:
+    """The evidence names the usual encoding; the certificate carries the short one."""
+    honest = forger.ours(key, forger.evidence(forger.claims(key).encode()))
+    tbs, algorithm, _ = read.children(honest.public_bytes(Encoding.DER))
+    parts = read.children(tbs)
+    kind, _ = read.children(parts[6])
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    parts[6] = write.sequence(kind, write.bit_string(point))
+    body = write.sequence(*parts)
+    signature = write.bit_string(key.sign(body, ec.ECDSA(hashes.SHA256())))
+    return x509.load_der_x509_certificate(write.sequence(body, algorithm, signature))
+
+
+def doubled_claim(forger: Forger, key: Any) -> x509.Certificate:
+    """A lenient reader takes the last of two; the first one is what it looks at."""
+    buffer = forger.claims(key).encode()
+    twice = bytes([buffer[0] + 1]) + buffer[1:] + cbor.encode("role") + cbor.encode(b"server")
+    return forger.ours(key, forger.evidence(twice))
+
+
+def deep_cbor(forger: Forger, key: Any) -> x509.Certificate:
+    return forger.ours(key, b"\xd9\xea\x60" + b"\x81" * 5000 + b"\x00")
+
+
+def role_of_a_client(forger: Forger, key: Any) -> x509.Certificate:
+    return forger.ours(key, forger.evidence(forger.claims(key, role=b"client").encode()))
+
+
+def for_decades(forger: Forger, key: Any) -> x509.Certificate:
+    value = forger.evidence(forger.claims(key).encode())
+    return forger.ours(key, value, days=36_500)
+
+
+SHOWN: dict[str, tuple[Forge, type[RatlsError], str]] = {
+    "B01": (stolen_quote, KeyUnbound, "certificate-claims"),
+    "B02": (zeros, ReportDataUnbound, "certificate-report-data"),
+    "B03": (half, ReportDataUnbound, "certificate-report-data"),
+    "B04": (other_purpose, ContextMismatch, "certificate-claims"),
+    "B05": (no_evidence, EvidenceMissing, "certificate-profile"),
+    "B12": (two_formats, EvidenceAmbiguous, "certificate-profile"),
+    "B14": (compressed_key, EnclaveCertificateKeyUnsuitable, "certificate-profile"),
+    "B15": (doubled_claim, ClaimsMalformed, "certificate-claims"),
+    "B16": (deep_cbor, EvidenceMalformed, "certificate-evidence"),
+    "B17": (role_of_a_client, RoleMismatch, "certificate-claims"),
+    "B22": (for_decades, EnclaveCertificateLongLived, "certificate-profile"),
+}
+
+
+@pytest.mark.usefixtures("honest")
+@pytest.mark.parametrize("row", SHOWN)
+def test_a_certificate_of_the_attackers_making(
+    world: EnclaveWorld, alice: Desk, relay: Relay, row: str
+) -> None:
+    """B01 to B05, B12, B14 to B17, B22: refused before anything was sent, the task included."""
+    forge, leaf, check = SHOWN[row]
+    key = ec.generate_private_key(ec.SECP256R1())
+    with tls_server([forge(Forger(world), key)], key) as server:
+        relay.point_at((server.address.host, server.address.port))
+        with alice.refuses(leaf, check=check):
+            alice.push(world.task())
+        assert server.received == b""
+
+
+def test_the_same_certificate_with_nothing_changed(
+    world: EnclaveWorld, alice: Desk, relay: Relay
+) -> None:
+    """The twin of all of the above: it is appraised, and refused by nobody before the challenge."""
+    from ratls.appraise import appraise_certificate
+
+    forger, key = Forger(world), ec.generate_private_key(ec.SECP256R1())
+    honest = forger.ours(key, forger.evidence(forger.claims(key).encode()))
+    der = honest.public_bytes(Encoding.DER)
+    assert appraise_certificate(der, world.expectation, at=NOW).claims.instance == bytes(16)
+
+
+@pytest.mark.usefixtures("honest")
+def test_evidence_in_a_certificate_whose_key_is_not_used(
+    world: EnclaveWorld, alice: Desk, relay: Relay
+) -> None:
+    """B13: the leaf has no evidence; the certificate behind it does, and is genuine."""
+    forger, key = Forger(world), ec.generate_private_key(ec.SECP256R1())
+    genuine = forger.ours(OTHER, forger.evidence(forger.claims(OTHER).encode()))
+    with tls_server([forger.certificate(key), genuine], key) as server:
+        relay.point_at((server.address.host, server.address.port))
+        with alice.refuses(EnclaveCertificateChainPresented):
+            alice.push(world.task())
+        assert server.received == b""
+
+
+@pytest.mark.usefixtures("honest")
+def test_a_server_that_speaks_an_older_tls(world: EnclaveWorld, alice: Desk, relay: Relay) -> None:
+    """B10: nothing is negotiated down."""
+    forger, key = Forger(world), ec.generate_private_key(ec.SECP256R1())
+    shown = forger.ours(key, forger.evidence(forger.claims(key).encode()))
+    with tls_server([shown], key, SSL.TLS1_2_VERSION) as server:
+        relay.point_at((server.address.host, server.address.port))
+        with alice.refuses(HandshakeFailed):
+            alice.push(world.task())
+
+
+@pytest.mark.usefixtures("honest")
+def test_the_right_code_on_a_machine_of_the_attacker(
+    world: EnclaveWorld, alice: Desk, relay: Relay
+) -> None:
+    """B09: diverted to a genuine machine that no party agreed on."""
+    elsewhere = world.intel.intel.platform(ppid=b"\x77" * 16)
+    with (
+        another_enclave(world, relay, platform=elsewhere),
+        alice.refuses(MachineNotListed, check="machine"),
+    ):
+        alice.push(world.task())
+
+
+# Servers with a certificate that is admitted, and another answer to the challenge.
+
+
+@dataclass
+class Answering:
+    """A start of the agreed enclave under the attacker's hand, challenged by Alice for one task."""
+
+    world: EnclaveWorld
+    alice: Desk
+    task: bytes
+    script: Script
+
+    def answer(self, nonce: bytes, **changed: Any) -> bytes:
+        """The honest answer; arguments replace parts of it."""
+        made: dict[str, Any] = {
+            "identity": self.script.identity,
+            "nonce": nonce,
+            "peer": self.script.peer_spki_sha256,
+            "sealing_key": self.script.sealing_key.public,
+        }
+        made |= changed
+        named, digest = hashlib.sha256(made["sealing_key"]).digest(), Task.read(self.task).digest
+        found: bytes = made["identity"].answer_challenge(made["nonce"], made["peer"], digest, named)
+        return found
+
+
+def replayed(at: Answering, nonce: bytes) -> bytes:
+    return at.answer(bytes(32))
+
+
+def for_another_party(at: Answering, nonce: bytes) -> bytes:
+    return at.answer(nonce, peer=at.world.channel(at.world.consortium.bob).spki_sha256)
+
+
+def with_another_sealing_key(at: Answering, nonce: bytes) -> bytes:
+    """The enclave behind the relay named its own key; the relay puts in one that it can open."""
+    return at.answer(nonce, sealing_key=b"the enclave's")
+
+
+def of_another_start(at: Answering, nonce: bytes) -> bytes:
+    other = EnclaveIdentity.create(at.world.attester, at.world.policy.digest, at=NOW)
+    return at.answer(nonce, identity=other)
+
+
+def a_verdict(at: Answering, nonce: bytes) -> bytes:
+    return cbor.encode({"verdict": "accepted"})
+
+
+ANSWERED: dict[str, tuple[Callable[[Answering, bytes], bytes], type[RatlsError], str]] = {
+    "B06": (replayed, NonceMismatch, "challenge-claims"),
+    "B07": (for_another_party, PeerHashMismatch, "challenge-claims"),
+    "B08": (with_another_sealing_key, SealingKeyUnbound, "challenge-claims"),
+    "B18": (of_another_start, KeyUnbound, "challenge-claims"),
+    "B20": (a_verdict, EvidenceMalformed, "challenge-evidence"),
+}
+
+
+@pytest.mark.usefixtures("honest")
+@pytest.mark.parametrize("row", ANSWERED)
+def test_an_answer_that_is_not_this_enclaves_to_this_challenge(
+    world: EnclaveWorld, alice: Desk, relay: Relay, row: str
+) -> None:
+    """B06 to B08, B18, B20: refused on the stream that would carry the rows, before the first."""
+    make, leaf, check = ANSWERED[row]
+    identity = EnclaveIdentity.create(world.attester, world.policy.digest, at=NOW)
+    channel, task = world.channel(alice.party), world.task()
+    script = Script(identity, channel.spki_sha256, plain=False)
+    at = Answering(world, alice, task, script)
+    script.answer = lambda _, nonce, __: make(at, nonce)
+    with serving(script, channel) as server:
+        relay.point_at((server.address.host, server.address.port))
+        with alice.refuses(leaf, check=check):
+            alice.push(task)
+    assert (script.hellos, script.uploads, script.chunks) == (1, [], [])
+
+
+def test_a_proxy_that_the_environment_names(
+    world: EnclaveWorld, alice: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B21: rows go to the address that was probed; nobody asks the proxy."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        for name in ("http_proxy", "https_proxy", "grpc_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        assert alice.push(world.task()).commit.rows == 60
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+
+
+def test_every_row_is_staged() -> None:
+    """Rows that this file leaves to another are named in its first lines."""
+    text = Path(__file__).read_text("utf-8")
+    rows = {f"B{number:02d}" for number in range(1, 23)}
+    assert not [row for row in sorted(rows) if row not in text and row not in SHOWN]
