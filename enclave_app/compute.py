@@ -47,7 +47,7 @@ def required(policy: Policy, task: Task, limit: int) -> Need:
     """
     computation = agreed(policy, task)
     need = COMPUTATIONS[computation.run].need(task.resolved_parameters(policy))
-    total = 0
+    total = need.fixed
     for dataset in _datasets(policy, computation):
         received = dataset.max_rows * _row_size(dataset)
         total += received + need.bytes(dataset.max_rows, received)

@@ -249,10 +249,12 @@ def lint(
         from policy.document import PolicyInvalid, digest_text
         from policy.draft import blank_fix, blank_lines
         from policy.show import notes
+        from policy.sql_check import require_statements
         from verifier.files import read_file
 
         try:
             read = read_policy(file)
+            require_statements(read)
         except PolicyInvalid as refusal:
             problems = [
                 {

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from policy.computations import DECLARED, Columns
+from policy.computations import DECLARED, columns_used
 from policy.document import Policy, digest_text
 from policy.parameters import Choice, Fixed, Parameter
 from policy.sections import ANY_MACHINE, Computation, Dataset, Enclave, Party
@@ -34,7 +34,11 @@ class Section:
 
 def sections(policy: Policy) -> tuple[Section, ...]:
     """The agreement, each party in the order of the policy, and where it is computed."""
-    used = [(c, inputs_of(policy, c), _columns(c)) for c in policy.computation]
+    used = [
+        (c, inputs, columns_used(c, inputs))
+        for c in policy.computation
+        for inputs in [inputs_of(policy, c)]
+    ]
     return (
         Section("The agreement", tuple(_agreement(policy))),
         *(Section(_heading(p), tuple(_party(policy, p, used))) for p in policy.party),
@@ -271,17 +275,6 @@ def inputs_of(policy: Policy, computation: Computation) -> list[Dataset]:
     """The datasets that it uses, in its order."""
     known = {d.id: d for d in policy.dataset}
     return [known[name] for name in computation.inputs]
-
-
-def _columns(computation: Computation) -> list[str]:
-    """The columns that the computation uses, each once."""
-    found: dict[str, None] = {}
-    for name, kind in DECLARED[computation.run].parameters.items():
-        parameter = computation.parameters.get(name)
-        if isinstance(kind, Columns) and parameter is not None:
-            for value in parameter.values():
-                found |= dict.fromkeys(map(str, value if isinstance(value, tuple) else (value,)))
-    return [*found]
 
 
 def _receives(recipients: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from policy.computations import DECLARED, Columns
+from policy.computations import columns_used
 from policy.document import Policy, digest_text
 from policy.errors import TicketScopeError
 from policy.journal_chain import JournalRecord
@@ -33,22 +33,18 @@ class UsesExhausted(TicketScopeError):
     says = "{thing} has had {found} tasks; the policy allows {expected}"
 
 
-def learnt(computation: Computation) -> str:
+def learnt(policy: Policy, computation: Computation) -> str:
     """What is learnt from its inputs, whatever it is called: digest of its `run` and columns.
 
     R07: two results are subtracted. Under a second id, or renamed in a new version, the same
     computation would have all its uses again. Columns differ in more than case.
     """
-    return _learnt(computation.run, {name.casefold() for name in _columns(computation)})
+    return _learnt(computation.run, {name.casefold() for name in _columns(policy, computation)})
 
 
-def _columns(computation: Computation) -> set[str]:
-    columns: set[str] = set()
-    for name, declared in DECLARED[computation.run].parameters.items():
-        if isinstance(declared, Columns) and name in computation.parameters:
-            for value in computation.parameters[name].values():
-                columns.update(map(str, value) if isinstance(value, tuple) else [str(value)])
-    return columns
+def _columns(policy: Policy, computation: Computation) -> set[str]:
+    known = {dataset.id: dataset for dataset in policy.dataset}
+    return set(columns_used(computation, [known[name] for name in computation.inputs]))
 
 
 def _learnt(run: str, columns: set[str]) -> str:
@@ -78,10 +74,14 @@ class Asked:
         """`place` as `SourceSpec.place` says it; empty where it is not known."""
         found = policy.computation_by_id(computation)
         assert found is not None  # `Task.open` refuses what the policy does not have
-        same = learnt(found)
+        same = learnt(policy, found)
         # Where one policy lists it twice, the stricter rule holds.
-        uses = min(c.uses for c in policy.computation if learnt(c) == same and dataset in c.inputs)
-        forms = frozenset({same, _learnt(found.run, _columns(found))})
+        uses = min(
+            c.uses
+            for c in policy.computation
+            if learnt(policy, c) == same and dataset in c.inputs
+        )
+        forms = frozenset({same, _learnt(found.run, _columns(policy, found))})
         return cls(policy.study, computation, dataset, place_digest(place), forms, uses)
 
     def counts(self, entry: ReservedEntry) -> bool:

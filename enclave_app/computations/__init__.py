@@ -14,6 +14,7 @@ from typing import Any
 from enclave_app.computations import (
     logistic_regression,
     private_set_intersection,
+    sql,
     summary_statistics,
 )
 from enclave_app.gate import Group, Inputs, Share
@@ -46,6 +47,7 @@ COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
         for name, module in (
             ("logistic_regression", logistic_regression),
             ("private_set_intersection", private_set_intersection),
+            ("sql", sql),
             ("summary_statistics", summary_statistics),
         )
     }
