@@ -13,6 +13,8 @@ The audit alone decides. What is hidden besides is chosen greedily: the smallest
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,10 +113,19 @@ def _near(
 
 
 def load_solver() -> None:
-    """So that no later use of it is seen from outside."""
+    """So that no later use of it is seen from outside: the first in a process prints a line, which
+    is dropped here, before any row has come."""
     import highspy
 
-    highspy.Highs()
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        highspy.Highs()  # type: ignore[no-untyped-call]
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class _Program:
@@ -140,7 +151,7 @@ class _Program:
         program.a_matrix_.start_ = starts
         program.a_matrix_.index_ = np.array([leaf for r in shown for leaf in sorted(r)], np.int32)
         program.a_matrix_.value_ = np.ones(int(starts[-1]))
-        self._solver = highspy.Highs()
+        self._solver = highspy.Highs()  # type: ignore[no-untyped-call]
         for option, value in (("output_flag", False), ("threads", 1), ("parallel", "off")):
             self._solver.setOptionValue(option, value)
         self._solver.passModel(program)

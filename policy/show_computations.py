@@ -20,7 +20,8 @@ _EXAMPLE_VALUES = {  # for a policy whose datasets have these columns
     "key": '"patient"',
     "columns": '["age", "bmi"]',
     "quantiles": "[0.25, 0.5, 0.75]",
-    "statement": '"SELECT age, count(*) AS persons FROM train_party_1 GROUP BY age ORDER BY age"',
+    "statement": '"WITH r AS (SELECT patient, age FROM train_party_1 UNION ALL SELECT patient, age '
+    'FROM train_party_2) SELECT age, count(*) AS persons FROM r GROUP BY age ORDER BY age"',
     "max_groups": "200",
     "memory_mebibytes": "512",
     "seconds": "60",
@@ -110,7 +111,11 @@ def block(name: str, *, id_: str, inputs: str, people: str, fill: bool = True) -
     )
 
 
-def _example(parameter: str, kind: Columns | Whole | Probabilities | Statement, *, fill: bool) -> str:
+def _example(
+    parameter: str, kind: Columns | Whole | Probabilities | Statement, *, fill: bool
+) -> str:
+    if not fill and isinstance(kind, Statement):
+        return '"<statement>"'
     if fill or not isinstance(kind, Columns):
         return _EXAMPLE_VALUES[parameter]
     return '["<columns>"]' if kind.several else '"<column>"'

@@ -41,7 +41,9 @@ def statement_problems(policy: Policy) -> Iterator[Problem]:
     for i, computation in enumerate(policy.computation):
         if computation.run == "sql":
             inputs = [known[name] for name in computation.inputs]
-            yield from _problems(f"computation[{i}].parameters.statement", computation, inputs, lines)
+            yield from _problems(
+                f"computation[{i}].parameters.statement", computation, inputs, lines
+            )
 
 
 def _problems(

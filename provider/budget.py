@@ -77,9 +77,7 @@ class Asked:
         same = learnt(policy, found)
         # Where one policy lists it twice, the stricter rule holds.
         uses = min(
-            c.uses
-            for c in policy.computation
-            if learnt(policy, c) == same and dataset in c.inputs
+            c.uses for c in policy.computation if learnt(policy, c) == same and dataset in c.inputs
         )
         forms = frozenset({same, _learnt(found.run, _columns(policy, found))})
         return cls(policy.study, computation, dataset, place_digest(place), forms, uses)

@@ -39,11 +39,23 @@ class BuiltIn:
     # (parameters, outputs, `max_rows` of each input) -> bytes of the longest result. Rows decide
     # nothing in it: every outcome of a task has this length, padded.
     longest: Callable[[Mapping[str, Any], Sequence[str], Sequence[int]], int]
+    # Called at the start of an enclave whose policy has it. Raises: where it must not run.
+    ready: Callable[[], None]
+
+
+def _nothing() -> None:
+    """To be done at the start for most of them."""
 
 
 COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
     {
-        name: BuiltIn(module.groups, module.run, module.need, module.longest)
+        name: BuiltIn(
+            module.groups,
+            module.run,
+            module.need,
+            module.longest,
+            getattr(module, "ready", _nothing),
+        )
         for name, module in (
             ("logistic_regression", logistic_regression),
             ("private_set_intersection", private_set_intersection),

@@ -51,6 +51,16 @@ class KeyNotPlain(ComputeDeniedError):
     default_fix = "give the key a value with coalesce(..), and group by plain columns"
 
 
+def ready() -> None:
+    """The engine is locked, at the start of an enclave whose policy has SQL.
+
+    Raises: EngineNotLocked.
+    """
+    from enclave_app.computations.sql_engine import require_locked
+
+    require_locked()
+
+
 def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iterator[Group]:
     """None beside the inputs themselves: a small group is hidden, and the rest leaves."""
     return iter(())
@@ -111,7 +121,8 @@ def see_persons(
         f"hash({_name(subject)}) AS ratls_{j}" if j == i else f"NULL::UBIGINT AS ratls_{j}"
         for j in range(inputs)
     )
-    connection.execute(f"CREATE VIEW {_name(dataset)} AS SELECT *, {others} FROM ratls_rows_{i}")
+    view = f"CREATE VIEW {_name(dataset)} AS SELECT *, {others} FROM ratls_rows_{i}"  # noqa: S608
+    connection.execute(view)
 
 
 def _name(name: str) -> str:
@@ -124,10 +135,11 @@ def _rows(
     """What the statement says, in its order."""
     from enclave_app.computations.sql_engine import TableTooLarge
 
-    text = f"SELECT * FROM ({plan.shown}) LIMIT {most + 1}"
-    found: list[dict[str, Any]] = connection.sql(text, params=dict(values)).to_arrow_table().to_pylist()
-    if len(found) > most:
-        raise TableTooLarge("groups", expected=f"at most {most}", found="more")
+    found: list[dict[str, Any]] = []
+    for batch in connection.sql(plan.shown, params=dict(values)).to_arrow_reader():
+        found += batch.to_pylist()
+        if len(found) > most:
+            raise TableTooLarge("groups", expected=f"at most {most}", found="more")
     return found
 
 
@@ -165,5 +177,5 @@ def need(parameters: Mapping[str, Any]) -> Need:
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:
     """So many rows; in each the columns that the statement can have, by name and value."""
-    columns = 1 + parameters["statement"].count(",")
-    return 1000 + int(parameters["max_groups"]) * min(columns, 16) * _CELL
+    columns = min(16, 1 + str(parameters["statement"]).count(","))
+    return 1000 + int(parameters["max_groups"]) * columns * _CELL

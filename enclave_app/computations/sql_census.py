@@ -109,8 +109,8 @@ def _census(plan: Plan, inputs: int, boxes: int | None) -> str:
         for person in persons
     )
     partition = ", ".join(["gid", *keys])
-    return (
-        f"WITH listed AS (SELECT {', '.join(shown)} FROM ({plan.rows})), "
+    return (  # names are numbers, and `plan.rows` is what the parties signed
+        f"WITH listed AS (SELECT {', '.join(shown)} FROM ({plan.rows})), "  # noqa: S608
         f"each AS (SELECT {', '.join(per_person)} FROM listed GROUP BY GROUPING SETS ({sets})), "
         f"ranged AS (SELECT {', '.join(['*', *windows])} FROM each WHERE person IS NOT NULL "
         f"WINDOW w AS (PARTITION BY {partition})) "
@@ -177,7 +177,7 @@ def _leaves(
     ]
     shown += [f"{low} AS low_{m}" for m, low in enumerate(lows)]
     by = f" GROUP BY {', '.join(names)}" if names else ""
-    sql = f"SELECT {', '.join([*names, *shown])} FROM ({plan.rows}){by}"
+    sql = f"SELECT {', '.join([*names, *shown])} FROM ({plan.rows}){by}"  # noqa: S608
     leaves = connection.sql(sql, params=dict(values)).to_arrow_table().to_pylist()
     table = [
         frozenset(

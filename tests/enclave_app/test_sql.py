@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - statements are made of pieces
 """Agreed SQL inside: the locked engine, who is counted, and what a bad statement or row gets."""
 
 from __future__ import annotations
@@ -5,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,10 @@ def rule(k: int = 3) -> Release:
 def table(rows: Sequence[tuple[Any, ...]], **types: str) -> pa.Table:
     columns = [*zip(*rows, strict=True)]
     return pa.table(
-        {name: pa.array(column, type_) for column, (name, type_) in zip(columns, types.items())}
+        {
+            name: pa.array(column, type_)
+            for column, (name, type_) in zip(columns, types.items(), strict=True)
+        }
     )
 
 
@@ -68,7 +72,9 @@ def ran(
 
 
 COUNT = "SELECT region, count(*) AS n FROM a GROUP BY region ORDER BY region"
-BOTH = "WITH u AS (SELECT patient, region, cost FROM a UNION ALL SELECT patient, region, cost FROM b) "
+BOTH = (
+    "WITH u AS (SELECT patient, region, cost FROM a UNION ALL SELECT patient, region, cost FROM b) "
+)
 
 
 # The lock.
@@ -178,7 +184,9 @@ def test_more_groups_than_agreed() -> None:
     followed_by_the_next_task()
 
 
-@pytest.mark.parametrize("function", ["repeat(region, 2000000000)", "lpad(region, 2000000000, 'x')"])
+@pytest.mark.parametrize(
+    "function", ["repeat(region, 2000000000)", "lpad(region, 2000000000, 'x')"]
+)
 def test_text_that_no_limit_bounds_is_never_made(function: str) -> None:
     """R04: memory_limit does not hold for one long text; the list of functions does."""
     with refused(StatementNotUnderstood):
@@ -212,7 +220,7 @@ def world() -> dict[str, pa.Table]:
     """Rows for the statements of the corpus."""
     random = np.random.default_rng(7)
     n = 400
-    seen = [datetime(2024 + i % 2, 1 + i % 12, 1 + i % 28) for i in range(n)]
+    seen = [datetime(2024 + i % 2, 1 + i % 12, 1 + i % 28, tzinfo=UTC) for i in range(n)]
     visited = pa.table(
         {
             "patient": [f"p{i}" for i in range(n)],
@@ -220,7 +228,7 @@ def world() -> dict[str, pa.Table]:
             "sex": random.choice(["f", "m"], n).tolist(),
             "age": pa.array(random.integers(18, 91, n), pa.int64()),
             "cost": pa.array(random.gamma(2, 100, n)),
-            "seen": pa.array(seen, pa.timestamp("us")),
+            "seen": pa.array(seen, pa.timestamp("us", tz="UTC")),
             "gap": pa.array([None if i % 3 else float(i % 7) for i in range(n)], pa.float64()),
         }
     )
@@ -247,8 +255,11 @@ def test_agreed_statement_gives_what_plain_duckdb_gives(case: dict[str, Any]) ->
             plain.register(name, content)
         relation = plain.sql(case["statement"], params=values or None)
         wanted = [
-            {n: v.isoformat() if isinstance(v, datetime) else v for n, v in row.items()
-             if v is not None}
+            {
+                n: v.isoformat() if isinstance(v, datetime) else v
+                for n, v in row.items()
+                if v is not None
+            }
             for row in relation.to_arrow_table().to_pylist()
         ]
     assert len(found) >= 1
@@ -257,7 +268,8 @@ def test_agreed_statement_gives_what_plain_duckdb_gives(case: dict[str, Any]) ->
             row.keys() == other.keys()
             and all(
                 row[n] == pytest.approx(float(other[n]) if isinstance(row[n], float) else other[n])
-                if isinstance(row[n], float) else row[n] == other[n]
+                if isinstance(row[n], float)
+                else row[n] == other[n]
                 for n in row
             )
             for other in wanted
@@ -267,7 +279,9 @@ def test_agreed_statement_gives_what_plain_duckdb_gives(case: dict[str, Any]) ->
 def test_two_runs_are_equal_bit_for_bit() -> None:
     """R15: sums of floats in one order, so that a receipt's digest can be had again."""
     rows = visits([(f"p{i}", "ns"[i % 2], 0.1 * (i % 977)) for i in range(20_000)])
-    statement = "SELECT region, sum(cost) AS s, avg(cost) AS m FROM a GROUP BY region ORDER BY region"
+    statement = (
+        "SELECT region, sum(cost) AS s, avg(cost) AS m FROM a GROUP BY region ORDER BY region"
+    )
     assert json.dumps(ran(statement, {"a": rows})) == json.dumps(ran(statement, {"a": rows}))
 
 
@@ -363,6 +377,14 @@ def test_value_that_all_have() -> None:
         ran("SELECT sum(cost) AS s FROM a", {"a": visits([(f"p{i}", "n", 7.0) for i in range(9)])})
 
 
+def test_the_agreed_order() -> None:
+    rows = {"a": visits(many("n", 5) + many("s", 4) + many("e", 6))}
+    down = COUNT + " DESC"
+    assert [row["region"] for row in ran(down, rows)] == ["s", "n", "e"]
+    by_count = COUNT.replace("ORDER BY region", "ORDER BY n DESC, region")
+    assert [row["region"] for row in ran(by_count, rows)] == ["e", "n", "s"]
+
+
 def test_hidden_values_are_not_in_the_result() -> None:
     """R10, R11: the document is made of the rows that leave, not of a table with holes."""
     found = json.dumps(ran(COUNT, {"a": visits([*many("n", 5), *many("canary", 2)])}))
@@ -397,7 +419,7 @@ def test_totals_without_a_small_cell_all_leave() -> None:
 
 
 def test_provider_who_subtracts_its_own_rows_from_totals() -> None:
-    """R06, R08: Bob knows his part of each cell, so an outsider's wide interval is narrow for him."""
+    """R06, R08: Bob knows his part of each cell, so an interval is narrower for him."""
     statement = (
         "WITH u AS (SELECT patient, region, sex FROM a UNION ALL SELECT patient, region, sex "
         "FROM b) " + ROLLUP.replace(" a ", " u ")

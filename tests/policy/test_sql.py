@@ -15,8 +15,9 @@ from policy.agreement_file import sign_file
 from policy.computations import columns_used, named_in
 from policy.document import Policy, PolicyInvalid
 from policy.sections import Column, Dataset
-from policy.sql import FUNCTIONS, statement_faults
+from policy.sql import statement_faults
 from policy.sql_check import StatementRefused, require_statements
+from policy.sql_words import FUNCTIONS
 from policy.state import StudyState
 from tests.support.parties import AT, ROOTS, Consortium
 from tests.support.refusal import refused
@@ -140,8 +141,34 @@ def test_columns_are_those_whose_names_stand_in_the_text() -> None:
     assert named_in('SELECT "Age" FROM t', ["age", "page", "y"]) == ["age"]
 
 
-@given(st.lists(st.sampled_from([*AGREED.split(), "(", ")", ",", "'", '"', ";", "$x", "UNION ALL",
-       "WITH a AS", "1", "*", "JOIN", "USING", "--", "/*", "\\", "SELECT", *FUNCTIONS]), max_size=30))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *AGREED.split(),
+                "(",
+                ")",
+                ",",
+                "'",
+                '"',
+                ";",
+                "$x",
+                "UNION ALL",
+                "WITH a AS",
+                "1",
+                "*",
+                "JOIN",
+                "USING",
+                "--",
+                "/*",
+                "\\",
+                "SELECT",
+                *FUNCTIONS,
+            ]
+        ),
+        max_size=30,
+    )
+)
 def test_any_words_are_judged_and_nothing_else(words: list[str]) -> None:
     """A list of faults, for whatever stands there."""
     statement_faults(" ".join(words), datasets(["visits"]))

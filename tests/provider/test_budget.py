@@ -49,7 +49,7 @@ def reserve(state: Path, task: int, of: Policy, computation: str = "train", **fi
         "policy": digest(0),
         "study": of.study,
         "computation": computation,
-        "learnt": learnt(found),
+        "learnt": learnt(of, found),
         "instance": "ab" * 16,
         "expires": "2026-11-26T00:00:00Z",
         "place": place_digest(HOME),
