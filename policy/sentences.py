@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from policy.computations import DECLARED, columns_used
+from policy.computations import DECLARED, bound, columns_used
 from policy.document import Policy, digest_text
 from policy.parameters import Choice, Fixed, Parameter
 from policy.sections import ANY_MACHINE, Computation, Dataset, Enclave, Party
@@ -125,6 +125,34 @@ def _agreement(policy: Policy) -> Iterator[str]:
         yield from computation_sentences(policy, computation)
         says = DECLARED[computation.run].says
         yield f"What a result of {computation.id} still tells: {says}."
+    yield from together(policy)
+
+
+def together(policy: Policy) -> Iterator[str]:
+    """What all computations over one dataset allow to be learnt: results can be subtracted."""
+    for dataset in policy.dataset:
+        using = [c for c in policy.computation if dataset.id in c.inputs]
+        chosen = [c.id for c in using if _chooses_persons(c)]
+        if len(using) < 2 and not chosen:
+            continue
+        columns = {n for c in using for n in columns_used(c, inputs_of(policy, c))}
+        shown = [name_text(n) for n in dataset.columns if n in columns]
+        yield (
+            f"Together, {listed(c.id for c in using)} allow up to {sum(c.uses for c in using):,} "
+            f"results about {listed(shown)} of {dataset.id}. Each result can be subtracted from "
+            "another: persons that two of them differ by are protected by no rule but these uses."
+        )
+        if chosen:
+            yield f"Who starts {listed(chosen, 'or')} chooses by which persons its results differ."
+
+
+def _chooses_persons(computation: Computation) -> bool:
+    """Does a task give values to a statement?"""
+    given = computation.parameters
+    return any(
+        not isinstance(given[name], Fixed)
+        for name in bound(computation.run, dict.fromkeys(given, ""))
+    )
 
 
 def _heading(party: Party) -> str:

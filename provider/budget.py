@@ -2,7 +2,7 @@
 
     asked = Asked.of(policy, "train", "train_party_1", place)
     require_uses_left(records, asked, task)        # or a refusal
-    left(records, asked)                           # Budget(uses, tasks by study)
+    left(records, asked)                           # Budget(uses, tasks by study, reserved)
 
 Counted per dataset and what is learnt from it, over every study and version in the journal. A new
 name of the computation, another case of a name, a new version, another study, or another name of
@@ -22,7 +22,7 @@ from policy.errors import TicketScopeError
 from policy.journal_chain import JournalRecord
 from policy.journal_entries import ReservedEntry
 from policy.sections import Computation
-from provider.release_state import reservations
+from provider.release_state import Reservation, reservations
 
 
 class UsesExhausted(TicketScopeError):
@@ -98,6 +98,7 @@ class Budget:
 
     uses: int
     tasks: Mapping[str, frozenset[str]]  # digests of tasks that count, by study
+    reserved: frozenset[str]  #            of these, tasks for which no commit was signed yet
 
     @property
     def used(self) -> int:
@@ -108,22 +109,38 @@ class Budget:
         return max(0, self.uses - self.used)
 
 
-def spent(records: Iterable[JournalRecord], asked: Asked) -> Iterator[ReservedEntry]:
+def spent(records: Iterable[JournalRecord], asked: Asked) -> Iterator[Reservation]:
     """Releases that count: for which rows may have been sent, also where they failed.
 
-    A returned reservation does not count.
+    R07: a refusal that depends on rows is an answer, and nobody but the recipient can tell it from
+    a result: both count. A returned reservation does not count: no row was sent.
     """
     for held in reservations(records).values():
         if held.counts and asked.counts(held.entry):
-            yield held.entry
+            yield held
 
 
 def left(records: Iterable[JournalRecord], asked: Asked) -> Budget:
     """The budget of `asked` now."""
+    return _budget(asked.uses, spent(records, asked))
+
+
+def of_dataset(records: Iterable[JournalRecord], dataset: str) -> Budget:
+    """Every task that had rows of a dataset, whatever was computed, in any study."""
+    name = dataset.casefold()
+    held = reservations(records).values()
+    return _budget(0, (h for h in held if h.counts and h.entry.dataset.casefold() == name))
+
+
+def _budget(uses: int, held: Iterable[Reservation]) -> Budget:
     tasks: dict[str, set[str]] = {}
-    for entry in spent(records, asked):
-        tasks.setdefault(entry.study, set()).add(entry.task)
-    return Budget(asked.uses, {study: frozenset(found) for study, found in tasks.items()})
+    reserved: set[str] = set()
+    committed: set[str] = set()
+    for one in held:
+        tasks.setdefault(one.entry.study, set()).add(one.entry.task)
+        (committed if one.committed else reserved).add(one.entry.task)
+    by_study = {study: frozenset(found) for study, found in tasks.items()}
+    return Budget(uses, by_study, frozenset(reserved - committed))
 
 
 def require_uses_left(records: Iterable[JournalRecord], asked: Asked, task: str) -> None:
@@ -131,7 +148,7 @@ def require_uses_left(records: Iterable[JournalRecord], asked: Asked, task: str)
 
     Raises: UsesExhausted.
     """
-    others = {entry.task for entry in spent(records, asked)} - {task}
+    others = {held.entry.task for held in spent(records, asked)} - {task}
     if len(others) >= asked.uses:
         raise UsesExhausted(
             f"dataset {asked.dataset}, computation {asked.computation}",
