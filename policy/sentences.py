@@ -138,9 +138,10 @@ def together(policy: Policy) -> Iterator[str]:
         columns = {n for c in using for n in columns_used(c, inputs_of(policy, c))}
         shown = [name_text(n) for n in dataset.columns if n in columns]
         yield (
-            f"Together, {listed(c.id for c in using)} allow up to {sum(c.uses for c in using):,} "
-            f"results about {listed(shown)} of {dataset.id}. Each result can be subtracted from "
-            "another: persons that two of them differ by are protected by no rule but these uses."
+            f"{listed(c.id for c in using)} {'allow' if len(using) > 1 else 'allows'}, together, "
+            f"up to {sum(c.uses for c in using):,} results about {listed(shown)} of {dataset.id}. "
+            "Each result can be subtracted from another: persons that two of them differ by are "
+            "protected by no rule but these uses."
         )
         if chosen:
             yield f"Who starts {listed(chosen, 'or')} chooses by which persons its results differ."

@@ -29,6 +29,9 @@ from enclave_app.computations.sql_engine import (
 from enclave_app.computations.sql_plan import Plan, StatementNotUnderstood
 from enclave_app.gate import Input
 from policy.sections import Release
+from policy.sql_check import require_statements
+from tests.enclave_app.agreed import Agreed, computation
+from tests.support.parties import Consortium
 from tests.support.refusal import refused
 
 CORPUS: dict[str, Any] = json.loads(
@@ -444,3 +447,44 @@ def test_order_of_rows_says_nothing() -> None:
     """R15: the same persons in another order are the same table."""
     rows = many("n", 5) + many("s", 5)
     assert ran(COUNT, {"a": visits(rows)}) == ran(COUNT, {"a": visits(rows[::-1])})
+
+
+# As it is agreed, and as the page has it.
+
+
+def test_the_worked_policy_of_the_page() -> None:
+    """From the text in docs/computations.md to what the recipient opens."""
+    page = (Path(__file__).parents[2] / "docs/computations.md").read_text("utf-8")
+    section = page.partition("## sql\n")[2].partition("```toml\n")[2].partition("```")[0]
+    consortium = Consortium.create()
+    text = section.replace('id = "example"', 'id = "train"').replace("= 100,", "= 5,")
+    agreed = Agreed(consortium, consortium.policy(computation=text))
+    require_statements(agreed.policy)
+    columns = {"patient": "string", "age": "int64", "bmi": "double", "y": "int64"}
+    parts = [
+        table([(f"{who}{i}", 30 + i % 3, 20.0, i % 2) for i in range(30)], **columns)
+        for who in "ab"
+    ]
+    answer = agreed.answer(*parts)
+    assert answer["table"]["rows"] == [{"age": age, "persons": 20} for age in (30, 31, 32)]
+    assert agreed.document(*parts) == agreed.document(*parts)
+    assert len(agreed.document(*parts)) == len(agreed.document(*[p.slice(0, 18) for p in parts]))
+
+
+def test_refusal_by_rows_looks_like_every_other() -> None:
+    """The recipient is told that there is no table; which rule, and by whose rows, nobody is."""
+    consortium = Consortium.create()
+    section = computation("sql", f"statement = {json.dumps(COUNT_AGES)}, {ENGINE}", ["table"])
+    agreed = Agreed(consortium, consortium.policy(computation=section))
+    columns = {"patient": "string", "age": "int64", "bmi": "double", "y": "int64"}
+    few = [table([(f"{who}{i}", i, 20.0, 1) for i in range(9)], **columns) for who in "ab"]
+    assert agreed.answer(*few) == "no-group-large"
+    same = [table([(f"{who}{i}", 1, 20.0, 1) for i in range(9)], **columns) for who in "ab"]
+    assert agreed.answer(*same)["table"]["rows"] == [{"age": 1, "n": 18}]
+
+
+COUNT_AGES = (
+    "WITH u AS (SELECT patient, age FROM train_party_1 UNION ALL SELECT patient, age "
+    "FROM train_party_2) SELECT age, count(*) AS n FROM u GROUP BY age ORDER BY age"
+)
+ENGINE = "max_groups = 50, memory_mebibytes = 64, seconds = 20"
