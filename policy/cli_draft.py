@@ -246,7 +246,7 @@ def lint(
         from policy.advice import PolicyUnwise, advices, require_wise
         from policy.agreement_file import read_policy
         from policy.computations import DECLARED
-        from policy.document import PolicyInvalid, digest_text
+        from policy.document import PolicyProblems, digest_text
         from policy.draft import blank_fix, blank_lines
         from policy.sentences import together
         from policy.show import notes
@@ -256,7 +256,7 @@ def lint(
         try:
             read = read_policy(file)
             require_statements(read)
-        except PolicyInvalid as refusal:
+        except PolicyProblems as refusal:
             problems = [
                 {
                     "path": p.path,

@@ -74,7 +74,7 @@ def value_text(kind: Columns | Whole | Probabilities | Statement) -> str:
         case Whole():
             return f"an integer from {kind.least:,} to {kind.most:,}"
         case Statement():
-            return "the text of one SELECT, as docs/sql.md says"
+            return "the text of one SELECT; $name stands for a parameter with a name of your own"
         case Probabilities():
             return f"up to {kind.most} ascending numbers above 0 and below 1"
     parts = ["one or more columns" if kind.several else "one column"]

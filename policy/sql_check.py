@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policy.computations import bound
-from policy.document import Policy, PolicyInvalid
+from policy.document import Policy, PolicyProblems
 from policy.parameters import Fixed
 from policy.problems import PROBLEMS_CAP, Problem
 from policy.sections import Computation, Dataset
 from policy.syntax import LineIndex
 
 
-class StatementRefused(PolicyInvalid):
+class StatementRefused(PolicyProblems):
     """A statement of the policy says more than agreed SQL may."""
 
     code = "statement-refused"

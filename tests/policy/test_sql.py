@@ -20,7 +20,7 @@ from policy.sql_check import StatementRefused, require_statements
 from policy.sql_words import FUNCTIONS
 from policy.state import StudyState
 from tests.support.parties import AT, ROOTS, Consortium
-from tests.support.refusal import refused
+from tests.support.refusal import count_refusal, refused
 
 CORPUS: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "vectors/sql/statements.json").read_text("utf-8")
@@ -68,6 +68,7 @@ def test_the_corpus_is_as_large_as_it_was_agreed() -> None:
 @pytest.mark.parametrize("case", CORPUS["refused"], ids=lambda case: case["statement"][:60])
 def test_statement_that_says_more_than_groups(case: dict[str, Any]) -> None:
     """R03, R04, R09: files, other statements, strings of SQL, rows, bombs; with the place."""
+    count_refusal()
     first = statement_faults(case["statement"], datasets(case["inputs"]))[0]
     assert (first.at, first.reason) == (case["at"], case["reason"])
 
