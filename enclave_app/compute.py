@@ -50,7 +50,7 @@ def required(policy: Policy, task: Task, limit: int) -> Need:
     total = 0
     for dataset in _datasets(policy, computation):
         received = dataset.max_rows * _row_size(dataset)
-        total += received + need.bytes(dataset.max_rows, received)
+        total += received + need.fixed + need.bytes(dataset.max_rows, received)
     if total > limit:
         raise ComputationTooLarge(
             f"computation {computation.id!r} on all rows that the policy allows",

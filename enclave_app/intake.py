@@ -255,6 +255,8 @@ class Intake:
                 raise StreamOversized(
                     "release", expected=f"at most {self._dataset.max_rows} rows", found="more"
                 )
+            if not self.rows:
+                size += self._need.fixed
             if spilled is None:
                 self._memory.take(size)
                 self._held += size

@@ -53,6 +53,7 @@ class Need:
 
     per_row: int  #  bytes
     copies: int = 0  # of all that was received, such as texts that become Python's
+    fixed: int = 0  #  bytes of the computation itself, counted with each input
 
     def bytes(self, rows: int, received: int) -> int:
         """For so many rows, which are `received` bytes as they came."""

@@ -23,6 +23,7 @@ from policy.machines import with_machines
 from policy.merging import merge
 from policy.party import LocalParty
 from policy.signing import OwnSignatureMissing, require_own_signature, sign
+from policy.sql_check import require_statements
 from policy.state import StudyState
 from verifier.errors import Exit, placed
 from verifier.files import parse_file, read_file, rewrite
@@ -228,9 +229,10 @@ def merge_files(files: Sequence[Path], output: Path) -> Agreement:
 def sign_file(path: Path, read: Agreement, local: LocalParty) -> Agreement:
     """Sign the agreement as it is now: others may have signed while this person read it.
 
-    Raises: PolicyConflict where it became one on another policy; FileNotWritten; what reading
-        the signing key raises.
+    Raises: PolicyConflict where it became one on another policy; StatementRefused; FileNotWritten;
+        what reading the signing key raises.
     """
+    require_statements(read.policy)
     _ = local.signing  # asks for the passphrase before the file is locked
     done = read
 

@@ -246,14 +246,17 @@ def lint(
         from policy.advice import PolicyUnwise, advices, require_wise
         from policy.agreement_file import read_policy
         from policy.computations import DECLARED
-        from policy.document import PolicyInvalid, digest_text
+        from policy.document import PolicyProblems, digest_text
         from policy.draft import blank_fix, blank_lines
+        from policy.sentences import together
         from policy.show import notes
+        from policy.sql_check import require_statements
         from verifier.files import read_file
 
         try:
             read = read_policy(file)
-        except PolicyInvalid as refusal:
+            require_statements(read)
+        except PolicyProblems as refusal:
             problems = [
                 {
                     "path": p.path,
@@ -284,6 +287,7 @@ def lint(
         says = {c.id: f"{c.run} says {DECLARED[c.run].says}" for c in read.computation}
         ahead = _announced(read, collateral or [])
         facts = {"file": str(file), "problems": [], "digest": digest, "says": says, "notes": noted}
+        facts["together"] = told = [*together(read)]
         lines = [f"{file}: no problems, {digest}"]
         if manifest is not None:
             from policy.measured import accepted_measurement, require_agreed
@@ -292,6 +296,7 @@ def lint(
             lines.append(f"  {manifest} is the enclave {require_agreed(read, *found)}")
         lines += [
             *(f"  {name}: {text}" for name, text in (says | noted).items()),
+            *(f"  {sentence}" for sentence in told),
             *(f"  {place}: {level.text}" for place, level in ahead),
             *(f"  unwise: {advice}" for advice in unwise),
         ]

@@ -9,6 +9,7 @@ the same policies before a row is sent. The code is in `enclave_app.computations
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -117,16 +118,34 @@ class Probabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Statement:
+    """The text of a SELECT. Always fixed. What it may say: `policy.sql`, before anybody signs, and
+    `enclave_app.computations.sql_plan`, before it runs."""
+
+    task_may_choose: ClassVar[bool] = False
+
+    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
+        if not isinstance(value, str) or not 1 <= len(value) <= _STATEMENT_CAP:
+            yield path, f"one SELECT of at most {_STATEMENT_CAP} characters", ascii(value)[:80]
+
+
+_STATEMENT_CAP = 8000
+_BOUND_NAME = re.compile("[a-z][a-z0-9_]{0,63}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
 class Declared:
     """What a policy may ask of one computation."""
 
     about: str  # what it computes, in one sentence
     outputs: frozenset[str]
-    parameters: Mapping[str, Columns | Whole | Probabilities]
+    parameters: Mapping[str, Columns | Whole | Probabilities | Statement]
     says: str  # what its result still tells about persons when every rule holds
     fewest_subjects: int  # the least that `min_subjects_per_input` may demand
     optional: frozenset[str] = frozenset()
     fewest_inputs: int = 1
+    # Parameters with names of the policy's own: single values that are bound to $name.
+    binds: bool = False
     # R15: more digits tell more, and only few of them are known better than by chance.
     most_digits: int = 6
 
@@ -159,6 +178,23 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             fewest_inputs=2,
             says="how many keys all inputs have, or which. A provider chooses the keys that it "
             "asks about, as many as its max_rows",
+        ),
+        "sql": Declared(
+            about="A table of groups of persons, by a SELECT whose text stands in the policy.",
+            outputs=frozenset({"table"}),
+            parameters={
+                "statement": Statement(),
+                "max_groups": Whole(1, 10_000),
+                "memory_mebibytes": Whole(64, 4096),
+                "seconds": Whole(1, 3600),
+            },
+            # One person's value must not be half of a sum, and two could each compute the other's.
+            fewest_subjects=3,
+            binds=True,
+            says="the agreed counts, sums and means of every group that holds enough persons of "
+            "each input, and that other groups may exist. Totals of one table do not give hidden "
+            "groups away; two tables, or two values of a parameter, can be subtracted. Who knows "
+            "every row but one can compute that one",
         ),
         "summary_statistics": Declared(
             about="Mean, deviation and quantiles of each column over the rows of all inputs.",
@@ -226,8 +262,12 @@ def _meant(name: str, known: Collection[str]) -> str:
 def _parameters(
     path: str, parameters: Mapping[str, Parameter], declared: Declared, inputs: Sequence[Dataset]
 ) -> Iterator[Finding]:
-    for name in parameters:
-        if name not in declared.parameters:
+    for name, given in parameters.items():
+        if name in declared.parameters:
+            continue
+        if declared.binds:
+            yield from _bindable(f"{path}.{name}", name, given)
+        else:
             wanted = " or ".join(declared.parameters)
             yield f"{path}.{name}", wanted, "another parameter", _meant(name, declared.parameters)
     used: set[Value] = set()
@@ -249,3 +289,42 @@ def _parameters(
                 for twice in sorted(map(str, names & used)):
                     yield f"{path}.{name}", "a column with no other purpose", ascii(twice)
                 used |= names
+
+
+def _bindable(path: str, name: str, given: Parameter) -> Iterator[Finding]:
+    """A value of a statement: one of one type, and never a part of its text."""
+    if not _BOUND_NAME.fullmatch(name):
+        yield path, "a name of a-z, 0-9 and _, first a letter", ascii(name)
+    kinds = {type(value) for value in given.values()}
+    if tuple in kinds:
+        yield path, "a single value", "a list"
+    elif len(kinds) > 1:
+        yield path, "values of one type", "several types"
+
+
+def bound(run: str, values: Mapping[str, Value]) -> dict[str, Value]:
+    """The parameters of a task that have names of the policy's own."""
+    return {n: v for n, v in values.items() if n not in DECLARED[run].parameters}
+
+
+def columns_used(computation: Computation, inputs: Sequence[Dataset]) -> list[str]:
+    """Columns of the inputs that are computed with, each once, in the order of the policy.
+
+    Of a statement: those whose name stands in its text. It cannot use others: `*` is refused.
+    """
+    found: dict[str, None] = {}
+    for name, kind in DECLARED[computation.run].parameters.items():
+        parameter = computation.parameters.get(name)
+        for value in parameter.values() if parameter is not None else ():
+            if isinstance(kind, Columns):
+                found |= dict.fromkeys(map(str, value if isinstance(value, tuple) else (value,)))
+            elif isinstance(kind, Statement):
+                for dataset in inputs:
+                    found |= dict.fromkeys(named_in(str(value), dataset.columns))
+    return [*found]
+
+
+def named_in(statement: str, columns: Collection[str]) -> list[str]:
+    """The columns whose name stands in a statement as a word, in either case."""
+    text = statement.casefold()
+    return [c for c in columns if re.search(rf"(?<!\w){re.escape(c.casefold())}(?!\w)", text)]

@@ -48,11 +48,8 @@ _LISTS: dict[str, type[Strict]] = {
 _LIST_CAP = 256
 
 
-class PolicyInvalid(PolicyFormatError):
-    """The policy breaks rules of its schema; `problems` lists all of them."""
-
-    code = "policy-invalid"
-    default_fix = "correct the policy; `ratls policy lint` lists every problem"
+class PolicyProblems(PolicyFormatError):
+    """The policy breaks rules; `problems` lists all of them."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         first = problems[0]
@@ -68,6 +65,13 @@ class PolicyInvalid(PolicyFormatError):
         more = len(self.problems) - 1
         rest = f"; {more} more problem{'s' if more > 1 else ''}" if more else ""
         return f"{self.thing}: {self.problems[0].sentence}{rest}"
+
+
+class PolicyInvalid(PolicyProblems):
+    """The policy breaks rules of its schema; `problems` lists all of them."""
+
+    code = "policy-invalid"
+    default_fix = "correct the policy; `ratls policy lint` lists every problem"
 
 
 @dataclass(frozen=True, slots=True)

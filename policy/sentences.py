@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from policy.computations import DECLARED, Columns
+from policy.computations import DECLARED, bound, columns_used
 from policy.document import Policy, digest_text
 from policy.parameters import Choice, Fixed, Parameter
 from policy.sections import ANY_MACHINE, Computation, Dataset, Enclave, Party
@@ -34,7 +34,11 @@ class Section:
 
 def sections(policy: Policy) -> tuple[Section, ...]:
     """The agreement, each party in the order of the policy, and where it is computed."""
-    used = [(c, inputs_of(policy, c), _columns(c)) for c in policy.computation]
+    used = [
+        (c, inputs, columns_used(c, inputs))
+        for c in policy.computation
+        for inputs in [inputs_of(policy, c)]
+    ]
     return (
         Section("The agreement", tuple(_agreement(policy))),
         *(Section(_heading(p), tuple(_party(policy, p, used))) for p in policy.party),
@@ -121,6 +125,35 @@ def _agreement(policy: Policy) -> Iterator[str]:
         yield from computation_sentences(policy, computation)
         says = DECLARED[computation.run].says
         yield f"What a result of {computation.id} still tells: {says}."
+    yield from together(policy)
+
+
+def together(policy: Policy) -> Iterator[str]:
+    """What all computations over one dataset allow to be learnt: results can be subtracted."""
+    for dataset in policy.dataset:
+        using = [c for c in policy.computation if dataset.id in c.inputs]
+        chosen = [c.id for c in using if _chooses_persons(c)]
+        if len(using) < 2 and not chosen:
+            continue
+        columns = {n for c in using for n in columns_used(c, inputs_of(policy, c))}
+        shown = [name_text(n) for n in dataset.columns if n in columns]
+        yield (
+            f"{listed(c.id for c in using)} {'allow' if len(using) > 1 else 'allows'}, together, "
+            f"up to {sum(c.uses for c in using):,} results about {listed(shown)} of {dataset.id}. "
+            "Each result can be subtracted from another: persons that two of them differ by are "
+            "protected by no rule but these uses."
+        )
+        if chosen:
+            yield f"Who starts {listed(chosen, 'or')} chooses by which persons its results differ."
+
+
+def _chooses_persons(computation: Computation) -> bool:
+    """Does a task give values to a statement?"""
+    given = computation.parameters
+    return any(
+        not isinstance(given[name], Fixed)
+        for name in bound(computation.run, dict.fromkeys(given, ""))
+    )
 
 
 def _heading(party: Party) -> str:
@@ -271,17 +304,6 @@ def inputs_of(policy: Policy, computation: Computation) -> list[Dataset]:
     """The datasets that it uses, in its order."""
     known = {d.id: d for d in policy.dataset}
     return [known[name] for name in computation.inputs]
-
-
-def _columns(computation: Computation) -> list[str]:
-    """The columns that the computation uses, each once."""
-    found: dict[str, None] = {}
-    for name, kind in DECLARED[computation.run].parameters.items():
-        parameter = computation.parameters.get(name)
-        if isinstance(kind, Columns) and parameter is not None:
-            for value in parameter.values():
-                found |= dict.fromkeys(map(str, value if isinstance(value, tuple) else (value,)))
-    return [*found]
 
 
 def _receives(recipients: tuple[str, ...]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from policy.computations import DECLARED, Columns, Declared, Probabilities, Whole
+from policy.computations import DECLARED, Columns, Declared, Probabilities, Statement, Whole
 from verifier.errors import ConfigError
 
 _TYPES = ("bool", "int32", "int64", "float32", "float64", "string")  # in this order
@@ -20,6 +20,11 @@ _EXAMPLE_VALUES = {  # for a policy whose datasets have these columns
     "key": '"patient"',
     "columns": '["age", "bmi"]',
     "quantiles": "[0.25, 0.5, 0.75]",
+    "statement": '"WITH r AS (SELECT patient, age FROM train_party_1 UNION ALL SELECT patient, age '
+    'FROM train_party_2) SELECT age, count(*) AS persons FROM r GROUP BY age ORDER BY age"',
+    "max_groups": "200",
+    "memory_mebibytes": "512",
+    "seconds": "60",
 }
 
 
@@ -63,11 +68,13 @@ def facts(name: str) -> dict[str, Any]:
     }
 
 
-def value_text(kind: Columns | Whole | Probabilities) -> str:
+def value_text(kind: Columns | Whole | Probabilities | Statement) -> str:
     """What a parameter takes."""
     match kind:
         case Whole():
             return f"an integer from {kind.least:,} to {kind.most:,}"
+        case Statement():
+            return "the text of one SELECT; $name stands for a parameter with a name of your own"
         case Probabilities():
             return f"up to {kind.most} ascending numbers above 0 and below 1"
     parts = ["one or more columns" if kind.several else "one column"]
@@ -104,7 +111,11 @@ def block(name: str, *, id_: str, inputs: str, people: str, fill: bool = True) -
     )
 
 
-def _example(parameter: str, kind: Columns | Whole | Probabilities, *, fill: bool) -> str:
+def _example(
+    parameter: str, kind: Columns | Whole | Probabilities | Statement, *, fill: bool
+) -> str:
+    if not fill and isinstance(kind, Statement):
+        return '"<statement>"'
     if fill or not isinstance(kind, Columns):
         return _EXAMPLE_VALUES[parameter]
     return '["<columns>"]' if kind.several else '"<column>"'

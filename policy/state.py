@@ -33,6 +33,7 @@ from policy.journal_entries import AcceptedEntry, DistrustedEntry, WithdrawnEntr
 from policy.machines import machines_path
 from policy.party import LocalParty
 from policy.signing import require_own_signature
+from policy.sql_check import require_statements
 from policy.standing import Standing
 from policy.text import SLUG
 from policy.values import Digest
@@ -99,11 +100,12 @@ class StudyState:
 
         Raises: what `require_complete` and `require_own_signature` raise; PolicyExpired,
             PolicyRollback, PolicyConflict, Distrusted, PartyWithdrew, FileNotWritten, LockHeld,
-            LocksMissing; AuditError, StateCopied for the content of the folder.
+            LocksMissing; StatementRefused; AuditError, StateCopied for the content of the folder.
         """
         complete = agreement.require_complete()
         require_own_signature(complete, party)
         require_not_expired(complete.policy, at)
+        require_statements(complete.policy)
         study, versions = complete.policy.study, complete.agreement.versions
         keyids = complete.agreement.newest.keyids
         path, raw = self.path(study), agreement.encode()

@@ -20,10 +20,12 @@ def budget(
     dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Show how many tasks each computation may still have, for each own dataset.
+    """Show what of each own dataset's budget is spent, reserved and left.
 
     Counted from the journal: per dataset and what is learnt from it (computation and columns),
-    over all studies and versions. A task counts once its rows may have left, whatever came of it.
+    over all studies and versions. A task counts once its rows may have left, whatever came of it: a
+    refusal by rows is an answer too. It is reserved until its commit was signed, then spent. The
+    last lines say how many tasks had rows of a dataset at all.
 
     Example: ratls provider budget --party alice
     """
@@ -43,9 +45,11 @@ def budget(
             for row in _of(stored.policy, own, records)
             if dataset in (None, row["dataset"])
         ]
+        totals = [_total(records, name) for name in dict.fromkeys(row["dataset"] for row in rows)]
         shell.answer(
-            {"party": own, "budgets": rows},
-            "\n".join(map(_line, rows)) or f"{own} owns no input of an accepted policy",
+            {"party": own, "budgets": rows, "datasets": totals},
+            "\n".join([*map(_line, rows), *map(_total_line, totals)])
+            or f"{own} owns no input of an accepted policy",
         )
 
 
@@ -66,6 +70,8 @@ def _of(policy: Policy, own: str, records: tuple[JournalRecord, ...]) -> list[di
                     "run": computation.run,
                     "uses": budget.uses,
                     "used": budget.used,
+                    "spent": budget.used - len(budget.reserved),
+                    "reserved": len(budget.reserved),
                     "left": budget.left,
                     "used_by_study": {study: len(tasks) for study, tasks in budget.tasks.items()},
                 }
@@ -78,5 +84,23 @@ def _line(row: dict[str, Any]) -> str:
     more = "".join(f", {number} of them for {study}" for study, number in elsewhere.items())
     return (
         f"{row['study']}: {row['dataset']}, {row['computation']} ({row['run']}): "
-        f"{row['left']} of {row['uses']} left, {row['used']} used{more}"
+        f"{row['left']} of {row['uses']} left, {row['spent']} spent, "
+        f"{row['reserved']} reserved{more}"
     )
+
+
+def _total(records: tuple[JournalRecord, ...], dataset: str) -> dict[str, Any]:
+    from provider.budget import of_dataset
+
+    found = of_dataset(records, dataset)
+    return {
+        "dataset": dataset,
+        "tasks": found.used,
+        "reserved": len(found.reserved),
+        "by_study": {study: len(tasks) for study, tasks in found.tasks.items()},
+    }
+
+
+def _total_line(total: dict[str, Any]) -> str:
+    studies = "".join(f", {number} for {study}" for study, number in total["by_study"].items())
+    return f"{total['dataset']} in all: {total['tasks']} tasks{studies}"

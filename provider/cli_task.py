@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policy.options import Json, PartyDir, PassphraseFile, own_party
+from provider.cli_task_preview import preview
 from provider.cli_task_queue import show, submit, watch
 from provider.options import (
     OWN_TASK,
@@ -98,6 +99,7 @@ def sign(
 
 
 task.command("sign")(with_simulation_option(sign))
+task.command("preview")(preview)
 task.command("submit")(submit)
 task.command("list")(show)
 task.command("watch")(watch)

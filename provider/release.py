@@ -265,7 +265,7 @@ def _reserved(
         policy=digest_text(job.policy.digest),
         study=job.task.study,
         computation=job.computation.id,
-        learnt=learnt(job.computation),
+        learnt=learnt(job.policy, job.computation),
         instance=fresh.claims.instance.hex(),
         expires=instant_text(job.task.expires),
         place=place_digest(job.place),

@@ -97,6 +97,7 @@ TAKES: Mapping[str, Mapping[str, str]] = {
     "provider journal verify": _STATE,
     "provider journal export": _STATE,
     "task sign": {"study": "study", **_KEYS, **_STATE},
+    "task preview": {"party": "party", "study": "study", **_STATE},
     "task submit": {**_SCHEDULER, **_KEYS, **_STATE},
     "task list": {**_SCHEDULER, **_KEYS},
     "task watch": {**_SCHEDULER, **_KEYS},

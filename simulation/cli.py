@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -188,16 +188,19 @@ def demo(
         typer.Option("--keep", metavar="DIR", help="Leave everything in this new folder."),
     ] = None,
     tee: TeeOption = Tee.SGX,
+    study: Annotated[
+        Literal["model", "sql"], typer.Option(help="A model, or a table by an agreed statement.")
+    ] = "model",
 ) -> None:
-    """Run the whole job on this machine, in simulation: agree, release, train, collect.
+    """Run the whole job on this machine, in simulation: agree, release, compute, collect.
 
-    Example: ratls demo --tee tdx --keep my-demo
+    Example: ratls demo --study sql --keep my-demo
     """
-    from simulation.demo import run
+    from simulation.demo import Study, run
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status():
-        raise typer.Exit(run(keep, tee))
+        raise typer.Exit(run(keep, tee, Study(study)))
 
 
 def _describe(folder: Path, platform: Platform) -> tuple[dict[str, object], str]:

@@ -14,6 +14,7 @@ import signal
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +22,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from simulation import demo_sql
 from simulation.demo_files import (
     PARTIES,
     STUDY,
@@ -40,10 +42,18 @@ AGREED_LOG = "agreed.ccel"
 STEPS = 11
 
 
-def run(keep: Path | None, tee: Tee = Tee.SGX) -> int:
+class Study(StrEnum):
+    """What the parties of a demonstration agree to compute."""
+
+    MODEL = "model"
+    SQL = "sql"
+
+
+def run(keep: Path | None, tee: Tee = Tee.SGX, study: Study = Study.MODEL) -> int:
     """The whole demonstration; the exit status.
 
     Args:
+        study: One model, by agents and a mailbox; or a table by an agreed statement.
         tee: Whether the rows go to an SGX enclave, or to a TDX guest.
         keep: Folder to make and to leave everything in; None works in one that is removed.
     """
@@ -57,12 +67,16 @@ def run(keep: Path | None, tee: Tee = Tee.SGX) -> int:
         except OSError as error:
             raise FileNotWritten(str(keep), expected="a new folder", found=cause(error)) from error
     folder = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="ratls-demo-"))
-    stage = Stage(folder, STEPS)
+    stage = Stage(folder, STEPS if study is Study.MODEL else demo_sql.STEPS)
     # Ctrl-C too: a shell makes jobs in the background ignore it.
     stops = (signal.SIGTERM, signal.SIGINT)
     restore = [signal.signal(stop, _interrupt) for stop in stops]
     try:
-        _tell_story(stage, demo_tee(tee))
+        if study is Study.MODEL:
+            _tell_story(stage, demo_tee(tee))
+        else:
+            kind = demo_tee(tee)
+            demo_sql.tell_story(stage, kind, make_intel=_make_intel, type_keys=_type_keys)
     except KeyboardInterrupt:
         stage.tell("\n[yellow]interrupted[/]: every process of the demo was ended")
         return Exit.INTERRUPTED
@@ -401,7 +415,7 @@ def _say_what_next(stage: Stage, kept: Path | None) -> None:
     stage.console.print()
     stage.console.print(
         Panel(
-            f"Two parties released rows, one model came out, and no one saw a row. {where}.\n\n"
+            f"Two parties released rows, one result came out, and no one saw a row. {where}.\n\n"
             f"What to try next:{escape(again)}\n"
             "  ratls verify quote FILE --collateral F   is a quote genuine, how current is it?\n"
             "  ratls policy new --help                  start a policy of your own\n"

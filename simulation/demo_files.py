@@ -41,8 +41,11 @@ def write_rows(folder: Path) -> Iterator[tuple[str, int, int]]:
         yield who, part.num_rows, part.num_columns
 
 
-def policy_text(folder: Path, root: str, ppid: str, enclave: str) -> str:
-    """The policy of the demo, on the rows and keys in `folder`; `enclave` is its `[[enclave]]`."""
+def policy_text(
+    folder: Path, root: str, ppid: str, enclave: str, computation: str | None = None
+) -> str:
+    """The policy of the demo, on the rows and keys in `folder`; `enclave` is its `[[enclave]]`,
+    `computation` its `[[computation]]` in place of a training."""
     import pyarrow.parquet as pq
 
     names = pq.read_schema(folder / "unsplit.parquet").names
@@ -85,7 +88,11 @@ max_collateral_age_days = 30
 machines = ["ppid:{ppid}"]
 
 {datasets}
-[[computation]]
+{computation or _training(features)}"""
+
+
+def _training(features: list[str]) -> str:
+    return f"""[[computation]]
 id = "train"
 run = "logistic_regression"
 inputs = ["train_party_1", "train_party_2"]

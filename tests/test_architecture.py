@@ -124,9 +124,10 @@ NOT_IN_THE_ENCLAVE = {
     *("verifier.crl", "verifier.pck", "verifier.qe", "verifier.tcb", "policy.admission"),
     *("verifier.shell", "verifier.modes", "verifier.usage", "enclave_app.cli"),
     *("ratls.attester_option", "policy.agreement_file", "policy.journal", "policy.state"),
+    *("policy.sql", "policy.sql_check", "policy.sql_words"),
 }
 ENCLAVE_LIBRARIES = {
-    *("cbor2", "cryptography", "grpc", "numpy", "pyarrow", "pydantic"),
+    *("cbor2", "cryptography", "duckdb", "grpc", "highspy", "numpy", "pyarrow", "pydantic"),
     *("securesystemslib", "structlog"),
 }
 

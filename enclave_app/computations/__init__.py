@@ -14,6 +14,7 @@ from typing import Any
 from enclave_app.computations import (
     logistic_regression,
     private_set_intersection,
+    sql,
     summary_statistics,
 )
 from enclave_app.gate import Group, Inputs, Share
@@ -38,14 +39,27 @@ class BuiltIn:
     # (parameters, outputs, `max_rows` of each input) -> bytes of the longest result. Rows decide
     # nothing in it: every outcome of a task has this length, padded.
     longest: Callable[[Mapping[str, Any], Sequence[str], Sequence[int]], int]
+    # Called at the start of an enclave whose policy has it. Raises: where it must not run.
+    ready: Callable[[], None]
+
+
+def _nothing() -> None:
+    """To be done at the start for most of them."""
 
 
 COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
     {
-        name: BuiltIn(module.groups, module.run, module.need, module.longest)
+        name: BuiltIn(
+            module.groups,
+            module.run,
+            module.need,
+            module.longest,
+            getattr(module, "ready", _nothing),
+        )
         for name, module in (
             ("logistic_regression", logistic_regression),
             ("private_set_intersection", private_set_intersection),
+            ("sql", sql),
             ("summary_statistics", summary_statistics),
         )
     }

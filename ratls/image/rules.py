@@ -26,8 +26,8 @@ _RULES = {
     "types": r"\.pyi$|(^|/)py\.typed$",
     # Each is code that runs, or a folder that is searched, without an import that names it.
     "start-up hooks": r"\.(pth|egg-link)$|(^|/)((site|user)customize\.py|pyvenv\.cfg)$",
-    # Of an installation: where, when and by which tool.
-    "metadata": r"\.(dist|egg)-info(/|$)",
+    # Of an installation: where, when and by which tool. DuckDB reads its own version from one text.
+    "metadata": r"^(?!duckdb-[0-9.]+\.dist-info/METADATA$).*\.(dist|egg)-info(/|$)",
     "bytecode": r"(^|/)__pycache__(/|$)|\.py[co]$",
     "what installs": r"(^|/)(pip|setuptools|wheel|ensurepip|distutils|lib2to3)(/|$)",
     "terminals and command lines": r"(^|/)(typer|click|rich|pygments|shellingham)(/|$)"

@@ -153,7 +153,9 @@ def test_nothing_but_a_number_is_ever_left_to_a_task() -> None:
     """The kind: each parameter that names columns or probabilities was tried above."""
     tried = {(run, name) for run, name, _ in CHOICES}
     assert {(r, n) for r, d in DECLARED.items() for n in d.parameters} - tried == {
-        (MODEL, "max_iter")
+        (MODEL, "max_iter"),
+        *(("sql", name) for name in ("max_groups", "memory_mebibytes", "seconds")),
+        ("sql", "statement"),  # in test_sql
     }
 
 

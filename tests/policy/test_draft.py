@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -57,6 +58,12 @@ def test_a_draft_lints_clean_once_its_blanks_are_filled(desk: Desk, run: str) ->
     report = desk.json("policy", "lint", draft, status=3)
     assert report["blank_lines"] == told["blank_lines"]
     assert "fill in the blank" in {p["fix"] for p in report["problems"]}
+    one, two = json.loads(text.partition("\ninputs = ")[2].partition("\n")[0])
+    statement = (
+        f"WITH r AS (SELECT patient, age FROM '{one}' UNION ALL SELECT patient, age FROM '{two}') "  # noqa: S608
+        "SELECT sum(age) AS s FROM r"
+    )
+    text = text.replace("<statement>", statement.replace("'", '\\"'))
     text = filled(text).replace('key = "<column>"', 'key = "patient"')
     assert blank_lines(text) == []
     draft.write_text(text, "utf-8")

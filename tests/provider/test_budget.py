@@ -49,7 +49,7 @@ def reserve(state: Path, task: int, of: Policy, computation: str = "train", **fi
         "policy": digest(0),
         "study": of.study,
         "computation": computation,
-        "learnt": learnt(found),
+        "learnt": learnt(of, found),
         "instance": "ab" * 16,
         "expires": "2026-11-26T00:00:00Z",
         "place": place_digest(HOME),
@@ -185,6 +185,7 @@ def test_what_is_left_is_shown(state: Path) -> None:
     assert (budget.uses, budget.used, budget.left) == (10, 2, 8)
     words = ("budget", "--party", WORLD.alice.folder, "--state", state)
     said = typed(provider, words).stdout
-    assert "train_party_1, train (logistic_regression): 8 of 10 left, 2 used" in said
+    assert "train_party_1, train (logistic_regression): 8 of 10 left, 0 spent, 2 reserved" in said
     assert "1 of them for another" in said
+    assert "train_party_1 in all: 2 tasks" in said
     assert "owns no input" in typed(provider, (*words, "--dataset", "none")).stdout

@@ -63,6 +63,17 @@ def test_the_whole_job_runs_and_leaves_what_was_asked_for(tmp_path: Path) -> Non
     assert journal[3]["entry"]["check"] == "measurement"
 
 
+def test_an_agreed_table_is_shown(tmp_path: Path) -> None:
+    """A statement that reads files is refused, small groups stay, the rest is what it should be."""
+    run = demo(tmp_path, "--study", "sql", "--keep", str(tmp_path / "kept"))
+    output, _ = run.communicate(timeout=HANG_LIMIT)
+    assert run.returncode == Exit.YES, output[-3000:]
+    assert "stays inside" in output
+    table = json.loads((tmp_path / "kept" / "carol" / "table.json").read_text("utf-8"))["table"]
+    assert table["columns"] == ["band", "ill", "patients", "marker_2"]
+    assert "low" not in {row.get("band") for row in table["rows"]}
+
+
 def test_the_whole_job_runs_with_a_trust_domain(tmp_path: Path) -> None:
     """The same parties and rows; the policy lists the guest's registers, and the refusal of one
     with other code ends with the event in which it differs."""

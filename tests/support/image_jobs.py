@@ -24,6 +24,7 @@ ONE, TWO = "train_party_1", "train_party_2"
 OUTPUT = {
     "logistic_regression": "model_weights",
     "private_set_intersection": "intersection_size",
+    "sql": "table",
     "summary_statistics": "statistics",
 }
 

@@ -46,6 +46,13 @@ SECTIONS = {
         10,
     ),
     "private_set_intersection": ('key = "age"', ["intersection_size"], 3),
+    "sql": (
+        'statement = "WITH u AS (SELECT patient, y, age FROM train_party_1 UNION ALL SELECT '
+        "patient, y, age FROM train_party_2) SELECT y, count(*) AS n, avg(age) AS m FROM u "
+        'GROUP BY ROLLUP (y) ORDER BY y", max_groups = 10, memory_mebibytes = 64, seconds = 60',
+        ["table"],
+        5,
+    ),
     "summary_statistics": ('columns = ["age", "bmi"], quantiles = [0.5]', ["statistics"], 5),
 }
 # A test that has this property ran beside the files of the machine: the summary says so.
