@@ -149,6 +149,7 @@ def own_end(
     party: str | PathLike[str],
     collateral: str | PathLike[str],
     passphrase_file: str | PathLike[str] | None = None,
+    state: str | PathLike[str] | None = None,
     allow_simulation: bool = False,
 ) -> tuple[ChannelIdentity, Verifier]:
     """What a party shows on attested connections, and with what it judges the enclave.
@@ -161,6 +162,8 @@ def own_end(
         party: This party's folder.
         collateral: A bundle; it is read again for each proof while a connection lasts.
         passphrase_file: Of the party's keys; the terminal is asked, if left out.
+        state: This party's state folder, which knows of withdrawals and of distrusted keys; the
+            user's own, if left out.
         allow_simulation: Take a simulated root, where the agreement names one.
 
     Raises:
@@ -170,12 +173,13 @@ def own_end(
 
     prepare_process()  # before anything loads gRPC, which reads the environment once
     from policy.agreement_file import open_agreement
-    from policy.options import own_party
+    from policy.options import known_state, own_party
     from ratls.appraise import Expectation
     from ratls.pin import ChannelIdentity
     from ratls.session import Verifier, utc_now
 
-    brought = open_agreement(Path(policy), party=Path(party), digest=None)
+    kept = known_state(None if state is None else Path(state))
+    brought = open_agreement(Path(policy), party=Path(party), digest=None, state=kept)
     passphrase = None if passphrase_file is None else Path(passphrase_file)
     local = own_party(Path(party), passphrase)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policy.options import Json, PassphraseFile, own_party
+from policy.options import Json, PassphraseFile, known_state, own_party
 from ratls.options import AgreementFile, CollateralFile, NewestState
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
@@ -70,7 +70,7 @@ def client(
         folder = state or user_folder("state")
 
         def expect() -> Expectation:
-            brought = open_agreement(agreement, party=party, digest=None)
+            brought = open_agreement(agreement, party=party, digest=None, state=known_state(folder))
             return _expect(shell, brought, collateral, folder, enclave, allow_simulation)
 
         expect()  # what is wrong with the files is told now, not to the first program

@@ -102,6 +102,7 @@ def show_foreign(
     agreement: Path | None,
     party: Path | None,
     digest: str | None,
+    state: Path | None,
     root: str | None,
     at: datetime,
     allow_simulation: bool,
@@ -123,7 +124,7 @@ def show_foreign(
         shell.say(f"the quote, not verified, is in {save_quote}")
     if collateral is None:
         raise CollateralNotNamed(place, expected="a bundle to judge with", found="none")
-    accept, root_name, doubt = _demand(shell, agreement, party, digest, root, at)
+    accept, root_name, doubt = _demand(shell, agreement, party, digest, state, root, at)
     roots = shell.anchors(root_name, allow_simulation=allow_simulation)
     bundle = read_collateral(collateral)
     found = appraise_foreign(der, format, bundle, accept, roots=roots, at=at)
@@ -164,6 +165,7 @@ def _demand(
     agreement: Path | None,
     party: Path | None,
     digest: str | None,
+    state: Path | None,
     root: str | None,
     at: datetime,
 ) -> tuple[Callable[[VerifiedQuote], Appraisal], str, RatlsError | None]:
@@ -174,8 +176,9 @@ def _demand(
         return usual_acceptance(None, None), "intel" if root is None else root, None
     from policy.admission import admit
     from policy.agreement_file import open_agreement
+    from policy.options import known_state
 
-    brought = open_agreement(agreement, party=party, digest=digest)
+    brought = open_agreement(agreement, party=party, digest=digest, state=known_state(state))
     agreed = brought.ready(brought.agreed.in_force(at).policy)
     admitted = partial(admit, agreed, at=at)
     doubt = doubt_of(shell, brought, agreed)
