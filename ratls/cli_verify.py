@@ -19,7 +19,7 @@ from ratls.cli_verify_foreign import (
     require_fitting,
     show_foreign,
 )
-from ratls.cli_verify_quote import doubt_of, quote
+from ratls.cli_verify_quote import AcceptAdvisory, AcceptStatus, doubt_of, quote
 from ratls.errors import FreshnessError
 from ratls.options import AgreementFile, At, NewestState, enclave_facts
 from verifier.modes import simulation_installed, with_simulation_option
@@ -60,6 +60,8 @@ def cert(
     format: FormatName = None,
     stapled: Stapled = False,
     root: Root = None,
+    accept_status: AcceptStatus = None,
+    accept_advisory: AcceptAdvisory = None,
     party: OwnParty = None,
     digest: KnownDigest = None,
     at: At = None,
@@ -77,7 +79,7 @@ def cert(
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
-    require_fitting(format, agreement, root, stapled, collateral)
+    require_fitting(format, agreement, (root, accept_status, accept_advisory), stapled, collateral)
     if collateral is None and not stapled:
         raise typer.BadParameter("name a bundle, or say --stapled", param_hint="--collateral")
     with refusals_as_exit_status(json_output) as shell:
@@ -98,6 +100,7 @@ def cert(
                 party=party,
                 digest=digest,
                 root=root,
+                accepting=(accept_status, accept_advisory),
                 at=instant,
                 allow_simulation=allow_simulation,
                 certificate_only=True,
@@ -120,6 +123,8 @@ def server(
     format: FormatName = None,
     stapled: Stapled = False,
     root: Root = None,
+    accept_status: AcceptStatus = None,
+    accept_advisory: AcceptAdvisory = None,
     party: OwnParty = None,
     digest: KnownDigest = None,
     certificate_only: Annotated[
@@ -150,7 +155,7 @@ def server(
 
     if party is not None and certificate_only:
         raise typer.BadParameter("cannot be combined with --party", param_hint="--certificate-only")
-    require_fitting(format, agreement, root, stapled, collateral)
+    require_fitting(format, agreement, (root, accept_status, accept_advisory), stapled, collateral)
     if collateral is None and save_quote is None and not stapled:
         raise typer.BadParameter(
             f"name a bundle; ratls collateral fetch --enclave {address} makes one",
@@ -183,6 +188,7 @@ def server(
                 party=party,
                 digest=digest,
                 root=root,
+                accepting=(accept_status, accept_advisory),
                 at=now(),
                 allow_simulation=allow_simulation,
                 certificate_only=certificate_only,
