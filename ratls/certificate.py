@@ -41,7 +41,7 @@ VALIDITY = timedelta(days=3)
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
-# Formats of other producers (docs/channel.md 2.1). None is read; beside ours, one is ambiguous.
+# Formats of other producers (docs/channel.md 2.1). None is read here; beside ours it is ambiguous.
 FOREIGN_EVIDENCE = {
     "0.6.9.42.840.113741.1337.6": "Gramine's legacy quote",
     "1.2.840.113741.1337.6": "a legacy quote",

@@ -27,7 +27,7 @@ from ratls.cli_verify_foreign import (
     require_fitting,
     show_foreign,
 )
-from ratls.cli_verify_quote import doubt_of, quote
+from ratls.cli_verify_quote import AcceptAdvisory, AcceptStatus, doubt_of, quote
 from ratls.errors import FreshnessError
 from ratls.options import AgreementFile, At, NewestState, enclave_facts
 from verifier.modes import simulation_installed, with_simulation_option
@@ -68,6 +68,8 @@ def cert(
     format: FormatName = None,
     stapled: Stapled = False,
     root: Root = None,
+    accept_status: AcceptStatus = None,
+    accept_advisory: AcceptAdvisory = None,
     party: OwnParty = None,
     digest: KnownDigest = None,
     at: At = None,
@@ -86,7 +88,7 @@ def cert(
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
-    require_fitting(format, agreement, root, stapled, collateral)
+    require_fitting(format, agreement, (root, accept_status, accept_advisory), stapled, collateral)
     if collateral is None and not stapled:
         raise typer.BadParameter("name a bundle, or say --stapled", param_hint="--collateral")
     with refusals_as_exit_status(json_output) as shell:
@@ -108,6 +110,7 @@ def cert(
                 digest=digest,
                 state=state,
                 root=root,
+                accepting=(accept_status, accept_advisory),
                 at=instant,
                 allow_simulation=allow_simulation,
                 certificate_only=True,
@@ -130,6 +133,8 @@ def server(
     format: FormatName = None,
     stapled: Stapled = False,
     root: Root = None,
+    accept_status: AcceptStatus = None,
+    accept_advisory: AcceptAdvisory = None,
     party: OwnParty = None,
     digest: KnownDigest = None,
     certificate_only: Annotated[
@@ -160,7 +165,7 @@ def server(
 
     if party is not None and certificate_only:
         raise typer.BadParameter("cannot be combined with --party", param_hint="--certificate-only")
-    require_fitting(format, agreement, root, stapled, collateral)
+    require_fitting(format, agreement, (root, accept_status, accept_advisory), stapled, collateral)
     if collateral is None and save_quote is None and not stapled:
         raise typer.BadParameter(
             f"name a bundle; ratls collateral fetch --enclave {address} makes one",
@@ -194,6 +199,7 @@ def server(
                 digest=digest,
                 state=state,
                 root=root,
+                accepting=(accept_status, accept_advisory),
                 at=now(),
                 allow_simulation=allow_simulation,
                 certificate_only=certificate_only,

@@ -17,7 +17,7 @@ from verifier.errors import CollateralFetchError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from ratls.foreign_certificate import Format
+    from ratls.foreign_formats import Format
     from verifier.appraisal import Appraisal
     from verifier.errors import RatlsError
     from verifier.shell import Shell
@@ -63,7 +63,7 @@ class ProfileNeverFresh(FreshnessError):
 
 def format_named(name: str) -> Format:
     """The format with this name. Raises: BadParameter."""
-    from ratls.foreign_certificate import FORMATS
+    from ratls.foreign_formats import FORMATS
 
     if name not in FORMATS:
         raise typer.BadParameter(
@@ -73,16 +73,24 @@ def format_named(name: str) -> Format:
 
 
 def require_fitting(
-    format: str | None, agreement: Path | None, root: str | None, stapled: bool, collateral: object
+    format: str | None,
+    agreement: Path | None,
+    asked: tuple[object, ...],
+    stapled: bool,
+    collateral: object,
 ) -> None:
-    """What is typed belongs together. Raises: BadParameter."""
+    """What is typed belongs together; `asked` goes with a format alone. Raises: BadParameter."""
     if format is None and agreement is None:
         raise typer.BadParameter(
             "name the agreement; or, for another project's certificate, its --format",
             param_hint="--agreement",
         )
-    if root is not None and (format is None or agreement is not None):
-        raise typer.BadParameter("the policy names its root", param_hint="--root")
+    if any(asked) and (format is None or agreement is not None):
+        raise typer.BadParameter(
+            "--root, --accept-status and --accept-advisory go with --format; a policy says itself "
+            "what it accepts",
+            param_hint="--agreement",
+        )
     if stapled and (format is not None or collateral is not None):
         raise typer.BadParameter(
             "cannot be combined with --collateral or --format", param_hint="--stapled"
@@ -104,6 +112,7 @@ def show_foreign(
     digest: str | None,
     state: Path | None,
     root: str | None,
+    accepting: tuple[list[str] | None, list[str] | None],
     at: datetime,
     allow_simulation: bool,
     certificate_only: bool,
@@ -124,7 +133,7 @@ def show_foreign(
         shell.say(f"the quote, not verified, is in {save_quote}")
     if collateral is None:
         raise CollateralNotNamed(place, expected="a bundle to judge with", found="none")
-    accept, root_name, doubt = _demand(shell, agreement, party, digest, state, root, at)
+    accept, root_name, doubt = _demand(shell, agreement, party, digest, state, root, accepting, at)
     roots = shell.anchors(root_name, allow_simulation=allow_simulation)
     bundle = read_collateral(collateral)
     found = appraise_foreign(der, format, bundle, accept, roots=roots, at=at)
@@ -167,13 +176,14 @@ def _demand(
     digest: str | None,
     state: Path | None,
     root: str | None,
+    accepting: tuple[list[str] | None, list[str] | None],
     at: datetime,
 ) -> tuple[Callable[[VerifiedQuote], Appraisal], str, RatlsError | None]:
     """What is asked of the quote, under which root, and the doubt about the agreement."""
     if agreement is None:
         from ratls.cli_verify_quote import usual_acceptance
 
-        return usual_acceptance(None, None), "intel" if root is None else root, None
+        return usual_acceptance(*accepting), "intel" if root is None else root, None
     from policy.admission import admit
     from policy.agreement_file import open_agreement
     from policy.options import known_state

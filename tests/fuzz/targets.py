@@ -153,7 +153,8 @@ def _loader() -> Parse:
 
 def _foreign() -> Parse:
     """A certificate of another project, as every format in turn, up to its quote."""
-    from ratls.foreign_certificate import FORMATS, foreign_quote
+    from ratls.foreign_certificate import foreign_quote
+    from ratls.foreign_formats import FORMATS
     from verifier.errors import RatlsError
 
     def parse(data: bytes) -> object:
@@ -287,7 +288,7 @@ def _bulk_seeds(_: Path | None) -> list[bytes]:
 
 
 def _foreign_seeds(vectors: Path | None) -> list[bytes]:
-    from ratls.foreign_certificate import FORMATS
+    from ratls.foreign_formats import FORMATS
     from tests.support.foreign_certificates import foreign
     from tests.support.intel import World
 

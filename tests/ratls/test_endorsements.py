@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enclave_app.application import Enclave
 from policy.admission import CollateralTooOld, EvaluationNumberTooLow
 from policy.document import digest_text
 from ratls import cbor
@@ -29,6 +31,8 @@ from ratls.endorsements import (
     stapled_collateral,
 )
 from ratls.identity import EnclaveIdentity
+from ratls.log import open_log
+from tests.support.enclave import EnclaveWorld
 from tests.support.flight_peers import NOW, PlatformAttester, Study, tls_server
 from tests.support.refusal import refused
 from tests.support.typed import typed
@@ -171,6 +175,26 @@ def test_real_bundles_fit_into_a_certificate(vectors: Path) -> None:
             made = build_certificate(key, bytes(5000), bytes(16), 1, NOW, value)
             again = stapled_collateral(made.public_bytes(Encoding.DER))
             assert (again.tcb_info, again.qe_identity) == (bundle.tcb_info, bundle.qe_identity)
+
+
+def test_an_enclave_staples_what_its_operator_names() -> None:
+    """The bundle comes from the host: nothing rests on it but Intel's signatures inside."""
+    world = EnclaveWorld.create()
+    bundle = Collateral.parse(world.collateral)
+    for value in (encode_endorsements(bundle), b""):
+        enclave = Enclave.start(
+            world.complete, world.attester, log=open_log(io.StringIO()), endorsements=value
+        )
+        try:
+            der = enclave.identity.certificate_der
+            if value:
+                held = replace(world.expectation, collateral=stapled_collateral(der))
+                appraise_certificate(der, held, at=NOW)
+            else:
+                with refused(EndorsementsMissing):
+                    stapled_collateral(der)
+        finally:
+            enclave.stop()
 
 
 # As it is typed.

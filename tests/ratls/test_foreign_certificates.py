@@ -30,15 +30,14 @@ from ratls.claims import ClaimsMalformed, KeyUnbound
 from ratls.cli_verify import app
 from ratls.evidence import EvidenceMalformed, ReportDataUnbound
 from ratls.foreign_certificate import (
-    FORMATS,
     EvidenceOfAnotherFormat,
     ForeignCertificate,
     ForeignCheck,
-    Format,
     appraise_foreign,
     foreign_der,
     foreign_quote,
 )
+from ratls.foreign_formats import FORMATS, Format
 from tests.support.flight_peers import Study, tls_server
 from tests.support.foreign_certificates import OTHER_KEY, foreign, reads_like
 from tests.support.intel import World
@@ -414,6 +413,8 @@ def test_a_saved_certificate_says_what_it_leaves_open(study: Study, tmp_path: Pa
     told = json.loads(typed(app, as_another, 4).stdout.splitlines()[-1])
     assert told["error"]["code"] == "evidence-missing"
     typed(app, [*asked[:3], "whatever", *asked[4:]], 2)
+    typed(app, [*asked, *root_of(study), "--accept-status", "OutOfDate"])
+    typed(app, [*asked[:2], *asked[4:], "--agreement", "a", "--accept-status", "OutOfDate"], 2)
     typed(app, asked[:2] + asked[4:], 2)  # neither an agreement nor a format
 
 

@@ -63,7 +63,7 @@ from ratls.doctor.finding import Role, verdict
 from ratls.doctor.live import live_snapshot, system_trust
 from ratls.endorsements import encode_endorsements
 from ratls.flight_server import FlightServer, Send
-from ratls.foreign_certificate import FORMATS
+from ratls.foreign_formats import FORMATS
 from ratls.framing import Kind
 from ratls.gramine import GramineAttester
 from ratls.identity import EnclaveIdentity
@@ -545,7 +545,7 @@ def on_the_wire(scene: Scene) -> Names:
     }
 
 
-@world_of("ratls.foreign_certificate", "ratls.endorsements")
+@world_of("ratls.foreign_certificate", "ratls.foreign_formats", "ratls.endorsements")
 def of_others(scene: Scene) -> Names:
     format = FORMATS["gramine"]
     bundle = encode_endorsements(scene.intel.collateral())
@@ -555,6 +555,7 @@ def of_others(scene: Scene) -> Names:
     )
     return {
         "der": ours.certificate_der if stapled else foreign(scene.intel, format).der,
+        "FORMATS": FORMATS,
         "bundle": scene.intel.collateral(),
         "collateral": scene.intel.collateral(),
         "accept": accept,

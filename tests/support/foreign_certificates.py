@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from ratls import cbor
 from ratls.claims import key_hash
-from ratls.foreign_certificate import FORMATS, Format
+from ratls.foreign_formats import FORMATS, Format
 from simulation import der as write
 from tests.support.intel import World
 
