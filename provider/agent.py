@@ -34,8 +34,9 @@ from provider.release import Release
 from provider.release_state import ReleaseUnderWay, TaskAlreadyReleased
 from ratls.address import PeerUnreachable
 from ratls.call_thread import pause
-from ratls.client_call import AnswerMissing, AnswerNotOpened, PeerRefused
+from ratls.client_call import AnswerMissing, AnswerNotOpened
 from ratls.errors import CallFailed, DeadlineExceeded
+from ratls.peer_refusal import PeerRefused
 from ratls.probe import HandshakeFailed, HandshakeOversized
 from scheduler.queued_task import QueuedTask, State
 from verifier.anchors import Mode

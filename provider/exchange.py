@@ -33,11 +33,16 @@ from policy.state import StudyState
 from policy.statement import Unverified
 from policy.task import Task, open_task
 from ratls.address import Address
-from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence, appraise_certificate
+from ratls.appraise import (
+    AdmittedCertificate,
+    Expectation,
+    FreshEvidence,
+    appraise_certificate,
+    require_still_admitted,
+)
 from ratls.call_thread import pause
 from ratls.claims import ReceiptKeyUnbound, require_key
 from ratls.client_stream import ClientExchange, open_exchange
-from ratls.evidence import Evidence
 from ratls.framing import Kind
 from ratls.pin import ChannelIdentity
 from ratls.probe import probe_name
@@ -45,7 +50,6 @@ from verifier.anchors import Mode
 from verifier.collateral import Collateral
 from verifier.errors import RatlsError, placed
 from verifier.modes import anchors_for
-from verifier.verify import verify_quote
 
 PROBE_SECONDS = 15.0
 
@@ -240,11 +244,7 @@ class Session:
         """
         at, expected = self.request.clock(), self.job.expectation
         self.request.require_in_force(self.job, at)
-        appraise_certificate(self.admitted.der, expected, at=at)
-        fresh = self.exchange.fresh
-        quote = Evidence.parse(fresh.raw).quote
-        verified = verify_quote(quote, expected.collateral, roots=expected.roots, at=at)
-        expected.admit(verified, fresh.claims.events, at)
+        require_still_admitted(self.admitted, self.exchange.fresh, expected, at=at)
 
     def prove_again(self, exchange: ClientExchange) -> None:
         """Let the enclave prove itself anew on a stream that lasts, before the next row leaves.

@@ -25,10 +25,11 @@ from provider.exchange import Session, ValidityWatch
 from provider.release_state import Started
 from provider.sources import Chunk
 from ratls.address import PeerUnreachable
-from ratls.client_call import AnswerMissing, AnswerNotOpened, PeerRefused
+from ratls.client_call import AnswerMissing, AnswerNotOpened
 from ratls.client_stream import ClientExchange, Kept
 from ratls.errors import CallFailed, DeadlineExceeded, TransportError
 from ratls.framing import RowDigest
+from ratls.peer_refusal import PeerRefused
 from ratls.probe import HandshakeFailed
 from ratls.sealing import Tally, Transcript
 from verifier.errors import RatlsError

@@ -57,12 +57,13 @@ class Expectation:
     collateral: Collateral
     roots: TrustAnchors
     enclave_name: str | None = None  # one `[[enclave]]` of the policy; None means any of them
+    role: bytes = ROLE_SERVER  # of the peer in this connection
 
     def claims(self, context: bytes) -> dict[str, bytes]:
         """The claims whose values follow from the policy and the roots."""
         return {
             "context": context,
-            "role": ROLE_SERVER,
+            "role": self.role,
             "mode": self.roots.mode.value.encode(),
             "policy-hash": self.policy.digest,
         }
@@ -86,6 +87,7 @@ class Challenge:
     peer_spki_sha256: bytes  #  32, of its own channel certificate
     task_digest: Digest  #      32, zero without a task
     sealing_key_hash: bytes = b""  # 32, of the key that came with the answer; empty for none
+    binder: bytes = b""  # 32, own exporter value for the peer's end; empty where there is none
 
 
 _SEAL = object()
@@ -201,6 +203,7 @@ def appraise_challenge(
         "peer-hash": challenge.peer_spki_sha256,
         "task-hash": challenge.task_digest,
         "sealing-key-hash": challenge.sealing_key_hash,
+        "binder": challenge.binder,
         "nonce": challenge.nonce,
     }
     return appraise_fresh(raw, own, admitted.spki, expectation, at=at)
@@ -232,6 +235,20 @@ def appraise_fresh(
         evidence.quote, claims.events, expectation, at, log.close()
     )
     return FreshEvidence(raw, claims, verified, admission, appraisal, _SEAL)
+
+
+def require_still_admitted(
+    admitted: AdmittedCertificate, fresh: FreshEvidence, expectation: Expectation, *, at: datetime
+) -> None:
+    """Judge again, at this instant, what a connection that lasts once proved (D15).
+
+    Raises:
+        RatlsError: Certificate, collateral, platform or policy have turned against it meanwhile.
+    """
+    appraise_certificate(admitted.der, expectation, at=at)
+    quote = Evidence.parse(fresh.raw).quote
+    verified = verify_quote(quote, expectation.collateral, roots=expectation.roots, at=at)
+    expectation.admit(verified, fresh.claims.events, at)
 
 
 def _require_all_given(own: dict[str, bytes]) -> None:

@@ -20,7 +20,7 @@ from ratls import cbor
 from ratls.errors import BindingError, EvidenceFormatError, FreshnessError
 from verifier.errors import Exit, ModeMismatchError, RatlsError
 
-ROLE_SERVER = b"server"
+ROLE_SERVER, ROLE_CLIENT = b"server", b"client"
 NONCE_SIZE = 32
 INSTANCE_SIZE = 16
 NO_TASK = Digest(bytes(32))  # `task-hash` of a bare check
@@ -37,8 +37,10 @@ _SIZES = {
     "peer-hash": 32,
     "task-hash": 32,
     "sealing-key-hash": 32,
+    "binder": 32,
 }
-_OPTIONAL = "sealing-key-hash"  # only releases have it
+# Only releases have the first one, and only connections with an exporter the second one.
+_OPTIONAL = ("sealing-key-hash", "binder")
 EVENTS, EVENT_SIZE = "rtmr3-events", 48
 _UNCOMPARED = ("events", "unknown")
 
@@ -113,7 +115,7 @@ class CertificateClaims:
     def __post_init__(self) -> None:
         for name, value in self.as_map().items():
             size = _SIZES.get(name, len(value))
-            if len(value) != size and (value or name != _OPTIONAL):
+            if len(value) != size and (value or name not in _OPTIONAL):
                 raise ClaimsMalformed(
                     f"claim {name}", expected=f"{size} bytes", found=str(len(value))
                 )
@@ -125,7 +127,7 @@ class CertificateClaims:
     def encode(self) -> bytes:
         """The claims buffer: deterministic CBOR."""
         events = {} if self.events is None else {EVENTS: b"".join(self.events)}
-        claims = {n: v for n, v in self.as_map().items() if v or n != _OPTIONAL}
+        claims = {n: v for n, v in self.as_map().items() if v or n not in _OPTIONAL}
         return cbor.encode({**claims, **events})
 
     @classmethod
@@ -139,7 +141,7 @@ class CertificateClaims:
         """
         found = parse_claim_map(raw)
         for name in cls.names():
-            if name not in found and name != _OPTIONAL:
+            if name not in found and name not in _OPTIONAL:
                 raise ClaimMissing("claims", expected=f"the claim {name}", found="none")
         others = sorted(found.keys() - {*cls.names(), EVENTS})
         # Otherwise evidence made for one challenge could serve as a certificate's for days.
@@ -147,8 +149,9 @@ class CertificateClaims:
             raise ClaimOfAnotherPurpose(
                 "claims", expected="those of a certificate alone", found=", ".join(foreign)
             )
-        if found.get(_OPTIONAL) == b"":  # absence has one spelling
-            raise ClaimsMalformed(f"claim {_OPTIONAL}", expected="32 bytes", found="0")
+        for name in _OPTIONAL:
+            if found.get(name) == b"":  # absence has one spelling
+                raise ClaimsMalformed(f"claim {name}", expected="32 bytes", found="0")
         known: dict[str, Any] = {n.replace("-", "_"): found[n] for n in cls.names() if n in found}
         return cls(**known, events=_events(found.get(EVENTS)), unknown=tuple(others))
 
@@ -166,6 +169,8 @@ class ChallengeClaims(CertificateClaims):
     nonce: Nonce  #      32, from the verifier
     # SHA-256 of the key that this exchange seals to, made for it (B08); empty: the claim is absent.
     sealing_key_hash: bytes = b""
+    # Value of the connection's TLS exporter for this end (B08); empty: the claim is absent.
+    binder: bytes = b""
 
 
 def parse_claim_map(raw: bytes) -> dict[str, bytes]:
@@ -290,6 +295,13 @@ class SealingKeyUnbound(BindingError):
     default_fix = "do not connect: rows would be sealed to a key that the enclave did not make"
 
 
+class ConnectionUnbound(BindingError):
+    """The evidence was made for another connection, or for the other end of this one."""
+
+    code = "connection-unbound"
+    default_fix = "do not connect: the peer forwards evidence that was made for another connection"
+
+
 class NonceMismatch(FreshnessError):
     """The evidence answers another nonce: it is a replay."""
 
@@ -311,6 +323,7 @@ _MISMATCHES: dict[str, type[RatlsError]] = {
     "peer-hash": PeerHashMismatch,
     "task-hash": TaskHashMismatch,
     "sealing-key-hash": SealingKeyUnbound,
+    "binder": ConnectionUnbound,
     "nonce": NonceMismatch,
 }
 
@@ -332,8 +345,8 @@ def require_equal(found: CertificateClaims, own: dict[str, bytes], spki: bytes) 
 
 
 def _shown(name: str, values: dict[str, bytes]) -> str:
-    """A claim as messages show it: text as text, digests in hex, the nonce never."""
-    if name == "nonce":
+    """A claim as messages show it: text as text, digests in hex, nonce and exporter never."""
+    if name in ("nonce", "binder"):
         return "32 bytes, not shown"
     return (
         values[name].hex()

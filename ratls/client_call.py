@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import queue
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from ratls.call_thread import WAKE_SECONDS
 from ratls.errors import CallFailed, DeadlineExceeded, TransportError
 from ratls.flight_data import DO_EXCHANGE, FlightDataMalformed
 from ratls.framing import REFUSAL_KEY, Frame, MessageUnexpected
+from ratls.peer_refusal import PeerRefused, slug
 from verifier.errors import Exit
 
 _AHEAD = 2  # frames that wait to be sent
@@ -200,29 +200,6 @@ _TOO_LARGE = (
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNIMPLEMENTED,
 )
-
-_SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
-
-
-def slug(text: object) -> str:
-    """A name that the peer chose, harmless to print."""
-    return text if isinstance(text, str) and _SLUG.fullmatch(text) else "unreadable"
-
-
-class PeerRefused(TransportError):
-    """The other side refused, and gave its reason as a code."""
-
-    code = "peer-refused"
-    default_fix = "look the code up in docs/errors.md; its operator finds the id in the log"
-    says = "the enclave refused: {peer_code} (id {correlation_id})"
-
-    def __init__(self, *, peer_code: str, correlation_id: str) -> None:
-        super().__init__(
-            "the enclave's answer",
-            expected="the next message",
-            found=f"refused: {peer_code} (id {correlation_id})",
-        )
-        self.peer_code, self.correlation_id = peer_code, correlation_id
 
 
 def _raise_peer_refusal(error: Any, code: grpc.StatusCode | None) -> None:

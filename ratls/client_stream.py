@@ -26,22 +26,9 @@ import pyarrow as pa
 from policy.text import IDENTIFIER
 from policy.values import Digest, Nonce
 from ratls.address import Address
-from ratls.appraise import (
-    AdmittedCertificate,
-    Challenge,
-    Expectation,
-    FreshEvidence,
-    appraise_challenge,
-)
+from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence
 from ratls.bulk import ID_SIZE, BulkSender
-from ratls.claims import NONCE_SIZE
-from ratls.client_call import (
-    AnswerMissing,
-    AnswerNotOpened,
-    ClientCall,
-    answer_not_opened,
-    slug,
-)
+from ratls.client_call import AnswerMissing, AnswerNotOpened, ClientCall, answer_not_opened
 from ratls.errors import CallFailed, DeadlineExceeded
 from ratls.framing import (
     MAX_MESSAGE,
@@ -59,6 +46,7 @@ from ratls.framing import (
     without_metadata,
     write_message,
 )
+from ratls.peer_refusal import slug
 from ratls.pin import ChannelIdentity, pinned_channel
 from ratls.sealing import (
     TAG_SIZE,
@@ -69,6 +57,7 @@ from ratls.sealing import (
     seal_stream_key,
     sealing_key_changed,
 )
+from ratls.session import Challenger, Verifier
 from verifier.files import MEBIBYTE
 
 _FRAME = 64 * 1024  # room beside a message
@@ -139,13 +128,14 @@ def open_exchange(
         pinned_channel(address, admitted, identity, largest + _FRAME) as channel,
         ClientCall.open(channel, timeout) as call,
     ):
-        prover = _Prover(admitted, identity, task_digest, expectation, clock, random)
-        nonce = prover.nonce()
+        verifier = Verifier(lambda: expectation, clock, random)
+        challenger = Challenger(admitted, identity.spki_sha256, verifier, task_digest)
+        nonce = challenger.nonce()
         hello = write_message("hello", nonce=nonce, task=task, dataset=dataset, release=release)
         call.send(first_frame(kind))
         call.send(message_frame(hello))
-        proved = prover.appraise(nonce, _hear(call, "evidence")[1])
-        exchange = ClientExchange(call, prover, *proved, address, timeout)
+        proved = _appraise(challenger, nonce, _hear(call, "evidence")[1])
+        exchange = ClientExchange(call, challenger, *proved, address, timeout)
         try:
             yield exchange
         finally:
@@ -164,29 +154,13 @@ def _hear(call: ClientCall, *due: str) -> tuple[str, dict[str, Any]]:
     return frame.message(*due)
 
 
-@dataclass(frozen=True, slots=True)
-class _Prover:
-    """Judges answers to challenges on one connection."""
-
-    admitted: AdmittedCertificate
-    identity: ChannelIdentity
-    task_digest: Digest
-    expectation: Expectation
-    clock: Callable[[], datetime]
-    random: Callable[[int], bytes]
-
-    def nonce(self) -> Nonce:
-        return Nonce(self.random(NONCE_SIZE))
-
-    def appraise(self, nonce: Nonce, answer: dict[str, Any]) -> tuple[FreshEvidence, bytes]:
-        """The evidence, appraised, and the sealing key that it names."""
-        sealing_key = bytes(answer["sealing_key"])
-        named = hashlib.sha256(sealing_key).digest() if sealing_key else b""
-        challenge = Challenge(nonce, self.identity.spki_sha256, self.task_digest, named)
-        fresh = appraise_challenge(
-            answer["evidence"], self.admitted, challenge, self.expectation, at=self.clock()
-        )
-        return fresh, sealing_key
+def _appraise(
+    challenger: Challenger, nonce: Nonce, answer: dict[str, Any]
+) -> tuple[FreshEvidence, bytes]:
+    """The evidence, appraised, and the sealing key that it names."""
+    sealing_key = bytes(answer["sealing_key"])
+    named = hashlib.sha256(sealing_key).digest() if sealing_key else b""
+    return challenger.appraise(nonce, answer["evidence"], named), sealing_key
 
 
 class ClientExchange:
@@ -195,13 +169,13 @@ class ClientExchange:
     def __init__(
         self,
         call: ClientCall,
-        prover: _Prover,
+        challenger: Challenger,
         fresh: FreshEvidence,
         sealing_key: bytes,
         address: Address,
         timeout: float,
     ) -> None:
-        self._call, self._prover, self._sealing_key = call, prover, sealing_key
+        self._call, self._challenger, self._sealing_key = call, challenger, sealing_key
         self.fresh = fresh
         self.tally = Tally()  # of what this stream has sent
         self._key: StreamKey | None = None
@@ -256,7 +230,7 @@ class ClientExchange:
 
     def _connect_bulk(self, port: int, connection: bytes) -> None:
         """The connection for chunks, exactly where the policy wants one."""
-        agreed = self._prover.expectation.policy.transport.bulk == "sealed"
+        agreed = self._challenger.verifier.expect().policy.transport.bulk == "sealed"
         if agreed != bool(port) or not 0 <= port < 2**16 or len(connection) != ID_SIZE * agreed:
             raise MessageUnexpected(
                 "connection for chunks", expected="as the policy says", found="otherwise"
@@ -328,10 +302,10 @@ class ClientExchange:
         Raises:
             RatlsError: What the appraisal says, or another sealing key than before.
         """
-        nonce = self._prover.nonce()
+        nonce = self._challenger.nonce()
         self._to_attested_stream()
         self._say("challenge", nonce=nonce)
-        fresh, key = self._prover.appraise(nonce, _hear(self._call, "evidence")[1])
+        fresh, key = _appraise(self._challenger, nonce, _hear(self._call, "evidence")[1])
         if key != self._sealing_key:
             raise sealing_key_changed()
         return fresh

@@ -59,6 +59,7 @@ class EnclaveIdentity:
         policy_digest: Digest,
         *,
         at: datetime,
+        role: bytes = ROLE_SERVER,
         random: Callable[[int], bytes] = os.urandom,
     ) -> Self:
         """Make the keys, and have the hardware quote them and the policy.
@@ -66,6 +67,7 @@ class EnclaveIdentity:
         Args:
             policy_digest: 32 bytes, of the one policy that this process will obey.
             at: Start of the certificate's validity (less an hour for clocks that differ).
+            role: Of this key in every connection: evidence of a server is none of a client.
             random: Source of instance and serial number; keys come from the library's own.
 
         Raises:
@@ -77,7 +79,7 @@ class EnclaveIdentity:
         claims = CertificateClaims(
             pubkey_hash=key_hash(spki_der(tls_key.public_key())),
             context=CertificateClaims.CONTEXT,
-            role=ROLE_SERVER,
+            role=role,
             mode=attester.mode.value.encode(),
             policy_hash=policy_digest,
             instance=instance,
@@ -115,6 +117,7 @@ class EnclaveIdentity:
         peer_spki_sha256: bytes,
         task_digest: Digest,
         sealing_key_hash: bytes = b"",
+        binder: bytes = b"",
     ) -> bytes:
         """Fresh evidence for one peer and one task.
 
@@ -125,6 +128,7 @@ class EnclaveIdentity:
                 could then be had, and shown, by another.
             task_digest: Of a task that the caller has verified; `NO_TASK` for a bare check.
             sealing_key_hash: SHA-256 of the key that rows of this exchange are sealed to.
+            binder: Value of the connection's TLS exporter for this end, where there is one.
         """
         start = self._claims
         claims = ChallengeClaims(
@@ -139,6 +143,7 @@ class EnclaveIdentity:
             task_hash=task_digest,
             nonce=nonce,
             sealing_key_hash=sealing_key_hash,
+            binder=binder,
         )
         # Attesters are one device per process: without this, answers could be mixed up.
         with self._quoting:

@@ -109,6 +109,7 @@ def _verify_document(
         "peer-hash": peer,
         "task-hash": document.task_digest,
         "nonce": document.nonce,
+        "binder": b"",
         "sealing-key-hash": (
             document.sealing_key_hash if isinstance(document, Acknowledgement) else b""
         ),

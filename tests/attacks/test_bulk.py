@@ -27,10 +27,10 @@ from provider.release import release
 from ratls import client_stream
 from ratls.address import Address
 from ratls.bulk import BulkListener
-from ratls.client_call import PeerRefused
 from ratls.client_stream import Kept
 from ratls.errors import CallFailed, DeadlineExceeded
 from ratls.framing import ChunkUnexpected, Kind, MessageUnexpected, chunk_frame
+from ratls.peer_refusal import PeerRefused
 from ratls.sealing import ChunkHead, ChunkNotOpenable, StreamKey, seal_stream_key
 from ratls.server_stream import SequenceBroken, ServerExchange
 from tests.provider.desk import CANARY, Desk

@@ -26,7 +26,7 @@ from provider.agent_config import AgentConfig
 from provider.agent_tasks import TaskReleaser
 from provider.release_state import TaskAlreadyReleased
 from provider.task_signing import policy_in_force
-from ratls.client_call import PeerRefused
+from ratls.peer_refusal import PeerRefused
 from tests.provider.agents import configure
 from tests.provider.desk import Desk
 from tests.provider.test_cli import require_refused

@@ -16,9 +16,9 @@ from enclave_app import application
 from enclave_app.intake import Intake
 from enclave_app.server import ServerFailed
 from policy.receipt import Acknowledgement
-from ratls.client_call import PeerRefused
 from ratls.client_stream import Pending, Result
 from ratls.framing import Kind
+from ratls.peer_refusal import PeerRefused
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.refusal import count_refusal
 from tests.support.waiting import eventually

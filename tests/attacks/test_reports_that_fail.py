@@ -36,9 +36,9 @@ from policy.task import Task
 from provider.mailbox import Inbox
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, appraise_certificate
-from ratls.client_call import PeerRefused
 from ratls.framing import Kind
 from ratls.log import bind, bound, open_log
+from ratls.peer_refusal import PeerRefused
 from ratls.probe import probe
 from ratls.serving import errors_logged
 from scheduler.client import SchedulerClient, SchedulerRefused

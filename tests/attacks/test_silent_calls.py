@@ -25,9 +25,9 @@ from enclave_app.limits import ExchangesExhausted, Limits, Slots
 from policy.party import LocalParty
 from ratls.address import Address
 from ratls.certificate import ENCLAVE_NAME
-from ratls.client_call import PeerRefused
 from ratls.errors import CallFailed
 from ratls.framing import Kind
+from ratls.peer_refusal import PeerRefused
 from scheduler.certificate import SCHEDULER_NAME
 from scheduler.client import SchedulerBusy
 from scheduler.limits import Limits as MailboxLimits

@@ -26,9 +26,9 @@ from enclave_app.limits import Limits
 from enclave_app.session import Denied
 from policy.agreement import PolicyExpired
 from policy.task import TaskExpired
-from ratls.client_call import PeerRefused
 from ratls.client_stream import Result
 from ratls.framing import Kind
+from ratls.peer_refusal import PeerRefused
 from ratls.server_stream import ServerExchange
 from tests.enclave_app.agreed import Agreed, computation
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows

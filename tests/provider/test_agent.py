@@ -28,9 +28,10 @@ from provider.errors import TaskBoundToInstance
 from provider.release_state import ReleaseUnderWay
 from provider.sources.sql import SourceUnreachable
 from ratls.address import PeerUnreachable
-from ratls.client_call import AnswerMissing, PeerRefused
+from ratls.client_call import AnswerMissing
 from ratls.client_stream import ClientExchange
 from ratls.errors import CallFailed, DeadlineExceeded
+from ratls.peer_refusal import PeerRefused
 from ratls.probe import HandshakeFailed
 from scheduler.client import SchedulerBusy, SchedulerRefused, SchedulerUnreachable
 from scheduler.queued_task import State

@@ -15,9 +15,9 @@ from policy.state import StateMissing, StudyState
 from policy.statement import PolicyDigestDiffers, StudyDiffers
 from policy.withdrawal import PartyWithdrew, SignedWithdrawal, Withdrawal
 from provider.deliver import Delivered, Place, deliver
-from ratls.client_call import PeerRefused
 from ratls.client_stream import Pending
 from ratls.framing import Kind
+from ratls.peer_refusal import PeerRefused
 from tests.provider.desk import Desk
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.refusal import refused

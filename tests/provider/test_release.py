@@ -48,11 +48,12 @@ from provider.sources.parquet import ParquetSource
 from ratls.address import Address, PeerUnreachable
 from ratls.certificate import EvidenceMissing
 from ratls.claims import KeyUnbound, PolicyHashMismatch, ReceiptKeyUnbound
-from ratls.client_call import AnswerMissing, PeerRefused
+from ratls.client_call import AnswerMissing
 from ratls.client_stream import ClientExchange
 from ratls.errors import CallFailed
 from ratls.framing import RowDigest, message_digest
 from ratls.offline import verify_with_record
+from ratls.peer_refusal import PeerRefused
 from ratls.probe import HandshakeFailed
 from ratls.server_stream import ServerExchange
 from tests.provider.desk import CANARY, Desk

@@ -21,8 +21,8 @@ from policy.task import Task
 from provider.release import Release, release
 from provider.release_state import ReleaseStateDamaged, Started
 from provider.sending import KeptRowsDiffer
-from ratls.client_call import PeerRefused
 from ratls.errors import CallFailed
+from ratls.peer_refusal import PeerRefused
 from ratls.probe import HandshakeFailed
 from ratls.sealing import MAX_STREAMS
 from tests.provider.desk import CANARY, Desk

@@ -12,10 +12,11 @@ import pytest
 
 from policy.values import Digest, Nonce
 from ratls.claims import SealingKeyUnbound
-from ratls.client_call import AnswerMissing, PeerRefused
+from ratls.client_call import AnswerMissing
 from ratls.client_stream import ClientExchange, Kept
 from ratls.framing import ChunkUnexpected, Kind, MessageUnexpected, chunk_frame
 from ratls.identity import EnclaveIdentity
+from ratls.peer_refusal import PeerRefused
 from ratls.sealing import (
     ChunkHead,
     ChunkNotOpenable,

@@ -25,7 +25,7 @@ from ratls.appraise import Challenge, appraise_challenge
 from ratls.arrow_header import RowsHeaderMalformed
 from ratls.certificate import ENCLAVE_NAME
 from ratls.claims import NO_TASK, NonceMismatch, TaskHashMismatch
-from ratls.client_call import AnswerMissing, AnswerNotOpened, PeerRefused
+from ratls.client_call import AnswerMissing, AnswerNotOpened
 from ratls.client_stream import Pending, Result
 from ratls.errors import CallFailed
 from ratls.flight_data import FlightDataMalformed
@@ -39,6 +39,7 @@ from ratls.framing import (
     write_message,
 )
 from ratls.identity import EnclaveIdentity
+from ratls.peer_refusal import PeerRefused
 from ratls.sealing import (
     TAG_SIZE,
     ChunkHead,

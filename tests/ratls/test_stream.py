@@ -17,7 +17,7 @@ from ratls.claims import (
     PeerHashMismatch,
     TaskHashMismatch,
 )
-from ratls.client_call import AnswerMissing, PeerRefused
+from ratls.client_call import AnswerMissing
 from ratls.client_stream import Pending, Result
 from ratls.errors import CallFailed
 from ratls.evidence import (
@@ -25,6 +25,7 @@ from ratls.evidence import (
 )
 from ratls.framing import Kind, MessageUnexpected
 from ratls.identity import EnclaveIdentity
+from ratls.peer_refusal import PeerRefused
 from ratls.server_stream import Caps, ServerExchange
 from tests.support.flight_peers import (
     LOOPBACK,

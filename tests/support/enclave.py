@@ -42,10 +42,10 @@ from policy.withdrawal import Withdrawal  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate  # noqa: E402
 from ratls.claims import NO_TASK  # noqa: E402
-from ratls.client_call import PeerRefused  # noqa: E402
 from ratls.client_stream import ClientExchange, Kept, Pending, Result, open_exchange  # noqa: E402
 from ratls.framing import Kind, RowDigest, message_digest, without_metadata  # noqa: E402
 from ratls.log import open_log  # noqa: E402
+from ratls.peer_refusal import PeerRefused  # noqa: E402
 from ratls.pin import ChannelIdentity  # noqa: E402
 from ratls.sealing import Transcript, tags_digest  # noqa: E402
 from simulation.intel import root_name  # noqa: E402

@@ -1,0 +1,337 @@
+"""The server's end of attested connections: who may connect, how many at once, and for how long.
+
+    with Listener(Address("127.0.0.1", 0), identity, verifier) as listener:
+        listener.serve(handler)     # handler(connection), in a thread for each; until `close`
+
+One thread does all handshakes, so a stranger's connection costs a file descriptor and some memory,
+and no thread, for a few seconds. Only who has shown a certificate that the policy admits gets a
+thread, within its share, and only then an attester is asked for a quote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import selectors
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
+
+from policy.agreement import require_window
+from policy.document import Policy
+from ratls.address import Address
+from ratls.appraise import Expectation, appraise_certificate
+from ratls.attested_socket import AttestedSocket, SocketPeer, session_of
+from ratls.claims import ROLE_CLIENT
+from ratls.environment import prepare_process
+from ratls.errors import PeerIdentityError
+from ratls.identity import EnclaveIdentity
+from ratls.log import Log, place_of
+from ratls.serving import open_many_files
+from ratls.session import Verifier
+from ratls.tls import PIECE, Shown, TlsEnd
+from verifier.errors import ConfigError, RatlsError
+
+
+class PeerNotListed(PeerIdentityError):
+    """The peer's certificate is that of no party of the policy, nor of an enclave it may be."""
+
+    code = "peer-not-listed"
+    default_fix = "use the channel certificate that the policy lists for your party"
+
+
+class ListenerUnusable(ConfigError):
+    """The address cannot be listened on."""
+
+    code = "listener-unusable"
+    default_fix = "choose a free port and an address of this machine"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a listener holds at most. A peer is a party, or an enclave that connects."""
+
+    handshakes: int = 1024  #        connections whose peer is unknown yet; the oldest gives way
+    handshake_seconds: float = 5.0
+    challenge_seconds: float = 30.0
+    connections: int = 512  #        each has a thread
+    connections_per_peer: int = 64
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A connection in its handshake."""
+
+    raw: socket.socket
+    tls: TlsEnd[SocketPeer]
+    until: float
+
+
+class Listener:
+    """Listens from its making until `close`."""
+
+    def __init__(
+        self,
+        address: Address,
+        identity: EnclaveIdentity,
+        verifier: Verifier,
+        *,
+        enclaves: bool = False,
+        limits: Limits | None = None,
+        log: Log | None = None,
+    ) -> None:
+        """Listen.
+
+        Args:
+            address: Port 0 takes a free one.
+            identity: What this enclave shows and proves.
+            verifier: Its policy lists the parties that may connect, and judges enclaves.
+            enclaves: May enclaves that the policy admits connect, too?
+            log: Refusals, by code and id; None for no log.
+
+        Raises:
+            ListenerUnusable: The port is in use, or the address is not this machine's.
+            EnvironmentUnsafe: The environment would log keys or traffic.
+        """
+        prepare_process()
+        open_many_files()
+        self._identity, self._shown, self._verifier = identity, Shown.of(identity), verifier
+        self._enclaves, self._limits, self._log = enclaves, limits or Limits(), log
+        self._pending: dict[int, _Pending] = {}  # by file descriptor, the oldest first
+        self._running: Counter[str] = Counter()
+        self._open: set[AttestedSocket] = set()
+        self._lock = threading.Lock()
+        self._ready: queue.SimpleQueue[AttestedSocket | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        try:
+            family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+            place = (address.host, address.port)
+            self._socket = socket.create_server(place, family=family, backlog=1024)
+        except OSError as error:
+            raise ListenerUnusable(
+                str(address), expected="a free port of this machine", found="one in use"
+            ) from error
+        self._socket.setblocking(False)
+        self.address = Address(address.host, self._socket.getsockname()[1])
+        self._wake, self._woken = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._socket, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="handshakes", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def accept(self, seconds: float | None = None) -> AttestedSocket | None:
+        """The next connection whose peer has proved itself; None after `close`, or in that time."""
+        try:
+            found = self._ready.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if found is None:
+            self._ready.put(None)  # for other threads that wait here
+        return found
+
+    def serve(self, handler: Callable[[AttestedSocket], object]) -> None:
+        """Call it for each connection, in a thread of its own, until `close`.
+
+        The connection is closed when it returns.
+        """
+        while (connection := self.accept()) is not None:
+            self._start(self._handle, handler, connection)
+
+    def close(self) -> None:
+        """Stop listening, and end all connections."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        self._wake.send(b"x")
+        self._thread.join()
+        with self._lock:
+            running = list(self._open)
+        for connection in running:
+            connection.abort()
+        self._ready.put(None)
+
+    def connections(self) -> list[AttestedSocket]:
+        """Those that are open now."""
+        with self._lock:
+            return list(self._open)
+
+    # Handshakes, in one thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                for key, _ in self._selector.select(0.5):
+                    if key.fileobj is self._socket:
+                        self._admit_strangers()
+                    elif key.fileobj is not self._woken:
+                        self._go_on(self._pending[key.fd])
+                now = time.monotonic()
+                while self._pending and (old := next(iter(self._pending.values()))).until <= now:
+                    self._drop(old)
+        except BaseException as bug:  # noqa: BLE001 - shown without its text
+            self._bug(bug)
+        finally:
+            for pending in list(self._pending.values()):
+                self._drop(pending)
+            self._selector.close()
+            for end in (self._socket, self._wake, self._woken):
+                end.close()
+
+    def _admit_strangers(self) -> None:
+        for _ in range(64):
+            try:
+                raw, _ = self._socket.accept()
+            except OSError:
+                return  # none waits, or it has gone
+            if len(self._pending) >= self._limits.handshakes:
+                self._drop(next(iter(self._pending.values())))
+            raw.setblocking(False)
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tls = TlsEnd(self._shown, self._judge, client=False)
+            until = time.monotonic() + self._limits.handshake_seconds
+            self._pending[raw.fileno()] = _Pending(raw, tls, until)
+            self._selector.register(raw, selectors.EVENT_READ)
+
+    def _go_on(self, pending: _Pending) -> None:
+        tls = pending.tls
+        try:
+            try:
+                tls.feed_handshake(pending.raw.recv(PIECE), "a client")
+                ended = tls.step("a client")
+            finally:
+                out = tls.take()
+                # A flight is small; a stranger that does not read it has no claim to more.
+                if out and pending.raw.send(out) != len(out):
+                    raise BlockingIOError
+        except RatlsError as refusal:
+            self._note(refusal, None)
+            self._drop(pending)
+        except OSError:
+            self._drop(pending)
+        else:
+            if ended:
+                self._forget(pending)
+                self._begin(pending)
+
+    def _forget(self, pending: _Pending) -> None:
+        del self._pending[pending.raw.fileno()]
+        self._selector.unregister(pending.raw)
+
+    def _drop(self, pending: _Pending) -> None:
+        self._forget(pending)
+        pending.raw.close()
+
+    def _judge(self, der: bytes) -> SocketPeer:
+        """Who the certificate is of. Raises: PeerNotListed; what the appraisal says."""
+        expected, at = self._verifier.expect(), self._verifier.clock()
+        require_window(expected.policy, at)
+        party = _party(expected.policy, der)
+        if party is not None:
+            return party
+        if not self._enclaves:
+            raise _not_listed()
+        admitted = appraise_certificate(der, self._of_a_client(), at=at)
+        return SocketPeer(hashlib.sha256(admitted.spki).digest(), None, admitted)
+
+    def _of_a_client(self) -> Expectation:
+        """B17: what a server proves, nobody may prove as a client."""
+        return replace(self._verifier.expect(), role=ROLE_CLIENT)
+
+    # Connections, each in a thread
+
+    def _begin(self, pending: _Pending) -> None:
+        tls = pending.tls
+        name = tls.peer.name
+        with self._lock:
+            full = (
+                self._running[name] >= self._limits.connections_per_peer
+                or self._running.total() >= self._limits.connections
+            )
+            if not full:
+                self._running[name] += 1
+        if full:
+            if self._log is not None:
+                self._log.warning("refused", code="connections-exhausted", party=name)
+            pending.raw.close()
+            return
+
+        def still() -> None:
+            expected, at = self._verifier.expect(), self._verifier.clock()
+            require_window(expected.policy, at)
+            if _party(expected.policy, tls.peer_der) is None:
+                raise _not_listed()
+
+        def closed() -> None:
+            with self._lock:
+                self._running[name] -= 1
+                self._open.discard(connection)
+
+        judge = self._verifier
+        if tls.peer.admitted is not None:
+            judge = replace(
+                judge, expect=lambda: replace(self._verifier.expect(), role=ROLE_CLIENT)
+            )
+        session = session_of(tls, self._shown, judge, client=False, still=still)
+        connection = AttestedSocket(pending.raw, tls, session, name, closed)
+        with self._lock:
+            self._open.add(connection)
+        self._start(self._establish, connection)
+
+    def _establish(self, connection: AttestedSocket) -> None:
+        try:
+            connection.establish(self._limits.challenge_seconds, client=False)
+        except RatlsError as refusal:
+            self._note(refusal, connection)
+            connection.close()
+        except BaseException as bug:  # noqa: BLE001 - shown without its text
+            self._bug(bug)
+            connection.close()
+        else:
+            self._ready.put(connection)
+
+    def _handle(
+        self, handler: Callable[[AttestedSocket], object], connection: AttestedSocket
+    ) -> None:
+        try:
+            with connection:
+                handler(connection)
+        except RatlsError as refusal:
+            self._note(refusal, connection)
+        except BaseException as bug:  # noqa: BLE001 - shown without its text
+            self._bug(bug)
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=work, args=arguments, name="attested", daemon=True).start()
+
+    def _note(self, refusal: RatlsError, connection: AttestedSocket | None) -> None:
+        if self._log is not None:
+            name = None if connection is None else connection.peer.name
+            told = None if connection is None else connection.told
+            self._log.warning("refused", code=refusal.code, party=name, id=told)
+
+    def _bug(self, bug: BaseException) -> None:
+        if self._log is not None:
+            self._log.error("internal", bug=place_of(bug))
+
+
+def _party(policy: Policy, der: bytes) -> SocketPeer | None:
+    """The party whose channel certificate this is, byte for byte."""
+    for party in policy.voters:
+        if party.channel_certificate.der == der:
+            return SocketPeer(party.channel_certificate.spki_sha256, party.id, None)
+    return None
+
+
+def _not_listed() -> PeerNotListed:
+    return PeerNotListed("peer", expected="a party of the policy", found="another certificate")
