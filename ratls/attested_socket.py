@@ -83,6 +83,11 @@ class SocketPeer:
         return f"enclave {self.admitted.claims.instance.hex()}"
 
 
+def message_frame(content: bytes) -> bytes:
+    """A message of the challenge, as a frame."""
+    return bytes([MESSAGE]) + len(content).to_bytes(3, "big") + content
+
+
 def session_of(
     tls: TlsEnd[SocketPeer],
     shown: Shown,
@@ -223,6 +228,11 @@ class AttestedSocket:
         self._raw.close()
         self._closed()
 
+    def refuse(self, refusal: RatlsError) -> RatlsError:
+        """End the connection for a reason of the caller's, which is told as a code; the reason."""
+        self.fail(refusal, told=True)
+        return refusal
+
     def abort(self) -> None:
         """End the connection at once, from any thread; whoever uses it is told that it broke."""
         with suppress(OSError):
@@ -339,9 +349,8 @@ class AttestedSocket:
     def _frame(self, *, established: bool = True, resting: bool = False) -> None:
         """Read the head of the next frame, and all of a frame that has no data."""
         head = bytearray(HEAD)
-        if resting:
-            self._rest()
-        self._read_all(memoryview(head))
+        first = self._read(memoryview(head), resting=resting)
+        self._read_all(memoryview(head)[first:])
         kind, size = head[0], int.from_bytes(head[1:], "big")
         if kind == DATA and established and 0 < size <= MAX_FRAME and not self._end_seen:
             self._left = size
@@ -365,22 +374,22 @@ class AttestedSocket:
     def _rest(self) -> None:
         """Wait for what comes next; meanwhile the peer may cease to be what it has proved."""
         ends = time.monotonic() + self._timeout
-        while not self._tls.pending:
-            left = ends - time.monotonic()
-            if left <= 0:
+        while not self._ready(select.POLLIN, min(ends - time.monotonic(), _LOOK_SECONDS)):
+            if time.monotonic() >= ends:
                 raise self._late("its next step")
-            if self._ready(select.POLLIN, min(left, _LOOK_SECONDS)):
-                self._fill()
             self._look(may_wait=False)
 
     def _read_all(self, view: memoryview) -> None:
         while view:
             view = view[self._read(view) :]
 
-    def _read(self, view: memoryview) -> int:
+    def _read(self, view: memoryview, *, resting: bool = False) -> int:
         """At least one byte."""
         while (size := self._tls.read_into(view)) is None:
-            self._wait(select.POLLIN)
+            if resting:
+                self._rest()
+            else:
+                self._wait(select.POLLIN)
             self._fill()
         if size == 0:  # TLS ended: only a frame may say that nothing follows
             raise self._cut()
@@ -420,28 +429,33 @@ class AttestedSocket:
     def _ready(self, event: int, seconds: float) -> bool:
         waiting = select.poll()  # `select` takes no file descriptor above 1023
         waiting.register(self._raw, event)
-        return bool(waiting.poll(seconds * 1000))
+        # In pieces: the system takes no wait for ever, and a signal is heard in between.
+        while seconds > _LOOK_SECONDS:
+            if waiting.poll(_LOOK_SECONDS * 1000):
+                return True
+            seconds -= _LOOK_SECONDS
+        return bool(waiting.poll(max(seconds, 0) * 1000))
 
     # How it ends
 
     def _failing(self) -> _Failing:
         return _Failing(self)
 
-    def fail(self, refusal: RatlsError) -> None:
+    def fail(self, refusal: RatlsError, *, told: bool = False) -> None:
         """Tell the peer code and id, once, and end the connection; later calls raise the same."""
         if self._broken is not None:
             return
         self._broken = refusal
-        if not isinstance(refusal, PeerRefused | ConnectionCut | CallFailed):
+        if told or not isinstance(refusal, PeerRefused | ConnectionCut | CallFailed):
             # What a policy admits is nothing to tell a peer that it does not admit.
             code = refusal.code if self.peer.party is not None else "refused"
             self.told = secrets.token_hex(8)
-            told = write_message("refused", code=code, id=self.told)
+            message = write_message("refused", code=code, id=self.told)
             with suppress(RatlsError, OSError, SSL.Error):
                 if self._sending.acquire(timeout=1.0):
                     try:
                         self._timeout = min(self._timeout, 1.0)
-                        self._write(MESSAGE, memoryview(told))
+                        self._write(MESSAGE, memoryview(message))
                     finally:
                         self._sending.release()
         with suppress(OSError):

@@ -12,29 +12,32 @@ from __future__ import annotations
 
 import hashlib
 import queue
+import secrets
 import selectors
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
 
 from policy.agreement import require_window
 from policy.document import Policy
+from policy.errors import ResourceLimitError
 from ratls.address import Address
 from ratls.appraise import Expectation, appraise_certificate
-from ratls.attested_socket import AttestedSocket, SocketPeer, session_of
+from ratls.attested_socket import AttestedSocket, SocketPeer, message_frame, session_of
 from ratls.claims import ROLE_CLIENT
 from ratls.environment import prepare_process
 from ratls.errors import PeerIdentityError
 from ratls.identity import EnclaveIdentity
 from ratls.log import Log, place_of
 from ratls.serving import open_many_files
-from ratls.session import Verifier
+from ratls.session import Verifier, write_message
 from ratls.tls import PIECE, Shown, TlsEnd
-from verifier.errors import ConfigError, RatlsError
+from verifier.errors import ConfigError, Exit, RatlsError
 
 
 class PeerNotListed(PeerIdentityError):
@@ -49,6 +52,14 @@ class ListenerUnusable(ConfigError):
 
     code = "listener-unusable"
     default_fix = "choose a free port and an address of this machine"
+
+
+class ConnectionsExhausted(ResourceLimitError):
+    """Too many connections are open at once."""
+
+    code = "connections-exhausted"
+    exit_status = Exit.PEER
+    default_fix = "close other connections, then try again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,7 @@ class _Pending:
     raw: socket.socket
     tls: TlsEnd[SocketPeer]
     until: float
+    told: bool = False  # that it is refused; it is only waited for until it has read that
 
 
 class Listener:
@@ -153,7 +165,8 @@ class Listener:
         if self._stopped.is_set():
             return
         self._stopped.set()
-        self._wake.send(b"x")
+        with suppress(OSError):
+            self._wake.send(b"x")
         self._thread.join()
         with self._lock:
             running = list(self._open)
@@ -205,6 +218,12 @@ class Listener:
 
     def _go_on(self, pending: _Pending) -> None:
         tls = pending.tls
+        if pending.told:
+            with suppress(OSError):
+                if pending.raw.recv(PIECE):
+                    return
+            self._drop(pending)
+            return
         try:
             try:
                 tls.feed_handshake(pending.raw.recv(PIECE), "a client")
@@ -219,10 +238,12 @@ class Listener:
             self._drop(pending)
         except OSError:
             self._drop(pending)
+        except Exception as bug:  # noqa: BLE001 - of one connection: the others go on
+            self._bug(bug)
+            self._drop(pending)
         else:
-            if ended:
-                self._forget(pending)
-                self._begin(pending)
+            if ended and not self._begin(pending):
+                self._tell_full(pending)
 
     def _forget(self, pending: _Pending) -> None:
         del self._pending[pending.raw.fileno()]
@@ -250,7 +271,19 @@ class Listener:
 
     # Connections, each in a thread
 
-    def _begin(self, pending: _Pending) -> None:
+    def _tell_full(self, pending: _Pending) -> None:
+        """Closed at once, it might lose what it is told."""
+        pending.told, number = True, secrets.token_hex(8)
+        refusal = write_message("refused", code=ConnectionsExhausted.code, id=number)
+        if self._log is not None:
+            name = pending.tls.peer.name
+            self._log.warning("refused", code=ConnectionsExhausted.code, party=name, id=number)
+        with suppress(OSError):
+            pending.raw.send(pending.tls.seal(memoryview(message_frame(refusal))))
+            pending.raw.shutdown(socket.SHUT_WR)
+
+    def _begin(self, pending: _Pending) -> bool:
+        """Give the connection a thread; False where its peer has none left."""
         tls = pending.tls
         name = tls.peer.name
         with self._lock:
@@ -261,10 +294,8 @@ class Listener:
             if not full:
                 self._running[name] += 1
         if full:
-            if self._log is not None:
-                self._log.warning("refused", code="connections-exhausted", party=name)
-            pending.raw.close()
-            return
+            return False
+        self._forget(pending)
 
         def still() -> None:
             expected, at = self._verifier.expect(), self._verifier.clock()
@@ -287,6 +318,7 @@ class Listener:
         with self._lock:
             self._open.add(connection)
         self._start(self._establish, connection)
+        return True
 
     def _establish(self, connection: AttestedSocket) -> None:
         try:

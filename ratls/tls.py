@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -62,8 +63,8 @@ class Shown:
 
     der: bytes
     spki_sha256: bytes  # 32
-    certificate: crypto.X509
-    key: crypto.PKey
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
     prover: EnclaveIdentity | None  # None: this end is a party
 
     @classmethod
@@ -76,11 +77,12 @@ class Shown:
             Encoding.DER, PublicFormat.SubjectPublicKeyInfo
         )
         key = load_pem_private_key(own.key_pem, None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
         return cls(
             certificate.public_bytes(Encoding.DER),
             hashlib.sha256(spki).digest(),
-            crypto.X509.from_cryptography(certificate),
-            crypto.PKey.from_cryptography_key(key),  # type: ignore[arg-type]
+            certificate,
+            key,
             own if enclave else None,  # type: ignore[arg-type]
         )
 

@@ -18,6 +18,7 @@ from ratls.claims import (
     ClaimMissing,
     ClaimOfAnotherPurpose,
     ClaimsMalformed,
+    ConnectionUnbound,
     ContextMismatch,
     InstanceChanged,
     KeyUnbound,
@@ -58,6 +59,7 @@ CHALLENGE = ChallengeClaims(
     task_hash=b"t" * 32,
     nonce=b"n" * 32,
     sealing_key_hash=b"k" * 32,
+    binder=b"b" * 32,
     **BASE,
 )
 NOT_SEALED = replace(CHALLENGE, sealing_key_hash=b"")  # an exchange without rows names no key
@@ -161,7 +163,7 @@ def test_no_prefix_of_claims_is_read(claims: CertificateClaims) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(ChallengeClaims.names()) - {"pubkey-hash", "sealing-key-hash"})
+    "name", sorted(set(ChallengeClaims.names()) - {"pubkey-hash", "sealing-key-hash", "binder"})
 )
 def test_a_claim_left_out_is_a_refusal(name: str) -> None:
     """Whoever compares a claim only where it is present is satisfied by its absence."""
@@ -179,6 +181,17 @@ def test_the_sealing_key_is_left_out_where_rows_will_be_sealed() -> None:
     require_equal(unnamed, OWN | {"sealing-key-hash": b""}, SPKI)
 
 
+@pytest.mark.parametrize(
+    ("said", "own"), [(b"", b"b" * 32), (b"b" * 32, b""), (b"x" * 32, b"y" * 32)]
+)
+def test_evidence_of_another_connection(said: bytes, own: bytes) -> None:
+    """B08: forwarded from a connection with another exporter value, or from one without any."""
+    found = ChallengeClaims.parse(replace(CHALLENGE, binder=said).encode())
+    with refused(ConnectionUnbound):
+        require_equal(found, OWN | {"binder": own}, SPKI)
+    require_equal(found, OWN | {"binder": said}, SPKI)
+
+
 def test_evidence_names_a_sealing_key_that_did_not_come() -> None:
     with refused(SealingKeyUnbound):
         require_equal(CHALLENGE, OWN | {"sealing-key-hash": b""}, SPKI)
@@ -189,6 +202,8 @@ def test_evidence_names_a_sealing_key_that_did_not_come() -> None:
     [
         ("sealing-key-hash", 0),
         ("sealing-key-hash", 31),
+        ("binder", 0),
+        ("binder", 31),
         ("nonce", 31),
         ("nonce", 33),
         ("nonce", 0),
@@ -202,7 +217,7 @@ def test_a_claim_of_another_size_is_a_refusal(name: str, size: int) -> None:
         ChallengeClaims.parse(cbor2.dumps(CHALLENGE.as_map() | {name: bytes(size)}))
 
 
-@pytest.mark.parametrize("name", ["nonce", "peer-hash", "task-hash", "sealing-key-hash"])
+@pytest.mark.parametrize("name", ["nonce", "peer-hash", "task-hash", "sealing-key-hash", "binder"])
 def test_evidence_of_a_challenge_worn_as_a_certificate(name: str) -> None:
     """B04: made for one moment, it would then be shown for days."""
     raw = cbor2.dumps(CERTIFICATE.as_map() | {name: bytes(32)})
@@ -211,8 +226,8 @@ def test_evidence_of_a_challenge_worn_as_a_certificate(name: str) -> None:
 
 
 def test_unknown_claims_are_ignored_and_named() -> None:
-    raw = cbor2.dumps(CERTIFICATE.as_map() | {"verdict": b"true", "binder": b"x"})
-    assert CertificateClaims.parse(raw) == replace(CERTIFICATE, unknown=("binder", "verdict"))
+    raw = cbor2.dumps(CERTIFICATE.as_map() | {"verdict": b"true", "colour": b"x"})
+    assert CertificateClaims.parse(raw) == replace(CERTIFICATE, unknown=("colour", "verdict"))
 
 
 EVENTS = (b"1" * 48, b"2" * 48)
@@ -252,6 +267,7 @@ def test_claims_that_are_ours_pass() -> None:
         ("peer_hash", PeerHashMismatch),
         ("task_hash", TaskHashMismatch),
         ("sealing_key_hash", SealingKeyUnbound),
+        ("binder", ConnectionUnbound),
         ("nonce", NonceMismatch),
     ],
 )
