@@ -91,7 +91,8 @@ def message_frame(content: bytes) -> bytes:
 def session_of(
     tls: TlsEnd[SocketPeer],
     shown: Shown,
-    verifier: Verifier,
+    verifier: Verifier | None,
+    seconds: Callable[[], float],
     *,
     client: bool,
     still: Callable[[], None] = lambda: None,
@@ -100,6 +101,7 @@ def session_of(
     peer = tls.peer
     challenger = None
     if peer.admitted is not None:
+        assert verifier is not None
         theirs = binder(tls.export, tls.peer_der)
         challenger = Challenger(peer.admitted, shown.spki_sha256, verifier, binder=theirs)
     return Session(
@@ -109,7 +111,7 @@ def session_of(
         own_binder=binder(tls.export, shown.der),
         challenger=challenger,
         still=still,
-        seconds=verifier.seconds,
+        seconds=seconds,
     )
 
 
@@ -466,7 +468,7 @@ class AttestedSocket:
     def translated(self, error: BaseException) -> RatlsError | None:
         """A refusal, or what the network and TLS say, as one."""
         if isinstance(error, RatlsError):
-            return error
+            return self._broken or error  # the first reason is the true one
         if isinstance(error, OSError | SSL.Error | ValueError):
             if self._broken is not None:
                 return self._broken

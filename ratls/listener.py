@@ -1,6 +1,6 @@
 """The server's end of attested connections: who may connect, how many at once, and for how long.
 
-    with Listener(Address("127.0.0.1", 0), identity, verifier) as listener:
+    with Listener(Address("127.0.0.1", 0), identity, lambda: policy) as listener:
         listener.serve(handler)     # handler(connection), in a thread for each; until `close`
 
 One thread does all handshakes, so a stranger's connection costs a file descriptor and some memory,
@@ -21,13 +21,14 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Self
 
 from policy.agreement import require_window
 from policy.document import Policy
 from policy.errors import ResourceLimitError
 from ratls.address import Address
-from ratls.appraise import Expectation, appraise_certificate
+from ratls.appraise import appraise_certificate
 from ratls.attested_socket import AttestedSocket, SocketPeer, message_frame, session_of
 from ratls.claims import ROLE_CLIENT
 from ratls.environment import prepare_process
@@ -35,7 +36,7 @@ from ratls.errors import PeerIdentityError
 from ratls.identity import EnclaveIdentity
 from ratls.log import Log, place_of
 from ratls.serving import open_many_files
-from ratls.session import Verifier, write_message
+from ratls.session import Verifier, utc_now, write_message
 from ratls.tls import PIECE, Shown, TlsEnd
 from verifier.errors import ConfigError, Exit, RatlsError
 
@@ -90,9 +91,11 @@ class Listener:
         self,
         address: Address,
         identity: EnclaveIdentity,
-        verifier: Verifier,
+        policy: Callable[[], Policy],
         *,
-        enclaves: bool = False,
+        enclaves: Verifier | None = None,
+        clock: Callable[[], datetime] = utc_now,
+        seconds: Callable[[], float] = time.monotonic,
         limits: Limits | None = None,
         log: Log | None = None,
     ) -> None:
@@ -101,8 +104,8 @@ class Listener:
         Args:
             address: Port 0 takes a free one.
             identity: What this enclave shows and proves.
-            verifier: Its policy lists the parties that may connect, and judges enclaves.
-            enclaves: May enclaves that the policy admits connect, too?
+            policy: Lists the parties that may connect; asked for each, and while they stay.
+            enclaves: Judges enclaves that connect, which then may, too; None: they may not.
             log: Refusals, by code and id; None for no log.
 
         Raises:
@@ -111,8 +114,9 @@ class Listener:
         """
         prepare_process()
         open_many_files()
-        self._identity, self._shown, self._verifier = identity, Shown.of(identity), verifier
-        self._enclaves, self._limits, self._log = enclaves, limits or Limits(), log
+        self._identity, self._shown, self._policy = identity, Shown.of(identity), policy
+        self._enclaves, self._clock, self._seconds = enclaves, clock, seconds
+        self._limits, self._log = limits or Limits(), log
         self._pending: dict[int, _Pending] = {}  # by file descriptor, the oldest first
         self._running: Counter[str] = Counter()
         self._open: set[AttestedSocket] = set()
@@ -172,6 +176,9 @@ class Listener:
             running = list(self._open)
         for connection in running:
             connection.abort()
+        with suppress(queue.Empty):  # those that nobody has accepted
+            while (waiting := self._ready.get_nowait()) is not None:
+                waiting.close()
         self._ready.put(None)
 
     def connections(self) -> list[AttestedSocket]:
@@ -255,19 +262,20 @@ class Listener:
 
     def _judge(self, der: bytes) -> SocketPeer:
         """Who the certificate is of. Raises: PeerNotListed; what the appraisal says."""
-        expected, at = self._verifier.expect(), self._verifier.clock()
-        require_window(expected.policy, at)
-        party = _party(expected.policy, der)
+        policy, at = self._policy(), self._clock()
+        require_window(policy, at)
+        party = _party(policy, der)
         if party is not None:
             return party
-        if not self._enclaves:
+        if self._enclaves is None:
             raise _not_listed()
-        admitted = appraise_certificate(der, self._of_a_client(), at=at)
+        admitted = appraise_certificate(der, self._of_clients(self._enclaves).expect(), at=at)
         return SocketPeer(hashlib.sha256(admitted.spki).digest(), None, admitted)
 
-    def _of_a_client(self) -> Expectation:
+    @staticmethod
+    def _of_clients(verifier: Verifier) -> Verifier:
         """B17: what a server proves, nobody may prove as a client."""
-        return replace(self._verifier.expect(), role=ROLE_CLIENT)
+        return replace(verifier, expect=lambda: replace(verifier.expect(), role=ROLE_CLIENT))
 
     # Connections, each in a thread
 
@@ -298,9 +306,9 @@ class Listener:
         self._forget(pending)
 
         def still() -> None:
-            expected, at = self._verifier.expect(), self._verifier.clock()
-            require_window(expected.policy, at)
-            if _party(expected.policy, tls.peer_der) is None:
+            policy = self._policy()
+            require_window(policy, self._clock())
+            if _party(policy, tls.peer_der) is None:
                 raise _not_listed()
 
         def closed() -> None:
@@ -308,12 +316,9 @@ class Listener:
                 self._running[name] -= 1
                 self._open.discard(connection)
 
-        judge = self._verifier
-        if tls.peer.admitted is not None:
-            judge = replace(
-                judge, expect=lambda: replace(self._verifier.expect(), role=ROLE_CLIENT)
-            )
-        session = session_of(tls, self._shown, judge, client=False, still=still)
+        judge = None if self._enclaves is None else self._of_clients(self._enclaves)
+        seconds = self._seconds
+        session = session_of(tls, self._shown, judge, seconds, client=False, still=still)
         connection = AttestedSocket(pending.raw, tls, session, name, closed)
         with self._lock:
             self._open.add(connection)
@@ -331,6 +336,8 @@ class Listener:
             connection.close()
         else:
             self._ready.put(connection)
+            if self._stopped.is_set():
+                connection.close()
 
     def _handle(
         self, handler: Callable[[AttestedSocket], object], connection: AttestedSocket

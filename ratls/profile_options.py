@@ -60,6 +60,12 @@ TAKES: Mapping[str, Mapping[str, str]] = {
         **_STATE,
     },
     "verify receipt": _CHECKED,
+    "tunnel client": {
+        **_AGREEMENT,
+        **_KEYS,
+        **_STATE,
+    },
+    "tunnel server": _AGREEMENT,
     "enclave serve": {
         **_AGREEMENT,
         "attester": "serve.enclave.attester",

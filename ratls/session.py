@@ -178,6 +178,22 @@ class TooManyChallenges(ResourceLimitError):
     default_fix = "challenge a connection once a second at most"
 
 
+class Allowance:
+    """Evidence costs the machine time: how often a peer may ask for it."""
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds, self._at, self._left = seconds, seconds(), _BURST
+
+    def spend(self) -> None:
+        """Raises: TooManyChallenges."""
+        now = self._seconds()
+        self._left = min(_BURST, self._left + (now - self._at) * _PER_SECOND) - 1
+        self._at = now
+        if self._left < 0:
+            self._left = 0.0
+            raise TooManyChallenges("challenges", expected="one a second", found="more")
+
+
 _SHAPES: dict[str, dict[str, type]] = {
     "hello": {"nonce": bytes},
     "evidence": {"evidence": bytes, "nonce": bytes},  # the nonce is empty: no proof is wanted
@@ -254,7 +270,7 @@ class Session:
         self._seconds, self._still = seconds, still
         self._due: tuple[str, ...] = ("evidence",) if client else ("hello",)
         self._asked: Nonce | None = None  # the nonce that the other end has yet to answer
-        self._allowance, self._asked_at = _BURST, seconds()
+        self._allowance = Allowance(seconds)
         self._judged = seconds()
         self.fresh: FreshEvidence | None = None
         self.renewal: Renewal | None = None
@@ -300,7 +316,7 @@ class Session:
         if name == "evidence":
             return self._evidence(members)
         if name == "challenge":
-            self._spend()
+            self._allowance.spend()
             return write_message("answer", evidence=self._prove(members["nonce"]))
         self._judge(members["evidence"])  # a proof or an answer
         self._due = ()
@@ -338,14 +354,6 @@ class Session:
             expected = self.challenger.verifier.expect()
             self.renewal = Renewal.agreed(expected, self._seconds)
         self.renewal.proved()
-
-    def _spend(self) -> None:
-        """Evidence costs the machine time: a peer has an allowance."""
-        now = self._seconds()
-        earned = (now - self._asked_at) * _PER_SECOND
-        self._allowance, self._asked_at = min(_BURST, self._allowance + earned) - 1, now
-        if self._allowance < 0:
-            raise TooManyChallenges("challenges", expected="one a second", found="more")
 
     def count(self, size: int) -> None:
         """So many bytes of data went either way."""

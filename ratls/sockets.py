@@ -1,7 +1,7 @@
 """Attested connections: a client and a server on TLS 1.3, for any protocol.
 
     verifier = Verifier(lambda: expectation)
-    with Listener(Address("127.0.0.1", 0), enclave, verifier) as listener:
+    with Listener(Address("127.0.0.1", 0), enclave, lambda: policy) as listener:
         threading.Thread(target=listener.serve, args=[answer]).start()
         with connect(listener.address, identity, verifier) as connection:
             connection.sendall(b"question")
@@ -89,7 +89,7 @@ def _attested(
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tls = TlsEnd(shown, judge, client=True)
         _handshake(raw, tls, address, ends)
-        session = session_of(tls, shown, verifier, client=True)
+        session = session_of(tls, shown, verifier, verifier.seconds, client=True)
         connection = AttestedSocket(raw, tls, session, str(address))
     except OSError as error:
         raw.close()

@@ -295,7 +295,7 @@ def test_another_machine(study: Study) -> None:
 
 def test_the_port_is_taken(study: Study, nowhere: tuple[str, int]) -> None:
     with refused(ListenerUnusable):
-        Listener(Address(*nowhere), study.identity(), Verifier(lambda: study.expectation))
+        Listener(Address(*nowhere), study.identity(), lambda: study.policy)
 
 
 # How a connection ends.

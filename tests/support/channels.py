@@ -67,8 +67,10 @@ def listening(
     listener = Listener(
         Address(LOOPBACK, 0),
         identity or study.identity(),
-        judge,
-        enclaves=enclaves,
+        lambda: judge.expect().policy,
+        enclaves=judge if enclaves else None,
+        clock=judge.clock,
+        seconds=judge.seconds,
         limits=limits,
         log=open_log(log if log is not None else Log()),
     )
