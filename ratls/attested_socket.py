@@ -286,7 +286,7 @@ class AttestedSocket:
         """Is the peer still what it has proved, and is a new proof due? If so, ask for it."""
         if self._broken is not None:
             raise self._broken
-        now = time.monotonic()
+        now = self._session.seconds()
         if not self._session.unanswered and not self._session.due and now < self._looked:
             return
         self._looked = now + _LOOK_SECONDS
@@ -310,7 +310,7 @@ class AttestedSocket:
         while self._session.unanswered:
             if self._broken is not None:
                 raise self._broken
-            if time.monotonic() > self._answer_by:
+            if self._session.seconds() > self._answer_by:
                 raise self._late("the proof that is due")
             if not self._reading.acquire(blocking=False):
                 with self._answered:  # another thread receives; it takes the answer, too

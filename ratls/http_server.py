@@ -185,6 +185,7 @@ def _environ(exchange: _Exchange, request: h11.Request, listener: Listener) -> d
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "https",
         "wsgi.input": io.BufferedReader(_Body(exchange), _PIECE),
+        "wsgi.input_terminated": True,  # also where no length was announced
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,

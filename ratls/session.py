@@ -182,11 +182,11 @@ class Allowance:
     """Evidence costs the machine time: how often a peer may ask for it."""
 
     def __init__(self, seconds: Callable[[], float]) -> None:
-        self._seconds, self._at, self._left = seconds, seconds(), _BURST
+        self.seconds, self._at, self._left = seconds, seconds(), _BURST
 
     def spend(self) -> None:
         """Raises: TooManyChallenges."""
-        now = self._seconds()
+        now = self.seconds()
         self._left = min(_BURST, self._left + (now - self._at) * _PER_SECOND) - 1
         self._at = now
         if self._left < 0:
@@ -267,7 +267,7 @@ class Session:
         """
         self._prover, self._peer_spki = prover, peer_spki_sha256
         self._binder, self.challenger = own_binder, challenger
-        self._seconds, self._still = seconds, still
+        self.seconds, self._still = seconds, still
         self._due: tuple[str, ...] = ("evidence",) if client else ("hello",)
         self._asked: Nonce | None = None  # the nonce that the other end has yet to answer
         self._allowance = Allowance(seconds)
@@ -349,10 +349,10 @@ class Session:
         assert self.challenger is not None
         assert self._asked is not None
         self.fresh = self.challenger.appraise(self._asked, evidence)
-        self._asked, self._judged = None, self._seconds()
+        self._asked, self._judged = None, self.seconds()
         if self.renewal is None:
             expected = self.challenger.verifier.expect()
-            self.renewal = Renewal.agreed(expected, self._seconds)
+            self.renewal = Renewal.agreed(expected, self.seconds)
         self.renewal.proved()
 
     def count(self, size: int) -> None:
@@ -366,10 +366,10 @@ class Session:
         Raises:
             RatlsError: Policy, collateral or revocation lists have turned against it.
         """
-        if self._seconds() < self._judged + _STILL_SECONDS:
+        if self.seconds() < self._judged + _STILL_SECONDS:
             return
         if self.challenger is None:
             self._still()
         elif self.fresh is not None:
             self.challenger.require_still_admitted(self.fresh)
-        self._judged = self._seconds()
+        self._judged = self.seconds()

@@ -13,6 +13,7 @@ has shown its own. The library never touches the socket, so reading has a deadli
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -243,7 +244,14 @@ class TlsEnd(Generic[Peer]):
     def pending(self) -> bool:
         """Is there something in memory that was not yet read?"""
         with self.lock:
-            return self._unread or self._tls.pending() > 0
+            if self._unread:
+                try:
+                    self._tls.recv_into(bytearray(1), 1, socket.MSG_PEEK)
+                except SSL.WantReadError:
+                    self._unread = False
+                except SSL.Error:
+                    pass  # an end is something to read, too
+            return self._unread
 
     def end(self) -> bytes:
         """The alert that nothing follows, to be sent."""

@@ -34,9 +34,7 @@ pytestmark = pytest.mark.slow
 class Served:
     """A service of the user's own: it sends back what it is given, in all four kinds of call."""
 
-    def __init__(
-        self, study: Study, identity: EnclaveIdentity, policy: Callable[[], Policy]
-    ) -> None:
+    def __init__(self, identity: EnclaveIdentity, policy: Callable[[], Policy]) -> None:
         self.entered: list[str] = []
         self.attestation = Attestation(identity, policy)
         self.server = grpc.server(

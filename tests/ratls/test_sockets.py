@@ -438,7 +438,6 @@ def test_a_connection_ends_when_the_lists_turn_against_the_platform(study: Study
         connection.sendall(b"x")
         assert connection.recv(1) == b"x"
         held[0] = revoked(study)
-        connection._looked = 0.0
         clock.passed += 61
         with refused(CertificateRevoked):
             connection.recv(1)
