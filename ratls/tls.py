@@ -192,7 +192,7 @@ class TlsEnd(Generic[Peer]):
         return self._tls.export_keying_material(label, length, context)
 
     def feed(self, data: bytes) -> None:
-        """Take what the network brought."""
+        """Take what the network brought (RFC 8446, section 5)."""
         with self.lock:
             self._tls.bio_write(data)
             self._unread = True
@@ -254,7 +254,7 @@ class TlsEnd(Generic[Peer]):
             return self._unread
 
     def end(self) -> bytes:
-        """The alert that nothing follows, to be sent."""
+        """The alert that nothing follows, to be sent (RFC 8446, section 6.1)."""
         with self.lock:
             with suppress(SSL.Error):  # the connection is no longer whole
                 self._tls.shutdown()
