@@ -87,7 +87,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """With what this end judges the other one.
+    """With what this end, a relying party (RFC 9334, section 7.2), judges the other one.
 
     `expect` is asked at each decision: policy, collateral and revocation lists are those of that
     moment, and a connection that they no longer admit ends.
@@ -291,7 +291,7 @@ class Session:
         return self._asked is not None
 
     def open(self) -> bytes:
-        """The client's first message."""
+        """The client's first message, with a nonce (RFC 9334, section 10.2)."""
         return write_message("hello", nonce=self._ask())
 
     def challenge(self) -> bytes:
