@@ -52,7 +52,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Agree": ("party", "policy"),
     "Verify": ("verify", "collateral", "measure", "attest"),
     "Release and compute": ("provider", "task"),
-    "Operate": ("doctor", "enclave", "scheduler", "simulation"),
+    "Operate": ("doctor", "enclave", "tunnel", "scheduler", "simulation"),
 }
 
 

@@ -90,7 +90,7 @@ class Attestation:
         self.interceptor: grpc.ServerInterceptor = _Guard(self)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Mutual TLS with the parties of the policy, and with nobody else."""
+        """Mutual TLS (RFC 8446, section 4.3.2) with the parties of the policy, and nobody else."""
         roots = "".join(p.channel_certificate.pem for p in self._policy().voters).encode()
         pair = (self._identity.key_pem, self._identity.certificate_pem)
         return grpc.ssl_server_credentials([pair], roots, require_client_auth=True)

@@ -53,7 +53,7 @@ Exporter = Callable[[bytes, int, bytes], bytes]  # label, length, context
 def binder(exporter: Exporter, certificate: bytes) -> bytes:
     """What one end's evidence says of this connection: 32 bytes.
 
-    The exporter's value is the same at both ends. With the certificate of the end that proves
+    The exporter's value (RFC 8446, section 7.5) is the same at both ends. With the certificate of the end that proves
     itself as context, it is another for each: evidence sent back to its maker proves nothing
     (B17).
     """
@@ -87,7 +87,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """With what this end judges the other one.
+    """With what this end, a relying party (RFC 9334, section 7.2), judges the other one.
 
     `expect` is asked at each decision: policy, collateral and revocation lists are those of that
     moment, and a connection that they no longer admit ends.
@@ -291,7 +291,7 @@ class Session:
         return self._asked is not None
 
     def open(self) -> bytes:
-        """The client's first message."""
+        """The client's first message, with a nonce (RFC 9334, section 10.2)."""
         return write_message("hello", nonce=self._ask())
 
     def challenge(self) -> bytes:

@@ -192,7 +192,7 @@ class TlsEnd(Generic[Peer]):
         return self._tls.export_keying_material(label, length, context)
 
     def feed(self, data: bytes) -> None:
-        """Take what the network brought."""
+        """Take what the network brought (RFC 8446, section 5)."""
         with self.lock:
             self._tls.bio_write(data)
             self._unread = True
@@ -226,7 +226,7 @@ class TlsEnd(Generic[Peer]):
         return sealed
 
     def read_into(self, buffer: memoryview) -> int | None:
-        """Data of one record; None where more has to be fed first; 0 at the end of the connection.
+        """Data of one record (RFC 8446, section 5.2); None where more has to be fed first; 0 at the end of the connection.
 
         Raises:
             SSL.Error: What came is not of this connection.
@@ -242,7 +242,7 @@ class TlsEnd(Generic[Peer]):
 
     @property
     def pending(self) -> bool:
-        """Is there something in memory that was not yet read?"""
+        """Is there something in memory (RFC 8446, section 5.1) that was not yet read?"""
         with self.lock:
             if self._unread:
                 try:
@@ -254,7 +254,7 @@ class TlsEnd(Generic[Peer]):
             return self._unread
 
     def end(self) -> bytes:
-        """The alert that nothing follows, to be sent."""
+        """The alert that nothing follows, to be sent (RFC 8446, section 6.1)."""
         with self.lock:
             with suppress(SSL.Error):  # the connection is no longer whole
                 self._tls.shutdown()

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from ratls.address import Address
 from ratls.attested_socket import AttestedSocket
-from ratls.errors import CallFailed
+from ratls.errors import TransportError
 from ratls.listener import Limits, Listener, ListenerUnusable
 from verifier.errors import RatlsError
 
@@ -30,7 +30,7 @@ _CONNECT_SECONDS = 10.0
 Report = Callable[[RatlsError], object]
 
 
-class TunnelTargetUnreachable(CallFailed):
+class TunnelTargetUnreachable(TransportError):
     """Nothing listens where the tunnel ends."""
 
     code = "tunnel-target-unreachable"
