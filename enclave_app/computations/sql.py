@@ -27,6 +27,7 @@ from enclave_app.gate import Group, Inputs
 from enclave_app.limits import Need
 from policy.computations import bound, named_in
 from policy.sections import Release
+from verifier.errors import ConfigError
 from verifier.files import MEBIBYTE
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
     from enclave_app.computations.sql_plan import Plan
 
 _CELL = 256  # bytes of a key, a name or a number in the result
+
+
+class EngineAbsent(ConfigError):
+    """The policy has SQL, and this image was made without the engine for it."""
+
+    code = "engine-absent"
+    default_fix = "make the image with sql among its --computations"
 
 
 class NoGroupLarge(ReleaseDeniedError):
@@ -54,10 +62,12 @@ class KeyNotPlain(ComputeDeniedError):
 def ready() -> None:
     """The engine is locked, at the start of an enclave whose policy has SQL.
 
-    Raises: EngineNotLocked.
+    Raises: EngineAbsent, EngineNotLocked.
     """
-    from enclave_app.computations.sql_engine import require_locked
-
+    try:
+        from enclave_app.computations.sql_engine import require_locked
+    except ImportError as error:
+        raise EngineAbsent("SQL engine", expected="its files", found="none") from error
     require_locked()
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from enclave_app.computations import sql, sql_engine
-from enclave_app.computations.sql import KeyNotPlain, NoGroupLarge, register
+from enclave_app.computations.sql import EngineAbsent, KeyNotPlain, NoGroupLarge, register
 from enclave_app.computations.sql_engine import (
     FORBIDDEN,
     EngineNotLocked,
@@ -95,6 +96,15 @@ def test_an_engine_that_is_not_locked(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(sql_engine, "_SETTINGS", settings)
     with refused(EngineNotLocked):
         require_locked()
+
+
+def test_image_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so at its start, not when rows have come."""
+    sql.ready()
+    monkeypatch.delitem(sys.modules, "enclave_app.computations.sql_engine")
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with refused(EngineAbsent):
+        sql.ready()
 
 
 @pytest.mark.parametrize(
@@ -335,6 +345,16 @@ def test_join_counts_the_persons_of_each_side() -> None:
     )
     rows = {"a": visits(many("n", 5) + many("s", 5)), "b": visits(many("n", 4) + many("s", 1))}
     assert ran(statement, rows) == [{"region": "n", "n": 20}]
+
+
+def test_rows_without_a_match_are_about_nobody_of_the_other_side() -> None:
+    """R05: that Bob has nobody in the south is a statement about all of his persons."""
+    statement = (
+        "SELECT a.region, count(*) AS n FROM a LEFT JOIN b USING (patient) "
+        "GROUP BY a.region ORDER BY a.region"
+    )
+    rows = {"a": visits(many("n", 5) + many("s", 5)), "b": visits(many("n", 4))}
+    assert ran(statement, rows) == [{"region": "n", "n": 5}]
 
 
 def test_persons_behind_an_inner_group() -> None:
