@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from enclave_app.deadline import check_deadline
@@ -64,10 +65,10 @@ def ready() -> None:
 
     Raises: EngineAbsent, EngineNotLocked.
     """
-    try:
-        from enclave_app.computations.sql_engine import require_locked
-    except ImportError as error:
-        raise EngineAbsent("SQL engine", expected="its files", found="none") from error
+    if find_spec("duckdb") is None:
+        raise EngineAbsent("SQL engine", expected="its files", found="none")
+    from enclave_app.computations.sql_engine import require_locked
+
     require_locked()
 
 

@@ -101,7 +101,6 @@ def test_an_engine_that_is_not_locked(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_image_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says so at its start, not when rows have come."""
     sql.ready()
-    monkeypatch.delitem(sys.modules, "enclave_app.computations.sql_engine")
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with refused(EngineAbsent):
         sql.ready()
