@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from enclave_app.deadline import check_deadline
@@ -28,7 +27,6 @@ from enclave_app.gate import Group, Inputs
 from enclave_app.limits import Need
 from policy.computations import bound, named_in
 from policy.sections import Release
-from verifier.errors import ConfigError
 from verifier.files import MEBIBYTE
 
 if TYPE_CHECKING:
@@ -37,13 +35,6 @@ if TYPE_CHECKING:
     from enclave_app.computations.sql_plan import Plan
 
 _CELL = 256  # bytes of a key, a name or a number in the result
-
-
-class EngineAbsent(ConfigError):
-    """The policy has SQL, and this image was made without the engine for it."""
-
-    code = "engine-absent"
-    default_fix = "make the image with sql among its --computations"
 
 
 class NoGroupLarge(ReleaseDeniedError):
@@ -63,10 +54,8 @@ class KeyNotPlain(ComputeDeniedError):
 def ready() -> None:
     """The engine is locked, at the start of an enclave whose policy has SQL.
 
-    Raises: EngineAbsent, EngineNotLocked.
+    Raises: EngineNotLocked.
     """
-    if find_spec("duckdb") is None:
-        raise EngineAbsent("SQL engine", expected="its files", found="none")
     from enclave_app.computations.sql_engine import require_locked
 
     require_locked()

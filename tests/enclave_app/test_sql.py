@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from enclave_app.computations import sql, sql_engine
-from enclave_app.computations.sql import EngineAbsent, KeyNotPlain, NoGroupLarge, register
+from enclave_app.computations.sql import KeyNotPlain, NoGroupLarge, register
 from enclave_app.computations.sql_engine import (
     FORBIDDEN,
     EngineNotLocked,
@@ -96,14 +95,6 @@ def test_an_engine_that_is_not_locked(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(sql_engine, "_SETTINGS", settings)
     with refused(EngineNotLocked):
         require_locked()
-
-
-def test_image_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says so at its start, not when rows have come."""
-    sql.ready()
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    with refused(EngineAbsent):
-        sql.ready()
 
 
 @pytest.mark.parametrize(
