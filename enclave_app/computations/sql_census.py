@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from enclave_app.computations.sql_plan import Plan
 
 Key = tuple[int, tuple[Any, ...]]  # a grouping, and the values of all keys
-_BOXES_OF_EACH = 8  # boxes for each person that is demanded: most persons then have one alone
+_BOXES_OF_EACH = 2  # boxes for each person that is demanded: a large group fills them all
 
 
 def hidden_rows(

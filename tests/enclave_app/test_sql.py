@@ -337,6 +337,16 @@ def test_join_counts_the_persons_of_each_side() -> None:
     assert ran(statement, rows) == [{"region": "n", "n": 20}]
 
 
+def test_rows_without_a_match_are_about_nobody_of_the_other_side() -> None:
+    """R05: that Bob has nobody in the south is a statement about all of his persons."""
+    statement = (
+        "SELECT a.region, count(*) AS n FROM a LEFT JOIN b USING (patient) "
+        "GROUP BY a.region ORDER BY a.region"
+    )
+    rows = {"a": visits(many("n", 5) + many("s", 5)), "b": visits(many("n", 4))}
+    assert ran(statement, rows) == [{"region": "n", "n": 5}]
+
+
 def test_persons_behind_an_inner_group() -> None:
     """A mean for each person is still about persons."""
     statement = (
