@@ -5,7 +5,8 @@
     connection.close()
 
 On TLS 1.3 goes one frame after another (docs/channel.md 9): kind (1 byte), length (3,
-big-endian), content. Kinds: data, a message of the challenge (`ratls.session`), and the end of what one side sends. While the
+big-endian), content. Kinds: data, a message of the challenge (`ratls.session`), and the end of
+what one side sends. While the
 connection lasts its peer is challenged again, as the policy says: the next data waits for the
 answer, and what is received meanwhile is kept. One thread may send while another receives.
 """

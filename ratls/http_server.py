@@ -3,7 +3,8 @@
     serve_wsgi(listener, application)      # until `listener.close()`
 
 The program finds the peer in `environ["ratls.party"]` (ASGI: `scope["ratls.party"]`), the name of
-the party as the policy has it; no header says who a peer is. HTTP/1.1 (RFC 9112, section 2) as `h11` reads it.
+the party as the policy has it; no header says who a peer is. HTTP/1.1 (RFC 9112,
+section 2) as `h11` reads it.
 """
 
 from __future__ import annotations

@@ -53,9 +53,9 @@ Exporter = Callable[[bytes, int, bytes], bytes]  # label, length, context
 def binder(exporter: Exporter, certificate: bytes) -> bytes:
     """What one end's evidence says of this connection: 32 bytes.
 
-    The exporter's value (RFC 8446, section 7.5) is the same at both ends. With the certificate of the end that proves
-    itself as context, it is another for each: evidence sent back to its maker proves nothing
-    (B17).
+    The exporter's value (RFC 8446, section 7.5) is the same at both ends. With the
+    certificate of the end that proves itself as context, it is another for each: evidence sent
+    back to its maker proves nothing (B17).
     """
     return exporter(BINDER_LABEL, 32, hashlib.sha256(certificate).digest())
 

@@ -226,7 +226,9 @@ class TlsEnd(Generic[Peer]):
         return sealed
 
     def read_into(self, buffer: memoryview) -> int | None:
-        """Data of one record (RFC 8446, section 5.2); None where more has to be fed first; 0 at the end of the connection.
+        """Data of one record (RFC 8446, section 5.2); None where more has to be fed first.
+
+        0 at the end of the connection.
 
         Raises:
             SSL.Error: What came is not of this connection.
