@@ -50,6 +50,7 @@ class Shell:
         self.out = Console(soft_wrap=True, highlight=False)
         self.err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._lines = Lines(sys.stdout)
+        self._warned = False
 
     def say(self, text: str) -> None:
         """A remark for people, on stderr. `text` is shown as it is, without markup."""
@@ -57,8 +58,9 @@ class Shell:
             self.err.print(escape(text))
 
     def warn_simulation(self, simulated: bool = True) -> None:
-        """Every command that trusts a simulated root says so, in colour."""
-        if simulated:
+        """Every command that trusts a simulated root says so, in colour; once."""
+        if simulated and not self._warned:
+            self._warned = True
             self.err.print(
                 "[bold black on yellow] SIMULATION [/] no hardware protects anything here"
             )
