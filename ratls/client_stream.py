@@ -47,7 +47,7 @@ from ratls.framing import (
     write_message,
 )
 from ratls.peer_refusal import slug
-from ratls.pin import ChannelIdentity, pinned_channel
+from ratls.pin import ChannelIdentity, ending, pinned_channel
 from ratls.sealing import (
     TAG_SIZE,
     ChunkHead,
@@ -125,7 +125,7 @@ def open_exchange(
     """
     largest = MAX_PART if kind is Kind.COLLECT else MAX_MESSAGE
     with (
-        pinned_channel(address, admitted, identity, largest + _FRAME) as channel,
+        ending(pinned_channel(address, admitted, identity, largest + _FRAME)) as channel,
         ClientCall.open(channel, timeout) as call,
     ):
         verifier = Verifier(lambda: expectation, clock, random)

@@ -33,7 +33,7 @@ from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, appraise_certificate
 from ratls.errors import AuthorizationError, CallFailed, DeadlineExceeded, PeerIdentityError
 from ratls.identity import EnclaveIdentity
-from ratls.pin import ChannelIdentity, pinned_channel
+from ratls.pin import ChannelIdentity, close_channel, pinned_channel
 from ratls.probe import probe_name
 from ratls.server_stream import refusal_status
 from ratls.session import Allowance, Challenger, Session, Verifier, utc_now
@@ -217,7 +217,7 @@ def channel(
     try:
         proof.token()
     except BaseException:
-        pinned.close()
+        close_channel(pinned)
         raise
     return grpc.intercept_channel(pinned, proof)
 

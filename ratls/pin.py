@@ -10,6 +10,9 @@ without credentials it sends plaintext. Neither is possible here.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -44,6 +47,7 @@ CLIENT_OPTIONS = [  # of every gRPC client of ours
 
 
 LARGEST = 1 << 20  # bytes
+_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,26 @@ def pinned_channel(
         ("grpc.max_send_message_length", -1),
     ]
     return grpc.secure_channel(str(address), credentials, options)
+
+
+@contextmanager
+def ending(channel: grpc.Channel) -> Iterator[grpc.Channel]:
+    """The channel, closed behind the block by `close_channel`."""
+    try:
+        yield channel
+    finally:
+        close_channel(channel)
+
+
+def close_channel(channel: grpc.Channel) -> None:
+    """End its calls and the connection.
+
+    gRPC waits until each call has ended. One that Ctrl-C met while it began never does: the thread
+    that would notice was not started yet. Then the channel is left to the end of the process.
+    """
+    closing = threading.Thread(target=channel.close, daemon=True)
+    closing.start()
+    closing.join(_CLOSE_SECONDS)
 
 
 def _pin(admitted: AdmittedCertificate) -> bytes:

@@ -23,7 +23,7 @@ import grpc
 from ratls.address import Address
 from ratls.environment import prepare_process
 from ratls.errors import DeadlineExceeded, TransportError
-from ratls.pin import CLIENT_OPTIONS, ChannelIdentity
+from ratls.pin import CLIENT_OPTIONS, ChannelIdentity, close_channel
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import SCHEDULER_NAME, check_pin
 from scheduler.messages import (
@@ -90,7 +90,7 @@ class SchedulerClient:
 
     def close(self) -> None:
         """End every call that runs, and the connection."""
-        self._channel.close()
+        close_channel(self._channel)
 
     def submit(self, envelope: bytes) -> bytes:
         """Hand in a signed task. Once this returns, the scheduler keeps it until it expires.

@@ -222,7 +222,7 @@ def test_an_anchor_without_an_agreement(honest: Presented, alice: str) -> None:
 
 
 def test_every_command_that_takes_an_agreement_asks_whose_it_is() -> None:
-    """The kind. Two servers take one without: they obey it, and prove which one it is. To hold a
+    """The kind. Three servers take one without: they obey it, and prove which one it is. To hold a
     build against the text of a policy says nothing about who signed that.
     """
     import typer.main
@@ -234,12 +234,16 @@ def test_every_command_that_takes_an_agreement_asks_whose_it_is() -> None:
             walk(child, f"{path} {name}".strip())
         options = {o for option in command.params for o in option.opts}
         if options & {"--agreement", "--policy"}:
-            (anchored if {"--party", "--digest"} <= options else without).append(path)
+            always = any("--party" in o.opts and o.required for o in command.params)
+            named = always or {"--party", "--digest"} <= options
+            (anchored if named else without).append(path)
 
     anchored: list[str] = []
     without: list[str] = []
     walk(typer.main.get_command(build()), "")
-    assert sorted(without) == ["enclave serve", "measure manifest", "scheduler serve"]
+    servers = ["enclave serve", "measure manifest", "scheduler serve", "tunnel server"]
+    assert sorted(without) == servers
     assert sorted(anchored) == [
-        f"verify {c}" for c in ("cert", "forecast", "quote", "receipt", "server")
+        "tunnel client",
+        *(f"verify {c}" for c in ("cert", "forecast", "quote", "receipt", "server")),
     ]
