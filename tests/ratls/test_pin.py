@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
+import ratls.pin
 from ratls.address import Address
 from ratls.certificate import ENCLAVE_NAME
 from ratls.errors import CallFailed
 from ratls.framing import Kind
 from ratls.pin import (
     PinUnusable,
+    close_channel,
+    ending,
     pinned_channel,
 )
 from ratls.probe import probe
@@ -320,3 +324,30 @@ def test_holder_of_the_pinned_key_that_speaks_tls_12(study: Study, version: int)
     ):
         pass
     assert server.received == b""
+
+
+def test_a_channel_that_never_closes_is_left(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C at the start of a call: gRPC's own `close` waits for that call, for ever."""
+    monkeypatch.setattr(ratls.pin, "_CLOSE_SECONDS", 0.05)
+    never, closed = threading.Event(), threading.Event()
+
+    class Stuck:
+        def close(self) -> None:
+            never.wait(HANG_LIMIT)
+            closed.set()
+
+    stuck: Any = Stuck()
+    close_channel(stuck)
+    assert not closed.is_set()
+    never.set()
+    assert closed.wait(HANG_LIMIT)
+
+
+def test_a_channel_is_closed_behind_its_block(study: Study) -> None:
+    identity, channel = study.identity(), study.channel()
+    with serving(script(study), channel) as server:
+        admitted = study.admitted(identity)
+        with ending(pinned_channel(server.address, admitted, channel)) as open_:
+            call = open_.unary_unary("/x/Y")
+        with pytest.raises(ValueError, match="closed"):
+            call(b"")
