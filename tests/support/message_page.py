@@ -22,7 +22,7 @@ PAGE = ROOT / "docs" / "messages.md"
 # What differs between two runs of the same tests.
 _VARYING = (
     (re.compile(r"/[\w./-]*pytest-of-[^/]*/pytest-\d+/(popen-gw\d+/)?[^/ ]+/"), ""),
-    (re.compile(r"/\S*/(?=tests/|docs/|verifier/)"), ""),
+    (re.compile(r"/\S*/(?=tests/|docs/|verifier/|build/|\.venv/)"), ""),
     (re.compile(r"\b([0-9a-f]{8})[0-9a-f]{8,}\b"), r"\1…"),
     (re.compile(r"127\.0\.0\.1:\d+|localhost:\d+"), "127.0.0.1:7443"),
     (re.compile(r"\(id [0-9a-f…]+\)"), "(id 0123…)"),
