@@ -538,6 +538,19 @@ def test_the_same_meaning_in_other_bytes(desk: Desk) -> None:
     assert (answer["changes"], answer["equal_bytes"]) == ([], False)
 
 
+def test_a_mount_that_was_exchanged_is_shown_itself(desk: Desk) -> None:
+    """Two long lists, cut to a line, would look alike."""
+    desk.manifest()
+    new = desk.folder / "new.manifest.sgx"
+    text = desk.signed.read_text("utf-8")
+    new.write_text(text.replace('path = "/tmp"', 'path = "/dev/attestation"'), "utf-8")
+    (change,) = desk.answer(measure, ["diff", desk.signed, new], 0)["changes"]
+    assert (change["kind"], change["key"]) == ("mounts", "fs.mounts")
+    assert "/tmp" in change["before"]
+    assert "/dev/attestation" in change["after"]
+    assert "agreement" not in change["before"] + change["after"], "what is the same is left out"
+
+
 def test_files_that_cannot_be_read(desk: Desk) -> None:
     for words in (
         ["manifest", desk.folder / "nowhere", "--libpal", desk.libpal],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from verifier.gramine.findings import shown
 from verifier.gramine.listing import listed
@@ -59,7 +60,16 @@ def _settings(old: SignedManifest, new: SignedManifest) -> Iterator[Change]:
     for key in before.keys() | after.keys():
         if key != "sgx.trusted_files" and before.get(key) != after.get(key):
             kind = next((k for p, k in _PREFIXES.items() if key.startswith(p)), "other")
-            yield Change(kind, key, shown(before.get(key)), shown(after.get(key)))
+            left, right = before.get(key), after.get(key)
+            if isinstance(left, list) and isinstance(right, list):
+                # Whole, two long lists would look alike: what is only in one of them is shown.
+                gone, new_ones = _only(left, right), _only(right, left)
+                left, right = (gone, new_ones) if gone or new_ones else (left, right)
+            yield Change(kind, key, shown(left), shown(right))
+
+
+def _only(these: list[Any], others: list[Any]) -> list[Any]:
+    return [one for one in these if one not in others]
 
 
 def _files(old: SignedManifest, new: SignedManifest) -> Iterator[Change]:
