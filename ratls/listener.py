@@ -195,7 +195,10 @@ class Listener:
                     if key.fileobj is self._socket:
                         self._admit_strangers()
                     elif key.fileobj is not self._woken:
-                        self._go_on(self._pending[key.fd])
+                        # It may have given way to another in this very round, also by number.
+                        pending = self._pending.get(key.fd)
+                        if pending is not None and pending.raw is key.fileobj:
+                            self._go_on(pending)
                 now = time.monotonic()
                 while self._pending and (old := next(iter(self._pending.values()))).until <= now:
                     self._drop(old)
