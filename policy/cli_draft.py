@@ -33,7 +33,7 @@ def new(
     sent: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FOLDER]...",
+            metavar="FOLDER",
             help="What a party sent: its party.toml (or keys/party.toml), and its dataset.toml, "
             "if there is one.",
         ),
