@@ -17,13 +17,14 @@ import math
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import grpc
 
+from policy.document import Policy
 from policy.errors import ResourceLimitError
 from policy.sections import Party
 from ratls.address import Address
@@ -141,6 +142,24 @@ def server_credentials(
 
     # False by default, also with roots (I02).
     return grpc.dynamic_ssl_server_credentials(made(), changed, require_client_authentication=True)
+
+
+def roots_of(policy: Policy) -> bytes:
+    """PEM of the certificates of all parties that may call."""
+    return "".join(party.channel_certificate.pem for party in policy.voters).encode()
+
+
+def party_of(policy: Policy, auth_context: Mapping[str, Sequence[bytes]]) -> Party | None:
+    """The party whose certificate TLS has authenticated, byte for byte; None for another.
+
+    Args:
+        auth_context: As gRPC gives it.
+    """
+    shown = [bytes(pem) for pem in auth_context.get("x509_pem_cert", ())]
+    for party in policy.voters:
+        if shown == [party.channel_certificate.pem.encode()]:
+            return party
+    return None
 
 
 def pinned_key(context: Any) -> bytes:

@@ -14,7 +14,6 @@ for a while, and takes no more batches at once than it has asked for.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,11 +32,20 @@ from ratls.claims import NO_TASK
 from ratls.environment import prepare_process
 from ratls.errors import AuthorizationError, PeerIdentityError
 from ratls.flight_rows import Rows, batches_of, pieces, require_plain
-from ratls.flight_server import FlightServer, Guard, Running, Send, Slots, pinned_key
+from ratls.flight_server import (
+    FlightServer,
+    Guard,
+    Running,
+    Send,
+    Slots,
+    party_of,
+    pinned_key,
+    roots_of,
+)
 from ratls.framing import MessageUnexpected, rows_frame, schema_frame, without_metadata
 from ratls.identity import EnclaveIdentity, Identities
-from ratls.log import Log, open_log, place_of
-from ratls.renewal import keep_renewed
+from ratls.log import Log, open_log
+from ratls.repeated import keep_renewed, repeated
 from ratls.server_stream import Caps, ServerExchange
 from ratls.serving import open_many_files
 from ratls.session import Allowance, utc_now
@@ -136,7 +144,7 @@ class Server:
         open_many_files()
         self._policy, self._service, self._clock = policy, service, clock
         self._limits, self._log = limits or Limits(), log or open_log()
-        self._seconds, self._stopped = seconds, threading.Event()
+        self._seconds = seconds
         self.identities = Identities(identity)
         self._guard = Guard(
             self._party,
@@ -156,8 +164,10 @@ class Server:
             refuse=self._refuse,
         )
         self.address = self._server.address
-        self._renewal = keep_renewed(self.identities, clock, self._log)
-        threading.Thread(target=self._watch, name="flight", daemon=True).start()
+        self._stopped = (
+            keep_renewed(self.identities, clock, self._log),
+            repeated(self, _WATCH_SECONDS, Server.cut, self._log),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -167,15 +177,15 @@ class Server:
 
     def close(self, seconds: float = 5.0) -> bool:
         """Stop listening, and wait a while for running calls; False if some were cut off."""
-        self._stopped.set()
-        self._renewal.set()
+        for thread in self._stopped:
+            thread.set()
         return self._server.stop(seconds)
 
     def _party(self, context: Any) -> Party:
         """Who calls. Raises: FlightPeerUnknown, PolicyExpired."""
         policy = self._policy()
         require_window(policy, self._clock())
-        party = party_of_call(policy, context)
+        party = party_of(policy, context.auth_context())
         if party is None:
             raise FlightPeerUnknown("peer", expected="a party of the policy", found="another")
         return party
@@ -220,13 +230,6 @@ class Server:
             stream.give(given)
         else:
             raise _not_offered(method)
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(_WATCH_SECONDS):
-            try:
-                self.cut()
-            except Exception as bug:  # noqa: BLE001 - without this thread nothing would be cut
-                self._log.error("internal", bug=place_of(bug))
 
     def cut(self) -> None:
         """Once a second: end calls of silent peers, and of parties that may call no more."""
@@ -328,20 +331,6 @@ class _Stream(ServerExchange):
         if name == "challenge":
             self._prove(Nonce(members["nonce"]))
         return name == "received"
-
-
-def roots_of(policy: Policy) -> bytes:
-    """PEM of the certificates of all parties that may call."""
-    return "".join(party.channel_certificate.pem for party in policy.voters).encode()
-
-
-def party_of_call(policy: Policy, context: Any) -> Party | None:
-    """The party whose certificate TLS has authenticated, byte for byte; None for another."""
-    shown = [bytes(pem) for pem in context.auth_context().get("x509_pem_cert", ())]
-    for party in policy.voters:
-        if shown == [party.channel_certificate.pem.encode()]:
-            return party
-    return None
 
 
 def _not_offered(method: str) -> ServiceMethodNotOffered:

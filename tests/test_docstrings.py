@@ -93,6 +93,7 @@ NOT_RUN = {
     "ratls.address": "asks the resolver of this machine",
     "ratls.attested_socket": "two ends of one connection: tests/ratls/test_sockets.py",
     "ratls.grpc": "two ends of one connection: tests/ratls/test_grpc.py",
+    "ratls.grpc_server": "two ends of one connection: tests/ratls/test_grpc.py",
     "ratls.http": "two ends of one connection: tests/ratls/test_http.py",
     "ratls.http_server": "serves until it is closed: tests/ratls/test_http.py",
     "ratls.listener": "serves until it is closed: tests/ratls/test_sockets.py",

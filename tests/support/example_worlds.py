@@ -588,7 +588,7 @@ def listening(scene: Scene) -> Names:
     }
 
 
-@world_of("ratls.flight", "ratls.flight_service", "ratls.flight_rows", "ratls.renewal")
+@world_of("ratls.flight", "ratls.flight_service", "ratls.flight_rows", "ratls.repeated")
 def own_flight(scene: Scene) -> Names:
     study, identity = scene.study, scene.study.identity()
     return {
@@ -600,6 +600,7 @@ def own_flight(scene: Scene) -> Names:
         "identity": study.channel(),
         "verifier": Verifier(lambda: study.expectation),
         "send": len,
+        "server": type("Cutting", (), {"cut": repr})(),
         "rows_frame": rows_frame,
         "number": 0,
         "clock": lambda: NOW,
