@@ -39,7 +39,7 @@ from ratls.framing import (
     Kind,
     MessageUnexpected,
     chunk_frame,
-    first_frame,
+    command_frame,
     message_frame,
     number_of_parts,
     rows_frame,
@@ -160,7 +160,7 @@ def proved_call(
         ClientCall.open(channel, timeout, pinned) as call,
     ):
         nonce = challenger.nonce()
-        call.send(first_frame(command))
+        call.send(command_frame(command))
         call.send(message_frame(write_message("hello", nonce=nonce, **hello)))
         fresh, key = appraise_answer(challenger, nonce, hear_message(call, "evidence")[1])
         yield call, fresh, key

@@ -249,8 +249,13 @@ class Frame:
 _CHUNK = b"\x00"  # no CBOR map begins so
 
 
-def first_frame(command: bytes) -> bytes:
+def first_frame(kind: Kind) -> bytes:
     """What the stream is for; alone, as all servers of Flight take it (docs/flight.md 2.5)."""
+    return command_frame(kind.value)
+
+
+def command_frame(command: bytes) -> bytes:
+    """The same for what is no exchange of the enclave's own."""
     return FlightData(command=command).encode()
 
 

@@ -323,52 +323,31 @@ class _Stream:
         return getattr(self._call, name)
 
 
+def _methods(kind: str) -> Any:
+    """What `grpc.Channel` has for calls of one kind."""
+
+    def made(
+        self: _Channel,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return _Method(self._proof, kind, method, request_serializer, response_deserializer)
+
+    return made
+
+
 class _Channel(grpc.Channel):
     """What `channel` gives."""
 
+    unary_unary = _methods("unary_unary")
+    unary_stream = _methods("unary_stream")
+    stream_unary = _methods("stream_unary")
+    stream_stream = _methods("stream_stream")
+
     def __init__(self, proof: _Proof) -> None:
         self._proof = proof
-
-    def _method(self, kind: str, name: str, *given: Any) -> Any:
-        serialize, deserialize = (*given, None, None)[:2]
-        return _Method(self._proof, kind, name, serialize, deserialize)
-
-    def unary_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        """As `grpc.Channel` has it, like the three that follow."""
-        return self._method("unary_unary", method, request_serializer, response_deserializer)
-
-    def unary_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._method("unary_stream", method, request_serializer, response_deserializer)
-
-    def stream_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._method("stream_unary", method, request_serializer, response_deserializer)
-
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._method("stream_stream", method, request_serializer, response_deserializer)
 
     def subscribe(self, callback: Any, try_to_connect: bool | None = False) -> None:
         """Of the connection of this moment."""

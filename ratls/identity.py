@@ -60,7 +60,6 @@ class EnclaveIdentity:
         self.certificate_pem = certificate.public_bytes(Encoding.PEM)
         self.ends = certificate.not_valid_after_utc
         self.spki = spki_der(tls_key.public_key())
-        self.spki_sha256 = hashlib.sha256(self.spki).digest()
         self.receipt_spki = spki_der(receipt_key.public_key())
         # The TLS key signs TLS only: one key for two protocols lets one sign for the other.
         self.receipt_signer = ReceiptSigner(KeySigner.from_private(receipt_key))
@@ -144,6 +143,11 @@ class EnclaveIdentity:
         In the form of RFC 5958, section 2.
         """
         return self._tls_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    @property
+    def spki_sha256(self) -> bytes:
+        """Of the TLS key; clients name it by that."""
+        return hashlib.sha256(self.spki).digest()
 
     @property
     def pair(self) -> tuple[bytes, bytes]:

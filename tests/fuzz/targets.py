@@ -268,7 +268,7 @@ def _frame_seeds(_: Path | None) -> list[bytes]:
         framing.write_message("received"),
     ]
     return [
-        framing.first_frame(framing.Kind.RELEASE.value),
+        framing.first_frame(framing.Kind.RELEASE),
         framing.chunk_frame(ChunkHead(1, last=True), bytes(64)),
         framing.rows_frame(_batch(), 0),
         *(framing.message_frame(message) for message in messages),

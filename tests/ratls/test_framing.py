@@ -267,7 +267,7 @@ def test_a_message_over_its_cap_is_not_sent() -> None:
 def test_descriptors_of_ours(kind: Kind) -> None:
     """In a frame of its own, as all known clients send it, or with the hello."""
     hello = write_message("hello", nonce=bytes(32), task=b"", dataset="d", release=b"")
-    alone = exchange(first_frame(kind.value), message_frame(hello))
+    alone = exchange(first_frame(kind), message_frame(hello))
     together = exchange(FlightData(command=kind.value, metadata=hello).encode())
     for server in (alone, together):
         assert server.kind() is kind

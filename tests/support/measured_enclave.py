@@ -109,7 +109,7 @@ def gzip(provider: Provider) -> tuple[str, float]:
         str(provider.live.address), credentials, options, compression=grpc.Compression.Gzip
     ) as channel:
         call: Any = channel.stream_stream(DO_EXCHANGE)
-        frames = [first_frame(Kind.RELEASE.value), message_frame(hello), large]
+        frames = [first_frame(Kind.RELEASE), message_frame(hello), large]
         try:
             for _ in call(iter(frames), timeout=HANG_LIMIT):
                 pass
