@@ -281,6 +281,11 @@ class Session:
         return not self._due
 
     @property
+    def proves(self) -> bool:
+        """Is this end an enclave, which may be challenged at any time?"""
+        return self._prover is not None
+
+    @property
     def due(self) -> bool:
         """Must the other end prove itself again, and was not yet asked to?"""
         return self._asked is None and self.renewal is not None and self.renewal.due

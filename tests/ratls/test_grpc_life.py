@@ -30,20 +30,6 @@ pytestmark = pytest.mark.slow
 MIB = bytes(1 << 20)
 
 
-@pytest.fixture
-def quotes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The challenges that an enclave has answered."""
-    made: list[Any] = []
-    genuine = EnclaveIdentity.answer_challenge
-
-    def counted(self: EnclaveIdentity, *given: Any) -> bytes:
-        made.append(given)
-        return genuine(self, *given)
-
-    monkeypatch.setattr(EnclaveIdentity, "answer_challenge", counted)
-    return made
-
-
 class Talk:
     """A call of `Many` that runs: what is said comes back."""
 

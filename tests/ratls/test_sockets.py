@@ -391,7 +391,7 @@ def test_an_enclave_that_stops_proving_itself_gets_nothing_more(
     ):
         connection.sendall(b"before")
         eventually(lambda: bytes(received) == b"before")
-        identity = listener._identity
+        identity = listener.identities.current
         monkeypatch.setattr(identity, "_claims", replace(identity._claims, instance=b"o" * 16))
         clock.passed += 15 * 60
         with refused(InstanceChanged):
