@@ -4,8 +4,9 @@
 
 Each server is a process. A twin does the same without attestation: pyOpenSSL with both
 certificates for sockets, gRPC's own TLS, the same HTTP server and httpx on a plain TLS socket, and
-a relay between pyOpenSSL and TCP for the tunnel. Pairs are interleaved; figures are medians. The
-simulated attester's time is part of an attested connection, and told beside it.
+a relay between pyOpenSSL and TCP for the tunnel; pyarrow's Flight for rows, where each call of both
+has a connection of its own. Pairs are interleaved; figures are medians. The simulated attester's
+time is part of an attested connection, and told beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ import httpcore  # noqa: E402
 import httpx  # noqa: E402
 from OpenSSL import SSL  # noqa: E402
 
+from benchmarks.transfer import own_flight  # noqa: E402
+from ratls import flight  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.grpc import Attestation, channel  # noqa: E402
 from ratls.http import HttpTransport, serve_wsgi  # noqa: E402
@@ -57,6 +60,7 @@ class Plain:
 
     tls: SSL.Connection
     address: Address
+    raw: socket.socket
     peer: Any = None
 
     def sendall(self, data: Any) -> None:
@@ -79,6 +83,7 @@ class Plain:
 
     def close(self) -> None:
         self.tls.close()
+        self.raw.close()
 
     def settimeout(self, seconds: float) -> None:
         pass
@@ -140,7 +145,7 @@ class Bench:
         tls = SSL.Connection(plain_context(self.shown, client=True), raw)
         tls.set_connect_state()
         tls.do_handshake()
-        return Plain(tls, address)
+        return Plain(tls, address, raw)
 
     def connect(self, address: Address) -> Any:
         return connect(address, self.shown, self.verifier, timeout=60)
@@ -168,7 +173,7 @@ def plain_loop(accepting: socket.socket, shown: Shown, handler: Callable[[Any], 
             tls = SSL.Connection(plain_context(shown, client=False), raw)
             tls.set_accept_state()
             tls.do_handshake()
-            handler(Plain(tls, Address(HOST, 1)))
+            handler(Plain(tls, Address(HOST, 1), raw))
         except (SSL.Error, OSError):
             pass
 
@@ -345,6 +350,8 @@ def run(mebibytes: int, pairs: int) -> dict[str, dict[str, Any]]:
     tunnel_at = tunnel_ends(bench, sink)
     relay_far = bench.fork(lambda ready: relay_server(bench, sink, ready))
     relay_at = bench.fork(lambda ready: relay_client(bench, relay_far, ready))
+    rows_at = bench.fork(lambda ready: own_flight.attested_rows(bench, ready))
+    arrow_at = bench.fork(lambda ready: own_flight.plain_rows(bench, ready))
     found: dict[str, dict[str, Any]] = {}
 
     def rate(name: str, ours: Callable[[], float], peer: Callable[[], float], goal: float) -> None:
@@ -352,9 +359,11 @@ def run(mebibytes: int, pairs: int) -> dict[str, dict[str, Any]]:
         found[name] = {"ours": a, "peer": b, "ratio": a / b, "goal": goal, "unit": "MiB/s"}
 
     try:
-        mine, twin = bench.connect(ours_at), bench.plain_connect(plain_at)
-        rate("sockets", lambda: upload(mine, mebibytes), lambda: upload(twin, mebibytes), 0.95)
-        mine.close()
+        with (
+            closing(bench.connect(ours_at)) as mine,
+            closing(bench.plain_connect(plain_at)) as twin,
+        ):
+            rate("sockets", lambda: upload(mine, mebibytes), lambda: upload(twin, mebibytes), 0.95)
 
         transport = HttpTransport(bench.party, bench.verifier)
         plain_transport = HttpTransport(bench.party, bench.verifier)
@@ -389,8 +398,20 @@ def run(mebibytes: int, pairs: int) -> dict[str, dict[str, Any]]:
         ):
             rate("grpc", lambda: stream(c), lambda: stream(d), 0.95)
 
-        through, beside = RawUpload(reach(tunnel_at)), RawUpload(reach(relay_at))
-        rate("tunnel", lambda: upload(through, mebibytes), lambda: upload(beside, mebibytes), 0.7)
+        with reach(tunnel_at) as through, reach(relay_at) as beside:
+            a, b = RawUpload(through), RawUpload(beside)
+            rate("tunnel", lambda: upload(a, mebibytes), lambda: upload(b, mebibytes), 0.7)
+
+        own = flight.Client(rows_at, bench.party, bench.verifier)
+        other, table = own_flight.PlainClient(bench, arrow_at), own_flight.rows_of(mebibytes)
+        taking, giving = own_flight.get, own_flight.put
+        rate("flight get", lambda: taking(own, mebibytes), lambda: taking(other, mebibytes), 0.95)
+        rate(
+            "flight put",
+            lambda: giving(own, table, mebibytes),
+            lambda: giving(other, table, mebibytes),
+            0.95,
+        )
 
         connecting(bench, found, ours_at, plain_at)
     finally:
