@@ -12,6 +12,7 @@ time is part of an attested connection, and told beside it.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import resource
@@ -99,6 +100,14 @@ class Bench:
         self.shown = Shown.of(self.party)
         self.server_shown = Shown.of(self.enclave)
         self.children: list[int] = []
+        atexit.register(self.end)  # also where a server could not start
+
+    def end(self) -> None:
+        """End the servers."""
+        while self.children:
+            child = self.children.pop()
+            os.kill(child, 9)
+            os.waitpid(child, 0)
 
     def fork(self, serve: Callable[[Callable[[int], None]], None]) -> Address:
         """A process that serves; where it listens."""
@@ -168,14 +177,12 @@ def plain_context(shown: Shown, *, client: bool) -> SSL.Context:
 
 def plain_loop(accepting: socket.socket, shown: Shown, handler: Callable[[Any], object]) -> None:
     def handle(raw: socket.socket) -> None:
-        try:
+        with raw, suppress(SSL.Error, OSError):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tls = SSL.Connection(plain_context(shown, client=False), raw)
             tls.set_accept_state()
             tls.do_handshake()
             handler(Plain(tls, Address(HOST, 1), raw))
-        except (SSL.Error, OSError):
-            pass
 
     while True:
         raw, _ = accepting.accept()
@@ -270,28 +277,37 @@ def tcp_sink(ready: Callable[[int], None]) -> None:
     accepting = socket.create_server((HOST, 0))
     ready(accepting.getsockname()[1])
 
-    class Raw:
-        def __init__(self, raw: socket.socket) -> None:
-            self.recv_into, self.sendall = raw.recv_into, raw.sendall
+    def sink(raw: socket.socket) -> None:
+        with raw:
+            take(raw)
 
     while True:
         raw, _ = accepting.accept()
-        threading.Thread(target=take, args=[Raw(raw)], daemon=True).start()
+        threading.Thread(target=sink, args=[raw], daemon=True).start()
 
 
 def relay_server(bench: Bench, target: Address, ready: Callable[[int], None]) -> None:
     accepting = socket.create_server((HOST, 0))
     ready(accepting.getsockname()[1])
-    plain_loop(accepting, bench.server_shown, lambda tls: relay(tls, reach(target)))
+
+    def lead(tls: Any) -> None:
+        with reach(target) as sink:
+            relay(tls, sink)
+
+    plain_loop(accepting, bench.server_shown, lead)
 
 
 def relay_client(bench: Bench, target: Address, ready: Callable[[int], None]) -> None:
     accepting = socket.create_server((HOST, 0))
     ready(accepting.getsockname()[1])
+
+    def lead(raw: socket.socket) -> None:
+        with raw, closing(bench.plain_connect(target)) as tls:
+            relay(raw, tls)
+
     while True:
         raw, _ = accepting.accept()
-        tls = bench.plain_connect(target)
-        threading.Thread(target=relay, args=[raw, tls], daemon=True).start()
+        threading.Thread(target=lead, args=[raw], daemon=True).start()
 
 
 def relay(source: Any, sink: Any) -> None:
@@ -415,9 +431,7 @@ def run(mebibytes: int, pairs: int) -> dict[str, dict[str, Any]]:
 
         connecting(bench, found, ours_at, plain_at)
     finally:
-        for child in bench.children:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
+        bench.end()
     crowd(bench, found)
     return found
 
@@ -513,8 +527,7 @@ def crowd(bench: Bench, found: dict[str, dict[str, Any]]) -> None:
         }
     finally:
         attester.quote = quote
-        os.kill(child, 9)
-        os.waitpid(child, 0)
+        bench.end()
 
 
 def _readable(end: int) -> bool:
