@@ -146,11 +146,13 @@ def test_without_a_quote_the_present_certificate_stays_and_the_next_try_comes(
     live.enclave.sweep()
     assert identities.current is before
     assert live.log[-1]["event"] == "certificate-not-renewed"
+    again = identities._next
+    assert not identities.renew_if_due(again - timedelta(seconds=1))
     with refused(NoQuote):
-        identities.renew_if_due(identities._next)
+        identities.renew_if_due(again)
     failing.fails = False
-    assert not identities.renew_if_due(identities._next - timedelta(seconds=1))
-    assert identities.renew_if_due(identities._next)
+    assert not identities.renew_if_due(again + timedelta(seconds=59))
+    assert identities.renew_if_due(again + timedelta(seconds=60))
     assert identities.current is not before
 
 

@@ -226,6 +226,26 @@ def test_a_connection_goes_on_under_the_certificate_that_it_began_with(
         assert made._proof._admitted.spki == now.spki  # type: ignore[attr-defined]
 
 
+def test_a_server_that_has_forgotten_a_connection_proves_itself_for_its_own_key(
+    study: Study, quotes: list[Any]
+) -> None:
+    """It began under an earlier certificate: anew, on this connection, is about that one's key."""
+    with (
+        serving(study) as served,
+        Relay((LOOPBACK, served.address.port)) as relay,
+        attested(study, Address.parse(relay.address)) as made,
+    ):
+        assert one(made) == b"x"
+        renew(served)
+        served.attestation._proved.clear()
+        count_refusal()
+        with pytest.raises(grpc.RpcError):
+            one(made)
+        assert one(made) == b"x"
+        assert len(relay.connections) == 2
+        assert len(quotes) == 2
+
+
 def _broken() -> Any:
     count_refusal()
     return pytest.raises((grpc.RpcError, CallFailed))

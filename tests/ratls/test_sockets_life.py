@@ -15,7 +15,7 @@ from ratls.http import HttpTransport, serve_wsgi
 from ratls.listener import Listener
 from ratls.session import Verifier
 from tests.ratls.test_sockets import BIG, Clock
-from tests.support.channels import connect_to, echo, listening
+from tests.support.channels import client_enclave, connect_to, echo, listening
 from tests.support.flight_peers import NOW, Study
 from tests.support.refusal import refused
 from tests.support.waiting import HANG_LIMIT, eventually
@@ -118,6 +118,33 @@ def test_an_enclave_proves_itself_among_what_it_sends_without_a_pause(
             received += data
         assert len(received) % len(BIG) == 0
         assert received[: len(BIG)] == received[-len(BIG) :] == BIG
+
+
+def test_an_enclave_that_connects_and_only_sends(study: Study, quotes: list[Any]) -> None:
+    """It has no listener that would look: what comes is read between its own frames."""
+    clock, taken = Clock(), bytearray()
+    judge = Verifier(lambda: study.expectation, seconds=clock)
+
+    def take(connection: AttestedSocket) -> None:
+        while data := connection.recv(1 << 16):
+            taken.extend(data)
+
+    with (
+        listening(study, take, enclaves=True, verifier=judge) as listener,
+        connect_to(study, listener.address, client_enclave(study)) as connection,
+    ):
+        connection.sendall(b"x")
+        before = len(quotes)
+        clock.passed += QUARTER
+
+        def answered() -> bool:
+            connection.sendall(b"x")
+            return len(quotes) > before
+
+        eventually(answered)
+        connection.end()
+        eventually(lambda: not listener.connections())
+    assert set(taken) == {ord("x")}
 
 
 def test_a_response_of_http_that_takes_long(study: Study, quotes: list[Any]) -> None:
