@@ -290,8 +290,9 @@ class AttestedSocket:
         now = self._session.seconds()
         if not self._session.unanswered and not self._session.due and now < self._looked:
             return
-        self._looked = now + _LOOK_SECONDS
         self._session.require_still_admitted()
+        # Only now: another thread must not send while this one finds that nothing may be sent.
+        self._looked = now + _LOOK_SECONDS
         # A receiver does not wait for a sender; that one asks before its next frame.
         if self._session.due and self._sending.acquire(blocking=may_wait):
             try:
