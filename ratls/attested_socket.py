@@ -140,6 +140,7 @@ class AttestedSocket:
         self._broken: RatlsError | None = None
         self.told: str | None = None  # the id that a refused peer was told
         self._answer_by = 0.0
+        self._until: float | None = None  # by then the challenge must have ended
         self._looked = 0.0
 
     # What users call
@@ -273,15 +274,14 @@ class AttestedSocket:
         Raises:
             RatlsError: As `sendall`.
         """
-        ends = time.monotonic() + seconds
+        self._until = time.monotonic() + seconds
         with self._failing():
             if client:
                 self._message(self._session.open())
             while not self._session.established:
-                self._timeout = max(ends - time.monotonic(), 0.001)
                 with self._reading:
                     self._frame(established=False)
-            self._timeout = SILENT_SECONDS
+            self._until = None
 
     def _look(self, *, may_wait: bool) -> None:
         """Is the peer still what it has proved, and is a new proof due? If so, ask for it."""
@@ -427,8 +427,16 @@ class AttestedSocket:
         self._tls.feed(data)
 
     def _wait(self, event: int) -> None:
-        if not self._ready(event, self._timeout):
+        if not self._ready(event, self._within()):
             raise self._late("its next step")
+
+    def _within(self) -> float:
+        """Seconds for one wait. What is due by an instant is due then, also byte by byte."""
+        if self._until is not None:
+            return self._until - time.monotonic()
+        if self._session.unanswered:
+            return min(self._timeout, self._answer_by - self._session.seconds())
+        return self._timeout
 
     def _ready(self, event: int, seconds: float) -> bool:
         waiting = select.poll()  # `select` takes no file descriptor above 1023
@@ -458,7 +466,7 @@ class AttestedSocket:
             with suppress(RatlsError, OSError, SSL.Error):
                 if self._sending.acquire(timeout=1.0):
                     try:
-                        self._timeout = min(self._timeout, 1.0)
+                        self._timeout, self._until = min(self._timeout, 1.0), None
                         self._write(MESSAGE, memoryview(message))
                     finally:
                         self._sending.release()
