@@ -4,13 +4,15 @@
 
 Each server is a process. A twin does the same without attestation: pyOpenSSL with both
 certificates for sockets, gRPC's own TLS, the same HTTP server and httpx on a plain TLS socket, and
-a relay between pyOpenSSL and TCP for the tunnel. Pairs are interleaved; figures are medians. The
-simulated attester's time is part of an attested connection, and told beside it.
+a relay between pyOpenSSL and TCP for the tunnel; pyarrow's Flight for rows, where each call of both
+has a connection of its own. Pairs are interleaved; figures are medians. The simulated attester's
+time is part of an attested connection, and told beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import resource
@@ -23,7 +25,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +38,8 @@ import httpcore  # noqa: E402
 import httpx  # noqa: E402
 from OpenSSL import SSL  # noqa: E402
 
+from benchmarks.transfer import own_flight  # noqa: E402
+from ratls import flight  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.grpc import Attestation, channel  # noqa: E402
 from ratls.http import HttpTransport, serve_wsgi  # noqa: E402
@@ -57,6 +61,7 @@ class Plain:
 
     tls: SSL.Connection
     address: Address
+    raw: socket.socket
     peer: Any = None
 
     def sendall(self, data: Any) -> None:
@@ -79,6 +84,7 @@ class Plain:
 
     def close(self) -> None:
         self.tls.close()
+        self.raw.close()
 
     def settimeout(self, seconds: float) -> None:
         pass
@@ -94,6 +100,14 @@ class Bench:
         self.shown = Shown.of(self.party)
         self.server_shown = Shown.of(self.enclave)
         self.children: list[int] = []
+        atexit.register(self.end)  # also where a server could not start
+
+    def end(self) -> None:
+        """End the servers."""
+        while self.children:
+            child = self.children.pop()
+            os.kill(child, 9)
+            os.waitpid(child, 0)
 
     def fork(self, serve: Callable[[Callable[[int], None]], None]) -> Address:
         """A process that serves; where it listens."""
@@ -140,7 +154,7 @@ class Bench:
         tls = SSL.Connection(plain_context(self.shown, client=True), raw)
         tls.set_connect_state()
         tls.do_handshake()
-        return Plain(tls, address)
+        return Plain(tls, address, raw)
 
     def connect(self, address: Address) -> Any:
         return connect(address, self.shown, self.verifier, timeout=60)
@@ -163,14 +177,12 @@ def plain_context(shown: Shown, *, client: bool) -> SSL.Context:
 
 def plain_loop(accepting: socket.socket, shown: Shown, handler: Callable[[Any], object]) -> None:
     def handle(raw: socket.socket) -> None:
-        try:
+        with raw, suppress(SSL.Error, OSError):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tls = SSL.Connection(plain_context(shown, client=False), raw)
             tls.set_accept_state()
             tls.do_handshake()
-            handler(Plain(tls, Address(HOST, 1)))
-        except (SSL.Error, OSError):
-            pass
+            handler(Plain(tls, Address(HOST, 1), raw))
 
     while True:
         raw, _ = accepting.accept()
@@ -265,28 +277,37 @@ def tcp_sink(ready: Callable[[int], None]) -> None:
     accepting = socket.create_server((HOST, 0))
     ready(accepting.getsockname()[1])
 
-    class Raw:
-        def __init__(self, raw: socket.socket) -> None:
-            self.recv_into, self.sendall = raw.recv_into, raw.sendall
+    def sink(raw: socket.socket) -> None:
+        with raw:
+            take(raw)
 
     while True:
         raw, _ = accepting.accept()
-        threading.Thread(target=take, args=[Raw(raw)], daemon=True).start()
+        threading.Thread(target=sink, args=[raw], daemon=True).start()
 
 
 def relay_server(bench: Bench, target: Address, ready: Callable[[int], None]) -> None:
     accepting = socket.create_server((HOST, 0))
     ready(accepting.getsockname()[1])
-    plain_loop(accepting, bench.server_shown, lambda tls: relay(tls, reach(target)))
+
+    def lead(tls: Any) -> None:
+        with reach(target) as sink:
+            relay(tls, sink)
+
+    plain_loop(accepting, bench.server_shown, lead)
 
 
 def relay_client(bench: Bench, target: Address, ready: Callable[[int], None]) -> None:
     accepting = socket.create_server((HOST, 0))
     ready(accepting.getsockname()[1])
+
+    def lead(raw: socket.socket) -> None:
+        with raw, closing(bench.plain_connect(target)) as tls:
+            relay(raw, tls)
+
     while True:
         raw, _ = accepting.accept()
-        tls = bench.plain_connect(target)
-        threading.Thread(target=relay, args=[raw, tls], daemon=True).start()
+        threading.Thread(target=lead, args=[raw], daemon=True).start()
 
 
 def relay(source: Any, sink: Any) -> None:
@@ -345,6 +366,8 @@ def run(mebibytes: int, pairs: int) -> dict[str, dict[str, Any]]:
     tunnel_at = tunnel_ends(bench, sink)
     relay_far = bench.fork(lambda ready: relay_server(bench, sink, ready))
     relay_at = bench.fork(lambda ready: relay_client(bench, relay_far, ready))
+    rows_at = bench.fork(lambda ready: own_flight.attested_rows(bench, ready))
+    arrow_at = bench.fork(lambda ready: own_flight.plain_rows(bench, ready))
     found: dict[str, dict[str, Any]] = {}
 
     def rate(name: str, ours: Callable[[], float], peer: Callable[[], float], goal: float) -> None:
@@ -352,9 +375,11 @@ def run(mebibytes: int, pairs: int) -> dict[str, dict[str, Any]]:
         found[name] = {"ours": a, "peer": b, "ratio": a / b, "goal": goal, "unit": "MiB/s"}
 
     try:
-        mine, twin = bench.connect(ours_at), bench.plain_connect(plain_at)
-        rate("sockets", lambda: upload(mine, mebibytes), lambda: upload(twin, mebibytes), 0.95)
-        mine.close()
+        with (
+            closing(bench.connect(ours_at)) as mine,
+            closing(bench.plain_connect(plain_at)) as twin,
+        ):
+            rate("sockets", lambda: upload(mine, mebibytes), lambda: upload(twin, mebibytes), 0.95)
 
         transport = HttpTransport(bench.party, bench.verifier)
         plain_transport = HttpTransport(bench.party, bench.verifier)
@@ -389,14 +414,24 @@ def run(mebibytes: int, pairs: int) -> dict[str, dict[str, Any]]:
         ):
             rate("grpc", lambda: stream(c), lambda: stream(d), 0.95)
 
-        through, beside = RawUpload(reach(tunnel_at)), RawUpload(reach(relay_at))
-        rate("tunnel", lambda: upload(through, mebibytes), lambda: upload(beside, mebibytes), 0.7)
+        with reach(tunnel_at) as through, reach(relay_at) as beside:
+            a, b = RawUpload(through), RawUpload(beside)
+            rate("tunnel", lambda: upload(a, mebibytes), lambda: upload(b, mebibytes), 0.7)
+
+        own = flight.Client(rows_at, bench.party, bench.verifier)
+        other, table = own_flight.PlainClient(bench, arrow_at), own_flight.rows_of(mebibytes)
+        taking, giving = own_flight.get, own_flight.put
+        rate("flight get", lambda: taking(own, mebibytes), lambda: taking(other, mebibytes), 0.95)
+        rate(
+            "flight put",
+            lambda: giving(own, table, mebibytes),
+            lambda: giving(other, table, mebibytes),
+            0.95,
+        )
 
         connecting(bench, found, ours_at, plain_at)
     finally:
-        for child in bench.children:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
+        bench.end()
     crowd(bench, found)
     return found
 
@@ -492,8 +527,7 @@ def crowd(bench: Bench, found: dict[str, dict[str, Any]]) -> None:
         }
     finally:
         attester.quote = quote
-        os.kill(child, 9)
-        os.waitpid(child, 0)
+        bench.end()
 
 
 def _readable(end: int) -> bool:

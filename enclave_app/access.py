@@ -9,6 +9,7 @@ from policy.channel import ChannelCertificate
 from policy.document import Policy
 from policy.sections import Computation, Dataset, Party
 from ratls.errors import AuthorizationError, PeerIdentityError
+from ratls.flight_server import party_of
 from verifier.errors import ConfigError
 
 
@@ -62,10 +63,9 @@ def identify(policy: Policy, auth_context: Mapping[str, Sequence[bytes]]) -> Par
     Raises:
         PeerUnknown: It is that of no party, or of one that only operates.
     """
-    shown = auth_context.get("x509_pem_cert", ())
-    for party in policy.voters:
-        if [bytes(pem) for pem in shown] == [party.channel_certificate.pem.encode()]:
-            return party
+    party = party_of(policy, auth_context)
+    if party is not None:
+        return party
     raise PeerUnknown("peer", expected="a party of the policy", found="another certificate")
 
 

@@ -31,7 +31,8 @@ def answer(enclave: Enclave, party: Party, stream: ServerExchange, log: Log) -> 
     """
     kind, hello = stream.kind(), stream.hello()
     if kind is Kind.ATTEST:
-        stream.send_evidence(enclave.evidence(hello.nonce, party, NO_TASK))
+        shown = enclave.identities.of(stream.pinned)
+        stream.send_evidence(enclave.evidence(hello.nonce, party, NO_TASK, b"", shown))
         log.info("attested")
     elif kind is Kind.WITHDRAW:
         withdraw(enclave, party, stream, hello, log)

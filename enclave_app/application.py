@@ -41,7 +41,7 @@ from policy.task import Task
 from policy.values import Digest, Nonce
 from policy.withdrawal import needed, require_taking_part
 from ratls.attester import Attester, KnowsItself
-from ratls.identity import EnclaveIdentity
+from ratls.identity import EnclaveIdentity, Identities
 from ratls.log import Log, place_of
 from verifier.anchors import Mode, RootName
 from verifier.errors import ModeMismatchError, RatlsError
@@ -103,7 +103,7 @@ class Enclave:
     def __init__(
         self,
         agreement: CompleteAgreement,
-        identity: EnclaveIdentity,
+        identities: Identities,
         mode: Mode,
         *,
         log: Log,
@@ -115,7 +115,7 @@ class Enclave:
         self.policies = tuple(v.policy for v in agreement.agreement.versions)
         self.policy: Policy = agreement.policy  # the last of these, which is obeyed
         self.withdrawn = agreement.agreement.withdrawn(since=self.policy.version)
-        self.identity, self.mode, self.limits = identity, mode, limits
+        self.identities, self.mode, self.limits = identities, mode, limits
         self.clock, self.seconds, self.spill = clock, seconds, spill
         # One task at a time takes back memory for rows that waited in a file: two that each had
         # half of it would wait for each other.
@@ -171,7 +171,7 @@ class Enclave:
         identity = EnclaveIdentity.create(attester, policy.digest, at=at, endorsements=endorsements)
         return cls(
             held,
-            identity,
+            Identities(identity, endorsements),
             attester.mode,
             log=log,
             limits=limits or Limits(),
@@ -196,6 +196,7 @@ class Enclave:
 
     def sweep(self) -> None:
         """Once a second: drop what is over its time limit, and log outcomes that are due."""
+        self.identities.renew(self.clock(), self._log)
         for ticket in self.sessions.sweep(self.clock(), self.seconds()):
             # R20: neither outcome nor count, and not before the end of its bucket.
             named = digest_text(ticket.digest)
@@ -236,15 +237,30 @@ class Enclave:
         self.withdrawn |= {party}
         self.sessions.end_tasks(lambda ticket: party in ticket.parties)
 
+    @property
+    def identity(self) -> EnclaveIdentity:
+        """What new connections are shown."""
+        return self.identities.current
+
     def evidence(
-        self, nonce: Nonce, party: Party, task_digest: Digest, sealing_key: bytes = b""
+        self,
+        nonce: Nonce,
+        party: Party,
+        task_digest: Digest,
+        sealing_key: bytes = b"",
+        identity: EnclaveIdentity | None = None,
     ) -> bytes:
-        """Fresh evidence for an authenticated party and a verified task."""
+        """Fresh evidence for an authenticated party and a verified task.
+
+        Args:
+            identity: What this connection was shown; the present one, if left out.
+        """
         # The peer's key as the policy lists it. A hash out of a message would let one party
         # have evidence made that another would accept.
         named = hashlib.sha256(sealing_key).digest() if sealing_key else b""
         spki = party.channel_certificate.spki_sha256
-        return self.identity.answer_challenge(nonce, spki, task_digest, named)
+        shown = identity or self.identity
+        return shown.answer_challenge(nonce, spki, task_digest, named)
 
     def ticket(self, task: Task) -> Ticket:
         """What sessions know of the task."""

@@ -50,8 +50,8 @@ def _receipt(asked: TaskExchange, outcome: Released, evidence: bytes) -> Receipt
         mode=enclave.mode.value,
         nonce=asked.hello.nonce,
         evidence=evidence,
-        tls_spki=enclave.identity.spki,
-        receipt_key=enclave.identity.receipt_spki,
+        tls_spki=asked.identity.spki,
+        receipt_key=asked.identity.receipt_spki,
     )
 
 

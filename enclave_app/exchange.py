@@ -17,6 +17,7 @@ from policy.document import digest_text
 from policy.sections import Computation, Party
 from policy.task import Task
 from policy.values import Nonce
+from ratls.identity import EnclaveIdentity
 from ratls.log import Log, bind
 from ratls.server_stream import Hello, ServerExchange
 
@@ -31,6 +32,7 @@ class TaskExchange:
     hello: Hello
     task: Task
     log: Log
+    identity: EnclaveIdentity  # what this connection was shown
 
     @classmethod
     def open(
@@ -40,14 +42,16 @@ class TaskExchange:
 
         Raises:
             RatlsError: The policy or the task does not hold, or it needs more than the enclave has.
+            ConnectionKeyGone: As `Identities.of` says.
         """
+        identity = enclave.identities.of(stream.pinned)
         at = enclave.clock()
         require_window(enclave.policy, at)
         task = Task.open(hello.task, enclave.policy, at)
         enclave.require_taking_part(task)
         bind(task_digest=digest_text(task.digest))
         enclave.need(task)
-        return cls(enclave, party, stream, hello, task, log)
+        return cls(enclave, party, stream, hello, task, log, identity)
 
     @property
     def computation(self) -> Computation:
@@ -67,7 +71,7 @@ class TaskExchange:
             sealing_key: What rows are sealed to, named in the evidence.
         """
         evidence = self.enclave.evidence(
-            nonce or self.hello.nonce, self.party, self.task.digest, sealing_key
+            nonce or self.hello.nonce, self.party, self.task.digest, sealing_key, self.identity
         )
         self.stream.send_evidence(evidence, sealing_key)
         return evidence

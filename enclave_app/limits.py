@@ -1,12 +1,11 @@
-"""Hard caps of the enclave, the two counters that enforce them (exchanges, bytes), and buckets."""
+"""Hard caps of the enclave, the counter of bytes that enforces some of them, and buckets."""
 
 from __future__ import annotations
 
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from policy.errors import ResourceLimitError
@@ -58,43 +57,6 @@ class Need:
     def bytes(self, rows: int, received: int) -> int:
         """For so many rows, which are `received` bytes as they came."""
         return rows * self.per_row + received * self.copies
-
-
-class ExchangesExhausted(ResourceLimitError):
-    """Too many exchanges run at once."""
-
-    code = "exchanges-exhausted"
-    default_fix = "wait until your other calls have ended, then try again"
-
-
-class Slots:
-    """Counts exchanges, in all and by party, from their start: each has a thread."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits, self._lock = limits, threading.Lock()
-        self._running: Counter[str] = Counter()
-
-    @contextmanager
-    def hold(self, party: str) -> Iterator[None]:
-        """One slot for the block.
-
-        Raises:
-            ExchangesExhausted: The party's share, or the server's, is in use.
-        """
-        with self._lock:
-            mine, all_of_them = self._running[party], self._running.total()
-            if mine >= self._limits.exchanges_per_party or all_of_them >= self._limits.exchanges:
-                raise ExchangesExhausted(
-                    "exchanges at once",
-                    expected=f"at most {self._limits.exchanges_per_party} of a party",
-                    found=f"{mine} of this party, {all_of_them} in all",
-                )
-            self._running[party] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running[party] -= 1
 
 
 class MemoryExhausted(ResourceLimitError):

@@ -232,7 +232,7 @@ class _Release:
         return commit
 
     def _acknowledgement(self, commit: Commit) -> bytes:
-        identity = self._enclave.identity
+        identity = self._asked.identity
         return Acknowledgement(
             task_digest=commit.task_digest,
             policy_digest=commit.policy_digest,

@@ -31,8 +31,8 @@ def withdraw(
         require_policy(withdrawal.noun, withdrawal.policy_digest, enclave.policy)
     enclave.end(withdrawal.party)
     log.info("withdrawn", withdrawn=withdrawal.party)
-    identity = enclave.identity
-    evidence = enclave.evidence(hello.nonce, party, withdrawal.digest)
+    identity = enclave.identities.of(stream.pinned)
+    evidence = enclave.evidence(hello.nonce, party, withdrawal.digest, b"", identity)
     stream.send_evidence(evidence)
     ended = Ended(
         task_digest=withdrawal.digest,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Collection
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -160,7 +161,8 @@ def own_end(
     Args:
         policy: The agreement's file; this party must have signed it.
         party: This party's folder.
-        collateral: A bundle; it is read again for each proof while a connection lasts.
+        collateral: A bundle. It, the agreement and the state are read again for each proof while a
+            connection lasts.
         passphrase_file: Of the party's keys; the terminal is asked, if left out.
         state: This party's state folder, which knows of withdrawals and of distrusted keys; the
             user's own, if left out.
@@ -172,26 +174,22 @@ def own_end(
     from ratls.environment import prepare_process
 
     prepare_process()  # before anything loads gRPC, which reads the environment once
-    from policy.agreement_file import open_agreement
-    from policy.options import known_state, own_party
-    from ratls.appraise import Expectation
+    from policy.options import own_party
+    from ratls.own_expectation import own_expectation
     from ratls.pin import ChannelIdentity
-    from ratls.session import Verifier, utc_now
+    from ratls.session import Verifier
 
-    kept = known_state(None if state is None else Path(state))
-    brought = open_agreement(Path(policy), party=Path(party), digest=None, state=kept)
-    passphrase = None if passphrase_file is None else Path(passphrase_file)
-    local = own_party(Path(party), passphrase)
-
-    def expect() -> Expectation:
-        agreed = brought.ready(brought.agreed.in_force(utc_now()).policy)
-        if (doubt := brought.compare(agreed)) is not None:
-            raise doubt
-        roots = anchors_for(agreed.platform.root, allow_simulation=allow_simulation)
-        return Expectation(agreed, read_collateral(Path(collateral)), roots)
-
+    expect = partial(
+        own_expectation,
+        Path(policy),
+        Path(party),
+        Path(collateral),
+        partial(anchors_for, allow_simulation=allow_simulation),
+        state=None if state is None else Path(state),
+    )
     expect()  # refused before anybody is connected to
-    return ChannelIdentity.of(local), Verifier(expect)
+    passphrase = None if passphrase_file is None else Path(passphrase_file)
+    return ChannelIdentity.of(own_party(Path(party), passphrase)), Verifier(expect)
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,8 @@ On TLS 1.3 goes one frame after another (docs/channel.md 9): kind (1 byte), leng
 big-endian), content. Kinds: data, a message of the challenge (`ratls.session`), and the end of
 what one side sends. While the
 connection lasts its peer is challenged again, as the policy says: the next data waits for the
-answer, and what is received meanwhile is kept. One thread may send while another receives.
+answer, and what is received meanwhile is kept. One thread may send while another receives. Where
+none receives, a listener's thread answers the peer's challenges (`attend`).
 """
 
 from __future__ import annotations
@@ -21,27 +22,35 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from OpenSSL import SSL
 
 from policy.errors import ResourceLimitError
-from ratls.appraise import AdmittedCertificate, FreshEvidence
-from ratls.errors import CallFailed, DeadlineExceeded, StreamIntegrityError
+from ratls.appraise import FreshEvidence
+from ratls.errors import CallFailed, StreamIntegrityError
+from ratls.framed_socket import (
+    DATA,
+    END,
+    HEAD,
+    LOOK_SECONDS,
+    MAX_FRAME,
+    MESSAGE,
+    ConnectionCut,
+    FramedSocket,
+)
+from ratls.framed_socket import message_frame as message_frame
 from ratls.peer_refusal import PeerRefused
-from ratls.session import MAX_MESSAGE, Challenger, Session, Verifier, binder, write_message
-from ratls.tls import PIECE, Shown, TlsEnd
+from ratls.session import MAX_MESSAGE, Session, write_message
+from ratls.socket_session import SocketPeer as SocketPeer
+from ratls.tls import PIECE, TlsEnd
 from verifier.errors import Exit, RatlsError
 from verifier.files import MEBIBYTE
 
-DATA, MESSAGE, END = 0, 1, 2
-HEAD = 4  # bytes
-MAX_FRAME = MEBIBYTE
 ANSWER_SECONDS = 30.0  # from a challenge to its answer
-SILENT_SECONDS = 120.0  # for each wait
-_AHEAD = 4 * MEBIBYTE  # received while an answer is awaited
-_LOOK_SECONDS = 1.0  # between two looks at what has become of a connection
+_AHEAD = 4 * MEBIBYTE  # received while nobody takes it
+_TURN_SECONDS = 0.05  # until a look at whether another thread has sent a message
 
 
 class FrameUnexpected(StreamIntegrityError):
@@ -49,14 +58,6 @@ class FrameUnexpected(StreamIntegrityError):
 
     code = "frame-unexpected"
     default_fix = "run the same version on both sides"
-
-
-class ConnectionCut(StreamIntegrityError):
-    """The connection ended before the peer said that nothing follows."""
-
-    code = "connection-cut"
-    default_fix = "connect again: what was received may be incomplete"
-    says = "{thing} broke before its end"
 
 
 class TooMuchAhead(ResourceLimitError):
@@ -67,56 +68,7 @@ class TooMuchAhead(ResourceLimitError):
     default_fix = "connect again; receive in one thread while another one sends"
 
 
-@dataclass(frozen=True, slots=True)
-class SocketPeer:
-    """The other end, by its certificate: a party of the policy, or an enclave that it admits."""
-
-    spki_sha256: bytes
-    party: str | None
-    admitted: AdmittedCertificate | None
-
-    @property
-    def name(self) -> str:
-        """For slots and logs."""
-        if self.party is not None:
-            return self.party
-        assert self.admitted is not None
-        return f"enclave {self.admitted.claims.instance.hex()}"
-
-
-def message_frame(content: bytes) -> bytes:
-    """A message of the challenge, as a frame."""
-    return bytes([MESSAGE]) + len(content).to_bytes(3, "big") + content
-
-
-def session_of(
-    tls: TlsEnd[SocketPeer],
-    shown: Shown,
-    verifier: Verifier | None,
-    seconds: Callable[[], float],
-    *,
-    client: bool,
-    still: Callable[[], None] = lambda: None,
-) -> Session:
-    """The session of a connection whose handshake has ended."""
-    peer = tls.peer
-    challenger = None
-    if peer.admitted is not None:
-        assert verifier is not None
-        theirs = binder(tls.export, tls.peer_der)
-        challenger = Challenger(peer.admitted, shown.spki_sha256, verifier, binder=theirs)
-    return Session(
-        client=client,
-        prover=shown.prover,
-        peer_spki_sha256=peer.spki_sha256,
-        own_binder=binder(tls.export, shown.der),
-        challenger=challenger,
-        still=still,
-        seconds=seconds,
-    )
-
-
-class AttestedSocket:
+class AttestedSocket(FramedSocket[SocketPeer]):
     """One end of an attested connection."""
 
     def __init__(
@@ -127,16 +79,15 @@ class AttestedSocket:
         place: str,
         closed: Callable[[], None] = lambda: None,
     ) -> None:
-        raw.setblocking(False)
-        self._raw, self._tls, self._session, self.place = raw, tls, session, place
-        self._closed = closed
-        self._timeout = SILENT_SECONDS
+        super().__init__(raw, tls, place)
+        self._session, self._closed = session, closed
         self._sending, self._reading = threading.Lock(), threading.Lock()
         self._answered = threading.Condition()
-        self._kept: deque[bytes] = deque()  # data that came while an answer was awaited
+        self._messages: deque[bytes] = deque()  # that the next who may send sends
+        self._kept: deque[bytes] = deque()  # data that came while nobody received it
         self._kept_size = 0
         self._left = 0  # bytes of the data frame that is being read
-        self._end_seen = self._end_sent = self._gone = False
+        self._end_seen = self._end_sent = self._gone = self._over = False
         self._broken: RatlsError | None = None
         self.told: str | None = None  # the id that a refused peer was told
         self._answer_by = 0.0
@@ -170,7 +121,10 @@ class AttestedSocket:
         with self._failing():
             while view:
                 self._look(may_wait=True)
+                if self._session.proves and self.unread:
+                    self._attend()
                 with self._sending:
+                    self._flush()
                     self._write(DATA, view[:MAX_FRAME])
                 self._session.count(min(len(view), MAX_FRAME))
                 view = view[MAX_FRAME:]
@@ -251,6 +205,41 @@ class AttestedSocket:
         with self._failing():
             self._look(may_wait=False)
 
+    @property
+    def unread(self) -> bool:
+        """Has something come that no thread receives?"""
+        return (
+            self._session.established
+            and self._broken is None
+            and not self._over
+            and self._kept_size < _AHEAD
+            and not self._reading.locked()
+            and (self._tls.pending or self._ready(select.POLLIN, 0))
+        )
+
+    def attend(self) -> None:
+        """Answer challenges that came while nobody receives; data is kept, so much and no more.
+
+        For a program that sends for long, or thinks: its peer wants proofs meanwhile.
+
+        Raises:
+            RatlsError: As `sendall`.
+        """
+        with self._failing():
+            self._attend()
+
+    def _attend(self) -> None:
+        while self.unread and self._reading.acquire(blocking=False):
+            try:
+                if self._tls.pending or self._ready(select.POLLIN, 0):
+                    self._keep_one()
+            except ConnectionCut:
+                if not self._end_seen:
+                    raise
+                self._over = True  # what came before is whole, and was not yet received
+            finally:
+                self._reading.release()
+
     def fileno(self) -> int:
         """For waiting alone: data may also wait in memory (`pending`)."""
         return self._raw.fileno()
@@ -292,7 +281,7 @@ class AttestedSocket:
             return
         self._session.require_still_admitted()
         # Only now: another thread must not send while this one finds that nothing may be sent.
-        self._looked = now + _LOOK_SECONDS
+        self._looked = now + LOOK_SECONDS
         # A receiver does not wait for a sender; that one asks before its next frame.
         if self._session.due and self._sending.acquire(blocking=may_wait):
             try:
@@ -326,15 +315,13 @@ class AttestedSocket:
 
     def _keep_one(self) -> None:
         if self._left == 0:
-            if self._end_seen:
-                raise self._cut()
-            self._frame()
+            self._frame()  # after its end, too: it may still have to prove itself
             return
         piece = bytearray(min(self._left, PIECE))
         size = self._read(memoryview(piece))
         self._left -= size
         self._kept_size += size
-        if self._kept_size > _AHEAD:
+        if self._session.unanswered and self._kept_size > _AHEAD:
             raise TooMuchAhead(self.place, expected="the proof that is due", found="much data")
         self._kept.append(bytes(piece[:size]))
 
@@ -353,7 +340,9 @@ class AttestedSocket:
     def _frame(self, *, established: bool = True, resting: bool = False) -> None:
         """Read the head of the next frame, and all of a frame that has no data."""
         head = bytearray(HEAD)
-        first = self._read(memoryview(head), resting=resting)
+        # While nothing comes the peer may cease to be what it has proved.
+        look = partial(self._look, may_wait=False)
+        first = self._read(memoryview(head), look if resting else None)
         self._read_all(memoryview(head)[first:])
         kind, size = head[0], int.from_bytes(head[1:], "big")
         if kind == DATA and established and 0 < size <= MAX_FRAME and not self._end_seen:
@@ -372,81 +361,28 @@ class AttestedSocket:
             raise FrameUnexpected(self.place, expected="a frame that is due", found="another")
 
     def _message(self, content: bytes) -> None:
-        with self._sending:
-            self._write(MESSAGE, memoryview(content))
+        """Send it, or have the thread send it that sends data: that one would not let go."""
+        self._messages.append(content)
+        while self._messages:
+            if self._broken is not None:
+                raise self._broken
+            if self._sending.acquire(timeout=_TURN_SECONDS):
+                try:
+                    self._flush()
+                finally:
+                    self._sending.release()
 
-    def _rest(self) -> None:
-        """Wait for what comes next; meanwhile the peer may cease to be what it has proved."""
-        ends = time.monotonic() + self._timeout
-        while not self._ready(select.POLLIN, min(ends - time.monotonic(), _LOOK_SECONDS)):
-            if time.monotonic() >= ends:
-                raise self._late("its next step")
-            self._look(may_wait=False)
-
-    def _read_all(self, view: memoryview) -> None:
-        while view:
-            view = view[self._read(view) :]
-
-    def _read(self, view: memoryview, *, resting: bool = False) -> int:
-        """At least one byte."""
-        while (size := self._tls.read_into(view)) is None:
-            if resting:
-                self._rest()
-            else:
-                self._wait(select.POLLIN)
-            self._fill()
-        if size == 0:  # TLS ended: only a frame may say that nothing follows
-            raise self._cut()
-        return size
-
-    def _write(self, kind: int, content: memoryview) -> None:
-        """One frame. Its head shares the first record."""
-        head = bytes([kind]) + len(content).to_bytes(3, "big")
-        first = head + content[: 16 * 1024 - HEAD]
-        rest = content[16 * 1024 - HEAD :]
-        self._send(self._tls.seal(memoryview(first)))
-        while rest:
-            self._send(self._tls.seal(rest[:PIECE]))
-            rest = rest[PIECE:]
-
-    def _send(self, sealed: bytes) -> None:
-        left = memoryview(sealed)
-        while left:
-            try:
-                left = left[self._raw.send(left) :]
-            except BlockingIOError:
-                self._wait(select.POLLOUT)
-
-    def _fill(self) -> None:
-        try:
-            data = self._raw.recv(PIECE)
-        except BlockingIOError:
-            return
-        if not data:
-            raise self._cut()
-        self._tls.feed(data)
-
-    def _wait(self, event: int) -> None:
-        if not self._ready(event, self._within()):
-            raise self._late("its next step")
+    def _flush(self) -> None:
+        while self._messages:
+            self._write(MESSAGE, memoryview(self._messages.popleft()))
 
     def _within(self) -> float:
-        """Seconds for one wait. What is due by an instant is due then, also byte by byte."""
+        """What is due by an instant is due then, also byte by byte."""
         if self._until is not None:
             return self._until - time.monotonic()
         if self._session.unanswered:
             return min(self._timeout, self._answer_by - self._session.seconds())
         return self._timeout
-
-    def _ready(self, event: int, seconds: float) -> bool:
-        waiting = select.poll()  # `select` takes no file descriptor above 1023
-        waiting.register(self._raw, event)
-        # In pieces: the system takes no wait for ever, and a signal is heard in between.
-        while seconds > _LOOK_SECONDS:
-            if waiting.poll(_LOOK_SECONDS * 1000):
-                return True
-            seconds -= _LOOK_SECONDS
-        return bool(waiting.poll(max(seconds, 0) * 1000))
 
     # How it ends
 
@@ -484,12 +420,6 @@ class AttestedSocket:
                 return self._broken
             return CallFailed(self.place, expected="a whole connection", found="it broke")
         return None
-
-    def _cut(self) -> RatlsError:
-        return ConnectionCut(self.place, expected="its end, said aloud", found="a cut")
-
-    def _late(self, what: str) -> DeadlineExceeded:
-        return DeadlineExceeded(f"{what} of {self.place}", expected="it in time", found="none")
 
 
 class _Failing:

@@ -37,7 +37,7 @@ EVIDENCE_OID = x509.ObjectIdentifier("2.23.133.5.4.9")
 ENDORSEMENTS_OID = x509.ObjectIdentifier("2.23.133.5.4.2")
 MAX_CERTIFICATE = 64 * 1024
 MAX_VALIDITY = timedelta(days=7)
-VALIDITY = timedelta(days=3)
+VALIDITY = timedelta(hours=12)
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -362,17 +362,17 @@ def build_certificate(
     at: datetime,
     endorsements: bytes = b"",
 ) -> x509.Certificate:
-    """The self-signed certificate of one start of an enclave; valid for three days.
+    """The self-signed certificate of one key of an enclave's start; valid for twelve hours.
 
     Args:
         endorsements: Content of the extension with collateral; none if empty. Verifiers believe
             Intel's signatures in it, so it may come from the host.
     """
     stapled = [x509.UnrecognizedExtension(ENDORSEMENTS_OID, endorsements)] if endorsements else []
-    # Two pins with one subject confuse TLS stacks, so the name carries the instance.
+    # Two pins with one subject confuse TLS stacks, so each name is another: instance and serial.
     return self_signed(
         key,
-        f"ratls-enclave-{instance.hex()}",
+        f"ratls-enclave-{instance.hex()}-{serial % 2**32:08x}",
         [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
         known_as=x509.DNSName(ENCLAVE_NAME),
         at=at,

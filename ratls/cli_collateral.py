@@ -28,104 +28,115 @@ collateral = typer.Typer(
 )
 
 
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="The bundle to write.")
+]
+Quotes = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="QUOTE...", help="Quotes of one kind of platform; - is standard input."),
+]
+Enclaves = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--enclave",
+        metavar="HOST:PORT",
+        help="Take the quote that an enclave shows there. May be repeated.",
+    ),
+]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from",
+        metavar="https://HOST[:PORT]",
+        help="The service to ask: Intel's api.trustedservices.intel.com, or a caching service. "
+        "Repeated: asked in turn until one has the collateral.",
+    ),
+]
+Ca = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE",
+        help="Accept this TLS certificate (PEM), no other. Repeated: one for each --from, "
+        "where `public` means the public authorities.",
+    ),
+]
+Proxy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="http://HOST:PORT", help="Go through this proxy; the environment's is not used."
+    ),
+]
+Fmspc = Annotated[
+    str | None,
+    typer.Option(metavar="HEX", help="For which platforms, without a quote; with --tee."),
+]
+TeeName = Annotated[
+    str | None, typer.Option(metavar="sgx|tdx", help="With --fmspc: for which technology.")
+]
+PckCa = Annotated[
+    str,
+    typer.Option(
+        metavar="platform|processor",
+        help="With --fmspc: which authority certifies these platforms. Servers: platform.",
+    ),
+]
+Early = Annotated[
+    bool, typer.Option("--early", help="Fetch the early edition of TCB info and QE identity.")
+]
+EvaluationDataNumber = Annotated[
+    int | None,
+    typer.Option(
+        metavar="NUMBER",
+        min=1,
+        help="Ask for the edition with this TCB evaluation data number, and take no other.",
+    ),
+]
+AcceptEvaluation = Annotated[
+    int | None,
+    typer.Option(
+        metavar="NUMBER",
+        min=1,
+        help="Ask for the usual edition, and take this number of it though a higher one was "
+        "seen: for when a service once gave an early edition for the standard one.",
+    ),
+]
+MaxAge = Annotated[
+    str | None,
+    typer.Option(
+        metavar="14d|36h", help="Refuse TCB info and QE identity issued longer ago than this."
+    ),
+]
+Timeout = Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for everything together.")]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Verified bundles, used if no service answers. Default: per user."
+    ),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write a cache.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use the cache alone, no network.")]
+
+
 def fetch(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The bundle to write.")
-    ],
-    quotes: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="QUOTE...", help="Quotes of one kind of platform; - is standard input."
-        ),
-    ] = None,
-    enclaves: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--enclave",
-            metavar="HOST:PORT",
-            help="Take the quote that an enclave shows there. May be repeated.",
-        ),
-    ] = None,
-    sources: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--from",
-            metavar="https://HOST[:PORT]",
-            help="The service to ask: Intel's api.trustedservices.intel.com, or a caching service. "
-            "Repeated: asked in turn until one has the collateral.",
-        ),
-    ] = None,
-    ca: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Accept this TLS certificate (PEM), no other. Repeated: one for each --from, "
-            "where `public` means the public authorities.",
-        ),
-    ] = None,
-    proxy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="http://HOST:PORT", help="Go through this proxy; the environment's is not used."
-        ),
-    ] = None,
-    fmspc: Annotated[
-        str | None,
-        typer.Option(metavar="HEX", help="For which platforms, without a quote; with --tee."),
-    ] = None,
-    tee: Annotated[
-        str | None, typer.Option(metavar="sgx|tdx", help="With --fmspc: for which technology.")
-    ] = None,
-    pck_ca: Annotated[
-        str,
-        typer.Option(
-            metavar="platform|processor",
-            help="With --fmspc: which authority certifies these platforms. Servers: platform.",
-        ),
-    ] = "platform",
-    early: Annotated[
-        bool, typer.Option("--early", help="Fetch the early edition of TCB info and QE identity.")
-    ] = False,
-    evaluation_data_number: Annotated[
-        int | None,
-        typer.Option(
-            metavar="NUMBER",
-            min=1,
-            help="Ask for the edition with this TCB evaluation data number, and take no other.",
-        ),
-    ] = None,
-    accept_evaluation: Annotated[
-        int | None,
-        typer.Option(
-            metavar="NUMBER",
-            min=1,
-            help="Ask for the usual edition, and take this number of it though a higher one was "
-            "seen: for when a service once gave an early edition for the standard one.",
-        ),
-    ] = None,
-    max_age: Annotated[
-        str | None,
-        typer.Option(
-            metavar="14d|36h", help="Refuse TCB info and QE identity issued longer ago than this."
-        ),
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Seconds for everything together.")
-    ] = 30,
+    output: Output,
+    quotes: Quotes = None,
+    enclaves: Enclaves = None,
+    sources: Sources = None,
+    ca: Ca = None,
+    proxy: Proxy = None,
+    fmspc: Fmspc = None,
+    tee: TeeName = None,
+    pck_ca: PckCa = "platform",
+    early: Early = False,
+    evaluation_data_number: EvaluationDataNumber = None,
+    accept_evaluation: AcceptEvaluation = None,
+    max_age: MaxAge = None,
+    timeout: Timeout = 30,
     newer_sgx: NewerSgx = False,
     json_path: JsonPath = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Verified bundles, used if no service answers. Default: per user."
-        ),
-    ] = None,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Neither read nor write a cache.")
-    ] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use the cache alone, no network.")
-    ] = False,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
+    offline: Offline = False,
     state: NewestState = None,
     root: Root = "intel",
     json_output: Json = False,

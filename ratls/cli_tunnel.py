@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policy.options import Json, PassphraseFile, known_state, own_party
+from policy.options import Json, PassphraseFile, own_party
 from ratls.options import AgreementFile, CollateralFile, NewestState
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
@@ -15,9 +15,6 @@ from verifier.usage import Commands
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from policy.agreement_file import OpenedAgreement
-    from policy.document import Policy
-    from ratls.appraise import Expectation
     from verifier.shell import Shell
 
 app = typer.Typer(
@@ -55,9 +52,11 @@ def client(
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        from policy.agreement_file import open_agreement
+        from functools import partial
+
         from ratls.address import Address
         from ratls.environment import prepare_process
+        from ratls.own_expectation import own_expectation
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
         from ratls.pin import ChannelIdentity
@@ -65,15 +64,11 @@ def client(
         from ratls.sockets import AttestedSocket, Verifier, connect
         from ratls.tls import Shown
         from ratls.tunnel import TunnelClient
-        from verifier.user_folder import user_folder
 
         place = Address.parse(to)
-        folder = state or user_folder("state")
-
-        def expect() -> Expectation:
-            brought = open_agreement(agreement, party=party, digest=None, state=known_state(folder))
-            return _expect(shell, brought, collateral, folder, enclave, allow_simulation)
-
+        anchors = partial(shell.anchors, allow_simulation=allow_simulation)
+        given = (agreement, party, collateral, anchors)
+        expect = partial(own_expectation, *given, state=state, enclave=enclave)
         expect()  # what is wrong with the files is told now, not to the first program
         own = Shown.of(ChannelIdentity.of(own_party(party, passphrase_file)))
         verifier = Verifier(expect)
@@ -138,29 +133,6 @@ def server(
         )
         tunnel = TunnelServer(listener, Address.parse(to))
         _run(shell, tunnel.serve, listener.close, str(listener.address))
-
-
-def _expect(
-    shell: Shell,
-    brought: OpenedAgreement,
-    collateral: Path,
-    state: Path,
-    enclave: str | None,
-    allow_simulation: bool,
-) -> Expectation:
-    from policy.journal import Reading, has_begun
-    from policy.seen import require_newest
-    from ratls.appraise import Expectation
-    from verifier.bundles import read_collateral
-    from verifier.shell import now
-
-    policy: Policy = brought.ready(brought.agreed.in_force(now()).policy)
-    brought.compare(policy)
-    roots = shell.anchors(policy.platform.root, allow_simulation=allow_simulation)
-    bundle = read_collateral(collateral)
-    records = Reading.of(state).records if has_begun(state) else ()
-    require_newest(state, records, bundle, roots)
-    return Expectation(policy, bundle, roots, enclave)
 
 
 def _run(shell: Shell, serve: Callable[[], None], close: Callable[[], None], address: str) -> None:

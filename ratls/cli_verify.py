@@ -13,13 +13,13 @@ from policy.options import (
     KnownState,
     OwnParty,
     PassphraseFile,
-    known_state,
     own_party,
 )
 from ratls.cli_verify_eventlog import eventlog
 from ratls.cli_verify_forecast import forecast
 from ratls.cli_verify_foreign import (
     CollateralNotNamed,
+    Demand,
     FormatName,
     Root,
     Stapled,
@@ -27,21 +27,18 @@ from ratls.cli_verify_foreign import (
     require_fitting,
     show_foreign,
 )
-from ratls.cli_verify_quote import AcceptAdvisory, AcceptStatus, doubt_of, quote
+from ratls.cli_verify_quote import AcceptAdvisory, AcceptStatus, quote
+from ratls.cli_verify_receipt import receipt
+from ratls.cli_verify_shared import Reader, end_with_answer
 from ratls.errors import FreshnessError
-from ratls.options import AgreementFile, At, NewestState, enclave_facts
+from ratls.options import At, NewestState, enclave_facts
 from verifier.modes import simulation_installed, with_simulation_option
-from verifier.text import digest_text, instant_text
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from policy.document import Policy
     from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence
-    from ratls.offline import VerifiedDocument
     from verifier.anchors import TrustAnchors
-    from verifier.appraisal import Appraisal
     from verifier.errors import RatlsError
     from verifier.shell import Shell
 
@@ -92,35 +89,25 @@ def cert(
     if collateral is None and not stapled:
         raise typer.BadParameter("name a bundle, or say --stapled", param_hint="--collateral")
     with refusals_as_exit_status(json_output) as shell:
-        from policy.agreement_file import open_agreement
         from ratls.appraise import appraise_certificate
         from ratls.certificate import as_der
         from verifier.files import read_file
 
-        instant = parse_instant(at)
+        instant, reader = parse_instant(at), Reader(agreement, party, digest, state)
         if format is not None:
             show_foreign(
                 shell,
                 read_file(file),
                 format_named(format),
                 {"file": str(file)},
+                Demand(reader, root, (accept_status, accept_advisory), instant),
                 collateral=collateral,
-                agreement=agreement,
-                party=party,
-                digest=digest,
-                state=state,
-                root=root,
-                accepting=(accept_status, accept_advisory),
-                at=instant,
                 allow_simulation=allow_simulation,
                 certificate_only=True,
             )
             return
-        assert agreement is not None
         der = as_der(read_file(file))
-        brought = open_agreement(agreement, party=party, digest=digest, state=known_state(state))
-        agreed = brought.ready(brought.agreed.in_force(instant).policy)
-        doubt = doubt_of(shell, brought, agreed)
+        agreed, doubt = reader.policy(shell, lambda complete: complete.in_force(instant).policy)
         expectation = _expectation(agreed, collateral or der, allow_simulation, shell)
         admitted = appraise_certificate(der, expectation, at=instant)
         _show(shell, {"file": str(file), "fresh": False}, admitted, expectation.roots, doubt)
@@ -172,7 +159,6 @@ def server(
             param_hint="--collateral",
         )
     with refusals_as_exit_status(json_output) as shell:
-        from policy.agreement_file import open_agreement
         from policy.journal import Reading, has_begun
         from policy.seen import require_newest
         from ratls.address import Address
@@ -184,7 +170,7 @@ def server(
         from verifier.user_folder import user_folder
 
         prepare_process()  # before anything loads gRPC, which reads the environment once
-        place = Address.parse(address)
+        place, reader = Address.parse(address), Reader(agreement, party, digest, state)
         if format is not None:
             place, shown = probe_name(place, timeout, ours=False)
             show_foreign(
@@ -192,23 +178,14 @@ def server(
                 shown,
                 format_named(format),
                 {"address": address},
+                Demand(reader, root, (accept_status, accept_advisory), now()),
                 collateral=collateral,
                 save_quote=save_quote,
-                agreement=agreement,
-                party=party,
-                digest=digest,
-                state=state,
-                root=root,
-                accepting=(accept_status, accept_advisory),
-                at=now(),
                 allow_simulation=allow_simulation,
                 certificate_only=certificate_only,
             )
             return
-        assert agreement is not None
-        brought = open_agreement(agreement, party=party, digest=digest, state=known_state(state))
-        agreed = brought.ready(brought.agreed.in_force(now()).policy)
-        doubt = doubt_of(shell, brought, agreed)
+        agreed, doubt = reader.policy(shell, lambda complete: complete.in_force(now()).policy)
         local = None if party is None else own_party(party, passphrase_file)
         identity = None if local is None else ChannelIdentity.of(local)
         place, shown = probe_name(place, timeout)
@@ -262,143 +239,6 @@ class NoFreshProof(FreshnessError):
     says = "{thing}: only its certificate was checked, which could be an old copy"
 
 
-# Receipts
-
-
-def receipt(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="A result with its receipt beside it; a receipt; an acknowledgement.",
-        ),
-    ],
-    agreement: AgreementFile,
-    receipt_file: Annotated[
-        Path | None,
-        typer.Option("--receipt", help="Of a result. Default: model.receipt.json of model.json."),
-    ] = None,
-    record: Annotated[
-        Path | None,
-        typer.Option(
-            help="The holder's signed record of how it was judged. Default for a result: "
-            "model.record.json of model.json."
-        ),
-    ] = None,
-    collateral: Annotated[
-        Path | None, typer.Option("--collateral", help="Without a record: a bundle to judge with.")
-    ] = None,
-    party: OwnParty = None,
-    digest: KnownDigest = None,
-    at: At = None,
-    state: KnownState = None,
-    json_output: Json = False,
-    *,
-    allow_simulation: bool = False,
-) -> None:
-    """Did an agreed enclave make this result, or sign this document? Needs no network.
-
-    A result is first compared with its receipt. A receipt alone shows that there was a result, and
-    not which. With a record it is judged at the instant that its holder recorded, otherwise at
-    --at or now. Without --party or --digest the agreement's digest is shown, and nothing decided.
-
-    Example: ratls verify receipt model.json --agreement policy.agreement.json --party carol
-    """
-    from verifier.shell import parse_instant, refusals_as_exit_status
-
-    if record is not None and collateral is not None:
-        raise typer.BadParameter("give --record or --collateral", param_hint="--record")
-    with refusals_as_exit_status(json_output) as shell:
-        from policy.agreement_file import open_agreement
-        from policy.receipt import RESULT_CAP, is_document
-        from ratls.appraise import Expectation
-        from ratls.offline import policy_named_by, verify_document, verify_with_record
-        from verifier.bundles import read_collateral
-        from verifier.files import read_file
-
-        raw, result = read_file(file, cap=RESULT_CAP), None
-        if not is_document(raw):
-            result, raw = raw, read_file(receipt_file or file.with_suffix(".receipt.json"))
-            if collateral is None and record is None:
-                record = file.with_suffix(".record.json")
-        elif receipt_file is not None:
-            raise typer.BadParameter(
-                f"{file} is itself a receipt or acknowledgement", param_hint="--receipt"
-            )
-        if record is None and collateral is None:
-            raise typer.BadParameter("give --record or --collateral", param_hint="--record")
-        if record is not None and at is not None:
-            raise typer.BadParameter(
-                "cannot be used with a record, which contains the time", param_hint="--at"
-            )
-        brought = open_agreement(agreement, party=party, digest=digest, state=known_state(state))
-        agreed = brought.ready(policy_named_by(raw, brought.agreed))
-        doubt = doubt_of(shell, brought, agreed)
-        roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)
-        if record is not None:
-            verified, seen = verify_with_record(raw, read_file(record), agreed, roots, result)
-            instant, clock = seen.at, f"the clock of {seen.holder}, which signed the record"
-        else:
-            assert collateral is not None
-            instant = parse_instant(at)
-            clock = "--at" if at is not None else "this machine's clock"
-            held = Expectation(agreed, read_collateral(collateral), roots)
-            verified = verify_document(raw, held, at=instant, result=result)
-        facts = {"file": str(file), "result": result is not None}
-        _show_document(shell, facts, verified, instant, clock, roots, doubt)
-
-
-def _show_document(
-    shell: Shell,
-    facts: dict[str, Any],
-    verified: VerifiedDocument,
-    at: datetime,
-    clock: str,
-    roots: TrustAnchors,
-    refusal: RatlsError | None,
-) -> None:
-    from policy.receipt import Receipt
-
-    document, enclave = verified.document, verified.evidence.admission.enclave.name
-    facts |= {
-        "document": document.noun,
-        "task_digest": digest_text(document.task_digest),
-        "policy_digest": digest_text(document.policy_digest),
-        "enclave": enclave,
-        "instance": document.instance.hex(),
-        "at": instant_text(at),
-        "clock": clock,
-        "checks": verified.appraisal.as_json(),
-    }
-    if isinstance(document, Receipt):
-        inputs = [i.dataset for i in document.inputs]
-        facts |= {
-            "computation": document.computation,
-            "recipient": document.recipient,
-            "inputs": inputs,
-            "result_digest": digest_text(document.result_digest),
-        }
-        what = f"{document.computation} over {', '.join(inputs)} for {document.recipient}\n  " + (
-            "this is the result that it names"
-            if facts["result"]
-            else "only the fact was checked: name the result itself to check that too"
-        )
-    else:
-        facts |= {
-            "dataset": document.dataset,
-            "provider": document.provider,
-            "rows": document.rows,
-            "commit_digest": digest_text(document.commit_digest),
-            "tags_digest": digest_text(document.tags_digest),
-        }
-        what = f"{document.rows:,} rows of {document.dataset} from {document.provider}"
-    text = (
-        f"{facts['file']}: {document.noun} of {enclave}: {what}\n"
-        f"  judged at {instant_text(at)} by {clock}"
-    )
-    _answer(shell, facts, text, verified.appraisal, roots, refusal)
-
-
 # Shared
 
 
@@ -428,27 +268,7 @@ def _show(
     how = "proved just now" if facts["fresh"] else "by its certificate alone"
     facts |= enclave_facts(proof)
     text = f"{place}: {facts['enclave']}, instance {facts['instance']}; {how}"
-    _answer(shell, facts, text, proof.appraisal, roots, refusal)
-
-
-def _answer(
-    shell: Shell,
-    facts: dict[str, Any],
-    text: str,
-    appraisal: Appraisal,
-    roots: TrustAnchors,
-    refusal: RatlsError | None,
-) -> None:
-    """Show the checks and the answer; then end with `refusal`, where there is one."""
-    facts |= {
-        "verdict": "undecided" if refusal else "accepted",
-        "mode": roots.mode.value,
-        "error": refusal.as_json() if refusal else None,
-    }
-    if not shell.json_output:
-        shell.show_appraisal(appraisal)
-    shell.answer(facts, f"{text}; mode={roots.mode}")
-    shell.end_with(refusal)
+    end_with_answer(shell, facts, text, proof.appraisal, roots, refusal)
 
 
 _INSTALLED = simulation_installed()

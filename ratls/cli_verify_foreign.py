@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ratls.cli_verify_quote import doubt_of
+from ratls.cli_verify_shared import Reader
 from ratls.errors import FreshnessError
 from ratls.options import measurements
 from verifier.errors import CollateralFetchError
@@ -99,21 +100,41 @@ def require_fitting(
         format_named(format)  # before anything is read
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is asked of the quote: by an agreement, or else by the options that go with a format."""
+
+    reader: Reader
+    root: str | None
+    accepting: tuple[list[str] | None, list[str] | None]  # --accept-status, --accept-advisory
+    at: datetime
+
+    def read(
+        self, shell: Shell
+    ) -> tuple[Callable[[VerifiedQuote], Appraisal], str, RatlsError | None]:
+        """What accepts the quote, under which root, and the doubt about the agreement."""
+        if self.reader.agreement is None:
+            from ratls.cli_verify_quote import usual_acceptance
+
+            root = "intel" if self.root is None else self.root
+            return usual_acceptance(*self.accepting), root, None
+        from policy.admission import admit
+
+        at = self.at
+        agreed, doubt = self.reader.policy(shell, lambda complete: complete.in_force(at).policy)
+        admitted = partial(admit, agreed, at=at)
+        return lambda verified: admitted(verified).appraisal, agreed.platform.root, doubt
+
+
 def show_foreign(
     shell: Shell,
     content: bytes,
     format: Format,
     facts: dict[str, Any],
+    demand: Demand,
     *,
     collateral: Path | None,
     save_quote: Path | None = None,
-    agreement: Path | None,
-    party: Path | None,
-    digest: str | None,
-    state: Path | None,
-    root: str | None,
-    accepting: tuple[list[str] | None, list[str] | None],
-    at: datetime,
     allow_simulation: bool,
     certificate_only: bool,
 ) -> None:
@@ -133,10 +154,10 @@ def show_foreign(
         shell.say(f"the quote, not verified, is in {save_quote}")
     if collateral is None:
         raise CollateralNotNamed(place, expected="a bundle to judge with", found="none")
-    accept, root_name, doubt = _demand(shell, agreement, party, digest, state, root, accepting, at)
+    accept, root_name, doubt = demand.read(shell)
     roots = shell.anchors(root_name, allow_simulation=allow_simulation)
     bundle = read_collateral(collateral)
-    found = appraise_foreign(der, format, bundle, accept, roots=roots, at=at)
+    found = appraise_foreign(der, format, bundle, accept, roots=roots, at=demand.at)
     if doubt is None and not certificate_only:
         doubt = ProfileNeverFresh(place, expected=format.name, found="a certificate alone")
     measured = measurements(found.verified.quote.report)
@@ -163,33 +184,7 @@ def show_foreign(
         "  not fresh, and it does not bind",
         *(f"    {sentence}" for sentence in format.unbound),
     ]
-    if agreement is None:
+    if demand.reader.agreement is None:
         lines.append("  which enclave this is was not asked: compare its measurement yourself")
     shell.answer(facts, "\n".join(lines) + f"\n  mode={roots.mode}")
     shell.end_with(doubt)
-
-
-def _demand(
-    shell: Shell,
-    agreement: Path | None,
-    party: Path | None,
-    digest: str | None,
-    state: Path | None,
-    root: str | None,
-    accepting: tuple[list[str] | None, list[str] | None],
-    at: datetime,
-) -> tuple[Callable[[VerifiedQuote], Appraisal], str, RatlsError | None]:
-    """What is asked of the quote, under which root, and the doubt about the agreement."""
-    if agreement is None:
-        from ratls.cli_verify_quote import usual_acceptance
-
-        return usual_acceptance(*accepting), "intel" if root is None else root, None
-    from policy.admission import admit
-    from policy.agreement_file import open_agreement
-    from policy.options import known_state
-
-    brought = open_agreement(agreement, party=party, digest=digest, state=known_state(state))
-    agreed = brought.ready(brought.agreed.in_force(at).policy)
-    admitted = partial(admit, agreed, at=at)
-    doubt = doubt_of(shell, brought, agreed)
-    return lambda verified: admitted(verified).appraisal, agreed.platform.root, doubt

@@ -26,7 +26,7 @@ from policy.errors import ResourceLimitError
 from ratls.bulk import BulkBroken
 from ratls.call_thread import WAKE_SECONDS
 from ratls.errors import CallFailed, DeadlineExceeded, TransportError
-from ratls.flight_data import DO_EXCHANGE, FlightDataMalformed
+from ratls.flight_data import DO_EXCHANGE, PIN, FlightDataMalformed
 from ratls.framing import REFUSAL_KEY, Frame, MessageUnexpected
 from ratls.peer_refusal import PeerRefused, slug
 from verifier.errors import Exit
@@ -56,18 +56,24 @@ class AnswerMissing(TransportError):
 class ClientCall:
     """One RPC. Used by one thread."""
 
-    def __init__(self, channel: grpc.Channel, seconds: float) -> None:
+    def __init__(self, channel: grpc.Channel, seconds: float, pinned: bytes) -> None:
         self._waiting: queue.Queue[ToSend] = queue.Queue(_AHEAD)
         self._broken: BaseException | None = None  # what making a frame raised
         self._made = threading.Condition()  # notified when a frame was made
         method: Any = channel.stream_stream(DO_EXCHANGE)
-        self._call: Any = method(self._frames(), timeout=seconds)
+        self._call: Any = method(self._frames(), timeout=seconds, metadata=[(PIN, pinned)])
 
     @classmethod
     @contextmanager
-    def open(cls, channel: grpc.Channel, seconds: float) -> Iterator[ClientCall]:
-        """The call, which is cancelled where the block does not `finish` it."""
-        call = cls(channel, seconds)
+    def open(
+        cls, channel: grpc.Channel, seconds: float, pinned: bytes = b""
+    ) -> Iterator[ClientCall]:
+        """The call, which is cancelled where the block does not `finish` it.
+
+        Args:
+            pinned: SHA-256 of the key that the channel has pinned, which the server is told.
+        """
+        call = cls(channel, seconds, pinned)
         try:
             yield call
         finally:
@@ -130,11 +136,14 @@ class ClientCall:
         if not self._call.is_active():
             self.raise_reason()
 
-    def hear(self) -> Frame | None:
+    def hear(self, *, rows: bool = False) -> Frame | None:
         """The next frame; None at the end of the stream.
 
+        Args:
+            rows: It may have rows.
+
         Raises:
-            AnswerNotOpened: It has rows, or is not a Flight message of ours.
+            AnswerNotOpened: It has rows that are not due, or is not a Flight message of ours.
             TransportError: The peer refused, or the connection failed.
         """
         with _translated():
@@ -145,9 +154,13 @@ class ClientCall:
             frame = Frame.parse(raw)
         except FlightDataMalformed as error:
             raise answer_not_opened() from error
-        if frame.has_rows or len(frame.data.body):
+        if not rows and (frame.has_rows or len(frame.data.body)):
             raise answer_not_opened()
         return frame
+
+    def cancel(self) -> None:
+        """Give the call up: nothing more is read, and the server is told."""
+        self._call.cancel()
 
     def finish(self) -> None:
         """Say that nothing follows, and wait for the server to say the same.

@@ -30,6 +30,7 @@ from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence
 from ratls.bulk import ID_SIZE, BulkSender
 from ratls.client_call import AnswerMissing, AnswerNotOpened, ClientCall, answer_not_opened
 from ratls.errors import CallFailed, DeadlineExceeded
+from ratls.flight_rows import pieces
 from ratls.framing import (
     MAX_MESSAGE,
     MAX_PART,
@@ -38,7 +39,7 @@ from ratls.framing import (
     Kind,
     MessageUnexpected,
     chunk_frame,
-    first_frame,
+    command_frame,
     message_frame,
     number_of_parts,
     rows_frame,
@@ -58,7 +59,6 @@ from ratls.sealing import (
     sealing_key_changed,
 )
 from ratls.session import Challenger, Verifier
-from verifier.files import MEBIBYTE
 
 _FRAME = 64 * 1024  # room beside a message
 
@@ -124,28 +124,52 @@ def open_exchange(
         RatlsError: What the appraisal of its answer says.
     """
     largest = MAX_PART if kind is Kind.COLLECT else MAX_MESSAGE
-    with (
-        ending(pinned_channel(address, admitted, identity, largest + _FRAME)) as channel,
-        ClientCall.open(channel, timeout) as call,
-    ):
-        verifier = Verifier(lambda: expectation, clock, random)
-        challenger = Challenger(admitted, identity.spki_sha256, verifier, task_digest)
-        nonce = challenger.nonce()
-        hello = write_message("hello", nonce=nonce, task=task, dataset=dataset, release=release)
-        call.send(first_frame(kind))
-        call.send(message_frame(hello))
-        proved = _appraise(challenger, nonce, _hear(call, "evidence")[1])
-        exchange = ClientExchange(call, challenger, *proved, address, timeout)
+    verifier = Verifier(lambda: expectation, clock, random)
+    challenger = Challenger(admitted, identity.spki_sha256, verifier, task_digest)
+    hello: dict[str, Any] = {"task": task, "dataset": dataset, "release": release}
+    given = (address, challenger, identity, timeout, largest + _FRAME)
+    with proved_call(kind.value, hello, *given) as (call, fresh, key):
+        exchange = ClientExchange(call, challenger, fresh, key, address, timeout)
         try:
             yield exchange
         finally:
             exchange.close()
+
+
+@contextmanager
+def proved_call(
+    command: bytes,
+    hello: dict[str, Any],
+    address: Address,
+    challenger: Challenger,
+    identity: ChannelIdentity,
+    timeout: float,
+    largest: int,
+) -> Iterator[tuple[ClientCall, FreshEvidence, bytes]]:
+    """A call on which the enclave has proved itself, its evidence, and the sealing key in it.
+
+    Args:
+        command: Of the descriptor: what the call is for.
+        hello: Members of the first message besides the nonce.
+        largest: Bytes that one message from the enclave may have.
+    """
+    admitted = challenger.admitted
+    pinned = hashlib.sha256(admitted.spki).digest()
+    with (
+        ending(pinned_channel(address, admitted, identity, largest)) as channel,
+        ClientCall.open(channel, timeout, pinned) as call,
+    ):
+        nonce = challenger.nonce()
+        call.send(command_frame(command))
+        call.send(message_frame(write_message("hello", nonce=nonce, **hello)))
+        fresh, key = appraise_answer(challenger, nonce, hear_message(call, "evidence")[1])
+        yield call, fresh, key
         # Every answer that was due has come: a failure from here on changes nothing.
         with suppress(CallFailed, DeadlineExceeded, AnswerNotOpened):
             call.finish()
 
 
-def _hear(call: ClientCall, *due: str) -> tuple[str, dict[str, Any]]:
+def hear_message(call: ClientCall, *due: str) -> tuple[str, dict[str, Any]]:
     """Name and members of the next message, which is one of those due."""
     frame = call.hear()
     if frame is None:
@@ -154,7 +178,7 @@ def _hear(call: ClientCall, *due: str) -> tuple[str, dict[str, Any]]:
     return frame.message(*due)
 
 
-def _appraise(
+def appraise_answer(
     challenger: Challenger, nonce: Nonce, answer: dict[str, Any]
 ) -> tuple[FreshEvidence, bytes]:
     """The evidence, appraised, and the sealing key that it names."""
@@ -196,7 +220,7 @@ class ClientExchange:
         Comes before `open`.
         """
         self._say("resume", commit=commit)
-        name, answer = _hear(self._call, "acknowledgement", "absent")
+        name, answer = hear_message(self._call, "acknowledgement", "absent")
         return answer["document"] if name == "acknowledgement" else None
 
     def open(
@@ -220,7 +244,7 @@ class ClientExchange:
         sealed, self._key = seal_stream_key(self._sealing_key, transcript, salt, random)
         self._about = schema_digest
         self._say("open", stream=transcript.stream, streams=transcript.streams, key=sealed)
-        _, answer = _hear(self._call, "ready")
+        _, answer = hear_message(self._call, "ready")
         kept = Kept(answer["chunks"], answer["rows"], Digest(answer["digest"]))
         self._connect_bulk(answer["port"], answer["connection"])
         if kept.chunks:
@@ -305,7 +329,9 @@ class ClientExchange:
         nonce = self._challenger.nonce()
         self._to_attested_stream()
         self._say("challenge", nonce=nonce)
-        fresh, key = _appraise(self._challenger, nonce, _hear(self._call, "evidence")[1])
+        fresh, key = appraise_answer(
+            self._challenger, nonce, hear_message(self._call, "evidence")[1]
+        )
         if key != self._sealing_key:
             raise sealing_key_changed()
         return fresh
@@ -323,23 +349,21 @@ class ClientExchange:
         """
         if self._schema is None:
             raise AssertionError("begin comes first")
-        batch = pa.RecordBatch.from_arrays(batch.columns, schema=self._schema)
-        rows = max(1, batch.num_rows * MEBIBYTE // max(1, batch.nbytes))
-        for start in range(0, batch.num_rows, rows):
-            self._call.send(rows_frame(batch.slice(start, rows), self._seq))
+        for piece in pieces(pa.RecordBatch.from_arrays(batch.columns, schema=self._schema)):
+            self._call.send(rows_frame(piece, self._seq))
             self._seq += 1
 
     def received(self) -> None:
         """Wait until the enclave has all chunks of a stream that is not committed itself."""
         self._to_attested_stream()
         self._say("received")
-        _hear(self._call, "received")
+        hear_message(self._call, "received")
 
     def commit(self, envelope: bytes) -> bytes:
         """End the release; the signed acknowledgement, unread. Without one, nothing counts."""
         self._to_attested_stream()
         self._say("commit", commit=envelope)
-        _, answer = _hear(self._call, "acknowledgement")
+        _, answer = hear_message(self._call, "acknowledgement")
         return bytes(answer["document"])
 
     def collect(self) -> Result | Pending:
@@ -349,7 +373,7 @@ class ClientExchange:
             AnswerNotOpened: A larger one than any; none of it is taken.
             MessageUnexpected: Parts in another order, of another size, or other in number.
         """
-        name, answer = _hear(self._call, "result", "pending")
+        name, answer = hear_message(self._call, "result", "pending")
         if name == "pending":
             return _pending(answer)
         return Result(answer["receipt"], self._parts(answer["size"], answer["parts"]))
@@ -362,7 +386,7 @@ class ClientExchange:
             raise _unfit_parts("another number of them")
         found: list[bytes] = []
         for number in range(parts):
-            _, part = _hear(self._call, "part")
+            _, part = hear_message(self._call, "part")
             due = min(PART, size - number * PART)
             if part["number"] != number or len(part["ciphertext"]) != due:
                 raise _unfit_parts("another number or size")
@@ -371,12 +395,12 @@ class ClientExchange:
 
     def ended(self) -> bytes:
         """P22: the signed answer to a withdrawal, unread: what it ends has ended."""
-        _, answer = _hear(self._call, "acknowledgement")
+        _, answer = hear_message(self._call, "acknowledgement")
         return bytes(answer["document"])
 
     def reason(self) -> str | Pending:
         """The code of the rule that the named dataset breaks by itself; "" for none."""
-        name, answer = _hear(self._call, "reason", "pending")
+        name, answer = hear_message(self._call, "reason", "pending")
         if name == "pending":
             return _pending(answer)
         code = answer["code"].rstrip(" ")

@@ -18,6 +18,7 @@ from ratls.errors import StreamIntegrityError
 
 SERVICE = "arrow.flight.protocol.FlightService"
 DO_EXCHANGE = f"/{SERVICE}/DoExchange"
+PIN = "ratls-pin-bin"  # metadata: SHA-256 of the key that a client has pinned (`Identities.of`)
 
 _DESCRIPTOR, _HEADER, _METADATA, _BODY = 1, 2, 3, 1000  # field numbers of FlightData
 _COMMAND_TYPE, _COMMAND = 1, 2  # of FlightDescriptor

@@ -7,20 +7,33 @@ certificates.
 
 gRPC refuses what is larger than a frame, or compressed, before anything is unpacked (F04), and has
 one thread for each call, of a fixed number. What a call may do is decided by who gives `exchange`.
+`Guard` is what each such server needs: it identifies the peer, counts its calls before it has said
+anything, cuts it off when it is silent, and tells it of every error a code and an id alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import grpc
 
+from policy.document import Policy
+from policy.errors import ResourceLimitError
+from policy.sections import Party
 from ratls.address import Address
 from ratls.environment import prepare_process
-from ratls.flight_data import DO_EXCHANGE, SERVICE
+from ratls.flight_data import DO_EXCHANGE, PIN, SERVICE
 from ratls.framing import MAX_FRAME
+from ratls.log import Log, bind, bound, place_of
+from ratls.server_stream import refusal_status
+from verifier.errors import Exit, RatlsError
 
 _OPTIONS = [
     ("grpc.so_reuseport", 0),  # else a second server could share the port unnoticed
@@ -43,6 +56,7 @@ _WAITING = 1024  # one party's burst of calls, each to be refused by its code, s
 Send = Callable[[bytes | None], None]  # a frame, or None for the end of the call
 # Frames that come, gRPC's context of the call, and the way to send.
 Exchange = Callable[[Iterator[bytes], Any, Send], None]
+Pair = tuple[bytes, bytes]  # PEM of a certificate and of its key
 _Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
@@ -52,8 +66,8 @@ class FlightServer:
     def __init__(
         self,
         address: Address,
-        certificate: tuple[bytes, bytes],
-        roots: bytes,
+        certificate: Callable[[], Pair],
+        roots: Callable[[], bytes],
         *,
         calls: int,
         exchange: Exchange,
@@ -63,8 +77,7 @@ class FlightServer:
 
         Args:
             address: Port 0 takes a free one.
-            certificate: PEM of the server's certificate and of its key.
-            roots: PEM of the certificates that may connect, and no others.
+            certificate, roots: As for `server_credentials`.
             calls: At once; each has a thread. Some more wait for one; gRPC refuses the rest.
             exchange: Serves DoExchange; ends with `send(None)`.
             refuse: The same for every other method.
@@ -73,19 +86,12 @@ class FlightServer:
             RuntimeError: The address cannot be listened on.
         """
         prepare_process()
-        pem, key = certificate
-        if not roots.strip():
-            raise AssertionError("without roots gRPC would ask for no certificate")
+        credentials = server_credentials(certificate, roots)
         self._server = grpc.server(
             ThreadPoolExecutor(calls, thread_name_prefix="exchange"),
             handlers=[_Handlers(exchange, refuse)],
             options=_OPTIONS,
             maximum_concurrent_rpcs=calls + _WAITING,
-        )
-        credentials = grpc.ssl_server_credentials(
-            [(key, pem)],
-            root_certificates=roots,
-            require_client_auth=True,  # False by default, also with roots (I02)
         )
         self.address = Address(
             address.host, self._server.add_secure_port(str(address), credentials)
@@ -102,6 +108,64 @@ class FlightServer:
         if not orderly:
             self._server.stop(0).wait(seconds)
         return orderly
+
+
+def server_credentials(
+    certificate: Callable[[], Pair], roots: Callable[[], bytes]
+) -> grpc.ServerCredentials:
+    """Mutual TLS (RFC 8446, section 4.3.2). Connections that run go on when either changes.
+
+    Args:
+        certificate: What the server shows; asked at each handshake.
+        roots: PEM of the certificates that may connect, and no others; asked likewise.
+    """
+
+    def given() -> tuple[Pair, bytes]:
+        pair, listed = certificate(), roots()
+        if not listed.strip():
+            raise AssertionError("without roots gRPC would ask for no certificate")
+        return pair, listed
+
+    held = given()
+
+    def made() -> grpc.ServerCertificateConfiguration:
+        (pem, key), listed = held
+        return grpc.ssl_server_certificate_configuration([(key, pem)], listed)
+
+    def changed() -> Any:  # None for no change, which the stubs of gRPC do not know
+        nonlocal held
+        found = given()
+        if found == held:
+            return None
+        held = found
+        return made()
+
+    # False by default, also with roots (I02).
+    return grpc.dynamic_ssl_server_credentials(made(), changed, require_client_authentication=True)
+
+
+def roots_of(policy: Policy) -> bytes:
+    """PEM of the certificates of all parties that may call."""
+    return "".join(party.channel_certificate.pem for party in policy.voters).encode()
+
+
+def party_of(policy: Policy, auth_context: Mapping[str, Sequence[bytes]]) -> Party | None:
+    """The party whose certificate TLS has authenticated, byte for byte; None for another.
+
+    Args:
+        auth_context: As gRPC gives it.
+    """
+    shown = [bytes(pem) for pem in auth_context.get("x509_pem_cert", ())]
+    for party in policy.voters:
+        if shown == [party.channel_certificate.pem.encode()]:
+            return party
+    return None
+
+
+def pinned_key(context: Any) -> bytes:
+    """The key that the client says it has pinned; empty for none, as from Flight's own clients."""
+    found = [value for name, value in context.invocation_metadata() if name == PIN]
+    return bytes(found[0]) if len(found) == 1 else b""
 
 
 class _Handlers(grpc.GenericRpcHandler):
@@ -129,3 +193,133 @@ def _pushing(exchange: Exchange) -> _Handler:
 
     serve.experimental_non_blocking = True  # type: ignore[attr-defined]
     return grpc.stream_stream_rpc_method_handler(serve)
+
+
+class ExchangesExhausted(ResourceLimitError):
+    """Too many exchanges run at once."""
+
+    code = "exchanges-exhausted"
+    default_fix = "wait until your other calls have ended, then try again"
+
+
+class Slots:
+    """Counts exchanges, in all and by party, from their start: each has a thread."""
+
+    def __init__(self, most: int, most_per_party: int) -> None:
+        self._most, self._most_per_party, self._lock = most, most_per_party, threading.Lock()
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, party: str) -> Iterator[None]:
+        """One slot for the block.
+
+        Raises:
+            ExchangesExhausted: The party's share, or the server's, is in use.
+        """
+        with self._lock:
+            mine, all_of_them = self._running[party], self._running.total()
+            if mine >= self._most_per_party or all_of_them >= self._most:
+                raise ExchangesExhausted(
+                    "exchanges at once",
+                    expected=f"at most {self._most_per_party} of a party",
+                    found=f"{mine} of this party, {all_of_them} in all",
+                )
+            self._running[party] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running[party] -= 1
+
+
+class ServerFailed(RatlsError):
+    """An unforeseen error in the enclave."""
+
+    code = "internal"
+    exit_status = Exit.PEER
+    default_fix = "ask the operator: the log has kind and place of the error under the id"
+
+
+class Running:
+    """A call that runs, and until when its peer may be silent, by the monotonic clock."""
+
+    def __init__(self, context: Any, guard: Guard) -> None:
+        self.context, self._guard = context, guard
+        self._ends = guard.seconds() + guard.call_seconds
+        self.until = guard.seconds() + guard.hello_seconds
+
+    def heard(self) -> None:
+        """The peer spoke, or is asked for something: it may be silent for a while from now on."""
+        self.until = min(self._ends, self._guard.seconds() + self._guard.silent_seconds)
+
+    def busy(self) -> None:
+        """It is this end that takes its time."""
+        self.until = self._ends
+
+
+class Guard:
+    """Around each exchange of a server. Its owner calls `cut_silent` once a second."""
+
+    def __init__(
+        self,
+        identify: Callable[[Any], Party],
+        slots: Slots,
+        log: Log,
+        *,
+        hello_seconds: float,
+        silent_seconds: float,
+        seconds: Callable[[], float],
+        call_seconds: float = math.inf,
+    ) -> None:
+        """Begin.
+
+        Args:
+            identify: The party behind a call's context, or a refusal.
+            hello_seconds: From the start of a call to its first frame.
+            silent_seconds: Between two frames.
+            seconds: A monotonic clock.
+            call_seconds: For all of a call.
+        """
+        self._identify, self.slots, self._log = identify, slots, log
+        self.hello_seconds, self.silent_seconds = hello_seconds, silent_seconds
+        self.call_seconds, self.seconds = call_seconds, seconds
+        self.running: dict[str, Running] = {}
+
+    def serve(self, context: Any, send: Send, answer: Callable[[Party, Running], None]) -> None:
+        """One call, from its start to its end: every exception becomes a code and an id."""
+        number = secrets.token_hex(8)
+        told: RatlsError | None = None
+        with bound(id=number):
+            try:
+                party = self._identify(context)
+                bind(party=party.id)
+                with self.slots.hold(party.id), self._watched(number, context) as running:
+                    answer(party, running)
+            except RatlsError as refusal:
+                self._log.warning("refused", code=refusal.code)
+                told = refusal
+            except BaseException as bug:  # noqa: BLE001 - also a panic of a library
+                # A bug: its text may hold cell values, so only kind and place are logged.
+                self._log.error("internal", bug=place_of(bug))
+                told = ServerFailed("enclave", expected="an answer", found="an error")
+        if told is not None:
+            status, text, details = refusal_status(told, number)
+            context.set_code(status)
+            context.set_details(text)
+            context.set_trailing_metadata(details)
+        send(None)  # the end of the call, with that status
+
+    @contextmanager
+    def _watched(self, number: str, context: Any) -> Iterator[Running]:
+        call = self.running[number] = Running(context, self)
+        try:
+            yield call
+        finally:
+            del self.running[number]
+
+    def cut_silent(self) -> None:
+        """End calls whose peers have been silent for too long (F10, F18)."""
+        now = self.seconds()
+        for call in list(self.running.values()):
+            if call.until <= now:
+                call.context.cancel()

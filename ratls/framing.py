@@ -95,6 +95,10 @@ _SHAPES: dict[str, dict[str, type]] = {
     "part": {"number": int, "ciphertext": bytes},
     "pending": {"missing": list},
     "reason": {"code": str},
+    # Of services of others (`ratls.flight`): what is asked, batches that may come, their end.
+    "request": {"method": str, "about": bytes},
+    "more": {"batches": int},
+    "complete": {"batches": int, "rows": int},
 }
 _SIZES = {"nonce": NONCE_SIZE, "digest": 32}
 
@@ -247,7 +251,12 @@ _CHUNK = b"\x00"  # no CBOR map begins so
 
 def first_frame(kind: Kind) -> bytes:
     """What the stream is for; alone, as all servers of Flight take it (docs/flight.md 2.5)."""
-    return FlightData(command=kind.value).encode()
+    return command_frame(kind.value)
+
+
+def command_frame(command: bytes) -> bytes:
+    """The same for what is no exchange of the enclave's own."""
+    return FlightData(command=command).encode()
 
 
 def message_frame(message: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""gRPC to an attested enclave: a client's channel, and what a server adds.
+"""gRPC to an attested enclave: a client's channel. What a server adds is `Attestation`.
 
     attestation = Attestation(enclave_identity, lambda: policy)      # server
     server = grpc.server(pool, interceptors=[attestation.interceptor])
@@ -10,186 +10,40 @@
 
 gRPC hands out no exporter value and connects again by itself. So the channel trusts the verified
 certificate alone, whose key only this start of the enclave has, and the server refuses each call on
-a connection that was not challenged. What that does not stop: docs/seat.md.
+a connection that was not challenged. While calls run the enclave is challenged again beside them,
+on their connection; where it fails, they end. What that does not stop: docs/seat.md.
 """
 
 from __future__ import annotations
 
-import hmac
-import secrets
+import hashlib
 import threading
-import time
-from collections import OrderedDict, namedtuple
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import grpc
 
-from policy.agreement import require_window
-from policy.document import Policy
-from policy.sections import Party
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, appraise_certificate
-from ratls.errors import AuthorizationError, CallFailed, DeadlineExceeded, PeerIdentityError
-from ratls.identity import EnclaveIdentity
+from ratls.claims import InstanceChanged
+from ratls.errors import CallFailed, DeadlineExceeded
+from ratls.flight_data import PIN
+from ratls.framing import REFUSAL_KEY
+from ratls.grpc_server import CHALLENGE, TOKEN
+from ratls.grpc_server import Attestation as Attestation
+from ratls.grpc_server import GrpcConnectionUnproved as GrpcConnectionUnproved
+from ratls.grpc_server import GrpcPeerUnknown as GrpcPeerUnknown
 from ratls.pin import ChannelIdentity, close_channel, pinned_channel
 from ratls.probe import probe_name
-from ratls.server_stream import refusal_status
-from ratls.session import Allowance, Challenger, Session, Verifier, utc_now
+from ratls.repeated import repeated
+from ratls.session import Challenger, Session, Verifier
 from verifier.errors import RatlsError
 
-SERVICE = "ratls.Attestation"
-_CHALLENGE = f"/{SERVICE}/Challenge"
-_TOKEN = "ratls-connection-bin"  # noqa: S105 - a name
-_CONNECTIONS = 4096  # that are remembered; the oldest gives way
-
 _LARGEST = 1 << 30
-
-
-class GrpcConnectionUnproved(AuthorizationError):
-    """A call came on a connection on which the enclave was not challenged."""
-
-    code = "grpc-connection-unproved"
-    default_fix = "call again: the channel lets the enclave prove itself on the new connection"
-
-
-class GrpcPeerUnknown(PeerIdentityError):
-    """The channel certificate is that of no party in the policy."""
-
-    code = "grpc-peer-unknown"
-    default_fix = "use the channel certificate that the policy lists for your party"
-
-
-# Server
-
-
-class _Connection:
-    """A connection on which the enclave has proved itself."""
-
-    def __init__(self, party: str, session: Session) -> None:
-        self.party, self.session, self.token = party, session, secrets.token_bytes(16)
-
-
-class Attestation:
-    """What makes a gRPC server one of an attested enclave."""
-
-    def __init__(
-        self,
-        identity: EnclaveIdentity,
-        policy: Callable[[], Policy],
-        *,
-        clock: Callable[[], Any] = utc_now,
-        seconds: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`policy` lists the parties that may call; it is asked at each call."""
-        self._identity, self._policy, self._clock = identity, policy, clock
-        self._seconds, self._lock = seconds, threading.Lock()
-        self._proved: OrderedDict[str, _Connection] = OrderedDict()  # by gRPC's name of the peer
-        self._allowances: dict[str, Allowance] = {}
-        self.interceptor: grpc.ServerInterceptor = _Guard(self)
-
-    def credentials(self) -> grpc.ServerCredentials:
-        """Mutual TLS (RFC 8446, section 4.3.2) with the parties of the policy, and nobody else."""
-        roots = "".join(p.channel_certificate.pem for p in self._policy().voters).encode()
-        pair = (self._identity.key_pem, self._identity.certificate_pem)
-        return grpc.ssl_server_credentials([pair], roots, require_client_auth=True)
-
-    def add_to(self, server: grpc.Server) -> None:
-        """Answer challenges; without it every call is refused."""
-        handler: Any = grpc.unary_unary_rpc_method_handler(self._answer)
-        service = grpc.method_handlers_generic_handler(SERVICE, {"Challenge": handler})
-        server.add_generic_rpc_handlers((service,))
-
-    def party(self, context: Any) -> Party:
-        """Who calls, by its certificate. Raises: GrpcPeerUnknown, PolicyExpired."""
-        policy = self._policy()
-        require_window(policy, self._clock())
-        shown = [bytes(pem) for pem in context.auth_context().get("x509_pem_cert", ())]
-        for party in policy.voters:
-            if shown == [party.channel_certificate.pem.encode()]:
-                return party
-        raise GrpcPeerUnknown("peer", expected="a party of the policy", found="another")
-
-    def _answer(self, raw: bytes, context: Any) -> bytes:
-        with _told(context):
-            party, peer = self.party(context), context.peer()
-            with self._lock:
-                known = self._proved.get(peer)
-                self._allowances.setdefault(party.id, Allowance(self._seconds)).spend()
-            if known is None or known.party != party.id:
-                known = _Connection(party.id, self._session(party))
-            answer = known.session.receive(raw)
-            with self._lock:
-                self._proved[peer] = known
-                self._proved.move_to_end(peer)
-                while len(self._proved) > _CONNECTIONS:
-                    self._proved.popitem(last=False)
-            context.send_initial_metadata(((_TOKEN, known.token),))
-            return answer or b""
-
-    def _session(self, party: Party) -> Session:
-        return Session(
-            client=False,
-            prover=self._identity,
-            peer_spki_sha256=party.channel_certificate.spki_sha256,
-            own_binder=b"",
-            challenger=None,
-            seconds=self._seconds,
-        )
-
-    def require_proved(self, context: Any) -> None:
-        """This very connection was challenged. Raises: GrpcConnectionUnproved; as `party`."""
-        party = self.party(context)
-        told = [v for n, v in context.invocation_metadata() if n == _TOKEN]
-        with self._lock:
-            known = self._proved.get(context.peer())
-        if (
-            known is None
-            or known.party != party.id
-            or len(told) != 1
-            or not hmac.compare_digest(known.token, bytes(told[0]))
-        ):
-            raise GrpcConnectionUnproved("call", expected="a challenge before it", found="none")
-
-
-@contextmanager
-def _told(context: Any) -> Iterator[None]:
-    """A refusal leaves as code and id."""
-    try:
-        yield
-    except RatlsError as refusal:
-        status, text, details = refusal_status(refusal, secrets.token_hex(8))
-        context.set_trailing_metadata(details)
-        context.abort(status, text)
-
-
-class _Guard(grpc.ServerInterceptor):
-    """Refuses each call before its handler is entered."""
-
-    def __init__(self, attestation: Attestation) -> None:
-        self._attestation = attestation
-
-    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        handler = continuation(handler_call_details)
-        if handler is None or handler_call_details.method == _CHALLENGE:
-            return handler
-        kind = (
-            f"{'stream' if handler.request_streaming else 'unary'}_"
-            f"{'stream' if handler.response_streaming else 'unary'}"
-        )
-        serve = getattr(handler, kind)
-
-        def guarded(request: Any, context: Any) -> Any:
-            with _told(context):
-                self._attestation.require_proved(context)
-            return serve(request, context)
-
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
-
-
-# Client
+_LOOK_SECONDS = 1.0
+_REFUSED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
 
 def channel(
@@ -202,6 +56,9 @@ def channel(
 ) -> grpc.Channel:
     """A channel to an enclave that has proved itself, and proves itself again on each connection.
 
+    It belongs to this start of the enclave: another certificate of it is verified anew, another
+    start is refused.
+
     Args:
         address: From local configuration.
         largest: Bytes that one message from the enclave may have.
@@ -210,116 +67,301 @@ def channel(
         TransportError: Nothing listens there, or the peer refuses, or is late.
         RatlsError: What the appraisal of its certificate or of its answer says.
     """
-    place, der = probe_name(address, timeout)
-    admitted = appraise_certificate(der, verifier.expect(), at=verifier.clock())
-    pinned = pinned_channel(place, admitted, identity, largest)
-    proof = _Proof(pinned, admitted, identity, verifier, str(address), timeout)
-    try:
-        proof.token()
-    except BaseException:
-        close_channel(pinned)
-        raise
-    return grpc.intercept_channel(pinned, proof)
+    return _Channel(_Proof(address, identity, verifier, timeout, largest))
 
 
-class _Details(
-    namedtuple("_Details", "method timeout metadata credentials wait_for_ready compression"),
-    grpc.ClientCallDetails,
-):
-    pass
-
-
-class _Proof(
-    grpc.UnaryUnaryClientInterceptor,
-    grpc.UnaryStreamClientInterceptor,
-    grpc.StreamUnaryClientInterceptor,
-    grpc.StreamStreamClientInterceptor,
-):
-    """Before each call: the enclave has proved itself on this connection, and not too long ago."""
+class _Proof:
+    """A pinned channel whose enclave has proved itself, and the calls that run on it."""
 
     def __init__(
         self,
-        pinned: grpc.Channel,
-        admitted: AdmittedCertificate,
+        address: Address,
         identity: ChannelIdentity,
         verifier: Verifier,
-        place: str,
         timeout: float,
+        largest: int,
     ) -> None:
-        self._challenge: Any = pinned.unary_unary(_CHALLENGE)
-        self._admitted, self._identity, self._verifier = admitted, identity, verifier
-        self._place, self._timeout, self._lock = place, timeout, threading.Lock()
+        self._address, self._identity, self._verifier = address, identity, verifier
+        self._timeout, self._largest = timeout, largest
+        self._proving = threading.RLock()
+        self._calls: dict[Any, Session] = {}  # that run, and on whose proof they began
+        self.reasons: WeakKeyDictionary[Any, RatlsError] = WeakKeyDictionary()  # of calls cut off
         self._session: Session | None = None
+        self._doubt = False  # a call ended as if its connection were another
         self._token = b""
+        self.pinned, self._admitted = self._connected(None)
+        self._stopped = repeated(self, _LOOK_SECONDS, _Proof.look, None)
 
-    def token(self) -> bytes:
-        """The server's name of the connection, on which it has proved itself."""
-        with self._lock:
-            if self._session is None:
-                # Anew, from the certificate on: what was admitted once may not be so now.
-                der, expected = self._admitted.der, self._verifier.expect()
-                admitted = appraise_certificate(der, expected, at=self._verifier.clock())
-                own = self._identity.spki_sha256
-                session = Session(
-                    client=True,
-                    prover=None,
-                    peer_spki_sha256=b"",
-                    own_binder=b"",
-                    challenger=Challenger(admitted, own, self._verifier),
-                    seconds=self._verifier.seconds,
-                )
-                self._ask(session, session.open())
-                self._session = session
-            else:
-                self._session.require_still_admitted()
-                if self._session.due:
-                    session, self._session = self._session, None  # until it has answered
-                    self._ask(session, session.challenge())
-                    self._session = session
-            return self._token
+    # Connections
 
-    def _ask(self, session: Session, message: bytes) -> None:
+    def _connected(
+        self, before: AdmittedCertificate | None
+    ) -> tuple[grpc.Channel, AdmittedCertificate]:
+        """From the first step on. Raises: as `channel`; InstanceChanged."""
+        verifier = self._verifier
+        place, der = probe_name(self._address, self._timeout)
+        admitted = appraise_certificate(der, verifier.expect(), at=verifier.clock())
+        if before is not None and admitted.claims.instance != before.claims.instance:
+            raise InstanceChanged(
+                "enclave", expected="the start that this channel was made for", found="another"
+            )
+        made = pinned_channel(place, admitted, self._identity, self._largest)
         try:
-            answer, call = self._challenge.with_call(message, timeout=self._timeout)
+            self._begin(made, admitted)
+        except BaseException:
+            close_channel(made)
+            raise
+        return made, admitted
+
+    def _begin(self, pinned: grpc.Channel, admitted: AdmittedCertificate) -> None:
+        own = self._identity.spki_sha256
+        session = Session(
+            client=True,
+            prover=None,
+            peer_spki_sha256=b"",
+            own_binder=b"",
+            challenger=Challenger(admitted, own, self._verifier),
+            seconds=self._verifier.seconds,
+        )
+        self._ask(pinned, admitted, session, session.open())
+        self._session, self._doubt = session, False
+
+    def _ask(
+        self, pinned: grpc.Channel, admitted: AdmittedCertificate, session: Session, message: bytes
+    ) -> None:
+        challenge: Any = pinned.unary_unary(CHALLENGE)
+        metadata = [(PIN, hashlib.sha256(admitted.spki).digest())]
+        try:
+            answer, call = challenge.with_call(message, timeout=self._timeout, metadata=metadata)
         except grpc.RpcError as error:
             known: Any = error
             if known.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise DeadlineExceeded(
-                    f"the proof of {self._place}", expected="it in time", found="none"
+                    f"the proof of {self._address}", expected="it in time", found="none"
                 ) from error
             raise CallFailed(
-                f"the challenge to {self._place}", expected="an answer", found="an error"
+                f"the challenge to {self._address}", expected="an answer", found="an error"
             ) from error
         session.receive(answer)
-        told = [v for n, v in call.initial_metadata() if n == _TOKEN]
+        told = [v for n, v in call.initial_metadata() if n == TOKEN]
         self._token = bytes(told[0]) if len(told) == 1 else b""
 
-    def _call(self, continuation: Any, details: Any, request: Any) -> Any:
-        token = self.token()
-        metadata = [*(details.metadata or ()), (_TOKEN, token)]
-        made = _Details(
-            details.method,
-            details.timeout,
-            metadata,
-            details.credentials,
-            False,  # a call that waited for a connection would be sent on an unproved one
-            getattr(details, "compression", None),
+    # Proofs
+
+    def proved(self) -> tuple[grpc.Channel, bytes, Session]:
+        """Where a call may go: the enclave has proved itself there, and not too long ago.
+
+        Raises: as `channel`.
+        """
+        with self._proving:
+            try:
+                self._prove()
+            except BaseException:
+                self._session = None
+                raise
+            assert self._session is not None
+            return self.pinned, self._token, self._session
+
+    def _prove(self) -> None:
+        if self._session is not None:
+            self._session.require_still_admitted()
+            if not (self._doubt or self._session.due):
+                return
+            session, self._session = self._session, None  # until it has answered
+            with suppress(CallFailed):  # another connection: gRPC has made it by itself
+                self._ask(self.pinned, self._admitted, session, session.challenge())
+                self._session, self._doubt = session, False
+                return
+        # Anew, from the certificate on: what was admitted once may not be so now.
+        verifier, der = self._verifier, self._admitted.der
+        admitted = appraise_certificate(der, verifier.expect(), at=verifier.clock())
+        try:
+            self._begin(self.pinned, admitted)
+        except CallFailed:  # the enclave may have another certificate now
+            made = self._connected(self._admitted)
+            self._cut(self._broken())
+            threading.Thread(target=close_channel, args=[self.pinned], daemon=True).start()
+            self.pinned, self._admitted = made
+
+    def _broken(self) -> CallFailed:
+        return CallFailed(
+            f"the connection to {self._address}", expected="one that lasts", found="another one"
         )
-        call = continuation(made, request)
+
+    def look(self) -> None:
+        """Once a second: what runs ends where the enclave is no longer what it has proved."""
+        if not self._calls:
+            return
+        try:
+            _, _, session = self.proved()
+        except RatlsError as refusal:
+            self._cut(refusal)
+            return
+        for call, begun in list(self._calls.items()):
+            # On an earlier connection, which cannot be challenged any more.
+            if begun is not session and begun.due:
+                self.reasons[call] = self._broken()
+                call.cancel()
+
+    def _cut(self, refusal: RatlsError) -> None:
+        for call in list(self._calls):
+            self.reasons[call] = refusal
+            call.cancel()
+
+    def sending(self, session: Session, raw: bytes) -> bytes | None:
+        """A message to be sent waits for a proof that is due; None: it is not sent."""
+        session.count(len(raw))
+        if session.due:
+            try:
+                self.proved()
+            except RatlsError as refusal:
+                self._cut(refusal)
+                return None
+        return raw
+
+    def began(self, call: Any, session: Session) -> None:
+        """A call runs."""
+        self._calls[call] = session
         call.add_done_callback(self._ended)
-        return call
 
     def _ended(self, call: Any) -> None:
-        """After a lost connection, or a refusal, nothing is sent before a new proof."""
-        if call.code() in (
-            grpc.StatusCode.UNAVAILABLE,
-            grpc.StatusCode.PERMISSION_DENIED,
-            grpc.StatusCode.UNAUTHENTICATED,
-        ):
-            with self._lock:
-                self._session = None
+        self._calls.pop(call, None)
+        # A service may say these codes, too; with our key they are `Attestation`'s.
+        ours = call.code() in _REFUSED and REFUSAL_KEY in dict(call.trailing_metadata() or ())
+        if ours or call.code() is grpc.StatusCode.UNAVAILABLE:
+            self._doubt = True  # nothing is sent before another proof
 
-    intercept_unary_unary: Any = _call
-    intercept_unary_stream: Any = _call
-    intercept_stream_unary: Any = _call
-    intercept_stream_stream: Any = _call
+    def close(self) -> None:
+        """End all calls and the connection."""
+        self._stopped.set()
+        close_channel(self.pinned)
+
+
+class _Method:
+    """One method, of any kind: each call begins where the enclave has proved itself."""
+
+    def __init__(
+        self,
+        proof: _Proof,
+        kind: str,
+        name: str,
+        serialize: Callable[[Any], bytes] | None,
+        deserialize: Callable[[bytes], Any] | None,
+    ) -> None:
+        self._proof, self._kind, self._name = proof, kind, name
+        self._serialize, self._deserialize = serialize, deserialize
+        self._unary = kind.endswith("unary")
+
+    def _begin(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        pinned, token, session = self._proof.proved()
+
+        def sent(message: Any) -> bytes | None:
+            raw = message if self._serialize is None else self._serialize(message)
+            return self._proof.sending(session, raw)
+
+        def received(raw: bytes) -> Any:
+            session.count(len(raw))
+            return raw if self._deserialize is None else self._deserialize(raw)
+
+        inner: Any = getattr(pinned, self._kind)(self._name, sent, received)
+        made = (inner.future if self._unary else inner)(
+            request,
+            timeout=timeout,
+            metadata=[*(metadata or ()), (TOKEN, token)],
+            credentials=credentials,
+            wait_for_ready=False,  # a call that waited for a connection would begin on another one
+            compression=compression,
+        )
+        self._proof.began(made, session)
+        return made
+
+    def __call__(self, request: Any, *given: Any, **options: Any) -> Any:
+        if not self._unary:
+            return _Stream(self._begin(request, *given, **options), self._proof)
+        return self.with_call(request, *given, **options)[0]
+
+    def with_call(self, request: Any, *given: Any, **options: Any) -> tuple[Any, Any]:
+        """The answer, and the call."""
+        call = self._begin(request, *given, **options)
+        try:
+            return call.result(), call
+        except grpc.FutureCancelledError as error:
+            raise (self._proof.reasons.get(call) or error) from error
+        except BaseException:
+            call.cancel()  # Ctrl-C: nobody waits for the answer any more
+            raise
+
+    def future(self, request: Any, *given: Any, **options: Any) -> Any:
+        """The call, which goes on in the background."""
+        return self._begin(request, *given, **options)
+
+
+class _Stream:
+    """A call whose answers come one after another; cut off, it says why."""
+
+    def __init__(self, call: Any, proof: _Proof) -> None:
+        self._call, self._proof = call, proof
+
+    def __iter__(self) -> _Stream:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._call)
+        except grpc.RpcError as error:
+            raise (self._proof.reasons.get(self._call) or error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+
+def _methods(kind: str) -> Any:
+    """What `grpc.Channel` has for calls of one kind."""
+
+    def made(
+        self: _Channel,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return _Method(self._proof, kind, method, request_serializer, response_deserializer)
+
+    return made
+
+
+class _Channel(grpc.Channel):
+    """What `channel` gives."""
+
+    unary_unary = _methods("unary_unary")
+    unary_stream = _methods("unary_stream")
+    stream_unary = _methods("stream_unary")
+    stream_stream = _methods("stream_stream")
+
+    def __init__(self, proof: _Proof) -> None:
+        self._proof = proof
+
+    def subscribe(self, callback: Any, try_to_connect: bool | None = False) -> None:
+        """Of the connection of this moment."""
+        self._proof.pinned.subscribe(callback, bool(try_to_connect))
+
+    def unsubscribe(self, callback: Any) -> None:
+        self._proof.pinned.unsubscribe(callback)
+
+    def close(self) -> None:
+        """End all calls and the connection; also where Ctrl-C met one of them (`close_channel`)."""
+        self._proof.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -3,8 +3,9 @@
     identity = EnclaveIdentity.create(attester, policy.digest, at=now)
     identity.answer_challenge(nonce, peer_spki_sha256, task_digest)
 
-Everything is made at start, lives in memory, and ends with the process: a key that survived a
-restart would make old evidence worth stealing.
+Everything lives in memory, and ends with the process: a key that survived a restart would make old
+evidence worth stealing. A certificate lasts for hours. `Identities` has the next one made in time,
+about another TLS key of the same start, while connections under the earlier one go on.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Self
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -28,11 +31,18 @@ from policy.values import Digest, Instance, Nonce
 from ratls.attester import Attester
 from ratls.certificate import build_certificate
 from ratls.claims import INSTANCE_SIZE, ROLE_SERVER, CertificateClaims, ChallengeClaims, key_hash
+from ratls.errors import FreshnessError
 from ratls.evidence import make_evidence
+from ratls.log import Log, place_of
+from verifier.errors import Exit, RatlsError
+
+RENEW_AFTER = timedelta(hours=4)  # a certificate lasts three times as long
+_AGAIN = timedelta(minutes=1)  # after an attester that failed
+_EARLIER = 8  # that are kept for connections that last
 
 
 class EnclaveIdentity:
-    """One start of an enclave. Made by `create`."""
+    """One start of an enclave, with one of its TLS keys. Made by `create` and `renewed`."""
 
     def __init__(
         self,
@@ -40,13 +50,15 @@ class EnclaveIdentity:
         tls_key: ec.EllipticCurvePrivateKey,
         receipt_key: ec.EllipticCurvePrivateKey,
         claims: CertificateClaims,
-        certificate_der: bytes,
-        certificate_pem: bytes,
+        certificate: x509.Certificate,
+        quoting: threading.Lock,
     ) -> None:
-        self._attester, self._tls_key = attester, tls_key
+        self._attester, self._tls_key, self._receipt_key = attester, tls_key, receipt_key
         self._claims = claims
-        self._quoting = threading.Lock()
-        self.certificate_der, self.certificate_pem = certificate_der, certificate_pem
+        self._quoting = quoting
+        self.certificate_der = certificate.public_bytes(Encoding.DER)
+        self.certificate_pem = certificate.public_bytes(Encoding.PEM)
+        self.ends = certificate.not_valid_after_utc
         self.spki = spki_der(tls_key.public_key())
         self.receipt_spki = spki_der(receipt_key.public_key())
         # The TLS key signs TLS only: one key for two protocols lets one sign for the other.
@@ -75,30 +87,54 @@ class EnclaveIdentity:
         Raises:
             AttesterError: No quote could be had.
         """
-        tls_key = ec.generate_private_key(ec.SECP256R1())
         receipt_key = ec.generate_private_key(ec.SECP256R1())
-        instance = Instance(random(INSTANCE_SIZE))
         claims = CertificateClaims(
-            pubkey_hash=key_hash(spki_der(tls_key.public_key())),
+            pubkey_hash=b"",  # of each TLS key
             context=CertificateClaims.CONTEXT,
             role=role,
             mode=attester.mode.value.encode(),
             policy_hash=policy_digest,
-            instance=instance,
+            instance=Instance(random(INSTANCE_SIZE)),
             receipt_key_hash=hashlib.sha256(spki_der(receipt_key.public_key())).digest(),
         )
+        quoting = threading.Lock()
+        return cls._with_new_key(attester, receipt_key, claims, quoting, at, random, endorsements)
+
+    def renewed(
+        self,
+        at: datetime,
+        *,
+        random: Callable[[int], bytes] = os.urandom,
+        endorsements: bytes = b"",
+    ) -> Self:
+        """The same start with another TLS key, its evidence and its certificate.
+
+        Raises:
+            AttesterError: No quote could be had.
+        """
+        rest = (self._attester, self._receipt_key, self._claims, self._quoting)
+        return self._with_new_key(*rest, at, random, endorsements)
+
+    @classmethod
+    def _with_new_key(
+        cls,
+        attester: Attester,
+        receipt_key: ec.EllipticCurvePrivateKey,
+        claims: CertificateClaims,
+        quoting: threading.Lock,
+        at: datetime,
+        random: Callable[[int], bytes],
+        endorsements: bytes,
+    ) -> Self:
+        tls_key = ec.generate_private_key(ec.SECP256R1())
+        claims = replace(claims, pubkey_hash=key_hash(spki_der(tls_key.public_key())))
         serial = int.from_bytes(random(16), "big") | 1  # positive: RFC 5280, section 4.1.2.2
+        with quoting:
+            evidence = make_evidence(attester, claims)
         certificate = build_certificate(
-            tls_key, make_evidence(attester, claims), instance, serial, at, endorsements
+            tls_key, evidence, claims.instance, serial, at, endorsements
         )
-        return cls(
-            attester,
-            tls_key,
-            receipt_key,
-            claims,
-            certificate.public_bytes(Encoding.DER),
-            certificate.public_bytes(Encoding.PEM),
-        )
+        return cls(attester, tls_key, receipt_key, claims, certificate, quoting)
 
     @property
     def key_pem(self) -> bytes:
@@ -107,6 +143,16 @@ class EnclaveIdentity:
         In the form of RFC 5958, section 2.
         """
         return self._tls_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    @property
+    def spki_sha256(self) -> bytes:
+        """Of the TLS key; clients name it by that."""
+        return hashlib.sha256(self.spki).digest()
+
+    @property
+    def pair(self) -> tuple[bytes, bytes]:
+        """PEM of certificate and key, of the same one."""
+        return self.certificate_pem, self.key_pem
 
     @property
     def instance(self) -> Instance:
@@ -150,3 +196,79 @@ class EnclaveIdentity:
         # Attesters are one device per process: without this, answers could be mixed up.
         with self._quoting:
             return make_evidence(self._attester, claims)
+
+
+class ConnectionKeyGone(FreshnessError):
+    """The connection began under a certificate that this enclave no longer has."""
+
+    code = "connection-key-gone"
+    exit_status = Exit.PEER
+    default_fix = "connect again: the enclave shows its present certificate"
+
+
+class Identities:
+    """The identities of one start: what new connections are shown, and what earlier ones were.
+
+    Any thread may use it.
+    """
+
+    def __init__(self, first: EnclaveIdentity, endorsements: bytes = b"") -> None:
+        """Args: endorsements: As for `build_certificate`, of each certificate to come."""
+        self._endorsements, self._lock = endorsements, threading.Lock()
+        # The present one first; replaced as a whole.
+        self._held: tuple[EnclaveIdentity, ...] = (first,)
+        self._next = first.ends - 2 * RENEW_AFTER
+
+    @property
+    def current(self) -> EnclaveIdentity:
+        """What new connections are shown."""
+        return self._held[0]
+
+    def of(self, spki_sha256: bytes) -> EnclaveIdentity:
+        """That with this TLS key; the present one where none is named.
+
+        gRPC does not tell a server which certificate a connection was shown, so its client names
+        the key. It chooses among keys of this very start: evidence about one that it did not pin
+        is of no use to it.
+
+        Raises:
+            ConnectionKeyGone: There is none.
+        """
+        held = self._held
+        for identity in held if spki_sha256 else held[:1]:
+            if not spki_sha256 or identity.spki_sha256 == spki_sha256:
+                return identity
+        raise ConnectionKeyGone("key of the connection", expected="a present one", found="another")
+
+    def renew_if_due(self, at: datetime) -> bool:
+        """Have the next certificate made, if it is time; to be called every few seconds.
+
+        Earlier ones are forgotten at their end: no client goes on after it.
+
+        Raises:
+            AttesterError: No quote could be had: the present one stays, until a try in a minute.
+        """
+        with self._lock:
+            if at < self._next:
+                return False
+            self._next = at + _AGAIN
+            made = self.current.renewed(at, endorsements=self._endorsements)
+            earlier = [identity for identity in self._held if at <= identity.ends]
+            self._held = (made, *earlier[:_EARLIER])
+            self._next = at + RENEW_AFTER
+            return True
+
+    def renew(self, at: datetime, log: Log | None) -> None:
+        """As `renew_if_due`; what came of it is logged, and nothing is raised."""
+        event: dict[str, str] = {}
+        try:
+            if not self.renew_if_due(at):
+                return
+        except RatlsError as refusal:
+            event = {"code": refusal.code}
+        except Exception as bug:  # noqa: BLE001 - without another try the server would end
+            event = {"bug": place_of(bug)}
+        if log is not None and event:
+            log.warning("certificate-not-renewed", **event)
+        elif log is not None:
+            log.info("certificate-renewed")

@@ -5,11 +5,13 @@
 
 One thread does all handshakes, so a stranger's connection costs a file descriptor and some memory,
 and no thread, for a few seconds. Only who has shown a certificate that the policy admits gets a
-thread, within its share, and only then an attester is asked for a quote.
+thread, within its share, and only then an attester is asked for a quote. What one connection does
+ends that connection, and never this thread.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import queue
 import secrets
@@ -18,27 +20,35 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
+
+from OpenSSL import SSL
 
 from policy.agreement import require_window
 from policy.document import Policy
 from policy.errors import ResourceLimitError
 from ratls.address import Address
 from ratls.appraise import appraise_certificate
-from ratls.attested_socket import AttestedSocket, SocketPeer, message_frame, session_of
+from ratls.attested_socket import AttestedSocket, message_frame
 from ratls.claims import ROLE_CLIENT
 from ratls.environment import prepare_process
 from ratls.errors import PeerIdentityError
-from ratls.identity import EnclaveIdentity
+from ratls.identity import EnclaveIdentity, Identities
 from ratls.log import Log, place_of
+from ratls.repeated import keep_renewed, repeated
 from ratls.serving import open_many_files
 from ratls.session import Verifier, utc_now, write_message
+from ratls.socket_session import SocketPeer, session_of
 from ratls.tls import PIECE, Shown, TlsEnd
 from verifier.errors import ConfigError, Exit, RatlsError
+
+_ATTEND_SECONDS = 1.0
+_PAUSE_SECONDS = 0.05
+_NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class PeerNotListed(PeerIdentityError):
@@ -81,6 +91,7 @@ class _Pending:
     raw: socket.socket
     tls: TlsEnd[SocketPeer]
     until: float
+    shown: Shown
     told: bool = False  # that it is refused; it is only waited for until it has read that
 
 
@@ -103,7 +114,7 @@ class Listener:
 
         Args:
             address: Port 0 takes a free one.
-            identity: What this enclave shows and proves.
+            identity: What this enclave shows and proves; its certificate is renewed in time.
             policy: Lists the parties that may connect; asked for each, and while they stay.
             enclaves: Judges enclaves that connect, which then may, too; None: they may not.
             log: Refusals, by code and id; None for no log.
@@ -114,7 +125,8 @@ class Listener:
         """
         prepare_process()
         open_many_files()
-        self._identity, self._shown, self._policy = identity, Shown.of(identity), policy
+        self.identities, self._policy = Identities(identity), policy
+        self._shown, self._shown_of = Shown.of(identity), identity
         self._enclaves, self._clock, self._seconds = enclaves, clock, seconds
         self._limits, self._log = limits or Limits(), log
         self._pending: dict[int, _Pending] = {}  # by file descriptor, the oldest first
@@ -139,6 +151,10 @@ class Listener:
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="handshakes", daemon=True)
         self._thread.start()
+        self._others = (
+            keep_renewed(self.identities, clock, log),
+            repeated(self, _ATTEND_SECONDS, Listener.attend, log),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -162,13 +178,19 @@ class Listener:
         The connection is closed when it returns.
         """
         while (connection := self.accept()) is not None:
-            self._start(self._handle, handler, connection)
+            try:
+                self._start(self._handle, handler, connection)
+            except RuntimeError as bug:  # no thread is left: the others are served
+                self._bug(bug)
+                connection.close()
 
     def close(self) -> None:
         """Stop listening, and end all connections."""
         if self._stopped.is_set():
             return
         self._stopped.set()
+        for thread in self._others:
+            thread.set()
         with suppress(OSError):
             self._wake.send(b"x")
         self._thread.join()
@@ -191,24 +213,31 @@ class Listener:
         with self._lock:
             return list(self._open)
 
+    def attend(self) -> None:
+        """Once a second: where a program does not receive, answer its peer's challenges."""
+        for connection in self.connections():
+            with suppress(OSError, ValueError, RuntimeError):  # closed meanwhile; no thread is left
+                if connection.unread:
+                    self._start(self._attend, connection)
+
+    def _attend(self, connection: AttestedSocket) -> None:
+        try:
+            connection.attend()
+        except RatlsError as refusal:
+            self._note(refusal, connection)
+        except BaseException as bug:  # noqa: BLE001 - shown without its text
+            self._bug(bug)
+
     # Handshakes, in one thread
 
     def _run(self) -> None:
         try:
             while not self._stopped.is_set():
-                for key, _ in self._selector.select(0.5):
-                    if key.fileobj is self._socket:
-                        self._admit_strangers()
-                    elif key.fileobj is not self._woken:
-                        # It may have given way to another in this very round, also by number.
-                        pending = self._pending.get(key.fd)
-                        if pending is not None and pending.raw is key.fileobj:
-                            self._go_on(pending)
-                now = time.monotonic()
-                while self._pending and (old := next(iter(self._pending.values()))).until <= now:
-                    self._drop(old)
-        except BaseException as bug:  # noqa: BLE001 - shown without its text
-            self._bug(bug)
+                try:
+                    self._round([key.fileobj for key, _ in self._selector.select(0.5)])
+                except Exception as bug:  # noqa: BLE001 - without this thread nobody is let in
+                    self._bug(bug)
+                    self._stopped.wait(_PAUSE_SECONDS)
         finally:
             for pending in list(self._pending.values()):
                 self._drop(pending)
@@ -216,38 +245,57 @@ class Listener:
             for end in (self._socket, self._wake, self._woken):
                 end.close()
 
+    def _round(self, ready: Sequence[object]) -> None:
+        """Go on with each that is ready; then drop those whose time is over."""
+        for end in ready:
+            if end is self._socket:
+                self._admit_strangers()
+            elif isinstance(end, socket.socket) and end is not self._woken:
+                # It may have given way to another in this very round, also by number.
+                pending = self._pending.get(end.fileno())
+                if pending is not None and pending.raw is end:
+                    self._go_on(pending)
+        now = time.monotonic()
+        while self._pending and (old := next(iter(self._pending.values()))).until <= now:
+            self._drop(old)
+
     def _admit_strangers(self) -> None:
         for _ in range(64):
             try:
                 raw, _ = self._socket.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in _NONE_LEFT:  # the next stranger waits until one has gone
+                    self._stopped.wait(_PAUSE_SECONDS)
                 return  # none waits, or it has gone
             if len(self._pending) >= self._limits.handshakes:
                 self._drop(next(iter(self._pending.values())))
-            raw.setblocking(False)
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            tls = TlsEnd(self._shown, self._judge, client=False)
-            until = time.monotonic() + self._limits.handshake_seconds
-            self._pending[raw.fileno()] = _Pending(raw, tls, until)
-            self._selector.register(raw, selectors.EVENT_READ)
+            try:
+                self._begin_handshake(raw)
+            except Exception as bug:  # noqa: BLE001 - of one connection: the others go on
+                self._pending.pop(raw.fileno(), None)
+                raw.close()
+                if not isinstance(bug, OSError):
+                    self._bug(bug)
+
+    def _begin_handshake(self, raw: socket.socket) -> None:
+        raw.setblocking(False)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        shown = self._present()
+        tls = TlsEnd(shown, self._judge, client=False)
+        until = time.monotonic() + self._limits.handshake_seconds
+        self._pending[raw.fileno()] = _Pending(raw, tls, until, shown)
+        self._selector.register(raw, selectors.EVENT_READ)
+
+    def _present(self) -> Shown:
+        """What a new connection is shown; those before keep theirs."""
+        current = self.identities.current
+        if current is not self._shown_of:
+            self._shown, self._shown_of = Shown.of(current), current
+        return self._shown
 
     def _go_on(self, pending: _Pending) -> None:
-        tls = pending.tls
-        if pending.told:
-            with suppress(OSError):
-                if pending.raw.recv(PIECE):
-                    return
-            self._drop(pending)
-            return
         try:
-            try:
-                tls.feed_handshake(pending.raw.recv(PIECE), "a client")
-                ended = tls.step("a client")
-            finally:
-                out = tls.take()
-                # A flight is small; a stranger that does not read it has no claim to more.
-                if out and pending.raw.send(out) != len(out):
-                    raise BlockingIOError
+            self._step(pending)
         except RatlsError as refusal:
             self._note(refusal, None)
             self._drop(pending)
@@ -256,13 +304,29 @@ class Listener:
         except Exception as bug:  # noqa: BLE001 - of one connection: the others go on
             self._bug(bug)
             self._drop(pending)
-        else:
-            if ended and not self._begin(pending):
-                self._tell_full(pending)
+
+    def _step(self, pending: _Pending) -> None:
+        """Raises: OSError, where the connection is over."""
+        tls = pending.tls
+        if pending.told:
+            if not pending.raw.recv(PIECE):
+                raise ConnectionResetError
+            return
+        try:
+            tls.feed_handshake(pending.raw.recv(PIECE), "a client")
+            ended = tls.step("a client")
+        finally:
+            out = tls.take()
+            # A flight is small; a stranger that does not read it has no claim to more.
+            if out and pending.raw.send(out) != len(out):
+                raise BlockingIOError
+        if ended and not self._begin(pending):
+            self._tell_full(pending)
 
     def _forget(self, pending: _Pending) -> None:
-        del self._pending[pending.raw.fileno()]
-        self._selector.unregister(pending.raw)
+        self._pending.pop(pending.raw.fileno(), None)
+        with suppress(KeyError, ValueError):  # done before
+            self._selector.unregister(pending.raw)
 
     def _drop(self, pending: _Pending) -> None:
         self._forget(pending)
@@ -294,7 +358,7 @@ class Listener:
         if self._log is not None:
             name = pending.tls.peer.name
             self._log.warning("refused", code=ConnectionsExhausted.code, party=name, id=number)
-        with suppress(OSError):
+        with suppress(OSError, SSL.Error):
             pending.raw.send(pending.tls.seal(memoryview(message_frame(refusal))))
             pending.raw.shutdown(socket.SHUT_WR)
 
@@ -302,16 +366,6 @@ class Listener:
         """Give the connection a thread; False where its peer has none left."""
         tls = pending.tls
         name = tls.peer.name
-        with self._lock:
-            full = (
-                self._running[name] >= self._limits.connections_per_peer
-                or self._running.total() >= self._limits.connections
-            )
-            if not full:
-                self._running[name] += 1
-        if full:
-            return False
-        self._forget(pending)
 
         def still() -> None:
             policy = self._policy()
@@ -326,11 +380,22 @@ class Listener:
 
         judge = None if self._enclaves is None else self._of_clients(self._enclaves)
         seconds = self._seconds
-        session = session_of(tls, self._shown, judge, seconds, client=False, still=still)
+        session = session_of(tls, pending.shown, judge, seconds, client=False, still=still)
         connection = AttestedSocket(pending.raw, tls, session, name, closed)
         with self._lock:
+            if (
+                self._running[name] >= self._limits.connections_per_peer
+                or self._running.total() >= self._limits.connections
+            ):
+                return False
+            self._running[name] += 1
             self._open.add(connection)
-        self._start(self._establish, connection)
+        self._forget(pending)
+        try:
+            self._start(self._establish, connection)
+        except RuntimeError:  # no thread is left: its share is given back
+            closed()
+            raise
         return True
 
     def _establish(self, connection: AttestedSocket) -> None:

@@ -104,6 +104,37 @@ class StreamOversized(ResourceLimitError):
     default_fix = "send fewer rows, or agree on a larger max_rows"
 
 
+class PlainRows:
+    """Rows that are not sealed: frames one after another, numbered and within caps."""
+
+    def __init__(self, schema: pa.Schema, caps: Caps) -> None:
+        self._schema, self._caps = schema, caps
+        self.batches = self.rows = self._size = 0  # that were taken
+
+    def take(self, frame: Frame) -> pa.RecordBatch:
+        """The next batch. Raises: SequenceBroken, ResourceLimitError, StreamIntegrityError."""
+        caps, (_, members) = self._caps, frame.message("batch")
+        if members["seq"] != self.batches:
+            raise SequenceBroken(
+                "batch", expected=f"number {self.batches}", found=str(members["seq"])
+            )
+        # Rows too: a batch of nulls counts 2^28 rows in no bytes (docs/flight.md 3.2).
+        body = pa.py_buffer(frame.data.body)
+        if body.size > caps.batch_bytes:
+            raise MessageOversized(
+                "batch", expected=f"at most {caps.batch_bytes} bytes", found=str(body.size)
+            )
+        header = memoryview(frame.data.header)
+        batch = read_rows(header, body, self._schema, most_rows=caps.batch_rows)
+        self.batches, self.rows = self.batches + 1, self.rows + batch.num_rows
+        self._size += body.size
+        if self.rows > caps.rows or self._size > caps.bytes:
+            raise StreamOversized(
+                "stream", expected=f"at most {caps.rows} rows, {caps.bytes} bytes", found="more"
+            )
+        return batch
+
+
 class ServerExchange:
     """The enclave's end of one DoExchange; methods are called in the order of the protocol."""
 
@@ -115,6 +146,7 @@ class ServerExchange:
         bulk: BulkListener | None = None,
         silent_seconds: float = 120.0,
         cancel: Callable[[], object] = lambda: None,
+        pinned: bytes = b"",
     ) -> None:
         """Begin.
 
@@ -123,8 +155,9 @@ class ServerExchange:
             bulk: Takes the connections that carry chunks; None where they come on this one.
             silent_seconds: How long such a connection may take to come, or be silent.
             cancel: Ends the call at once; from any thread.
+            pinned: The key that the client has pinned, as it says (`Identities.of`).
         """
-        self.cancel = cancel
+        self.cancel, self.pinned = cancel, pinned
         self._requests, self._send, self._heard = requests, send, heard
         self._bulk, self._silent_seconds = bulk, silent_seconds
         self._awaited: Awaited | None = None
@@ -132,12 +165,16 @@ class ServerExchange:
         self._schema: pa.Schema | None = None
         self._committed: bytes | None = None
 
-    def kind(self) -> Kind:
-        """What the exchange is for; to be asked first. Raises: MessageUnexpected."""
+    def command(self) -> bytes:
+        """What the descriptor of the first frame says; to be asked first."""
         first = self._peek()
         if not len(first.data.metadata):  # Flight's own clients send the descriptor alone
             self._ahead = None
-        return Kind.of(first.data.command)
+        return first.data.command
+
+    def kind(self) -> Kind:
+        """What the exchange is for; to be asked first. Raises: MessageUnexpected."""
+        return Kind.of(self.command())
 
     def hello(self) -> Hello:
         """The opening message.
@@ -240,42 +277,33 @@ class ServerExchange:
             raise ChunkUnexpected("chunk", expected="one beside this stream", found="one on it")
         return frame.chunk()
 
-    def batches(self, caps: Caps) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def batches(
+        self, caps: Caps, prove: Callable[[Nonce], object] | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Rows that are not sealed, in order, until the client's commit.
 
         The columns come first; `schema` has them. An enclave takes no such rows; other services
         behind this channel may.
+
+        Args:
+            prove: Answers a challenge in mid-stream; None: there may be none.
 
         Raises:
             SequenceBroken: A batch is missing, doubled or out of order.
             StreamTruncated: The stream ended without a commit, which is how a dead client looks.
             ResourceLimitError: More than the caps.
         """
-        rows = size = seq = 0
-        schema = self.schema()
+        plain = PlainRows(self.schema(), caps)
         while True:
             frame = self._next()
             if not frame.has_rows:
-                self._committed = bytes(frame.message("commit")[1]["commit"])
+                name, members = frame.message("commit", *(["challenge"] if prove else []))
+                if prove is not None and name == "challenge":
+                    prove(Nonce(members["nonce"]))
+                    continue
+                self._committed = bytes(members["commit"])
                 return
-            _, members = frame.message("batch")
-            if members["seq"] != seq:
-                raise SequenceBroken("batch", expected=f"number {seq}", found=str(members["seq"]))
-            # Rows too: a batch of nulls counts 2^28 rows in no bytes (docs/flight.md 3.2).
-            body = pa.py_buffer(frame.data.body)
-            if body.size > caps.batch_bytes:
-                raise MessageOversized(
-                    "batch", expected=f"at most {caps.batch_bytes} bytes", found=str(body.size)
-                )
-            header = memoryview(frame.data.header)
-            batch = read_rows(header, body, schema, most_rows=caps.batch_rows)
-            rows, size = rows + batch.num_rows, size + body.size
-            if rows > caps.rows or size > caps.bytes:
-                raise StreamOversized(
-                    "stream", expected=f"at most {caps.rows} rows, {caps.bytes} bytes", found="more"
-                )
-            yield seq, batch
-            seq += 1
+            yield plain.batches, plain.take(frame)
 
     def schema(self) -> pa.Schema:
         """The columns that were announced. Waits for them.

@@ -45,7 +45,7 @@ MAX_MESSAGE = MAX_EVIDENCE + 1024  # bytes
 # Of the exporter (RFC 5705, section 4: labels of this form are for private use).
 BINDER_LABEL = b"EXPERIMENTAL-ratls-1-binder"
 _BURST, _PER_SECOND = 32.0, 1.0  # challenges that one peer may send on a connection
-_STILL_SECONDS = 60.0  # until what was proved is judged again, by what is then in force
+STILL_SECONDS = 60.0  # until what was proved is judged again, by what is then in force
 
 Exporter = Callable[[bytes, int, bytes], bytes]  # label, length, context
 
@@ -281,6 +281,11 @@ class Session:
         return not self._due
 
     @property
+    def proves(self) -> bool:
+        """Is this end an enclave, which may be challenged at any time?"""
+        return self._prover is not None
+
+    @property
     def due(self) -> bool:
         """Must the other end prove itself again, and was not yet asked to?"""
         return self._asked is None and self.renewal is not None and self.renewal.due
@@ -366,7 +371,7 @@ class Session:
         Raises:
             RatlsError: Policy, collateral or revocation lists have turned against it.
         """
-        if self.seconds() < self._judged + _STILL_SECONDS:
+        if self.seconds() < self._judged + STILL_SECONDS:
             return
         if self.challenger is None:
             self._still()

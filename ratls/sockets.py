@@ -23,7 +23,6 @@ import time
 from ratls.address import Address, PeerUnreachable
 from ratls.appraise import appraise_certificate
 from ratls.attested_socket import AttestedSocket as AttestedSocket
-from ratls.attested_socket import SocketPeer, session_of
 from ratls.environment import prepare_process
 from ratls.errors import DeadlineExceeded, TransportError
 from ratls.identity import EnclaveIdentity
@@ -31,6 +30,7 @@ from ratls.listener import Limits as Limits
 from ratls.listener import Listener as Listener
 from ratls.pin import ChannelIdentity
 from ratls.session import Verifier as Verifier
+from ratls.socket_session import SocketPeer, session_of
 from ratls.tls import PIECE, Shown, SocketHandshakeFailed, TlsEnd
 
 

@@ -26,6 +26,7 @@ from verifier.errors import RatlsError
 _PIECE = 256 * 1024
 _LOOK_SECONDS = 1.0
 _CONNECT_SECONDS = 10.0
+_PAUSE_SECONDS = 0.05
 
 Report = Callable[[RatlsError], object]
 
@@ -178,11 +179,23 @@ class TunnelClient:
                 continue
             try:
                 local, _ = self._socket.accept()
-            except OSError:
-                return  # closed
+            except OSError:  # closed; or this program has gone already, or no descriptor is left
+                self._slots.release()
+                self._stopped.wait(_PAUSE_SECONDS)
+                continue
             with self._lock:
                 self._open.add(local)
-            threading.Thread(target=self._lead, args=[local], name="tunnel", daemon=True).start()
+            self._start(local)
+
+    def _start(self, local: socket.socket) -> None:
+        thread = threading.Thread(target=self._lead, args=[local], name="tunnel", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is left: this program is cut off, and the next is served
+            with self._lock:
+                self._open.discard(local)
+            self._slots.release()
+            local.close()
 
     def _lead(self, local: socket.socket) -> None:
         try:

@@ -34,7 +34,7 @@ from tests.provider.agents import configure
 from tests.provider.desk import Desk
 from tests.ratls.test_trust_domain import identity as trust_domain
 from tests.ratls.test_trust_domain import study as trust_domain_study
-from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
+from tests.support.enclave import EnclaveWorld, LiveEnclave, rows
 from tests.support.flight_peers import Study
 from tests.support.parties import PASSPHRASE
 from tests.support.refusal import count_refusal, refused
@@ -229,8 +229,7 @@ def listening(world: EnclaveWorld) -> Iterator[Address]:
     def answer(connection: AttestedSocket) -> None:
         connection.sendall(connection.recv(100).upper())
 
-    identity = EnclaveIdentity.create(world.attester, world.policy.digest, at=NOW)
-    with Listener(Address("127.0.0.1", 0), identity, lambda: world.policy) as listener:
+    with Listener(Address("127.0.0.1", 0), world.identity(), lambda: world.policy) as listener:
         thread = threading.Thread(target=listener.serve, args=[answer], daemon=True)
         thread.start()
         yield listener.address
@@ -260,6 +259,9 @@ def names(scene: Scene) -> Iterator[dict[str, Any]]:
             "mine": bytes(range(64)),
             "address": str(stack.enter_context(listening(scene.world))),
             "frame": rows(1).to_pandas(),
+            "table": rows(1),
+            "enclave": scene.world.identity(),
+            "policy": scene.world.policy,
             "other_frame": rows(2).to_pandas(),
             "new_rows": rows(3).to_pandas()[["age", "bmi"]],
         }
@@ -268,11 +270,14 @@ def names(scene: Scene) -> Iterator[dict[str, Any]]:
 def test_every_block_of_the_page_runs(names: dict[str, Any]) -> None:
     text = (ROOT / "docs" / "api.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     assert text.count("```") == 2 * len(blocks)
+    answers = []
     for block in blocks:
         exec(compile(block, "docs/api.md", "exec"), names)  # noqa: S102
-    assert names["answer"] == b"QUESTION"
+        answers.append(names.get("answer"))
+    names["server"].close()
+    assert answers[2:5] == [b"QUESTION", b"QUESTION", b"60 rows of alice-clinic"]
     assert names["model"].n_features_in_ == 2
 
 

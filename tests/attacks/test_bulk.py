@@ -427,7 +427,7 @@ def test_the_attested_stream_ends_while_chunks_are_awaited(
 
     with pytest.raises(InterruptedError):
         interrupted()
-    eventually(lambda: not honest.live.server._slots._running.total())
+    eventually(lambda: not honest.live.server._guard.slots._running.total())
     assert not listener_of(honest.live)._awaited
     assert honest.run()
 

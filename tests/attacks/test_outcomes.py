@@ -23,12 +23,12 @@ from enclave_app.compute import compute, denied
 from enclave_app.gate import ReleaseDenied
 from enclave_app.intake import Intake, RowsNotAsDeclared
 from enclave_app.limits import Limits
-from enclave_app.server import ServerFailed
 from enclave_app.serving import serve
 from enclave_app.session import Denied, Released
 from policy.receipt import Receipt
 from policy.seal import open_result, result_info
 from ratls.client_stream import Pending, Result
+from ratls.flight_server import ServerFailed
 from tests.enclave_app.agreed import Agreed, computation
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.refusal import count_refusal

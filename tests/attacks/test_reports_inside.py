@@ -14,9 +14,9 @@ import pytest
 
 from enclave_app import application
 from enclave_app.intake import Intake
-from enclave_app.server import ServerFailed
 from policy.receipt import Acknowledgement
 from ratls.client_stream import Pending, Result
+from ratls.flight_server import ServerFailed
 from ratls.framing import Kind
 from ratls.peer_refusal import PeerRefused
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows

@@ -29,13 +29,13 @@ from typing import Any, cast
 
 import pytest
 
-from enclave_app.server import ServerFailed
 from policy.journal import Journal
 from policy.journal_entries import ReleasedEntry
 from policy.task import Task
 from provider.mailbox import Inbox
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, appraise_certificate
+from ratls.flight_server import ServerFailed
 from ratls.framing import Kind
 from ratls.log import bind, bound, open_log
 from ratls.peer_refusal import PeerRefused

@@ -21,11 +21,12 @@ import grpc.aio
 import pytest
 
 import ratls.serving
-from enclave_app.limits import ExchangesExhausted, Limits, Slots
+from enclave_app.limits import Limits
 from policy.party import LocalParty
 from ratls.address import Address
 from ratls.certificate import ENCLAVE_NAME
 from ratls.errors import CallFailed
+from ratls.flight_server import ExchangesExhausted, Slots
 from ratls.framing import Kind
 from ratls.peer_refusal import PeerRefused
 from scheduler.certificate import SCHEDULER_NAME
@@ -233,7 +234,7 @@ def test_a_call_that_is_over_is_counted_no_more(world: EnclaveWorld) -> None:
 
 def test_one_exchange_too_many() -> None:
     """F18: of a party, and in all."""
-    slots = Slots(Limits(exchanges=2, exchanges_per_party=1))
+    slots = Slots(2, 1)
     with slots.hold("alice"):
         with refused(ExchangesExhausted), slots.hold("alice"):
             pass

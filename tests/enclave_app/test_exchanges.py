@@ -25,7 +25,6 @@ from enclave_app.receive import (
     CommitOfAnotherRelease,
     ExchangeTooLong,
 )
-from enclave_app.server import ServerFailed
 from enclave_app.session import AnotherCommitCounts
 from policy.commit import Commit, CommitScopeDiffers
 from policy.envelope import Envelope, EnvelopeMalformed, EnvelopeTypeDiffers, SignerUnknown
@@ -44,6 +43,7 @@ from policy.task import (
 )
 from ratls.arrow_header import RowsHeaderMalformed
 from ratls.client_stream import ClientExchange, Pending, Result
+from ratls.flight_server import ServerFailed
 from ratls.framing import (
     ChunkUnexpected,
     Kind,

@@ -17,7 +17,7 @@ from OpenSSL import SSL
 
 from enclave_app.access import ReleaseNotAuthorized
 from enclave_app.errors import ListenAddressUnusable
-from enclave_app.limits import ExchangesExhausted, Limits
+from enclave_app.limits import Limits
 from enclave_app.server import MethodNotOffered, start_server
 from enclave_app.session import TasksExhausted
 from policy.party import LocalParty
@@ -28,6 +28,7 @@ from ratls.environment import EnvironmentUnsafe
 from ratls.errors import CallFailed
 from ratls.evidence import Evidence
 from ratls.flight_data import FlightDataMalformed
+from ratls.flight_server import ExchangesExhausted
 from ratls.framing import Kind, MessageUnexpected, read_message, write_message
 from ratls.server_stream import StreamTruncated
 from ratls.serving import listen_address

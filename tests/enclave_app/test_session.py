@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from enclave_app.errors import AttemptClosed
-from enclave_app.limits import ExchangesExhausted, Limits, MemoryBudget, MemoryExhausted, Slots
+from enclave_app.limits import Limits, MemoryBudget, MemoryExhausted
 from enclave_app.session import (
     AnotherCommitCounts,
     NoOutcomeYet,
@@ -19,6 +19,7 @@ from enclave_app.session import (
     TasksExhausted,
     Ticket,
 )
+from ratls.flight_server import ExchangesExhausted, Slots
 from tests.support.refusal import refused
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -246,7 +247,7 @@ def test_a_task_is_finished_once() -> None:
 
 def test_exchanges_have_a_cap_per_party_and_in_all() -> None:
     """F10, F11: a party that opens streams and stays silent spends its own share only."""
-    slots = Slots(Limits(exchanges=3, exchanges_per_party=2))
+    slots = Slots(3, 2)
     with slots.hold("alice"), slots.hold("alice"):
         with refused(ExchangesExhausted), slots.hold("alice"):
             pass

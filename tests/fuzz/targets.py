@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
+from tests.fuzz.channels import frame_seeds, session_messages, session_seeds, socket_frames
+
 if TYPE_CHECKING:
     from simulation.certificates import CrlForm
 
@@ -239,7 +241,8 @@ def _frame() -> Parse:
         if frame.data.command and not frame.data.metadata:
             return frame  # the first of a stream
         if not frame.has_rows:
-            return frame.message("hello", "open", "challenge", "resume", "commit", "received")
+            ours = ("hello", "open", "challenge", "resume", "commit", "received")
+            return frame.message(*ours, "request", "more", "complete")
         header, body = memoryview(frame.data.header), pa.py_buffer(frame.data.body)
         rows = read_rows(header, body, schema, most_rows=1 << 24)
         with suppress(pa.ArrowInvalid):  # the enclave's next check
@@ -266,6 +269,9 @@ def _frame_seeds(_: Path | None) -> list[bytes]:
         framing.write_message("challenge", nonce=bytes(32)),
         framing.write_message("commit", commit=b"{}"),
         framing.write_message("received"),
+        framing.write_message("request", method="get", about=b"2026"),
+        framing.write_message("more", batches=16),
+        framing.write_message("complete", batches=3, rows=9),
     ]
     return [
         framing.first_frame(framing.Kind.RELEASE),
@@ -664,17 +670,19 @@ def mutate_lines(rng: Random, data: bytes) -> bytes:
 
 _TOML = (b'""', b"0", b"[]", b"{}", b"true", b"1e400", b"1979-05-27", b'"a\\u0000b"', b"{a.b = 1}")
 _TARGETS = (
-    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 14),
+    Target("quote", _quote, _quote_seeds, mutate_quote, 16384, 13),
     Target("event-log", _event_log, _event_log_seeds, mutate_event_log, 8192, 4),
     Target("quote-form", _quote_form, _form_seeds, mutate_bytes, 65536, 4),
-    Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 12),
+    Target("pck-extension", _pck_extension, _extension_seeds, mutate_der, 2048, 11),
     Target("certificate", _certificate, _certificate_seeds, mutate_der, 8192, 9),
-    Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 13),
+    Target("tcb-info", _tcb_info, _texts("tcb_info"), mutate_json, 16384, 12),
     Target("qe-identity", _qe_identity, _texts("qe_identity"), mutate_json, 8192, 9),
-    Target("crl", _crl, _crl_seeds, mutate_der, 4096, 13),
+    Target("crl", _crl, _crl_seeds, mutate_der, 4096, 12),
     Target("bundle", _bundle, _bundle_seeds, mutate_json, 65536, 9),
     Target("qcnl", _qcnl, _qcnl_seeds, mutate_json, 4096, 2),
     Target("frame", _frame, _frame_seeds, mutate_bytes, 4096, 3),
+    Target("session", session_messages, session_seeds, mutate_bytes, 2048, 2),
+    Target("socket-frames", socket_frames, frame_seeds, mutate_bytes, 2048, 2),
     Target("bulk", _bulk, _bulk_seeds, mutate_bytes, 4096, 2),
     Target("foreign", _foreign, _foreign_seeds, mutate_der, 16384, 2),
     Target("endorsements", _endorsements, _endorsement_seeds, mutate_bytes, 65536, 1),

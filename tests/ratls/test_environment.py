@@ -39,7 +39,8 @@ key = ec.generate_private_key(ec.SECP256R1())
 cert = build_certificate(key, bytes(200), bytes(16), 1, NOW).public_bytes(Encoding.PEM)
 nobody = lambda requests, context, send: send(None)
 server = FlightServer(
-    Address("127.0.0.1", 0), (cert, key_pem(key)), cert, calls=2, exchange=nobody, refuse=nobody
+    Address("127.0.0.1", 0), lambda: (cert, key_pem(key)), lambda: cert, calls=2,
+    exchange=nobody, refuse=nobody
 )
 for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

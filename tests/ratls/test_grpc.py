@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import pytest
 from policy.document import Policy
 from ratls.address import Address
 from ratls.claims import InstanceChanged
-from ratls.errors import CallFailed
+from ratls.errors import CallFailed, TransportError
 from ratls.grpc import Attestation, GrpcConnectionUnproved, channel
 from ratls.identity import EnclaveIdentity
 from ratls.pin import ChannelIdentity, pinned_channel
@@ -36,6 +37,8 @@ class Served:
 
     def __init__(self, identity: EnclaveIdentity, policy: Callable[[], Policy]) -> None:
         self.entered: list[str] = []
+        self.received: list[bytes] = []
+        self.ended: list[str] = []  # calls that waited until they were cut off
         self.attestation = Attestation(identity, policy)
         self.server = grpc.server(
             ThreadPoolExecutor(8), interceptors=[self.attestation.interceptor]
@@ -45,6 +48,9 @@ class Served:
             "Many": grpc.stream_stream_rpc_method_handler(self._many),
             "Out": grpc.unary_stream_rpc_method_handler(self._out),
             "In": grpc.stream_unary_rpc_method_handler(self._in),
+            "Wait": grpc.unary_stream_rpc_method_handler(self._wait),
+            "Hold": grpc.unary_unary_rpc_method_handler(self._hold),
+            "Deny": grpc.unary_unary_rpc_method_handler(self._deny),
         }
         self.server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("user.Echo", made),)
@@ -60,12 +66,31 @@ class Served:
 
     def _many(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         self.entered.append("Many")
-        yield from requests
+        for request in requests:
+            self.received.append(request)
+            yield request
 
     def _out(self, request: bytes, context: Any) -> Iterator[bytes]:
         self.entered.append("Out")
         yield request
         yield request
+
+    def _wait(self, request: bytes, context: Any) -> Iterator[bytes]:
+        """One answer, and then none until the call ends."""
+        yield request
+        self._hold(request, context)
+
+    def _hold(self, request: bytes, context: Any) -> bytes:
+        self.entered.append("Hold")
+        over = threading.Event()
+        if context.add_callback(over.set):
+            over.wait(HANG_LIMIT)
+        self.ended.append("Hold")
+        return request
+
+    def _deny(self, request: bytes, context: Any) -> bytes:
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
+        raise AssertionError
 
     def _in(self, requests: Iterator[bytes], context: Any) -> bytes:
         self.entered.append("In")
@@ -116,7 +141,7 @@ def test_a_call_before_the_challenge(study: Study, method: str) -> None:
     """B18: pinned and known, and yet no handler is entered."""
     count_refusal()
     with serving(study) as served:
-        admitted = study.admitted(served.attestation._identity)
+        admitted = study.admitted(served.attestation.identities.current)
         with pinned_channel(served.address, admitted, study.channel()) as made:
             streams = {"One": "unary_unary", "Many": "stream_stream", "Out": "unary_stream"}
             kind = streams.get(method, "stream_unary")
@@ -137,7 +162,7 @@ def test_the_proof_of_another_connection(study: Study) -> None:
     count_refusal()
     with serving(study) as served, attested(study, served.address):
         [known] = served.attestation._proved.values()
-        admitted = study.admitted(served.attestation._identity)
+        admitted = study.admitted(served.attestation.identities.current)
         with pinned_channel(served.address, admitted, study.channel()) as other:
             call: Any = other.unary_unary("/user.Echo/One")
             with pytest.raises(grpc.RpcError) as caught:
@@ -158,18 +183,19 @@ def test_a_lost_connection_is_proved_anew(study: Study) -> None:
     count_refusal()
     with serving(study) as served, Relay((LOOPBACK, served.address.port)) as relay:
         quotes = []
-        answer = served.attestation._identity.answer_challenge
+        answer = served.attestation.identities.current.answer_challenge
 
         def counted(*given: Any) -> bytes:
             quotes.append(given)
             return answer(*given)
 
-        served.attestation._identity.answer_challenge = counted  # type: ignore[method-assign]
+        served.attestation.identities.current.answer_challenge = counted  # type: ignore[method-assign]
         with attested(study, Address.parse(relay.address)) as made:
             assert one(made) == b"x"
             assert len(quotes) == 1
             relay.cut()
-            assert eventually(lambda: one(made, b"again"), grpc.RpcError, CallFailed) == b"again"
+            again = eventually(lambda: one(made, b"again"), grpc.RpcError, TransportError)
+            assert again == b"again"
             assert len(quotes) == 2
 
 
@@ -180,7 +206,7 @@ def test_the_enclave_proves_itself_again_after_a_while(study: Study) -> None:
         assert one(made) == b"x"
         clock.passed += 16 * 60
         assert one(made) == b"x"
-        identity = served.attestation._identity
+        identity = served.attestation.identities.current
         identity._claims = replace(identity._claims, instance=b"o" * 16)  # type: ignore[arg-type]
         clock.passed += 16 * 60
         with refused(InstanceChanged):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from copy import copy
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -221,14 +222,8 @@ def test_evidence_of_another_connection_party_or_moment(
 def test_the_same_key_in_another_start(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """B18, B11: the certificate is of one start, and what answers is another."""
     identity = study.identity()
-    other = EnclaveIdentity(
-        identity._attester,
-        identity._tls_key,
-        identity._tls_key,
-        replace(identity._claims, instance=b"o" * 16),  # type: ignore[arg-type]
-        identity.certificate_der,
-        identity.certificate_pem,
-    )
+    other = copy(identity)
+    other._claims = replace(identity._claims, instance=b"o" * 16)  # type: ignore[arg-type]
     with listening(study, identity=identity) as listener:
         shown = replace(listener._shown, prover=other)
         monkeypatch.setattr(listener, "_shown", shown)
@@ -396,7 +391,7 @@ def test_an_enclave_that_stops_proving_itself_gets_nothing_more(
     ):
         connection.sendall(b"before")
         eventually(lambda: bytes(received) == b"before")
-        identity = listener._identity
+        identity = listener.identities.current
         monkeypatch.setattr(identity, "_claims", replace(identity._claims, instance=b"o" * 16))
         clock.passed += 15 * 60
         with refused(InstanceChanged):

@@ -44,6 +44,7 @@ from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificat
 from ratls.claims import NO_TASK  # noqa: E402
 from ratls.client_stream import ClientExchange, Kept, Pending, Result, open_exchange  # noqa: E402
 from ratls.framing import Kind, RowDigest, message_digest, without_metadata  # noqa: E402
+from ratls.identity import EnclaveIdentity  # noqa: E402
 from ratls.log import open_log  # noqa: E402
 from ratls.peer_refusal import PeerRefused  # noqa: E402
 from ratls.pin import ChannelIdentity  # noqa: E402
@@ -98,6 +99,10 @@ class EnclaveWorld:
     @property
     def policy(self) -> Policy:
         return self.complete.policy
+
+    def identity(self) -> EnclaveIdentity:
+        """A start of the enclave, for services other than its own."""
+        return EnclaveIdentity.create(self.attester, self.policy.digest, at=NOW)
 
     @property
     def collateral(self) -> bytes:

@@ -64,9 +64,9 @@ from ratls.doctor.live import live_snapshot, system_trust
 from ratls.endorsements import encode_endorsements
 from ratls.flight_server import FlightServer, Send
 from ratls.foreign_formats import FORMATS
-from ratls.framing import Kind
+from ratls.framing import Kind, rows_frame
 from ratls.gramine import GramineAttester
-from ratls.identity import EnclaveIdentity
+from ratls.identity import EnclaveIdentity, Identities
 from ratls.image.build import Sources, build
 from ratls.image.release import read_release
 from ratls.log import open_log
@@ -74,6 +74,7 @@ from ratls.probe import probe_name
 from ratls.profile_draft import SAMPLE
 from ratls.profile_options import ProfileFinder
 from ratls.serving import listen_address
+from ratls.session import Verifier
 from ratls.tdx_guest import TdxAttester
 from scheduler.certificate import own_certificate
 from scheduler.database import queue_file
@@ -580,10 +581,30 @@ def listening(scene: Scene) -> Names:
     return {
         "FlightServer": made,
         "address": Address("127.0.0.1", 0),
-        "identity": (identity.certificate_pem, identity.key_pem),
-        "roots": study.channel().cert_pem,
+        "identity": lambda: identity.pair,
+        "roots": lambda: study.channel().cert_pem,
         "serve": serve,
         "refuse": serve,
+    }
+
+
+@world_of("ratls.flight", "ratls.flight_service", "ratls.flight_rows", "ratls.repeated")
+def own_flight(scene: Scene) -> Names:
+    study, identity = scene.study, scene.study.identity()
+    return {
+        "table": rows(1),
+        "batch": rows(1).to_batches()[0],
+        "enclave": identity,
+        "identities": Identities(identity),
+        "policy": study.policy,
+        "identity": study.channel(),
+        "verifier": Verifier(lambda: study.expectation),
+        "send": len,
+        "server": type("Cutting", (), {"cut": repr})(),
+        "rows_frame": rows_frame,
+        "number": 0,
+        "clock": lambda: NOW,
+        "log": open_log(io.StringIO()),
     }
 
 

@@ -232,8 +232,8 @@ class PlainEnclave:
         self.script = script
         self._server = FlightServer(
             Address(LOOPBACK, port),
-            (script.identity.certificate_pem, script.identity.key_pem),
-            channel.cert_pem,
+            lambda: script.identity.pair,
+            lambda: channel.cert_pem,
             calls=16,
             exchange=self._exchange,
             refuse=self._exchange,
