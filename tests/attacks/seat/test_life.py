@@ -1,0 +1,216 @@
+"""What happens while a connection lasts, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import ssl
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratls.address import Address
+from ratls.attested_socket import DATA
+from ratls.claims import InstanceChanged, NonceMismatch
+from ratls.identity import EnclaveIdentity
+from ratls.session import Verifier
+from tests.attacks.seat import elsewhere, line
+from tests.ratls.test_sockets import Clock, revoked
+from tests.support import raw_http2 as http2
+from tests.support.client_hello import (
+    EARLY_DATA,
+    PRE_SHARED_KEY,
+    SUPPORTED_VERSIONS,
+    extensions,
+)
+from tests.support.flight_peers import Study
+from tests.support.refusal import count_refusal, refused
+from tests.support.relay import Relay
+from tests.support.transports import (
+    ALL,
+    FLIGHT,
+    GRPC,
+    HTTP,
+    OWN_FLIGHT,
+    SOCKETS,
+    TUNNEL,
+    Served,
+    Transport,
+    answering,
+)
+from verifier.crl import CertificateRevoked
+
+pytestmark = pytest.mark.slow
+
+BEFORE, AFTER = b"c4n4ry-before", b"c4n4ry-after"
+ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
+MINUTES = 15 * 60 + 1.0  # the policy's, until an enclave must prove itself again
+
+
+@line("evidence replayed", refused=ALL)
+def test_evidence_of_an_earlier_moment_of_this_connection(
+    study: Study, transport: Transport, holds: str
+) -> None:
+    """B06, S8: key, connection and party are the same; the nonce is not."""
+    clock, identity = Clock(), study.identity()
+    kept: list[bytes] = []
+
+    def answer(*about: Any) -> bytes:
+        kept.append(identity.answer_challenge(*about))
+        return kept[0]
+
+    turns_on(study, transport, clock, answering(identity, answer), NonceMismatch)
+    assert len(kept) == 2
+
+
+@line("state changes while it lasts", refused=ALL)
+def test_an_enclave_that_turns_into_something_else(
+    study: Study, transport: Transport, holds: str
+) -> None:
+    """What proves itself after minutes has the key, and is another start."""
+    clock, identity = Clock(), study.identity()
+    other = copy.copy(identity)
+    other._claims = replace(identity._claims, instance=os.urandom(16))  # type: ignore[arg-type]
+    asked = iter([identity, other])
+    attacker = answering(identity, lambda *about: next(asked).answer_challenge(*about))  # type: ignore[arg-type]
+    turns_on(study, transport, clock, attacker, InstanceChanged)
+
+
+def turns_on(
+    study: Study, transport: Transport, clock: Clock, attacker: EnclaveIdentity, leaf: Any
+) -> None:
+    """It is the agreed enclave for a quarter of an hour, and is told nothing more after that."""
+    verifier = Verifier(lambda: study.expectation, seconds=clock)
+    with (
+        transport.serve(study, attacker) as served,
+        refused(leaf, check="challenge-claims"),
+        transport.connect(study, served.address, verifier=verifier) as speak,
+    ):
+        speak(BEFORE)
+        served.wait_for(BEFORE)
+        clock.passed += MINUTES
+        speak(AFTER)
+    assert AFTER not in served.heard
+
+
+@line("attested again on demand", holds=ALL)
+def test_an_enclave_proves_itself_again_before_the_next_word(
+    study: Study, transport: Transport, holds: str
+) -> None:
+    """The honest twin of the two above: a proof each quarter of an hour, on one connection."""
+    clock, identity = Clock(), study.identity()
+    nonces: list[bytes] = []
+
+    def answer(nonce: bytes, *about: Any) -> bytes:
+        nonces.append(nonce)
+        return identity.answer_challenge(nonce, *about)  # type: ignore[arg-type]
+
+    verifier = Verifier(lambda: study.expectation, seconds=clock)
+    with (
+        transport.serve(study, answering(identity, answer)) as served,
+        transport.connect(study, served.address, verifier=verifier) as speak,
+    ):
+        for number in range(3):
+            clock.passed += MINUTES if number else 0.0
+            said = b"%d%s" % (number, BEFORE)
+            speak(said)
+            served.wait_for(said)
+    assert len(set(nonces)) == 3
+
+
+@line("platform revoked while it lasts", refused=[SOCKETS, HTTP, TUNNEL, GRPC, OWN_FLIGHT])
+def test_a_platform_that_is_revoked_is_cut_off_within_a_minute(
+    study: Study, transport: Transport, holds: str
+) -> None:
+    """The drill: Intel's list names the machine. A minute later nothing more is said to it."""
+    clock, held = Clock(), [study.expectation]
+    verifier = Verifier(lambda: held[0], seconds=clock)
+    with (
+        transport.serve(study) as served,
+        refused(CertificateRevoked),
+        transport.connect(study, served.address, verifier=verifier) as speak,
+    ):
+        speak(BEFORE)
+        served.wait_for(BEFORE)
+        held[0] = revoked(study)
+        clock.passed += 61
+        speak(AFTER)
+    assert AFTER not in served.heard
+
+
+elsewhere(
+    "platform revoked while it lasts", "test_a_newer_list_was_seen", at_the_next_proof=[FLIGHT]
+)
+
+
+for _test, _transports in (
+    ("test_the_next_certificate", [SOCKETS, HTTP, TUNNEL, OWN_FLIGHT]),
+    ("test_a_connection_goes_on_under_the_certificate_that_it_began_with", [GRPC]),
+    ("test_a_release_ends_under_the_certificate_that_it_began_with", [FLIGHT]),
+):
+    elsewhere("the certificate changes meanwhile", _test, goes_on=_transports)
+
+
+@line("platform revoked before it began", refused=ALL)
+def test_a_platform_that_was_revoked(study: Study, transport: Transport, holds: str) -> None:
+    """T12: the attestation key of one machine is known to the attacker."""
+    with (
+        transport.serve(study) as served,
+        refused(CertificateRevoked),
+        transport.connect(
+            study, served.address, verifier=Verifier(lambda: revoked(study))
+        ) as speak,
+    ):
+        speak(BEFORE)
+    assert not served.heard
+
+
+@line("a session resumed", refused=ON_SOCKETS, proved_anew=[GRPC, FLIGHT, OWN_FLIGHT])
+def test_a_saved_session(study: Study, transport: Transport, holds: str, tmp_path: Path) -> None:
+    """B11: an honest end offers and keeps none. gRPC's server resumes what a party has kept of its
+    own, and lets no call in on it: it is another connection."""
+    count_refusal()
+    with transport.serve(study) as served:
+        assert _resumed(study, served, tmp_path, transport) == (holds != "refused")
+        assert not served.heard
+        with Relay((served.address.host, served.address.port)) as relay:
+            for said in (BEFORE, AFTER):
+                with transport.connect(study, Address.parse(relay.address)) as speak:
+                    speak(said)
+                    served.wait_for(said)
+            offered = [extensions(bytes(connection.sent)) for connection in relay.connections]
+    assert len(offered) >= 2
+    assert all(SUPPORTED_VERSIONS in one for one in offered)
+    assert not any(one & {PRE_SHARED_KEY, EARLY_DATA} for one in offered)
+
+
+def _resumed(study: Study, served: Served, folder: Path, transport: Transport) -> bool:
+    """Connect twice as Alice, call without a challenge both times, the second with the session of
+    the first: was it resumed?"""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["ratls/1" if transport in ON_SOCKETS else "h2"])
+    for name, content in (("cert", study.channel().cert_pem), ("key", study.channel().key_pem)):
+        (folder / name).write_bytes(content)
+    context.load_cert_chain(folder / "cert", folder / "key")
+    saved = None
+    for _ in range(2):
+        with (
+            socket.create_connection((served.address.host, served.address.port)) as raw,
+            context.wrap_socket(raw, session=saved) as tls,
+        ):
+            tls.sendall(_BARE_FRAME if transport in ON_SOCKETS else _BARE_CALL)
+            received = b""
+            while data := tls.recv(1 << 16):  # until the server has closed it, or answered
+                received += data
+                if transport not in ON_SOCKETS and http2.has_ended(received):
+                    break
+            saved, again = tls.session, tls.session_reused
+    return bool(again)
+
+
+_BARE_CALL = http2.BEGIN + http2.call(b"/user.Echo/One") + http2.message(BEFORE)
+_BARE_FRAME = bytes([DATA]) + len(BEFORE).to_bytes(3, "big") + BEFORE
