@@ -18,6 +18,7 @@ from enclave_app.intake import Intake, Place, StreamsIncomplete
 from policy.commit import Commit
 from policy.errors import ResourceLimitError
 from policy.receipt import Acknowledgement
+from policy.rounds import require_rows
 from policy.rows import schema_digest
 from policy.values import Digest, Nonce
 from ratls.bulk import BulkBroken
@@ -58,6 +59,7 @@ def receive(asked: TaskExchange) -> None:
     """Serve a provider that releases a dataset, to the end of the exchange.
 
     Raises:
+        RowsNotAsked: The computation takes updates of a model.
         ReleaseNotAuthorized: The dataset is not this party's to release for the task.
         RatlsError: Why nothing of this stream counts.
     """
@@ -68,6 +70,7 @@ class _Release:
     """One connection of the release of one dataset, from authorisation to acknowledgement."""
 
     def __init__(self, asked: TaskExchange) -> None:
+        require_rows(asked.computation)
         self._dataset = require_release(
             asked.enclave.policy, asked.party, asked.computation, asked.hello.dataset
         )

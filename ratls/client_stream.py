@@ -49,6 +49,7 @@ from ratls.framing import (
 from ratls.peer_refusal import slug
 from ratls.pin import ChannelIdentity, ending, pinned_channel
 from ratls.sealing import (
+    SALT_SIZE,
     TAG_SIZE,
     ChunkHead,
     StreamKey,
@@ -123,7 +124,7 @@ def open_exchange(
         TransportError: The peer is unreachable, late, silent or refuses.
         RatlsError: What the appraisal of its answer says.
     """
-    largest = MAX_PART if kind is Kind.COLLECT else MAX_MESSAGE
+    largest = MAX_PART if kind in (Kind.COLLECT, Kind.ROUND) else MAX_MESSAGE
     with (
         ending(pinned_channel(address, admitted, identity, largest + _FRAME)) as channel,
         ClientCall.open(channel, timeout) as call,
@@ -134,7 +135,7 @@ def open_exchange(
         hello = write_message("hello", nonce=nonce, task=task, dataset=dataset, release=release)
         call.send(first_frame(kind))
         call.send(message_frame(hello))
-        proved = _appraise(challenger, nonce, _hear(call, "evidence")[1])
+        proved = _appraise(challenger, nonce, hear(call, "evidence")[1])
         exchange = ClientExchange(call, challenger, *proved, address, timeout)
         try:
             yield exchange
@@ -145,7 +146,7 @@ def open_exchange(
             call.finish()
 
 
-def _hear(call: ClientCall, *due: str) -> tuple[str, dict[str, Any]]:
+def hear(call: ClientCall, *due: str) -> tuple[str, dict[str, Any]]:
     """Name and members of the next message, which is one of those due."""
     frame = call.hear()
     if frame is None:
@@ -187,6 +188,21 @@ class ClientExchange:
         self._bulk: BulkSender | None = None
         self._address, self._timeout = address, timeout
 
+    @property
+    def call(self) -> ClientCall:
+        """The RPC itself, for what `ratls.client_rounds` says on it."""
+        return self._call
+
+    def key_for(
+        self, transcript: Transcript, random: Callable[[int], bytes] = os.urandom
+    ) -> tuple[bytes, StreamKey]:
+        """A key for one direction of a round: sealed to the enclave, and to use.
+
+        Raises:
+            SealingKeyMalformed: The enclave names no key to seal to.
+        """
+        return seal_stream_key(self._sealing_key, transcript, bytes(SALT_SIZE), random)
+
     def _say(self, name: str, **members: Any) -> None:
         self._call.send(message_frame(write_message(name, **members)))
 
@@ -196,7 +212,7 @@ class ClientExchange:
         Comes before `open`.
         """
         self._say("resume", commit=commit)
-        name, answer = _hear(self._call, "acknowledgement", "absent")
+        name, answer = hear(self._call, "acknowledgement", "absent")
         return answer["document"] if name == "acknowledgement" else None
 
     def open(
@@ -220,7 +236,7 @@ class ClientExchange:
         sealed, self._key = seal_stream_key(self._sealing_key, transcript, salt, random)
         self._about = schema_digest
         self._say("open", stream=transcript.stream, streams=transcript.streams, key=sealed)
-        _, answer = _hear(self._call, "ready")
+        _, answer = hear(self._call, "ready")
         kept = Kept(answer["chunks"], answer["rows"], Digest(answer["digest"]))
         self._connect_bulk(answer["port"], answer["connection"])
         if kept.chunks:
@@ -305,7 +321,7 @@ class ClientExchange:
         nonce = self._challenger.nonce()
         self._to_attested_stream()
         self._say("challenge", nonce=nonce)
-        fresh, key = _appraise(self._challenger, nonce, _hear(self._call, "evidence")[1])
+        fresh, key = _appraise(self._challenger, nonce, hear(self._call, "evidence")[1])
         if key != self._sealing_key:
             raise sealing_key_changed()
         return fresh
@@ -333,13 +349,13 @@ class ClientExchange:
         """Wait until the enclave has all chunks of a stream that is not committed itself."""
         self._to_attested_stream()
         self._say("received")
-        _hear(self._call, "received")
+        hear(self._call, "received")
 
     def commit(self, envelope: bytes) -> bytes:
         """End the release; the signed acknowledgement, unread. Without one, nothing counts."""
         self._to_attested_stream()
         self._say("commit", commit=envelope)
-        _, answer = _hear(self._call, "acknowledgement")
+        _, answer = hear(self._call, "acknowledgement")
         return bytes(answer["document"])
 
     def collect(self) -> Result | Pending:
@@ -349,7 +365,7 @@ class ClientExchange:
             AnswerNotOpened: A larger one than any; none of it is taken.
             MessageUnexpected: Parts in another order, of another size, or other in number.
         """
-        name, answer = _hear(self._call, "result", "pending")
+        name, answer = hear(self._call, "result", "pending")
         if name == "pending":
             return _pending(answer)
         return Result(answer["receipt"], self._parts(answer["size"], answer["parts"]))
@@ -362,7 +378,7 @@ class ClientExchange:
             raise _unfit_parts("another number of them")
         found: list[bytes] = []
         for number in range(parts):
-            _, part = _hear(self._call, "part")
+            _, part = hear(self._call, "part")
             due = min(PART, size - number * PART)
             if part["number"] != number or len(part["ciphertext"]) != due:
                 raise _unfit_parts("another number or size")
@@ -371,12 +387,12 @@ class ClientExchange:
 
     def ended(self) -> bytes:
         """P22: the signed answer to a withdrawal, unread: what it ends has ended."""
-        _, answer = _hear(self._call, "acknowledgement")
+        _, answer = hear(self._call, "acknowledgement")
         return bytes(answer["document"])
 
     def reason(self) -> str | Pending:
         """The code of the rule that the named dataset breaks by itself; "" for none."""
-        name, answer = _hear(self._call, "reason", "pending")
+        name, answer = hear(self._call, "reason", "pending")
         if name == "pending":
             return _pending(answer)
         code = answer["code"].rstrip(" ")

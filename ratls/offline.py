@@ -21,6 +21,7 @@ from policy.document import Policy
 from policy.errors import PartyNotListed, ResultBindingError
 from policy.receipt import Acknowledgement, Receipt
 from policy.record import Record
+from policy.rounds import rests_on
 from policy.statement import require_policy
 from ratls.appraise import Expectation, FreshEvidence, appraise_fresh, preceded_by
 from ratls.claims import ChallengeClaims, ModeClaimMismatch
@@ -177,7 +178,7 @@ def _require_computation(receipt: Receipt, policy: Policy) -> None:
         agreed is None
         or agreed.run != receipt.run
         or receipt.recipient not in agreed.recipients
-        or tuple(i.dataset for i in receipt.inputs) != agreed.inputs
+        or not rests_on(agreed, tuple(i.dataset for i in receipt.inputs))
     ):
         raise _outside("receipt", f"{receipt.computation} for {receipt.recipient}")
 
