@@ -20,6 +20,7 @@ from provider.cli_check import (
 )
 from provider.cli_deliver import deliver
 from provider.cli_journal import journal
+from provider.cli_train import train
 from provider.options import (
     EnclaveAt,
     MailboxAt,
@@ -226,6 +227,7 @@ def reason(
 
 
 provider.command("reason")(with_simulation_option(reason))
+provider.command("train")(with_simulation_option(train))
 provider.command("budget")(budget)
 provider.command("deliver")(with_simulation_option(deliver))
 provider.command("describe")(describe)

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Self
 
 from policy.journal_chain import JournalCut, JournalRecord
-from policy.journal_entries import CommittedEntry, ReleasedEntry, ReservedEntry, ReturnedEntry
+from policy.journal_entries import (
+    CommittedEntry,
+    ReleasedEntry,
+    ReservedEntry,
+    ReturnedEntry,
+    UpdatedEntry,
+)
 from policy.statement import instant_text
 from policy.values import Instance
 from provider.errors import TaskBoundToInstance, TicketReplayError
@@ -89,11 +95,11 @@ def reservations(records: Iterable[JournalRecord]) -> dict[tuple[str, str], Rese
             before = found.get((entry.task, entry.dataset))
             committed = before is not None and before.committed
             found[entry.task, entry.dataset] = Reservation(entry, committed=committed)
-        elif isinstance(entry, ReturnedEntry | CommittedEntry):
+        elif isinstance(entry, ReturnedEntry | CommittedEntry | UpdatedEntry):
             held = found.get((entry.task, entry.dataset))
             if held is not None:
                 held.returned |= isinstance(entry, ReturnedEntry)
-                held.committed |= isinstance(entry, CommittedEntry)
+                held.committed |= isinstance(entry, CommittedEntry | UpdatedEntry)
     return found
 
 

@@ -292,6 +292,12 @@ def receipt(
     digest: KnownDigest = None,
     at: At = None,
     state: KnownState = None,
+    rounds: Annotated[
+        bool,
+        typer.Option(
+            "--rounds", help="FILE is a folder of `provider train`: check all its rounds."
+        ),
+    ] = False,
     json_output: Json = False,
     *,
     allow_simulation: bool = False,
@@ -309,6 +315,11 @@ def receipt(
     if record is not None and collateral is not None:
         raise typer.BadParameter("give --record or --collateral", param_hint="--record")
     with refusals_as_exit_status(json_output) as shell:
+        if rounds:
+            from ratls.cli_verify_rounds import show_rounds
+
+            show_rounds(shell, file, agreement, party, digest, state, allow_simulation)
+            return
         from policy.agreement_file import open_agreement
         from policy.receipt import RESULT_CAP, is_document
         from ratls.appraise import Expectation
@@ -358,6 +369,7 @@ def _show_document(
     refusal: RatlsError | None,
 ) -> None:
     from policy.receipt import Receipt
+    from policy.round_receipt import RoundReceipt
 
     document, enclave = verified.document, verified.evidence.admission.enclave.name
     facts |= {
@@ -370,7 +382,12 @@ def _show_document(
         "clock": clock,
         "checks": verified.appraisal.as_json(),
     }
-    if isinstance(document, Receipt):
+    if isinstance(document, RoundReceipt):
+        who = [p.provider for p in document.participants]
+        facts |= {"computation": document.computation, "round": document.round, "parties": who}
+        facts |= {"model_digest": digest_text(document.model)}
+        what = f"round {document.round} of {document.computation}, by {', '.join(who)}"
+    elif isinstance(document, Receipt):
         inputs = [i.dataset for i in document.inputs]
         facts |= {
             "computation": document.computation,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from enclave_app.limits import Limits
 from policy.document import Policy
+from policy.keys import OperationSigner
 from policy.party import LocalParty
 from policy.round_receipt import RoundReceipt, Update
 from policy.rounds import SALT_SIZE, Series, model_digest
@@ -34,16 +35,21 @@ from tests.support.flight_peers import PlatformAttester
 from tests.support.intel import World
 from tests.support.parties import Consortium, local_party
 
-OWNERS = {"train_party_1": "alice-clinic", "train_party_2": "bob-hospital"}
+OWNERS_OF = {
+    "train_party_1": "alice-clinic",
+    "train_party_2": "bob-hospital",
+    "train_party_3": "dora-clinic",
+}
 MORE = ("dora-clinic", "emil-clinic", "fred-clinic", "gina-clinic")
 AT_ONCE = Limits(round_wait_seconds=0.0, buckets=(0.01,))  # nobody waits for the others
 COLUMNS = (
     '{ patient = "string", age = { type = "int64", min = 0, max = 120 }, '
-    'bmi = { type = "float64", min = 0.0, max = 100.0 }, '
+    'bmi = { type = "float64", min = 10.0, max = 60.0 }, '
     'y = { type = "int64", min = 0, max = 1 } }'
 )
-VECTOR = {"model": '"vector"', "tensors": '["w 2x2", "b 1"]'}
-LOGISTIC = {
+VECTOR: dict[str, str | None] = {"model": '"vector"', "tensors": '["w 2x2", "b 1"]'}
+LOGISTIC: dict[str, str | None] = {
+    "tensors": None,
     "model": '"logistic"', "features": '["age", "bmi"]', "label": '"y"', "epochs": "1",
     "learning_rate": "0.1",
 }  # fmt: skip
@@ -155,6 +161,7 @@ class Rounds:
         previous: Digest | None = None,
         again: bool = False,
         by: str | None = None,
+        signer: OperationSigner | None = None,
         **fields: Any,
     ) -> Handed | None:
         """Send an update as an honest party would; `fields` replace those that it signs.
@@ -186,7 +193,7 @@ class Rounds:
 
                 def sign(tags: Digest) -> bytes:
                     document = Update(**made | {"tags_digest": tags} | fields)
-                    return document.seal(self.party(name).operation)
+                    return document.seal(signer or self.party(name).operation)
 
                 self.signed[name, number] = call.send(memoryview(raw), sign)
 
