@@ -70,10 +70,10 @@ class _Release:
     """One connection of the release of one dataset, from authorisation to acknowledgement."""
 
     def __init__(self, asked: TaskExchange) -> None:
-        require_rows(asked.computation)
         self._dataset = require_release(
             asked.enclave.policy, asked.party, asked.computation, asked.hello.dataset
         )
+        require_rows(asked.computation)
         self._asked = replace(asked, log=asked.log.bind(dataset=self._dataset.id))
         self._enclave, self._stream, self._ticket = asked.enclave, asked.stream, asked.ticket
         self._about = schema_digest(self._dataset)

@@ -11,10 +11,14 @@ from policy.options import Json, PartyDir, PassphraseFile
 from provider.cli_check import SourcePath
 from provider.options import (
     EnclaveAt,
+    MailboxAt,
+    MailboxCertificate,
     StateDir,
     TaskFile,
     Timeout,
     enclave_request,
+    report_released,
+    require_both,
 )
 from ratls.options import CollateralFile
 
@@ -36,6 +40,8 @@ def train(
     program_seconds: Annotated[
         float, typer.Option(min=1, max=86_400, help="It must end in this time, each round.")
     ] = 3600,
+    scheduler: MailboxAt = None,
+    scheduler_certificate: MailboxCertificate = None,
     passphrase_file: PassphraseFile = None,
     state: StateDir = None,
     timeout: Timeout = 600,
@@ -48,12 +54,14 @@ def train(
     No row leaves. In each round the enclave proves itself before the update is sent; then it joins
     the updates of all parties, and every party receives the joint model with a signed receipt. A
     party that was too late for a round goes on with the next; the command can be started again.
+    With --scheduler the end is reported to the scheduler.
 
     Example: ratls provider train --task task.json --dataset train_party_1 --source rows.parquet
     --enclave enclave.example:7443 --collateral collateral.json --party alice
     """
     from verifier.shell import refusals_as_exit_status
 
+    require_both(scheduler, scheduler_certificate)
     with refusals_as_exit_status(json_output) as shell:
         from policy.document import digest_text
         from provider.rounds import take_part
@@ -75,6 +83,8 @@ def train(
             progress=progress,
         )
         counted = len(done.counted)
+        ended = (done.task_digest, dataset, done.instance)
+        reported = report_released(shell, request, *ended, scheduler, scheduler_certificate)
         shell.answer(
             {
                 "dataset": dataset,
@@ -84,6 +94,7 @@ def train(
                 "model_digest": digest_text(done.digest),
                 "model": str(done.kept.model),
                 "receipts": str(done.kept.folder),
+                "reported": reported,
                 "mode": done.mode.value,
             },
             f"{done.rounds} rounds of {done.computation.id} are over; an update of {dataset} "

@@ -74,8 +74,13 @@ class RoundFolder:
     def receipt(self, number: int) -> Path:
         return self.folder / f"round-{number:04d}.receipt.json"
 
+    def receipts(self) -> list[RoundReceipt]:
+        """All of them, by round. Raises: FileUnreadable, and what `RoundReceipt.open` raises."""
+        found = sorted(self.folder.glob("round-*.receipt.json"))
+        return [parse_file(path, RoundReceipt.open) for path in found]
+
     def last(self) -> RoundReceipt | None:
-        """The newest receipt. Raises: FileUnreadable, and what `RoundReceipt.open` raises."""
+        """The newest receipt. Raises: as `receipts`."""
         found = sorted(self.folder.glob("round-*.receipt.json"))
         return parse_file(found[-1], RoundReceipt.open) if found else None
 

@@ -11,7 +11,7 @@ the same update is named again. A party that was too late for a round goes on wi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from policy.round_receipt import RoundReceipt, Update, require_next, require_par
 from policy.rounds import SALT_SIZE, Series, model_digest, require_rounds
 from policy.sections import Computation, Dataset
 from policy.statement import instant_text
-from policy.values import Digest
+from policy.values import Digest, Instance
 from provider.budget import Asked, learnt, place_digest, require_uses_left
 from provider.exchange import CheckedTask, EnclaveRequest, Session, own_input, require_own
 from provider.journalling import Journalling
@@ -81,6 +81,8 @@ class TookPart:
     digest: Digest  #           of the last model
     model: Numbers
     mode: Mode
+    task_digest: Digest
+    instance: Instance  #       of the enclave
     kept: RoundFolder
 
 
@@ -95,7 +97,6 @@ class _Job:
     series: Series
     place: str
     journalling: Journalling
-    counted: list[int] = field(default_factory=list)
 
     @property
     def policy(self) -> Policy:
@@ -177,7 +178,6 @@ class _Party:
         self._last = folder.last()
         if self._last is not None:
             self._require_receipt(self._last)
-        self._handed: Handed | None = None
 
     def run(self) -> TookPart:
         job, series = self._job, self._job.series
@@ -189,9 +189,15 @@ class _Party:
         self._progress(series.rounds, series.rounds)
         numbers = _numbers(handed)
         digest = _digest(series, handed)
+        receipts = self._folder.receipts()
+        counted = [
+            receipt.round
+            for receipt in receipts
+            if job.dataset.id in (one.dataset for one in receipt.participants)
+        ]
         return TookPart(
-            job.computation, series.rounds, tuple(job.counted), digest, numbers,
-            job.checked.mode, self._folder,
+            job.computation, series.rounds, tuple(counted), digest, numbers, job.checked.mode,
+            job.checked.task.digest, receipts[-1].instance, self._folder,
         )  # fmt: skip
 
     def _round(self, handed: Handed) -> Handed:
@@ -389,11 +395,10 @@ class _Party:
         """What it says of this party is what this party signed."""
         signed, policy = self._folder.signed(), self._job.policy
         updates = signed.updates if signed.round == receipt.round else ()
+        own = [Update.open(raw, policy).digest for raw in updates]
         for one in receipt.participants:
-            if one.dataset == self._job.dataset.id:
-                if one.update_digest not in [Update.open(raw, policy).digest for raw in updates]:
-                    raise _mismatch("receipt: own update", "one that was signed")
-                self._job.counted.append(receipt.round)
+            if one.dataset == self._job.dataset.id and one.update_digest not in own:
+                raise _mismatch("receipt: own update", "one that was signed")
 
 
 def _mismatch(thing: str, expected: str) -> RoundAnswerMismatch:

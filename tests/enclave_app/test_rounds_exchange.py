@@ -242,3 +242,13 @@ def test_the_challenge_is_new_in_each_round(rounds: Rounds) -> None:
     assert first[0].nonce != again[0].nonce
     assert first[0].evidence != again[0].evidence
     assert (first[0].round, first[0].model) == (again[0].round, again[0].model)
+
+
+def test_rounds_where_rows_would_travel_beside_tls() -> None:
+    """Updates are small: they come on the attested stream, whatever is agreed for rows."""
+    world = round_world(rounds="1", transport='[transport]\nbulk = "sealed"\n\n')
+    with world.running(limits=AT_ONCE) as live:
+        rounds = Rounds(live, asked(world))
+        for name in (ALICE, BOB):
+            assert rounds.bring(name, 1, ONE) is None
+        assert rounds.bring(DORA, 1, ONE) is not None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from typer.testing import CliRunner
 
 from policy.journal import Journal
 from policy.journal_entries import ReservedEntry, UpdatedEntry
@@ -20,17 +21,22 @@ from policy.round_receipt import RoundsMissing
 from policy.rounds import RowsNotAsked
 from policy.state import StudyState
 from policy.task import Task
+from provider.agent_config import AgentConfig
+from provider.agent_tasks import TaskReleaser
 from provider.budget import Asked, left
 from provider.full_check import PersonsTooFew
 from provider.release_state import ReleaseStateDamaged, ReleaseUnderWay
 from provider.round_folder import RoundFolder, Signed
 from provider.rounds import ProgramNeeded, RoundAnswerMismatch, TookPart, take_part
 from provider.training import ProgramTrainer, TrainingDiverged, read_model
+from ratls.cli import build
 from ratls.client_rounds import Handed, RoundCall
 from ratls.offline import verify_rounds
+from tests.provider.agents import configure
 from tests.provider.desk import Desk
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
-from tests.support.refusal import refused
+from tests.support.parties import known_digest
+from tests.support.refusal import count_refusal, refused
 from tests.support.rounds import AT_ONCE, LOGISTIC, OWNERS_OF, Rounds, asked, round_world
 from tests.support.waiting import HANG_LIMIT
 
@@ -363,3 +369,39 @@ def test_training_that_diverges_is_not_sent(steps: Steps, monkeypatch: pytest.Mo
     with steps.alice.refuses(TrainingDiverged):
         steps.take_part()
     assert not any(isinstance(e, UpdatedEntry) for e in steps.alice.journal)
+
+
+def test_an_agent_leaves_the_task_to_its_owner(steps: Steps) -> None:
+    """It neither sends rows nor refuses for good: there is nothing for it to do."""
+    config = AgentConfig.read(configure(steps.alice))
+    with TaskReleaser.open(
+        config, allow_simulation=True, timeout=HANG_LIMIT, clock=lambda: NOW
+    ) as releaser:
+        found = releaser.sift(steps.rounds.task)
+    assert found is not None
+    assert found.datasets == ()
+
+
+def test_the_commands_from_training_to_the_chain(steps: Steps, tmp_path: Path) -> None:
+    """As an owner types them; and a folder from which a round is missing is refused."""
+    done = steps.take_part()
+    world = steps.live.world
+    agreement = tmp_path / "policy.agreement.json"
+    agreement.write_bytes(world.complete.agreement.encode())
+    known = known_digest(agreement)
+    app = build()
+
+    def typed(*more: str) -> tuple[int, dict[str, Any]]:
+        words = ["verify", "receipt", "--rounds", str(done.kept.folder), "--agreement",
+                 str(agreement), "--digest", known, "--allow-simulation", "--json"]  # fmt: skip
+        ran = CliRunner().invoke(app, [*words, *more])
+        return ran.exit_code, json.loads(ran.stdout.splitlines()[-1])
+
+    status, told = typed()
+    assert (status, told["verdict"]) == (0, "accepted")
+    assert [one["round"] for one in told["rounds"]] == [1, 2]
+    assert told["rounds"][1]["previous"] == told["rounds"][0]["model"]
+    count_refusal()
+    done.kept.receipt(1).unlink()
+    status, told = typed()
+    assert (status, told["error"]["code"]) == (RoundsMissing.exit_status, RoundsMissing.code)

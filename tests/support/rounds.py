@@ -84,8 +84,8 @@ def consortium(owners: int = 3, at: Any = NOW, **options: Any) -> Consortium:
     return made
 
 
-def round_world(owners: int = 3, **parameters: str | None) -> EnclaveWorld:
-    """As `EnclaveWorld.create`, with rounds."""
+def round_world(owners: int = 3, *, transport: str = "", **parameters: str | None) -> EnclaveWorld:
+    """As `EnclaveWorld.create`, with rounds; `transport` is that section, or none."""
     intel = World.create(NOW)
     agreed = consortium(
         owners,
@@ -93,7 +93,7 @@ def round_world(owners: int = 3, **parameters: str | None) -> EnclaveWorld:
         mr_enclave=MR_ENCLAVE.hex(),
         machines=[f"ppid:{intel.platform.tcb.ppid.hex()}"],
     )
-    text = agreed.policy_text(computation=computation(owners, **parameters))
+    text = agreed.policy_text(transport=transport, computation=computation(owners, **parameters))
     complete = agreed.complete(text, signers=list(agreed.parties))
     attester = PlatformAttester(intel.platform, mr_enclave=MR_ENCLAVE, isv_prod_id=0)
     return EnclaveWorld(agreed, intel, attester, complete)
