@@ -212,8 +212,6 @@ class Client:
     ) -> TookPart:
         """Take part in the rounds of a task with one own dataset; its rows stay here.
 
-            client.train(task, visits=frame).model
-
         Args:
             program: Trains in place of scikit-learn, as `provider.training.ProgramTrainer` says.
             enclave: Its name in policy and profile, where the profile has several.

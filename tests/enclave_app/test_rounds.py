@@ -91,7 +91,7 @@ def test_a_party_that_drops_out_is_not_waited_for_beyond_the_deadline() -> None:
 
 
 def test_a_round_below_its_quorum_ends_without_an_answer() -> None:
-    """And gives all memory back; whoever asks is told, and nothing was joined."""
+    """R27. And gives all memory back; whoever asks is told, and nothing was joined."""
     one = running()
     free = one._memory.free
     for who in "ab":

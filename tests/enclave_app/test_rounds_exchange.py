@@ -79,7 +79,7 @@ def test_two_rounds_of_three_parties(rounds: Rounds, enclave: LiveEnclave) -> No
 
 
 def test_late_early_and_doubled_updates_are_refused_by_number(rounds: Rounds) -> None:
-    """Each before any of it is sent; the party's update of the open round counts."""
+    """R26: each before any of it is sent; the party's update of the open round counts."""
     assert rounds.bring(ALICE, 1, ONE) is None
     with refused_by_enclave(UpdateDoubled):
         rounds.bring(ALICE, 1, ONE * 9)
@@ -132,7 +132,7 @@ def test_more_parts_than_a_model_has(rounds: Rounds) -> None:
 
 
 def test_an_update_for_another_partys_input(rounds: Rounds) -> None:
-    """I08: Bob cannot count twice by naming Alice's dataset, whoever he says that he is."""
+    """I08, R26: Bob cannot count twice by naming Alice's dataset, whoever he says that he is."""
     with refused_by_enclave(ReleaseNotAuthorized):
         rounds.bring(BOB, 1, ONE, previous=Digest(bytes(32)), by=ALICE)
     with refused_by_enclave(UpdateScopeDiffers):
@@ -205,7 +205,7 @@ def test_an_update_for_a_computation_that_takes_rows() -> None:
 
 
 def test_below_the_quorum_at_the_deadline_by_the_enclaves_own_clock(agreed: EnclaveWorld) -> None:
-    """F: two of three came; nobody gets an answer, not even the recipient, and the host's log has
+    """R27: two of three came; nobody gets an answer, not even the recipient, and the host's log has
     no more than the numbers of rounds."""
     now = [1000.0]
     with agreed.running(limits=AT_ONCE, seconds=lambda: now[0]) as live:
