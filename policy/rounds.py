@@ -183,6 +183,9 @@ def problems(path: str, computation: Computation, inputs: Sequence[Dataset]) -> 
     if model in ("logistic", "linear"):
         yield from _scaled(path, given, inputs)
     yield from _parties(path, given, computation, inputs)
+    if computation.release.reasons is not None:
+        fix = "remove it: no row comes in that a rule could refuse"
+        yield path.replace("parameters", "release.reasons"), "nothing, of rounds", "a value", fix
 
 
 def _fixed(computation: Computation) -> dict[str, Value]:

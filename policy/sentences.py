@@ -97,7 +97,7 @@ def computation_sentences(policy: Policy, computation: Computation) -> tuple[str
         chosen = listed(f"{n} from {values_text(p)}" for n, p in free.items())
         found.append(f"Who starts {computation.id} chooses {chosen}.")
     found.append(
-        f"{_receives(computation.recipients)} {listed(rule.outputs)} of {computation.id}, if at "
+        f"{_receives(computation)} {listed(rule.outputs)} of {computation.id}, if at "
         f"least {rule.min_subjects_per_input:,} persons stand behind {_behind(computation)}, "
         f"with {rule.significant_digits} significant digits."
     )
@@ -192,7 +192,8 @@ def _party(policy: Policy, party: Party, used: _Used) -> Iterator[str]:
                 f"dataset, until {end}."
             )
         if me in computation.recipients:
-            alone = "" if len(computation.recipients) > 1 else " alone"
+            rows = DECLARED[computation.run].takes_rows
+            alone = " alone" if rows and len(computation.recipients) == 1 else ""
             yield (
                 f"{me}{alone} receives {listed(computation.release.outputs)} of {computation.id}, "
                 f"computed from {_what(computation)} of "
@@ -226,7 +227,7 @@ def _uses_of(dataset: Dataset, used: _Used, end: str) -> Iterator[str]:
             f"({computation.run}){beside}, at most {_times(computation.uses)}, until {end}."
         )
         yield (
-            f"{_receives(computation.recipients)} {listed(rule.outputs)}, about at least "
+            f"{_receives(computation)} {listed(rule.outputs)}, about at least "
             f"{rule.min_subjects_per_input:,} persons of each input, with "
             f"{rule.significant_digits} significant digits."
         )
@@ -325,7 +326,10 @@ def inputs_of(policy: Policy, computation: Computation) -> list[Dataset]:
     return [known[name] for name in computation.inputs]
 
 
-def _receives(recipients: tuple[str, ...]) -> str:
+def _receives(computation: Computation) -> str:
+    recipients = computation.recipients
+    if not DECLARED[computation.run].takes_rows:
+        return f"{listed((*recipients, 'every owner'))} receive"
     return (
         f"{recipients[0]} alone receives"
         if len(recipients) == 1

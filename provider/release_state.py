@@ -145,7 +145,7 @@ def require_attempt(
 
 
 def require_reservations(records: Iterable[JournalRecord], state: Path) -> None:
-    """The journal has the reservation of every kept commit, of all tasks.
+    """The journal has the reservation of every kept commit and update, of all tasks.
 
     D14: otherwise an older journal was put back with its head. Uses would be counted from the
     start, and a task could go to a second instance, as without a journal.
@@ -153,7 +153,9 @@ def require_reservations(records: Iterable[JournalRecord], state: Path) -> None:
     Raises: JournalCut.
     """
     known = {(task.removeprefix("sha256:"), dataset) for task, dataset in reservations(records)}
-    for kept in state.glob(f"{_RELEASES}/*/*/{_ATTEMPT}"):
+    # What was signed for a round is kept by `provider.round_folder`.
+    signed = state.glob("rounds/*/*/signed.json")
+    for kept in (*state.glob(f"{_RELEASES}/*/*/{_ATTEMPT}"), *signed):
         task, dataset = kept.parts[-3:-1]
         if (task, dataset) not in known:
             raise JournalCut(

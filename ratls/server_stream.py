@@ -142,6 +142,7 @@ class ServerExchange:
         self._ahead: Frame | None = None  # read, and not yet used
         self._schema: pa.Schema | None = None
         self._committed: bytes | None = None
+        self._over = False  # the call has ended
 
     def kind(self) -> Kind:
         """What the exchange is for; to be asked first. Raises: MessageUnexpected."""
@@ -190,6 +191,7 @@ class ServerExchange:
 
     def close(self) -> None:
         """End the connection that carries chunks, if any; also called when the call has ended."""
+        self._over = True
         if self._bulk is not None and self._awaited is not None:
             self._bulk.forget(self._awaited)
 
@@ -353,7 +355,9 @@ class ServerExchange:
         self._say("turn", number=number, due=int(due))
 
     def waits(self) -> None:
-        """The party says nothing because it waits for an answer."""
+        """The party says nothing because it waits for an answer. Raises: StreamTruncated."""
+        if self._over:
+            raise _truncated("a client that has gone")
         self._heard()
 
     def model(

@@ -192,3 +192,12 @@ def test_what_people_and_programs_are_told() -> None:
     assert told["weights"]["value"].startswith('"equal"')
     assert not any(one["task_may_choose"] for one in told.values())
     assert max(map(len, shown(RUN).split("\n"))) <= 80
+
+
+def test_reasons_of_rows_that_never_come() -> None:
+    text = WORLD.policy_text(computation=computation())
+    given = text.replace('outputs = ["model"],', 'outputs = ["model"], reasons = "own input",')
+    with refused(PolicyInvalid) as seen:
+        Policy.parse(given.encode(), known_roots=ROOTS)
+    assert isinstance(seen.error, PolicyInvalid)
+    assert [p.path for p in seen.error.problems] == ["computation[0].release.reasons"]

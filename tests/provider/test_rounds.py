@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
 from policy.journal import Journal
+from policy.journal_chain import JournalCut
 from policy.journal_entries import ReservedEntry, UpdatedEntry
 from policy.receipt import ReceiptSignatureInvalid
 from policy.round_receipt import RoundsMissing
@@ -24,6 +25,7 @@ from policy.task import Task
 from provider.agent_config import AgentConfig
 from provider.agent_tasks import TaskReleaser
 from provider.budget import Asked, left
+from provider.errors import TaskBoundToInstance
 from provider.full_check import PersonsTooFew
 from provider.release_state import ReleaseStateDamaged, ReleaseUnderWay
 from provider.round_folder import RoundFolder, Signed
@@ -405,3 +407,33 @@ def test_the_commands_from_training_to_the_chain(steps: Steps, tmp_path: Path) -
     done.kept.receipt(1).unlink()
     status, told = typed()
     assert (status, told["error"]["code"]) == (RoundsMissing.exit_status, RoundsMissing.code)
+
+
+def test_an_older_journal_that_knows_of_no_update(steps: Steps) -> None:
+    """D14: put back with its head, it would count uses anew and let the task go to a clone."""
+    names = ("journal.jsonl", "journal.head")
+    before = {name: (steps.alice.state / name).read_bytes() for name in names}
+    steps.take_part()
+    for name, content in before.items():
+        (steps.alice.state / name).write_bytes(content)
+    with refused(JournalCut):
+        steps.take_part()
+
+
+def test_another_start_of_the_enclave(steps: Steps) -> None:
+    """A series belongs to the start of the enclave that it began with: a clone gets no update."""
+
+    class Killed(Exception):
+        pass
+
+    def killed(seconds: float) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        steps.take_part(pause=killed)
+    with VECTOR_WORLD.running(limits=AT_ONCE) as clone:
+        request = steps.alice.request(steps.rounds.task, address=clone.address)
+        with steps.alice.refuses(TaskBoundToInstance):
+            take_part(request, "train_party_1", steps.alice.path, program=Path("unused"))
+    steps.others()
+    assert steps.take_part().counted == (1, 2)
