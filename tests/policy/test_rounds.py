@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from policy.advice import advices
 from policy.document import Policy, PolicyInvalid
 from policy.rounds import RUN, RoundsNotAgreed, RowsNotAsked, Series, require_rounds, require_rows
 from policy.sentences import computation_sentences, markdown, sections
 from policy.show_computations import block, facts, page
 from policy.show_computations import text as shown
-from tests.support.parties import AT, ROOTS, Consortium
+from tests.policy.desk import Desk
+from tests.policy.test_cli import filled
+from tests.support.parties import AT, ROOTS, Consortium, instant
 from tests.support.refusal import refused
 from tests.support.rounds import LOGISTIC, computation, consortium
 
@@ -201,3 +206,36 @@ def test_reasons_of_rows_that_never_come() -> None:
         Policy.parse(given.encode(), known_roots=ROOTS)
     assert isinstance(seen.error, PolicyInvalid)
     assert [p.path for p in seen.error.problems] == ["computation[0].release.reasons"]
+
+
+@pytest.mark.parametrize(
+    ("owners", "parameters", "unwise"),
+    [
+        (3, {}, False),
+        (3, {"quorum": "2", "reason": REASON}, True),
+        (4, {"quorum": "4"}, True),
+        (4, {"quorum": "3"}, False),
+    ],
+)
+def test_a_quorum_that_is_legal_and_unwise(
+    owners: int, parameters: dict[str, str | None], unwise: bool
+) -> None:
+    found = [advice.path for advice in advices(read(owners, **parameters))]
+    assert ("computation[0].parameters.quorum" in found) is unwise
+
+
+def test_a_draft_of_rounds_lints_clean_once_its_blanks_are_filled(tmp_path: Path) -> None:
+    desk, world = Desk(tmp_path), consortium(3, AT)
+    files = [
+        str(word)
+        for party in world.parties.values()
+        for word in ("--party-file", party.folder / "party.toml")
+    ]
+    draft = tmp_path / "policy.toml"
+    year = instant(AT.replace(year=AT.year + 1))
+    words = ("policy", "new", "--study", "s", *files, "--expires", year, "--run", RUN)
+    desk.run(*words, "-o", draft)
+    text = filled(draft.read_text("utf-8"))
+    text = text.replace('y = "int64"', 'y = { type = "int64", min = 0, max = 1 }')
+    draft.write_text(text, "utf-8")
+    assert desk.json("policy", "lint", draft)["problems"] == []

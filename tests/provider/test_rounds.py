@@ -158,6 +158,18 @@ class Steps:
         for name in ("bob-hospital", "dora-clinic"):
             self.rounds.bring(name, self.rounds.ask(name).open, ONE)
 
+    def killed(self) -> None:
+        """Her process ends right after her first update was counted."""
+
+        class Killed(Exception):
+            pass
+
+        def kill(seconds: float) -> None:
+            raise Killed
+
+        with pytest.raises(Killed):
+            self.take_part(pause=kill)
+
     def take_part(self, **changed: Any) -> TookPart:
         """While she waits for the others, they come."""
         pauses = {"pause": lambda seconds: self.others()} | changed
@@ -196,15 +208,7 @@ def test_every_receipt_is_kept_and_judged_offline(steps: Steps) -> None:
 
 def test_a_party_that_ended_in_the_middle_goes_on(steps: Steps) -> None:
     """Killed after its update was counted: the next run sends nothing for that round again."""
-
-    class Killed(Exception):
-        pass
-
-    def killed(seconds: float) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        steps.take_part(pause=killed)
+    steps.killed()
     steps.others()
     done = steps.take_part()
     assert done.counted == (1, 2)
@@ -422,15 +426,7 @@ def test_an_older_journal_that_knows_of_no_update(steps: Steps) -> None:
 
 def test_another_start_of_the_enclave(steps: Steps) -> None:
     """A series belongs to the start of the enclave that it began with: a clone gets no update."""
-
-    class Killed(Exception):
-        pass
-
-    def killed(seconds: float) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        steps.take_part(pause=killed)
+    steps.killed()
     with VECTOR_WORLD.running(limits=AT_ONCE) as clone:
         request = steps.alice.request(steps.rounds.task, address=clone.address)
         with steps.alice.refuses(TaskBoundToInstance):
