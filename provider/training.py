@@ -200,10 +200,14 @@ def write_model(series: Series, numbers: Numbers) -> bytes:
 def read_model(series: Series, raw: bytes) -> Numbers:
     """What `write_model` wrote, or somebody's program. Raises: UpdateFileUnfit."""
     try:
-        table = pa.ipc.open_file(pa.BufferReader(raw)).read_all()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+        return _numbers_in(series, raw)
+    except (pa.ArrowException, OSError, ValueError) as error:  # also names that are no text
         raise _unfit("an Arrow file") from error
+
+
+def _numbers_in(series: Series, raw: bytes) -> Numbers:
+    table = pa.ipc.open_file(pa.BufferReader(raw)).read_all()
+    table.validate(full=True)
     if not table.schema.equals(_SCHEMA) or len(table) != len(series.tensors):
         raise _unfit("columns name, shape and values, a row for each part")
     shapes = [list(tensor.shape) for tensor in series.tensors]
