@@ -32,13 +32,13 @@ from simulation.demo_files import (
     policy_text,
     write_rows,
 )
+from simulation.demo_steps import AGREEMENT, as_party, with_state
 from simulation.demo_tee import DemoTee, demo_tee
 from simulation.relay import RecordingRelay
 from simulation.stage import DemoFailed, Server, Stage, Typed
 from verifier.errors import Exit
 from verifier.quote import Tee
 
-AGREEMENT = "policy.agreement.json"
 AGREED_LOG = "agreed.ccel"
 STEPS = 11
 
@@ -169,14 +169,6 @@ def _type_keys(stage: Stage, parties: Mapping[str, str] = PARTIES) -> list[Typed
     return typed
 
 
-def _as(who: str) -> tuple[str, ...]:
-    return ("--party", f"{who}/keys", "--passphrase-file", f"{who}/passphrase")
-
-
-def _state(who: str) -> tuple[str, ...]:
-    return ("--state", f"{who}/state", "--allow-simulation")
-
-
 def _sign(stage: Stage, root: str, ppid: str, measured: Typed, kind: DemoTee) -> tuple[str, str]:
     """The option that says which policy they read."""
     stage.title("They agree: one policy, signed by each")
@@ -189,14 +181,14 @@ def _sign(stage: Stage, root: str, ppid: str, measured: Typed, kind: DemoTee) ->
     linted = stage.run("alice", "policy", "lint", "policy.toml")
     yes = ("--yes", linted.splitlines()[0].split()[-1])  # the digest of what they read
     for who in ("alice", "carol"):
-        stage.run(who, "policy", "sign", "policy.toml", *_as(who), *yes, quiet=True)
+        stage.run(who, "policy", "sign", "policy.toml", *as_party(who), *yes, quiet=True)
     stage.tell("\n  Bob has not signed yet. Can Alice already take it into force?")
     serving = stage.type("operator", *_serve_arguments(kind))
     stage.show(_type_accept(stage, "alice", yes), expect=Exit.NOT_ADMITTED)
     stage.tell("  And would an enclave start with it?")
     stage.show(serving, expect=Exit.NOT_ADMITTED)
     stage.tell("")
-    stage.run("bob", "policy", "sign", "policy.toml", *_as("bob"), *yes, quiet=True)
+    stage.run("bob", "policy", "sign", "policy.toml", *as_party("bob"), *yes, quiet=True)
     return yes
 
 
@@ -224,7 +216,7 @@ def _serve_arguments(kind: DemoTee) -> tuple[str, ...]:
 def _ask(stage: Stage) -> None:
     stage.title("Carol signs a task")
     stage.run(
-        "carol", "task", "sign", *_as("carol"), *_state("carol"), "--study", STUDY,
+        "carol", "task", "sign", *as_party("carol"), *with_state("carol"), "--study", STUDY,
         "--computation", "train", "--valid-for", "1h", "-o", "task.json",
     )  # fmt: skip
 
@@ -264,12 +256,12 @@ def _release(
     push = stage.type(
         "alice", "provider", "push", "--task", "task.json", "--dataset", "train_party_1",
         "--source", "alice/rows.parquet", "--enclave", altered.address,
-        "--collateral", kind.collateral, *_as("alice"), *_state("alice"),
+        "--collateral", kind.collateral, *as_party("alice"), *with_state("alice"),
     )  # fmt: skip
     mailbox = servers.mailbox.ready().split()[1]
     submit = stage.type(
-        "carol", "task", "submit", "--task", "task.json", *_mailbox(mailbox), *_as("carol"),
-        *_state("carol"),
+        "carol", "task", "submit", "--task", "task.json", *_mailbox(mailbox), *as_party("carol"),
+        *with_state("carol"),
     )  # fmt: skip
     to_bob = opened.enter_context(RecordingRelay(enclave))
     bob = _start_agent(stage, opened, "bob", mailbox, to_bob, kind)
@@ -289,7 +281,7 @@ def _release(
     again = opened.enter_context(stage.serve("operator", *_mailbox_arguments(mailbox)))
     stage.ready(again)
     stage.tell("  The task is still there:")
-    listed = stage.type("carol", "task", "list", *_mailbox(mailbox), *_as("carol"))
+    listed = stage.type("carol", "task", "list", *_mailbox(mailbox), *as_party("carol"))
     to_alice = opened.enter_context(RecordingRelay(enclave))
     alice = _start_agent(stage, opened, "alice", mailbox, to_alice, kind)
     stage.show(listed)
@@ -310,7 +302,7 @@ def _name_the_event(stage: Stage, altered: str, kind: DemoTee) -> None:
     )  # fmt: skip
     saved = stage.type(
         "alice", "verify", "server", altered, "--agreement", AGREEMENT, "--save-quote",
-        "altered.quote", "--collateral", kind.collateral, *_as("alice"), *_state("alice"),
+        "altered.quote", "--collateral", kind.collateral, *as_party("alice"), *with_state("alice"),
     )  # fmt: skip
     stage.show(log, quiet=True)
     stage.show(saved, expect=Exit.NOT_ADMITTED, quiet=True)
@@ -363,7 +355,7 @@ def _collect(stage: Stage, enclave: tuple[str, int], kind: DemoTee) -> None:
     stage.title("Carol fetches the model and a receipt")
     stage.run(
         "carol", "task", "result", "--task", "task.json", "--enclave", f"{enclave[0]}:{enclave[1]}",
-        "--collateral", kind.collateral, *_as("carol"), *_state("carol"), "--wait", "90",
+        "--collateral", kind.collateral, *as_party("carol"), *with_state("carol"), "--wait", "90",
         "-o", "carol/model.json",
     )  # fmt: skip
     receipt = stage.type(

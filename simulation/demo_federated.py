@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from rich.panel import Panel
 
 from simulation.demo_files import STUDY, policy_text, write_rows
+from simulation.demo_steps import AGREEMENT, agree, as_party, with_state
 from simulation.demo_tee import DemoTee
 from simulation.stage import DemoFailed, Stage, Typed
 from verifier.errors import Exit
@@ -87,11 +88,11 @@ def tell_story(
     _agree(stage, root, ppid, section)
     stage.title("Carol asks for the rounds")
     stage.run(
-        "carol", "task", "sign", *_as("carol"), *_state("carol"), "--study", STUDY,
+        "carol", "task", "sign", *as_party("carol"), *with_state("carol"), "--study", STUDY,
         "--computation", "train", "-o", "task.json",
     )  # fmt: skip
     serve = (
-        "enclave", "serve", "--agreement", _AGREEMENT, "--listen", "127.0.0.1:0", "--attester",
+        "enclave", "serve", "--agreement", AGREEMENT, "--listen", "127.0.0.1:0", "--attester",
         kind.attester, "--allow-simulation",
     )  # fmt: skip
     with stage.serve("operator", *serve) as enclave:
@@ -100,13 +101,13 @@ def tell_story(
         stage.title("Refusal: Alice sends rows by mistake")
         stage.run(
             "alice", "provider", "push", "--task", "task.json", "--dataset", "train_party_1",
-            "--source", "alice/rows.parquet", *there, *_as("alice"), *_state("alice"),
+            "--source", "alice/rows.parquet", *there, *as_party("alice"), *with_state("alice"),
             expect=Exit.NOT_ADMITTED,
         )  # fmt: skip
         _train(stage, there)
         stage.run(
-            "carol", "task", "result", "--task", "task.json", *there, *_as("carol"),
-            *_state("carol"), "--wait", "90", "-o", "carol/model.json",
+            "carol", "task", "result", "--task", "task.json", *there, *as_party("carol"),
+            *with_state("carol"), "--wait", "90", "-o", "carol/model.json",
         )  # fmt: skip
     _compare(stage)
 
@@ -119,19 +120,7 @@ def _agree(stage: Stage, root: str, ppid: str, section: str) -> None:
     features = [name for name in names if name not in {"patient", "ill"}]
     text = policy_text(stage.folder, root, ppid, section, computation(features), PARTIES)
     (stage.folder / "policy.toml").write_text(text, "utf-8")
-    linted = stage.run("alice", "policy", "lint", "policy.toml")
-    yes = ("--yes", linted.splitlines()[0].split()[-1])
-    for who in PARTIES:
-        stage.run(who, "policy", "sign", "policy.toml", *_as(who), *yes, quiet=True)
-    accepting = [
-        stage.type(
-            who, "policy", "accept", _AGREEMENT, "--party", f"{who}/keys", "--state",
-            f"{who}/state", *yes,
-        )
-        for who in PARTIES
-    ]  # fmt: skip
-    for typed in accepting:
-        stage.show(typed, quiet=True)
+    agree(stage, [*PARTIES])
 
 
 def _train(stage: Stage, there: tuple[str, ...]) -> None:
@@ -140,7 +129,7 @@ def _train(stage: Stage, there: tuple[str, ...]) -> None:
     training = [
         stage.type(
             who, "provider", "train", "--task", "task.json", "--dataset", f"train_party_{number}",
-            "--source", f"{who}/rows.parquet", *there, *_as(who), *_state(who),
+            "--source", f"{who}/rows.parquet", *there, *as_party(who), *with_state(who),
         )
         for number, who in enumerate(OWNERS, 1)
     ]  # fmt: skip
@@ -150,19 +139,8 @@ def _train(stage: Stage, there: tuple[str, ...]) -> None:
     folder = next((stage.folder / "dora" / "state" / "rounds").glob("*/train_party_3"))
     stage.run(
         "dora", "verify", "receipt", "--rounds", str(folder.relative_to(stage.folder)),
-        "--agreement", _AGREEMENT, "--party", "dora/keys", "--allow-simulation",
+        "--agreement", AGREEMENT, "--party", "dora/keys", "--allow-simulation",
     )  # fmt: skip
-
-
-_AGREEMENT = "policy.agreement.json"
-
-
-def _as(who: str) -> tuple[str, ...]:
-    return ("--party", f"{who}/keys", "--passphrase-file", f"{who}/passphrase")
-
-
-def _state(who: str) -> tuple[str, ...]:
-    return ("--state", f"{who}/state", "--allow-simulation")
 
 
 def _compare(stage: Stage) -> None:

@@ -25,6 +25,7 @@ from policy.rounds import Series, Tensor
 from policy.values import Digest
 from tests.support.enclave import NOW
 from tests.support.refusal import refused
+from tests.support.rounds import made_series
 from verifier.files import MEBIBYTE
 
 ONE = np.ones(3, np.float32)
@@ -32,19 +33,11 @@ ONE = np.ones(3, np.float32)
 
 def series(**changed: Any) -> Series:
     made: dict[str, Any] = {
-        "computation": "train",
-        "inputs": ("a", "b", "c", "d"),
-        "model": "vector",
+        "inputs": tuple("abcd"),
         "tensors": (Tensor("v", (3,)),),
-        "rounds": 2,
-        "quorum": 3,
-        "seconds": 10,
-        "aggregator": "fedavg",
         "clip_norm": 100.0,
-        "weights": (1.0, 1.0, 1.0, 1.0),
-        "digits": 6,
     }
-    return Series(**made | changed)
+    return made_series(**made | changed)
 
 
 def ticket(number: int = 1) -> Ticket:

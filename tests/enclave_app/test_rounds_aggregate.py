@@ -22,6 +22,7 @@ from enclave_app.rounds_aggregate import (
 )
 from policy.rounds import Series, Tensor
 from tests.support.refusal import refused
+from tests.support.rounds import made_series
 
 SIZE = 1000
 RANDOM = np.random.default_rng(5)
@@ -30,20 +31,13 @@ UPDATES = {f"d{i}": RANDOM.normal(0, 1, SIZE).astype(np.float32) for i in range(
 
 def series(aggregator: str = "fedavg", **changed: Any) -> Series:
     made: dict[str, Any] = {
-        "computation": "train",
         "inputs": tuple(UPDATES),
-        "model": "vector",
         "tensors": (Tensor("v", (SIZE,)),),
-        "rounds": 1,
-        "quorum": 3,
-        "seconds": 10,
         "aggregator": aggregator,
         "clip_norm": 1e6,
-        "weights": (1.0,) * len(UPDATES),
-        "digits": 6,
         "trim": 2 if aggregator == "trimmed_mean" else 0,
     }
-    return Series(**made | changed)
+    return made_series(**made | changed)
 
 
 ZERO = np.zeros(SIZE, np.float32)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import SGDClassifier, SGDRegressor
 
-from policy.rounds import Series, Tensor
+from policy.rounds import Tensor
 from provider import training
 from provider.training import (
     ProgramFailed,
@@ -27,27 +27,14 @@ from provider.training import (
     write_model,
 )
 from tests.support.refusal import count_refusal, refused
+from tests.support.rounds import made_series
 from tests.support.waiting import HANG_LIMIT
 from verifier.errors import RatlsError
 
 ZERO = np.zeros(5, np.float32)
 
 
-def series(**given: Any) -> Series:
-    made: dict[str, Any] = {
-        "computation": "train",
-        "inputs": ("a", "b", "c"),
-        "model": "vector",
-        "tensors": (Tensor("w", (2, 2)), Tensor("b", (1,))),
-        "rounds": 2,
-        "quorum": 3,
-        "seconds": 10,
-        "aggregator": "fedavg",
-        "clip_norm": 1.0,
-        "weights": (1.0, 1.0, 1.0),
-        "digits": 6,
-    }
-    return Series(**made | given)
+series = made_series
 
 
 # A model as a file.

@@ -22,7 +22,7 @@ from policy.document import Policy
 from policy.keys import OperationSigner
 from policy.party import LocalParty
 from policy.round_receipt import RoundReceipt, Update
-from policy.rounds import SALT_SIZE, Series, model_digest
+from policy.rounds import SALT_SIZE, Series, Tensor, model_digest
 from policy.task import Task
 from policy.values import Digest
 from ratls.client_rounds import Handed, RoundCall
@@ -102,6 +102,17 @@ def round_world(owners: int = 3, *, transport: str = "", **parameters: str | Non
 def asked(world: EnclaveWorld, **options: Any) -> bytes:
     """Carol's task; she chooses nothing."""
     return world.task(parameters={}, **options)
+
+
+def made_series(**given: Any) -> Series:
+    """A series without a policy, of three inputs; `given` replaces its values."""
+    made: dict[str, Any] = {
+        "computation": "train", "inputs": ("a", "b", "c"), "model": "vector",
+        "tensors": (Tensor("w", (2, 2)), Tensor("b", (1,))), "rounds": 2, "quorum": 3,
+        "seconds": 10, "aggregator": "fedavg", "clip_norm": 1.0, "digits": 6,
+    }  # fmt: skip
+    made |= given
+    return Series(**{"weights": (1.0,) * len(made["inputs"])} | made)
 
 
 def series_of(policy: Policy) -> Series:
