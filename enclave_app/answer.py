@@ -13,6 +13,7 @@ from enclave_app.application import Enclave
 from enclave_app.collect import collect, tell_reason
 from enclave_app.exchange import TaskExchange
 from enclave_app.receive import receive
+from enclave_app.rounds_exchange import take_part
 from enclave_app.withdraw import withdraw
 from policy.sections import Party
 from ratls.claims import NO_TASK
@@ -20,7 +21,12 @@ from ratls.framing import Kind
 from ratls.log import Log
 from ratls.server_stream import ServerExchange
 
-_ABOUT_A_TASK = {Kind.RELEASE: receive, Kind.COLLECT: collect, Kind.REASON: tell_reason}
+_ABOUT_A_TASK = {
+    Kind.RELEASE: receive,
+    Kind.COLLECT: collect,
+    Kind.REASON: tell_reason,
+    Kind.ROUND: take_part,
+}
 
 
 def answer(enclave: Enclave, party: Party, stream: ServerExchange, log: Log) -> None:

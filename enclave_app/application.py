@@ -25,17 +25,19 @@ from pathlib import Path
 from typing import Self
 
 from enclave_app.computations import COMPUTATIONS
-from enclave_app.compute import agreed, compute, denied, own_reasons, required
+from enclave_app.compute import agreed, compute, denied, own_reasons, released_model, required
 from enclave_app.errors import ComputeDeniedError
 from enclave_app.intake import Intake
 from enclave_app.limits import Limits, MemoryBudget, Need
-from enclave_app.session import Denied, Released, Sessions, Ticket
+from enclave_app.rounds import Rounds
+from enclave_app.session import Denied, NoOutcomeYet, Released, Sessions, Ticket
 from enclave_app.spill import require_folder
 from enclave_app.worker import Workers, supervised
 from policy import sections
 from policy.agreement import CompleteAgreement, require_window
 from policy.document import Policy, digest_text
 from policy.errors import MeasurementError
+from policy.rounds import RUN
 from policy.sections import Party
 from policy.task import Task
 from policy.values import Digest, Nonce
@@ -122,6 +124,7 @@ class Enclave:
         self._loading = threading.Lock()
         self.sessions: Sessions[Intake] = Sessions(limits)
         self.memory = MemoryBudget(limits.held_bytes, limits.party_bytes)
+        self.rounds = Rounds(limits, self.memory)
         self._log = log
         self._workers = Workers(limits.computations, self._bug)
         self._stopped = threading.Event()
@@ -197,6 +200,7 @@ class Enclave:
     def sweep(self) -> None:
         """Once a second: drop what is over its time limit, and log outcomes that are due."""
         self.identities.renew(self.clock(), self._log)
+        self.rounds.sweep(self.clock(), self.seconds())
         for ticket in self.sessions.sweep(self.clock(), self.seconds()):
             # R20: neither outcome nor count, and not before the end of its bucket.
             named = digest_text(ticket.digest)
@@ -236,6 +240,7 @@ class Enclave:
         # First the set, so that no step after this one goes on. It is never changed in place.
         self.withdrawn |= {party}
         self.sessions.end_tasks(lambda ticket: party in ticket.parties)
+        self.rounds.end_tasks(lambda ticket: party in ticket.parties)
 
     @property
     def identity(self) -> EnclaveIdentity:
@@ -267,6 +272,20 @@ class Enclave:
         inputs = agreed(self.policy, task).inputs
         parties = needed(self.policy, task.computation, task.submitter)
         return Ticket(task.digest, inputs, task.submitter, task.expires, parties)
+
+    def outcome(self, task: Task) -> Released | NoOutcomeYet:
+        """What may be handed out now.
+
+        Raises: RoundBelowQuorum, RoundFailed.
+        """
+        ticket, now = self.ticket(task), self.seconds()
+        if agreed(self.policy, task).run != RUN:
+            return self.sessions.outcome(ticket, now)
+        running = self.rounds.find(ticket)
+        if running is None:
+            return NoOutcomeYet(ticket.inputs)
+        found = running.outcome(now, partial(released_model, self.policy, task))
+        return found or NoOutcomeYet(())
 
     def compute_when_complete(self, task: Task) -> None:
         """Queue the computation, once, if all inputs are committed now."""

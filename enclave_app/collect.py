@@ -10,6 +10,7 @@ from enclave_app.access import require_collect, require_reason
 from enclave_app.exchange import TaskExchange
 from enclave_app.session import NoOutcomeYet, Released
 from policy.receipt import Receipt, ReceiptInput
+from policy.rounds import require_rows
 
 
 def collect(asked: TaskExchange) -> None:
@@ -63,6 +64,7 @@ def tell_reason(asked: TaskExchange) -> None:
         PolicyExpired, TaskExpired: They do not hold any more.
     """
     policy = asked.enclave.policy
+    require_rows(asked.computation)
     dataset = require_reason(policy, asked.party, asked.computation, asked.hello.dataset)
     asked.prove()
     outcome = asked.outcome()

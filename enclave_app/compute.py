@@ -16,15 +16,17 @@ from typing import cast
 
 import pyarrow as pa
 
-from enclave_app.computations import COMPUTATIONS
+from enclave_app.computations import COMPUTATIONS, federated
 from enclave_app.deadline import checking
 from enclave_app.gate import Input, Inputs, denial, padded, padded_size, released, require_groups
 from enclave_app.limits import Need
+from enclave_app.rounds import Model
 from enclave_app.session import Denied, Released
-from policy.computations import columns_used
+from policy.computations import DECLARED, columns_used
 from policy.document import Policy
 from policy.errors import ResourceLimitError
 from policy.receipt import SALT_LENGTH, SALT_SIZE, result_digest, salted
+from policy.rounds import Series
 from policy.rows import arrow_type
 from policy.seal import result_info, seal_result
 from policy.sections import Computation, Dataset
@@ -48,9 +50,9 @@ def required(policy: Policy, task: Task, limit: int) -> Need:
     """
     computation = agreed(policy, task)
     need = COMPUTATIONS[computation.run].need(task.resolved_parameters(policy))
-    total = 0
+    total, takes_rows = 0, DECLARED[computation.run].takes_rows
     for dataset in _datasets(policy, computation):
-        received = dataset.max_rows * _row_size(dataset)
+        received = dataset.max_rows * _row_size(dataset) if takes_rows else 0
         total += received + need.fixed + need.bytes(dataset.max_rows, received)
     if total > limit:
         raise ComputationTooLarge(
@@ -111,6 +113,17 @@ def own_reasons(
         except RatlsError as refusal:
             reasons[dataset] = refusal.code
     return reasons
+
+
+def released_model(policy: Policy, task: Task, model: Model) -> Released:
+    """The outcome of rounds: the last model."""
+    computation = agreed(policy, task)
+    of_scales = _datasets(policy, computation)[0]
+    told = federated.described(Series.of(computation), model, of_scales)
+    document = released(
+        {"model": told}, computation.release, computation=computation.id, run=computation.run
+    )
+    return _sealed_to_all(document, policy, task)
 
 
 def denied(policy: Policy, task: Task) -> Released:

@@ -78,7 +78,7 @@ class TaskExchange:
 
     def outcome(self) -> Released | NoOutcomeYet:
         """What may be handed out now."""
-        return self.enclave.sessions.outcome(self.ticket, self.enclave.seconds())
+        return self.enclave.outcome(self.task)
 
     def require_window(self, step: str) -> None:
         """As `Enclave.require_window`."""

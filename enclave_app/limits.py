@@ -35,6 +35,7 @@ class Limits:
     silent_seconds: float = 120.0  #      between two frames of a call
     kept_seconds: float = 600.0  #        rows of a release whose connection broke
     compute_seconds: float = 3600.0  #    of one computation
+    round_wait_seconds: float = 20.0  #   of one call, for the updates of others
     computations: int = 3  #              at once; of one submitter at most one fewer
     # An outcome is handed out when one of these times has passed since the last commit.
     buckets: tuple[float, ...] = (1.0, 10.0, 60.0, 600.0, 3600.0)

@@ -18,6 +18,7 @@ from enclave_app.intake import Intake, Place, StreamsIncomplete
 from policy.commit import Commit
 from policy.errors import ResourceLimitError
 from policy.receipt import Acknowledgement
+from policy.rounds import require_rows
 from policy.rows import schema_digest
 from policy.values import Digest, Nonce
 from ratls.bulk import BulkBroken
@@ -58,6 +59,7 @@ def receive(asked: TaskExchange) -> None:
     """Serve a provider that releases a dataset, to the end of the exchange.
 
     Raises:
+        RowsNotAsked: The computation takes updates of a model.
         ReleaseNotAuthorized: The dataset is not this party's to release for the task.
         RatlsError: Why nothing of this stream counts.
     """
@@ -71,6 +73,7 @@ class _Release:
         self._dataset = require_release(
             asked.enclave.policy, asked.party, asked.computation, asked.hello.dataset
         )
+        require_rows(asked.computation)
         self._asked = replace(asked, log=asked.log.bind(dataset=self._dataset.id))
         self._enclave, self._stream, self._ticket = asked.enclave, asked.stream, asked.ticket
         self._about = schema_digest(self._dataset)

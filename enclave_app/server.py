@@ -35,7 +35,7 @@ WATCH_SECONDS = 1.0
 
 
 class MethodNotOffered(AuthorizationError):
-    """Only the five exchanges of ratls/1 are served."""
+    """Only the six exchanges of ratls/1 are served."""
 
     code = "method-not-offered"
     default_fix = "use `ratls provider push`, `ratls task result` or `ratls verify server`"
@@ -85,7 +85,7 @@ class EnclaveServer:
             supervised("bulk", self._bulk.step, self._bug)
 
     def _exchange(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
-        """The five exchanges of ratls/1: release, collect, reason, attest, withdraw."""
+        """The six exchanges of ratls/1: release, collect, reason, attest, withdraw, round."""
 
         def served(party: Party, call: Running) -> None:
             stream = ServerExchange(

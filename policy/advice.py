@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from policy.document import Policy
 from policy.errors import PolicyFormatError
+from policy.rounds import RUN, Series
 from policy.sections import ANY_MACHINE, Computation
 from policy.syntax import LineIndex
 
@@ -127,6 +128,8 @@ def _computation(path: str, computation: Computation, policy: Policy) -> Iterato
     if computation.uses > 1 and (asked := _askable(computation)):
         why = "each use with a few other rows tells which value those rows have"
         yield f"{path}.uses", f"{asked}, {computation.uses:,} times", why, "write uses = 1"
+    if computation.run == RUN:
+        yield from _rounds(path, Series.of(computation))
     if len(computation.inputs) > 1:
         owners = {d.owner for d in policy.dataset if d.id in computation.inputs}
         for i, name in enumerate(computation.recipients):
@@ -135,6 +138,16 @@ def _computation(path: str, computation: Computation, policy: Policy) -> Iterato
                 found = f"{name} is also a provider of an input"
                 instead = "let another party receive the result, or raise min_subjects_per_input"
                 yield f"{path}.recipients[{i}]", found, why, instead
+
+
+def _rounds(path: str, series: Series) -> Iterator[_Advice]:
+    count, place = len(series.inputs), f"{path}.parameters.quorum"
+    if series.quorum == 2:
+        why = "each of two parties subtracts its own update, and has the other one's"
+        yield place, "2 parties", why, "ask a third party to take part"
+    elif count > 3 and series.quorum == count:
+        why = "one party that is away for one round ends all of them"
+        yield place, f"all {count} parties", why, f"agree on {max(3, count - 1)} or fewer"
 
 
 def _askable(computation: Computation) -> str:

@@ -10,12 +10,13 @@ the same policies before a row is sent. The code is in `enclave_app.computations
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import ClassVar
 
+from policy import rounds
 from policy.parameters import Fixed, Parameter, Range, Value
 from policy.sections import Computation, Dataset
 
@@ -133,25 +134,69 @@ _STATEMENT_CAP = 8000
 _BOUND_NAME = re.compile("[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
+Kind = Columns | Whole | Probabilities | Statement | rounds.Kind
+
+
+def _nothing_else(path: str, _: Computation, inputs: Sequence[Dataset]) -> Iterator[Finding]:
+    yield from ()
+
+
 @dataclass(frozen=True, slots=True)
 class Declared:
     """What a policy may ask of one computation."""
 
     about: str  # what it computes, in one sentence
     outputs: frozenset[str]
-    parameters: Mapping[str, Columns | Whole | Probabilities | Statement]
+    parameters: Mapping[str, Kind]
     says: str  # what its result still tells about persons when every rule holds
     fewest_subjects: int  # the least that `min_subjects_per_input` may demand
     optional: frozenset[str] = frozenset()
     fewest_inputs: int = 1
     # Parameters with names of the policy's own: single values that are bound to $name.
     binds: bool = False
+    takes_rows: bool = True  # or updates of a model, in rounds: its rows stay with their owners
+    # What its parameters say against each other.
+    also: Callable[[str, Computation, Sequence[Dataset]], Iterator[Finding]] = _nothing_else
     # R15: more digits tell more, and only few of them are known better than by chance.
     most_digits: int = 6
 
 
 DECLARED: Mapping[str, Declared] = MappingProxyType(
     {
+        rounds.RUN: Declared(
+            about="One model, trained in rounds by the owners of the inputs: each sends what its "
+            "training changed, and no row.",
+            outputs=frozenset({"model"}),
+            parameters={
+                "model": rounds.Word(rounds.MODELS),
+                "features": Columns(_NUMBERS),
+                "label": Columns(_NUMBERS, several=False),
+                "tensors": rounds.Tensors(),
+                "rounds": rounds.Count(1, 1000),
+                "quorum": rounds.Count(2, rounds.MOST_PARTIES),
+                "reason": rounds.Text(),
+                "seconds": rounds.Count(1, 86_400),
+                "aggregator": rounds.Word(rounds.AGGREGATORS),
+                "mu": rounds.Number(0, 1e3),
+                "trim": rounds.Count(1, rounds.MOST_PARTIES // 2),
+                "clip_norm": rounds.Number(0, 1e6),
+                "weights": rounds.Weights(),
+                "epochs": rounds.Count(1, 1000),
+                "learning_rate": rounds.Number(0, 10),
+                "l2": rounds.Number(0, 10, least_too=True),
+            },
+            # Counted by each owner over its own rows, before it sends an update.
+            fewest_subjects=10,
+            says="to every owner, after each round, the joint model; and so, to an owner, how the "
+            "others' updates moved it together. What single persons did to an update is hidden by "
+            "no noise. The enclave sees no rows, so each owner alone counts its own persons, and "
+            "its update may be made up: the norm to which updates are clipped bounds it, and "
+            "trimmed_mean and median leave out what stands apart",
+            optional=rounds.OPTIONAL,
+            fewest_inputs=2,
+            takes_rows=False,
+            also=rounds.problems,
+        ),
         "logistic_regression": Declared(
             about="One model over the rows of all inputs together: how likely the label is, given "
             "the features.",
@@ -248,6 +293,7 @@ def computation_problems(
     if len(computation.inputs) < declared.fewest_inputs:
         yield f"{path}.inputs", f"at least {declared.fewest_inputs}", str(len(computation.inputs))
     yield from _parameters(f"{path}.parameters", computation.parameters, declared, inputs)
+    yield from declared.also(path, computation, inputs)
 
 
 def _meant(name: str, known: Collection[str]) -> str:
@@ -321,6 +367,8 @@ def columns_used(computation: Computation, inputs: Sequence[Dataset]) -> list[st
             elif isinstance(kind, Statement):
                 for dataset in inputs:
                     found |= dict.fromkeys(named_in(str(value), dataset.columns))
+    if not found and not DECLARED[computation.run].takes_rows:  # an owner's program reads them all
+        return [*dict.fromkeys(name for dataset in inputs for name in dataset.columns)]
     return [*found]
 
 

@@ -37,6 +37,8 @@ RECEIPT = "application/vnd.ratls.receipt.v1+json"
 RECORD = "application/vnd.ratls.record.v1+json"
 WITHDRAWAL = "application/vnd.ratls.withdrawal.v1+json"
 ENDED = "application/vnd.ratls.ended.v1+json"
+UPDATE = "application/vnd.ratls.update.v1+json"
+ROUND = "application/vnd.ratls.round.v1+json"
 
 PAYLOAD_CAP = 1 << 20
 SIGNATURES_CAP = 64

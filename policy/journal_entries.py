@@ -131,6 +131,14 @@ class ReleasedEntry(_OfDataset):
     rows: Count
 
 
+class UpdatedEntry(_OfDataset):
+    """An update of a model for one round is signed, kept, and about to be sent."""
+
+    kind: Literal["updated"] = "updated"
+    round: Count
+    update: DigestText
+
+
 class CollectedEntry(_OfInstance):
     """A result was fetched and its receipt verified."""
 
@@ -170,6 +178,7 @@ Entry = (
     | ReturnedEntry
     | CommittedEntry
     | ReleasedEntry
+    | UpdatedEntry
     | CollectedEntry
     | RefusedEntry
 )

@@ -17,6 +17,7 @@ from itertools import islice
 from policy.computations import DECLARED, bound, columns_used
 from policy.document import Policy, digest_text
 from policy.parameters import Choice, Fixed, Parameter
+from policy.rounds import series_text
 from policy.sections import ANY_MACHINE, Computation, Dataset, Enclave, Party
 from policy.statement import instant_text
 from policy.trust_domain import ANY_MODULE, REGISTERS, TrustDomain
@@ -79,10 +80,12 @@ def computation_sentences(policy: Policy, computation: Computation) -> tuple[str
     sources = listed(f"{d.id} of {d.owner}" for d in inputs)
     fixed = {n: p for n, p in computation.parameters.items() if isinstance(p, Fixed)}
     free = {n: p for n, p in computation.parameters.items() if not isinstance(p, Fixed)}
+    rounds = () if DECLARED[computation.run].takes_rows else (series_text(computation),)
     found = [
         f"{computation.id} is {computation.run} over {sources}, with "
         + listed(f"{n} = {values_text(p)}" for n, p in fixed.items())
         + ".",
+        *rounds,
         f"{listed(computation.submitters, 'or')} may start {computation.id}, at most "
         f"{_times(computation.uses)} over each dataset.",
     ]
@@ -94,8 +97,8 @@ def computation_sentences(policy: Policy, computation: Computation) -> tuple[str
         chosen = listed(f"{n} from {values_text(p)}" for n, p in free.items())
         found.append(f"Who starts {computation.id} chooses {chosen}.")
     found.append(
-        f"{_receives(computation.recipients)} {listed(rule.outputs)} of {computation.id}, if at "
-        f"least {rule.min_subjects_per_input:,} persons stand behind every group in every input, "
+        f"{_receives(computation)} {listed(rule.outputs)} of {computation.id}, if at "
+        f"least {rule.min_subjects_per_input:,} persons stand behind {_behind(computation)}, "
         f"with {rule.significant_digits} significant digits."
     )
     if rule.reasons is not None:
@@ -104,6 +107,12 @@ def computation_sentences(policy: Policy, computation: Computation) -> tuple[str
             "breaks."
         )
     return tuple(found)
+
+
+def _behind(computation: Computation) -> str:
+    if DECLARED[computation.run].takes_rows:
+        return "every group in every input"
+    return "every update, as its owner counts them"
 
 
 def _agreement(policy: Policy) -> Iterator[str]:
@@ -166,11 +175,15 @@ _Used = Sequence[tuple[Computation, Sequence[Dataset], Sequence[str]]]
 def _party(policy: Policy, party: Party, used: _Used) -> Iterator[str]:
     me, end = party.id, instant_text(policy.expires)
     for dataset in (d for d in policy.dataset if d.owner == me):
-        yield (
-            f"For each use {me} sends the enclave at most {dataset.max_rows:,} rows of "
-            f"{dataset.id}, with the columns {listed(map(name_text, dataset.columns))}. "
-            f"{name_text(dataset.subject)} tells persons apart."
-        )
+        taking = [c for c, _, _ in used if dataset.id in c.inputs]
+        if taking and not any(DECLARED[c.run].takes_rows for c in taking):
+            yield f"{me} sends no row of {dataset.id}: it sends updates of a model, in rounds."
+        else:
+            yield (
+                f"For each use {me} sends the enclave at most {dataset.max_rows:,} rows of "
+                f"{dataset.id}, with the columns {listed(map(name_text, dataset.columns))}. "
+                f"{name_text(dataset.subject)} tells persons apart."
+            )
         yield from _uses_of(dataset, used, end)
     for computation, inputs, _ in used:
         if me in computation.submitters:
@@ -179,15 +192,21 @@ def _party(policy: Policy, party: Party, used: _Used) -> Iterator[str]:
                 f"dataset, until {end}."
             )
         if me in computation.recipients:
-            alone = "" if len(computation.recipients) > 1 else " alone"
+            rows = DECLARED[computation.run].takes_rows
+            alone = " alone" if rows and len(computation.recipients) == 1 else ""
             yield (
                 f"{me}{alone} receives {listed(computation.release.outputs)} of {computation.id}, "
-                f"computed from rows of {listed(dict.fromkeys(d.owner for d in inputs))}."
+                f"computed from {_what(computation)} of "
+                f"{listed(dict.fromkeys(d.owner for d in inputs))}."
             )
     if "operator" in party.roles:
         yield f"{me} runs machines: it can stop or delay the work."
     if not party.votes:
         yield f"{me} has no vote on this policy or the next."
+
+
+def _what(computation: Computation) -> str:
+    return "rows" if DECLARED[computation.run].takes_rows else "updates"
 
 
 def _uses_of(dataset: Dataset, used: _Used, end: str) -> Iterator[str]:
@@ -208,11 +227,12 @@ def _uses_of(dataset: Dataset, used: _Used, end: str) -> Iterator[str]:
             f"({computation.run}){beside}, at most {_times(computation.uses)}, until {end}."
         )
         yield (
-            f"{_receives(computation.recipients)} {listed(rule.outputs)}, about at least "
+            f"{_receives(computation)} {listed(rule.outputs)}, about at least "
             f"{rule.min_subjects_per_input:,} persons of each input, with "
             f"{rule.significant_digits} significant digits."
         )
-    if unused := [name_text(n) for n in dataset.columns if n not in columns]:
+    sent = any(DECLARED[c.run].takes_rows for c, _, _ in used if dataset.id in c.inputs)
+    if sent and (unused := [name_text(n) for n in dataset.columns if n not in columns]):
         yield f"No computation uses {listed(unused)} of {dataset.id}, and the rows contain it."
 
 
@@ -306,7 +326,10 @@ def inputs_of(policy: Policy, computation: Computation) -> list[Dataset]:
     return [known[name] for name in computation.inputs]
 
 
-def _receives(recipients: tuple[str, ...]) -> str:
+def _receives(computation: Computation) -> str:
+    recipients = computation.recipients
+    if not DECLARED[computation.run].takes_rows:
+        return f"{listed((*recipients, 'every owner'))} receive"
     return (
         f"{recipients[0]} alone receives"
         if len(recipients) == 1

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from policy.computations import DECLARED, Columns, Declared, Probabilities, Statement, Whole
+from policy import rounds
+from policy.computations import (
+    DECLARED,
+    Columns,
+    Declared,
+    Kind,
+    Probabilities,
+    Statement,
+    Whole,
+)
 from verifier.errors import ConfigError
 
 _TYPES = ("bool", "int32", "int64", "float32", "float64", "string")  # in this order
@@ -25,6 +34,14 @@ _EXAMPLE_VALUES = {  # for a policy whose datasets have these columns
     "max_groups": "200",
     "memory_mebibytes": "512",
     "seconds": "60",
+    "model": '"logistic"',
+    "rounds": "20",
+    "quorum": "3",
+    "aggregator": '"fedavg"',
+    "clip_norm": "2.0",
+    "weights": '"equal"',
+    "epochs": "1",
+    "learning_rate": "0.1",
 }
 
 
@@ -68,8 +85,10 @@ def facts(name: str) -> dict[str, Any]:
     }
 
 
-def value_text(kind: Columns | Whole | Probabilities | Statement) -> str:
+def value_text(kind: Kind) -> str:
     """What a parameter takes."""
+    if isinstance(kind, rounds.Kind):
+        return kind.said
     match kind:
         case Whole():
             return f"an integer from {kind.least:,} to {kind.most:,}"
@@ -98,7 +117,8 @@ def block(name: str, *, id_: str, inputs: str, people: str, fill: bool = True) -
     values = ", ".join(
         f"{parameter} = {_example(parameter, kind, fill=fill)}"
         for parameter, kind in declared.parameters.items()
-        if fill or parameter not in declared.optional
+        if parameter in _EXAMPLE_VALUES
+        and (fill or parameter not in declared.optional or not declared.takes_rows)
     )
     output = sorted(declared.outputs)[-1]
     least = max(100, declared.fewest_subjects)
@@ -111,9 +131,7 @@ def block(name: str, *, id_: str, inputs: str, people: str, fill: bool = True) -
     )
 
 
-def _example(
-    parameter: str, kind: Columns | Whole | Probabilities | Statement, *, fill: bool
-) -> str:
+def _example(parameter: str, kind: Kind, *, fill: bool) -> str:
     if not fill and isinstance(kind, Statement):
         return '"<statement>"'
     if fill or not isinstance(kind, Columns):
@@ -173,5 +191,7 @@ def page() -> str:
         lines += [f"What a result still tells: {declared.says}.", "", "```toml"]
         people = 'submitters = ["carol-lab"]\nrecipients = ["carol-lab"]\n'
         inputs = '["train_party_1", "train_party_2"]'
+        if not declared.takes_rows:
+            inputs = inputs.replace("]", ', "train_party_3"]')
         lines += [block(name, id_="example", inputs=inputs, people=people).rstrip("\n"), "```"]
     return "\n".join(lines) + "\n"

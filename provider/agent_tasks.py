@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from policy.computations import DECLARED
 from policy.document import Policy
 from policy.party import LocalParty
 from policy.passphrase import passphrase_source
@@ -115,7 +116,9 @@ class TaskReleaser:
         state.require_taking_part(policy, task.computation, task.submitter)
         computation = policy.computation_by_id(task.computation)
         assert computation is not None  # `Task.open` refuses what the policy does not have
-        datasets = [policy.dataset_by_id(name) for name in computation.inputs]
+        # Of rounds no row is released: their owners take part with `ratls provider train`.
+        rows = computation.inputs if DECLARED[computation.run].takes_rows else ()
+        datasets = [policy.dataset_by_id(name) for name in rows]
         own = (d.id for d in datasets if d is not None and d.owner == self.party.party_id)
         return AgentTask(raw, task.digest, tuple(own), tuple(e.name for e in policy.enclave))
 

@@ -184,6 +184,8 @@ def _line(record: JournalRecord, fields: dict[str, Any]) -> str:
     parts += [str(fields[name]) for name in names if fields.get(name) is not None]
     if fields.get("rows") is not None:
         parts.append(f"{fields['rows']:,} rows")
+    if fields.get("round") is not None:
+        parts.append(f"round {fields['round']}")
     if "code" in fields:
         parts.append(f"[{fields['code']}]" + (f" at {fields['check']}" if fields["check"] else ""))
         parts += [f"while {_STEPS[fields['step']]}"] if fields["step"] else []

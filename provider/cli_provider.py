@@ -20,6 +20,7 @@ from provider.cli_check import (
 )
 from provider.cli_deliver import deliver
 from provider.cli_journal import journal
+from provider.cli_train import train
 from provider.options import (
     EnclaveAt,
     MailboxAt,
@@ -29,6 +30,7 @@ from provider.options import (
     Timeout,
     enclave_request,
     enclave_shown,
+    report_released,
     require_both,
 )
 from ratls.options import CollateralFile
@@ -36,7 +38,6 @@ from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 
 if TYPE_CHECKING:
-    from policy.commit import Commit
     from provider.exchange import EnclaveRequest
     from verifier.shell import Shell
 
@@ -115,7 +116,8 @@ def push(
                 progress=progress,
             )
         commit, kept = done.commit, done.kept
-        reported = _report(shell, request, commit, scheduler, scheduler_certificate)
+        done_for = (commit.task_digest, commit.dataset, commit.instance)
+        reported = report_released(shell, request, *done_for, scheduler, scheduler_certificate)
         if not json_output:
             shell.show_appraisal(done.fresh.appraisal)
         before = " by an earlier run" if done.resumed else ""
@@ -155,32 +157,6 @@ def _rehearse(shell: Shell, request: EnclaveRequest, dataset: str, source: Path)
         f"{', '.join(enclave.name for enclave in job.policy.enclave)}; nothing was sent "
         f"({job.checked.mode})",
     )
-
-
-def _report(
-    shell: Shell,
-    request: EnclaveRequest,
-    commit: Commit,
-    scheduler: str | None,
-    certificate: Path | None,
-) -> bool | None:
-    """Report to the scheduler; None without one. A failed report is only shown."""
-    if scheduler is None or certificate is None:
-        return None
-    from provider.mailbox import mailbox
-    from ratls.address import Address
-    from scheduler.queued_task import State
-    from verifier.errors import RatlsError
-
-    try:
-        with mailbox(Address.parse(scheduler), certificate, request.party) as client:
-            client.report(
-                commit.task_digest, commit.dataset, State.RELEASED, instance=commit.instance
-            )
-    except RatlsError as refusal:
-        shell.say(f"released, but not reported to {scheduler}: [{refusal.code}] {refusal}")
-        return False
-    return True
 
 
 provider.command("push")(with_simulation_option(push))
@@ -226,6 +202,7 @@ def reason(
 
 
 provider.command("reason")(with_simulation_option(reason))
+provider.command("train")(with_simulation_option(train))
 provider.command("budget")(budget)
 provider.command("deliver")(with_simulation_option(deliver))
 provider.command("describe")(describe)

@@ -33,6 +33,7 @@ from provider.collect import Outputs, collect  # noqa: E402
 from provider.exchange import EnclaveRequest  # noqa: E402
 from provider.mailbox import mailbox  # noqa: E402
 from provider.release import Release, release  # noqa: E402
+from provider.rounds import TookPart, take_part  # noqa: E402
 from provider.sources import SourceSpec, of_table  # noqa: E402
 from provider.task_signing import policy_in_force, sign_task  # noqa: E402
 from ratls.profile import EnclavePlace, Profile  # noqa: E402
@@ -89,10 +90,10 @@ class Result:
         Raises:
             ResultNoModel: It holds no weights of a model.
         """
-        weights = self.values.get("model_weights")
-        if self.receipt.run != "logistic_regression" or weights is None:
+        weights = self.values.get("model_weights") or self.values.get("model")
+        if weights is None or "classes" not in weights:
             raise ResultNoModel(
-                "result", expected="model_weights of logistic_regression", found=self.receipt.run
+                "result", expected="the weights of a logistic model", found=self.receipt.run
             )
         import numpy as np
         from sklearn.linear_model import LogisticRegression
@@ -199,6 +200,31 @@ class Client:
             raise TypeError("release() needs at least one dataset: client.release(task, visits=…)")
         request = self._request(task, enclave, timeout)
         return {name: release(request, name, _source(rows)) for name, rows in datasets.items()}
+
+    def train(
+        self,
+        task: bytes,
+        *,
+        program: str | PathLike[str] | None = None,
+        enclave: str | None = None,
+        timeout: float = 600,
+        **dataset: Any,
+    ) -> TookPart:
+        """Take part in the rounds of a task with one own dataset; its rows stay here.
+
+        Args:
+            program: Trains in place of scikit-learn, as `provider.training.ProgramTrainer` says.
+            enclave: Its name in policy and profile, where the profile has several.
+            timeout: Seconds for each exchange.
+            dataset: By its id in the policy, as for `release`. Exactly one.
+
+        Raises: RatlsError, as `provider.rounds.take_part`.
+        """
+        if len(dataset) != 1:
+            raise TypeError("train() needs exactly one dataset: client.train(task, visits=…)")
+        ((name, rows),) = dataset.items()
+        own = None if program is None else Path(program)
+        return take_part(self._request(task, enclave, timeout), name, _source(rows), program=own)
 
     def result(
         self,

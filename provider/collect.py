@@ -17,6 +17,7 @@ from pathlib import Path
 from policy.errors import ResultBindingError, TicketScopeError
 from policy.journal_entries import CollectedEntry
 from policy.receipt import Receipt, indented
+from policy.rounds import rests_on
 from policy.seal import is_denial, open_result, result_info
 from policy.sections import Computation
 from provider.errors import EnclaveRestarted, ResultDeniedError, ResultUnavailable
@@ -221,7 +222,7 @@ def check_receipt(
         "evidence": fresh.raw,
     }
     require_own(receipt, fresh, values, ReceiptMismatch)
-    if tuple(i.dataset for i in receipt.inputs) != computation.inputs:
+    if not rests_on(computation, tuple(i.dataset for i in receipt.inputs)):
         raise ReceiptMismatch(
             "receipt: inputs", expected=", ".join(computation.inputs), found="others"
         )

@@ -11,6 +11,7 @@ from ratls.options import enclave_facts
 from ratls.profile_options import ProfileFinder
 
 if TYPE_CHECKING:
+    from policy.values import Digest, Instance
     from provider.exchange import EnclaveRequest
     from ratls.appraise import FreshEvidence
     from verifier.anchors import Mode
@@ -114,3 +115,29 @@ def enclave_request(
 def enclave_shown(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, Any]:
     """The enclave that proved itself, for machines."""
     return {"mode": mode.value, "address": address} | enclave_facts(fresh)
+
+
+def report_released(
+    shell: Shell,
+    request: EnclaveRequest,
+    task_digest: Digest,
+    dataset: str,
+    instance: Instance,
+    scheduler: str | None,
+    certificate: Path | None,
+) -> bool | None:
+    """Report to the scheduler; None without one. A failed report is only shown."""
+    if scheduler is None or certificate is None:
+        return None
+    from provider.mailbox import mailbox
+    from ratls.address import Address
+    from scheduler.queued_task import State
+    from verifier.errors import RatlsError
+
+    try:
+        with mailbox(Address.parse(scheduler), certificate, request.party) as client:
+            client.report(task_digest, dataset, State.RELEASED, instance=instance)
+    except RatlsError as refusal:
+        shell.say(f"released, but not reported to {scheduler}: [{refusal.code}] {refusal}")
+        return False
+    return True

@@ -30,6 +30,7 @@ from policy.journal_entries import (
     ReturnedEntry,
 )
 from policy.receipt import Acknowledgement
+from policy.rounds import require_rows
 from policy.rows import schema_digest
 from policy.sections import Computation, Dataset
 from policy.statement import instant_text
@@ -235,6 +236,7 @@ def check_locally(
     checked = request.check_task()
     journalling.mode = checked.mode
     dataset, computation = own_input(checked, dataset_id, request.party.party_id)
+    require_rows(computation)
     job = CheckedRelease(request, checked, dataset, computation)
     with journalling.journal() as journal:
         require_reservations(journal.records, request.state)

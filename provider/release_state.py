@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Self
 
 from policy.journal_chain import JournalCut, JournalRecord
-from policy.journal_entries import CommittedEntry, ReleasedEntry, ReservedEntry, ReturnedEntry
+from policy.journal_entries import (
+    CommittedEntry,
+    ReleasedEntry,
+    ReservedEntry,
+    ReturnedEntry,
+    UpdatedEntry,
+)
 from policy.statement import instant_text
 from policy.values import Instance
 from provider.errors import TaskBoundToInstance, TicketReplayError
@@ -89,11 +95,11 @@ def reservations(records: Iterable[JournalRecord]) -> dict[tuple[str, str], Rese
             before = found.get((entry.task, entry.dataset))
             committed = before is not None and before.committed
             found[entry.task, entry.dataset] = Reservation(entry, committed=committed)
-        elif isinstance(entry, ReturnedEntry | CommittedEntry):
+        elif isinstance(entry, ReturnedEntry | CommittedEntry | UpdatedEntry):
             held = found.get((entry.task, entry.dataset))
             if held is not None:
                 held.returned |= isinstance(entry, ReturnedEntry)
-                held.committed |= isinstance(entry, CommittedEntry)
+                held.committed |= isinstance(entry, CommittedEntry | UpdatedEntry)
     return found
 
 
@@ -139,7 +145,7 @@ def require_attempt(
 
 
 def require_reservations(records: Iterable[JournalRecord], state: Path) -> None:
-    """The journal has the reservation of every kept commit, of all tasks.
+    """The journal has the reservation of every kept commit and update, of all tasks.
 
     D14: otherwise an older journal was put back with its head. Uses would be counted from the
     start, and a task could go to a second instance, as without a journal.
@@ -147,7 +153,9 @@ def require_reservations(records: Iterable[JournalRecord], state: Path) -> None:
     Raises: JournalCut.
     """
     known = {(task.removeprefix("sha256:"), dataset) for task, dataset in reservations(records)}
-    for kept in state.glob(f"{_RELEASES}/*/*/{_ATTEMPT}"):
+    # What was signed for a round is kept by `provider.round_folder`.
+    signed = state.glob("rounds/*/*/signed.json")
+    for kept in (*state.glob(f"{_RELEASES}/*/*/{_ATTEMPT}"), *signed):
         task, dataset = kept.parts[-3:-1]
         if (task, dataset) not in known:
             raise JournalCut(

@@ -48,6 +48,12 @@ def receipt(
     digest: KnownDigest = None,
     at: At = None,
     state: KnownState = None,
+    rounds: Annotated[
+        bool,
+        typer.Option(
+            "--rounds", help="FILE is a folder of `provider train`: check all its rounds."
+        ),
+    ] = False,
     json_output: Json = False,
     *,
     allow_simulation: bool = False,
@@ -65,6 +71,12 @@ def receipt(
     if record is not None and collateral is not None:
         raise typer.BadParameter("give --record or --collateral", param_hint="--record")
     with refusals_as_exit_status(json_output) as shell:
+        reader = Reader(agreement, party, digest, state)
+        if rounds:
+            from ratls.cli_verify_rounds import show_rounds
+
+            show_rounds(shell, file, reader, allow_simulation)
+            return
         from policy.receipt import RESULT_CAP, is_document
         from ratls.appraise import Expectation
         from ratls.offline import policy_named_by, verify_document, verify_with_record
@@ -86,7 +98,6 @@ def receipt(
             raise typer.BadParameter(
                 "cannot be used with a record, which contains the time", param_hint="--at"
             )
-        reader = Reader(agreement, party, digest, state)
         agreed, doubt = reader.policy(shell, lambda complete: policy_named_by(raw, complete))
         roots = shell.anchors(agreed.platform.root, allow_simulation=allow_simulation)
         if record is not None:
@@ -112,6 +123,7 @@ def _show_document(
     refusal: RatlsError | None,
 ) -> None:
     from policy.receipt import Receipt
+    from policy.round_receipt import RoundReceipt
 
     document, enclave = verified.document, verified.evidence.admission.enclave.name
     facts |= {
@@ -124,7 +136,12 @@ def _show_document(
         "clock": clock,
         "checks": verified.appraisal.as_json(),
     }
-    if isinstance(document, Receipt):
+    if isinstance(document, RoundReceipt):
+        who = [p.provider for p in document.participants]
+        facts |= {"computation": document.computation, "round": document.round, "parties": who}
+        facts |= {"model_digest": digest_text(document.model)}
+        what = f"round {document.round} of {document.computation}, by {', '.join(who)}"
+    elif isinstance(document, Receipt):
         inputs = [i.dataset for i in document.inputs]
         facts |= {
             "computation": document.computation,

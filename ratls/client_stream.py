@@ -50,6 +50,7 @@ from ratls.framing import (
 from ratls.peer_refusal import slug
 from ratls.pin import ChannelIdentity, ending, pinned_channel
 from ratls.sealing import (
+    SALT_SIZE,
     TAG_SIZE,
     ChunkHead,
     StreamKey,
@@ -123,7 +124,7 @@ def open_exchange(
         TransportError: The peer is unreachable, late, silent or refuses.
         RatlsError: What the appraisal of its answer says.
     """
-    largest = MAX_PART if kind is Kind.COLLECT else MAX_MESSAGE
+    largest = MAX_PART if kind in (Kind.COLLECT, Kind.ROUND) else MAX_MESSAGE
     verifier = Verifier(lambda: expectation, clock, random)
     challenger = Challenger(admitted, identity.spki_sha256, verifier, task_digest)
     hello: dict[str, Any] = {"task": task, "dataset": dataset, "release": release}
@@ -210,6 +211,21 @@ class ClientExchange:
         self._ended = False  # the last chunk was given
         self._bulk: BulkSender | None = None
         self._address, self._timeout = address, timeout
+
+    @property
+    def call(self) -> ClientCall:
+        """The RPC itself, for what `ratls.client_rounds` says on it."""
+        return self._call
+
+    def key_for(
+        self, transcript: Transcript, random: Callable[[int], bytes] = os.urandom
+    ) -> tuple[bytes, StreamKey]:
+        """A key for one direction of a round: sealed to the enclave, and to use.
+
+        Raises:
+            SealingKeyMalformed: The enclave names no key to seal to.
+        """
+        return seal_stream_key(self._sealing_key, transcript, bytes(SALT_SIZE), random)
 
     def _say(self, name: str, **members: Any) -> None:
         self._call.send(message_frame(write_message(name, **members)))

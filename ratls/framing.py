@@ -60,6 +60,7 @@ class Kind(Enum):
     ATTEST = b"ratls/1 attest"
     REASON = b"ratls/1 reason"
     WITHDRAW = b"ratls/1 withdraw"
+    ROUND = b"ratls/1 round"
 
     @classmethod
     def of(cls, command: bytes) -> Kind:
@@ -99,6 +100,13 @@ _SHAPES: dict[str, dict[str, type]] = {
     "request": {"method": str, "about": bytes},
     "more": {"batches": int},
     "complete": {"batches": int, "rows": int},
+    # Round 0 brings nothing; keys for what comes and for what goes; the update that was signed for
+    # this round before, if one was; the last round that the party has the receipt of.
+    "round": {"number": int, "up": bytes, "down": bytes, "signed": bytes, "seen": int},
+    "turn": {"number": int, "due": int},  # the open round; 1 where the update is to come now
+    "update": {"update": bytes},
+    "model": {"number": int, "open": int, "receipts": int},  # the receipts follow, then chunks
+    "receipt": {"document": bytes},
 }
 _SIZES = {"nonce": NONCE_SIZE, "digest": 32}
 

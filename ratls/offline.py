@@ -11,6 +11,7 @@ the caller names.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -21,6 +22,8 @@ from policy.document import Policy
 from policy.errors import PartyNotListed, ResultBindingError
 from policy.receipt import Acknowledgement, Receipt
 from policy.record import Record
+from policy.round_receipt import RoundReceipt, require_chain, require_participants
+from policy.rounds import rests_on
 from policy.statement import require_policy
 from ratls.appraise import Expectation, FreshEvidence, appraise_fresh, preceded_by
 from ratls.claims import ChallengeClaims, ModeClaimMismatch
@@ -45,6 +48,7 @@ class DocumentCheck(StrEnum):
     MODE = "document-mode"
 
 
+Document = Receipt | Acknowledgement | RoundReceipt
 _SEAL = object()
 
 
@@ -52,7 +56,7 @@ _SEAL = object()
 class VerifiedDocument:
     """A document of an enclave that the policy admits: only `verify_document` makes one."""
 
-    document: Receipt | Acknowledgement
+    document: Document
     evidence: FreshEvidence
     appraisal: Appraisal  # everything that was checked
     seal: InitVar[object]
@@ -91,7 +95,7 @@ def _verify_result(raw: bytes, result: bytes) -> Appraisal:
 
 def _verify_document(
     raw: bytes, expectation: Expectation, at: datetime
-) -> tuple[Receipt | Acknowledgement, FreshEvidence, Appraisal]:
+) -> tuple[Document, FreshEvidence, Appraisal]:
     log = AppraisalLog(DocumentCheck)
     with log.check(DocumentCheck.SIGNATURE):
         document = _open(raw)
@@ -100,7 +104,7 @@ def _verify_document(
     with log.check(DocumentCheck.PARTY):
         peer = _party_key(document, expectation.policy)
     with log.check(DocumentCheck.MODE):
-        if isinstance(document, Receipt):
+        if not isinstance(document, Acknowledgement):
             _require_mode(document.mode, expectation.roots)
     before = log.close()
     own = expectation.claims(ChallengeClaims.CONTEXT) | {
@@ -110,9 +114,7 @@ def _verify_document(
         "task-hash": document.task_digest,
         "nonce": document.nonce,
         "binder": b"",
-        "sealing-key-hash": (
-            document.sealing_key_hash if isinstance(document, Acknowledgement) else b""
-        ),
+        "sealing-key-hash": b"" if isinstance(document, Receipt) else document.sealing_key_hash,
     }
     with preceded_by(before):
         evidence = appraise_fresh(document.evidence, own, document.tls_spki, expectation, at=at)
@@ -138,6 +140,23 @@ def verify_with_record(
     return verified, seen
 
 
+def verify_rounds(
+    files: Sequence[tuple[bytes, bytes]], policy: Policy, roots: TrustAnchors
+) -> list[tuple[VerifiedDocument, Record]]:
+    """Judge the receipts of all rounds of one series, with their records, and that they are a
+    chain: each round goes on from the model of the one before, with enough of the agreed parties.
+
+    Raises:
+        RatlsError: What `verify_with_record` says of one, or `require_chain` of all of them.
+    """
+    judged = [verify_with_record(raw, record, policy, roots) for raw, record in files]
+    receipts = [d.document for d, _ in judged if isinstance(d.document, RoundReceipt)]
+    if len(receipts) < len(judged):
+        raise _outside("rounds", "another document")
+    require_chain(receipts, policy)
+    return judged
+
+
 def policy_named_by(raw: bytes, agreement: CompleteAgreement) -> Policy:
     """The version of the policy that a document names, or the newest, which then refuses it.
 
@@ -151,19 +170,27 @@ def policy_named_by(raw: bytes, agreement: CompleteAgreement) -> Policy:
     return next((p for p in versions if p.digest == named), agreement.policy)
 
 
-def _open(raw: bytes) -> Receipt | Acknowledgement:
+def _open(raw: bytes) -> Document:
     kind = dsse.Envelope.parse(raw).payload_type
+    if kind == dsse.ROUND:
+        return RoundReceipt.open(raw)
     return Acknowledgement.open(raw) if kind == dsse.ACKNOWLEDGEMENT else Receipt.open(raw)
 
 
-def _party_key(document: Receipt | Acknowledgement, policy: Policy) -> bytes:
+def _party_key(document: Document, policy: Policy) -> bytes:
     """SHA-256 of the channel key of the party to whom the document was given."""
-    name = document.recipient if isinstance(document, Receipt) else document.provider
+    name = document.provider if isinstance(document, Acknowledgement) else document.recipient
     party = policy.party_by_id(name)
     if party is None:
         raise PartyNotListed(document.noun, expected="a party of the policy", found=name)
     if isinstance(document, Receipt):
         _require_computation(document, policy)
+    elif isinstance(document, RoundReceipt):
+        require_participants(document, policy)
+        agreed = policy.computation_by_id(document.computation)
+        owners = [d.owner for d in policy.dataset if agreed and d.id in agreed.inputs]
+        if name not in owners:
+            raise _outside(document.noun, f"{name}, who owns no input of {document.computation}")
     else:
         dataset = policy.dataset_by_id(document.dataset)
         if dataset is None or dataset.owner != name:
@@ -177,7 +204,7 @@ def _require_computation(receipt: Receipt, policy: Policy) -> None:
         agreed is None
         or agreed.run != receipt.run
         or receipt.recipient not in agreed.recipients
-        or tuple(i.dataset for i in receipt.inputs) != agreed.inputs
+        or not rests_on(agreed, tuple(i.dataset for i in receipt.inputs))
     ):
         raise _outside("receipt", f"{receipt.computation} for {receipt.recipient}")
 

@@ -82,6 +82,14 @@ TAKES: Mapping[str, Mapping[str, str]] = {
         **_KEYS,
         **_STATE,
     },
+    "provider train": {
+        "dataset": "dataset.id",
+        "source": "dataset.source",
+        **_ENCLAVE,
+        **_SCHEDULER,
+        **_KEYS,
+        **_STATE,
+    },
     "provider reason": {"dataset": "dataset.id", **_ENCLAVE, **_KEYS, **_STATE},
     "provider check": {
         "named": "checked dataset",

@@ -15,7 +15,7 @@ What documents and rows mean is decided elsewhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +84,17 @@ class Opened:
     message: pa.Buffer
     tag: bytes  # 16
     last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a party asks of a round. Nothing in it is verified."""
+
+    number: int  #    of the round that it brings an update for; 0 for none
+    up: bytes  #      key of what it sends, sealed
+    down: bytes  #    key of what it is sent, sealed
+    signed: bytes  #  the update that it signed for this round before; empty for none
+    seen: int  #      the last round that it has the receipt of
 
 
 REASON_SIZE = 64  # bytes: the host sees one length for all codes
@@ -164,6 +175,7 @@ class ServerExchange:
         self._ahead: Frame | None = None  # read, and not yet used
         self._schema: pa.Schema | None = None
         self._committed: bytes | None = None
+        self._over = False  # the call has ended
 
     def command(self) -> bytes:
         """What the descriptor of the first frame says; to be asked first."""
@@ -216,6 +228,7 @@ class ServerExchange:
 
     def close(self) -> None:
         """End the connection that carries chunks, if any; also called when the call has ended."""
+        self._over = True
         if self._bulk is not None and self._awaited is not None:
             self._bulk.forget(self._awaited)
 
@@ -261,12 +274,12 @@ class ServerExchange:
                 number, ended = number + 1, chunk.head.last
                 yield Opened(opened, bytes(chunk.tag), ended)
                 continue
-            name, members = frame.message("challenge", "commit", "received")
+            name, members = frame.message("challenge", "commit", "received", "update")
             if name == "challenge":
                 prove(Nonce(members["nonce"]))
                 continue
-            if name == "commit":
-                self._committed = bytes(members["commit"])
+            if name in ("commit", "update"):
+                self._committed = bytes(members[name])
             return
 
     def _chunk(self, raw: memoryview | None, frame: Frame | None) -> Chunk:
@@ -359,6 +372,33 @@ class ServerExchange:
     def pending(self, missing: list[str]) -> None:
         """Answer a collection that comes too early."""
         self._say("pending", missing=list(missing))
+
+    def round_request(self) -> Round:
+        """What the party brings, and what it has."""
+        _, members = self._message("round")
+        return Round(**members)
+
+    def turn(self, number: int, *, due: bool) -> None:
+        """Say which round is open, and whether an update is to come now."""
+        self._say("turn", number=number, due=int(due))
+
+    def waits(self) -> None:
+        """The party says nothing because it waits for an answer. Raises: StreamTruncated."""
+        if self._over:
+            raise _truncated("a client that has gone")
+        self._heard()
+
+    def model(
+        self, number: int, now_open: int, receipts: list[bytes], parts: Iterable[bytes]
+    ) -> None:
+        """Hand out a model: receipts, then the model in sealed parts."""
+        self._say("model", number=number, open=now_open, receipts=len(receipts))
+        for receipt in receipts:
+            self._say("receipt", document=receipt)
+            self._heard()
+        for part in parts:
+            self._send(part)
+            self._heard()
 
     def _say(self, name: str, **members: cbor.Value) -> None:
         self._send(message_frame(write_message(name, **members)))

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,7 +23,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from simulation import demo_sql
+from simulation import demo_federated, demo_sql
 from simulation.demo_files import (
     PARTIES,
     STUDY,
@@ -31,13 +32,13 @@ from simulation.demo_files import (
     policy_text,
     write_rows,
 )
+from simulation.demo_steps import AGREEMENT, as_party, with_state
 from simulation.demo_tee import DemoTee, demo_tee
 from simulation.relay import RecordingRelay
 from simulation.stage import DemoFailed, Server, Stage, Typed
 from verifier.errors import Exit
 from verifier.quote import Tee
 
-AGREEMENT = "policy.agreement.json"
 AGREED_LOG = "agreed.ccel"
 STEPS = 11
 
@@ -47,13 +48,18 @@ class Study(StrEnum):
 
     MODEL = "model"
     SQL = "sql"
+    FEDERATED = "federated"
+
+
+_STEPS = {Study.MODEL: STEPS, Study.SQL: demo_sql.STEPS, Study.FEDERATED: demo_federated.STEPS}
 
 
 def run(keep: Path | None, tee: Tee = Tee.SGX, study: Study = Study.MODEL) -> int:
     """The whole demonstration; the exit status.
 
     Args:
-        study: One model, by agents and a mailbox; or a table by an agreed statement.
+        study: One model, by agents and a mailbox; a table by an agreed statement; or a model that
+            three owners train in rounds, without sending rows.
         tee: Whether the rows go to an SGX enclave, or to a TDX guest.
         keep: Folder to make and to leave everything in; None works in one that is removed.
     """
@@ -67,7 +73,7 @@ def run(keep: Path | None, tee: Tee = Tee.SGX, study: Study = Study.MODEL) -> in
         except OSError as error:
             raise FileNotWritten(str(keep), expected="a new folder", found=cause(error)) from error
     folder = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="ratls-demo-"))
-    stage = Stage(folder, STEPS if study is Study.MODEL else demo_sql.STEPS)
+    stage = Stage(folder, _STEPS[study])
     # Ctrl-C too: a shell makes jobs in the background ignore it.
     stops = (signal.SIGTERM, signal.SIGINT)
     restore = [signal.signal(stop, _interrupt) for stop in stops]
@@ -75,8 +81,8 @@ def run(keep: Path | None, tee: Tee = Tee.SGX, study: Study = Study.MODEL) -> in
         if study is Study.MODEL:
             _tell_story(stage, demo_tee(tee))
         else:
-            kind = demo_tee(tee)
-            demo_sql.tell_story(stage, kind, make_intel=_make_intel, type_keys=_type_keys)
+            told = demo_sql if study is Study.SQL else demo_federated
+            told.tell_story(stage, demo_tee(tee), make_intel=_make_intel, type_keys=_type_keys)
     except KeyboardInterrupt:
         stage.tell("\n[yellow]interrupted[/]: every process of the demo was ended")
         return Exit.INTERRUPTED
@@ -91,7 +97,7 @@ def run(keep: Path | None, tee: Tee = Tee.SGX, study: Study = Study.MODEL) -> in
             shutil.rmtree(folder)
         else:
             (folder / "commands.sh").write_text("\n".join(stage.commands) + "\n", "utf-8")
-    _say_what_next(stage, kept=folder if keep else None)
+    _say_what_next(stage, study, kept=folder if keep else None)
     return Exit.YES
 
 
@@ -147,31 +153,20 @@ def _make_intel(stage: Stage, typed: Typed) -> tuple[str, str]:
     return facts["root"], facts["ppid"]
 
 
-def _type_keys(stage: Stage) -> list[Typed]:
-    roles = {
-        "alice": ["--role", "provider"],
-        "bob": ["--role", "provider"],
-        "carol": ["--role", "recipient", "--role", "submitter"],
-    }
+def _type_keys(stage: Stage, parties: Mapping[str, str] = PARTIES) -> list[Typed]:
     typed = []
-    for who, party_id in PARTIES.items():
+    for who, party_id in parties.items():
+        roles = ["recipient", "submitter"] if who == "carol" else ["provider"]
         (stage.folder / who).mkdir()
         passphrase = stage.folder / who / "passphrase"
         passphrase.touch(mode=0o600)
         passphrase.write_text(os.urandom(16).hex() + "\n", "utf-8")
         typed.append(stage.type(
-            who, "party", "new", party_id, "--dir", f"{who}/keys", *roles[who],
+            who, "party", "new", party_id, "--dir", f"{who}/keys",
+            *(word for role in roles for word in ("--role", role)),
             "--passphrase-file", f"{who}/passphrase",
         ))  # fmt: skip
     return typed
-
-
-def _as(who: str) -> tuple[str, ...]:
-    return ("--party", f"{who}/keys", "--passphrase-file", f"{who}/passphrase")
-
-
-def _state(who: str) -> tuple[str, ...]:
-    return ("--state", f"{who}/state", "--allow-simulation")
 
 
 def _sign(stage: Stage, root: str, ppid: str, measured: Typed, kind: DemoTee) -> tuple[str, str]:
@@ -186,14 +181,14 @@ def _sign(stage: Stage, root: str, ppid: str, measured: Typed, kind: DemoTee) ->
     linted = stage.run("alice", "policy", "lint", "policy.toml")
     yes = ("--yes", linted.splitlines()[0].split()[-1])  # the digest of what they read
     for who in ("alice", "carol"):
-        stage.run(who, "policy", "sign", "policy.toml", *_as(who), *yes, quiet=True)
+        stage.run(who, "policy", "sign", "policy.toml", *as_party(who), *yes, quiet=True)
     stage.tell("\n  Bob has not signed yet. Can Alice already take it into force?")
     serving = stage.type("operator", *_serve_arguments(kind))
     stage.show(_type_accept(stage, "alice", yes), expect=Exit.NOT_ADMITTED)
     stage.tell("  And would an enclave start with it?")
     stage.show(serving, expect=Exit.NOT_ADMITTED)
     stage.tell("")
-    stage.run("bob", "policy", "sign", "policy.toml", *_as("bob"), *yes, quiet=True)
+    stage.run("bob", "policy", "sign", "policy.toml", *as_party("bob"), *yes, quiet=True)
     return yes
 
 
@@ -221,7 +216,7 @@ def _serve_arguments(kind: DemoTee) -> tuple[str, ...]:
 def _ask(stage: Stage) -> None:
     stage.title("Carol signs a task")
     stage.run(
-        "carol", "task", "sign", *_as("carol"), *_state("carol"), "--study", STUDY,
+        "carol", "task", "sign", *as_party("carol"), *with_state("carol"), "--study", STUDY,
         "--computation", "train", "--valid-for", "1h", "-o", "task.json",
     )  # fmt: skip
 
@@ -261,12 +256,12 @@ def _release(
     push = stage.type(
         "alice", "provider", "push", "--task", "task.json", "--dataset", "train_party_1",
         "--source", "alice/rows.parquet", "--enclave", altered.address,
-        "--collateral", kind.collateral, *_as("alice"), *_state("alice"),
+        "--collateral", kind.collateral, *as_party("alice"), *with_state("alice"),
     )  # fmt: skip
     mailbox = servers.mailbox.ready().split()[1]
     submit = stage.type(
-        "carol", "task", "submit", "--task", "task.json", *_mailbox(mailbox), *_as("carol"),
-        *_state("carol"),
+        "carol", "task", "submit", "--task", "task.json", *_mailbox(mailbox), *as_party("carol"),
+        *with_state("carol"),
     )  # fmt: skip
     to_bob = opened.enter_context(RecordingRelay(enclave))
     bob = _start_agent(stage, opened, "bob", mailbox, to_bob, kind)
@@ -286,7 +281,7 @@ def _release(
     again = opened.enter_context(stage.serve("operator", *_mailbox_arguments(mailbox)))
     stage.ready(again)
     stage.tell("  The task is still there:")
-    listed = stage.type("carol", "task", "list", *_mailbox(mailbox), *_as("carol"))
+    listed = stage.type("carol", "task", "list", *_mailbox(mailbox), *as_party("carol"))
     to_alice = opened.enter_context(RecordingRelay(enclave))
     alice = _start_agent(stage, opened, "alice", mailbox, to_alice, kind)
     stage.show(listed)
@@ -307,7 +302,7 @@ def _name_the_event(stage: Stage, altered: str, kind: DemoTee) -> None:
     )  # fmt: skip
     saved = stage.type(
         "alice", "verify", "server", altered, "--agreement", AGREEMENT, "--save-quote",
-        "altered.quote", "--collateral", kind.collateral, *_as("alice"), *_state("alice"),
+        "altered.quote", "--collateral", kind.collateral, *as_party("alice"), *with_state("alice"),
     )  # fmt: skip
     stage.show(log, quiet=True)
     stage.show(saved, expect=Exit.NOT_ADMITTED, quiet=True)
@@ -360,7 +355,7 @@ def _collect(stage: Stage, enclave: tuple[str, int], kind: DemoTee) -> None:
     stage.title("Carol fetches the model and a receipt")
     stage.run(
         "carol", "task", "result", "--task", "task.json", "--enclave", f"{enclave[0]}:{enclave[1]}",
-        "--collateral", kind.collateral, *_as("carol"), *_state("carol"), "--wait", "90",
+        "--collateral", kind.collateral, *as_party("carol"), *with_state("carol"), "--wait", "90",
         "-o", "carol/model.json",
     )  # fmt: skip
     receipt = stage.type(
@@ -405,7 +400,10 @@ def _compare(stage: Stage) -> None:
         raise DemoFailed(f"the joint model differs from the central one by {distance}")
 
 
-def _say_what_next(stage: Stage, kept: Path | None) -> None:
+def _say_what_next(stage: Stage, study: Study, kept: Path | None) -> None:
+    done = "Two parties released rows, one result came out, and no one saw a row"
+    if study is Study.FEDERATED:
+        done = "Three parties trained one model, and no row left any of them"
     where = f"Everything is in {kept}" if kept else "Everything was removed again"
     again = (
         ""
@@ -415,7 +413,7 @@ def _say_what_next(stage: Stage, kept: Path | None) -> None:
     stage.console.print()
     stage.console.print(
         Panel(
-            f"Two parties released rows, one result came out, and no one saw a row. {where}.\n\n"
+            f"{done}. {where}.\n\n"
             f"What to try next:{escape(again)}\n"
             "  ratls verify quote FILE --collateral F   is a quote genuine, how current is it?\n"
             "  ratls policy new --help                  start a policy of your own\n"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 PARTIES = {"alice": "alice-clinic", "bob": "bob-hospital", "carol": "carol-lab"}
@@ -14,8 +15,10 @@ STUDY = "joint-training"
 PATIENTS, MARKERS = 600, 30
 
 
-def write_rows(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Made-up patients in two Parquet files, and unsplit in a third for the comparison.
+def write_rows(
+    folder: Path, owners: Sequence[str] = ("alice", "bob")
+) -> Iterator[tuple[str, int, int]]:
+    """Made-up patients in a Parquet file of each owner, and unsplit for the comparison.
 
     Yields: Who has the file, its rows and its columns.
     """
@@ -35,37 +38,44 @@ def write_rows(folder: Path) -> Iterator[tuple[str, int, int]]:
     table = pa.table(columns)
     pq.write_table(table, folder / "unsplit.parquet")
     # Every other patient: each part needs a hundred ill ones and a hundred others.
-    for who, first in (("alice", 0), ("bob", 1)):
-        part = table.take(list(range(first, table.num_rows, 2)))
+    for first, who in enumerate(owners):
+        part = table.take(list(range(first, table.num_rows, len(owners))))
         pq.write_table(part, folder / who / "rows.parquet")
         yield who, part.num_rows, part.num_columns
 
 
 def policy_text(
-    folder: Path, root: str, ppid: str, enclave: str, computation: str | None = None
+    folder: Path,
+    root: str,
+    ppid: str,
+    enclave: str,
+    computation: str | None = None,
+    parties: Mapping[str, str] = MappingProxyType(PARTIES),
 ) -> str:
     """The policy of the demo, on the rows and keys in `folder`; `enclave` is its `[[enclave]]`,
-    `computation` its `[[computation]]` in place of a training."""
+    `computation` its `[[computation]]` in place of a training. All parties but Carol own rows."""
     import pyarrow.parquet as pq
 
     names = pq.read_schema(folder / "unsplit.parquet").names
     features = [n for n in names if n not in {"patient", "ill"}]
     columns = ", ".join(
-        ['patient = "string"', *(f'{n} = "float64"' for n in features), 'ill = "int64"']
+        [
+            'patient = "string"',
+            *(f'{n} = {{ type = "float64", min = 0.0, max = 100.0 }}' for n in features),
+            'ill = { type = "int64", min = 0, max = 1 }',
+        ]
     )
     now = datetime.now(UTC).replace(microsecond=0)
-    parties = "\n".join(
-        (folder / who / "keys" / "party.toml").read_text("utf-8") for who in PARTIES
-    )
+    keys = "\n".join((folder / who / "keys" / "party.toml").read_text("utf-8") for who in parties)
     datasets = "\n".join(
         f"""[[dataset]]
 id = "train_party_{number}"
-owner = "{PARTIES[who]}"
+owner = "{parties[who]}"
 subject = "patient"
 columns = {{ {columns} }}
 max_rows = 10_000
 """
-        for number, who in ((1, "alice"), (2, "bob"))
+        for number, who in enumerate((who for who in parties if who != "carol"), 1)
     )
     return f"""schema = "ratls-policy/0"
 study = "{STUDY}"
@@ -76,7 +86,7 @@ expires = {(now + timedelta(days=30)).strftime("%Y-%m-%dT%H:%M:%SZ")}
 [agreement]
 threshold = "all"
 
-{parties}
+{keys}
 {enclave}
 [platform]
 root = "{root}"

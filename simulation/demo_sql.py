@@ -13,6 +13,7 @@ from collections.abc import Callable
 from rich.panel import Panel
 
 from simulation.demo_files import STUDY, policy_text, write_rows
+from simulation.demo_steps import AGREEMENT, agree, as_party, with_state
 from simulation.demo_tee import DemoTee
 from simulation.stage import DemoFailed, Stage, Typed
 from verifier.errors import Exit
@@ -88,27 +89,16 @@ def tell_story(
     stage.run("alice", "policy", "lint", "greedy.toml", expect=Exit.UNUSABLE)
     stage.title("They agree on another one: each signs its text")
     write("policy.toml", STATEMENT)
-    linted = stage.run("alice", "policy", "lint", "policy.toml")
-    yes = ("--yes", linted.splitlines()[0].split()[-1])
-    who_all = ("alice", "bob", "carol")
-    for who in who_all:
-        stage.run(who, "policy", "sign", "policy.toml", *_as(who), *yes, quiet=True)
-    accepting = [
-        stage.type(
-            who, "policy", "accept", _AGREEMENT, "--party", f"{who}/keys", "--state",
-            f"{who}/state", *yes,
-        )
-        for who in who_all
-    ]  # fmt: skip
-    for typed in accepting:
-        stage.show(typed, quiet=True)
+    agree(stage, ("alice", "bob", "carol"))
     stage.title("Carol looks at what she would get, and asks")
     asked = ("--study", STUDY, "--computation", "table", "--set", f"edge={_EDGE}")
     stage.run("carol", "task", "preview", "--party", "carol/keys", "--state", "carol/state", *asked)
-    stage.run("carol", "task", "sign", *_as("carol"), *_state("carol"), *asked, "-o", "task.json")
+    stage.run(
+        "carol", "task", "sign", *as_party("carol"), *with_state("carol"), *asked, "-o", "task.json"
+    )
     stage.title("Both release to the enclave; it computes")
     serve = (
-        "enclave", "serve", "--agreement", _AGREEMENT, "--listen", "127.0.0.1:0", "--attester",
+        "enclave", "serve", "--agreement", AGREEMENT, "--listen", "127.0.0.1:0", "--attester",
         kind.attester, "--allow-simulation",
     )  # fmt: skip
     with stage.serve("operator", *serve) as enclave:
@@ -117,27 +107,16 @@ def tell_story(
         for number, who in ((1, "alice"), (2, "bob")):
             stage.run(
                 who, "provider", "push", "--task", "task.json", "--dataset",
-                f"train_party_{number}", "--source", f"{who}/rows.parquet", *there, *_as(who),
-                *_state(who),
+                f"train_party_{number}", "--source", f"{who}/rows.parquet", *there, *as_party(who),
+                *with_state(who),
             )  # fmt: skip
         stage.title("Carol fetches the table")
         stage.run(
-            "carol", "task", "result", "--task", "task.json", *there, *_as("carol"),
-            *_state("carol"), "--wait", "90", "-o", "carol/table.json",
+            "carol", "task", "result", "--task", "task.json", *there, *as_party("carol"),
+            *with_state("carol"), "--wait", "90", "-o", "carol/table.json",
         )  # fmt: skip
     _compare(stage)
     stage.run("alice", "provider", "budget", "--party", "alice/keys", "--state", "alice/state")
-
-
-_AGREEMENT = "policy.agreement.json"
-
-
-def _as(who: str) -> tuple[str, ...]:
-    return ("--party", f"{who}/keys", "--passphrase-file", f"{who}/passphrase")
-
-
-def _state(who: str) -> tuple[str, ...]:
-    return ("--state", f"{who}/state", "--allow-simulation")
 
 
 def _compare(stage: Stage) -> None:

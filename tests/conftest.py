@@ -66,6 +66,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line("CHROOT NOT PERMITTED: images ran beside the machine's files")
     if any("IMAGE ABSENT" in str(r.longrepr) for r in terminalreporter.stats.get("skipped", [])):
         terminalreporter.write_line("IMAGE ABSENT: tests on a real image did not run")
+    if any("FLOWER ABSENT" in str(r.longrepr) for r in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line("FLOWER ABSENT: its example did not run through the tunnel")
     if tokens.library() is None:
         terminalreporter.write_line("SOFTHSM ABSENT: tests with a PKCS#11 token did not run")
     if browser.program() is None:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from enclave_app.computations import (
+    federated,
     logistic_regression,
     private_set_intersection,
     sql,
@@ -57,6 +58,7 @@ COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
             getattr(module, "ready", _nothing),
         )
         for name, module in (
+            ("federated", federated),
             ("logistic_regression", logistic_regression),
             ("private_set_intersection", private_set_intersection),
             ("sql", sql),

@@ -142,6 +142,7 @@ def test_strict_lint_lists_all_and_ends_with_a_refusal(desk: Desk) -> None:
 
 def test_what_an_enclave_can_compute_is_shown(desk: Desk) -> None:
     told = desk.json("policy", "computations")["computations"]
-    assert [c["run"] for c in told] == ["logistic_regression", COUNT[0], "sql", SUMMARY]
-    assert "max_iter: an integer from 1" in desk.run("policy", "computations", told[0]["run"])
+    runs = ["federated", "logistic_regression", COUNT[0], "sql", SUMMARY]
+    assert [c["run"] for c in told] == runs
+    assert "max_iter: an integer from 1" in desk.run("policy", "computations", runs[1])
     desk.json("policy", "computations", "logistic", status=3)

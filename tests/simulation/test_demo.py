@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from simulation.demo import STEPS
+from simulation.demo_federated import OWNERS, ROUNDS
 from tests.support.refusal import count_refusal
 from tests.support.waiting import HANG_LIMIT
 from verifier.errors import Exit
@@ -72,6 +73,20 @@ def test_an_agreed_table_is_shown(tmp_path: Path) -> None:
     table = json.loads((tmp_path / "kept" / "carol" / "table.json").read_text("utf-8"))["table"]
     assert table["columns"] == ["band", "ill", "patients", "marker_2"]
     assert "low" not in {row.get("band") for row in table["rows"]}
+
+
+def test_three_owners_train_and_send_no_row(tmp_path: Path) -> None:
+    """Rows are refused, the receipts of all rounds hold offline, the model is as good as pooled."""
+    run = demo(tmp_path, "--study", "federated", "--keep", str(tmp_path / "kept"))
+    output, _ = run.communicate(timeout=HANG_LIMIT)
+    assert run.returncode == Exit.YES, output[-3000:]
+    assert "[rows-not-asked]" in output
+    model = json.loads((tmp_path / "kept" / "carol" / "model.json").read_text("utf-8"))["model"]
+    assert len(model["coefficients"]) == len(model["features"]) == 30
+    for who in OWNERS:
+        kept = tmp_path / "kept" / who / "state"
+        assert len([*kept.glob("rounds/*/*/round-*.receipt.json")]) == model["round"] == ROUNDS
+        assert not (kept / "releases").exists()
 
 
 def test_the_whole_job_runs_with_a_trust_domain(tmp_path: Path) -> None:

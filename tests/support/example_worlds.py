@@ -37,13 +37,14 @@ from enclave_app.limits import Limits, MemoryBudget, Need
 from enclave_app.server import start_server
 from policy.admission import admit
 from policy.agreement import Agreement
-from policy.document import digest_text
+from policy.document import Policy, digest_text
 from policy.envelope import TASK
 from policy.journal import Journal, Reading
 from policy.journal_entries import RefusedEntry
 from policy.keys import KeySigner
 from policy.party import LocalParty
 from policy.receipt import salted
+from policy.rounds import Series
 from policy.signing import require_own_signature
 from policy.state import StudyState
 from policy.task import Task, TaskSignatureInvalid
@@ -482,6 +483,23 @@ def kept(scene: Scene) -> Names:
         "policy": study.policy,
         "roots": study.expectation.roots,
         "instant": NOW,
+    }
+
+
+@world_of("policy.rounds", "enclave_app.rounds_aggregate")
+def rounds(scene: Scene) -> Names:
+    from tests.support.rounds import VECTOR, computation, consortium
+
+    text = consortium(3).policy_text(computation=computation(**VECTOR))
+    agreed = Policy.parse(text.encode(), known_roots=ROOTS).computation[0]
+    series, zero = Series.of(agreed), np.zeros(5, np.float32)
+    renamed = replace(series, inputs=("rows-a", "rows-b"), weights=(1.0, 1.0))
+    return {
+        "computation": agreed,
+        "series": renamed,
+        "parts": [memoryview(bytes(20))],
+        "model": zero,
+        "other": zero,
     }
 
 

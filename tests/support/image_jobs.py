@@ -8,20 +8,24 @@ end that computation or call; nothing leaves by it.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from enclave_app.access import CollectNotAuthorized, ReleaseNotAuthorized
+from enclave_app.rounds import RoundNotOpen
 from policy.envelope import EnvelopeMalformed
 from ratls.client_stream import Result
 from ratls.framing import Kind
 from tests.support.enclave import LiveEnclave, NoResult, refused_by_enclave, rows
 from tests.support.image_run import SECTIONS, image_world, run_in, serving
+from tests.support.rounds import Rounds
 
 ONE, TWO = "train_party_1", "train_party_2"
 OUTPUT = {
+    "federated": "model",
     "logistic_regression": "model_weights",
     "private_set_intersection": "intersection_size",
     "sql": "table",
@@ -62,10 +66,29 @@ def outcome(live: LiveEnclave, count: int, **columns: Any) -> dict[str, Any] | s
     return document
 
 
+def of_rounds(live: LiveEnclave) -> dict[str, Any]:
+    """Two rounds of two parties, and what the recipient reads."""
+    rounds, carol = Rounds(live, live.world.task(parameters={})), live.world.consortium.carol
+    for number in (1, 2):
+        with ThreadPoolExecutor() as pool:  # each waits for the other
+            parties = ("alice-clinic", "bob-hospital")
+            handed = [pool.submit(rounds.bring, name, number, np.ones(4)) for name in parties]
+        assert [one.result().number for one in handed] == [number, number]
+    with refused_by_enclave(RoundNotOpen):
+        rounds.bring("bob-hospital", 3, np.ones(4))
+    found = live.collect(carol, rounds.task)
+    assert isinstance(found, Result)
+    document: dict[str, Any] = json.loads(live.opened(carol, rounds.task, found))
+    return document
+
+
 def whole_job(tree: Path, run: str, **options: Any) -> None:
     """A server for one computation: refusals, a result, and outcomes without one."""
     with serving(tree, image_world(run), **options) as live:
         refusals(live)
+        if run == "federated":
+            assert of_rounds(live)["model"]["round"] == 2
+            return
         result = outcome(live, 400)
         assert isinstance(result, dict), result
         assert OUTPUT[run] in result

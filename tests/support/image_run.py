@@ -40,6 +40,12 @@ ENVIRONMENT: dict[str, str] = tomllib.loads(
     re.split(r"^\[loader\.env\]$|^\[sys\]$", TEMPLATE.read_text("utf-8"), flags=re.MULTILINE)[1]
 )
 SECTIONS = {
+    "federated": (
+        'model = "vector", tensors = ["v 4"], rounds = 2, quorum = 2, reason = "made up, and two", '
+        'seconds = 60, aggregator = "median", clip_norm = 1.0, weights = "equal"',
+        ["model"],
+        10,
+    ),
     "logistic_regression": (
         'features = ["age", "bmi"], label = "y", max_iter = 500',
         ["model_weights"],

@@ -1,0 +1,1 @@
+"""A logistic regression that clinics train with Flower; its data are made up."""
