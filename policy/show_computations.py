@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from policy.computations import DECLARED, Columns, Declared, Probabilities, Statement, Whole
+from policy.computations import (
+    DECLARED,
+    Columns,
+    Declared,
+    Kind,
+    Part,
+    Probabilities,
+    Statement,
+    Whole,
+    Word,
+)
 from verifier.errors import ConfigError
 
 _TYPES = ("bool", "int32", "int64", "float32", "float64", "string")  # in this order
@@ -22,6 +32,13 @@ _EXAMPLE_VALUES = {  # for a policy whose datasets have these columns
     "quantiles": "[0.25, 0.5, 0.75]",
     "statement": '"WITH r AS (SELECT patient, age FROM train_party_1 UNION ALL SELECT patient, age '
     'FROM train_party_2) SELECT age, count(*) AS persons FROM r GROUP BY age ORDER BY age"',
+    "clusters": "4",
+    "predict": '"class"',
+    "trees": "100",
+    "leaves": "8",
+    "bins": "64",
+    "learning_rate": "0.1",
+    "test_share": "0.2",
     "max_groups": "200",
     "memory_mebibytes": "512",
     "seconds": "60",
@@ -68,11 +85,15 @@ def facts(name: str) -> dict[str, Any]:
     }
 
 
-def value_text(kind: Columns | Whole | Probabilities | Statement) -> str:
+def value_text(kind: Kind) -> str:
     """What a parameter takes."""
     match kind:
         case Whole():
             return f"an integer from {kind.least:,} to {kind.most:,}"
+        case Part():
+            return f"a number from {kind.least:g} to {kind.most:g}, with a point"
+        case Word():
+            return " or ".join(f'"{word}"' for word in kind.words)
         case Statement():
             return "the text of one SELECT; $name stands for a parameter with a name of your own"
         case Probabilities():
@@ -82,6 +103,10 @@ def value_text(kind: Columns | Whole | Probabilities | Statement) -> str:
     if kind.nullable:
         parts.append("(a ? is allowed)")
     parts.append("which may be the subject" if kind.subject else "other than the subject")
+    if kind.ranged:
+        parts.append("with min and max, alike in all inputs")
+    if "string" in kind.types and not kind.subject:
+        parts.append("(of a string with values, alike in all inputs)")
     if kind.alike:
         parts.append("and of one type and spelling in all inputs")
     return " ".join(parts)
@@ -111,9 +136,7 @@ def block(name: str, *, id_: str, inputs: str, people: str, fill: bool = True) -
     )
 
 
-def _example(
-    parameter: str, kind: Columns | Whole | Probabilities | Statement, *, fill: bool
-) -> str:
+def _example(parameter: str, kind: Kind, *, fill: bool) -> str:
     if not fill and isinstance(kind, Statement):
         return '"<statement>"'
     if fill or not isinstance(kind, Columns):

@@ -12,6 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from enclave_app.computations import (
+    boosted_trees,
+    k_means,
+    linear_regression,
     logistic_regression,
     private_set_intersection,
     sql,
@@ -57,6 +60,9 @@ COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
             getattr(module, "ready", _nothing),
         )
         for name, module in (
+            ("boosted_trees", boosted_trees),
+            ("k_means", k_means),
+            ("linear_regression", linear_regression),
             ("logistic_regression", logistic_regression),
             ("private_set_intersection", private_set_intersection),
             ("sql", sql),

@@ -12,13 +12,9 @@ from scipy.stats.mstats import winsorize
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 
+from enclave_app.computations.features import FeatureConstant
 from enclave_app.computations.groups import of_weights
-from enclave_app.computations.logistic_regression import (
-    ClassesNotTwo,
-    FeatureConstant,
-    SolverNotConverged,
-    fit,
-)
+from enclave_app.computations.logistic_regression import ClassesNotTwo, SolverNotConverged, fit
 from enclave_app.errors import NumbersOutOfRange
 from enclave_app.gate import Input
 from tests.enclave_app.agreed import gated
