@@ -10,8 +10,9 @@ edge of a step, and never at somebody's value.
 A leaf is an equation about its rows: how their labels are distributed. In each leaf, each input has
 k persons; of a class, k persons who are in it and k who are not; of a number, k whose value is not
 the most frequent one; and nobody has more than half of its rows, or of its squared deviations. A
-split with a leaf that does not is taken out: its rows go down the other side. For each leaf that a model may have, trees times
-leaves, each input needs ten persons: with as many leaves as persons, labels could be solved for.
+split with a leaf that does not is taken out: its rows go down the other side. For each leaf that a
+model may have, trees times leaves, each input needs ten persons: with as many leaves as persons,
+labels could be solved for.
 
 Parameters of a policy: `features` and `label`, columns; `predict`, "class" for a label of two
 values or "number"; `learning_rate`; `test_share`, all fixed; `trees`, `leaves` of each, `bins`.
@@ -19,7 +20,7 @@ values or "number"; `learning_rate`; `test_share`, all fixed; `trees`, `leaves` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ import pyarrow.compute as pc
 
 from enclave_app.computations.features import categories, joined, named, one_hot
 from enclave_app.computations.groups import Matrix, ValueTooRare, of_values, of_weights
-from enclave_app.computations.logistic_regression import ClassesNotTwo, of_classes
+from enclave_app.computations.logistic_regression import ClassesNotTwo, ClassTooSmall
 from enclave_app.computations.metrics import measured, of_test_side
 from enclave_app.computations.split import sides
 from enclave_app.errors import ReleaseDeniedError
@@ -49,6 +50,8 @@ from policy.domains import Agreed
 from policy.sections import Release
 from verifier.files import MEBIBYTE
 
+Counts = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.uint32]
 Binned = npt.NDArray[np.uint8]
 # For each leaf that a model may have, so many persons of each input.
 PERSONS_PER_LEAF = 10
@@ -124,21 +127,26 @@ class _Audit:
             known = self._people[source == i]
             self._most_rows = max(self._most_rows, int(np.bincount(known + 1).max(initial=1)))
 
-    def may_be_leaf(self, indices: npt.NDArray[np.uint32]) -> bool:
-        """The rows of a node hold enough persons of each input, and enough of each class."""
-        rows = np.bincount(self._kind[indices], minlength=self._kinds)
-        if rows.min() < self._k:
+    def counted(self, rows: Indices) -> Counts:
+        """How many rows there are of each input and class."""
+        found = self._kind.take(rows, mode="clip")  # the indices are the grower's own
+        return np.array([np.count_nonzero(found == kind) for kind in range(self._kinds)])
+
+    def may_be_leaf(self, counts: Counts, rows: Callable[[], Indices]) -> bool:
+        """They hold enough persons of each input, and enough of each class."""
+        least = int(counts.min())
+        if least < self._k:
             return False
-        # Twice k rows, or more, of persons with one row each: nobody has half of them.
-        if self._classes and rows.min() >= max(self._k, 2) * self._most_rows:
+        # So many rows are k persons; and of twice as many in the input, nobody has half.
+        if self._classes and least >= max(self._k, 2) * self._most_rows:
             return True
         try:
-            require_all(self._groups(indices), self._rule)
+            require_all(self._groups(rows()), self._rule)
         except ReleaseDeniedError:
             return False
         return True
 
-    def _groups(self, indices: npt.NDArray[np.uint32]) -> Iterator[Group | Share]:
+    def _groups(self, indices: Indices) -> Iterator[Group | Share]:
         people, target, source = self._people[indices], self._target[indices], self._source[indices]
         for i, dataset in enumerate(self._names):
             part = source == i
@@ -176,7 +184,7 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
         learning_rate=parameters["learning_rate"],
         least_rows=audit.least_rows,
     )
-    forest = grown(binned(trained, names, agreed, bins), target, plan, audit.may_be_leaf)
+    forest = grown(binned(trained, names, agreed, bins), target, plan, audit)
     if not forest.trees:
         raise NoLeafLarge("trees", expected="one with enough persons in each leaf", found="none")
     found: dict[str, Any] = {
@@ -239,24 +247,24 @@ def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iter
     """The persons that the model as a whole is about; its leaves are counted as they are grown."""
     trained, tested = sides(inputs, parameters)
     label, most = parameters["label"], parameters["trees"] * parameters["leaves"]
+    of_class = parameters["predict"] == "class"
+    classes = tuple(np.unique(joined(list(inputs.values()), label))) if of_class else None
     for dataset, (table, subject) in trained.items():
         people, thing = numbered(table.column(subject)), f"dataset {dataset!r}"
         yield Group(thing, people)
         yield of_weights(thing, np.ones(len(people)), people, most=0.5)
         part = most * PERSONS_PER_LEAF / persons(people)
         yield Share(f"{thing}: leaves", part, 1.0, TooManyLeaves)
-        if parameters["predict"] == "number":
-            values = table.column(label).to_numpy().astype(np.float64)
-            thing = f"{thing}: label {label!r}"
-            yield from of_values(thing, values, people, few=_FEW)
-            squares = (values - values.mean()) ** 2
+        values, thing = table.column(label).to_numpy(), f"{thing}: label {label!r}"
+        for one in classes or ():
+            yield Group(thing, people[values == one], ClassTooSmall)
+        if classes is None:
+            numbers = values.astype(np.float64)
+            yield from of_values(thing, numbers, people, few=_FEW)
+            squares = (numbers - numbers.mean()) ** 2
             yield of_weights(thing, squares, people, most=_MOST_OF_LABEL)
-    classes = np.unique(joined(list(inputs.values()), label))
-    if parameters["predict"] == "class":
-        yield from of_classes(trained, label, classes)
     if tested is not None:
-        of_class = tuple(classes) if parameters["predict"] == "class" else None
-        yield from of_test_side(tested, label, of_class)
+        yield from of_test_side(tested, label, classes)
 
 
 def need(parameters: Mapping[str, Any]) -> Need:

@@ -1,6 +1,6 @@
 """Boosted trees by scikit-learn's histogram grower, of which no leaf is kept that is about few.
 
-    forest = grown(binned, target, plan, may_be_leaf)
+    forest = grown(binned, target, plan, audit)
 
 The loop is that of `HistGradientBoostingClassifier` and `-Regressor` without early stopping, on one
 thread; a test holds the two together. It is written out here because each tree has to be looked at
@@ -12,10 +12,11 @@ The only module that imports scikit-learn; images without `boosted_trees` do not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,19 @@ from enclave_app.computations.groups import Matrix
 from enclave_app.deadline import check_deadline
 
 Indices = npt.NDArray[np.uint32]  # of the rows of a node
+Counts = npt.NDArray[np.int64]
 _LEAF = -1  # in place of a feature
 _NOTHING = 1e-15  # scikit-learn adds it to a sum that it divides by
+
+
+class Audit(Protocol):
+    """Who is behind a leaf."""
+
+    def counted(self, rows: Indices) -> Counts:
+        """How many rows there are of each kind."""
+
+    def may_be_leaf(self, counts: Counts, rows: Callable[[], Indices]) -> bool:
+        """What these rows say together may leave. `counts` are theirs, and most often enough."""
 
 
 class Plan(NamedTuple):
@@ -54,13 +66,13 @@ def grown(
     binned: npt.NDArray[np.uint8],
     target: Matrix,
     plan: Plan,
-    may_be_leaf: Callable[[Indices], bool],
+    audit: Audit,
 ) -> Forest:
     """Grow the trees one after the other.
 
     Args:
         binned: Of each row and feature a number below `bins`, or `bins` for no value; by columns.
-        may_be_leaf: Asked with the rows of a node. All rows together may be one.
+        audit: Says which rows may be a leaf. All rows together may be one.
     """
     loss = HalfBinomialLoss() if plan.classes else HalfSquaredError()
     baseline = float(loss.fit_intercept_only(target))
@@ -88,14 +100,12 @@ def grown(
             n_threads=1,
         )
         grower.grow()
-        if _is_fine(grower.root, may_be_leaf):
-            root = _plain(grower.root)
-            _update_raw_predictions(raw, grower, 1)
-        else:
-            value = partial(_value, gradient, hessian, plan.learning_rate)
-            joining = _Joining(binned, plan.bins, may_be_leaf, value)
-            root = joining.kept(grower.root, np.empty(0, np.uint32))
-            _add(raw, root)
+        value = partial(_value, gradient, hessian, plan.learning_rate)
+        joining = _Joining(binned, plan.bins, audit, value)
+        # Nearly always as it is: then nothing has to be counted again.
+        fine = joining.is_fine(grower.root)
+        root = _plain(grower.root) if fine else joining.kept(grower.root)
+        _add(raw, root)
         if root.split is None:
             break  # the next one would be as bare
         trees.append(_as_lists(root))
@@ -108,13 +118,6 @@ def _value(gradient: Matrix, hessian: Matrix, learning_rate: float, rows: Indice
     return -learning_rate * float(gradient[rows].sum(dtype=np.float64)) / (weight + _NOTHING)
 
 
-def _add(raw: Matrix, node: _Node) -> None:
-    if node.split is None:
-        raw[node.rows] += node.value
-    for child in node.children:
-        _add(raw, child)
-
-
 @dataclass(frozen=True, slots=True)
 class _Node:
     """A node that leaves: a leaf with its rows, or a split with two children."""
@@ -124,16 +127,37 @@ class _Node:
     rows: Indices
     value: float = 0.0
 
+    def leaves(self) -> Iterator[_Node]:
+        """Those below, or itself."""
+        if self.split is None:
+            yield self
+        for child in self.children:
+            yield from child.leaves()
 
-def _is_fine(node: Any, may_be_leaf: Callable[[Indices], bool]) -> bool:
-    """Every leaf may leave as it is. Nearly always; then nothing has to be counted again."""
-    return all(may_be_leaf(np.asarray(leaf.sample_indices)) for leaf in _leaves(node))
+
+def _add(raw: Matrix, root: _Node) -> None:
+    """Of each row the value of its leaf: by scikit-learn's function, which reads these fields."""
+    leaves, start = list(root.leaves()), 0
+    shown = []
+    for leaf in leaves:
+        stop = start + len(leaf.rows)
+        shown.append(SimpleNamespace(partition_start=start, partition_stop=stop, value=leaf.value))
+        start = stop
+    rows = SimpleNamespace(partition=np.concatenate([leaf.rows for leaf in leaves]))
+    _update_raw_predictions(raw, SimpleNamespace(finalized_leaves=shown, splitter=rows), 1)
 
 
-def _leaves(node: Any) -> list[Any]:
-    if node.left_child is None:
-        return [node]
-    return _leaves(node.left_child) + _leaves(node.right_child)
+class _Part(NamedTuple):
+    """Rows in pieces, and how many there are of each kind: put together only where needed."""
+
+    pieces: tuple[Indices, ...]
+    counts: Counts
+
+    def with_(self, other: _Part) -> _Part:
+        return _Part((*self.pieces, *other.pieces), self.counts + other.counts)
+
+    def rows(self) -> Indices:
+        return self.pieces[0] if len(self.pieces) == 1 else np.concatenate(self.pieces)
 
 
 class _Joining:
@@ -143,42 +167,66 @@ class _Joining:
         self,
         binned: npt.NDArray[np.uint8],
         bins: int,
-        may_be_leaf: Callable[[Indices], bool],
+        audit: Audit,
         value: Callable[[Indices], float],
     ) -> None:
-        self._binned, self._bins, self._may_be_leaf, self._value = binned, bins, may_be_leaf, value
+        self._binned, self._bins, self._audit, self._value = binned, bins, audit, value
+        self._own: dict[int, _Part] = {}  # of each node that scikit-learn made
 
-    def kept(self, node: Any, more: Indices) -> _Node:
+    def is_fine(self, node: Any) -> bool:
+        """Every leaf may leave as it is. Counts the rows of each node."""
+        rows = np.asarray(node.sample_indices)
+        if node.left_child is None:
+            found = self._own[id(node)] = _Part((rows,), self._audit.counted(rows))
+            return self._may(found)
+        fine = [self.is_fine(node.left_child), self.is_fine(node.right_child)]
+        counts = self._own[id(node.left_child)].counts + self._own[id(node.right_child)].counts
+        self._own[id(node)] = _Part((rows,), counts)
+        return all(fine)
+
+    def kept(self, node: Any, more: _Part | None = None) -> _Node:
         """The node with its own rows and `more`; all of them together may be a leaf.
 
         Where one side may not, its rows go down the other side, and the split is no more.
         """
         if node.left_child is None:
-            return self._leaf(_both(node.sample_indices, more))
-        to_left = self._to_left(node.split_info, more)
-        sides = [(node.left_child, more[to_left]), (node.right_child, more[~to_left])]
-        rows = [_both(child.sample_indices, given) for child, given in sides]
-        may = [self._may_be_leaf(of_side) for of_side in rows]
+            return self._leaf(node, more)
+        given = self._divided(node.split_info, more)
+        children = (node.left_child, node.right_child)
+        sides = [
+            self._own[id(child)] if part is None else self._own[id(child)].with_(part)
+            for child, part in zip(children, given, strict=True)
+        ]
+        may = [self._may(side) for side in sides]
         if all(may):
-            children = tuple(self.kept(child, given) for child, given in sides)
-            return _Node(node.split_info, children, _both(*rows))
+            below = tuple(map(self.kept, children, given))
+            return _Node(node.split_info, below, np.empty(0, np.uint32))
         if not any(may):
-            return self._leaf(_both(*rows))
+            return self._leaf(node, more)
         there = may.index(True)
-        child, given = sides[there]
-        return self.kept(child, _both(given, rows[1 - there]))
+        part, other = given[there], sides[1 - there]
+        return self.kept(children[there], other if part is None else part.with_(other))
 
-    def _leaf(self, rows: Indices) -> _Node:
+    def _may(self, part: _Part) -> bool:
+        return self._audit.may_be_leaf(part.counts, part.rows)
+
+    def _leaf(self, node: Any, more: _Part | None) -> _Node:
+        own = self._own[id(node)]
+        if more is None and node.left_child is None:
+            return _Node(None, (), own.rows(), float(node.value))
+        rows = own.rows() if more is None else own.with_(more).rows()
         return _Node(None, (), rows, self._value(rows))
 
-    def _to_left(self, split: Any, rows: Indices) -> npt.NDArray[np.bool_]:
+    def _divided(self, split: Any, more: _Part | None) -> tuple[_Part | None, _Part | None]:
+        if more is None:
+            return None, None
+        rows = more.rows()
         found = self._binned[rows, split.feature_idx]
         missing = bool(split.missing_go_to_left)
-        return np.where(found == self._bins, missing, found <= split.bin_idx)
-
-
-def _both(one: Any, other: Any) -> Indices:
-    return np.concatenate([np.asarray(one), np.asarray(other)])
+        to_left = np.where(found == self._bins, missing, found <= split.bin_idx)
+        left, right = rows[to_left], rows[~to_left]
+        counts = self._audit.counted(left)
+        return _Part((left,), counts), _Part((right,), more.counts - counts)
 
 
 def _plain(node: Any) -> _Node:

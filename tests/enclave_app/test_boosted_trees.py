@@ -56,6 +56,16 @@ def matrix(*tables: pa.Table) -> npt.NDArray[np.uint8]:
     return np.column_stack([steps(whole.column(n).to_numpy(), -4, 4, PLAN["bins"]) for n in "abc"])
 
 
+class Everything:
+    """No rule about leaves."""
+
+    def counted(self, rows: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+        return np.array([len(rows)])
+
+    def may_be_leaf(self, counts: npt.NDArray[np.int64], rows: Any) -> bool:
+        return True
+
+
 @pytest.mark.parametrize("predict", ["class", "number"])
 def test_trees_are_those_of_plain_sklearn(predict: str) -> None:
     """An independent path to the last digits: its own binning, loop and predictor."""
@@ -64,7 +74,7 @@ def test_trees_are_those_of_plain_sklearn(predict: str) -> None:
     number = np.sin(steps_[:, 0] / 5) * 3 + steps_[:, 1] / 8 + rng.normal(0, 1, 4000)
     target = (number > 2).astype(float) if predict == "class" else number
     plan = Plan(predict == "class", 30, 8, 32, 0.2, 20)
-    forest = grown(steps_, target, plan, lambda _: True)
+    forest = grown(steps_, target, plan, Everything())
     options: dict[str, Any] = {"max_iter": 30, "max_leaf_nodes": 8, "learning_rate": 0.2}
     options |= {"min_samples_leaf": 20, "early_stopping": False}
     ours = score({"baseline": forest.baseline, "trees": forest.trees, "bins": 32}, steps_)
@@ -100,6 +110,29 @@ def test_every_leaf_is_about_enough_persons_of_each_input_and_class(seed: int) -
                 counts = np.bincount(leaf[label == class_])
                 assert counts[counts > 0].min() >= 20
                 assert set(leaf[label == class_]) == set(leaf)
+
+
+@pytest.mark.parametrize("predict", ["class", "number"])
+def test_later_trees_correct_what_is_released(predict: str) -> None:
+    """Values are those of the leaves that are there, not of those that were taken out."""
+    one, two = rows(2000, seed=1), rows(1200, seed=2)
+    high = Rule(outputs=("model_weights",), min_subjects_per_input=60)
+    label = "y" if predict == "class" else "odds"
+    model = answer(one, two, rule=high, label=label, predict=predict)["model_weights"]
+    binned = matrix(one, two)
+    truth = pa.concat_tables([one, two]).column(label).to_numpy().astype(float)
+    said = np.full(len(truth), model["baseline"])
+    free = answer(one, two, label=label, predict=predict)["model_weights"]
+    assert free["trees"] != model["trees"]  # the higher k does take leaves out
+    for tree, leaf in zip(model["trees"], leaves_of(model, binned), strict=True):
+        likely = 1 / (1 + np.exp(-said))
+        slope = likely - truth if predict == "class" else said - truth
+        curve = likely * (1 - likely) if predict == "class" else np.ones(len(said))
+        for place in np.unique(leaf):
+            rows_ = leaf == place
+            wanted = -0.3 * slope[rows_].sum() / curve[rows_].sum()
+            assert np.isclose(tree["value"][place], wanted, rtol=1e-4, atol=1e-6)
+        said += np.array(tree["value"])[leaf]
 
 
 def test_leaf_that_one_input_would_have_alone_is_not_there() -> None:
