@@ -189,7 +189,8 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
     {
         "boosted_trees": Declared(
             about="A sum of many small decision trees over the rows of all inputs together: how "
-            "likely the label is, or how large.",
+            "likely the label is, or how large. Each input needs ten persons for each leaf, that "
+            "is, for trees times leaves.",
             outputs=frozenset({"model_weights", "metrics"}),
             parameters={
                 "features": Columns(_FEATURES, nullable=True, ranged=True),
@@ -215,7 +216,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             parameters={
                 "features": Columns(_MEASURED, ranged=True),
                 "clusters": Whole(2, 50),
-                "max_iter": Whole(1, 1000),
+                "max_iter": Whole(1, 10_000),
             },
             fewest_subjects=10,
             says="the mean of each feature in every group that holds enough persons of each input, "

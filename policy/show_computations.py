@@ -34,7 +34,7 @@ _EXAMPLE_VALUES = {  # for a policy whose datasets have these columns
     'FROM train_party_2) SELECT age, count(*) AS persons FROM r GROUP BY age ORDER BY age"',
     "clusters": "4",
     "predict": '"class"',
-    "trees": "100",
+    "trees": "50",
     "leaves": "8",
     "bins": "64",
     "learning_rate": "0.1",
@@ -125,13 +125,16 @@ def block(name: str, *, id_: str, inputs: str, people: str, fill: bool = True) -
         for parameter, kind in declared.parameters.items()
         if fill or parameter not in declared.optional
     )
-    output = sorted(declared.outputs)[-1]
+    outputs = [sorted(declared.outputs)[-1]]
+    if fill and "metrics" in declared.outputs:
+        outputs.append("metrics")
+    shown = ", ".join(f'"{output}"' for output in outputs)
     least = max(100, declared.fewest_subjects)
     return (
         f'[[computation]]\nid = "{id_}"\nrun = "{name}"\ninputs = {inputs}\n'
         f"parameters = {{ {values} }}\n{people}"
         f"uses = {10 if name == 'logistic_regression' else 1}\n"
-        f'release = {{ outputs = ["{output}"], min_subjects_per_input = {least}, '
+        f"release = {{ outputs = [{shown}], min_subjects_per_input = {least}, "
         f"significant_digits = {min(6, declared.most_digits)} }}\n"
     )
 

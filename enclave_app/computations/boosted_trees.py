@@ -48,7 +48,6 @@ from enclave_app.gate import (
 from enclave_app.limits import Need
 from policy.domains import Agreed
 from policy.sections import Release
-from verifier.files import MEBIBYTE
 
 Counts = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.uint32]
@@ -268,11 +267,11 @@ def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iter
 
 
 def need(parameters: Mapping[str, Any]) -> Need:
-    """A byte for each cell and its copy; label, gradient, order and persons of each row; the
-    engine, and its histograms."""
+    """A byte for each cell and its copy; label, gradient, order and persons of each row; and
+    histograms. The engine itself is loaded at the start."""
     width = len(named(parameters, base=True))
     histograms = parameters["leaves"] * width * (parameters["bins"] + 1) * 24
-    return Need(per_row=4 * width + 160, copies=1, fixed=160 * MEBIBYTE + histograms)
+    return Need(per_row=4 * width + 160, copies=1, fixed=histograms)
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:

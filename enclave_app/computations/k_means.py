@@ -220,9 +220,10 @@ def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iter
 
 
 def need(parameters: Mapping[str, Any]) -> Need:
-    """Each cell as it is, scaled and in order; distances, which are computed in parts."""
+    """Each cell as it is, scaled and in order; of each row persons, order, clusters and how far;
+    distances to all centres, which are computed in parts."""
     fixed = 3 * 8 * _CHUNK * parameters["clusters"]
-    return Need(per_row=40 * (len(parameters["features"]) + 3), fixed=fixed)
+    return Need(per_row=40 * len(parameters["features"]) + 240, fixed=fixed)
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:
