@@ -1,8 +1,8 @@
 """A released model as an estimator, and as a file: made on the recipient's side, of plain numbers.
 
-    model = Model.of(result["run"], result["model_weights"])   # strict: shapes, places, finite
+    model = read_model("linear_regression", weights)     # strict: shapes, places, finite numbers
     model.estimator().predict(frame)
-    model.skops()                                              # bytes; skops.io.loads reads them
+    raw, trusted = as_skops(model)                       # skops.io.loads(raw, trusted=trusted)
 
 Nothing is unpickled, here or by whoever reads the file: skops stores numbers and the names of
 classes, and its reader makes only those classes that it is told to trust.

@@ -189,7 +189,8 @@ def demo(
     ] = None,
     tee: TeeOption = Tee.SGX,
     study: Annotated[
-        Literal["model", "sql"], typer.Option(help="A model, or a table by an agreed statement.")
+        Literal["model", "sql", "trees"],
+        typer.Option(help="A model, a table by an agreed statement, or boosted trees."),
     ] = "model",
 ) -> None:
     """Run the whole job on this machine, in simulation: agree, release, compute, collect.

@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from simulation import demo_sql
+from simulation import demo_agreed, demo_sql, demo_trees
 from simulation.demo_files import (
     PARTIES,
     STUDY,
@@ -47,13 +47,17 @@ class Study(StrEnum):
 
     MODEL = "model"
     SQL = "sql"
+    TREES = "trees"
+
+
+_STORIES = {Study.SQL: demo_sql.STORY, Study.TREES: demo_trees.STORY}
 
 
 def run(keep: Path | None, tee: Tee = Tee.SGX, study: Study = Study.MODEL) -> int:
     """The whole demonstration; the exit status.
 
     Args:
-        study: One model, by agents and a mailbox; or a table by an agreed statement.
+        study: One model, by agents and a mailbox; a table by an agreed statement; or trees.
         tee: Whether the rows go to an SGX enclave, or to a TDX guest.
         keep: Folder to make and to leave everything in; None works in one that is removed.
     """
@@ -67,16 +71,17 @@ def run(keep: Path | None, tee: Tee = Tee.SGX, study: Study = Study.MODEL) -> in
         except OSError as error:
             raise FileNotWritten(str(keep), expected="a new folder", found=cause(error)) from error
     folder = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="ratls-demo-"))
-    stage = Stage(folder, STEPS if study is Study.MODEL else demo_sql.STEPS)
+    story = _STORIES.get(study)
+    stage = Stage(folder, STEPS if story is None else demo_agreed.STEPS)
     # Ctrl-C too: a shell makes jobs in the background ignore it.
     stops = (signal.SIGTERM, signal.SIGINT)
     restore = [signal.signal(stop, _interrupt) for stop in stops]
     try:
-        if study is Study.MODEL:
-            _tell_story(stage, demo_tee(tee))
+        kind = demo_tee(tee)
+        if story is None:
+            _tell_story(stage, kind)
         else:
-            kind = demo_tee(tee)
-            demo_sql.tell_story(stage, kind, make_intel=_make_intel, type_keys=_type_keys)
+            demo_agreed.tell_story(stage, kind, story, make_intel=_make_intel, type_keys=_type_keys)
     except KeyboardInterrupt:
         stage.tell("\n[yellow]interrupted[/]: every process of the demo was ended")
         return Exit.INTERRUPTED

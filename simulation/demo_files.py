@@ -14,7 +14,7 @@ STUDY = "joint-training"
 PATIENTS, MARKERS = 600, 30
 
 
-def write_rows(folder: Path) -> Iterator[tuple[str, int, int]]:
+def write_rows(folder: Path, patients: int = PATIENTS) -> Iterator[tuple[str, int, int]]:
     """Made-up patients in two Parquet files, and unsplit in a third for the comparison.
 
     Yields: Who has the file, its rows and its columns.
@@ -24,13 +24,13 @@ def write_rows(folder: Path) -> Iterator[tuple[str, int, int]]:
     import pyarrow.parquet as pq
 
     rng = np.random.default_rng(7)
-    markers = rng.normal(50, 10, (PATIENTS, MARKERS)).round(3)
+    markers = rng.normal(50, 10, (patients, MARKERS)).round(3)
     # The first ten indicate the illness, each less than the one before.
     signs = (markers[:, :10] - 50) / 10 @ np.linspace(1.5, 0.5, 10)
     columns: dict[str, Any] = {
-        "patient": [f"patient-{i:04d}" for i in range(PATIENTS)],
+        "patient": [f"patient-{i:04d}" for i in range(patients)],
         **{f"marker_{i + 1}": markers[:, i] for i in range(MARKERS)},
-        "ill": (signs + rng.normal(0, 1, PATIENTS) > 0).astype(np.int64),
+        "ill": (signs + rng.normal(0, 1, patients) > 0).astype(np.int64),
     }
     table = pa.table(columns)
     pq.write_table(table, folder / "unsplit.parquet")
@@ -42,16 +42,21 @@ def write_rows(folder: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def policy_text(
-    folder: Path, root: str, ppid: str, enclave: str, computation: str | None = None
+    folder: Path,
+    root: str,
+    ppid: str,
+    enclave: str,
+    computation: str | None = None,
+    marker: str = '"float64"',
 ) -> str:
     """The policy of the demo, on the rows and keys in `folder`; `enclave` is its `[[enclave]]`,
-    `computation` its `[[computation]]` in place of a training."""
+    `computation` its `[[computation]]` in place of a training, `marker` the type of numbers."""
     import pyarrow.parquet as pq
 
     names = pq.read_schema(folder / "unsplit.parquet").names
     features = [n for n in names if n not in {"patient", "ill"}]
     columns = ", ".join(
-        ['patient = "string"', *(f'{n} = "float64"' for n in features), 'ill = "int64"']
+        ['patient = "string"', *(f"{n} = {marker}" for n in features), 'ill = "int64"']
     )
     now = datetime.now(UTC).replace(microsecond=0)
     parties = "\n".join(

@@ -128,7 +128,7 @@ NOT_IN_THE_ENCLAVE = {
 }
 ENCLAVE_LIBRARIES = {
     *("cbor2", "cryptography", "duckdb", "grpc", "highspy", "numpy", "pyarrow", "pydantic"),
-    *("securesystemslib", "structlog"),
+    *("securesystemslib", "sklearn", "structlog"),
 }
 
 

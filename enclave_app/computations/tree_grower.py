@@ -12,6 +12,11 @@ The only module that imports scikit-learn; images without `boosted_trees` do not
 
 from __future__ import annotations
 
+import os
+
+# scikit-learn loads joblib, which would try out child processes and warn that there are none.
+os.environ["JOBLIB_MULTIPROCESSING"] = "0"
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial

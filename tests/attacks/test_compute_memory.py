@@ -91,7 +91,7 @@ def test_every_computation_is_estimated(name: str) -> None:
         "summary_statistics": ('columns = ["age"]', "statistics"),
     }
     parameters, output = sections[name]
-    agreed = Agreed.on(name, parameters, [output], minimum=10)
+    agreed = Agreed.on(name, parameters, [output], minimum=10, digits=4)
     with refused(ComputationTooLarge):
         required(agreed.policy, agreed.task, 10 * MEBIBYTE)
     assert required(agreed.policy, agreed.task, 200 * MEBIBYTE).per_row > 0

@@ -73,7 +73,7 @@ def test_the_same_for_any_order_of_rows() -> None:
 
 
 def test_small_cluster_is_dissolved() -> None:
-    """R05, R19: of three clusters, the third holds few of one input; its mean would be theirs."""
+    """R05: of three clusters, the third holds few of one input; its mean would be theirs."""
     few = rows((100, 100, 5), seed=2)
     found = answer(rows((100, 100, 50), seed=1), few)
     assert len(found["model_weights"]["centres"]) == 2

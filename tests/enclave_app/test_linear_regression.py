@@ -170,7 +170,7 @@ def test_constant_feature_or_label() -> None:
 @pytest.mark.parametrize("name", ["a", "y"])
 @pytest.mark.parametrize(("far", "leaf"), [(1e6, SubjectDominates), (1e308, NumbersOutOfRange)])
 def test_person_far_out(name: str, far: float, leaf: Any) -> None:
-    """R18, R19: nothing is pulled in here, so that whoever stands out is refused."""
+    """R18: nothing is pulled in here, so that whoever stands out is refused."""
     values = rows(seed=2).column(name).to_numpy().copy()
     values[0] = far
     if far > 1e300:

@@ -80,7 +80,7 @@ def test_each_example_of_the_page_is_a_model(world: Consortium, run: str) -> Non
         assert np.mean(predicted == people["y"]) > 0.75
         assert abs(found["metrics"]["accuracy"] - np.mean(predicted == people["y"])) < 0.03
     if run == "boosted_trees":
-        assert 0.9 < found["metrics"]["auc"] < 1
+        assert 0.8 < found["metrics"]["auc"] < 1
 
 
 @pytest.mark.parametrize("run", ["boosted_trees", "linear_regression", "logistic_regression"])

@@ -22,6 +22,9 @@ from tests.support.image_run import SECTIONS, image_world, run_in, serving
 
 ONE, TWO = "train_party_1", "train_party_2"
 OUTPUT = {
+    "boosted_trees": "model_weights",
+    "k_means": "model_weights",
+    "linear_regression": "model_weights",
     "logistic_regression": "model_weights",
     "private_set_intersection": "intersection_size",
     "sql": "table",

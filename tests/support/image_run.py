@@ -40,6 +40,18 @@ ENVIRONMENT: dict[str, str] = tomllib.loads(
     re.split(r"^\[loader\.env\]$|^\[sys\]$", TEMPLATE.read_text("utf-8"), flags=re.MULTILINE)[1]
 )
 SECTIONS = {
+    "boosted_trees": (
+        'features = ["age"], label = "y", predict = "class", trees = 5, leaves = 4, bins = 20, '
+        "learning_rate = 0.3, test_share = 0.3",
+        ["model_weights", "metrics"],
+        10,
+    ),
+    "k_means": ('features = ["age"], clusters = 2, max_iter = 500', ["model_weights"], 10),
+    "linear_regression": (
+        'features = ["age", "bmi"], label = "y", test_share = 0.3',
+        ["model_weights", "metrics"],
+        10,
+    ),
     "logistic_regression": (
         'features = ["age", "bmi"], label = "y", max_iter = 500',
         ["model_weights"],
@@ -90,7 +102,7 @@ serve(
 def image_world(run: str, **options: Any) -> EnclaveWorld:
     """Parties that agreed on one computation."""
     parameters, outputs, minimum = SECTIONS[run]
-    options = {"minimum": minimum, **options}
+    options = {"minimum": minimum, "digits": 4, **options}
     return EnclaveWorld.create(computation=computation(run, parameters, outputs, **options))
 
 
