@@ -115,6 +115,7 @@ NOT_RUN = {
     "scheduler.service": "calls of a submitter and of a provider",
     "scheduler.store": "names a database server",
     "simulation": "a call and a command",
+    "simulation.demo_agreed": "starts a demonstration",
     "simulation.folder": "names of files, no code",
     "verifier.output": "changes the streams of the process",
     "verifier.responses": "its answers are shortened",
