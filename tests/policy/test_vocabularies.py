@@ -53,7 +53,7 @@ def test_value_that_is_not_listed_does_not_leave_its_owner(region: str) -> None:
 
 
 def test_value_that_is_not_listed_is_refused_on_arrival() -> None:
-    """By an enclave that was sent it all the same, in one code for all values (L05)."""
+    """By an enclave that was sent it all the same, in one code for all values."""
     declared, budget = dataset(), MemoryBudget(1 << 26, 1 << 26)
 
     def arrive(*regions: str) -> None:
