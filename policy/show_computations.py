@@ -43,6 +43,10 @@ _EXAMPLE_VALUES = {  # for a policy whose datasets have these columns
     "memory_mebibytes": "512",
     "seconds": "60",
 }
+_OF_COLUMNS = (
+    'A column with a range: `age = { type = "int64", min = 0, max = 120 }`. A text with a closed '
+    'list: `region = { type = "string", values = ["north", "south"] }`.'
+)
 
 
 class ComputationUnknown(ConfigError):
@@ -196,7 +200,11 @@ def page() -> str:
             lines.append(f"| `{parameter}`{more} | {told['value']} | {who} |")
         outputs = ", ".join(f"`{output}`" for output in sorted(declared.outputs))
         lines += ["", f"Outputs: {outputs}.", "", f"Limits: {_limits(declared)}.", ""]
-        lines += [f"What a result still tells: {declared.says}.", "", "```toml"]
+        lines += [f"What a result still tells: {declared.says}.", ""]
+        features = declared.parameters.get("features")
+        if isinstance(features, Columns) and "string" in features.types:
+            lines += [_OF_COLUMNS, ""]
+        lines.append("```toml")
         people = 'submitters = ["carol-lab"]\nrecipients = ["carol-lab"]\n'
         inputs = '["train_party_1", "train_party_2"]'
         lines += [block(name, id_="example", inputs=inputs, people=people).rstrip("\n"), "```"]

@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from enclave_app.compute import compute, required
+from enclave_app.computations import COMPUTATIONS
+from enclave_app.compute import compute, own_reasons, required
 from enclave_app.session import Denied, Released
 from policy.document import Policy
+from policy.domains import Agreed
 from policy.seal import open_result, result_info
 from policy.show_computations import block
 from policy.task import Task
@@ -105,6 +107,30 @@ def test_two_runs_are_equal_to_the_last_byte_on_any_number_of_threads(
             document = answer(world, agreed, rows(1), rows(2))
             found.append({n: v for n, v in document.items() if n != "salt"})
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_reason_of_an_own_input(world: Consortium, run: str) -> None:
+    """A provider hears what it could compute of its own rows, whatever the others have."""
+    agreed = policy(world, run, reasons=("significant", 'reasons = "own input", significant'))
+    free = {"max_iter": 500} if "max_iter" in str(agreed.computation[0].parameters) else {}
+    task = Task.new(agreed, "train", "carol-lab", at=AT, parameters=free)
+    said = own_reasons(agreed, task, [rows(1), rows(2, 50)], lambda: None)
+    assert said == {"train_party_1": "", "train_party_2": "too-few-subjects"}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_no_result_is_longer_than_was_declared(world: Consortium, run: str) -> None:
+    """R15, R20: every outcome has this length, so a longer one would tell by being refused."""
+    agreed = policy(world, run)
+    free = {"max_iter": 500} if "max_iter" in str(agreed.computation[0].parameters) else {}
+    task = Task.new(agreed, "train", "carol-lab", at=AT, parameters=free)
+    parameters: dict[str, Any] = dict(task.resolved_parameters(agreed))
+    parameters["agreed"] = Agreed.of(agreed.study, agreed.dataset)
+    found = answer(world, agreed, rows(1), rows(2))
+    least = len(json.dumps(found, separators=(",", ":")))
+    most = COMPUTATIONS[run].longest(parameters, agreed.computation[0].release.outputs, [1, 1])
+    assert least <= most
 
 
 def test_the_split_is_of_the_study(world: Consortium) -> None:
