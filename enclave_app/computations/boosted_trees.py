@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from enclave_app.computations.features import categories, joined, named, one_hot
-from enclave_app.computations.groups import Matrix, ValueTooRare, of_values, of_weights
+from enclave_app.computations.groups import Matrix, of_values, of_weights
 from enclave_app.computations.logistic_regression import ClassesNotTwo, ClassTooSmall
 from enclave_app.computations.metrics import measured, of_test_side
 from enclave_app.computations.split import sides
@@ -100,31 +100,28 @@ def steps(numbers: Matrix, low: float, high: float, bins: int) -> Binned:
     return np.where(missing, bins, np.clip(place, 0, bins - 1)).astype(np.uint8)
 
 
-class _Audit:
+class LeafAudit:
     """Whether a node may be a leaf: all of it is counted inside, by persons of each input."""
 
     def __init__(self, trained: Inputs, target: Matrix, rule: Release, *, classes: bool) -> None:
-        self._k, self._rule, self._target, self._classes = (
-            rule.min_subjects_per_input,
-            rule,
-            target,
-            classes,
-        )
+        self._rule, self._target, self._classes = rule, target, classes
+        self._k, self._names = rule.min_subjects_per_input, list(trained)
         lengths = [len(table) for table, _ in trained.values()]
-        source = np.repeat(np.arange(len(lengths), dtype=np.uint8), lengths)
-        self._names, self._source = list(trained), source
+        self._source = np.repeat(np.arange(len(lengths), dtype=np.uint16), lengths)
         self._people = np.concatenate(
             [numbered(table.column(subject)) for table, subject in trained.values()]
         )
         # Of each row which input it is of and, of two classes, which one it has.
         self._kinds = 2 * len(lengths) if classes else len(lengths)
-        self._kind = (source * 2 + target).astype(np.uint8) if classes else source
+        self._kind = (self._source * 2 + target).astype(np.uint16) if classes else self._source
         self.least_rows = self._kinds * self._k  # of a leaf that may leave
-        # The most rows of one person: with so many times as many rows, it is certain.
-        self._most_rows = 1
-        for i in range(len(lengths)):
-            known = self._people[source == i]
-            self._most_rows = max(self._most_rows, int(np.bincount(known + 1).max(initial=1)))
+        # Of one input at most: the rows of a person, and those with one label.
+        parts = [self._source == i for i in range(len(lengths))]
+        counted = [np.bincount(self._people[part] + 1).max(initial=1) for part in parts]
+        self._most_rows = int(max(counted))
+        self._common = np.array(
+            [np.unique(target[part], return_counts=True)[1].max(initial=0) for part in parts]
+        )
 
     def counted(self, rows: Indices) -> Counts:
         """How many rows there are of each input and class."""
@@ -133,25 +130,41 @@ class _Audit:
 
     def may_be_leaf(self, counts: Counts, rows: Callable[[], Indices]) -> bool:
         """They hold enough persons of each input, and enough of each class."""
-        least = int(counts.min())
-        if least < self._k:
+        if counts.min() < self._k:
             return False
-        # So many rows are k persons; and of twice as many in the input, nobody has half.
-        if self._classes and least >= max(self._k, 2) * self._most_rows:
+        return self._surely(counts, rows) or self._exactly(rows())
+
+    def _surely(self, counts: Counts, rows: Callable[[], Indices]) -> bool:
+        """So many rows that it holds whosever they are; most leaves of many rows are such."""
+        # Twice as many as one person can have: nobody has more than half.
+        if counts.min() < max(self._k, 2) * self._most_rows:
+            return False
+        if self._classes:
             return True
+        others = counts - self._common
+        if (others < self._k * self._most_rows).any() or (counts <= _FEW * self._common).any():
+            return False
+        indices = rows()
+        values, source = self._target.take(indices), self._source.take(indices)
+        return all(self._is_even(values[source == i]) for i in range(self._kinds))
+
+    def _is_even(self, values: Matrix) -> bool:
+        """Nobody's rows can have more than half of the squared deviations."""
+        middle = values.mean()
+        farthest = max(values.max() - middle, middle - values.min())
+        apart = values - middle
+        return bool(0 < 2 * self._most_rows * farthest**2 <= apart @ apart)
+
+    def _exactly(self, indices: Indices) -> bool:
+        people, target, source = self._people[indices], self._target[indices], self._source[indices]
         try:
-            require_all(self._groups(rows()), self._rule)
+            for i, dataset in enumerate(self._names):
+                part = source == i
+                thing = f"dataset {dataset!r}"
+                require_all(of_mean(thing, target[part], people[part]), self._rule)
         except ReleaseDeniedError:
             return False
         return True
-
-    def _groups(self, indices: Indices) -> Iterator[Group | Share]:
-        people, target, source = self._people[indices], self._target[indices], self._source[indices]
-        for i, dataset in enumerate(self._names):
-            part = source == i
-            yield from of_mean(f"dataset {dataset!r}", target[part], people[part])
-            for one in (0.0, 1.0) if self._classes else ():
-                yield Group(f"dataset {dataset!r}", people[part & (target == one)], ValueTooRare)
 
 
 def of_mean(thing: str, target: Matrix, people: People) -> Iterator[Group | Share]:
@@ -174,7 +187,7 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
     trained, tested = _sides(inputs, parameters)
     truth = joined(list(trained.values()), label)
     target = (truth if classes is None else truth == classes[1]).astype(np.float64)
-    audit = _Audit(trained, target, rule, classes=classes is not None)
+    audit = LeafAudit(trained, target, rule, classes=classes is not None)
     plan = Plan(
         classes=classes is not None,
         trees=parameters["trees"],

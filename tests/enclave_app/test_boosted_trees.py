@@ -8,15 +8,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import log_loss, r2_score, roc_auc_score
 
-from enclave_app.computations.boosted_trees import NoLeafLarge, TooManyLeaves, score, steps
+from enclave_app.computations.boosted_trees import (
+    LeafAudit,
+    NoLeafLarge,
+    TooManyLeaves,
+    score,
+    steps,
+)
 from enclave_app.computations.logistic_regression import ClassesNotTwo, ClassTooSmall
 from enclave_app.computations.metrics import TooFewToTest
 from enclave_app.computations.split import is_tested
 from enclave_app.computations.tree_grower import Plan, grown
-from enclave_app.gate import SubjectDominates
+from enclave_app.gate import Input, SubjectDominates
 from policy.domains import Agreed
 from policy.sections import Column
 from tests.enclave_app.agreed import gated
@@ -133,6 +141,53 @@ def test_later_trees_correct_what_is_released(predict: str) -> None:
             wanted = -0.3 * slope[rows_].sum() / curve[rows_].sum()
             assert np.isclose(tree["value"][place], wanted, rtol=1e-4, atol=1e-6)
         said += np.array(tree["value"])[leaf]
+
+
+@settings(deadline=None)
+@given(st.data(), st.booleans())
+def test_quick_answer_is_that_of_counting_persons(data: Any, classes: bool) -> None:
+    """R06: many rows let a leaf leave without its persons being counted; never wrongly."""
+    k, inputs, parts = data.draw(st.integers(2, 4)), {}, []
+    labels = st.sampled_from([0.0, 1.0]) if classes else st.integers(0, 6).map(float)
+    if not classes and data.draw(st.booleans()):
+        labels = st.floats(-100, 100, width=32)
+    for name in ("one", "two"):
+        size = data.draw(st.integers(1, 40))
+        people = [
+            data.draw(st.integers(0, data.draw(st.sampled_from([1, 3, 40])))) for _ in range(size)
+        ]
+        inputs[name] = Input(pa.table({"patient": people}), "patient")
+        parts.append([data.draw(labels) for _ in range(size)])
+    target = np.concatenate(parts)
+    rule = Rule(outputs=("model_weights",), min_subjects_per_input=k)
+    audit = LeafAudit(inputs, target, rule, classes=classes)
+    chosen = np.array([i for i in range(len(target)) if data.draw(st.booleans())], np.uint32)
+    counts = audit.counted(chosen)
+    assert counts.sum() == len(chosen)
+    start, may = 0, True
+    for (table, _), part in zip(inputs.values(), parts, strict=True):
+        own = chosen[(chosen >= start) & (chosen < start + len(part))]
+        start += len(part)
+        people, values = table["patient"].to_numpy()[own - start + len(part)], target[own]
+        may &= len(set(people)) >= k
+        for one in (0.0, 1.0) if classes else ():
+            may &= len(set(people[values == one])) >= k
+        may = bool(may and holds_for(values, people, k))
+    assert audit.may_be_leaf(counts, lambda: chosen) == may
+
+
+def holds_for(values: npt.NDArray[Any], people: npt.NDArray[Any], k: int) -> bool:
+    """The rules of a leaf, written out again."""
+    who = np.unique(people)
+    squares = (values - values.mean()) ** 2
+    for weights in (np.ones(len(values)), squares):
+        held = max(weights[people == one].sum() for one in who)
+        if weights.sum() == 0 or held > weights.sum() / 2 * (1 + 1e-9):
+            return False
+    found, counts = np.unique(values, return_counts=True)
+    if counts.max() > 1 and len(set(people[values != found[counts.argmax()]])) < k:
+        return False
+    return len(found) > 3 or all(len(set(people[values == one])) >= k for one in found)
 
 
 def test_leaf_that_one_input_would_have_alone_is_not_there() -> None:
