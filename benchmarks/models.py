@@ -3,7 +3,7 @@
 Measured: one thread each, rows in memory, the best of several rounds that take turns. Trees: a
 hundred with 31 leaves, as `HistGradientBoostingClassifier` grows them from the pooled matrix; made
 here of Arrow columns, in agreed steps, each leaf counted by persons of each input and class. Linear
-regression and k-means beside them, for the record: what the gate asks of them costs more than they.
+regression beside them, for the record: what the gate asks costs more than the model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import pyarrow as pa
-from sklearn.cluster import KMeans
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LinearRegression
 from threadpoolctl import threadpool_limits
@@ -73,10 +72,6 @@ def main() -> None:
             lambda: trees.fit(matrix, ill),
         ),
         "linear_regression": ({"label": "cost"}, lambda: LinearRegression().fit(matrix, cost)),
-        "k_means": (
-            {"clusters": 8, "max_iter": 1000},
-            lambda: KMeans(8, n_init=5, max_iter=1000, tol=0, random_state=0).fit(matrix),
-        ),
     }  # fmt: skip
     chosen = [name for name in cases if name in sys.argv] or list(cases)
     results = {}

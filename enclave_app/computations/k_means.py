@@ -36,7 +36,8 @@ from policy.sections import Release
 Labels = npt.NDArray[np.int64]
 # Fixed, and measured with the code, so that results are comparable.
 STARTS = 5
-STILL = 1e-7  # of a column's range: a centre that moves less stands still
+# Of a column's range: a centre that moves less stands still; nearly so while starts are compared.
+STILL, NEARLY = 1e-7, 1e-3
 _FEW = 3  # values of a column: mean and deviation would solve their frequencies
 _CHUNK = 1 << 16  # rows whose distances are computed at once
 
@@ -77,20 +78,21 @@ def fit(matrix: Matrix, *, clusters: int, max_iter: int) -> Matrix:
     """
     found = []
     for start in range(STARTS):
-        centres = settled(matrix, _drawn(matrix, clusters, start), max_iter)
-        found.append((_nearest(matrix, centres)[1].sum(), start, centres))
-    return min(found)[2]
+        centres = settled(matrix, _drawn(matrix, clusters, start), max_iter, still=NEARLY)
+        found.append((_spread(matrix, centres), start, centres))
+    return settled(matrix, min(found)[2], max_iter)
 
 
-def settled(matrix: Matrix, centres: Matrix, max_iter: int) -> Matrix:
+def settled(matrix: Matrix, centres: Matrix, max_iter: int, *, still: float = STILL) -> Matrix:
     """Lloyd's algorithm from these centres: each becomes the mean of the rows nearest to it.
 
     Raises: ClustersNotSettled.
     """
+    columns = np.ascontiguousarray(matrix.T)
     for _ in range(max_iter):
         check_deadline()
-        moved = _means(matrix, _nearest(matrix, centres)[0], centres)
-        if np.abs(moved - centres).max() <= STILL:
+        moved = _means(columns, _nearest(matrix, centres), centres)
+        if np.abs(moved - centres).max() <= still:
             return moved
         centres = moved
     raise ClustersNotSettled(
@@ -98,24 +100,26 @@ def settled(matrix: Matrix, centres: Matrix, max_iter: int) -> Matrix:
     )
 
 
-def _means(matrix: Matrix, labels: Labels, centres: Matrix) -> Matrix:
+def _means(columns: Matrix, labels: Labels, centres: Matrix) -> Matrix:
     """The mean of each cluster; one that is empty stays where it is."""
     sizes = np.bincount(labels, minlength=len(centres))
-    sums = [np.bincount(labels, column, minlength=len(centres)) for column in matrix.T]
+    sums = [np.bincount(labels, column, minlength=len(centres)) for column in columns]
     means: Matrix = np.column_stack(sums) / np.maximum(sizes, 1)[:, None]
     return np.where(sizes[:, None] > 0, means, centres)
 
 
-def _nearest(matrix: Matrix, centres: Matrix) -> tuple[Labels, Matrix]:
-    """For each row the number of its nearest centre, the first of several, and how far it is."""
-    labels, far = np.empty(len(matrix), np.int64), np.empty(len(matrix))
-    lengths = (centres**2).sum(axis=1)
+def _nearest(matrix: Matrix, centres: Matrix) -> Labels:
+    """For each row the number of its nearest centre, the first of several."""
+    labels, lengths = np.empty(len(matrix), np.int64), (centres**2).sum(axis=1)[:, None]
     for i in range(0, len(matrix), _CHUNK):
-        part = matrix[i : i + _CHUNK]
-        squares = lengths - 2 * (part @ centres.T)
-        labels[i : i + _CHUNK] = squares.argmin(axis=1)
-        far[i : i + _CHUNK] = squares.min(axis=1) + (part**2).sum(axis=1)
-    return labels, np.maximum(far, 0.0)
+        squares = lengths - 2 * (centres @ matrix[i : i + _CHUNK].T)
+        labels[i : i + _CHUNK] = squares.argmin(axis=0)
+    return labels
+
+
+def _spread(matrix: Matrix, centres: Matrix) -> float:
+    """The sum of squares that is left: how far all rows are from their centres."""
+    return float(((matrix - centres[_nearest(matrix, centres)]) ** 2).sum())
 
 
 def _drawn(matrix: Matrix, clusters: int, start: int) -> Matrix:
@@ -146,7 +150,7 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
     rows = _rows(inputs, names, agreed)
     centres = fit(rows.matrix, clusters=parameters["clusters"], max_iter=most)
     while True:
-        labels = _nearest(rows.matrix, centres)[0]
+        labels = _nearest(rows.matrix, centres)
         held = _held(rows, labels, len(centres), len(inputs))
         small = [c for c in range(len(centres)) if not _may_leave(rows, labels == c, inputs, rule)]
         if not small:
