@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -24,6 +24,7 @@ from enclave_app.rounds import Model
 from enclave_app.session import Denied, Released
 from policy.computations import DECLARED, columns_used
 from policy.document import Policy
+from policy.domains import Agreed
 from policy.errors import ResourceLimitError
 from policy.receipt import SALT_LENGTH, SALT_SIZE, result_digest, salted
 from policy.rounds import Series
@@ -49,7 +50,7 @@ def required(policy: Policy, task: Task, limit: int) -> Need:
             bytes. Raised when a task is opened: later, rows would have been released for it.
     """
     computation = agreed(policy, task)
-    need = COMPUTATIONS[computation.run].need(task.resolved_parameters(policy))
+    need = COMPUTATIONS[computation.run].need(_parameters(policy, task))
     total, takes_rows = 0, DECLARED[computation.run].takes_rows
     for dataset in _datasets(policy, computation):
         received = dataset.max_rows * _row_size(dataset) if takes_rows else 0
@@ -81,7 +82,7 @@ def compute(
     """
     computation = agreed(policy, task)
     try:
-        parameters = task.resolved_parameters(policy)
+        parameters = _parameters(policy, task)
         inputs = _inputs(policy, computation, tables)
         code, rule = COMPUTATIONS[computation.run], computation.release
         with checking(check):
@@ -104,7 +105,7 @@ def own_reasons(
     """
     computation = agreed(policy, task)
     code, rule = COMPUTATIONS[computation.run], computation.release
-    parameters, reasons = task.resolved_parameters(policy), dict.fromkeys(computation.inputs, "")
+    parameters, reasons = _parameters(policy, task), dict.fromkeys(computation.inputs, "")
     for dataset, rows in _inputs(policy, computation, tables).items():
         check()
         alone = {dataset: rows}
@@ -145,6 +146,15 @@ def _datasets(policy: Policy, computation: Computation) -> list[Dataset]:
     return cast(list[Dataset], [policy.dataset_by_id(name) for name in computation.inputs])
 
 
+def _parameters(policy: Policy, task: Task) -> dict[str, Any]:
+    """The task's parameters; for a model, beside them what the datasets agree on about columns."""
+    parameters: dict[str, Any] = dict(task.resolved_parameters(policy))
+    computation = agreed(policy, task)
+    if "features" in DECLARED[computation.run].parameters:
+        parameters["agreed"] = Agreed.of(policy.study, _datasets(policy, computation))
+    return parameters
+
+
 def _inputs(policy: Policy, computation: Computation, tables: Sequence[pa.Table]) -> Inputs:
     """Each input, of which the computation gets the columns that it names, and who the persons are.
 
@@ -162,7 +172,7 @@ def _sealed_to_all(document: bytes, policy: Policy, task: Task) -> Released:
     computation = agreed(policy, task)
     most = [dataset.max_rows for dataset in _datasets(policy, computation)]
     longest = COMPUTATIONS[computation.run].longest(
-        task.resolved_parameters(policy), computation.release.outputs, most
+        _parameters(policy, task), computation.release.outputs, most
     )
     document = salted(document, os.urandom(SALT_SIZE))
     plaintext = padded(document, padded_size(longest + SALT_LENGTH))

@@ -112,7 +112,15 @@ def require_groups(inputs: Inputs, declared: Iterable[Group | Share], rule: Rele
         Group(f"dataset {dataset!r}", numbered(table.column(subject)))
         for dataset, (table, subject) in inputs.items()
     )
-    for found in itertools.chain(whole, declared):
+    require_all(itertools.chain(whole, declared), rule)
+
+
+def require_all(declared: Iterable[Group | Share], rule: Release) -> None:
+    """The same for groups that are known only once something was computed.
+
+    Raises: as `require_groups`.
+    """
+    for found in declared:
         check_deadline()
         if isinstance(found, Share):
             if not found.largest <= found.most * (1 + 1e-9):  # exact limits differ by rounding
@@ -146,9 +154,10 @@ def released(outputs: Mapping[str, Any], rule: Release, *, computation: str, run
             found=", ".join(sorted(outputs)) or "none",
         )
     document = {"schema": SCHEMA, "computation": computation, "run": run}
-    rounded = {name: _rounded(value, rule.significant_digits) for name, value in outputs.items()}
+    digits = rule.significant_digits
+    shortened = {name: rounded(value, digits) for name, value in outputs.items()}
     text = json.dumps(
-        document | rounded,
+        document | shortened,
         sort_keys=True,
         separators=(",", ":"),
         ensure_ascii=False,
@@ -204,16 +213,16 @@ class OutputNotCanonical(ReleaseDeniedError):
     default_fix = "report it to the authors of the computation"
 
 
-def _rounded(value: Any, digits: int) -> Any:
+def rounded(value: Any, digits: int) -> Any:
     """`value` with each float at `digits` significant decimal digits; -0.0 becomes 0.0."""
     if isinstance(value, dict) and all(type(key) is str for key in value):
-        return {key: _rounded(member, digits) for key, member in value.items()}
+        return {key: rounded(member, digits) for key, member in value.items()}
     if isinstance(value, list):
-        return [_rounded(member, digits) for member in value]
+        return [rounded(member, digits) for member in value]
     if type(value) is float and math.isfinite(value):
-        rounded = float(f"{value:.{digits}g}") + 0.0
-        if math.isfinite(rounded):  # the largest floats round up to infinity
-            return rounded
+        short = float(f"{value:.{digits}g}") + 0.0
+        if math.isfinite(short):  # the largest floats round up to infinity
+            return short
     elif type(value) in {str, int, bool}:
         return value
     raise OutputNotCanonical("output", expected="finite JSON values", found=type(value).__name__)

@@ -17,15 +17,15 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from policy import rounds
+from policy.domains import Finding, domain_problems
 from policy.parameters import Fixed, Parameter, Range, Value
 from policy.sections import Computation, Dataset
-
-# One problem without its line: path, expected, found, and what to do where that is not obvious.
-Finding = tuple[str, str, str] | tuple[str, str, str, str]
 
 _FEW, _NEAR = 32, 0.5  # names that one is compared with; how like it the one meant must be
 _NUMBERS = frozenset({"bool", "int32", "int64", "float32", "float64"})
 _LABELS = frozenset({"bool", "int32", "int64"})
+_FEATURES = _NUMBERS | {"string"}  # texts whose values the dataset lists
+_MEASURED = _NUMBERS - {"bool"}
 _KEYS = frozenset({"string", "int32", "int64"})  # exact equality means nothing for floats
 
 
@@ -40,6 +40,8 @@ class Columns:
     nullable: bool = False
     subject: bool = False  # may be the column that names a person
     alike: bool = False  #   of one type and spelling in all inputs
+    # Numbers need min and max, alike in all inputs: what is measured by them tells no row.
+    ranged: bool = False
 
     def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
         names = value if isinstance(value, tuple) else (value,)
@@ -60,6 +62,8 @@ class Columns:
             if len(found) > 1:
                 yield path, "a column of one type in all inputs", f"{name!a}: {sorted(found)}"
             yield from _one_spelling(path, name, inputs)
+        if self.ranged or (self.types >= _FEATURES and not self.subject):
+            yield from domain_problems(path, sorted(wanted), inputs, ranged=self.ranged)
 
     def _usable(self, path: str, name: str, dataset: Dataset) -> Iterator[Finding]:
         column = dataset.columns.get(name)
@@ -119,6 +123,21 @@ class Probabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A number within limits. Always fixed: two tasks that differ in it a little would leave out
+    different persons, and the difference of their results would be about these few."""
+
+    task_may_choose: ClassVar[bool] = False
+    least: float
+    most: float
+
+    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
+        if not (isinstance(value, float) and self.least <= value <= self.most):
+            wanted = f"a number from {self.least} to {self.most}, with a point"
+            yield path, wanted, ascii(value)[:80]
+
+
+@dataclass(frozen=True, slots=True)
 class Statement:
     """The text of a SELECT. Always fixed. What it may say: `policy.sql`, before anybody signs, and
     `enclave_app.computations.sql_plan`, before it runs."""
@@ -134,7 +153,7 @@ _STATEMENT_CAP = 8000
 _BOUND_NAME = re.compile("[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
-Kind = Columns | Whole | Probabilities | Statement | rounds.Kind
+Kind = Columns | Whole | Probabilities | Part | Statement | rounds.Kind
 
 
 def _nothing_else(path: str, _: Computation, inputs: Sequence[Dataset]) -> Iterator[Finding]:
@@ -161,8 +180,32 @@ class Declared:
     most_digits: int = 6
 
 
+_TEST_SHARE = Part(0.05, 0.5)  # of the persons, whose rows a model is not trained on
 DECLARED: Mapping[str, Declared] = MappingProxyType(
     {
+        "boosted_trees": Declared(
+            about="A sum of many small decision trees over the rows of all inputs together: how "
+            "likely the label is, or how large. Each input needs ten persons for each leaf, that "
+            "is, for trees times leaves.",
+            outputs=frozenset({"model_weights", "metrics"}),
+            parameters={
+                "features": Columns(_FEATURES, nullable=True, ranged=True),
+                "label": Columns(_NUMBERS, several=False),
+                "predict": rounds.Word(("class", "number")),
+                "trees": Whole(1, 500),
+                "leaves": Whole(2, 32),
+                "bins": Whole(2, 250),
+                "learning_rate": Part(0.01, 1.0),
+                "test_share": _TEST_SHARE,
+            },
+            optional=frozenset({"test_share"}),
+            fewest_subjects=10,
+            # Each leaf is an equation, and there are many: few digits keep them from being solved.
+            most_digits=4,
+            says="of many groups, each of enough persons of every input, how the label is "
+            "distributed, to the agreed digits. Groups of different trees overlap and can be "
+            "subtracted. Who knows every row but one can find out that one's label",
+        ),
         rounds.RUN: Declared(
             about="One model, trained in rounds by the owners of the inputs: each sends what its "
             "training changed, and no row.",
@@ -197,15 +240,44 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             takes_rows=False,
             also=rounds.problems,
         ),
+        "k_means": Declared(
+            about="Groups of similar rows: the mean of each.",
+            outputs=frozenset({"model_weights", "counts"}),
+            parameters={
+                "features": Columns(_MEASURED, ranged=True),
+                "clusters": Whole(2, 50),
+                "max_iter": Whole(1, 10_000),
+            },
+            fewest_subjects=10,
+            says="the mean of each feature in every group that holds enough persons of each input, "
+            "fewer groups than asked for where one was too small, and with counts how many "
+            "persons each holds. Who knows every row but one can compute that one",
+        ),
+        "linear_regression": Declared(
+            about="One model over the rows of all inputs together: the number that the label is, "
+            "given the features, by ordinary least squares.",
+            outputs=frozenset({"model_weights", "metrics", "counts"}),
+            parameters={
+                "features": Columns(_FEATURES),
+                "label": Columns(_MEASURED, several=False),
+                "test_share": _TEST_SHARE,
+            },
+            optional=frozenset({"test_share"}),
+            fewest_subjects=10,
+            says="how each feature goes with the label over all inputs together, to the agreed "
+            "digits. Who knows every row but one can compute that one's label",
+        ),
         "logistic_regression": Declared(
             about="One model over the rows of all inputs together: how likely the label is, given "
             "the features.",
-            outputs=frozenset({"model_weights"}),
+            outputs=frozenset({"model_weights", "metrics"}),
             parameters={
-                "features": Columns(_NUMBERS),
+                "features": Columns(_FEATURES),
                 "label": Columns(_LABELS, several=False),
                 "max_iter": Whole(1, 100_000),
+                "test_share": _TEST_SHARE,
             },
+            optional=frozenset({"test_share"}),
             # A coefficient is an equation about the persons who have the feature. With fewer of
             # them than a model of a few features has equations, each could be solved for.
             fewest_subjects=10,
@@ -292,6 +364,9 @@ def computation_problems(
         )
     if len(computation.inputs) < declared.fewest_inputs:
         yield f"{path}.inputs", f"at least {declared.fewest_inputs}", str(len(computation.inputs))
+    if "metrics" in rule.outputs and "test_share" not in computation.parameters:
+        # How well a model repeats the rows that it was made of says how well it remembers them.
+        yield f"{path}.parameters.test_share", "a value, as metrics are released", "nothing"
     yield from _parameters(f"{path}.parameters", computation.parameters, declared, inputs)
     yield from declared.also(path, computation, inputs)
 

@@ -184,7 +184,7 @@ def _unset(test: Test) -> Test:
 
 
 def _wider_column(old: Column, new: Column) -> bool:
-    other = (old.type, old.spelling) != (new.type, new.spelling)
+    other = (old.type, old.spelling, old.values) != (new.type, new.spelling, new.values)
     below = old.min != new.min and _unset(_lower)(old.min, new.min)
     above = old.max != new.max and _unset(_higher)(old.max, new.max)
     return other or below or above or (new.nullable and not old.nullable)

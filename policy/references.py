@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from policy.computations import Finding, computation_problems
+from policy.computations import computation_problems
+from policy.domains import Finding
 from policy.errors import PolicyTrustError
 from policy.problems import Problem
 from policy.sections import Computation, Dataset, Head, Party

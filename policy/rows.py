@@ -5,32 +5,31 @@
     check = BatchCheck(dataset)           # once for a stream
     check(batch, rows_before=0)           # the schema, the arrays themselves, every value
 
-Nothing is cast. Messages name columns and the first wrong row, never a value. This is the only
-module of `policy` that imports pyarrow.
+Nothing is cast. Messages name columns and the first wrong row, never a value. Beside
+`policy.row_texts`, this is the only module of `policy` that imports pyarrow.
 
 Almost all columns of almost all batches are fine, and two numbers can show it: the lowest and the
 highest value, in one pass over a column (`_Column.is_fine`). Only where these do not show it, each
-rule is asked for each row (`_faults`, `_misspelled`), and that alone refuses.
+rule is asked for each row (`_faults`, `misspelled`), and that alone refuses.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from policy import text
 from policy.errors import InvalidDataError, SchemaError
+from policy.row_texts import Fault, NamesRows, all_listed, is_plainly_spelled, misspelled, unlisted
 from policy.sections import Column, Dataset
 from policy.values import Digest
 
-Fault = tuple[type[InvalidDataError], str, pa.Array]  # refusal, the rule, which rows break it
 ColumnFault = tuple[str, type[InvalidDataError], str, pa.Array]
 _ROWS_NAMED = 5  # in one refusal
 _LARGEST = sys.float_info.max
@@ -170,8 +169,8 @@ class BatchCheck:
             validated: Its arrays were validated in full, or made in this process from values.
 
         Raises: as `check_schema`; RowsMalformed, ValueNull, ValueNotFinite, ValueOutsideDomain,
-            and of ids of persons PersonUnnamed, PersonSpelledWithBlanks, PersonSpelledInvisibly,
-            PersonSpelledInParts, PersonSpelledInCapitals.
+            ValueUnlisted, and of ids of persons PersonUnnamed, PersonSpelledWithBlanks,
+            PersonSpelledInvisibly, PersonSpelledInParts, PersonSpelledInCapitals.
         """
         if not batch.schema.equals(self.schema, check_metadata=True):
             check_schema(batch.schema, self._dataset)
@@ -232,8 +231,10 @@ class _Column:
         """True: every value is. False: some value may break a rule; `refuse` looks for it."""
         if values.null_count and not self._declared.nullable:
             return False
+        if self._declared.values is not None and not all_listed(values, self._declared.values):
+            return False
         if self._spelling is not None:
-            return self._spelling == "canonical" and _is_plainly_spelled(values)
+            return self._spelling == "canonical" and is_plainly_spelled(values)
         if not self._has_numbers or not len(values):
             return True
         low, high = self._extremes(values)
@@ -267,7 +268,7 @@ class _Column:
 
     def faults(self, values: pa.Array) -> Iterator[Fault]:
         """The rules that some row breaks."""
-        faults = chain(_faults(values, self._declared), _misspelled(values, self._spelling))
+        faults = chain(_faults(values, self._declared), misspelled(values, self._spelling))
         return (fault for fault in faults if pc.any(fault[2]).as_py())
 
 
@@ -287,124 +288,21 @@ def _rows(wrong: pa.Array, rows_before: int) -> str:
     return f"{'row' if len(places) == 1 else 'rows'} {listed}{more}"
 
 
-class _NamesRows:
-    """Sentences like `dataset d, column 'age': row 3 must not be null`."""
-
-    says: ClassVar[str] = "{thing}: {found} must {expected}"
-
-
-class PersonUnnamed(_NamesRows, InvalidDataError):
-    """A person's id is empty or blank."""
-
-    code = "person-unnamed"
-    default_fix = "give the person an id, or leave the row out"
-
-
-class PersonSpelledWithBlanks(_NamesRows, InvalidDataError):
-    """A person's id begins or ends with a space, and would count as another person's."""
-
-    code = "person-spelled-with-blanks"
-    default_fix = "trim the column at the source: in SQL trim(id), in pandas ids.str.strip()"
-
-
-def _misspelled(values: pa.Array, spelling: str | None) -> Iterator[Fault]:
-    """R06: `P1`, `P1 ` and `p1` are one person to people and three to a computer that counts."""
-    if spelling is None:
-        return
-    trimmed = pc.ascii_trim(values, characters=" ")
-    yield PersonUnnamed, "have an id", pc.equal(pc.binary_length(trimmed), 0)
-    yield PersonSpelledWithBlanks, "not begin or end with a space", pc.not_equal(trimmed, values)
-    rules = _SPELLINGS[spelling]
-    if pc.all(pc.ascii_is_printable(values), min_count=0).as_py() is not False:
-        rules = rules[len(_CANONICAL) :]  # most ids; they have no second form
-    # Not by Arrow's `utf8_normalize`: an id of a mebibyte of accents would take it hours.
-    joined = _joined(values) if rules else ""
-    for leaf, expected, holds in rules:
-        if not holds(joined):
-            wrong = [id_ is not None and not holds(id_) for id_ in values.to_pylist()]
-            yield leaf, expected, pa.array(wrong)
-
-
-def _is_plainly_spelled(values: pa.Array) -> bool:
-    """Nothing but visible ASCII without a blank, and no empty id: most ids are such.
-
-    Two passes over bytes instead of seven over texts. False says nothing.
-    """
-    if values.null_count:
-        return False
-    if not len(values):
-        return True
-    _, offsets, data = values.buffers()
-    # A buffer may end with padding of any length.
-    ends = np.frombuffer(offsets, np.int32, values.offset + len(values) + 1)[values.offset :]
-    if data is None or not (ends[1:] > ends[:-1]).all():
-        return False
-    bytes_ = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
-    return bool(bytes_.min() > ord(" ") and bytes_.max() < 0x7F)
-
-
-_Rule = tuple[type[InvalidDataError], str, Callable[[str], bool]]
-
-
-class PersonSpelledInvisibly(_NamesRows, InvalidDataError):
-    """A person's id has an invisible character, and would count as another person's."""
-
-    code = "person-spelled-invisibly"
-    default_fix = "remove control and zero-width characters, and blanks other than the space"
-
-
-class PersonSpelledInParts(_NamesRows, InvalidDataError):
-    """A person's id is not in NFC: a letter and its accent are two characters."""
-
-    code = "person-spelled-in-parts"
-    default_fix = (
-        "compose the column at the source: in PostgreSQL normalize(id), in pandas "
-        'ids.str.normalize("NFC")'
-    )
-
-
-_CANONICAL: tuple[_Rule, ...] = (
-    (PersonSpelledInvisibly, "have visible characters only", text.is_visible),
-    (PersonSpelledInParts, "be in NFC form", text.is_composed),
-)
-
-
-class PersonSpelledInCapitals(_NamesRows, InvalidDataError):
-    """A person's id is not case-folded, as the policy's spelling `folded` demands."""
-
-    code = "person-spelled-in-capitals"
-    default_fix = "fold the column at the source, for example in pandas ids.str.casefold()"
-
-
-_SPELLINGS: dict[str, tuple[_Rule, ...]] = {
-    "canonical": _CANONICAL,
-    "folded": (*_CANONICAL, (PersonSpelledInCapitals, "be case-folded", text.is_folded)),
-}
-
-
-def _joined(values: pa.Array) -> str:
-    """All texts in one, separated by spaces, which compose with no other character."""
-    values = values.drop_null()
-    ends = pa.array([0, len(values)], pa.int32())
-    joined: str = pc.binary_join(pa.ListArray.from_arrays(ends, values), " ")[0].as_py()
-    return joined
-
-
-class ValueNull(_NamesRows, InvalidDataError):
+class ValueNull(NamesRows, InvalidDataError):
     """A null in a column that must not have one."""
 
     code = "value-null"
     default_fix = "fill or drop the row at the source; only a type that ends in ? takes nulls"
 
 
-class ValueNotFinite(_NamesRows, InvalidDataError):
+class ValueNotFinite(NamesRows, InvalidDataError):
     """NaN or infinity in a column that must not have one."""
 
     code = "value-not-finite"
     default_fix = "fill or drop the row at the source; only a type that ends in ? takes these"
 
 
-class ValueOutsideDomain(_NamesRows, InvalidDataError):
+class ValueOutsideDomain(NamesRows, InvalidDataError):
     """A value outside the declared minimum and maximum."""
 
     code = "value-outside-domain"
@@ -418,6 +316,8 @@ def _faults(values: pa.Array, column: Column) -> Iterator[Fault]:
             yield ValueNull, "not be null", pc.is_null(values)
         if column.type in ("float32", "float64"):
             yield ValueNotFinite, "be a finite number", pc.invert(pc.is_finite(values))
+    if column.values is not None:
+        yield unlisted(values, column.values)
     for bound, outside in ((column.min, pc.less), (column.max, pc.greater)):
         if bound is not None:
             # Null and NaN compare as not outside: where a column allows them, they mean "missing".

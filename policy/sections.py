@@ -47,6 +47,7 @@ from verifier.text import instant_fault
 ANY_MACHINE = "any genuine platform"
 MACHINES_CAP = 4096
 PEM_CAP = 16 * 1024
+VALUES_CAP = 256  # of one column of texts
 VERSION_CAP = 1_000_000  # P14: no version may be so high that nothing can follow it
 
 
@@ -307,6 +308,15 @@ def _is_double(bound: int) -> bool:
     return abs(bound) <= 2**63 and float(bound) == bound
 
 
+def _vocabulary(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not 2 <= len(values) <= VALUES_CAP:
+        raise Unfit(f"2 to {VALUES_CAP} values", str(len(values)))
+    for value in values:
+        if fault := name_fault(value):
+            raise Unfit(f"values of {fault[0]}", fault[1])
+    return distinct(values)
+
+
 class Column(Strict):
     """One declared column. `nullable` comes from a type that ends in `?`."""
 
@@ -318,6 +328,10 @@ class Column(Strict):
     max: Any = None
     # For texts that identify persons; a subject is canonical by default.
     spelling: Literal["canonical", "folded"] | None = None
+    # Of a string: the only texts that it may hold, in the order in which models number them.
+    values: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_vocabulary)] | None = (
+        None
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -345,6 +359,8 @@ class Column(Strict):
             raise Unfit("min not above max", "the reverse")
         if self.spelling is not None and self.type != "string":
             raise Unfit("a spelling of a string alone", f"one of {self.type}", field="spelling")
+        if self.values is not None and self.type != "string":
+            raise Unfit("values of a string alone", f"those of {self.type}", field="values")
         return self
 
 

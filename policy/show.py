@@ -241,11 +241,13 @@ def _party(party: Party) -> dict[str, Any]:
 
 
 def column_text(column: Column) -> str:
-    """A column as its type, bounds and spelling."""
+    """A column as its type, bounds, values and spelling."""
     text = column.type + ("?" if column.nullable else "")
     for word, bound in (("min", column.min), ("max", column.max)):
         if bound is not None:
             text += f", {word} {_bound(bound)}"
+    if column.values is not None:
+        text += f", one of {', '.join(column.values)}"
     return text if column.spelling is None else f"{text}, spelling {column.spelling}"
 
 

@@ -15,6 +15,7 @@ from policy.computations import (
     Columns,
     Declared,
     Kind,
+    Part,
     Probabilities,
     Statement,
     Whole,
@@ -31,6 +32,13 @@ _EXAMPLE_VALUES = {  # for a policy whose datasets have these columns
     "quantiles": "[0.25, 0.5, 0.75]",
     "statement": '"WITH r AS (SELECT patient, age FROM train_party_1 UNION ALL SELECT patient, age '
     'FROM train_party_2) SELECT age, count(*) AS persons FROM r GROUP BY age ORDER BY age"',
+    "clusters": "4",
+    "predict": '"class"',
+    "trees": "50",
+    "leaves": "8",
+    "bins": "64",
+    "learning_rate": "0.1",
+    "test_share": "0.2",
     "max_groups": "200",
     "memory_mebibytes": "512",
     "seconds": "60",
@@ -41,8 +49,11 @@ _EXAMPLE_VALUES = {  # for a policy whose datasets have these columns
     "clip_norm": "2.0",
     "weights": '"equal"',
     "epochs": "1",
-    "learning_rate": "0.1",
 }
+_OF_COLUMNS = (
+    'A column with a range: `age = { type = "int64", min = 0, max = 120 }`. A text with a closed '
+    'list: `region = { type = "string", values = ["north", "south"] }`.'
+)
 
 
 class ComputationUnknown(ConfigError):
@@ -92,6 +103,8 @@ def value_text(kind: Kind) -> str:
     match kind:
         case Whole():
             return f"an integer from {kind.least:,} to {kind.most:,}"
+        case Part():
+            return f"a number from {kind.least:g} to {kind.most:g}, with a point"
         case Statement():
             return "the text of one SELECT; $name stands for a parameter with a name of your own"
         case Probabilities():
@@ -101,6 +114,10 @@ def value_text(kind: Kind) -> str:
     if kind.nullable:
         parts.append("(a ? is allowed)")
     parts.append("which may be the subject" if kind.subject else "other than the subject")
+    if kind.ranged:
+        parts.append("with min and max, alike in all inputs")
+    if "string" in kind.types and not kind.subject:
+        parts.append("(of a string with values, alike in all inputs)")
     if kind.alike:
         parts.append("and of one type and spelling in all inputs")
     return " ".join(parts)
@@ -120,13 +137,16 @@ def block(name: str, *, id_: str, inputs: str, people: str, fill: bool = True) -
         if parameter in _EXAMPLE_VALUES
         and (fill or parameter not in declared.optional or not declared.takes_rows)
     )
-    output = sorted(declared.outputs)[-1]
+    outputs = [sorted(declared.outputs)[-1]]
+    if fill and "metrics" in declared.outputs:
+        outputs.append("metrics")
+    shown = ", ".join(f'"{output}"' for output in outputs)
     least = max(100, declared.fewest_subjects)
     return (
         f'[[computation]]\nid = "{id_}"\nrun = "{name}"\ninputs = {inputs}\n'
         f"parameters = {{ {values} }}\n{people}"
         f"uses = {10 if name == 'logistic_regression' else 1}\n"
-        f'release = {{ outputs = ["{output}"], min_subjects_per_input = {least}, '
+        f"release = {{ outputs = [{shown}], min_subjects_per_input = {least}, "
         f"significant_digits = {min(6, declared.most_digits)} }}\n"
     )
 
@@ -188,7 +208,11 @@ def page() -> str:
             lines.append(f"| `{parameter}`{more} | {told['value']} | {who} |")
         outputs = ", ".join(f"`{output}`" for output in sorted(declared.outputs))
         lines += ["", f"Outputs: {outputs}.", "", f"Limits: {_limits(declared)}.", ""]
-        lines += [f"What a result still tells: {declared.says}.", "", "```toml"]
+        lines += [f"What a result still tells: {declared.says}.", ""]
+        features = declared.parameters.get("features")
+        if isinstance(features, Columns) and "string" in features.types:
+            lines += [_OF_COLUMNS, ""]
+        lines.append("```toml")
         people = 'submitters = ["carol-lab"]\nrecipients = ["carol-lab"]\n'
         inputs = '["train_party_1", "train_party_2"]'
         if not declared.takes_rows:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from policy.options import Json, PartyDir, PassphraseFile, own_party
+from provider.cli_task_export import export
 from provider.cli_task_preview import preview
 from provider.cli_task_queue import show, submit, watch
 from provider.options import (
@@ -192,6 +193,7 @@ def result(
 
 
 task.command("result")(with_simulation_option(result))
+task.command("export")(export)
 
 
 @contextmanager

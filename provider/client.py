@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ratls.environment import prepare_process
 
@@ -32,6 +32,7 @@ from policy.task import Task  # noqa: E402
 from provider.collect import Outputs, collect  # noqa: E402
 from provider.exchange import EnclaveRequest  # noqa: E402
 from provider.mailbox import mailbox  # noqa: E402
+from provider.models import read_model  # noqa: E402
 from provider.release import Release, release  # noqa: E402
 from provider.rounds import TookPart, take_part  # noqa: E402
 from provider.sources import SourceSpec, of_table  # noqa: E402
@@ -42,10 +43,6 @@ from verifier.anchors import Mode  # noqa: E402
 from verifier.bundles import read_collateral  # noqa: E402
 from verifier.errors import ConfigError  # noqa: E402
 from verifier.user_folder import user_folder  # noqa: E402
-
-if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
-
 
 _AROUND = {"schema", "computation", "run", "salt"}  # of the file, beside what was released
 
@@ -65,13 +62,6 @@ class EnclaveNotChosen(ConfigError):
     default_fix = "name one: enclave=NAME"
 
 
-class ResultNoModel(ConfigError):
-    """The result is no model for an estimator."""
-
-    code = "result-no-model"
-    default_fix = "look at its numbers in `values`"
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """What the enclave released for a task, with the receipt that it signed."""
@@ -84,27 +74,17 @@ class Result:
     def __repr__(self) -> str:
         return f"<Result of {self.receipt.computation}: {', '.join(self.values)} ({self.mode})>"
 
-    def as_sklearn(self) -> LogisticRegression:
+    def as_sklearn(self) -> Any:
         """An estimator of scikit-learn with the released numbers; nothing is unpickled.
+
+        Which one: see `provider.models`. Rows that it is given are data frames with the columns
+        that the policy names, texts included.
 
         Raises:
             ResultNoModel: It holds no weights of a model.
         """
         weights = self.values.get("model_weights") or self.values.get("model")
-        if weights is None or "classes" not in weights:
-            raise ResultNoModel(
-                "result", expected="the weights of a logistic model", found=self.receipt.run
-            )
-        import numpy as np
-        from sklearn.linear_model import LogisticRegression
-
-        model = LogisticRegression()
-        model.coef_ = np.array([weights["coefficients"]], dtype=np.float64)
-        model.intercept_ = np.array([weights["intercept"]], dtype=np.float64)
-        model.classes_ = np.array(weights["classes"])
-        model.feature_names_in_ = np.array(weights["features"], dtype=object)
-        model.n_features_in_ = len(weights["features"])
-        return model
+        return read_model(self.receipt.run, weights).estimator()
 
 
 class Client:

@@ -35,9 +35,15 @@ _EXTRAS = {
     "task": "provider",
 }
 # Modules that are not called as the package that brings them.
-_PACKAGES = {"OpenSSL": "pyopenssl", "google": "protobuf", "grpc": "grpcio", "tomli_w": "tomli-w"}
+_PACKAGES = {
+    "OpenSSL": "pyopenssl",
+    "google": "protobuf",
+    "grpc": "grpcio",
+    "sklearn": "scikit-learn",
+    "tomli_w": "tomli-w",
+}
 # Packages that one extra alone brings, whatever the command.
-_EXTRA_OF = {"jinja2": "measure", "tomli-w": "measure"}
+_EXTRA_OF = {"jinja2": "measure", "scikit-learn": "models", "skops": "models", "tomli-w": "measure"}
 
 
 class PackageMissing(ConfigError):

@@ -189,8 +189,10 @@ def demo(
     ] = None,
     tee: TeeOption = Tee.SGX,
     study: Annotated[
-        Literal["model", "sql", "federated"],
-        typer.Option(help="A model, a table by an agreed statement, or rounds without any rows."),
+        Literal["model", "sql", "trees", "federated"],
+        typer.Option(
+            help="A model, a table by an agreed statement, boosted trees, or rounds without rows."
+        ),
     ] = "model",
 ) -> None:
     """Run the whole job on this machine, in simulation: agree, release, compute, collect.

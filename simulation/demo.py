@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from simulation import demo_federated, demo_sql
+from simulation import demo_agreed, demo_federated, demo_sql, demo_trees
 from simulation.demo_files import (
     PARTIES,
     STUDY,
@@ -48,18 +48,20 @@ class Study(StrEnum):
 
     MODEL = "model"
     SQL = "sql"
+    TREES = "trees"
     FEDERATED = "federated"
 
 
-_STEPS = {Study.MODEL: STEPS, Study.SQL: demo_sql.STEPS, Study.FEDERATED: demo_federated.STEPS}
+_STORIES = {Study.SQL: demo_sql.STORY, Study.TREES: demo_trees.STORY}
+_STEPS = {Study.MODEL: STEPS, Study.FEDERATED: demo_federated.STEPS}
 
 
 def run(keep: Path | None, tee: Tee = Tee.SGX, study: Study = Study.MODEL) -> int:
     """The whole demonstration; the exit status.
 
     Args:
-        study: One model, by agents and a mailbox; a table by an agreed statement; or a model that
-            three owners train in rounds, without sending rows.
+        study: One model, by agents and a mailbox; a table by an agreed statement; trees; or a
+            model that three owners train in rounds, without sending rows.
         tee: Whether the rows go to an SGX enclave, or to a TDX guest.
         keep: Folder to make and to leave everything in; None works in one that is removed.
     """
@@ -73,16 +75,20 @@ def run(keep: Path | None, tee: Tee = Tee.SGX, study: Study = Study.MODEL) -> in
         except OSError as error:
             raise FileNotWritten(str(keep), expected="a new folder", found=cause(error)) from error
     folder = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="ratls-demo-"))
-    stage = Stage(folder, _STEPS[study])
+    stage = Stage(folder, _STEPS.get(study, demo_agreed.STEPS))
     # Ctrl-C too: a shell makes jobs in the background ignore it.
     stops = (signal.SIGTERM, signal.SIGINT)
     restore = [signal.signal(stop, _interrupt) for stop in stops]
     try:
+        kind = demo_tee(tee)
         if study is Study.MODEL:
-            _tell_story(stage, demo_tee(tee))
+            _tell_story(stage, kind)
+        elif study is Study.FEDERATED:
+            demo_federated.tell_story(stage, kind, make_intel=_make_intel, type_keys=_type_keys)
         else:
-            told = demo_sql if study is Study.SQL else demo_federated
-            told.tell_story(stage, demo_tee(tee), make_intel=_make_intel, type_keys=_type_keys)
+            demo_agreed.tell_story(
+                stage, kind, _STORIES[study], make_intel=_make_intel, type_keys=_type_keys
+            )
     except KeyboardInterrupt:
         stage.tell("\n[yellow]interrupted[/]: every process of the demo was ended")
         return Exit.INTERRUPTED

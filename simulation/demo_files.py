@@ -16,7 +16,7 @@ PATIENTS, MARKERS = 600, 30
 
 
 def write_rows(
-    folder: Path, owners: Sequence[str] = ("alice", "bob")
+    folder: Path, owners: Sequence[str] = ("alice", "bob"), patients: int = PATIENTS
 ) -> Iterator[tuple[str, int, int]]:
     """Made-up patients in a Parquet file of each owner, and unsplit for the comparison.
 
@@ -27,13 +27,13 @@ def write_rows(
     import pyarrow.parquet as pq
 
     rng = np.random.default_rng(7)
-    markers = rng.normal(50, 10, (PATIENTS, MARKERS)).round(3)
+    markers = rng.normal(50, 10, (patients, MARKERS)).round(3)
     # The first ten indicate the illness, each less than the one before.
     signs = (markers[:, :10] - 50) / 10 @ np.linspace(1.5, 0.5, 10)
     columns: dict[str, Any] = {
-        "patient": [f"patient-{i:04d}" for i in range(PATIENTS)],
+        "patient": [f"patient-{i:04d}" for i in range(patients)],
         **{f"marker_{i + 1}": markers[:, i] for i in range(MARKERS)},
-        "ill": (signs + rng.normal(0, 1, PATIENTS) > 0).astype(np.int64),
+        "ill": (signs + rng.normal(0, 1, patients) > 0).astype(np.int64),
     }
     table = pa.table(columns)
     pq.write_table(table, folder / "unsplit.parquet")

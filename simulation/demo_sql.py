@@ -8,17 +8,10 @@ groups stay, and what leaves is held against the same statement over the pooled 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
-from rich.panel import Panel
+from simulation.demo_agreed import Story
+from simulation.stage import DemoFailed, Stage
 
-from simulation.demo_files import STUDY, policy_text, write_rows
-from simulation.demo_steps import AGREEMENT, agree, as_party, with_state
-from simulation.demo_tee import DemoTee
-from simulation.stage import DemoFailed, Stage, Typed
-from verifier.errors import Exit
-
-STEPS = 8
 _ROWS = " UNION ALL ".join(
     "SELECT patient, ill, marker_2, CASE WHEN marker_1 < $edge THEN 'low' WHEN marker_1 < 50 "
     f"THEN 'middle' ELSE 'high' END AS band FROM train_party_{number}"
@@ -51,74 +44,6 @@ edge = {{ min = 30.0, max = 45.0 }}
 """
 
 
-def tell_story(
-    stage: Stage,
-    kind: DemoTee,
-    *,
-    make_intel: Callable[[Stage, Typed], tuple[str, str]],
-    type_keys: Callable[[Stage], list[Typed]],
-) -> None:
-    """From rows to a table."""
-    stage.console.print(
-        Panel(
-            "Alice's clinic and Bob's hospital each hold rows of patients. Carol's lab wants a "
-            "table of both: how many patients, and how they are, by groups. Nobody is shown rows, "
-            "and no group is so small that it gives somebody away.\n\n"
-            "[bold black on yellow] SIMULATION [/] Real processes, ports, files and data; only "
-            "Intel's keys are made up. No hardware protects anything here.",
-            title="ratls demo --study sql",
-        )
-    )
-    intel = stage.type("operator", "simulation", "new", "intel", "--json")
-    keys = type_keys(stage)
-    measured = stage.type("everyone", "simulation", "measure", *kind.measuring("a.ccel"), "--json")
-    stage.title("The data: made-up patients, in two parts")
-    for who, rows, columns in write_rows(stage.folder):
-        stage.tell(f"  {who}/rows.parquet: {rows} patients, {columns} columns")
-    root, ppid = make_intel(stage, intel)
-    for typed in keys:
-        stage.show(typed, quiet=True)
-    section = kind.section(json.loads(stage.show(measured, quiet=True).splitlines()[-1]))
-
-    def write(name: str, statement: str) -> None:
-        text = policy_text(stage.folder, root, ppid, section, computation(statement))
-        (stage.folder / name).write_text(text, "utf-8")
-
-    stage.title("A statement that nobody can sign")
-    write("greedy.toml", STATEMENT.replace("FROM train_party_2", "FROM read_csv('/etc/passwd')"))
-    stage.run("alice", "policy", "lint", "greedy.toml", expect=Exit.UNUSABLE)
-    stage.title("They agree on another one: each signs its text")
-    write("policy.toml", STATEMENT)
-    agree(stage, ("alice", "bob", "carol"))
-    stage.title("Carol looks at what she would get, and asks")
-    asked = ("--study", STUDY, "--computation", "table", "--set", f"edge={_EDGE}")
-    stage.run("carol", "task", "preview", "--party", "carol/keys", "--state", "carol/state", *asked)
-    stage.run(
-        "carol", "task", "sign", *as_party("carol"), *with_state("carol"), *asked, "-o", "task.json"
-    )
-    stage.title("Both release to the enclave; it computes")
-    serve = (
-        "enclave", "serve", "--agreement", AGREEMENT, "--listen", "127.0.0.1:0", "--attester",
-        kind.attester, "--allow-simulation",
-    )  # fmt: skip
-    with stage.serve("operator", *serve) as enclave:
-        host, port = stage.ready(enclave)
-        there = ("--enclave", f"{host}:{port}", "--collateral", kind.collateral)
-        for number, who in ((1, "alice"), (2, "bob")):
-            stage.run(
-                who, "provider", "push", "--task", "task.json", "--dataset",
-                f"train_party_{number}", "--source", f"{who}/rows.parquet", *there, *as_party(who),
-                *with_state(who),
-            )  # fmt: skip
-        stage.title("Carol fetches the table")
-        stage.run(
-            "carol", "task", "result", "--task", "task.json", *there, *as_party("carol"),
-            *with_state("carol"), "--wait", "90", "-o", "carol/table.json",
-        )  # fmt: skip
-    _compare(stage)
-    stage.run("alice", "provider", "budget", "--party", "alice/keys", "--state", "alice/state")
-
-
 def _compare(stage: Stage) -> None:
     """The demo, unlike Carol, owns all rows: the same statement over both files, without a gate."""
     import duckdb
@@ -145,3 +70,17 @@ def _compare(stage: Stage) -> None:
             raise DemoFailed(f"the group {name} differs from that of the pooled rows")
     if not 0 < len(rows) < len(wanted):
         raise DemoFailed("the small groups should stay, and the others leave")
+
+
+STORY = Story(
+    name="sql",
+    wants="a table of both: how many patients, and how they are, by groups. Nobody is shown rows, "
+    "and no group is so small that it gives somebody away.",
+    refused="A statement that nobody can sign",
+    greedy=computation(STATEMENT.replace("FROM train_party_2", "FROM read_csv('/etc/passwd')")),
+    agreed=computation(STATEMENT),
+    computation="table",
+    settings=("--set", f"edge={_EDGE}"),
+    result="carol/table.json",
+    compare=_compare,
+)

@@ -128,7 +128,7 @@ NOT_IN_THE_ENCLAVE = {
 }
 ENCLAVE_LIBRARIES = {
     *("cbor2", "cryptography", "duckdb", "grpc", "highspy", "numpy", "pyarrow", "pydantic"),
-    *("securesystemslib", "structlog"),
+    *("securesystemslib", "sklearn", "structlog"),
 }
 
 
@@ -290,7 +290,7 @@ def test_the_demo_installs_what_runs_and_no_test_tool() -> None:
     assert run | arrays < dev  # tests run on the very versions that users install
     # Two processes install them at once, each its own.
     assert not _names(sorted(run)) & _names(sorted(arrays))
-    tools = {"pytest", "mypy", "ruff", "hypothesis", "dcap-qvl", "pandas", "scikit-learn"}
+    tools = {"pytest", "mypy", "ruff", "hypothesis", "dcap-qvl", "pandas", "polars"}
     assert not _names(sorted(run | arrays)) & tools
 
 
@@ -488,8 +488,10 @@ def test_no_command_stands_in_the_verifier() -> None:
 
 
 # Where folders are (XDG), what would make gRPC log keys, and which profile counts (RATLS_PROFILE, a
-# path that could be typed as well): names that are fixed in the code.
+# path that could be typed as well): names that are fixed in the code. The grower of trees only
+# writes: no child processes for joblib.
 _READ_THE_ENVIRONMENT = {
+    "enclave_app/computations/tree_grower.py",
     "verifier/user_folder.py",
     "ratls/grpc_environment.py",
     "ratls/environment.py",

@@ -22,7 +22,7 @@ import typer
 from sqlalchemy import make_url
 from typer.testing import CliRunner
 
-from policy.rows import PersonSpelledInCapitals, PersonSpelledInParts, PersonSpelledWithBlanks
+from policy.row_texts import PersonSpelledInCapitals, PersonSpelledInParts, PersonSpelledWithBlanks
 from policy.text import is_composed, is_folded
 from provider.errors import SourceTableMalformed
 from provider.sources import parse_source, source_at

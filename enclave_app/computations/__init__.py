@@ -12,7 +12,10 @@ from types import MappingProxyType
 from typing import Any
 
 from enclave_app.computations import (
+    boosted_trees,
     federated,
+    k_means,
+    linear_regression,
     logistic_regression,
     private_set_intersection,
     sql,
@@ -58,6 +61,9 @@ COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
             getattr(module, "ready", _nothing),
         )
         for name, module in (
+            ("boosted_trees", boosted_trees),
+            ("k_means", k_means),
+            ("linear_regression", linear_regression),
             ("federated", federated),
             ("logistic_regression", logistic_regression),
             ("private_set_intersection", private_set_intersection),

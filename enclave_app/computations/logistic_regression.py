@@ -13,32 +13,45 @@ A trained model is d + 1 exact equations about its rows, for any penalty: for ea
 sum of (label - prediction) · value is its coefficient over C. `groups` declares the persons that
 these equations, and their sums and differences, are about.
 
-Parameters of a policy: `features`, a list of numeric columns; `label`, a bool or integer
-column with two values; both fixed; `max_iter`, 1 to 100000.
+Parameters of a policy: `features`, a list of columns of numbers or of texts with listed values;
+`label`, a bool or integer column with two values; `test_share`, the part of the persons that
+`metrics` are about; all fixed; `max_iter`, 1 to 100000.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from enclave_app.computations.groups import (
-    Matrix,
-    ValueTooRare,
-    from_zero_to_one,
-    of_directions,
-    of_most_alike,
-    of_pairs,
-    of_values,
-    of_weights,
+from enclave_app.computations.features import (
+    categories,
+    joined,
+    matrix_of,
+    named,
+    of_features,
+    one_hot,
+    people_of,
+    require_finite,
+    standardised,
 )
+from enclave_app.computations.groups import Matrix
+from enclave_app.computations.metrics import measured, of_test_side
+from enclave_app.computations.split import sides
 from enclave_app.deadline import check_deadline
-from enclave_app.errors import ComputeDeniedError, NumbersOutOfRange, ReleaseDeniedError
-from enclave_app.gate import Group, Input, Inputs, People, Share, numbered, persons
+from enclave_app.errors import ComputeDeniedError, ReleaseDeniedError
+from enclave_app.gate import (
+    Group,
+    Input,
+    Inputs,
+    People,
+    Share,
+    numbered,
+    require_all,
+    rounded,
+)
 from enclave_app.limits import Need
 from policy.sections import Release
 
@@ -49,12 +62,6 @@ FLATNESS = 1e-13
 # A row that weighs less is far from the boundary: beside the penalty it is nothing, and processors
 # take ten times as long for products of such numbers.
 NOTHING = 1e-30
-# A column with at most so many values is a category; one with more is a measurement.
-FEW = 10
-# Of what varies in one feature, or in a combination of features that have few values, one person
-# holds a tenth at most. In any combination too, or five times what each holds on average; half at
-# most. A model of thirty measurements of 270 persons is just within that.
-MOST_OF_ONE, MOST_TIMES_AVERAGE, MOST_OF_ALL = 0.1, 5, 0.5
 # At each end of a feature at least one person in so many, or k, are equally far out.
 _ENDS = 20
 
@@ -81,14 +88,14 @@ def fit(
         NumbersOutOfRange: Values too large to standardise or fold back.
         SolverNotConverged: `max_iter` was not enough.
     """
-    classes, target = np.unique(_joined(inputs, label), return_inverse=True)
+    classes, target = np.unique(joined(inputs, label), return_inverse=True)
     if len(classes) != 2:
         raise ClassesNotTwo(f"label {label!r}", expected="two values", found="another number")
     matrix, mean, deviation = _standardised(inputs, features, k)
     weights, bias = _solve(matrix, target, max_iter)
     coefficients = weights / deviation
     intercept = bias - float(np.dot(coefficients, mean))
-    _require_finite(np.append(coefficients, intercept))
+    require_finite(np.append(coefficients, intercept))
     return {
         "features": list(features),
         "coefficients": coefficients.tolist(),
@@ -97,44 +104,13 @@ def fit(
     }
 
 
-def _joined(inputs: Sequence[Input], name: str) -> npt.NDArray[Any]:
-    return np.concatenate([table.column(name).to_numpy() for table, _ in inputs])
-
-
-class FeatureConstant(ComputeDeniedError):
-    """A feature has one value over all inputs and cannot be standardised."""
-
-    code = "feature-constant"
-    default_fix = "agree on the features without the constant one"
-
-
 def _standardised(
     inputs: Sequence[Input], features: Sequence[str], k: int
 ) -> tuple[Matrix, Matrix, Matrix]:
     """The features of the joint rows; mean and standard deviation that they had before."""
-    matrix = np.column_stack([_joined(inputs, name).astype(np.float64) for name in features])
-    _pull_in(matrix, _people(inputs), k)
-    # Exactly: the deviation of a constant such as 0.1 is a rounding error, not zero.
-    constant = matrix.min(axis=0) == matrix.max(axis=0)
-    if constant.any():
-        name = features[int(np.argmax(constant))]
-        raise FeatureConstant(f"feature {name!r}", expected="values that vary", found="one value")
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, deviation = matrix.mean(axis=0), matrix.std(axis=0)
-    _require_finite(mean)
-    _require_finite(deviation)
-    if not deviation.all():
-        raise NumbersOutOfRange("features", expected="values of similar size", found="underflow")
-    return (matrix - mean) / deviation, mean, deviation
-
-
-def _people(inputs: Sequence[Input]) -> People:
-    """Persons of all inputs: one who is in two of them counts twice, as two would."""
-    start, parts = 0, []
-    for table, subject in inputs:
-        parts.append(numbered(table.column(subject)) + start)
-        start += len(table)
-    return np.concatenate(parts)
+    matrix = matrix_of(inputs, features)
+    _pull_in(matrix, people_of(inputs), k)
+    return standardised(matrix, features)
 
 
 def _pull_in(matrix: Matrix, people: People, k: int) -> None:
@@ -149,11 +125,6 @@ def _pull_in(matrix: Matrix, people: People, k: int) -> None:
         low = np.partition(lows, rank - 1)[rank - 1]
         high = np.partition(highs, len(highs) - rank)[len(highs) - rank]
         np.clip(column, low, high, out=column)
-
-
-def _require_finite(values: Matrix) -> None:
-    if not np.isfinite(values).all():
-        raise NumbersOutOfRange("features", expected="finite intermediate values", found="overflow")
 
 
 class SolverNotConverged(ComputeDeniedError):
@@ -214,19 +185,46 @@ def _curvature(matrix: Matrix, weight: Matrix, penalty: float) -> Matrix:
 
 
 def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[str, Any]:
-    """The computation as the registry knows it: `fit` with the task's parameters."""
-    k = rule.min_subjects_per_input
-    return {"model_weights": fit(list(inputs.values()), **parameters, k=k)}
+    """The agreed outputs.
+
+    Raises: as `fit`; TooFewToTest, SubjectDominates.
+    """
+    trained, tested = _sides(inputs, parameters)
+    features, label, k = named(parameters), parameters["label"], rule.min_subjects_per_input
+    found = fit(
+        list(trained.values()),
+        features=features,
+        label=label,
+        max_iter=parameters["max_iter"],
+        k=k,
+    )
+    if texts := categories(parameters):
+        found["categories"] = texts
+    outputs: dict[str, Any] = {"model_weights": found}
+    if "metrics" in rule.outputs and tested is not None:
+        shown = rounded(found, rule.significant_digits)
+        matrix = matrix_of(list(tested.values()), features)
+        scores = matrix @ np.array(shown["coefficients"]) + shown["intercept"]
+        likely = np.exp(-np.logaddexp(0, -scores))
+        outputs["metrics"], errors = measured(tested, label, likely, tuple(found["classes"]))
+        require_all(errors, rule)
+    return outputs
+
+
+def _sides(
+    inputs: Inputs, parameters: Mapping[str, Any]
+) -> tuple[dict[str, Input], dict[str, Input] | None]:
+    return sides(one_hot(inputs, parameters)[0], parameters)
 
 
 def need(parameters: Mapping[str, Any]) -> Need:
     """Six float64 for each cell: as it is, standardised, for the groups, inside the solver."""
-    return Need(per_row=48 * (len(parameters["features"]) + 2))
+    return Need(per_row=48 * (len(named(parameters)) + 2))
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:
-    """Of each feature its name, escaped, and a number."""
-    return 2000 + sum(2 * len(name.encode()) + 32 for name in parameters["features"])
+    """Of each feature its name, escaped, and a number; the values of texts once more."""
+    return 2000 + sum(4 * len(name.encode()) + 32 for name in named(parameters, base=True))
 
 
 class ClassTooSmall(ReleaseDeniedError):
@@ -242,54 +240,23 @@ def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iter
     Raises:
         FeatureConstant, NumbersOutOfRange: As `fit` says.
     """
-    features, label = parameters["features"], parameters["label"]
+    trained, tested = _sides(inputs, parameters)
+    features, label = named(parameters), parameters["label"]
     # The result names both classes, also to a provider whose rows have one of them.
-    classes = np.unique(_joined(list(inputs.values()), label))
+    classes = np.unique(joined(list(inputs.values()), label))
+    yield from of_classes(trained, label, classes)
+    if tested is not None:
+        yield from of_test_side(tested, label, tuple(classes))
+    matrix, _, _ = _standardised(list(trained.values()), features, rule.min_subjects_per_input)
+    targets = {d: table.column(label).to_numpy() for d, (table, _) in trained.items()}
+    yield from of_features(trained, features, matrix, targets)
+
+
+def of_classes(inputs: Inputs, label: str, classes: npt.NDArray[Any]) -> Iterator[Group]:
+    """The persons of each class in each input."""
     for dataset, (table, subject) in inputs.items():
         people, target = numbered(table.column(subject)), table.column(label).to_numpy()
         yield from (
             Group(f"dataset {dataset!r}: label {label!r}", people[target == one], ClassTooSmall)
             for one in classes
         )
-        values = {name: table.column(name).to_numpy() for name in features}
-        yield from _of_features(f"dataset {dataset!r}", values, target, people)
-    matrix, _, _ = _standardised(list(inputs.values()), features, rule.min_subjects_per_input)
-    for dataset, (table, subject) in inputs.items():
-        part, matrix = matrix[: len(table)], matrix[len(table) :]
-        people = numbered(table.column(subject))
-        for name, column in zip(features, part.T, strict=True):
-            # The other provider may have made up rows that are as far out as one of these.
-            thing, squares = f"dataset {dataset!r}: feature {name!r}", (column - column.mean()) ** 2
-            yield of_weights(thing, squares, people, most=MOST_OF_ONE)
-        thing = f"dataset {dataset!r}: features together"
-        average = (len(features) + 1) / persons(people)
-        most = min(MOST_OF_ALL, max(MOST_OF_ONE, MOST_TIMES_AVERAGE * average))
-        yield of_directions(thing, part, people, most=most)
-
-
-def _of_features(
-    dataset: str, values: Mapping[str, npt.NDArray[Any]], target: npt.NDArray[Any], people: People
-) -> Iterator[Group | Share]:
-    """Each feature of one input, and those with few values together."""
-    few: list[npt.NDArray[Any]] = []
-    flags: dict[str, npt.NDArray[Any]] = {}
-    for name, column in values.items():
-        thing = f"{dataset}: feature {name!r}"
-        yield from of_values(thing, column, people, few=FEW)
-        found = np.unique(column)
-        if len(found) <= FEW:
-            few.append(from_zero_to_one(column))
-        if len(found) == 2:
-            flags[name] = column == found[1]
-            # A coefficient of two values is the four numbers of a table with the label.
-            for cell in itertools.product(found, np.unique(target)):
-                with_label = people[(column == cell[0]) & (target == cell[1])]
-                yield Group(f"{thing} and label", with_label, ValueTooRare)
-    for (name, one), (other, two) in itertools.combinations(flags.items(), 2):
-        yield from of_pairs(f"{dataset}: features {name!r} and {other!r}", one, two, people)
-    if few:
-        # What a person has in several rows counts once.
-        rows = np.unique(np.column_stack([people, *few]), axis=0)
-        thing, who = f"{dataset}: features of few values", rows[:, 0].astype(np.int64)
-        yield of_most_alike(thing, rows[:, 1:], who)
-        yield of_directions(thing, rows[:, 1:], who, most=MOST_OF_ONE, leaf=ValueTooRare)

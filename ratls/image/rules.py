@@ -29,6 +29,8 @@ _RULES = {
     # Of an installation: where, when and by which tool. DuckDB reads its own version from one text.
     "metadata": r"^(?!duckdb-[0-9.]+\.dist-info/METADATA$).*\.(dist|egg)-info(/|$)",
     "bytecode": r"(^|/)__pycache__(/|$)|\.py[co]$",
+    # joblib asks for it where there are child processes; Arrow loads it wherever it is found.
+    "what pickles code": r"(^|/)cloudpickle(/|$)",
     "what installs": r"(^|/)(pip|setuptools|wheel|ensurepip|distutils|lib2to3)(/|$)",
     "terminals and command lines": r"(^|/)(typer|click|rich|pygments|shellingham)(/|$)"
     r"|(^|/)(curses|tkinter|readline[^/]*\.so)(/|$)",

@@ -74,6 +74,13 @@ def test_a_task_that_would_not_fit_is_refused_before_any_row(world: EnclaveWorld
 def test_every_computation_is_estimated(name: str) -> None:
     """The kind: a computation without an estimate would be taken for one that needs nothing."""
     sections = {
+        "boosted_trees": (
+            'features = ["age"], label = "y", predict = "class", trees = 9, leaves = 4, bins = 9, '
+            "learning_rate = 0.5",
+            "model_weights",
+        ),
+        "k_means": ('features = ["age"], clusters = 2, max_iter = 9', "model_weights"),
+        "linear_regression": ('features = ["age"], label = "y"', "model_weights"),
         "logistic_regression": ('features = ["age"], label = "y", max_iter = 9', "model_weights"),
         "private_set_intersection": ('key = "patient"', "intersection_size"),
         "sql": (
@@ -84,7 +91,7 @@ def test_every_computation_is_estimated(name: str) -> None:
         "summary_statistics": ('columns = ["age"]', "statistics"),
     }
     parameters, output = sections[name]
-    agreed = Agreed.on(name, parameters, [output], minimum=10)
+    agreed = Agreed.on(name, parameters, [output], minimum=10, digits=4)
     with refused(ComputationTooLarge):
         required(agreed.policy, agreed.task, 10 * MEBIBYTE)
     assert required(agreed.policy, agreed.task, 200 * MEBIBYTE).per_row > 0
@@ -157,7 +164,8 @@ sys.meta_path.insert(0, NoPandas)
 import pyarrow as pa
 from enclave_app.computations import COMPUTATIONS
 from enclave_app.gate import Input, require_groups
-from policy.sections import Release
+from policy.domains import Agreed
+from policy.sections import Column, Release
 
 path, name, parameters, outputs = json.loads(sys.argv[1])
 def peak():  # of this program: what getrusage says includes the one that started it
@@ -167,6 +175,10 @@ with pa.OSFile(path) as file:
     whole = pa.ipc.open_file(file).read_all()
 rule = Release(outputs=outputs, min_subjects_per_input=10, significant_digits=6)
 code = COMPUTATIONS[name]
+if "features" in parameters:
+    columns = {n: Column(type="bool") for n in parameters["features"]}
+    columns["number"] = Column(type="float64", min=-9, max=9)
+    parameters["agreed"] = Agreed("study", columns)
 def compute(table):
     inputs = {str(part): Input(table, "patient") for part in (1, 2)}
     require_groups(inputs, code.groups(inputs, parameters, rule), rule)
@@ -198,6 +210,24 @@ def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (
             "logistic_regression",
             {"features": FLAGS[1:12], "label": "y", "max_iter": 300},
+            ["model_weights"],
+        ),
+        (
+            "boosted_trees",
+            {"features": ["number", *FLAGS[1:12]], "label": "y", "predict": "class", "trees": 20}
+            | {"leaves": 8, "bins": 100, "learning_rate": 0.1},
+            ["model_weights"],
+        ),
+        (
+            "boosted_trees",
+            {"features": FLAGS[1:12], "label": "number", "predict": "number", "trees": 20}
+            | {"leaves": 8, "bins": 100, "learning_rate": 0.1},
+            ["model_weights"],
+        ),
+        ("k_means", {"features": ["number"], "clusters": 8, "max_iter": 900}, ["model_weights"]),
+        (
+            "linear_regression",
+            {"features": FLAGS[1:12], "label": "number"},
             ["model_weights"],
         ),
         ("private_set_intersection", {"key": "patient"}, ["intersection_ids"]),

@@ -19,16 +19,14 @@ from hypothesis import strategies as st
 
 from enclave_app.intake import RowsNotAsDeclared
 from policy.document import PolicyInvalid
-from policy.rows import (
+from policy.row_texts import (
     PersonSpelledInCapitals,
     PersonSpelledInParts,
     PersonSpelledInvisibly,
     PersonSpelledWithBlanks,
     PersonUnnamed,
-    ValueNull,
-    arrow_schema,
-    check_batch,
 )
+from policy.rows import ValueNull, arrow_schema, check_batch
 from policy.sections import Dataset
 from policy.show import as_json
 from policy.text import is_composed, is_folded, is_visible

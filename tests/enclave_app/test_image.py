@@ -62,8 +62,9 @@ def test_a_real_image_is_the_same_twice_and_small(
     other, again = type_command("two", umask=0o77, **variables)
     assert said | {"image": ""} == again | {"image": ""}
     assert everything(tree) == everything(other)
-    assert said["files"] <= 900
-    assert said["bytes"] <= 300_000_000  # a quarter of it is the SQL engine
+    # Without the SQL engine and scikit-learn: 600 files, 210 MB. See below.
+    assert said["files"] <= 1600
+    assert said["bytes"] <= 410_000_000
     assert said["computations"] == sorted(RUNS)
     files = {p.relative_to(tree).as_posix() for p in tree.rglob("*") if p.is_file()}
     assert files >= {f"{DIST}/{name}c" for name in measured_files()}
@@ -79,7 +80,8 @@ def test_a_computation_on_the_files_of_its_image(
     """By its own interpreter, which sees nothing else: a result, and refusals."""
     tree, said = type_command(f"for-{run}", "--computations", run)
     assert said["computations"] == [run]
-    assert run == "sql" or said["bytes"] <= 230_000_000
+    most = {"boosted_trees": 330, "sql": 300}.get(run, 230)
+    assert said["bytes"] <= most * 1_000_000
     whole_job(tree, run)
     entry_point_refuses(tree)
 

@@ -11,22 +11,23 @@ import pytest
 from scipy.stats.mstats import winsorize
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
+from enclave_app.computations.features import FeatureConstant
 from enclave_app.computations.groups import of_weights
-from enclave_app.computations.logistic_regression import (
-    ClassesNotTwo,
-    FeatureConstant,
-    SolverNotConverged,
-    fit,
-)
+from enclave_app.computations.logistic_regression import ClassesNotTwo, SolverNotConverged, fit
+from enclave_app.computations.split import is_tested
 from enclave_app.errors import NumbersOutOfRange
 from enclave_app.gate import Input
+from policy.domains import Agreed
+from policy.sections import Column
 from tests.enclave_app.agreed import gated
 from tests.enclave_app.test_gate import Rule
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
 
 FEATURES = ["a", "b", "c"]
+NUMBER = Column(type="float64")
 
 
 def rows(count: int = 200, seed: int = 1, **columns: Any) -> pa.Table:
@@ -73,6 +74,29 @@ def test_labels_of_each_kind(kind: pa.DataType) -> None:
     table = rows()
     other = table.set_column(3, "y", table.column("y").cast(kind))
     assert fitted(other)["coefficients"] == fitted(table)["coefficients"]
+
+
+def test_metrics_of_the_test_side_are_those_of_plain_sklearn() -> None:
+    """Of persons who were left out by the hash, and of the model as it is released."""
+    tables = [rows(600, seed=1), rows(600, seed=2)]
+    rule = Rule(outputs=("model_weights", "metrics"), min_subjects_per_input=20)
+    parameters: dict[str, Any] = {"features": FEATURES, "label": "y", "max_iter": 500}
+    parameters |= {"test_share": 0.25, "agreed": Agreed("study", dict.fromkeys(FEATURES, NUMBER))}
+    found = gated("logistic_regression", tables, parameters, rule)
+    left = [t.filter(pa.array(is_tested(t["patient"], "study", 0.25))) for t in tables]
+    kept = [t.filter(pa.array(~is_tested(t["patient"], "study", 0.25))) for t in tables]
+    inputs = [Input(table, "patient") for table in kept]
+    weights = fit(inputs, features=FEATURES, label="y", max_iter=500, k=20)
+    assert found["model_weights"] == weights
+    pooled = pa.concat_tables(left)
+    x = np.column_stack([pooled[n].to_numpy() for n in FEATURES])
+    likely = 1 / (1 + np.exp(-(x @ weights["coefficients"] + weights["intercept"])))
+    truth = pooled["y"].to_numpy()
+    assert found["metrics"] == {
+        "accuracy": round(accuracy_score(truth, likely > 0.5), 2),
+        "auc": round(roc_auc_score(truth, likely), 2),
+        "log_loss": pytest.approx(log_loss(truth, likely)),
+    }
 
 
 def test_order_of_inputs_is_the_callers() -> None:

@@ -18,7 +18,9 @@ from tests.support.parties import ROOTS, Consortium
 from tests.support.refusal import refused
 
 COLUMNS = (
-    '{ patient = "string", age = "int64", bmi = "float64", known = "bool", name = "string", '
+    '{ patient = "string", age = { type = "int64", min = 0, max = 120 }, '
+    'bmi = { type = "float64", min = 10.0, max = 80.0 }, '
+    'region = { type = "string", values = ["north", "south"] }, known = "bool", name = "string", '
     'y = "int64", gaps = "float64?", code = "int64?", day = "date32" }'
 )
 WORLD = Consortium.create(columns=COLUMNS)
@@ -33,12 +35,36 @@ GOOD: dict[str, dict[str, Any]] = {
         "parameters": {"key": '"patient"'},
         "outputs": ["intersection_size"],
     },
+    "linear_regression": {
+        "parameters": {"features": '["bmi", "region"]', "label": '"age"', "test_share": "0.2"},
+        "outputs": ["model_weights", "metrics", "counts"],
+        "minimum": 10,
+    },
+    "k_means": {
+        "parameters": {"features": '["age", "bmi"]', "clusters": "4", "max_iter": "300"},
+        "outputs": ["model_weights", "counts"],
+        "minimum": 10,
+    },
+    "boosted_trees": {
+        "parameters": {
+            "features": '["age", "known", "region"]',
+            "label": '"y"',
+            "predict": '"class"',
+            "trees": "50",
+            "leaves": "8",
+            "bins": "64",
+            "learning_rate": "0.1",
+        },
+        "outputs": ["model_weights"],
+        "minimum": 10,
+        "digits": 4,
+    },
     "summary_statistics": {
         "parameters": {"columns": '["age", "gaps", "known"]', "quantiles": "[0.1, 0.5]"},
         "outputs": ["statistics", "counts"],
     },
 }
-MODEL, SHARED, SUMMARY = GOOD
+MODEL, SHARED, LINE, GROUPS, TREES, SUMMARY = GOOD
 CODE = "__import__('os').system('id')"
 
 
@@ -70,6 +96,12 @@ def problems(run: str, **change: Any) -> list[str]:
         (MODEL, {"parameters": {"features": '["known"]', "label": '"age"'}}),
         (MODEL, {"parameters": {"max_iter": "{ min = 1, max = 100_000 }"}}),
         (MODEL, {"parameters": {"max_iter": "{ choose = [1, 100_000] }"}}),
+        (MODEL, {"parameters": {"features": '["region", "bmi"]'}}),
+        (MODEL, {"outputs": ["metrics"], "parameters": {"test_share": "0.5"}}),
+        (LINE, {"outputs": ["model_weights"], "parameters": {"test_share": None}}),
+        (TREES, {"parameters": {"features": '["bmi"]', "predict": '"number"'}}),
+        (TREES, {"parameters": {"trees": "{ min = 1, max = 500 }"}}),
+        (GROUPS, {"parameters": {"clusters": "{ choose = [2, 3, 4] }"}}),
         (SHARED, {"outputs": ["intersection_ids", "intersection_size"]}),
         (SHARED, {"parameters": {"key": '"age"'}}),
         (SUMMARY, {"parameters": {"quantiles": None}}),
@@ -101,7 +133,15 @@ def test_policy_that_asks_for_more_digits(run: str, digits: int) -> None:
     assert problems(run, digits=digits) == ["release.significant_digits"]
 
 
-@pytest.mark.parametrize(("run", "fewest"), [(MODEL, 10), (SHARED, 3), (SUMMARY, 3)])
+def test_trees_have_fewer_digits() -> None:
+    """Each leaf is an equation, and there are hundreds of them."""
+    assert problems(TREES, digits=5) == ["release.significant_digits"]
+
+
+@pytest.mark.parametrize(
+    ("run", "fewest"),
+    [(MODEL, 10), (LINE, 10), (GROUPS, 10), (TREES, 10), (SHARED, 3), (SUMMARY, 3)],
+)
 def test_policy_that_asks_about_fewer_persons_than_can_hide(run: str, fewest: int) -> None:
     """R05: mean and deviation solve two values, and a model's equations a few persons."""
     assert problems(run, minimum=fewest - 1) == ["release.min_subjects_per_input"]
@@ -121,6 +161,10 @@ def test_statistics_of_one_input_alone(run: str) -> None:
     [
         (MODEL, ["model_weights", "rows"]),
         (MODEL, ["statistics"]),
+        (MODEL, ["counts"]),
+        (TREES, ["model_weights", "leaf_sizes"]),
+        (GROUPS, ["labels"]),
+        (LINE, ["residuals"]),
         (SHARED, ["ids"]),
         (SHARED, ["union_ids"]),
         (SUMMARY, ["minimum"]),
@@ -136,6 +180,16 @@ def test_policy_that_asks_for_another_output(run: str, outputs: list[str]) -> No
 CHOICES = [
     (MODEL, "features", '{ choose = [["age"], ["age", "bmi"]] }'),
     (MODEL, "label", '{ choose = ["y", "known"] }'),
+    (MODEL, "test_share", "{ min = 0.1, max = 0.3 }"),
+    (LINE, "features", '{ choose = [["bmi"], ["region"]] }'),
+    (LINE, "label", '{ choose = ["age"] }'),
+    (LINE, "test_share", "{ min = 0.1, max = 0.3 }"),
+    (GROUPS, "features", '{ choose = [["age"], ["bmi"]] }'),
+    (TREES, "features", '{ choose = [["age"], ["bmi"]] }'),
+    (TREES, "label", '{ choose = ["y"] }'),
+    (TREES, "predict", '{ choose = ["class", "number"] }'),
+    (TREES, "learning_rate", "{ min = 0.1, max = 0.3 }"),
+    (TREES, "test_share", "{ choose = [0.2, 0.2001] }"),
     (SHARED, "key", '{ choose = ["patient", "age"] }'),
     (SUMMARY, "columns", '{ choose = [["age"], ["bmi"]] }'),
     (SUMMARY, "quantiles", "{ choose = [[0.4], [0.5]] }"),
@@ -155,6 +209,8 @@ def test_nothing_but_a_number_is_ever_left_to_a_task() -> None:
     rows = {r: d for r, d in DECLARED.items() if d.takes_rows}  # the others: test_rounds
     assert {(r, n) for r, d in rows.items() for n in d.parameters} - tried == {
         (MODEL, "max_iter"),
+        *((GROUPS, name) for name in ("clusters", "max_iter")),
+        *((TREES, name) for name in ("trees", "leaves", "bins")),
         *(("sql", name) for name in ("max_groups", "memory_mebibytes", "seconds")),
         ("sql", "statement"),  # in test_sql
     }
@@ -188,6 +244,37 @@ def test_nothing_but_a_number_is_ever_left_to_a_task() -> None:
         (MODEL, "label", '["y"]'),
         (MODEL, "solver", '"saga"'),
         (MODEL, "C", "1e9"),
+        (MODEL, "test_share", "0.01"),
+        (MODEL, "test_share", "0.6"),
+        (MODEL, "test_share", "1"),
+        (MODEL, "test_share", '"0.2"'),
+        (LINE, "features", '["bmi", "name"]'),  # texts without a list
+        (LINE, "features", '["bmi", "gaps"]'),
+        (LINE, "features", '["patient"]'),
+        (LINE, "label", '"known"'),
+        (LINE, "label", '"region"'),
+        (LINE, "test_share", None),  # with metrics
+        (LINE, "solver", '"lsqr"'),
+        (GROUPS, "features", '["age", "known"]'),
+        (GROUPS, "features", '["age", "region"]'),
+        (GROUPS, "features", '["age", "y"]'),  # no range
+        (GROUPS, "clusters", "1"),
+        (GROUPS, "clusters", "51"),
+        (GROUPS, "max_iter", "0"),
+        (GROUPS, "seed", "7"),
+        (TREES, "features", '["age", "gaps"]'),  # no range
+        (TREES, "features", '["age", "name"]'),
+        (TREES, "features", '["age", "day"]'),
+        (TREES, "label", '"region"'),
+        (TREES, "label", '"age"'),  # a feature
+        (TREES, "predict", '"both"'),
+        (TREES, "trees", "501"),
+        (TREES, "leaves", "33"),
+        (TREES, "leaves", "1"),
+        (TREES, "bins", "251"),
+        (TREES, "learning_rate", "1"),
+        (TREES, "learning_rate", "0.0"),
+        (TREES, "thresholds", "[1.5]"),
         (SHARED, "key", '"bmi"'),  # floats are never quite equal
         (SHARED, "key", '"known"'),
         (SHARED, "key", '"code"'),  # a null is nobody
@@ -228,10 +315,19 @@ def test_parameters_that_do_not_fit(run: str, name: str, value: str | None) -> N
 @pytest.mark.parametrize(
     ("run", "old", "new", "path"),
     [
-        (MODEL, 'bmi = "float64"', 'weight = "float64"', "parameters.features"),
-        (MODEL, 'bmi = "float64"', 'bmi = "string"', "parameters.features"),
-        (SUMMARY, 'age = "int64"', 'years = "int64"', "parameters.columns"),
+        (MODEL, "bmi = {", "weight = {", "parameters.features"),
+        (
+            MODEL,
+            'type = "float64", min = 10.0, max = 80.0',
+            'type = "string"',
+            "parameters.features",
+        ),
+        (SUMMARY, "age = {", "years = {", "parameters.columns"),
         (SHARED, 'patient = "string"', 'patient = "int64"', "parameters.key"),
+        (LINE, '["north", "south"]', '["south", "north"]', "parameters.features"),
+        (LINE, '["north", "south"]', '["north", "south", "west"]', "parameters.features"),
+        (GROUPS, "max = 120", "max = 100", "parameters.features"),
+        (TREES, "max = 120", "max = 100", "parameters.features"),
     ],
 )
 def test_column_that_only_one_input_has(run: str, old: str, new: str, path: str) -> None:

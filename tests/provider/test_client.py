@@ -16,8 +16,8 @@ from policy.task import Task
 from provider.client import (
     EnclaveNotChosen,
     ProfileIncomplete,
-    ResultNoModel,
 )
+from provider.models import ResultNoModel
 from provider.sources import of_table
 from tests.provider.agents import configure
 from tests.provider.desk import CANARY, Desk

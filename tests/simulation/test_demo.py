@@ -89,6 +89,18 @@ def test_three_owners_train_and_send_no_row(tmp_path: Path) -> None:
         assert not (kept / "releases").exists()
 
 
+def test_agreed_trees_are_shown(tmp_path: Path) -> None:
+    """Too many leaves are refused, and what leaves is about as good as plain scikit-learn."""
+    run = demo(tmp_path, "--study", "trees", "--keep", str(tmp_path / "kept"))
+    output, _ = run.communicate(timeout=HANG_LIMIT)
+    assert run.returncode == Exit.YES, output[-3000:]
+    assert "expected an integer from 2 to 32, found 1000" in output
+    released = json.loads((tmp_path / "kept" / "carol" / "trees.json").read_text("utf-8"))
+    assert 20 <= len(released["model_weights"]["trees"]) <= 36
+    assert released["metrics"]["auc"] > 0.9
+    assert (tmp_path / "kept" / "carol" / "trees.skops").is_file()
+
+
 def test_the_whole_job_runs_with_a_trust_domain(tmp_path: Path) -> None:
     """The same parties and rows; the policy lists the guest's registers, and the refusal of one
     with other code ends with the event in which it differs."""

@@ -38,6 +38,7 @@ from enclave_app.server import start_server
 from policy.admission import admit
 from policy.agreement import Agreement
 from policy.document import Policy, digest_text
+from policy.domains import Agreed
 from policy.envelope import TASK
 from policy.journal import Journal, Reading
 from policy.journal_entries import RefusedEntry
@@ -45,6 +46,7 @@ from policy.keys import KeySigner
 from policy.party import LocalParty
 from policy.receipt import salted
 from policy.rounds import Series
+from policy.sections import Dataset
 from policy.signing import require_own_signature
 from policy.state import StudyState
 from policy.task import Task, TaskSignatureInvalid
@@ -862,7 +864,9 @@ def enclave(scene: Scene) -> Names:
 @world_of(
     "enclave_app.compute",
     "enclave_app.computations.groups",
+    "enclave_app.computations.linear_regression",
     "enclave_app.computations.logistic_regression",
+    "enclave_app.computations.split",
     "enclave_app.computations.summary_statistics",
     "enclave_app.gate",
 )
@@ -871,6 +875,7 @@ def computing(scene: Scene) -> Names:
     people = np.arange(600)
     table = tables[0].append_column("ill", tables[0]["y"])
     table = table.append_column("national_id", table["patient"])
+    table = table.append_column("pressure", pa.array(np.arange(600.0)))
     rule = SimpleNamespace(
         outputs=("model_weights",), min_subjects_per_input=100, significant_digits=6
     )
@@ -893,6 +898,62 @@ def computing(scene: Scene) -> Names:
         "ids": {"computation": "train", "run": "logistic_regression"},
         "rule": rule,
         "size": 1000,
+        "parameters": {"test_share": 0.2, "agreed": Agreed("study", {})},
+    }
+
+
+@world_of(
+    "enclave_app.computations.k_means",
+    "enclave_app.computations.metrics",
+    "policy.domains",
+    "policy.row_texts",
+    "provider.estimators",
+    "provider.models",
+)
+def modelling(scene: Scene) -> Names:
+    half = np.arange(40) / 40
+    columns = {"region": {"type": "string", "values": ["north", "south"]}}
+    dataset = scene.world.policy.dataset[0]
+    tree = {"feature": [0, -1, -1], "bin": [0, 0, 0], "left": [1, 0, 0], "right": [2, 0, 0]}
+    tree |= {"missing": [False] * 3, "value": [0.0, -1.0, 1.0]}
+    return {
+        "matrix": half[:, None],
+        "truth": np.arange(40) % 2,
+        "likely": half,
+        "predicted": half,
+        "policy": scene.world.policy,
+        "inputs": [
+            dataset.model_copy(
+                update={
+                    "columns": Dataset.model_validate(
+                        {
+                            "id": "d",
+                            "owner": "o",
+                            "subject": "region",
+                            "columns": columns,
+                            "max_rows": 1,
+                        }
+                    ).columns
+                }
+            )
+        ],
+        "values": pa.array(["north", None, "east"]),
+        "frame": pd.DataFrame({"age": [30.0, 60.0], "region": ["north", "south"]}),
+        "model": {
+            "features": ["age"],
+            "bins": 2,
+            "ranges": [["0.0", "120.0"]],
+            "predict": "class",
+            "classes": [0, 1],
+            "baseline": 0.5,
+            "trees": [tree],
+        },
+        "weights": {
+            "features": ["age", "region=south"],
+            "coefficients": [0.5, 1.0],
+            "intercept": 2.0,
+            "categories": {"region": ["north", "south"]},
+        },
     }
 
 

@@ -25,6 +25,9 @@ from tests.support.rounds import Rounds
 
 ONE, TWO = "train_party_1", "train_party_2"
 OUTPUT = {
+    "boosted_trees": "model_weights",
+    "k_means": "model_weights",
+    "linear_regression": "model_weights",
     "federated": "model",
     "logistic_regression": "model_weights",
     "private_set_intersection": "intersection_size",

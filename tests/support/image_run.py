@@ -40,10 +40,22 @@ ENVIRONMENT: dict[str, str] = tomllib.loads(
     re.split(r"^\[loader\.env\]$|^\[sys\]$", TEMPLATE.read_text("utf-8"), flags=re.MULTILINE)[1]
 )
 SECTIONS = {
+    "boosted_trees": (
+        'features = ["age"], label = "y", predict = "class", trees = 5, leaves = 4, bins = 20, '
+        "learning_rate = 0.3, test_share = 0.3",
+        ["model_weights", "metrics"],
+        10,
+    ),
     "federated": (
         'model = "vector", tensors = ["v 4"], rounds = 2, quorum = 2, reason = "made up, and two", '
         'seconds = 60, aggregator = "median", clip_norm = 1.0, weights = "equal"',
         ["model"],
+        10,
+    ),
+    "k_means": ('features = ["age"], clusters = 2, max_iter = 500', ["model_weights"], 10),
+    "linear_regression": (
+        'features = ["age", "bmi"], label = "y", test_share = 0.3',
+        ["model_weights", "metrics"],
         10,
     ),
     "logistic_regression": (
@@ -96,7 +108,7 @@ serve(
 def image_world(run: str, **options: Any) -> EnclaveWorld:
     """Parties that agreed on one computation."""
     parameters, outputs, minimum = SECTIONS[run]
-    options = {"minimum": minimum, **options}
+    options = {"minimum": minimum, "digits": 4, **options}
     return EnclaveWorld.create(computation=computation(run, parameters, outputs, **options))
 
 

@@ -22,6 +22,7 @@ from policy.sections import (
     ANY_MACHINE,
     MACHINES_CAP,
     PEM_CAP,
+    VALUES_CAP,
     AgreementRule,
     Attributes,
     Column,
@@ -278,6 +279,12 @@ FIELDS: dict[type[BaseModel], dict[str, tuple[str, str]]] = {
             'Of texts that are compared: "canonical" (NFC, trimmed) or "folded" (and without '
             "case). A subject is canonical without it.",
             '"canonical"',
+        ),
+        "values": (
+            f"Of a string, the only values that it may hold: 2 to {VALUES_CAP}. Others are refused "
+            "before they leave, and on arrival. Models take columns with such a list; the first "
+            "value is the one that coefficients of the others are compared with.",
+            '["north", "south"]',
         ),
     },
     Computation: {
