@@ -79,7 +79,10 @@ class Plan:
     keys: tuple[str, ...]  #                 their names among the columns, in the order of GROUP BY
     aggregates: tuple[Aggregate, ...]
     arguments: int
+    # Of each argument the column that it is, where the rows are those of inputs as they came.
+    plain: tuple[str | None, ...]
     sets: tuple[tuple[int, ...], ...]  #     groupings: which keys each has
+    order: str  #                            ORDER BY and what follows, by names of columns
     shown: str  #                            SQL
     rows: str  #                             SQL
 
@@ -107,21 +110,13 @@ class Plan:
             if item["class"] == "COLUMN_REF":
                 key_names[_place(item, keys)] = name
             elif _is_aggregate(item):
-                given = [argument["expression"] for argument in item["arguments"]]
-                aggregates.append(
-                    Aggregate(
-                        name,
-                        item["function_name"].lower(),
-                        len(arguments) if given else None,
-                        bool(item["distinct"]),
-                    )
-                )
-                arguments += given[:1]
+                function, of = item["function_name"].lower(), _argument(item, arguments)
+                aggregates.append(Aggregate(name, function, of, bool(item["distinct"])))
             else:
                 raise _refuse("a column that is neither key nor aggregate")
         if len(key_names) != len(keys) or not aggregates:
             raise _refuse("a key that is not shown, or no aggregate")
-        _require_ordered(node, keys, [key_names[i] for i in range(len(keys))])
+        order = _order(node, keys, [key_names[i] for i in range(len(keys))], columns)
         sets = tuple(tuple(found) for found in node["group_sets"]) or ((),)
         if len(sets) > 1 and any(a.distinct for a in aggregates):
             raise _refuse("DISTINCT beside totals")
@@ -136,10 +131,45 @@ class Plan:
             tuple(key_names[i] for i in range(len(keys))),
             tuple(aggregates),
             len(arguments),
+            tuple(_plain(given, node["from_table"], inputs) for given in arguments),
             sets,
+            order,
             _text(connection, shown),
             _text(connection, rows),
         )
+
+
+def _argument(item: Node, known: list[Node]) -> int | None:
+    """Which of the arguments this aggregate has; a new one is added."""
+    if not item["arguments"]:
+        return None
+    given = item["arguments"][0]["expression"]
+    bare = [_bare(other) for other in known]
+    if _bare(given) in bare:
+        return bare.index(_bare(given))
+    known.append(given)
+    return len(known) - 1
+
+
+def _bare(tree: Any) -> Any:
+    """Without where in the text it stands."""
+    if isinstance(tree, dict):
+        return {n: _bare(v) for n, v in tree.items() if not n.startswith("query_location")}
+    return [*map(_bare, tree)] if isinstance(tree, list) else tree
+
+
+def _plain(given: Node, table: Node, inputs: Sequence[str]) -> str | None:
+    """The name of the column that an argument is; None where it might have been changed."""
+    if given["class"] != "COLUMN_REF" or not _direct(table, {name.casefold() for name in inputs}):
+        return None
+    return str(given["column_names"][-1])
+
+
+def _direct(table: Node, inputs: set[str]) -> bool:
+    if table["type"] == "JOIN":
+        inner = table["join_type"] == "INNER"  # others make rows without a value
+        return inner and all(_direct(table[side], inputs) for side in ("left", "right"))
+    return table["type"] == "BASE_TABLE" and table["table_name"].casefold() in inputs
 
 
 def _parsed(connection: duckdb.DuckDBPyConnection, statement: str) -> Node:
@@ -177,16 +207,43 @@ def _is_aggregate(item: Node) -> bool:
     return item["class"] == "FUNCTION" and item["function_name"].lower() in AGGREGATES
 
 
-def _require_ordered(node: Node, keys: Sequence[Node], names: Sequence[str]) -> None:
-    """R15: the order of groups must not depend on that of rows."""
-    orders = [o["expression"] for m in node["modifiers"] for o in m["orders"]]
-    by = [_same(o) for o in orders if o["class"] == "COLUMN_REF"]
-    whole = len(orders) == 1 and orders[0]["class"] == "STAR" and not orders[0].get("expr")
-    if len(by) != len(orders) and not whole:
-        raise _refuse("an order by something other than columns")
-    for key, name in zip(keys, names, strict=True):
-        if not whole and _same(key) not in by and [name.casefold()] not in by:
-            raise _refuse("an order that leaves a key out")
+def _order(node: Node, keys: Sequence[Node], names: Sequence[str], columns: Sequence[str]) -> str:
+    """R15: the order of groups must not depend on that of rows. Empty where there is one row."""
+    orders = [o for m in node["modifiers"] for o in m["orders"]]
+    shown = {name.casefold(): name for name in columns}
+    by_key = {tuple(_same(key)): name for key, name in zip(keys, names, strict=True)}
+    found: list[str] = []
+    for order in orders:
+        by = order["expression"]
+        if by["class"] == "STAR" and not by.get("expr") and len(orders) == 1:
+            return f"ORDER BY ALL {_direction(order)}"
+        if by["class"] != "COLUMN_REF":
+            raise _refuse("an order by something other than columns")
+        named = _same(by)
+        name = (shown.get(named[0]) if len(named) == 1 else None) or by_key.get(tuple(named))
+        if name is None:
+            raise _refuse("an order by a column that is not shown")
+        found.append(f"{quoted(name)} {_direction(order)}")
+    said = {text.rpartition('"')[0] + '"' for text in found}
+    if any(quoted(name) not in said for name in names):
+        raise _refuse("an order that leaves a key out")
+    return f"ORDER BY {', '.join(found)}" if found else ""
+
+
+_DIRECTIONS = {"ORDER_DEFAULT": "", "ASCENDING": "ASC", "DESCENDING": "DESC"}
+_NULLS = {"ORDER_DEFAULT": "", "NULLS FIRST": "NULLS FIRST", "NULLS LAST": "NULLS LAST"}
+
+
+def _direction(order: Node) -> str:
+    known = order["type"] in _DIRECTIONS and order["null_order"] in _NULLS
+    if not known:
+        raise _refuse("an order of another kind")
+    return f"{_DIRECTIONS[order['type']]} {_NULLS[order['null_order']]}".strip()
+
+
+def quoted(name: str) -> str:
+    """A name as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _column(*names: str, alias: str = "") -> Node:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from enclave_app.computations import sql, sql_engine
-from enclave_app.computations.sql import KeyNotPlain, NoGroupLarge, register
+from enclave_app.computations.sql import KeyNotPlain, NoGroupLarge
 from enclave_app.computations.sql_engine import (
     FORBIDDEN,
     EngineNotLocked,
@@ -27,6 +27,7 @@ from enclave_app.computations.sql_engine import (
     require_locked,
 )
 from enclave_app.computations.sql_plan import Plan, StatementNotUnderstood
+from enclave_app.computations.sql_tables import register
 from enclave_app.gate import Input
 from policy.sections import Release
 from policy.sql_check import require_statements
