@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from enclave_app.computations import COMPUTATIONS
+from enclave_app.computations import require_parts
 from enclave_app.compute import agreed, compute, denied, own_reasons, required
 from enclave_app.errors import ComputeDeniedError
 from enclave_app.intake import Intake
@@ -153,6 +153,7 @@ class Enclave:
             AttesterModeMismatch: A simulation for a policy that demands hardware, or the reverse.
             AgreementOfAnotherEnclave: The policy does not list this enclave.
             PolicyExpiredError: The policy does not hold now.
+            PartNotInImage: A computation needs what this enclave was built without.
             EngineNotLocked: The SQL engine runs what it must not.
             SpillFolderUnusable: Nothing can be written there.
             AttesterError: No quote could be had.
@@ -164,8 +165,7 @@ class Enclave:
         if attester.mode is not wanted:
             raise AttesterModeMismatch("attester", expected=wanted.value, found=attester.mode.value)
         _require_listed(policy, attester)
-        for run in sorted({computation.run for computation in policy.computation}):
-            COMPUTATIONS[run].ready()
+        require_parts(policy)
         if spill is not None:
             require_folder(spill)
         identity = EnclaveIdentity.create(attester, policy.digest, at=at, endorsements=endorsements)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from enclave_app.computations.sql_plan import Plan
 
+PARTS = ("duckdb", "highspy")  # packages that only images with SQL have
 _CELL = 256  # bytes of a key, a name or a number in the result
 
 

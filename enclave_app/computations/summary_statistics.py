@@ -36,6 +36,7 @@ from enclave_app.gate import Group, Input, Inputs, People, Share, numbered
 from enclave_app.limits import Need
 from policy.sections import Release
 
+PARTS = ("numpy.ma",)  # which numpy loads itself, later, and not every image has
 Numbers = npt.NDArray[np.float64]
 
 # Count, mean and deviation are three equations: the frequencies of three values are solved.
