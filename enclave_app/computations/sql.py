@@ -78,8 +78,9 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
     from enclave_app.computations.sql_boxes import Boxed
     from enclave_app.computations.sql_census import hidden_rows
     from enclave_app.computations.sql_engine import engine
-    from enclave_app.computations.sql_plan import PREFIX, Plan
+    from enclave_app.computations.sql_plan import Plan
     from enclave_app.computations.sql_tables import register
+    from enclave_app.computations.sql_tree import PREFIX
 
     limits = {name: parameters[name] for name in ("memory_mebibytes", "seconds")}
     with engine(**limits) as connection:

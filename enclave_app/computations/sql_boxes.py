@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from enclave_app.computations.sql_plan import PREFIX, Plan, quoted
+from enclave_app.computations.sql_plan import Plan
+from enclave_app.computations.sql_tree import PREFIX, quoted
 from enclave_app.gate import Inputs
 
 if TYPE_CHECKING:

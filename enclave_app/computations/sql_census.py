@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from enclave_app.audit import Measure, protected
+from enclave_app.audit import Measure, beside_sides, protected
 from enclave_app.computations.sql_boxes import Boxed, added, columns, gid, grouped
 from enclave_app.deadline import check_deadline
 from policy.sections import Release
@@ -64,11 +64,43 @@ def hidden_rows(
         if hidden:
             found = passing(_Counting(plan, inputs, boxes=boxes).sql(k))
             hidden -= _held(plan, keys, found, inputs)
-    if len(plan.sets) > 1 and hidden:
+    if hidden and (inputs > 1 or len(plan.sets) > 1):
         check_deadline()
         table, measures = _leaves(connection, plan, values, keys, inputs, k)
-        hidden = protected(table, measures, hidden, [place for place, _ in keys])
+        if len(plan.sets) > 1:
+            hidden = protected(table, measures, hidden, [place for place, _ in keys])
+        elif _joined(measures[0]):
+            hidden = _beside_sides(plan, table, measures, keys, hidden, k)
     return hidden
+
+
+def _joined(rows: Measure) -> bool:
+    """Is some row about persons of two inputs?"""
+    return bool((sum(rows.known) < rows.values).any())
+
+
+def _beside_sides(
+    plan: Plan,
+    table: Sequence[frozenset[int]],
+    measures: Sequence[Measure],
+    keys: Sequence[Key],
+    hidden: set[int],
+    k: int,
+) -> set[int]:
+    """Whoever has not all of the keys may know what the groups add up to over those it lacks.
+
+    That a provider lacks one key alone is the most that it can know.
+    """
+    margins: dict[tuple[int, tuple[Any, ...]], list[int]] = {}
+    for lacking in range(len(plan.keys)):
+        for group, (_, found) in enumerate(keys):
+            own = (*found[:lacking], *found[lacking + 1 :])
+            margins.setdefault((lacking, own), []).append(group)
+    counts = [
+        [float(measure.values[[*leaves]].sum()) for leaves in table]
+        for measure in measures[: plan.arguments + 1]
+    ]
+    return beside_sides([*margins.values()], counts, hidden, k)
 
 
 def _rows(found: duckdb.DuckDBPyRelation) -> set[tuple[Any, ...]]:

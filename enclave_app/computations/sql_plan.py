@@ -16,13 +16,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import duckdb
 
+from enclave_app.computations.sql_tree import (
+    PREFIX,
+    Node,
+    bare,
+    column,
+    function,
+    grouping,
+    quoted,
+    walk,
+)
 from enclave_app.errors import ComputeDeniedError
 
-Node = dict[str, Any]
 AGGREGATES = frozenset({"count_star", "count", "sum", "avg"})
 _FUNCTIONS = frozenset(
     {"+", "-", "*", "/", "//", "%", "abs", "ceil", "date_part", "date_trunc", "floor", "greatest"}
@@ -34,7 +42,6 @@ _OPERATORS = frozenset(
     {"OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL", "OPERATOR_NOT", "OPERATOR_COALESCE"}
 ) | {"OPERATOR_NULLIF", "COMPARE_IN", "COMPARE_NOT_IN"}
 _TYPES = frozenset({"double", "float", "integer", "int", "bigint", "date", "boolean"})
-PREFIX = "ratls_"  # of the columns that the enclave adds; no statement contains it
 _SOURCES = {
     "BASE_TABLE": frozenset({"table_name", "alias", "qualified_name"}),
     "SUBQUERY": frozenset({"subquery", "alias"}),
@@ -96,7 +103,7 @@ class Plan:
         tree = _parsed(connection, statement)
         node = tree["statements"][0]["node"]
         rows = deepcopy(tree)
-        _Reader(inputs).outermost(deepcopy(node))
+        joins = _Reader(inputs).outermost(deepcopy(node))
         keys = [_required(expression, "COLUMN_REF") for expression in node["group_expressions"]]
         key_names: dict[int, str] = {}
         columns: list[str] = []
@@ -120,11 +127,13 @@ class Plan:
         sets = tuple(tuple(found) for found in node["group_sets"]) or ((),)
         if len(sets) > 1 and any(a.distinct for a in aggregates):
             raise _refuse("DISTINCT beside totals")
+        if len(sets) > 1 and joins:
+            raise _refuse("totals over a join")
         if len(set(sets)) != len(sets):
             raise _refuse("a grouping twice")
         shown = deepcopy(tree)
         if len(sets) > 1:
-            shown["statements"][0]["node"]["select_list"].append(_grouping(keys))
+            shown["statements"][0]["node"]["select_list"].append(grouping(keys))
         _Reader(inputs).ungroup(rows["statements"][0]["node"], keys, arguments)
         return cls(
             tuple(columns),
@@ -144,18 +153,11 @@ def _argument(item: Node, known: list[Node]) -> int | None:
     if not item["arguments"]:
         return None
     given = item["arguments"][0]["expression"]
-    bare = [_bare(other) for other in known]
-    if _bare(given) in bare:
-        return bare.index(_bare(given))
+    same = [i for i, other in enumerate(known) if bare(other) == bare(given)]
+    if same:
+        return same[0]
     known.append(given)
     return len(known) - 1
-
-
-def _bare(tree: Any) -> Any:
-    """Without where in the text it stands."""
-    if isinstance(tree, dict):
-        return {n: _bare(v) for n, v in tree.items() if not n.startswith("query_location")}
-    return [*map(_bare, tree)] if isinstance(tree, list) else tree
 
 
 def _plain(given: Node, table: Node, inputs: Sequence[str]) -> str | None:
@@ -241,37 +243,6 @@ def _direction(order: Node) -> str:
     return f"{_DIRECTIONS[order['type']]} {_NULLS[order['null_order']]}".strip()
 
 
-def quoted(name: str) -> str:
-    """A name as SQL has it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _column(*names: str, alias: str = "") -> Node:
-    return {
-        "class": "COLUMN_REF", "type": "COLUMN_REF", "alias": alias, "column_names": [*names],
-        "query_location": 0, "query_location_length": 0,
-    }  # fmt: skip
-
-
-def _function(name: str, argument: Node, alias: str) -> Node:
-    return {
-        "class": "FUNCTION", "type": "FUNCTION", "alias": alias, "function_name": name,
-        "schema": "", "filter": None, "order_bys": {"type": "ORDER_MODIFIER", "orders": []},
-        "distinct": False, "is_operator": False, "export_state": False, "catalog": "",
-        "arguments": [{"name": "", "expression": argument}],
-        "qualified_name": {"path": [name]}, "is_legacy_function_call": False,
-        "query_location": 0, "query_location_length": 0,
-    }  # fmt: skip
-
-
-def _grouping(keys: Sequence[Node]) -> Node:
-    return {
-        "class": "OPERATOR", "type": "GROUPING_FUNCTION", "alias": f"{PREFIX}grouping",
-        "children": [deepcopy(key) for key in keys],
-        "query_location": 0, "query_location_length": 0,
-    }  # fmt: skip
-
-
 class _Reader:
     """Reads one tree: refuses what is not listed, and finds which inputs each table is made of."""
 
@@ -279,14 +250,16 @@ class _Reader:
         self._inputs = {name.casefold(): {i} for i, name in enumerate(inputs)}
         self._count = len(inputs)
         self._used: set[str] = set()
+        self._joins = False
 
-    def outermost(self, node: Node) -> None:
-        """Raises: StatementNotUnderstood."""
+    def outermost(self, node: Node) -> bool:
+        """Is there a join? Raises: StatementNotUnderstood."""
         if node["type"] != "SELECT_NODE":
             raise _refuse(node["type"])
         self._sources(node, self._with(node, {}))
         if missing := set(self._inputs) - self._used:
             raise _refuse(f"no use of input {min(missing)}")
+        return self._joins
 
     def ungroup(self, node: Node, keys: Sequence[Node], arguments: Sequence[Node]) -> None:
         """The same rows, one by one: keys, arguments, and the person of each input."""
@@ -304,9 +277,9 @@ class _Reader:
             holder = next((a for a, has in sources.items() if i in has), next(iter(sources)))
             name = f"{PREFIX}{i}"
             if grouped:  # one person for each row of a group: never more than there are
-                yield _function("max", _column(holder, name), name)
+                yield function("max", column(holder, name), name)
             else:
-                yield _column(holder, name, alias=name)
+                yield column(holder, name, alias=name)
 
     def _with(self, node: Node, names: Mapping[str, set[int]]) -> dict[str, set[int]]:
         known = dict(names)
@@ -334,7 +307,7 @@ class _Reader:
         if len(node["group_sets"]) > 1:
             raise _refuse("totals below the outermost SELECT")
         grouped = bool(node["group_expressions"]) or any(
-            _is_aggregate(found) for item in node["select_list"] for found in _walk(item)
+            _is_aggregate(found) for item in node["select_list"] for found in walk(item)
         )
         node["select_list"] += self._persons(sources, grouped=grouped)
         return set(chain.from_iterable(sources.values()))
@@ -364,6 +337,7 @@ class _Reader:
         if allowed is None:
             raise _refuse(table["type"])
         if table["type"] == "JOIN":
+            self._joins = True
             _only(table, allowed | {"nearest_count", "nearest_order_type"})
             if table["join_type"] not in {"INNER", "LEFT"} or table["ref_type"] != "REGULAR":
                 raise _refuse(f"{table['join_type']} {table['ref_type']} JOIN")
@@ -410,23 +384,12 @@ def _only(node: Node, allowed: frozenset[str]) -> None:
             raise _refuse(name)
 
 
-def _walk(node: Any) -> Iterator[Node]:
-    if isinstance(node, dict):
-        if "class" in node:
-            yield node
-        for value in node.values():
-            yield from _walk(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _walk(value)
-
-
 def _expression(tree: Node, *, aggregate: bool = False) -> None:
     """Only listed classes, operators, functions and types.
 
     Raises: StatementNotUnderstood.
     """
-    for node in _walk(tree):
+    for node in walk(tree):
         kind = node["class"]
         if kind == "TYPE":
             if node["type_name"].lower() not in _TYPES:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from enclave_app.computations.sql_plan import PREFIX, quoted
+from enclave_app.computations.sql_tree import PREFIX, quoted
 from enclave_app.gate import Inputs
 from policy.computations import named_in
 
