@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import ClassVar
 
+from policy.joins import join_problems, seen_by
 from policy.parameters import Fixed, Parameter, Range, Value
 from policy.sections import Computation, Dataset
 
@@ -25,7 +26,7 @@ Finding = tuple[str, str, str] | tuple[str, str, str, str]
 _FEW, _NEAR = 32, 0.5  # names that one is compared with; how like it the one meant must be
 _NUMBERS = frozenset({"bool", "int32", "int64", "float32", "float64"})
 _LABELS = frozenset({"bool", "int32", "int64"})
-_KEYS = frozenset({"string", "int32", "int64"})  # exact equality means nothing for floats
+KEYS = frozenset({"string", "int32", "int64"})  # exact equality means nothing for floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,8 @@ class Declared:
     fewest_inputs: int = 1
     # Parameters with names of the policy's own: single values that are bound to $name.
     binds: bool = False
+    joins: bool = True  # its inputs may be joined before
+    tell_size: frozenset[str] = frozenset()  # outputs that say how many rows there are
     # R15: more digits tell more, and only few of them are known better than by chance.
     most_digits: int = 6
 
@@ -171,11 +174,12 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
         "private_set_intersection": Declared(
             about="Which keys, or how many, all inputs have in common.",
             outputs=frozenset({"intersection_size", "intersection_ids"}),
-            parameters={"key": Columns(_KEYS, several=False, subject=True, alike=True)},
+            parameters={"key": Columns(KEYS, several=False, subject=True, alike=True)},
             # Of two, each provider would know the other one's.
             fewest_subjects=3,
             # The intersection of one input is all of it.
             fewest_inputs=2,
+            joins=False,
             says="how many keys all inputs have, or which. A provider chooses the keys that it "
             "asks about, as many as its max_rows",
         ),
@@ -191,6 +195,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             # One person's value must not be half of a sum, and two could each compute the other's.
             fewest_subjects=3,
             binds=True,
+            tell_size=frozenset({"table"}),
             says="the agreed counts, sums and means of every group that holds enough persons of "
             "each input, and that other groups may exist. Totals of one table do not give hidden "
             "groups away; two tables, or two values of a parameter, can be subtracted. Who knows "
@@ -204,6 +209,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
                 "quantiles": Probabilities(99),
             },
             optional=frozenset({"quantiles"}),
+            tell_size=frozenset({"counts"}),
             # Mean and deviation are two equations: two values are solved by them.
             fewest_subjects=3,
             # A statistic of one input alone is about that provider's rows.
@@ -247,7 +253,14 @@ def computation_problems(
         )
     if len(computation.inputs) < declared.fewest_inputs:
         yield f"{path}.inputs", f"at least {declared.fewest_inputs}", str(len(computation.inputs))
-    yield from _parameters(f"{path}.parameters", computation.parameters, declared, inputs)
+    if computation.join is not None:
+        key = Columns(KEYS, several=False, subject=True, alike=True)
+        yield from key.problems(f"{path}.join.key", computation.join.key, inputs)
+        yield from join_problems(
+            path, computation, inputs, joins=declared.joins, telling=declared.tell_size
+        )
+    seen = seen_by(computation, inputs)
+    yield from _parameters(f"{path}.parameters", computation.parameters, declared, seen)
 
 
 def _meant(name: str, known: Collection[str]) -> str:
@@ -310,7 +323,8 @@ def bound(run: str, values: Mapping[str, Value]) -> dict[str, Value]:
 def columns_used(computation: Computation, inputs: Sequence[Dataset]) -> list[str]:
     """Columns of the inputs that are computed with, each once, in the order of the policy.
 
-    Of a statement: those whose name stands in its text. It cannot use others: `*` is refused.
+    Of a statement: those whose name stands in its text. It cannot use others: `*` is refused. Where
+    inputs are joined, their key too.
     """
     found: dict[str, None] = {}
     for name, kind in DECLARED[computation.run].parameters.items():
@@ -321,6 +335,8 @@ def columns_used(computation: Computation, inputs: Sequence[Dataset]) -> list[st
             elif isinstance(kind, Statement):
                 for dataset in inputs:
                     found |= dict.fromkeys(named_in(str(value), dataset.columns))
+    if computation.join is not None:
+        found.setdefault(computation.join.key)
     return [*found]
 
 
