@@ -34,6 +34,7 @@ from enclave_app.spill import require_folder
 from enclave_app.worker import Workers, supervised
 from policy import sections
 from policy.agreement import CompleteAgreement, require_window
+from policy.computations import DECLARED
 from policy.document import Policy, digest_text
 from policy.errors import MeasurementError
 from policy.sections import Party
@@ -185,6 +186,18 @@ class Enclave:
         self._stopped.set()
         self._workers.stop()
 
+    def end_in_order(self) -> None:
+        """The process ends: rows are dropped, and the log names each task that ends with it.
+
+        Nothing of a task is on a disk. A new start has another instance: its recipients are told so
+        (`EnclaveRestarted`), and sign a new task.
+        """
+        self.stop()
+        self.sweep()
+        for ticket in self.sessions.end_unfinished():
+            named = digest_text(ticket.digest)
+            self._log.info("ended", task_digest=named, mode=self.mode.value)
+
     def _bug(self, thread: str, bug: BaseException) -> None:
         self._log.error("internal", thread=thread, bug=place_of(bug))
 
@@ -265,7 +278,8 @@ class Enclave:
         inputs = self.sessions.take_complete(ticket)
         if inputs is None:
             return
-        end = self.seconds() + self.limits.compute_seconds
+        most = min(self.limits.compute_seconds, DECLARED[agreed(self.policy, task).run].seconds)
+        end = self.seconds() + most
 
         def check() -> None:
             # Not logged: when a computation is at which step depends on rows (R20).

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+from policy.computations import DECLARED
 from policy.errors import ResourceLimitError
 from verifier.files import MEBIBYTE
 
@@ -58,6 +60,17 @@ class Need:
     def bytes(self, rows: int, received: int) -> int:
         """For so many rows, which are `received` bytes as they came."""
         return rows * self.per_row + received * self.copies
+
+
+def declared(run: str, parameters: Mapping[str, Any]) -> Need:
+    """What the policy's declarations say that a computation needs."""
+    said = DECLARED[run].memory
+    assert said is not None
+    return Need(
+        per_row=said.per_row + said.per_feature * len(parameters.get("features", ())),
+        copies=said.copies,
+        fixed=parameters["memory_mebibytes"] * MEBIBYTE if said.engine else 0,
+    )
 
 
 class ExchangesExhausted(ResourceLimitError):

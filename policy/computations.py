@@ -135,6 +135,25 @@ _BOUND_NAME = re.compile("[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes, measured and rounded up; `enclave_app` asks for so much, and tests hold it to that."""
+
+    per_row: int
+    per_feature: int = 0  #  of a row
+    copies: int = 0  #       of the rows as they came
+    engine: bool = False  #  and for each input what `memory_mebibytes` agrees on
+
+    def __str__(self) -> str:
+        """For people."""
+        parts = [f"{self.per_row} bytes a row"]
+        parts += [f"{self.per_feature} more for each feature"] if self.per_feature else []
+        parts += ["its rows once more"] if self.copies == 1 else []
+        parts += [f"its rows {self.copies} times more"] if self.copies > 1 else []
+        parts += ["memory_mebibytes for each input"] if self.engine else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Declared:
     """What a policy may ask of one computation."""
 
@@ -149,6 +168,10 @@ class Declared:
     binds: bool = False
     joins: bool = True  # its inputs may be joined before
     tell_size: frozenset[str] = frozenset()  # outputs that say how many rows there are
+    # The enclave ends it after so many seconds; whoever starts it waits no longer.
+    seconds: int = 3600
+    # What it takes beside its rows. A task for which there is no room is refused when it is opened.
+    memory: Memory | None = None
     # R15: more digits tell more, and only few of them are known better than by chance.
     most_digits: int = 6
 
@@ -167,6 +190,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             # A coefficient is an equation about the persons who have the feature. With fewer of
             # them than a model of a few features has equations, each could be solved for.
             fewest_subjects=10,
+            memory=Memory(per_row=96, per_feature=48),
             says="how each feature goes with the label over all inputs together, to the agreed "
             "digits. Who knows every row but one can find out that one's label: only noise "
             "under a privacy budget would prevent it, and there is none",
@@ -180,6 +204,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             # The intersection of one input is all of it.
             fewest_inputs=2,
             joins=False,
+            memory=Memory(per_row=256, copies=2),
             says="how many keys all inputs have, or which. A provider chooses the keys that it "
             "asks about, as many as its max_rows",
         ),
@@ -195,6 +220,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             # One person's value must not be half of a sum, and two could each compute the other's.
             fewest_subjects=3,
             binds=True,
+            memory=Memory(per_row=16, engine=True),
             tell_size=frozenset({"table"}),
             says="the agreed counts, sums and means of every group that holds enough persons of "
             "each input, and that other groups may exist. Totals of one table do not give hidden "
@@ -210,6 +236,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             },
             optional=frozenset({"quantiles"}),
             tell_size=frozenset({"counts"}),
+            memory=Memory(per_row=256, copies=1),
             # Mean and deviation are two equations: two values are solved by them.
             fewest_subjects=3,
             # A statistic of one input alone is about that provider's rows.

@@ -39,7 +39,7 @@ from enclave_app.computations.groups import (
 from enclave_app.deadline import check_deadline
 from enclave_app.errors import ComputeDeniedError, NumbersOutOfRange, ReleaseDeniedError
 from enclave_app.gate import Group, Input, Inputs, People, Share, numbered, persons
-from enclave_app.limits import Need
+from enclave_app.limits import Need, declared
 from policy.sections import Release
 
 PARTS = ("numpy.ma",)  # which numpy loads itself, later, and not every image has
@@ -222,7 +222,7 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
 
 def need(parameters: Mapping[str, Any]) -> Need:
     """Six float64 for each cell: as it is, standardised, for the groups, inside the solver."""
-    return Need(per_row=48 * (len(parameters["features"]) + 2))
+    return declared("logistic_regression", parameters)
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:

@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING, Any
 from enclave_app.deadline import check_deadline
 from enclave_app.errors import ComputeDeniedError, ReleaseDeniedError
 from enclave_app.gate import Group, Inputs
-from enclave_app.limits import Need
+from enclave_app.limits import Need, declared
 from policy.computations import bound
 from policy.sections import Release
-from verifier.files import MEBIBYTE
 
 if TYPE_CHECKING:
     import duckdb
@@ -154,7 +153,7 @@ def _json(plan: Plan, name: str, value: Any) -> Any:
 
 def need(parameters: Mapping[str, Any]) -> Need:
     """What its engine may take, beside the rows that it reads where they are."""
-    return Need(per_row=16, fixed=parameters["memory_mebibytes"] * MEBIBYTE)
+    return declared("sql", parameters)
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:

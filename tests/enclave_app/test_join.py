@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,22 @@ def test_the_order_of_rows_and_batches_says_nothing() -> None:
             ]
             documents.add(world.document(*parts))
         assert len(documents) == 1
+
+
+def test_the_worked_policy_of_the_page() -> None:
+    """As docs/computations.md has it: visits of a person become means, and a model comes of it."""
+    page = (Path(__file__).parents[2] / "docs/computations.md").read_text("utf-8")
+    section = page.partition("## Joins\n")[2].partition("```toml\n")[2].partition("```")[0]
+    section = section.replace('id = "example"', 'id = "train"').replace("= 100,", "= 20,")
+    world = agreed(MEANS, "statistics")
+    text = world.policy.raw.decode()
+    text = text[: text.index("[[computation]]")] + section
+    policy = Policy.parse(text.encode(), known_roots=frozenset({"intel", "simulation"}))
+    here, there = owners()
+    often = pa.concat_tables([here, here.slice(0, 100)])
+    found = Agreed(world.consortium, policy).answer(often, there)["model_weights"]
+    assert found["features"] == ["age", "marker"]
+    assert all(coefficient > 0 for coefficient in found["coefficients"])
 
 
 # Who would gain by it.
