@@ -17,6 +17,8 @@ from enclave_app.computations import COMPUTATIONS
 from enclave_app.compute import own_reasons, required
 from enclave_app.gate import Input
 from enclave_app.join import joined
+from policy.advice import advices
+from policy.difference import Effect, differences
 from policy.document import Policy, PolicyInvalid
 from policy.join import Join
 from policy.sentences import computation_sentences
@@ -317,6 +319,32 @@ def test_what_the_parties_read() -> None:
     said = " ".join(computation_sentences(policy, policy.computation[0]))
     for words in ("rows of train_party_1 and train_party_2", "patient", "50%", "nothing says"):
         assert words in said
+
+
+def test_what_lint_says_of_many_guessed_keys() -> None:
+    """Advice, not a refusal: two owners may share few persons."""
+    path = "computation[0].join.max_unmatched_share"
+    for share, said in (("0.5", False), ("0.6", True)):
+        policy = agreed(MEANS, "statistics", JOIN.replace("0.5", share)).policy
+        assert (path in {found.path for found in advices(policy)}) == said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "effect"),
+    [
+        ("0.5", "0.6", "allows"),
+        ("0.6", "0.5", "forbids"),
+        (" }", ", tells_size = true }", "allows"),
+        (" }", ', means_of = ["train_party_2"] }', "allows"),
+    ],
+)
+def test_what_another_version_allows(old: str, new: str, effect: Effect) -> None:
+    """Who signs the next version reads what it lets others learn."""
+    texts = [JOIN.replace("0.5", old) if old != " }" else JOIN]
+    texts.append(texts[0].replace(old, new))
+    before, after = (agreed(MEANS, "statistics", text).policy for text in texts)
+    found = [d for d in differences(before, after) if ".join" in d.path]
+    assert [d.effect for d in found] == [effect]
 
 
 # As it is made.
