@@ -220,7 +220,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             # One person's value must not be half of a sum, and two could each compute the other's.
             fewest_subjects=3,
             binds=True,
-            memory=Memory(per_row=16, engine=True),
+            memory=Memory(per_row=64, engine=True),
             tell_size=frozenset({"table"}),
             says="the agreed counts, sums and means of every group that holds enough persons of "
             "each input, and that other groups may exist. Totals of one table do not give hidden "

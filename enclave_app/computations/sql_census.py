@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Key = tuple[int, tuple[Any, ...]]  # a grouping, and the values of all keys
 _ROWS_OF_EACH = 2  #  rows that are looked at first for each person that is demanded
+_MOST_ROWS = 1 << 19  # of them, as they are kept outside the engine and its limit
+_FIRST = "ratls_first"
 _BOXES_OF_EACH = 2  # boxes for each person that is demanded: a large group fills them all
 
 
@@ -57,9 +59,14 @@ def hidden_rows(
         return _rows(connection.sql(sql, params=dict(values)))
 
     if boxed is not None and hidden:
-        first = _Counting(plan, inputs, first=k * len(keys) * _ROWS_OF_EACH)
-        shared = _rows(connection.sql(boxed.even))
-        hidden -= _held(plan, keys, passing(first.sql(k)) & shared, inputs)
+        most = min(k * len(keys) * _ROWS_OF_EACH, _MOST_ROWS)
+        some = f"SELECT * FROM ({plan.rows}) LIMIT {most}"  # noqa: S608
+        rows = connection.sql(some, params=dict(values)).to_arrow_table()
+        connection.register(_FIRST, rows)
+        first = _Counting(plan, inputs, first=True)
+        each = range(inputs) if len(plan.sets) == 1 else [None]
+        seen = set().union(*(_rows(connection.sql(first.sql(k, alone))) for alone in each))
+        hidden -= _held(plan, keys, seen & _rows(connection.sql(boxed.even)), inputs)
     for boxes in (1 << (k * _BOXES_OF_EACH).bit_length(), None):
         if hidden:
             found = passing(_Counting(plan, inputs, boxes=boxes).sql(k))
@@ -126,20 +133,18 @@ class _Counting:
     plan: Plan
     inputs: int
     boxes: int | None = None  # boxes instead of persons
-    # Of so many rows alone, the first that the engine makes. Who is in these is in all; how much
+    # Of some rows alone, which stand in a table of the engine. Who is in these is in all; how much
     # of all one person has, and whether anybody lacks a value, these do not say.
-    first: int | None = None
+    first: bool = False
 
-    def sql(self, k: int) -> str:
+    def sql(self, k: int, alone: int | None = None) -> str:
         """Groups that pass, as their `gid` and their keys."""
         plan = self.plan
         sums = sorted(added(plan))
         keys, persons = columns("key_", len(plan.keys)), columns("", self.inputs)
-        which, person, by = grouped(plan, keys, persons)
+        which, person, by = grouped(plan, keys, persons, alone)
         box = "" if self.boxes is None else f" % {self.boxes}"
-        rows = plan.rows
-        if self.first is not None:
-            rows = f"SELECT * FROM ({rows}) LIMIT {self.first}"  # noqa: S608
+        rows = f"FROM {_FIRST}" if self.first else plan.rows
         listed = [
             *keys,
             *(f"ratls_argument_{j} IS NOT NULL AS has_{j}" for j in range(plan.arguments)),
@@ -148,19 +153,19 @@ class _Counting:
         ]
         per_person = [f"{which} AS gid", *keys, f"{person} AS person", "count(*) AS n"]
         ends, wanted = ["gid", *keys], [f"count(*) >= {k}"]
-        if self.first is None:
+        if not self.first:
             wanted.append("2 * max(n) <= sum(n)")
         for j in range(plan.arguments):
             per_person.append(f"count(*) FILTER (has_{j}) AS c_{j}")
             wanted.append(f"count(*) FILTER (c_{j} > 0) >= {k}")
-            if self.first is None:
+            if not self.first:
                 wanted.append(f"count(*) FILTER (c_{j} < n) NOT BETWEEN 1 AND {k - 1}")
         for j in sums:
             per_person += [f"min(value_{j}) AS low_{j}", f"max(value_{j}) AS high_{j}"]
             ends += [f"min(low_{j}) AS lowest_{j}", f"max(high_{j}) AS highest_{j}"]
             wanted.append(f"count(*) FILTER (high_{j} > lowest_{j}) >= {k}")
             wanted.append(f"count(*) FILTER (low_{j} < highest_{j}) >= {k}")
-            if self.first is None:
+            if not self.first:
                 per_person.append(f"sum(abs(value_{j})) AS size_{j}")
                 wanted.append(f"2 * max(size_{j}) <= sum(size_{j}) * {1 + 1e-9}")
         group = ["gid", *keys]
