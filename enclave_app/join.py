@@ -101,7 +101,7 @@ def joined(join: Join, inputs: Inputs) -> Joint:
                 found="more",
             )
         if alone.any():
-            persons = tables[i].column(rows.subject).take(pa.array(places[i][alone]))
+            persons = tables[i].column(rows.subject).take(_arrow(places[i][alone]))
             thing = f"dataset {dataset!r}: persons without a match"
             rest.append(Group(thing, numbered(persons), UnmatchedTooFew))
     return Joint(_views(join, inputs, tables, [place[kept] for place in places]), rest)
@@ -129,7 +129,7 @@ def _means(table: pa.Table, rank: _Places, apart: set[str]) -> tuple[pa.Table, _
     for name in table.column_names:
         column = table.column(name)
         if name in apart:
-            columns[name] = column.take(pa.array(first))
+            columns[name] = column.take(_arrow(first))
             continue
         values = pc.cast(column, pa.float64(), safe=False).to_numpy()
         there = ~np.isnan(values)
@@ -138,7 +138,7 @@ def _means(table: pa.Table, rank: _Places, apart: set[str]) -> tuple[pa.Table, _
         sums = np.bincount(mine, values[there][order], minlength=len(found))
         counts = np.bincount(mine, minlength=len(found))
         means = sums / np.maximum(counts, 1)
-        columns[name] = pa.array(means, mask=counts == 0)
+        columns[name] = _arrow(means, counts > 0)
     return pa.table(columns), found
 
 
@@ -149,7 +149,7 @@ def _views(
     people: list[str] = []
     for i, (rows, table, place) in enumerate(zip(inputs.values(), tables, places, strict=True)):
         check_deadline()
-        part = table.take(pa.array(np.maximum(place, 0), mask=place < 0))
+        part = table.take(_arrow(np.maximum(place, 0), place >= 0))
         for name in part.column_names:
             if name not in {join.key, rows.subject}:
                 columns[name] = part.column(name)
@@ -161,6 +161,17 @@ def _views(
         columns[people[-1]] = part.column(rows.subject)
     whole = pa.table(columns)
     return [{JOINED: Input(whole, name)} for name in people]
+
+
+def _arrow(
+    values: npt.NDArray[np.int64] | npt.NDArray[np.float64],
+    there: npt.NDArray[np.bool_] | None = None,
+) -> pa.Array:
+    """These values, where they are there. `pa.array` would load parts of numpy for a mask, which
+    not every image has."""
+    bits = None if there is None else pa.py_buffer(np.packbits(there, bitorder="little"))
+    kind = pa.float64() if values.dtype.kind == "f" else pa.int64()
+    return pa.Array.from_buffers(kind, len(values), [bits, pa.py_buffer(values)])
 
 
 def need(alone: Need) -> Need:
