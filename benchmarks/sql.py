@@ -1,8 +1,8 @@
 """Agreed SQL over ten million rows, gate included, against plain DuckDB.
 
-Measured: one thread each, rows in memory. `group by`: one input, a hundred groups. `join`: visits
-of a million persons joined to their wards, two thousand groups, persons counted in both inputs. The
-best of several rounds that take turns.
+Measured: one thread each, from rows in memory to Python's values: connect, register, run, close.
+`group by`: one input, a hundred groups. `join`: visits of a million persons joined to their wards,
+two thousand groups, persons counted in both inputs. The best of several rounds that take turns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from enclave_app.computations import sql
 from enclave_app.gate import Input
 from policy.sections import Release
 
-GOAL, ROUNDS = 0.7, 3
+GOAL, ROUNDS = 0.7, 5
 ROWS, PERSONS = 10_000_000, 1_000_000
 CASES = {
     "group by": "SELECT code, count(*) AS n, sum(cost) AS s, avg(cost) AS m FROM visits "
@@ -55,12 +55,12 @@ def tables(rows: int = ROWS, persons: int = PERSONS) -> dict[str, pa.Table]:
 
 def plain(statement: str, given: dict[str, pa.Table]) -> float:
     """Seconds without lock, census or audit."""
+    began = perf_counter()
     with duckdb.connect(config={"threads": 1}) as connection:
         for name, table in given.items():
             connection.register(name, table)
-        began = perf_counter()
         connection.execute(statement).fetchall()
-        return perf_counter() - began
+    return perf_counter() - began
 
 
 def ours(statement: str, given: dict[str, pa.Table], k: int = 100) -> float:

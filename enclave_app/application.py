@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from enclave_app.computations import COMPUTATIONS
+from enclave_app.computations import require_parts
 from enclave_app.compute import agreed, compute, denied, own_reasons, released_model, required
 from enclave_app.errors import ComputeDeniedError
 from enclave_app.intake import Intake
@@ -35,6 +35,7 @@ from enclave_app.spill import require_folder
 from enclave_app.worker import Workers, supervised
 from policy import sections
 from policy.agreement import CompleteAgreement, require_window
+from policy.computations import DECLARED
 from policy.document import Policy, digest_text
 from policy.errors import MeasurementError
 from policy.rounds import RUN
@@ -156,6 +157,7 @@ class Enclave:
             AttesterModeMismatch: A simulation for a policy that demands hardware, or the reverse.
             AgreementOfAnotherEnclave: The policy does not list this enclave.
             PolicyExpiredError: The policy does not hold now.
+            PartNotInImage: A computation needs what this enclave was built without.
             EngineNotLocked: The SQL engine runs what it must not.
             SpillFolderUnusable: Nothing can be written there.
             AttesterError: No quote could be had.
@@ -167,8 +169,7 @@ class Enclave:
         if attester.mode is not wanted:
             raise AttesterModeMismatch("attester", expected=wanted.value, found=attester.mode.value)
         _require_listed(policy, attester)
-        for run in sorted({computation.run for computation in policy.computation}):
-            COMPUTATIONS[run].ready()
+        require_parts(policy)
         if spill is not None:
             require_folder(spill)
         identity = EnclaveIdentity.create(attester, policy.digest, at=at, endorsements=endorsements)
@@ -187,6 +188,18 @@ class Enclave:
         """End the threads that wait for work."""
         self._stopped.set()
         self._workers.stop()
+
+    def end_in_order(self) -> None:
+        """The process ends: rows are dropped, and the log names each task that ends with it.
+
+        Nothing of a task is on a disk. A new start has another instance: its recipients are told so
+        (`EnclaveRestarted`), and sign a new task.
+        """
+        self.stop()
+        self.sweep()
+        for ticket in self.sessions.end_unfinished():
+            named = digest_text(ticket.digest)
+            self._log.info("ended", task_digest=named, mode=self.mode.value)
 
     def _bug(self, thread: str, bug: BaseException) -> None:
         self._log.error("internal", thread=thread, bug=place_of(bug))
@@ -300,7 +313,8 @@ class Enclave:
         inputs = self.sessions.take_complete(ticket)
         if inputs is None:
             return
-        end = self.seconds() + self.limits.compute_seconds
+        most = min(self.limits.compute_seconds, DECLARED[agreed(self.policy, task).run].seconds)
+        end = self.seconds() + most
 
         def check() -> None:
             # Not logged: when a computation is at which step depends on rows (R20).

@@ -101,6 +101,34 @@ def protected(
     return hidden
 
 
+def beside_sides(
+    margins: Sequence[Sequence[int]], counts: Sequence[Sequence[float]], hidden: set[int], k: float
+) -> set[int]:
+    """`hidden` and what has to be hidden besides from those who know margins of the table.
+
+    Rows of two providers are joined, and a key of one is not known to the other. But a provider may
+    know who has a match, and so what all rows with its own keys add up to: one hidden group among
+    them would be what is missing. With two or more, of k together, none of them is known; and where
+    nothing of a margin leaves, nobody has anything to subtract.
+
+    Args:
+        margins: The groups, by number, that add up to something that a provider may know.
+        counts: Of each group what is counted in it, one list for each count.
+    """
+    hidden = set(hidden)
+    changed = True
+    while changed:
+        changed = False
+        for margin in margins:
+            within = hidden.intersection(margin)
+            shown = sorted(set(margin) - hidden, key=lambda group: (counts[0][group], group))
+            few = len(within) < 2 or any(sum(c[g] for g in within) < k for c in counts)
+            if within and shown and few:
+                hidden.add(shown[0])
+                changed = True
+    return hidden
+
+
 def _near(
     table: Rows, row: int, hidden: set[int], levels: Sequence[int], sizes: Sequence[float]
 ) -> list[int]:

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, cast
 
 import pyarrow as pa
 
+from enclave_app import join
 from enclave_app.computations import COMPUTATIONS, federated
 from enclave_app.deadline import checking
 from enclave_app.gate import Input, Inputs, denial, padded, padded_size, released, require_groups
+from enclave_app.join import joined, require_key_once
 from enclave_app.limits import Need
 from enclave_app.rounds import Model
 from enclave_app.session import Denied, Released
@@ -51,6 +54,8 @@ def required(policy: Policy, task: Task, limit: int) -> Need:
     """
     computation = agreed(policy, task)
     need = COMPUTATIONS[computation.run].need(_parameters(policy, task))
+    if computation.join is not None:
+        need = join.need(need)
     total, takes_rows = 0, DECLARED[computation.run].takes_rows
     for dataset in _datasets(policy, computation):
         received = dataset.max_rows * _row_size(dataset) if takes_rows else 0
@@ -86,7 +91,15 @@ def compute(
         inputs = _inputs(policy, computation, tables)
         code, rule = COMPUTATIONS[computation.run], computation.release
         with checking(check):
-            require_groups(inputs, code.groups(inputs, parameters, rule), rule)
+            if computation.join is None:
+                require_groups(inputs, code.groups(inputs, parameters, rule), rule)
+            else:
+                require_groups(inputs, (), rule)
+                joint = joined(computation.join, inputs)
+                for inputs in joint.views:  # every rule, for the persons of each input
+                    asked = chain(joint.rest, code.groups(inputs, parameters, rule))
+                    require_groups(inputs, asked, rule)
+                inputs = joint.views[0]
             outputs = code.run(inputs, parameters, rule)
         check()
         document = released(outputs, rule, computation=computation.id, run=computation.run)
@@ -110,7 +123,11 @@ def own_reasons(
         check()
         alone = {dataset: rows}
         try:
-            require_groups(alone, code.groups(alone, parameters, rule), rule)
+            if computation.join is None:
+                require_groups(alone, code.groups(alone, parameters, rule), rule)
+            else:  # what the joined rows are, only all inputs together say
+                require_groups(alone, (), rule)
+                require_key_once(computation.join, dataset, rows.table.column(computation.join.key))
         except RatlsError as refusal:
             reasons[dataset] = refusal.code
     return reasons

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from policy.computations import DECLARED
 from policy.errors import ResourceLimitError
 from verifier.files import MEBIBYTE
 
@@ -58,6 +59,22 @@ class Need:
     def bytes(self, rows: int, received: int) -> int:
         """For so many rows, which are `received` bytes as they came."""
         return rows * self.per_row + received * self.copies
+
+
+def declared(run: str, features: int = 0, mebibytes: int = 0) -> Need:
+    """What the policy's declarations say that a computation needs.
+
+    Args:
+        features: How many columns of numbers a model is made of.
+        mebibytes: The agreed memory of its engine.
+    """
+    said = DECLARED[run].memory
+    assert said is not None
+    return Need(
+        per_row=said.per_row + said.per_feature * features,
+        copies=said.copies,
+        fixed=mebibytes * MEBIBYTE if said.engine else 0,
+    )
 
 
 class MemoryExhausted(ResourceLimitError):

@@ -74,5 +74,7 @@ def serve(
             }
         )
         status = stop()
+        running.stop()  # no computation begins any more
         server.stop()
+        running.end_in_order()
         leave(status)

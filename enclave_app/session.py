@@ -226,6 +226,16 @@ class Sessions(Generic[R]):
                     if not taken:
                         del self._open[digest]
 
+    def end_unfinished(self) -> list[Ticket]:
+        """The tasks whose outcome was not announced; all rows are dropped.
+
+        One that is computed and not due is like one that is being computed (R20).
+        """
+        with self._lock:
+            for session in self._open.values():
+                session.forget_rows()
+            return [s.ticket for s in self._open.values() if not s.announced]
+
     def _drop(self, digest: Digest, session: _Session[R], dataset: str) -> None:
         session.attempts.pop(dataset).close()
         if not session.attempts and not session.committed:

@@ -20,6 +20,7 @@ from policy.syntax import LineIndex
 
 _YEAR = timedelta(days=366)
 _FEW_PERSONS, _MANY_USES = 10, 1000
+_MANY_UNMATCHED = 0.5  # of the keys of an input
 _OUT_OF_DATE = ("OutOfDate", "OutOfDateConfigurationNeeded")
 _Advice = tuple[str, str, str, str]  # path, found, why, instead
 
@@ -130,6 +131,12 @@ def _computation(path: str, computation: Computation, policy: Policy) -> Iterato
         yield f"{path}.uses", f"{asked}, {computation.uses:,} times", why, "write uses = 1"
     if computation.run == RUN:
         yield from _rounds(path, Series.of(computation))
+    join = computation.join
+    if join is not None and join.max_unmatched_share > _MANY_UNMATCHED:
+        why = "so many guessed keys may be sent for each that has a match"
+        found = f"{join.max_unmatched_share:.0%} of keys without a match"
+        instead = "agree on the persons first, and on a tenth or less"
+        yield f"{path}.join.max_unmatched_share", found, why, instead
     if len(computation.inputs) > 1:
         owners = {d.owner for d in policy.dataset if d.id in computation.inputs}
         for i, name in enumerate(computation.recipients):

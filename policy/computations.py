@@ -14,142 +14,27 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import ClassVar
 
 from policy import rounds
-from policy.domains import Finding, domain_problems
+from policy.domains import Finding
+from policy.joins import join_problems, seen_by
+from policy.parameter_kinds import (
+    FEATURES,
+    KEYS,
+    LABELS,
+    MEASURED,
+    NEAR,
+    NUMBERS,
+    Columns,
+    Part,
+    Probabilities,
+    Statement,
+    Whole,
+    meant,
+)
 from policy.parameters import Fixed, Parameter, Range, Value
 from policy.sections import Computation, Dataset
 
-_FEW, _NEAR = 32, 0.5  # names that one is compared with; how like it the one meant must be
-_NUMBERS = frozenset({"bool", "int32", "int64", "float32", "float64"})
-_LABELS = frozenset({"bool", "int32", "int64"})
-_FEATURES = _NUMBERS | {"string"}  # texts whose values the dataset lists
-_MEASURED = _NUMBERS - {"bool"}
-_KEYS = frozenset({"string", "int32", "int64"})  # exact equality means nothing for floats
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The name of a column, or a list of names. Always fixed: which facts about persons leave
-    is agreed on, and a task that could choose would walk through all columns, one use each."""
-
-    task_may_choose: ClassVar[bool] = False
-    types: frozenset[str]
-    several: bool = True
-    nullable: bool = False
-    subject: bool = False  # may be the column that names a person
-    alike: bool = False  #   of one type and spelling in all inputs
-    # Numbers need min and max, alike in all inputs: what is measured by them tells no row.
-    ranged: bool = False
-
-    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
-        names = value if isinstance(value, tuple) else (value,)
-        if isinstance(value, tuple) != self.several or not all(type(n) is str for n in names):
-            yield path, "a list of column names" if self.several else "a column name", "another"
-            return
-        if len(set(names)) != len(names):
-            yield path, "each column once", "one twice"
-        wanted = frozenset(map(str, names))
-        for dataset in inputs:
-            # All at once: thousands of names in hundreds of inputs are compared in a few steps.
-            fit = wanted <= dataset.usable(self.types, nullable=self.nullable)
-            if not fit or (dataset.subject in wanted and not self.subject):
-                for name in map(str, dict.fromkeys(names)):
-                    yield from self._usable(path, name, dataset)
-        for name in sorted(wanted) if self.alike else ():
-            found = {d.columns[name].type for d in inputs if name in d.columns}
-            if len(found) > 1:
-                yield path, "a column of one type in all inputs", f"{name!a}: {sorted(found)}"
-            yield from _one_spelling(path, name, inputs)
-        if self.ranged or (self.types >= _FEATURES and not self.subject):
-            yield from domain_problems(path, sorted(wanted), inputs, ranged=self.ranged)
-
-    def _usable(self, path: str, name: str, dataset: Dataset) -> Iterator[Finding]:
-        column = dataset.columns.get(name)
-        if column is None:
-            yield path, f"columns of {dataset.id}", ascii(name), _meant(name, dataset.columns)
-        elif name == dataset.subject and not self.subject:
-            fix = "name another column: what tells persons apart is never computed with"
-            yield path, "columns other than the subject", ascii(name), fix
-        elif column.type not in self.types:
-            wanted = " or ".join(sorted(self.types))
-            fix = f"name another column, or agree on {name} as one of these types"
-            yield path, f"columns of type {wanted}", f"{name!a} of {dataset.id}: {column.type}", fix
-        elif column.nullable and not self.nullable:
-            fix = "fill or drop the rows without a value at the source, and remove the ?"
-            yield path, "columns whose type does not end in ?", f"{name!a} of {dataset.id}", fix
-
-
-def _one_spelling(path: str, name: str, inputs: Sequence[Dataset]) -> Iterator[Finding]:
-    """Texts that are compared across inputs need one spelling, or one person counts as several."""
-    having = [d for d in inputs if name in d.columns and d.columns[name].type == "string"]
-    for dataset in having:
-        if dataset.spelling(name) is None:
-            wanted = 'a column with a spelling: { type = "string", spelling = "canonical" }'
-            yield path, wanted, f"{name!a} of {dataset.id}"
-        elif dataset.spelling(name) != having[0].spelling(name):
-            yield path, f"the spelling that it has in {having[0].id}", f"{name!a} of {dataset.id}"
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """An integer within limits. The policy may leave it to the task."""
-
-    task_may_choose: ClassVar[bool] = True
-    least: int
-    most: int
-
-    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
-        if not (isinstance(value, int) and type(value) is int and self.least <= value <= self.most):
-            yield path, f"an integer from {self.least} to {self.most}", ascii(value)[:80]
-
-
-@dataclass(frozen=True, slots=True)
-class Probabilities:
-    """Ascending numbers between 0 and 1, neither of them included. Always fixed."""
-
-    task_may_choose: ClassVar[bool] = False
-    most: int
-
-    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
-        # 0 and 1 are minimum and maximum. NaN is not between anything.
-        if not isinstance(value, tuple) or not all(
-            isinstance(p, float) and 0 < p < 1 for p in value
-        ):
-            yield path, "a list of numbers above 0 and below 1", ascii(value)[:80]
-        elif list(value) != sorted(set(value)) or len(value) > self.most:
-            yield path, f"at most {self.most} ascending probabilities, each once", "others"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A number within limits. Always fixed: two tasks that differ in it a little would leave out
-    different persons, and the difference of their results would be about these few."""
-
-    task_may_choose: ClassVar[bool] = False
-    least: float
-    most: float
-
-    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
-        if not (isinstance(value, float) and self.least <= value <= self.most):
-            wanted = f"a number from {self.least} to {self.most}, with a point"
-            yield path, wanted, ascii(value)[:80]
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """The text of a SELECT. Always fixed. What it may say: `policy.sql`, before anybody signs, and
-    `enclave_app.computations.sql_plan`, before it runs."""
-
-    task_may_choose: ClassVar[bool] = False
-
-    def problems(self, path: str, value: Value, inputs: Sequence[Dataset]) -> Iterator[Finding]:
-        if not isinstance(value, str) or not 1 <= len(value) <= _STATEMENT_CAP:
-            yield path, f"one SELECT of at most {_STATEMENT_CAP} characters", ascii(value)[:80]
-
-
-_STATEMENT_CAP = 8000
 _BOUND_NAME = re.compile("[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
@@ -158,6 +43,25 @@ Kind = Columns | Whole | Probabilities | Part | Statement | rounds.Kind
 
 def _nothing_else(path: str, _: Computation, inputs: Sequence[Dataset]) -> Iterator[Finding]:
     yield from ()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes, measured and rounded up; `enclave_app` asks for so much, and tests hold it to that."""
+
+    per_row: int
+    per_feature: int = 0  #  of a row
+    copies: int = 0  #       of the rows as they came
+    engine: bool = False  #  and for each input what `memory_mebibytes` agrees on
+
+    def __str__(self) -> str:
+        """For people."""
+        parts = [f"{self.per_row} bytes a row"]
+        parts += [f"{self.per_feature} more for each feature"] if self.per_feature else []
+        parts += ["its rows once more"] if self.copies == 1 else []
+        parts += [f"its rows {self.copies} times more"] if self.copies > 1 else []
+        parts += ["memory_mebibytes for each input"] if self.engine else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +80,12 @@ class Declared:
     takes_rows: bool = True  # or updates of a model, in rounds: its rows stay with their owners
     # What its parameters say against each other.
     also: Callable[[str, Computation, Sequence[Dataset]], Iterator[Finding]] = _nothing_else
+    joins: bool = True  # its inputs may be joined before
+    tell_size: frozenset[str] = frozenset()  # outputs that say how many rows there are
+    # The enclave ends it after so many seconds; whoever starts it waits no longer.
+    seconds: int = 3600
+    # What it takes beside its rows. A task for which there is no room is refused when it is opened.
+    memory: Memory | None = None
     # R15: more digits tell more, and only few of them are known better than by chance.
     most_digits: int = 6
 
@@ -189,8 +99,8 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             "is, for trees times leaves.",
             outputs=frozenset({"model_weights", "metrics"}),
             parameters={
-                "features": Columns(_FEATURES, nullable=True, ranged=True),
-                "label": Columns(_NUMBERS, several=False),
+                "features": Columns(FEATURES, nullable=True, ranged=True),
+                "label": Columns(NUMBERS, several=False),
                 "predict": rounds.Word(("class", "number")),
                 "trees": Whole(1, 500),
                 "leaves": Whole(2, 32),
@@ -199,6 +109,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
                 "test_share": _TEST_SHARE,
             },
             optional=frozenset({"test_share"}),
+            memory=Memory(per_row=160, per_feature=4, copies=1),
             fewest_subjects=10,
             # Each leaf is an equation, and there are many: few digits keep them from being solved.
             most_digits=4,
@@ -212,8 +123,8 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             outputs=frozenset({"model"}),
             parameters={
                 "model": rounds.Word(rounds.MODELS),
-                "features": Columns(_NUMBERS),
-                "label": Columns(_NUMBERS, several=False),
+                "features": Columns(NUMBERS),
+                "label": Columns(NUMBERS, several=False),
                 "tensors": rounds.Tensors(),
                 "rounds": rounds.Count(1, 1000),
                 "quorum": rounds.Count(2, rounds.MOST_PARTIES),
@@ -238,16 +149,19 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             optional=rounds.OPTIONAL,
             fewest_inputs=2,
             takes_rows=False,
+            joins=False,
             also=rounds.problems,
         ),
         "k_means": Declared(
             about="Groups of similar rows: the mean of each.",
             outputs=frozenset({"model_weights", "counts"}),
             parameters={
-                "features": Columns(_MEASURED, ranged=True),
+                "features": Columns(MEASURED, ranged=True),
                 "clusters": Whole(2, 50),
                 "max_iter": Whole(1, 10_000),
             },
+            tell_size=frozenset({"counts"}),
+            memory=Memory(per_row=240, per_feature=40),
             fewest_subjects=10,
             says="the mean of each feature in every group that holds enough persons of each input, "
             "fewer groups than asked for where one was too small, and with counts how many "
@@ -258,11 +172,13 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             "given the features, by ordinary least squares.",
             outputs=frozenset({"model_weights", "metrics", "counts"}),
             parameters={
-                "features": Columns(_FEATURES),
-                "label": Columns(_MEASURED, several=False),
+                "features": Columns(FEATURES),
+                "label": Columns(MEASURED, several=False),
                 "test_share": _TEST_SHARE,
             },
             optional=frozenset({"test_share"}),
+            tell_size=frozenset({"counts"}),
+            memory=Memory(per_row=96, per_feature=48),
             fewest_subjects=10,
             says="how each feature goes with the label over all inputs together, to the agreed "
             "digits. Who knows every row but one can compute that one's label",
@@ -272,8 +188,8 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             "the features.",
             outputs=frozenset({"model_weights", "metrics"}),
             parameters={
-                "features": Columns(_FEATURES),
-                "label": Columns(_LABELS, several=False),
+                "features": Columns(FEATURES),
+                "label": Columns(LABELS, several=False),
                 "max_iter": Whole(1, 100_000),
                 "test_share": _TEST_SHARE,
             },
@@ -281,6 +197,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             # A coefficient is an equation about the persons who have the feature. With fewer of
             # them than a model of a few features has equations, each could be solved for.
             fewest_subjects=10,
+            memory=Memory(per_row=96, per_feature=48),
             says="how each feature goes with the label over all inputs together, to the agreed "
             "digits. Who knows every row but one can find out that one's label: only noise "
             "under a privacy budget would prevent it, and there is none",
@@ -288,11 +205,13 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
         "private_set_intersection": Declared(
             about="Which keys, or how many, all inputs have in common.",
             outputs=frozenset({"intersection_size", "intersection_ids"}),
-            parameters={"key": Columns(_KEYS, several=False, subject=True, alike=True)},
+            parameters={"key": Columns(KEYS, several=False, subject=True, alike=True)},
             # Of two, each provider would know the other one's.
             fewest_subjects=3,
             # The intersection of one input is all of it.
             fewest_inputs=2,
+            joins=False,
+            memory=Memory(per_row=256, copies=2),
             says="how many keys all inputs have, or which. A provider chooses the keys that it "
             "asks about, as many as its max_rows",
         ),
@@ -308,6 +227,8 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             # One person's value must not be half of a sum, and two could each compute the other's.
             fewest_subjects=3,
             binds=True,
+            memory=Memory(per_row=64, engine=True),
+            tell_size=frozenset({"table"}),
             says="the agreed counts, sums and means of every group that holds enough persons of "
             "each input, and that other groups may exist. Totals of one table do not give hidden "
             "groups away; two tables, or two values of a parameter, can be subtracted. Who knows "
@@ -317,10 +238,12 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             about="Mean, deviation and quantiles of each column over the rows of all inputs.",
             outputs=frozenset({"statistics", "counts"}),
             parameters={
-                "columns": Columns(_NUMBERS, nullable=True),
+                "columns": Columns(NUMBERS, nullable=True),
                 "quantiles": Probabilities(99),
             },
             optional=frozenset({"quantiles"}),
+            tell_size=frozenset({"counts"}),
+            memory=Memory(per_row=256, copies=1),
             # Mean and deviation are two equations: two values are solved by them.
             fewest_subjects=3,
             # A statistic of one input alone is about that provider's rows.
@@ -339,15 +262,15 @@ def computation_problems(
     declared = DECLARED.get(computation.run)
     if declared is None:
         # R01, D10: a name is looked up in a closed table, never imported.
-        close = get_close_matches(computation.run, DECLARED, n=1, cutoff=_NEAR)
-        fix = _meant(computation.run, DECLARED)
+        close = get_close_matches(computation.run, DECLARED, n=1, cutoff=NEAR)
+        fix = meant(computation.run, DECLARED)
         yield f"{path}.run", " or ".join(DECLARED), ascii(computation.run), fix
         if not close:
             return
         declared = DECLARED[close[0]]  # so that the other problems are said at once, too
     rule = computation.release
     for name in sorted(set(rule.outputs) - declared.outputs):
-        wanted, fix = " or ".join(sorted(declared.outputs)), _meant(name, declared.outputs)
+        wanted, fix = " or ".join(sorted(declared.outputs)), meant(name, declared.outputs)
         yield f"{path}.release.outputs", wanted, ascii(name), fix
     if rule.significant_digits > declared.most_digits:
         digits = f"at most {declared.most_digits}"
@@ -367,17 +290,15 @@ def computation_problems(
     if "metrics" in rule.outputs and "test_share" not in computation.parameters:
         # How well a model repeats the rows that it was made of says how well it remembers them.
         yield f"{path}.parameters.test_share", "a value, as metrics are released", "nothing"
-    yield from _parameters(f"{path}.parameters", computation.parameters, declared, inputs)
+    if computation.join is not None:
+        key = Columns(KEYS, several=False, subject=True, alike=True)
+        yield from key.problems(f"{path}.join.key", computation.join.key, inputs)
+        yield from join_problems(
+            path, computation, inputs, joins=declared.joins, telling=declared.tell_size
+        )
+    seen = seen_by(computation, inputs)
+    yield from _parameters(f"{path}.parameters", computation.parameters, declared, seen)
     yield from declared.also(path, computation, inputs)
-
-
-def _meant(name: str, known: Collection[str]) -> str:
-    """The nearest name that there is, or all of them; of many names none, as that takes long."""
-    if len(known) > _FEW:
-        return ""
-    close = get_close_matches(name, known, n=1, cutoff=_NEAR)
-    listed = ", ".join(ascii(other)[1:-1] for other in sorted(known))
-    return f"did you mean {ascii(close[0])[1:-1]}?" if close else f"known here: {listed}"
 
 
 def _parameters(
@@ -390,7 +311,7 @@ def _parameters(
             yield from _bindable(f"{path}.{name}", name, given)
         else:
             wanted = " or ".join(declared.parameters)
-            yield f"{path}.{name}", wanted, "another parameter", _meant(name, declared.parameters)
+            yield f"{path}.{name}", wanted, "another parameter", meant(name, declared.parameters)
     used: set[Value] = set()
     for name, kind in declared.parameters.items():
         parameter = parameters.get(name)
@@ -431,7 +352,8 @@ def bound(run: str, values: Mapping[str, Value]) -> dict[str, Value]:
 def columns_used(computation: Computation, inputs: Sequence[Dataset]) -> list[str]:
     """Columns of the inputs that are computed with, each once, in the order of the policy.
 
-    Of a statement: those whose name stands in its text. It cannot use others: `*` is refused.
+    Of a statement: those whose name stands in its text. It cannot use others: `*` is refused. Where
+    inputs are joined, their key too.
     """
     found: dict[str, None] = {}
     for name, kind in DECLARED[computation.run].parameters.items():
@@ -444,6 +366,8 @@ def columns_used(computation: Computation, inputs: Sequence[Dataset]) -> list[st
                     found |= dict.fromkeys(named_in(str(value), dataset.columns))
     if not found and not DECLARED[computation.run].takes_rows:  # an owner's program reads them all
         return [*dict.fromkeys(name for dataset in inputs for name in dataset.columns)]
+    if computation.join is not None:
+        found.setdefault(computation.join.key)
     return [*found]
 
 

@@ -170,6 +170,11 @@ def _gained(old: Any, new: Any) -> bool:
     return not set(new) <= set(old)
 
 
+def _more_named(old: Any, new: Any) -> bool:
+    """One more in a list, of which there is none where it is left out."""
+    return bool(set(new or ()) - set(old or ()))
+
+
 def _turned_on(old: Any, new: Any) -> bool:
     return bool(new) and not old
 
@@ -232,6 +237,9 @@ _TESTS: dict[Path, Test] = {
     ("computation", "*", "recipients"): _gained,
     ("computation", "*", "uses"): _higher,
     ("computation", "*", "min_owners"): _lower,
+    ("computation", "*", "join", "max_unmatched_share"): _higher,
+    ("computation", "*", "join", "means_of"): _more_named,
+    ("computation", "*", "join", "tells_size"): _turned_on,
     ("computation", "*", "parameters", "*"): _wider_parameter,
     ("computation", "*", "release", "outputs"): _gained,
     ("computation", "*", "release", "min_subjects_per_input"): _lower,

@@ -36,6 +36,7 @@ from policy.fields import (
     faultless,
     little_endian,
 )
+from policy.join import Join
 from policy.keys import EncryptionKey, OperationKey, PublicKey, SigningKey
 from policy.parameters import ENTRIES_CAP, Parameter, parse_parameter, read_table
 from policy.problems import Unfit, shortened
@@ -426,4 +427,5 @@ class Computation(Strict):
     uses: Annotated[int, Field(ge=1, le=10**6)]
     # So many different parties own its inputs. Two inputs of one owner are no joint computation.
     min_owners: Annotated[int, Field(ge=1, le=256)] = 1
+    join: Join | None = None
     release: Release

@@ -16,6 +16,7 @@ from itertools import islice
 
 from policy.computations import DECLARED, bound, columns_used
 from policy.document import Policy, digest_text
+from policy.joins import join_sentence
 from policy.parameters import Choice, Fixed, Parameter
 from policy.rounds import series_text
 from policy.sections import ANY_MACHINE, Computation, Dataset, Enclave, Party
@@ -89,6 +90,8 @@ def computation_sentences(policy: Policy, computation: Computation) -> tuple[str
         f"{listed(computation.submitters, 'or')} may start {computation.id}, at most "
         f"{_times(computation.uses)} over each dataset.",
     ]
+    if joined := join_sentence(computation):
+        found.append(joined)
     if computation.min_owners > 1:
         found.append(
             f"The inputs of {computation.id} are of at least {computation.min_owners} owners."
@@ -221,9 +224,10 @@ def _uses_of(dataset: Dataset, used: _Used, end: str) -> Iterator[str]:
             named.append(f"{len(inputs) - 1 - _NAMED} more")
         beside = f", together with {listed(named)}" if named else ""
         rule = computation.release
+        own = [name for name in names if name in dataset.columns]
         yield (
-            f"{dataset.owner} lets {'columns' if len(names) > 1 else 'column'} "
-            f"{listed(map(name_text, names))} of {dataset.id} be used for {computation.id} "
+            f"{dataset.owner} lets {'columns' if len(own) > 1 else 'column'} "
+            f"{listed(map(name_text, own))} of {dataset.id} be used for {computation.id} "
             f"({computation.run}){beside}, at most {_times(computation.uses)}, until {end}."
         )
         yield (

@@ -7,19 +7,12 @@ Made from the declarations in `policy.computations`, which alone decide.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from policy import rounds
-from policy.computations import (
-    DECLARED,
-    Columns,
-    Declared,
-    Kind,
-    Part,
-    Probabilities,
-    Statement,
-    Whole,
-)
+from policy.computations import DECLARED, Declared, Kind
+from policy.parameter_kinds import Columns, Part, Probabilities, Statement, Whole
 from verifier.errors import ConfigError
 
 _TYPES = ("bool", "int32", "int64", "float32", "float64", "string")  # in this order
@@ -92,6 +85,10 @@ def facts(name: str) -> dict[str, Any]:
         "fewest_inputs": declared.fewest_inputs,
         "fewest_subjects": declared.fewest_subjects,
         "most_digits": declared.most_digits,
+        "inputs_may_be_joined": declared.joins,
+        "tell_how_many_match": sorted(declared.tell_size),
+        "seconds": declared.seconds,
+        "memory": None if declared.memory is None else asdict(declared.memory),
         "tells": declared.says,
     }
 
@@ -169,6 +166,8 @@ def text(name: str) -> str:
         lines += _wrapped(f"{parameter}: {told['value']}; {required}{chooses}", "  ", "      ")
     lines += _wrapped(f"outputs: {', '.join(sorted(declared.outputs))}", "  ", "      ")
     lines += _wrapped(f"limits: {_limits(declared)}", "  ", "      ")
+    lines += _wrapped(f"takes: {_takes(declared)}", "  ", "      ")
+    lines += _wrapped(f"joins: {_joins(declared)}", "  ", "      ")
     lines += _wrapped(f"tells: {declared.says}", "  ", "      ")
     return "\n".join(lines)
 
@@ -180,6 +179,24 @@ def _limits(declared: Declared) -> str:
         f"{inputs}; min_subjects_per_input of at least {declared.fewest_subjects}; "
         f"at most {declared.most_digits} significant_digits"
     )
+
+
+def _takes(declared: Declared) -> str:
+    if not declared.takes_rows:
+        return (
+            "in each round at most the agreed seconds; for each party and for the model 4 bytes "
+            "a number"
+        )
+    beside = "" if declared.memory is None else f"; beside the rows {declared.memory}"
+    return f"at most {declared.seconds:,} seconds{beside}"
+
+
+def _joins(declared: Declared) -> str:
+    if not declared.joins:
+        return "its inputs are not joined before"
+    told = " and ".join(f"`{output}`" for output in sorted(declared.tell_size))
+    size = f"; {told} would say how many rows match, so tells_size = true" if told else ""
+    return f"its inputs may be joined before{size}"
 
 
 def _wrapped(text: str, first: str, rest: str | None = None) -> list[str]:
@@ -208,6 +225,7 @@ def page() -> str:
             lines.append(f"| `{parameter}`{more} | {told['value']} | {who} |")
         outputs = ", ".join(f"`{output}`" for output in sorted(declared.outputs))
         lines += ["", f"Outputs: {outputs}.", "", f"Limits: {_limits(declared)}.", ""]
+        lines += [f"Takes {_takes(declared)}. Joins: {_joins(declared)}.", ""]
         lines += [f"What a result still tells: {declared.says}.", ""]
         features = declared.parameters.get("features")
         if isinstance(features, Columns) and "string" in features.types:
@@ -218,4 +236,28 @@ def page() -> str:
         if not declared.takes_rows:
             inputs = inputs.replace("]", ', "train_party_3"]')
         lines += [block(name, id_="example", inputs=inputs, people=people).rstrip("\n"), "```"]
+    lines += ["", *_JOIN]
     return "\n".join(lines) + "\n"
+
+
+_JOIN = """## Joins
+
+Rows of several inputs with one key become one row, inside, before any of these that takes columns.
+Below, features of two owners and the label of one of them; `docs/policy.md` has every field.
+
+```toml
+[[computation]]
+id = "example"
+run = "logistic_regression"
+inputs = ["train_party_1", "train_party_2"]
+join = { key = "patient", kind = "inner", max_unmatched_share = 0.2, means_of = ["train_party_1"] }
+parameters = { features = ["age", "marker"], label = "y", max_iter = 200 }
+submitters = ["carol-lab"]
+recipients = ["carol-lab"]
+uses = 1
+release = { outputs = ["model_weights"], min_subjects_per_input = 100, significant_digits = 6 }
+```
+
+What a result still tells: as without a join, of those who have a match. Whoever sends keys chooses
+whom it is about; with more than the agreed share of guessed ones there is none.
+""".rstrip().splitlines()

@@ -110,6 +110,9 @@ def _outermost(tree: exp.Select, reading: _Reading) -> Iterator[Fault]:
     for key, at in keys.items():
         if key not in given:
             yield Fault(at, f"{key!a} is grouped by and not shown", "add it to the columns")
+    if sets and (join := tree.find(exp.Join)) is not None:
+        # Each side knows totals of its own rows. What these give away could not be bounded.
+        yield Fault(place(join), "totals over a join", "group by the keys alone")
     yield from _ordered(tree, keys)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from policy.computations import bound
 from policy.document import Policy, PolicyProblems
+from policy.joins import seen_by
 from policy.parameters import Fixed
 from policy.problems import PROBLEMS_CAP, Problem
 from policy.sections import Computation, Dataset
@@ -40,7 +41,7 @@ def statement_problems(policy: Policy) -> Iterator[Problem]:
     known = {dataset.id: dataset for dataset in policy.dataset}
     for i, computation in enumerate(policy.computation):
         if computation.run == "sql":
-            inputs = [known[name] for name in computation.inputs]
+            inputs = seen_by(computation, [known[name] for name in computation.inputs])
             yield from _problems(
                 f"computation[{i}].parameters.statement", computation, inputs, lines
             )

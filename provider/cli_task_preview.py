@@ -73,9 +73,10 @@ def _facts(policy: Policy, task: Task) -> dict[str, Any]:
         "table": None,
     }
     if computation.run == "sql":
+        from policy.joins import seen_by
         from policy.sql_shape import shape
 
-        found["table"] = shape(computation, inputs)
+        found["table"] = shape(computation, seen_by(computation, inputs))
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any
 
@@ -23,7 +24,16 @@ from enclave_app.computations import (
 )
 from enclave_app.gate import Group, Inputs, Share
 from enclave_app.limits import Need
+from policy.document import Policy
 from policy.sections import Release
+from verifier.errors import ConfigError
+
+
+class PartNotInImage(ConfigError):
+    """The policy has a computation that this enclave was built without."""
+
+    code = "part-not-in-image"
+    default_fix = "build the image with `ratls enclave image --computations`, naming all of them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,8 @@ class BuiltIn:
     # (parameters, outputs, `max_rows` of each input) -> bytes of the longest result. Rows decide
     # nothing in it: every outcome of a task has this length, padded.
     longest: Callable[[Mapping[str, Any], Sequence[str], Sequence[int]], int]
+    # Packages that it loads and that only some images have.
+    parts: tuple[str, ...]
     # Called at the start of an enclave whose policy has it. Raises: where it must not run.
     ready: Callable[[], None]
 
@@ -58,6 +70,7 @@ COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
             module.run,
             module.need,
             module.longest,
+            getattr(module, "PARTS", ()),
             getattr(module, "ready", _nothing),
         )
         for name, module in (
@@ -72,3 +85,26 @@ COMPUTATIONS: Mapping[str, BuiltIn] = MappingProxyType(
         )
     }
 )
+
+
+def require_parts(policy: Policy) -> None:
+    """Everything that the computations of a policy load is there, and fit to run.
+
+    M13: at the start, before any party connects; later, rows would have been released for it.
+
+    Raises:
+        PartNotInImage: Names the computation, and the first package that is missing.
+        EngineNotLocked: As `sql.ready` says.
+    """
+    for computation in policy.computation:
+        code = COMPUTATIONS[computation.run]
+        for part in code.parts:
+            if find_spec(part) is None:
+                runs = ",".join(sorted({other.run for other in policy.computation}))
+                raise PartNotInImage(
+                    f"computation {computation.id!r}, run = {computation.run!r}",
+                    expected=f"an image that has {part}",
+                    found="none",
+                    fix=f"build the image anew: `ratls enclave image --computations {runs}`",
+                )
+        code.ready()

@@ -21,6 +21,7 @@ values or "number"; `learning_rate`; `test_share`, all fixed; `trees`, `leaves` 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,11 @@ from enclave_app.gate import (
     require_all,
     rounded,
 )
-from enclave_app.limits import Need
+from enclave_app.limits import Need, declared
 from policy.domains import Agreed
 from policy.sections import Release
 
+PARTS = ("sklearn", "scipy")  # packages that only images with trees have
 Counts = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.uint32]
 Binned = npt.NDArray[np.uint8]
@@ -284,7 +286,7 @@ def need(parameters: Mapping[str, Any]) -> Need:
     histograms. The engine itself is loaded at the start."""
     width = len(named(parameters, base=True))
     histograms = parameters["leaves"] * width * (parameters["bins"] + 1) * 24
-    return Need(per_row=4 * width + 160, copies=1, fixed=histograms)
+    return replace(declared("boosted_trees", width), fixed=histograms)
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:

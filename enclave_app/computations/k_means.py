@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from enclave_app.computations.groups import Matrix, of_values, of_weights
 from enclave_app.deadline import check_deadline
 from enclave_app.errors import ComputeDeniedError, ReleaseDeniedError
 from enclave_app.gate import Group, Inputs, People, Share, numbered, persons, require_all
-from enclave_app.limits import Need
+from enclave_app.limits import Need, declared
 from policy.domains import Agreed
 from policy.sections import Release
 
@@ -227,7 +228,7 @@ def need(parameters: Mapping[str, Any]) -> Need:
     """Each cell as it is, scaled and in order; of each row persons, order, clusters and how far;
     distances to all centres, which are computed in parts."""
     fixed = 3 * 8 * _CHUNK * parameters["clusters"]
-    return Need(per_row=40 * len(parameters["features"]) + 240, fixed=fixed)
+    return replace(declared("k_means", len(parameters["features"])), fixed=fixed)
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:

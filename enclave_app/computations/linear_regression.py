@@ -48,7 +48,7 @@ from enclave_app.gate import (
     require_all,
     rounded,
 )
-from enclave_app.limits import Need
+from enclave_app.limits import Need, declared
 from policy.sections import Release
 
 # Of the largest eigenvalue of the correlations. Below, half of all digits would be rounding.
@@ -160,7 +160,7 @@ def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iter
 
 def need(parameters: Mapping[str, Any]) -> Need:
     """Six float64 for each cell: as it is, standardised, for the groups, inside the solver."""
-    return Need(per_row=48 * (len(named(parameters)) + 2))
+    return declared("linear_regression", len(named(parameters)))
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from enclave_app.errors import ReleaseDeniedError
 from enclave_app.gate import Group, Inputs, numbered
-from enclave_app.limits import Need
+from enclave_app.limits import Need, declared
 from policy.sections import Release
 
 
@@ -73,7 +73,7 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
 
 def need(parameters: Mapping[str, Any]) -> Need:
     """Hash tables of the keys, and a Python object for each that leaves."""
-    return Need(per_row=256, copies=2)
+    return declared("private_set_intersection")
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:

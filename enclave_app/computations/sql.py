@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any
 from enclave_app.deadline import check_deadline
 from enclave_app.errors import ComputeDeniedError, ReleaseDeniedError
 from enclave_app.gate import Group, Inputs
-from enclave_app.limits import Need
-from policy.computations import bound, named_in
+from enclave_app.limits import Need, declared
+from policy.computations import bound
 from policy.sections import Release
-from verifier.files import MEBIBYTE
 
 if TYPE_CHECKING:
     import duckdb
 
     from enclave_app.computations.sql_plan import Plan
 
+PARTS = ("duckdb", "highspy")  # packages that only images with SQL have
 _CELL = 256  # bytes of a key, a name or a number in the result
 
 
@@ -74,9 +74,12 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
             no table.
         NoGroupLarge, AuditTooLarge: None of it may leave.
     """
+    from enclave_app.computations.sql_boxes import Boxed
     from enclave_app.computations.sql_census import hidden_rows
     from enclave_app.computations.sql_engine import engine
-    from enclave_app.computations.sql_plan import PREFIX, Plan
+    from enclave_app.computations.sql_plan import Plan
+    from enclave_app.computations.sql_tables import register
+    from enclave_app.computations.sql_tree import PREFIX
 
     limits = {name: parameters[name] for name in ("memory_mebibytes", "seconds")}
     with engine(**limits) as connection:
@@ -84,9 +87,14 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
         plan = Plan.of(connection, parameters["statement"], list(inputs))
         values = bound("sql", parameters)
         check_deadline()
-        rows = _rows(connection, plan, values, parameters["max_groups"])
+        most = parameters["max_groups"]
+        boxed = Boxed.of(connection, plan, values, inputs, most)
+        if boxed is not None:
+            rows = _rows(connection, boxed.shown, {}, most)
+        else:
+            rows = _rows(connection, plan.shown, values, most)
         keys = [_key(plan, row) for row in rows]
-        hidden = hidden_rows(connection, plan, values, keys, len(inputs), rule)
+        hidden = hidden_rows(connection, plan, values, keys, len(inputs), rule, boxed)
     shown = [row for i, row in enumerate(rows) if i not in hidden]
     if not shown:
         raise NoGroupLarge("table", expected="a group that holds enough persons", found="none")
@@ -102,41 +110,14 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
     }
 
 
-def register(connection: duckdb.DuckDBPyConnection, inputs: Inputs, statement: str) -> None:
-    """Of each input the columns that the statement names, under the name of the dataset."""
-    for i, (dataset, (table, subject)) in enumerate(inputs.items()):
-        names = dict.fromkeys([*named_in(statement, table.column_names), subject])
-        connection.register(f"ratls_rows_{i}", table.select([*names]))
-        see_persons(connection, i, dataset, subject, len(inputs))
-
-
-def see_persons(
-    connection: duckdb.DuckDBPyConnection, i: int, dataset: str, subject: str, inputs: int
-) -> None:
-    """The table of a dataset, with a column for each input that tells its persons apart.
-
-    By a hash: two that fall together count as one, which is on the safe side.
-    """
-    others = ", ".join(
-        f"hash({_name(subject)}) AS ratls_{j}" if j == i else f"NULL::UBIGINT AS ratls_{j}"
-        for j in range(inputs)
-    )
-    view = f"CREATE VIEW {_name(dataset)} AS SELECT *, {others} FROM ratls_rows_{i}"  # noqa: S608
-    connection.execute(view)
-
-
-def _name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _rows(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, values: Mapping[str, Any], most: int
+    connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Any], most: int
 ) -> list[dict[str, Any]]:
     """What the statement says, in its order."""
     from enclave_app.computations.sql_engine import TableTooLarge
 
     found: list[dict[str, Any]] = []
-    for batch in connection.sql(plan.shown, params=dict(values)).to_arrow_reader():
+    for batch in connection.sql(sql, params=dict(values)).to_arrow_reader():
         found += batch.to_pylist()
         if len(found) > most:
             raise TableTooLarge("groups", expected=f"at most {most}", found="more")
@@ -172,7 +153,7 @@ def _json(plan: Plan, name: str, value: Any) -> Any:
 
 def need(parameters: Mapping[str, Any]) -> Need:
     """What its engine may take, beside the rows that it reads where they are."""
-    return Need(per_row=16, fixed=parameters["memory_mebibytes"] * MEBIBYTE)
+    return declared("sql", mebibytes=parameters["memory_mebibytes"])
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:

@@ -6,19 +6,22 @@ A group stays where, in any input, fewer than k persons are in it; where fewer t
 that is counted or added up, or lack one; where all but fewer than k have the same value; or where
 one person has more than half of its rows or of a sum.
 
-Counted twice, if need be. First persons are put into a fixed number of boxes, by their hash, and
-boxes stand for persons: a group has no more boxes than persons, and nobody has more than the box.
-So a group that passes like that passes; only for the others persons themselves are counted.
+Counted up to three times. First the persons in some rows, who are in all of them too, together
+with what `sql_boxes` knows of all rows. Then persons are put into a fixed number of boxes, which
+stand for them: a group has no more boxes than persons, and no person has more than the box. What
+passes so, passes; only for other groups persons themselves are counted, in all rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from enclave_app.audit import Measure, protected
+from enclave_app.audit import Measure, beside_sides, protected
+from enclave_app.computations.sql_boxes import Boxed, added, columns, gid, grouped
 from enclave_app.deadline import check_deadline
 from policy.sections import Release
 
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from enclave_app.computations.sql_plan import Plan
 
 Key = tuple[int, tuple[Any, ...]]  # a grouping, and the values of all keys
+_ROWS_OF_EACH = 2  #  rows that are looked at first for each person that is demanded
+_MOST_ROWS = 1 << 19  # of them, as they are kept outside the engine and its limit
+_FIRST = "ratls_first"
 _BOXES_OF_EACH = 2  # boxes for each person that is demanded: a large group fills them all
 
 
@@ -38,118 +44,143 @@ def hidden_rows(
     keys: Sequence[Key],
     inputs: int,
     rule: Release,
+    boxed: Boxed | None = None,
 ) -> set[int]:
-    """The rows of the table, by number, that must not leave."""
+    """The rows of the table, by number, that must not leave.
+
+    Args:
+        boxed: What stands in boxes already. It spares a pass, and changes no answer.
+    """
     k = rule.min_subjects_per_input
-    boxes = 1 << (k * _BOXES_OF_EACH).bit_length()
     hidden = set(range(len(keys)))
-    for size in (boxes, None):
-        if not hidden:
-            return hidden
+
+    def passing(sql: str) -> set[tuple[Any, ...]]:
         check_deadline()
-        found = connection.sql(_census(plan, inputs, size), params=dict(values)).to_arrow_table()
-        hidden = _small(plan, keys, found.to_pylist(), inputs, k)
-    if len(plan.sets) > 1 and hidden:
+        return _rows(connection.sql(sql, params=dict(values)))
+
+    if boxed is not None and hidden:
+        most = min(k * len(keys) * _ROWS_OF_EACH, _MOST_ROWS)
+        some = f"SELECT * FROM ({plan.rows}) LIMIT {most}"  # noqa: S608
+        rows = connection.sql(some, params=dict(values)).to_arrow_table()
+        connection.register(_FIRST, rows)
+        first = _Counting(plan, inputs, first=True)
+        each = range(inputs) if len(plan.sets) == 1 else [None]
+        seen = set().union(*(_rows(connection.sql(first.sql(k, alone))) for alone in each))
+        hidden -= _held(plan, keys, seen & _rows(connection.sql(boxed.even)), inputs)
+    for boxes in (1 << (k * _BOXES_OF_EACH).bit_length(), None):
+        if hidden:
+            found = passing(_Counting(plan, inputs, boxes=boxes).sql(k))
+            hidden -= _held(plan, keys, found, inputs)
+    if hidden and (inputs > 1 or len(plan.sets) > 1):
         check_deadline()
         table, measures = _leaves(connection, plan, values, keys, inputs, k)
-        hidden = protected(table, measures, hidden, [place for place, _ in keys])
+        if len(plan.sets) > 1:
+            hidden = protected(table, measures, hidden, [place for place, _ in keys])
+        elif _joined(measures[0]):
+            hidden = _beside_sides(plan, table, measures, keys, hidden, k)
     return hidden
 
 
-def _columns(prefix: str, count: int) -> list[str]:
-    return [f"ratls_{prefix}{i}" for i in range(count)]
+def _joined(rows: Measure) -> bool:
+    """Is some row about persons of two inputs?"""
+    return bool((sum(rows.known) < rows.values).any())
 
 
-def _added(plan: Plan) -> frozenset[int]:
-    """Arguments whose values show in the result."""
-    return frozenset(
-        a.argument
-        for a in plan.aggregates
-        if a.argument is not None and a.function in {"sum", "avg"}
-    )
-
-
-def _gid(plan: Plan, place: int, person: int, inputs: int) -> int:
-    """What GROUPING says of one grouping of keys, with the persons of one input."""
-    parts = [i in plan.sets[place] for i in range(len(plan.keys))]
-    parts += [i == person for i in range(inputs)]
-    return int("".join("0" if kept else "1" for kept in parts), 2)
-
-
-def _census(plan: Plan, inputs: int, boxes: int | None) -> str:
-    """SQL: for each grouping, its keys and each input, how many persons there are, and of what."""
-    keys, persons = _columns("key_", len(plan.keys)), _columns("", inputs)
-    added = _added(plan)
-    box = "" if boxes is None else f" % {boxes}"
-    shown = [
-        *keys,
-        *(f"ratls_argument_{j} IS NOT NULL AS ratls_has_{j}" for j in range(plan.arguments)),
-        *(f"TRY_CAST(ratls_argument_{j} AS DOUBLE) AS ratls_value_{j}" for j in sorted(added)),
-        *(f"{person}{box} AS {person}" for person in persons),
-    ]
-    per_person = [f"grouping({', '.join([*keys, *persons])}) AS gid", *keys, "count(*) AS n"]
-    per_person += [f"coalesce({', '.join(persons)}) AS person"]
-    per_group = ["gid", *keys, "count(*) AS persons", "max(n) AS most_n", "sum(n) AS all_n"]
-    windows = []
-    for j in range(plan.arguments):
-        per_person.append(f"count(*) FILTER (ratls_has_{j}) AS c_{j}")
-        per_group.append(f"count(*) FILTER (c_{j} > 0) AS with_{j}")
-        per_group.append(f"count(*) FILTER (c_{j} < n) AS without_{j}")
-    for j in sorted(added):
-        value = f"ratls_value_{j}"
-        per_person += [f"min({value}) AS low_{j}", f"max({value}) AS high_{j}"]
-        per_person += [f"sum(abs({value})) AS sum_{j}"]
-        windows += [f"min(low_{j}) OVER w AS lowest_{j}", f"max(high_{j}) OVER w AS highest_{j}"]
-        per_group += [f"count(*) FILTER (high_{j} > lowest_{j}) AS above_{j}"]
-        per_group += [f"count(*) FILTER (low_{j} < highest_{j}) AS below_{j}"]
-        per_group += [f"max(sum_{j}) AS most_{j}", f"sum(sum_{j}) AS all_{j}"]
-    sets = ", ".join(
-        f"({', '.join([*(keys[i] for i in found), person])})"
-        for found in plan.sets
-        for person in persons
-    )
-    partition = ", ".join(["gid", *keys])
-    return (  # names are numbers, and `plan.rows` is what the parties signed
-        f"WITH listed AS (SELECT {', '.join(shown)} FROM ({plan.rows})), "  # noqa: S608
-        f"each AS (SELECT {', '.join(per_person)} FROM listed GROUP BY GROUPING SETS ({sets})), "
-        f"ranged AS (SELECT {', '.join(['*', *windows])} FROM each WHERE person IS NOT NULL "
-        f"WINDOW w AS (PARTITION BY {partition})) "
-        f"SELECT {', '.join(per_group)} FROM ranged GROUP BY {partition}"
-    )
-
-
-def _small(
-    plan: Plan, keys: Sequence[Key], census: Iterable[Mapping[str, Any]], inputs: int, k: int
+def _beside_sides(
+    plan: Plan,
+    table: Sequence[frozenset[int]],
+    measures: Sequence[Measure],
+    keys: Sequence[Key],
+    hidden: set[int],
+    k: int,
 ) -> set[int]:
-    """Rows with a group that is too small, or that one person dominates."""
-    names, added = _columns("key_", len(plan.keys)), _added(plan)
-    fine = {
-        (counted["gid"], tuple(counted[name] for name in names))
-        for counted in census
-        if _fine(counted, plan.arguments, added, k)
-    }
+    """Whoever has not all of the keys may know what the groups add up to over those it lacks.
+
+    That a provider lacks one key alone is the most that it can know.
+    """
+    margins: dict[tuple[int, tuple[Any, ...]], list[int]] = {}
+    for lacking in range(len(plan.keys)):
+        for group, (_, found) in enumerate(keys):
+            own = (*found[:lacking], *found[lacking + 1 :])
+            margins.setdefault((lacking, own), []).append(group)
+    counts = [
+        [float(measure.values[[*leaves]].sum()) for leaves in table]
+        for measure in measures[: plan.arguments + 1]
+    ]
+    return beside_sides([*margins.values()], counts, hidden, k)
+
+
+def _rows(found: duckdb.DuckDBPyRelation) -> set[tuple[Any, ...]]:
+    table = found.to_arrow_table()
+    return set(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def _held(
+    plan: Plan, keys: Sequence[Key], passed: Collection[tuple[Any, ...]], inputs: int
+) -> set[int]:
+    """Rows of the table whose group passed with the persons of every input."""
     return {
         i
         for i, (place, values) in enumerate(keys)
-        if not all((_gid(plan, place, p, inputs), values) in fine for p in range(inputs))
+        if all((gid(plan, place, p, inputs), *values) in passed for p in range(inputs))
     }
 
 
-def _fine(counted: Mapping[str, Any], arguments: int, added: frozenset[int], k: int) -> bool:
-    return (
-        counted["persons"] >= k
-        and 2 * counted["most_n"] <= counted["all_n"]
-        and all(
-            counted[f"with_{j}"] >= k and (counted[f"without_{j}"] or k) >= k
-            for j in range(arguments)
+@dataclass(frozen=True, slots=True)
+class _Counting:
+    """One way to count the persons of each group, for each grouping and each input."""
+
+    plan: Plan
+    inputs: int
+    boxes: int | None = None  # boxes instead of persons
+    # Of some rows alone, which stand in a table of the engine. Who is in these is in all; how much
+    # of all one person has, and whether anybody lacks a value, these do not say.
+    first: bool = False
+
+    def sql(self, k: int, alone: int | None = None) -> str:
+        """Groups that pass, as their `gid` and their keys."""
+        plan = self.plan
+        sums = sorted(added(plan))
+        keys, persons = columns("key_", len(plan.keys)), columns("", self.inputs)
+        which, person, by = grouped(plan, keys, persons, alone)
+        box = "" if self.boxes is None else f" % {self.boxes}"
+        rows = f"FROM {_FIRST}" if self.first else plan.rows
+        listed = [
+            *keys,
+            *(f"ratls_argument_{j} IS NOT NULL AS has_{j}" for j in range(plan.arguments)),
+            *(f"TRY_CAST(ratls_argument_{j} AS DOUBLE) AS value_{j}" for j in sums),
+            *(f"{one}{box} AS {one}" for one in persons),
+        ]
+        per_person = [f"{which} AS gid", *keys, f"{person} AS person", "count(*) AS n"]
+        ends, wanted = ["gid", *keys], [f"count(*) >= {k}"]
+        if not self.first:
+            wanted.append("2 * max(n) <= sum(n)")
+        for j in range(plan.arguments):
+            per_person.append(f"count(*) FILTER (has_{j}) AS c_{j}")
+            wanted.append(f"count(*) FILTER (c_{j} > 0) >= {k}")
+            if not self.first:
+                wanted.append(f"count(*) FILTER (c_{j} < n) NOT BETWEEN 1 AND {k - 1}")
+        for j in sums:
+            per_person += [f"min(value_{j}) AS low_{j}", f"max(value_{j}) AS high_{j}"]
+            ends += [f"min(low_{j}) AS lowest_{j}", f"max(high_{j}) AS highest_{j}"]
+            wanted.append(f"count(*) FILTER (high_{j} > lowest_{j}) >= {k}")
+            wanted.append(f"count(*) FILTER (low_{j} < highest_{j}) >= {k}")
+            if not self.first:
+                per_person.append(f"sum(abs(value_{j})) AS size_{j}")
+                wanted.append(f"2 * max(size_{j}) <= sum(size_{j}) * {1 + 1e-9}")
+        group = ["gid", *keys]
+        with_ends = "persons"
+        if sums:
+            same = (f"persons.{one} IS NOT DISTINCT FROM ends.{one}" for one in group)
+            with_ends = f"persons JOIN ends ON {' AND '.join(same)}"
+        shown = ", ".join(f"persons.{one}" for one in group)
+        return (  # names are numbers, and `plan.rows` is what the parties signed
+            f"WITH listed AS (SELECT {', '.join(listed)} FROM ({rows})), "  # noqa: S608
+            f"each AS (SELECT {', '.join(per_person)} FROM listed GROUP BY {by}), "
+            "persons AS (SELECT * FROM each WHERE person IS NOT NULL), "
+            f"ends AS (SELECT {', '.join(ends)} FROM persons GROUP BY {', '.join(group)}) "
+            f"SELECT {shown} FROM {with_ends} GROUP BY {shown} HAVING {' AND '.join(wanted)}"
         )
-        and all(
-            counted[f"above_{j}"] >= k
-            and counted[f"below_{j}"] >= k
-            and 2 * counted[f"most_{j}"] <= counted[f"all_{j}"] * (1 + 1e-9)
-            for j in added
-        )
-    )
 
 
 def _leaves(
@@ -161,10 +192,10 @@ def _leaves(
     k: int,
 ) -> tuple[list[frozenset[int]], list[Measure]]:
     """The smallest groups that the table's rows are sums of, and what adds up over them."""
-    names, persons = _columns("key_", len(plan.keys)), _columns("", inputs)
+    names, persons = columns("key_", len(plan.keys)), columns("", inputs)
     parts = ["count(*)"] + [f"count(ratls_argument_{j})" for j in range(plan.arguments)]
-    parts += [f"sum(TRY_CAST(ratls_argument_{j} AS DOUBLE))" for j in sorted(_added(plan))]
-    lows = [f"min(TRY_CAST(ratls_argument_{j} AS DOUBLE))" for j in sorted(_added(plan))]
+    parts += [f"sum(TRY_CAST(ratls_argument_{j} AS DOUBLE))" for j in sorted(added(plan))]
+    lows = [f"min(TRY_CAST(ratls_argument_{j} AS DOUBLE))" for j in sorted(added(plan))]
     alone = [
         " AND ".join(f"{q} IS {'NOT ' if q == person else ''}NULL" for q in persons)
         for person in persons

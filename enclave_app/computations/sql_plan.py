@@ -16,13 +16,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import duckdb
 
+from enclave_app.computations.sql_tree import (
+    PREFIX,
+    Node,
+    bare,
+    column,
+    function,
+    grouping,
+    quoted,
+    walk,
+)
 from enclave_app.errors import ComputeDeniedError
 
-Node = dict[str, Any]
 AGGREGATES = frozenset({"count_star", "count", "sum", "avg"})
 _FUNCTIONS = frozenset(
     {"+", "-", "*", "/", "//", "%", "abs", "ceil", "date_part", "date_trunc", "floor", "greatest"}
@@ -34,7 +42,6 @@ _OPERATORS = frozenset(
     {"OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL", "OPERATOR_NOT", "OPERATOR_COALESCE"}
 ) | {"OPERATOR_NULLIF", "COMPARE_IN", "COMPARE_NOT_IN"}
 _TYPES = frozenset({"double", "float", "integer", "int", "bigint", "date", "boolean"})
-PREFIX = "ratls_"  # of the columns that the enclave adds; no statement contains it
 _SOURCES = {
     "BASE_TABLE": frozenset({"table_name", "alias", "qualified_name"}),
     "SUBQUERY": frozenset({"subquery", "alias"}),
@@ -79,7 +86,10 @@ class Plan:
     keys: tuple[str, ...]  #                 their names among the columns, in the order of GROUP BY
     aggregates: tuple[Aggregate, ...]
     arguments: int
+    # Of each argument the column that it is, where the rows are those of inputs as they came.
+    plain: tuple[str | None, ...]
     sets: tuple[tuple[int, ...], ...]  #     groupings: which keys each has
+    order: str  #                            ORDER BY and what follows, by names of columns
     shown: str  #                            SQL
     rows: str  #                             SQL
 
@@ -93,7 +103,7 @@ class Plan:
         tree = _parsed(connection, statement)
         node = tree["statements"][0]["node"]
         rows = deepcopy(tree)
-        _Reader(inputs).outermost(deepcopy(node))
+        joins = _Reader(inputs).outermost(deepcopy(node))
         keys = [_required(expression, "COLUMN_REF") for expression in node["group_expressions"]]
         key_names: dict[int, str] = {}
         columns: list[str] = []
@@ -107,39 +117,61 @@ class Plan:
             if item["class"] == "COLUMN_REF":
                 key_names[_place(item, keys)] = name
             elif _is_aggregate(item):
-                given = [argument["expression"] for argument in item["arguments"]]
-                aggregates.append(
-                    Aggregate(
-                        name,
-                        item["function_name"].lower(),
-                        len(arguments) if given else None,
-                        bool(item["distinct"]),
-                    )
-                )
-                arguments += given[:1]
+                function, of = item["function_name"].lower(), _argument(item, arguments)
+                aggregates.append(Aggregate(name, function, of, bool(item["distinct"])))
             else:
                 raise _refuse("a column that is neither key nor aggregate")
         if len(key_names) != len(keys) or not aggregates:
             raise _refuse("a key that is not shown, or no aggregate")
-        _require_ordered(node, keys, [key_names[i] for i in range(len(keys))])
+        order = _order(node, keys, [key_names[i] for i in range(len(keys))], columns)
         sets = tuple(tuple(found) for found in node["group_sets"]) or ((),)
         if len(sets) > 1 and any(a.distinct for a in aggregates):
             raise _refuse("DISTINCT beside totals")
+        if len(sets) > 1 and joins:
+            raise _refuse("totals over a join")
         if len(set(sets)) != len(sets):
             raise _refuse("a grouping twice")
         shown = deepcopy(tree)
         if len(sets) > 1:
-            shown["statements"][0]["node"]["select_list"].append(_grouping(keys))
+            shown["statements"][0]["node"]["select_list"].append(grouping(keys))
         _Reader(inputs).ungroup(rows["statements"][0]["node"], keys, arguments)
         return cls(
             tuple(columns),
             tuple(key_names[i] for i in range(len(keys))),
             tuple(aggregates),
             len(arguments),
+            tuple(_plain(given, node["from_table"], inputs) for given in arguments),
             sets,
+            order,
             _text(connection, shown),
             _text(connection, rows),
         )
+
+
+def _argument(item: Node, known: list[Node]) -> int | None:
+    """Which of the arguments this aggregate has; a new one is added."""
+    if not item["arguments"]:
+        return None
+    given = item["arguments"][0]["expression"]
+    same = [i for i, other in enumerate(known) if bare(other) == bare(given)]
+    if same:
+        return same[0]
+    known.append(given)
+    return len(known) - 1
+
+
+def _plain(given: Node, table: Node, inputs: Sequence[str]) -> str | None:
+    """The name of the column that an argument is; None where it might have been changed."""
+    if given["class"] != "COLUMN_REF" or not _direct(table, {name.casefold() for name in inputs}):
+        return None
+    return str(given["column_names"][-1])
+
+
+def _direct(table: Node, inputs: set[str]) -> bool:
+    if table["type"] == "JOIN":
+        inner = table["join_type"] == "INNER"  # others make rows without a value
+        return inner and all(_direct(table[side], inputs) for side in ("left", "right"))
+    return table["type"] == "BASE_TABLE" and table["table_name"].casefold() in inputs
 
 
 def _parsed(connection: duckdb.DuckDBPyConnection, statement: str) -> Node:
@@ -177,42 +209,38 @@ def _is_aggregate(item: Node) -> bool:
     return item["class"] == "FUNCTION" and item["function_name"].lower() in AGGREGATES
 
 
-def _require_ordered(node: Node, keys: Sequence[Node], names: Sequence[str]) -> None:
-    """R15: the order of groups must not depend on that of rows."""
-    orders = [o["expression"] for m in node["modifiers"] for o in m["orders"]]
-    by = [_same(o) for o in orders if o["class"] == "COLUMN_REF"]
-    whole = len(orders) == 1 and orders[0]["class"] == "STAR" and not orders[0].get("expr")
-    if len(by) != len(orders) and not whole:
-        raise _refuse("an order by something other than columns")
-    for key, name in zip(keys, names, strict=True):
-        if not whole and _same(key) not in by and [name.casefold()] not in by:
-            raise _refuse("an order that leaves a key out")
+def _order(node: Node, keys: Sequence[Node], names: Sequence[str], columns: Sequence[str]) -> str:
+    """R15: the order of groups must not depend on that of rows. Empty where there is one row."""
+    orders = [o for m in node["modifiers"] for o in m["orders"]]
+    shown = {name.casefold(): name for name in columns}
+    by_key = {tuple(_same(key)): name for key, name in zip(keys, names, strict=True)}
+    found: list[str] = []
+    for order in orders:
+        by = order["expression"]
+        if by["class"] == "STAR" and not by.get("expr") and len(orders) == 1:
+            return f"ORDER BY ALL {_direction(order)}"
+        if by["class"] != "COLUMN_REF":
+            raise _refuse("an order by something other than columns")
+        named = _same(by)
+        name = (shown.get(named[0]) if len(named) == 1 else None) or by_key.get(tuple(named))
+        if name is None:
+            raise _refuse("an order by a column that is not shown")
+        found.append(f"{quoted(name)} {_direction(order)}")
+    said = {text.rpartition('"')[0] + '"' for text in found}
+    if any(quoted(name) not in said for name in names):
+        raise _refuse("an order that leaves a key out")
+    return f"ORDER BY {', '.join(found)}" if found else ""
 
 
-def _column(*names: str, alias: str = "") -> Node:
-    return {
-        "class": "COLUMN_REF", "type": "COLUMN_REF", "alias": alias, "column_names": [*names],
-        "query_location": 0, "query_location_length": 0,
-    }  # fmt: skip
+_DIRECTIONS = {"ORDER_DEFAULT": "", "ASCENDING": "ASC", "DESCENDING": "DESC"}
+_NULLS = {"ORDER_DEFAULT": "", "NULLS FIRST": "NULLS FIRST", "NULLS LAST": "NULLS LAST"}
 
 
-def _function(name: str, argument: Node, alias: str) -> Node:
-    return {
-        "class": "FUNCTION", "type": "FUNCTION", "alias": alias, "function_name": name,
-        "schema": "", "filter": None, "order_bys": {"type": "ORDER_MODIFIER", "orders": []},
-        "distinct": False, "is_operator": False, "export_state": False, "catalog": "",
-        "arguments": [{"name": "", "expression": argument}],
-        "qualified_name": {"path": [name]}, "is_legacy_function_call": False,
-        "query_location": 0, "query_location_length": 0,
-    }  # fmt: skip
-
-
-def _grouping(keys: Sequence[Node]) -> Node:
-    return {
-        "class": "OPERATOR", "type": "GROUPING_FUNCTION", "alias": f"{PREFIX}grouping",
-        "children": [deepcopy(key) for key in keys],
-        "query_location": 0, "query_location_length": 0,
-    }  # fmt: skip
+def _direction(order: Node) -> str:
+    known = order["type"] in _DIRECTIONS and order["null_order"] in _NULLS
+    if not known:
+        raise _refuse("an order of another kind")
+    return f"{_DIRECTIONS[order['type']]} {_NULLS[order['null_order']]}".strip()
 
 
 class _Reader:
@@ -222,14 +250,16 @@ class _Reader:
         self._inputs = {name.casefold(): {i} for i, name in enumerate(inputs)}
         self._count = len(inputs)
         self._used: set[str] = set()
+        self._joins = False
 
-    def outermost(self, node: Node) -> None:
-        """Raises: StatementNotUnderstood."""
+    def outermost(self, node: Node) -> bool:
+        """Is there a join? Raises: StatementNotUnderstood."""
         if node["type"] != "SELECT_NODE":
             raise _refuse(node["type"])
         self._sources(node, self._with(node, {}))
         if missing := set(self._inputs) - self._used:
             raise _refuse(f"no use of input {min(missing)}")
+        return self._joins
 
     def ungroup(self, node: Node, keys: Sequence[Node], arguments: Sequence[Node]) -> None:
         """The same rows, one by one: keys, arguments, and the person of each input."""
@@ -247,9 +277,9 @@ class _Reader:
             holder = next((a for a, has in sources.items() if i in has), next(iter(sources)))
             name = f"{PREFIX}{i}"
             if grouped:  # one person for each row of a group: never more than there are
-                yield _function("max", _column(holder, name), name)
+                yield function("max", column(holder, name), name)
             else:
-                yield _column(holder, name, alias=name)
+                yield column(holder, name, alias=name)
 
     def _with(self, node: Node, names: Mapping[str, set[int]]) -> dict[str, set[int]]:
         known = dict(names)
@@ -277,7 +307,7 @@ class _Reader:
         if len(node["group_sets"]) > 1:
             raise _refuse("totals below the outermost SELECT")
         grouped = bool(node["group_expressions"]) or any(
-            _is_aggregate(found) for item in node["select_list"] for found in _walk(item)
+            _is_aggregate(found) for item in node["select_list"] for found in walk(item)
         )
         node["select_list"] += self._persons(sources, grouped=grouped)
         return set(chain.from_iterable(sources.values()))
@@ -307,6 +337,7 @@ class _Reader:
         if allowed is None:
             raise _refuse(table["type"])
         if table["type"] == "JOIN":
+            self._joins = True
             _only(table, allowed | {"nearest_count", "nearest_order_type"})
             if table["join_type"] not in {"INNER", "LEFT"} or table["ref_type"] != "REGULAR":
                 raise _refuse(f"{table['join_type']} {table['ref_type']} JOIN")
@@ -353,23 +384,12 @@ def _only(node: Node, allowed: frozenset[str]) -> None:
             raise _refuse(name)
 
 
-def _walk(node: Any) -> Iterator[Node]:
-    if isinstance(node, dict):
-        if "class" in node:
-            yield node
-        for value in node.values():
-            yield from _walk(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _walk(value)
-
-
 def _expression(tree: Node, *, aggregate: bool = False) -> None:
     """Only listed classes, operators, functions and types.
 
     Raises: StatementNotUnderstood.
     """
-    for node in _walk(tree):
+    for node in walk(tree):
         kind = node["class"]
         if kind == "TYPE":
             if node["type_name"].lower() not in _TYPES:

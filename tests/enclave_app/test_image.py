@@ -84,7 +84,27 @@ def test_a_computation_on_the_files_of_its_image(
     assert said["bytes"] <= most * 1_000_000
     whole_job(tree, run)
     entry_point_refuses(tree)
+    ended = run_in(tree, "-c", JOIN_TWO)
+    assert ended.stdout == "5\n", ended.stderr
 
+
+# Before any computation inputs may be joined, in both ways and with means.
+JOIN_TWO = """
+import pyarrow as pa
+from enclave_app.gate import Input
+from enclave_app.join import joined
+from policy.join import Join
+
+def rows(name):
+    columns = [pa.array(["a", "b", "a", "c", "d", "e"]), pa.array([1, 2, 3, 4, 5, 6])]
+    batch = pa.RecordBatch.from_arrays(columns, names=["k", name])
+    return Input(pa.Table.from_batches([batch]), "k")
+
+for kind in ("inner", "left"):
+    join = Join(key="k", kind=kind, max_unmatched_share=1.0, means_of=("a", "b"))
+    joint = joined(join, {"a": rows("x"), "b": rows("y")})
+print(joint.views[0]["joined"].table.num_rows)
+"""
 
 IMPORT_ALL = """
 import importlib, sys

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from enclave_app.computations import sql, sql_engine
-from enclave_app.computations.sql import KeyNotPlain, NoGroupLarge, register
+from enclave_app.computations import sql, sql_census, sql_engine
+from enclave_app.computations.sql import KeyNotPlain, NoGroupLarge
 from enclave_app.computations.sql_engine import (
     FORBIDDEN,
     EngineNotLocked,
@@ -27,6 +27,7 @@ from enclave_app.computations.sql_engine import (
     require_locked,
 )
 from enclave_app.computations.sql_plan import Plan, StatementNotUnderstood
+from enclave_app.computations.sql_tables import register
 from enclave_app.gate import Input
 from policy.sections import Release
 from policy.sql_check import require_statements
@@ -333,7 +334,8 @@ def test_join_counts_the_persons_of_each_side() -> None:
         "SELECT b.region, count(*) AS n FROM a JOIN b ON a.region = b.region "
         "GROUP BY b.region ORDER BY b.region"
     )
-    rows = {"a": visits(many("n", 5) + many("s", 5)), "b": visits(many("n", 4) + many("s", 1))}
+    a = visits([*many("n", 5), *many("s", 5), *many("e", 5)])
+    rows = {"a": a, "b": visits([*many("n", 4), *many("s", 1), *many("e", 1)])}
     assert ran(statement, rows) == [{"region": "n", "n": 20}]
 
 
@@ -343,7 +345,7 @@ def test_rows_without_a_match_are_about_nobody_of_the_other_side() -> None:
         "SELECT a.region, count(*) AS n FROM a LEFT JOIN b USING (patient) "
         "GROUP BY a.region ORDER BY a.region"
     )
-    rows = {"a": visits(many("n", 5) + many("s", 5)), "b": visits(many("n", 4))}
+    rows = {"a": visits([*many("n", 5), *many("s", 5), *many("e", 5)]), "b": visits(many("n", 4))}
     assert ran(statement, rows) == [{"region": "n", "n": 5}]
 
 
@@ -457,6 +459,71 @@ def test_order_of_rows_says_nothing() -> None:
     """R15: the same persons in another order are the same table."""
     rows = many("n", 5) + many("s", 5)
     assert ran(COUNT, {"a": visits(rows)}) == ran(COUNT, {"a": visits(rows[::-1])})
+
+
+# Joins: what each side knows.
+
+WARDS = (
+    "SELECT a.region, b.region AS ward, count(*) AS n FROM a LEFT JOIN b USING (patient) "
+    "GROUP BY a.region, b.region ORDER BY a.region, ward"
+)
+
+
+def met(**counts: int) -> dict[str, pa.Table]:
+    """So many persons of a region of Alice's who are in a ward of Bob's."""
+    who = [(f"{cell}-{i}", cell) for cell, count in counts.items() for i in range(count)]
+    return {
+        "a": visits([(person, cell[0], 1.0) for person, cell in who]),
+        "b": visits([(person, cell[1], 1.0) for person, cell in who]),
+    }
+
+
+def subtracted(found: Sequence[Mapping[str, Any]], rows: Mapping[str, pa.Table]) -> dict[str, int]:
+    """What Alice computes who knows the regions of her persons, and that all of them have a match:
+    in each region the persons who are missing, where she can tell their ward."""
+    wards = set(rows["b"].column("region").to_pylist())
+    mine = rows["a"].column("region").to_pylist()
+    told = {}
+    for region in set(mine):
+        shown = {row["ward"]: row["n"] for row in found if row["region"] == region}
+        if shown and len(wards - set(shown)) == 1:
+            told[region + min(wards - set(shown))] = mine.count(region) - sum(shown.values())
+    return told
+
+
+def test_provider_who_subtracts_the_table_from_its_own_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """R06, R08: Alice knows how many persons each of her regions has. What the table does not say
+    of a region is who is in the one ward that is hidden."""
+    rows = met(nx=20, ny=1, sx=20, sy=20, ex=20, ey=20)
+    with monkeypatch.context() as before:
+        before.setattr(sql_census, "_joined", lambda measure: False)
+        assert subtracted(ran(WARDS, rows), rows) == {"ny": 1}
+    found = ran(WARDS, rows)
+    assert subtracted(found, rows) == {}
+    assert len(found) >= 1
+
+
+def test_join_in_which_nothing_is_hidden_all_leaves() -> None:
+    assert len(ran(WARDS, met(nx=20, ny=20, sx=20, sy=20))) == 4
+
+
+def test_several_hidden_groups_of_a_margin_hide_each_other() -> None:
+    """Two of two persons: which of them is where, nobody can tell."""
+    rows = met(nx=20, ny=2, nz=2, sx=20, sy=2, sz=2)
+    found = ran(WARDS, rows)
+    assert {(row["region"], row["ward"]) for row in found} == {("n", "x"), ("s", "x")}
+
+
+def test_totals_over_a_join() -> None:
+    """R08: what each side could derive of hidden cells is not bounded, so nothing is computed."""
+    totals = (
+        "SELECT a.region, b.region AS ward, count(*) AS n FROM a JOIN b USING (patient) "
+        "GROUP BY ROLLUP (a.region, b.region) ORDER BY a.region, ward"
+    )
+    with refused(StatementNotUnderstood):
+        ran(totals, met(nx=20, ny=20))
 
 
 # As it is agreed, and as the page has it.

@@ -26,6 +26,7 @@ ENTRIES: dict[str, Any] = {
     "Dataset": lambda d: d["dataset"][0],
     "Column": lambda d: {"type": "int64"},
     "Computation": lambda d: d["computation"][0],
+    "Join": lambda d: d["computation"][1]["join"],
     "Release": lambda d: d["computation"][0]["release"],
 }
 

@@ -81,6 +81,15 @@ def base() -> Document:
         "fmspcs": ["00606a000000"],
         "configuration": {"sgx_types": ["standard"], "allow_smt": True},
     }
+    clinic = document["dataset"][1] | {"id": "clinic"}
+    document["dataset"].append(clinic | {"columns": {"patient": "string", "weight": "float64"}})
+    joined = document["computation"][0] | {"id": "joined", "run": "summary_statistics"}
+    joined["inputs"] = ["train_party_1", "clinic"]
+    joined["parameters"] = {"columns": ["weight"]}
+    joined["release"] = joined["release"] | {"outputs": ["statistics"]}
+    joined["join"] = {"key": "patient", "kind": "inner", "max_unmatched_share": 0.5}
+    joined["join"]["means_of"] = ["clinic"]
+    document["computation"].append(joined)
     return document
 
 
@@ -124,6 +133,7 @@ LISTS: dict[tuple[str | int, ...], Entry] = {
     ("computation", 0, "parameters"): lambda i: 1,
     ("computation", 0, "submitters"): _id,
     ("computation", 0, "recipients"): _id,
+    ("computation", 1, "join", "means_of"): _id,
     ("computation", 0, "release", "outputs"): _id,
     # Lists in a parameter.
     ("computation", 0, "parameters", "features"): _id,

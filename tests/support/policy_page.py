@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from policy.fields import LIST_CAP
+from policy.join import Join
 from policy.parameters import CHOICES_CAP, ENTRIES_CAP
 from policy.sections import (
     ANY_MACHINE,
@@ -80,6 +81,14 @@ TABLES: dict[str, tuple[type[BaseModel], str]] = {
     "[[computation]]": (
         Computation,
         "A built-in computation over agreed inputs for agreed recipients.",
+    ),
+    "join of a computation": (
+        Join,
+        "Rows of several inputs with one key become one row. A key is in each input once, or its "
+        "rows become their means. Joined columns have names of their own; those of the key, of the "
+        "subjects, and of several inputs are not computed with. After a left join, columns of "
+        "other inputs than the first may be null. A statement sees one table, `joined`. Of the "
+        "persons of an input none, or min_subjects_per_input and more, may be without a match.",
     ),
     "release of a computation": (Release, "What may leave the enclave."),
 }
@@ -304,9 +313,30 @@ FIELDS: dict[type[BaseModel], dict[str, tuple[str, str]]] = {
             "10",
         ),
         "min_owners": ("So many different parties own the inputs, at least.", "2"),
+        "join": (
+            "The inputs are joined before, inside. Absent: their rows follow one another. "
+            "See below.",
+            '{ key = "patient", kind = "inner", max_unmatched_share = 0.1 }',
+        ),
         "release": ("See below.",
                     '{ outputs = ["model_weights"], min_subjects_per_input = 20, '
                     "significant_digits = 6 }"),
+    },
+    Join: {
+        "key": ("A column of every input, of one type and spelling.", '"patient"'),
+        "kind": ("With left, rows of the first input stay without a match.", '"inner"'),
+        "max_unmatched_share": (
+            "Of the keys of each input at most so many may have no match.",
+            "0.1",
+        ),
+        "means_of": (
+            "Inputs whose rows of one key become their means; the key must be their subject.",
+            '["train_party_2"]',
+        ),
+        "tells_size": (
+            "Outputs that say how many rows have a match are allowed: counts, a table.",
+            "true",
+        ),
     },
     Release: {
         "outputs": ("What the result has; nothing else leaves.", '["model_weights"]'),
@@ -451,6 +481,7 @@ def _object(model: type[BaseModel]) -> dict[str, Any]:
 _NESTED: dict[str, type[BaseModel]] = {
     "attributes": Attributes,
     "configuration": Configuration,
+    "join": Join,
     "release": Release,
 }
 

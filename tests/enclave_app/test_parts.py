@@ -1,0 +1,78 @@
+"""M13: an image without a part that the policy needs says so before any row comes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from enclave_app.computations import COMPUTATIONS, PartNotInImage, require_parts
+from ratls.image.locks import ALWAYS, parse_files
+from tests.enclave_app.agreed import computation
+from tests.support.parties import Consortium
+from tests.support.refusal import refused
+
+LISTED = Path(__file__).parents[2] / "manifests/gramine/files.txt"
+POLICIES = {
+    "logistic_regression": ('features = ["age"], label = "y", max_iter = 50', "model_weights"),
+    "private_set_intersection": ('key = "patient"', "intersection_size"),
+    "sql": (
+        'statement = "SELECT a.age, count(*) AS n FROM train_party_1 AS a JOIN train_party_2 AS b '
+        'USING (patient) GROUP BY a.age ORDER BY a.age", max_groups = 9, memory_mebibytes = 64, '
+        "seconds = 9",
+        "table",
+    ),
+    "summary_statistics": ('columns = ["age"]', "statistics"),
+}
+
+
+def optional(run: str) -> Iterator[str]:
+    """The packages that an image has for this computation, and that others lack."""
+    found = set()
+    for file in parse_files(LISTED.read_bytes()):
+        place = PurePosixPath(file.path)
+        if run in file.uses and ALWAYS not in file.uses and place.name == "__init__.py":
+            found.add(place.parent.as_posix().replace("/", "."))
+    yield from sorted(name for name in found if name.rpartition(".")[0] not in found)
+
+
+PARTS = [
+    (run, part) for run in sorted(COMPUTATIONS) for part in optional(run) if "usr." not in part
+]
+
+
+def test_parts_that_only_some_images_have() -> None:
+    assert {part for _, part in PARTS} >= {"duckdb", "highspy", "numpy.ma"}
+
+
+@pytest.mark.parametrize(("run", "part"), PARTS)
+def test_policy_names_a_computation_that_the_image_lacks(
+    monkeypatch: pytest.MonkeyPatch, run: str, part: str
+) -> None:
+    """It names the computation and the part, and its fix is the command that builds the image."""
+    parameters, output = POLICIES[run]
+    policy = Consortium.create().policy(
+        computation=computation(run, parameters, [output], minimum=10)
+    )
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, part, None)
+        with refused(PartNotInImage) as seen:
+            require_parts(policy)
+    assert "'train'" in seen.error.thing
+    assert run in seen.error.thing
+    assert part in seen.error.expected
+    assert f"--computations {run}" in seen.error.fix
+    require_parts(policy)
+
+
+@pytest.mark.parametrize("part", sorted({part for _, part in PARTS}))
+def test_image_lacks_what_no_computation_of_the_policy_needs(
+    monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    parameters, output = POLICIES["private_set_intersection"]
+    section = computation("private_set_intersection", parameters, [output])
+    policy = Consortium.create().policy(computation=section)
+    monkeypatch.setitem(sys.modules, part, None)
+    require_parts(policy)
