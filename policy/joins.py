@@ -16,6 +16,7 @@ from policy.join import Join
 from policy.sections import Column, Computation, Dataset
 
 JOINED = "joined"  # what the rows are called, in a statement too
+_OURS = "ratls_"  # begins the names of columns that the enclave adds
 _MEANS = frozenset({"int32", "int64", "float32", "float64"})  # of these there are means
 
 
@@ -52,7 +53,8 @@ def _columns(join: Join, inputs: Sequence[Dataset]) -> dict[str, Column]:
     names = [name for d in inputs for name in d.columns]
     for i, dataset in enumerate(inputs):
         for name, column in dataset.columns.items():
-            if name in {dataset.subject, join.key} or names.count(name) > 1:
+            own = name.casefold().startswith(_OURS)
+            if own or name in {dataset.subject, join.key} or names.count(name) > 1:
                 continue
             changed: dict[str, object] = {}
             if join.averages(dataset.id):
@@ -83,6 +85,8 @@ def join_problems(
     if join is None:
         return
     path = f"{path}.join"
+    if join.key.casefold().startswith(_OURS):
+        yield f"{path}.key", f"a name that does not begin with {_OURS}", ascii(join.key)
     if not joins:
         yield path, f"no join before {computation.run}", "one", "leave it out: keys are its input"
     if len(computation.inputs) < 2:

@@ -305,6 +305,24 @@ def test_column_that_both_have() -> None:
     }
 
 
+def test_column_named_like_one_of_the_enclaves() -> None:
+    """It would take the place of the persons, who are then whatever its provider says."""
+    lab = LAB.replace("marker", "ratls_person_0")
+    run = (MEANS[0], MEANS[1].replace("marker", "ratls_person_0"))
+    with refused(PolicyInvalid) as seen:
+        agreed(run, "statistics", lab=lab)
+    assert {problem.path for problem in seen.error.problems} == {
+        "computation[0].parameters.columns"
+    }
+    keyed = [text.replace("patient", "Ratls_person_1") for text in (CLINIC, LAB)]
+    with refused(PolicyInvalid) as seen:
+        agreed(
+            MEANS, "statistics", JOIN.replace("patient", "Ratls_person_1"),
+            clinic=CLINIC[:-2] + ', Ratls_person_1 = "int64" }', lab=keyed[1],
+        )  # fmt: skip
+    assert "computation[0].join.key" in {problem.path for problem in seen.error.problems}
+
+
 def test_label_of_several_rows() -> None:
     """A mean of labels is none."""
     join = JOIN.replace(" }", ', means_of = ["train_party_2"] }')
