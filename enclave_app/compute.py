@@ -21,6 +21,7 @@ from enclave_app.deadline import checking
 from enclave_app.gate import Input, Inputs, denial, padded, padded_size, released, require_groups
 from enclave_app.limits import Need
 from enclave_app.session import Denied, Released
+from policy.computations import columns_used
 from policy.document import Policy
 from policy.errors import ResourceLimitError
 from policy.receipt import SALT_LENGTH, SALT_SIZE, result_digest, salted
@@ -132,8 +133,16 @@ def _datasets(policy: Policy, computation: Computation) -> list[Dataset]:
 
 
 def _inputs(policy: Policy, computation: Computation, tables: Sequence[pa.Table]) -> Inputs:
+    """Each input, of which the computation gets the columns that it names, and who the persons are.
+
+    A dataset may be agreed for several computations: what is for another one is not in reach.
+    """
     datasets = _datasets(policy, computation)
-    return {d.id: Input(table, d.subject) for d, table in zip(datasets, tables, strict=True)}
+    named = columns_used(computation, datasets)
+    return {
+        d.id: Input(table.select([c for c in d.columns if c in named or c == d.subject]), d.subject)
+        for d, table in zip(datasets, tables, strict=True)
+    }
 
 
 def _sealed_to_all(document: bytes, policy: Policy, task: Task) -> Released:

@@ -64,7 +64,8 @@ class Agreement:
             raise PolicyTooLarge(
                 "agreement", expected=f"at most {FILE_CAP} bytes", found=str(len(raw))
             )
-        if not raw.lstrip().startswith(b"{"):  # most often the policy.toml beside it
+        # Most often the policy.toml beside it; a byte order mark is named by the reader below.
+        if not raw.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
             raise EnvelopeMalformed(
                 "the file",
                 expected="an agreement",

@@ -30,6 +30,14 @@ def _with(libpal: Path | None) -> Path:
 
 
 def new(
+    sent: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FOLDER",
+            help="What a party sent: its party.toml (or keys/party.toml), and its dataset.toml, "
+            "if there is one.",
+        ),
+    ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study: a-z, 0-9 and -.")] = None,
     party_file: Annotated[
         list[Path] | None, typer.Option(help="A party.toml; once per party.")
@@ -90,10 +98,13 @@ def new(
     Asks at a terminal for what the options leave out. Once its blanks are filled in, it lints
     clean.
 
-    Example: ratls policy new --study my-study --party-file alice/party.toml
-    --party-file bob/party.toml --expires 2027-02-01T00:00:00Z -o policy.toml
+    Example: ratls policy new alice bob --study my-study --expires 2027-02-01T00:00:00Z
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
+
+    party_file = [*map(_party_in, sent or []), *(party_file or [])]
+    blocks = [folder / "dataset.toml" for folder in sent or []]
+    dataset = [*(file for file in blocks if file.exists()), *(dataset or [])]
 
     if mr_enclave is not None and (quote is not None or tee == "tdx"):
         raise typer.BadParameter("is of SGX, and not beside --quote", param_hint="--mr-enclave")
@@ -101,7 +112,7 @@ def new(
         raise typer.BadParameter("needs --subject, and no --dataset", param_hint="--schema-from")
     if computation and run is not None:
         raise typer.BadParameter("not beside --computation", param_hint="--run")
-    needed = {"--study": study, "--party-file": party_file, "--expires": expires}
+    needed = {"--study": study, "FOLDER or --party-file": party_file, "--expires": expires}
     missing = [option for option, given in needed.items() if not given]
     if missing and not can_ask():
         raise typer.BadParameter("missing", param_hint=", ".join(missing))
@@ -162,6 +173,12 @@ def new(
             shell.say(f"{quote} was not verified: compare its measurements with your own build")
         fill = f"fill in the blanks in lines {', '.join(map(str, blanks))}" if blanks else "read it"
         shell.say(f"next: {fill}, then ratls policy lint {output}")
+
+
+def _party_in(folder: Path) -> Path:
+    """Where `ratls init` makes it, or where whoever was sent it puts it."""
+    made = folder / "keys" / "party.toml"
+    return made if made.exists() else folder / "party.toml"
 
 
 def _asked_files(question: str) -> list[Path]:

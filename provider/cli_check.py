@@ -11,6 +11,7 @@ import typer
 
 from policy.options import Json
 from provider.options import StateDir, state_folder
+from ratls.profile_options import ProfileFinder, only_dataset
 
 if TYPE_CHECKING:
     from provider.full_check import Found
@@ -26,12 +27,26 @@ SourcePath = Annotated[
 ]
 
 
+def _with_own_dataset(ctx: typer.Context, named: list[str]) -> list[str]:
+    """A file alone is a policy: the dataset is then the one of the profile."""
+    if len(named) != 1 or Path(named[0]).suffix not in (".toml", ".json"):
+        return named
+    finder = ctx.find_object(ProfileFinder)
+    profile = None if finder is None or ctx.resilient_parsing else finder.profile
+    own = None if profile is None else only_dataset(profile)
+    if own is None:
+        raise typer.BadParameter(f"name the dataset, too: {named[0]} DATASET")
+    return [*named, own]
+
+
 def check(
     named: Annotated[
         list[str],
         typer.Argument(
-            metavar="[POLICY] DATASET",
-            help="A draft or agreement (default: what you accepted), and the dataset's id in it.",
+            metavar="[POLICY] [DATASET]",
+            callback=_with_own_dataset,
+            help="A draft or agreement, .toml or .json (default: what you accepted), and the "
+            "dataset's id in it (default: the one of the profile).",
         ),
     ],
     source: SourcePath,

@@ -13,6 +13,7 @@ from policy.options import Json, PartyDir, PassphraseFile, own_party
 from provider.cli_task_preview import preview
 from provider.cli_task_queue import show, submit, watch
 from provider.options import (
+    OWN_RESULT,
     OWN_TASK,
     EnclaveAt,
     MailboxAt,
@@ -43,7 +44,10 @@ task = typer.Typer(
 def sign(
     party: PartyDir,
     study: Annotated[str, typer.Option(help="Study whose accepted policy is meant.")],
-    computation: Annotated[str, typer.Option(help="Id of the computation in the policy.")],
+    computation: Annotated[
+        str | None,
+        typer.Option(help="Its id in the policy. Default: the one that this party may submit."),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to make.")] = OWN_TASK,
     setting: Annotated[
         list[str] | None,
@@ -58,13 +62,14 @@ def sign(
 ) -> None:
     """Sign a task: a request to run an agreed computation once.
 
-    Example: ratls task sign --study my-study --computation train --party carol -o task.json
+    Example: ratls task sign --study my-study --computation train --party carol
     """
     from verifier.shell import now, refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
         from policy.state import StudyState
         from provider.task_signing import (
+            only_computation,
             parse_duration,
             parse_parameters,
             policy_in_force,
@@ -78,7 +83,8 @@ def sign(
         folder = state_folder(state)
         policy = policy_in_force(local, folder, study, at=at)
         mode = shell.anchors(policy.platform.root, allow_simulation=allow_simulation).mode
-        made, envelope = sign_task(local, policy, computation, parameters, lifetime, at=at)
+        wanted = computation or only_computation(policy, local.party_id)
+        made, envelope = sign_task(local, policy, wanted, parameters, lifetime, at=at)
         StudyState(folder).require_taking_part(policy, made.computation, made.submitter)
         write_new(output, envelope, mode=0o644)
         until = instant_text(made.expires)
@@ -109,8 +115,10 @@ def result(
     enclave: EnclaveAt,
     collateral: CollateralFile,
     party: PartyDir,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File for the result.")],
     task_file: TaskFile = OWN_TASK,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File for the result.")
+    ] = OWN_RESULT,
     receipt: Annotated[
         Path | None, typer.Option(help="File for the receipt. Default: beside the result.")
     ] = None,
@@ -138,7 +146,7 @@ def result(
     restarted after a release, so that there will be no result.
 
     Example: ratls task result --task task.json --enclave enclave.example:7443
-    --collateral collateral.json --party carol -o result.json --wait 60
+    --collateral collateral.json --party carol --wait 60
     """
     from verifier.shell import refusals_as_exit_status
 

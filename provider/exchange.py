@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import InitVar, dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -43,7 +43,9 @@ from ratls.appraise import (
 from ratls.call_thread import pause
 from ratls.claims import ReceiptKeyUnbound, require_key
 from ratls.client_stream import ClientExchange, open_exchange
+from ratls.errors import DeadlineExceeded
 from ratls.framing import Kind
+from ratls.peer_refusal import PeerRefused
 from ratls.pin import ChannelIdentity
 from ratls.probe import probe_name
 from verifier.anchors import Mode
@@ -57,6 +59,9 @@ PROBE_SECONDS = 15.0
 _SEAL = object()
 # One for each folder: looking for what is installed takes longer than reading an agreement.
 _study_state = lru_cache(maxsize=4)(StudyState)
+# Where an address of the configuration led, and the certificate there. No more trusted than what a
+# probe fetches: it only saves a handshake.
+_shown: dict[Address, tuple[Address, bytes]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,9 @@ class EnclaveRequest:
     ) -> Iterator[Session]:
         """Probe, appraise, pin and challenge the enclave; the block gets a session after all four.
 
+        What an address showed before in this process takes the place of the probe, and is appraised
+        like it.
+
         Args:
             release: The name of a release, as `open_exchange` says.
             before_task: May refuse the certificate before the task is sent.
@@ -172,32 +180,48 @@ class EnclaveRequest:
                 TransportError for a peer that is not there.
         """
         self.require_newest_lists(job)
-        address, shown = probe_name(self.address, min(self.timeout, PROBE_SECONDS))
-        admitted = appraise_certificate(shown, job.expectation, at=self.clock())
-        before_task(admitted)
-        # Checking millions of rows takes time; an expired task is not sent. Every window ends on a
-        # whole second.
-        if int(self.clock().timestamp()) != int(job.at.timestamp()):
-            self.require_in_force(job, self.clock())
+        stack = ExitStack()
 
-        def connect() -> AbstractContextManager[ClientExchange]:
-            return open_exchange(
-                kind,
-                address,
-                admitted,
-                ChannelIdentity.of(self.party),
-                task=self.task,
-                task_digest=job.task.digest,
-                dataset=dataset,
-                expectation=job.expectation,
-                clock=self.clock,
-                timeout=self.timeout,
-                release=release,
-                random=self.random,
-            )
+        def proved(address: Address, shown: bytes) -> Session:
+            admitted = appraise_certificate(shown, job.expectation, at=self.clock())
+            before_task(admitted)
+            # Checking millions of rows takes time; an expired task is not sent. Every window ends
+            # on a whole second.
+            if int(self.clock().timestamp()) != int(job.at.timestamp()):
+                self.require_in_force(job, self.clock())
 
-        with connect() as exchange:
-            yield Session(self, job, admitted, exchange, connect)
+            def connect() -> AbstractContextManager[ClientExchange]:
+                return open_exchange(
+                    kind,
+                    address,
+                    admitted,
+                    ChannelIdentity.of(self.party),
+                    task=self.task,
+                    task_digest=job.task.digest,
+                    dataset=dataset,
+                    expectation=job.expectation,
+                    clock=self.clock,
+                    timeout=self.timeout,
+                    release=release,
+                    random=self.random,
+                )
+
+            return Session(self, job, admitted, stack.enter_context(connect()), connect)
+
+        with stack:
+            known, session = _shown.pop(self.address, None), None
+            if known is not None:
+                try:
+                    session = proved(*known)
+                except (PeerRefused, DeadlineExceeded):
+                    raise  # the holder of that certificate is there
+                except RatlsError:
+                    pass  # of an enclave that is gone, or no longer admitted: what is there now?
+            if known is None or session is None:
+                known = probe_name(self.address, min(self.timeout, PROBE_SECONDS))
+                session = proved(*known)
+            _shown[self.address] = known
+            yield session
 
     def require_newest_lists(self, job: CheckedTask) -> None:
         """The bundle is no older than what this party has seen; new lists are noted first.

@@ -32,6 +32,7 @@ def _of_profile(ctx: typer.Context, value: str) -> str:
 TaskFile = Annotated[Path, typer.Option("--task", help="The signed task.")]
 # Of the one who signed it; who releases rows to a task names it.
 OWN_TASK = Path("task.json")
+OWN_RESULT = Path("result.json")
 EnclaveAt = Annotated[
     str,
     typer.Option(

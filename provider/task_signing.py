@@ -37,6 +37,25 @@ def policy_in_force(party: LocalParty, state: Path, study: str, *, at: datetime)
     return agreement.policy
 
 
+class ComputationUnnamed(ConfigError):
+    """No computation is named, and the policy does not leave exactly one to this party."""
+
+    code = "computation-unnamed"
+    default_fix = "name one with --computation"
+
+
+def only_computation(policy: Policy, submitter: str) -> str:
+    """The one computation that this party may submit. Raises: ComputationUnnamed."""
+    allowed = [c.id for c in policy.computation if submitter in c.submitters]
+    if len(allowed) != 1:
+        raise ComputationUnnamed(
+            f"policy of {policy.study}",
+            expected=f"one computation that {submitter} may submit",
+            found=", ".join(allowed) or "none",
+        )
+    return allowed[0]
+
+
 def sign_task(
     party: LocalParty,
     policy: Policy,

@@ -11,7 +11,9 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import requires, version
+from importlib.util import LazyLoader
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -168,21 +170,32 @@ def package_missing(command: str, module: str) -> PackageMissing | None:
     return PackageMissing(command, expected=package, found="none", fix=fix)
 
 
-class _NoPandas:
-    """pyarrow loads pandas, where it is installed, with the first value that it converts: a second
-    that no command needs. Only in a process of our own: callers of the library may need it.
+class _Spared:
+    """What libraries load wherever it is installed, and commands do without. Only in a process of
+    our own: callers of the library may need it.
+
+    pyarrow loads pandas with the first value that it converts: a second that no command needs.
+    securesystemslib loads the clients of every key service: boto3, a third of a second, waits here
+    until a key of AWS is used.
     """
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Finds nothing, and lets nobody else find pandas. Raises: ModuleNotFoundError."""
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Finds boto3, to be loaded when first used, and lets nobody find pandas.
+
+        Raises: ModuleNotFoundError.
+        """
         if name == "pandas":
             raise ModuleNotFoundError("left out of commands", name=name)
+        found = PathFinder.find_spec(name) if name == "boto3" else None
+        if found is not None and found.loader is not None:
+            found.loader = LazyLoader(found.loader)
+        return found
 
 
 def main() -> None:
     """The command that is typed; `ratls.start` looked first whether our packages are ours."""
     prepare_streams()
-    sys.meta_path.insert(0, _NoPandas())
+    sys.meta_path.insert(0, _Spared())
     wanted = _command(sys.argv[1:])
     try:
         build(wanted or None)()

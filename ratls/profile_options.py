@@ -238,7 +238,8 @@ def _scheduler_certificate(profile: Profile, typed: Typed) -> Any:
     return known.certificate
 
 
-def _dataset_id(profile: Profile, typed: Typed) -> Any:
+def only_dataset(profile: Profile) -> str | None:
+    """Its dataset, where it has one. Raises: BadParameter, where it has several."""
     if len(profile.datasets) > 1:
         raise typer.BadParameter(
             f"{profile.path} has several: name one, {' or '.join(profile.datasets)}",
@@ -259,7 +260,7 @@ def _listed_source(profile: Profile, typed: Typed) -> Any:
 
 
 def _checked_dataset(profile: Profile, typed: Typed) -> Any:
-    return [_dataset_id(profile, typed)] if profile.datasets else None
+    return [only_dataset(profile)] if profile.datasets else None
 
 
 def _party_id(profile: Profile, typed: Typed) -> Any:
@@ -290,7 +291,7 @@ _VALUES: Mapping[str, Callable[[Profile, Typed], Any]] = {
     "scheduler.certificate": _scheduler_certificate,
     "enclave.address": _enclave_address,
     "enclave.collateral": _enclave_collateral,
-    "dataset.id": _dataset_id,
+    "dataset.id": lambda profile, typed: only_dataset(profile),
     "dataset.source": _dataset_source,
     "listed source": _listed_source,
     "checked dataset": _checked_dataset,

@@ -293,14 +293,18 @@ class Source(ABC):
         length: int,
         build: Callable[[slice], pa.Array | None],
         misfit: Callable[[int], ColumnTypeDiffers],
+        present: Callable[[slice], pa.Array],
     ) -> pa.Array:
-        """What `build` makes of all values; None refuses, with `misfit` of the first such place."""
+        """What `build` makes of all values; None refuses, with `misfit` of the first such place.
+
+        `present` says which of them are not null, whatever else they are.
+        """
         array = build(slice(0, length))
         if array is not None:
             return array
         if self._survey is not None:
             type_, place = self._schema.field(name).type, (self._name, name)
-            return self._survey.fitting(place, rows_before, length, build, misfit, type_)
+            return self._survey.fitting(place, rows_before, length, build, misfit, type_, present)
         low, high = 0, length  # the first value that does not fit is in here
         while high - low > 1:
             middle = (low + high) // 2

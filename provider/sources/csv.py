@@ -221,6 +221,7 @@ class CsvSource(FileSource):
             len(texts),
             lambda part: parse_text(texts[part], type_, dialect.spelling),
             lambda place: self._misfit(name, place, placed),
+            lambda part: texts[part].is_valid(),
         )
 
     def _misfit(self, name: str, place: int, placed: _Placed) -> ColumnTypeDiffers:

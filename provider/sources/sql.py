@@ -163,6 +163,7 @@ class SqlSource(Source):
             len(values),
             lambda part: build(values[part], type_),
             lambda place: self._misfit(name, rows + place + 1),
+            lambda part: pa.array([value is not None for value in values[part]]),
         )
 
     def _misfit(self, name: str, row: int) -> ColumnTypeDiffers:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,7 +25,8 @@ from verifier.errors import RatlsError
 _NAMED = 5  # rows of each kind
 # Of values that are not of their column's type. To find each takes several readings of its piece;
 # where nearly all are wrong, a thousand say enough. Then a piece with such a value is null as a
-# whole; what other rules its other values break is counted in the pieces that fit.
+# whole; what other rules its other values break is counted in the pieces that fit. Nulls of the
+# source itself are counted everywhere.
 _MOST_MISFITS = 1000
 _NO_LIMIT = 10**10  # rows: all are counted, then compared with `max_rows`
 
@@ -66,6 +68,8 @@ class Survey:
         self.unreadable: dict[str, RatlsError] = {}
         self._tallies: dict[tuple[str, str, str], Tally] = {}
         self._misfits: dict[tuple[str, str], set[int]] = {}
+        # Of pieces that are null as a whole: rows before, and which values were not null.
+        self._unread: dict[tuple[str, str], list[tuple[int, pa.Array]]] = {}
         self._lock = threading.Lock()
         self._check: BatchCheck | None = None
 
@@ -93,6 +97,7 @@ class Survey:
         build: Callable[[slice], pa.Array | None],
         misfit: Callable[[int], RatlsError],
         type_: pa.DataType,
+        present: Callable[[slice], pa.Array],
     ) -> pa.Array:
         """All values that fit; null in place of each other one, which is noted.
 
@@ -108,6 +113,9 @@ class Survey:
                 yield array
             elif len(misfits) >= _MOST_MISFITS:
                 self._tally(place, misfit(low), [], more=True)
+                left = (rows_before + low, present(slice(low, high)))
+                with self._lock:
+                    self._unread.setdefault(place, []).append(left)
                 yield pa.nulls(high - low, type_)
             elif high - low == 1:
                 misfits.add(rows_before + low + 1)
@@ -134,13 +142,27 @@ class Survey:
         for name, leaf, expected, wrong in self._check.faults(batch, validated=validated):
             misfits = self._misfits.get((source, name), set())
             cut = len(misfits) >= _MOST_MISFITS
-            if cut and leaf is ValueNull:
-                continue  # most are those of pieces that do not fit
+            if leaf is ValueNull:
+                wrong = pc.and_not(wrong, self._replaced((source, name), rows_before, len(wrong)))
+                cut = False
             rows = [rows_before + place + 1 for place in pc.indices_nonzero(wrong).to_pylist()]
             rows = [row for row in rows if row not in misfits]
             if rows:
                 refusal = leaf(name, expected=expected, found="")
                 self._tally((source, name), refusal, rows, more=cut)
+
+    def _replaced(self, place: tuple[str, str], rows_before: int, length: int) -> pa.Array:
+        """Which values of a batch are null here, and were not in the source."""
+        found = np.zeros(length, dtype=bool)
+        with self._lock:  # pieces that other threads have read ahead are in there, too
+            pieces = self._unread.pop(place, [])
+            ahead = [piece for piece in pieces if piece[0] >= rows_before + length]
+            self._unread.setdefault(place, []).extend(ahead)
+        for before, present in pieces:
+            if rows_before <= before < rows_before + length:
+                start = before - rows_before
+                found[start : start + len(present)] = present.to_numpy(zero_copy_only=False)
+        return pa.array(found)
 
     def _tally(
         self, place: tuple[str, str], refusal: RatlsError, rows: list[int], *, more: bool = False

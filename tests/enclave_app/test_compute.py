@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from enclave_app.application import AttesterModeMismatch, Enclave
+from enclave_app.computations import COMPUTATIONS
 from enclave_app.compute import compute
+from enclave_app.gate import Inputs
 from enclave_app.session import Denied, Released
 from policy.agreement import AgreementIncomplete, PolicyExpired, PolicyNotYetValid
 from policy.task import Task
@@ -65,3 +68,20 @@ def test_solver_that_needs_more_than_the_task_allows() -> None:
     world = EnclaveWorld.create(replace=[("{ min = 50, max", "{ min = 1, max")])
     task = Task.new(world.policy, "train", "carol-lab", at=NOW, parameters={"max_iter": 1})
     assert compute(world.policy, task, [rows(1), rows(2)]) == Denied("solver-not-converged")
+
+
+def test_a_computation_gets_the_columns_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dataset has for other computations is not in reach of this one."""
+    world = EnclaveWorld.create(replace=[('features = ["age", "bmi"]', 'features = ["age"]')])
+    got: list[list[str]] = []
+    code = COMPUTATIONS["logistic_regression"]
+
+    def seen(inputs: Inputs, *about: Any) -> dict[str, Any]:
+        got.extend(input.table.column_names for input in inputs.values())
+        return code.run(inputs, *about)
+
+    spied = {**COMPUTATIONS, "logistic_regression": dataclasses.replace(code, run=seen)}
+    monkeypatch.setattr("enclave_app.compute.COMPUTATIONS", spied)
+    task = Task.new(world.policy, "train", "carol-lab", at=NOW, parameters={"max_iter": 100})
+    assert isinstance(compute(world.policy, task, [rows(1), rows(2)]), Released)
+    assert got == [["patient", "age", "y"]] * 2

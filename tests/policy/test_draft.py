@@ -129,11 +129,30 @@ def test_a_block_that_is_another_text(desk: Desk, text: str) -> None:
     assert blocks_in(desk.write("block.toml", BLOCK), "dataset") == (BLOCK, ["train"])
 
 
+def test_the_folders_that_parties_sent(desk: Desk) -> None:
+    """Keys where `ratls init` makes them, or beside the dataset; neither is a refusal."""
+    made, sent = desk.folder / "alice" / "keys", desk.folder / "bob"
+    for folder, party in ((made, WORLD.alice), (sent, WORLD.bob)):
+        folder.mkdir(parents=True)
+        (folder / "party.toml").write_bytes((party.folder / "party.toml").read_bytes())
+    (sent / "dataset.toml").write_text(BLOCK)
+    words = ("policy", "new", made.parent, sent, "--study", "s", "--expires", EXPIRES)
+    desk.run(*words, "-o", desk.folder / "p.toml")
+    text = (desk.folder / "p.toml").read_text("utf-8")
+    assert 'id = "alice-clinic"' in text
+    assert 'id = "bob-hospital"' in text
+    assert text.count("[[dataset]]") == 1
+    assert BLOCK in text
+    count_refusal()
+    desk.run(*words, desk.folder, "-o", desk.folder / "x", status=3)
+    assert not (desk.folder / "x").exists()
+
+
 def test_nobody_is_asked_without_a_terminal(desk: Desk) -> None:
     """A script that forgets an option does not hang: it is told which ones."""
     count_refusal()
     told = desk.run("policy", "new", "-o", desk.folder / "x", status=2)
-    assert "--study, --party-file, --expires" in re.sub(r"[│\s]+", " ", told)
+    assert "--study, FOLDER or --party-file, --expires" in re.sub(r"[│\s]+", " ", told)
 
 
 def test_a_person_at_a_terminal_is_asked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from policy.document import Policy
 from policy.state import StudyState
 from policy.statement import instant_text
 from policy.task import Task, TaskComputationUnknown, TaskParameterDenied, TaskSubmitterDenied
@@ -17,8 +18,10 @@ from policy.withdrawal import PartyWithdrew, Withdrawal
 from provider.cli_provider import provider
 from provider.cli_task import task
 from provider.task_signing import (
+    ComputationUnnamed,
     DurationMalformed,
     ParameterMalformed,
+    only_computation,
     parse_duration,
     parse_parameters,
     policy_in_force,
@@ -26,7 +29,7 @@ from provider.task_signing import (
 )
 from tests.provider.desk import CANARY, Desk
 from tests.support.enclave import NOW, EnclaveWorld
-from tests.support.parties import PASSPHRASE
+from tests.support.parties import PASSPHRASE, ROOTS
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT
@@ -294,6 +297,20 @@ def test_a_provider_signs_no_task(alice: Desk, carol: Desk) -> None:
         ask(alice)
     with refused(TaskComputationUnknown):
         ask(carol, "another")
+
+
+def test_the_one_computation_need_not_be_named(alice: Desk, carol: Desk) -> None:
+    """Of several none is chosen for a party, nor one that it may not submit."""
+    policy = policy_in_force(carol.party, carol.state, STUDY, at=NOW)
+    assert only_computation(policy, "carol-lab") == "train"
+    with refused(ComputationUnnamed):
+        only_computation(policy, "alice-clinic")
+    text = carol.world.consortium.policy_text()
+    computed = text[text.index("[[computation]]") :]
+    raw = (text + computed.replace('id = "train"', 'id = "again"')).encode()
+    two = Policy.parse(raw, known_roots=ROOTS)
+    with refused(ComputationUnnamed):
+        only_computation(two, "carol-lab")
 
 
 @pytest.mark.parametrize(

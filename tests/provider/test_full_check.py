@@ -150,6 +150,27 @@ def test_other_faults_of_such_a_column_are_counted_too(tmp_path: Path) -> None:
     assert found.faults[1].rows == (8, 79_992)
 
 
+@pytest.mark.parametrize("kind", ["csv", "sql"])
+def test_nulls_of_such_a_column_are_counted_too(kind: str, tmp_path: Path) -> None:
+    """All of them, wherever they stand among the words; a word is none."""
+    nulls = {3, 150, 5_000, 9_000, 29_999}
+    ages = [
+        None if i in nulls else "old" if 100 <= i < 9_500 or i > 29_000 else "40"
+        for i in range(30_000)
+    ]
+    if kind == "csv":
+        lines = "".join(f"p{i},{age or ''},1.5,0\n" for i, age in enumerate(ages))
+        spec: Any = csv_text(tmp_path, HEADER + lines)
+    else:
+        table = rows(1, len(ages)).set_column(1, "age", pa.array(ages, pa.string()))
+        spec = sqlite(tmp_path, table)
+    by_code = {fault.code: fault for fault in check(spec).faults}
+    assert by_code.keys() == {"column-type-differs", "value-null"}
+    null = by_code["value-null"]
+    assert (null.count, null.at_least) == (len(nulls), False)
+    assert null.rows == tuple(sorted(row + 1 for row in nulls))
+
+
 def test_too_few_persons(tmp_path: Path) -> None:
     """R05: many rows of few persons; the enclave would refuse after the release."""
     few = rows(1, patient=[f"patient-{i % 19}" for i in range(60)])

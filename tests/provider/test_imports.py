@@ -28,7 +28,8 @@ print("LOADED", *sorted(name for name, module in sys.modules.items() if module))
 """
 # Of these a release loads the one that its source needs.
 READERS = {"pyarrow.parquet", "pyarrow.csv", "sqlalchemy", "pyarrow.dataset", "pyarrow.flight"}
-NEVER = {"pandas", "scipy", "structlog", "httpx", "scheduler", "enclave_app", "rich.progress"}
+NEVER = {"pandas", "scipy", "structlog", "httpx", "botocore.session", "rich.progress"}
+NEVER |= {"scheduler", "enclave_app"}
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,17 @@ def test_a_release_loads_no_more_than_its_source_needs(
     loaded = set(done.stdout.splitlines()[-1].split()[1:])
     assert loaded & READERS == readers
     assert loaded & NEVER == set()
+
+
+SPARED = """
+import sys
+from ratls.cli import _Spared
+sys.meta_path.insert(0, _Spared())
+from securesystemslib.signer._aws_signer import AWS_IMPORT_ERROR, boto3
+assert AWS_IMPORT_ERROR is None and "botocore.session" not in sys.modules
+assert boto3.client("kms", region_name="eu-west-1") and "botocore.session" in sys.modules
+"""
+
+
+def test_the_client_of_a_key_service_is_there_when_it_is_used() -> None:
+    subprocess.run([sys.executable, "-c", SPARED], check=True, cwd=Path(__file__).parents[2])

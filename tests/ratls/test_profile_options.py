@@ -130,8 +130,19 @@ def test_a_provider_describes_and_checks_its_rows(folder: Path) -> None:
     assert (params["dataset"], params["owner"]) == ("train", "alice-clinic")
     assert params["source"] == Path(NAME)
     assert parsed("provider", "check")["named"] == ["train"]
+    assert parsed("provider", "check", "../policy.toml")["named"] == ["../policy.toml", "train"]
     params = parsed("provider", "check", "policy.toml", "train")
     assert (params["named"], params["source"]) == (["policy.toml", "train"], Path(NAME))
+
+
+def test_a_policy_is_checked_against_a_dataset_that_is_known(folder: Path) -> None:
+    """The profile's, where it has one; of several, or of none, one is named."""
+    (folder / NAME).write_text(f"{PROFILE}\n[[dataset]]\nid = 'b'\nsource = {{}}\n")
+    assert "b" in refused_to_parse("provider", "check", "policy.toml")
+    (folder / NAME).unlink()
+    assert "DATASET" in refused_to_parse("provider", "check", "policy.toml", "--source", "a.csv")
+    words = ("provider", "check", "policy.toml", "train", "--source", "a.csv")
+    assert parsed(*words)["named"] == ["policy.toml", "train"]
 
 
 def test_from_a_folder_below(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
