@@ -32,7 +32,7 @@ from policy.task import Task  # noqa: E402
 from provider.collect import Outputs, collect  # noqa: E402
 from provider.exchange import EnclaveRequest  # noqa: E402
 from provider.mailbox import mailbox  # noqa: E402
-from provider.models import read_model  # noqa: E402
+from provider.models import model_of  # noqa: E402
 from provider.release import Release, release  # noqa: E402
 from provider.rounds import TookPart, take_part  # noqa: E402
 from provider.sources import SourceSpec, of_table  # noqa: E402
@@ -83,8 +83,7 @@ class Result:
         Raises:
             ResultNoModel: It holds no weights of a model.
         """
-        weights = self.values.get("model_weights") or self.values.get("model")
-        return read_model(self.receipt.run, weights).estimator()
+        return model_of(self.receipt.run, self.values).estimator()
 
 
 class Client:

@@ -205,7 +205,8 @@ class Trees(Strict):
         return BoostedTreesRegressor(plain)
 
 
-_KINDS: Mapping[str, type[Linear | Logistic | Clusters | Trees]] = {
+Model = Linear | Logistic | Clusters | Trees
+_KINDS: Mapping[str, type[Model]] = {
     "boosted_trees": Trees,
     "k_means": Clusters,
     "linear_regression": Linear,
@@ -213,14 +214,28 @@ _KINDS: Mapping[str, type[Linear | Logistic | Clusters | Trees]] = {
 }
 
 
-def read_model(run: str, weights: Any) -> Linear | Logistic | Clusters | Trees:
+# What rounds make of rows, beside which they tell kind, round and digest.
+_OF_ROUNDS = {"linear": "linear_regression", "logistic": "logistic_regression"}
+_TOLD = ("features", "coefficients", "intercept", "classes")
+
+
+def model_of(run: str, values: Mapping[str, Any]) -> Model:
+    """The model among the outputs of a result. Raises: ResultNoModel."""
+    joint = values.get("model")
+    if run != "federated" or not isinstance(joint, dict):
+        return read_model(run, values.get("model_weights"))
+    weights = {name: joint[name] for name in _TOLD if name in joint}
+    return read_model(_OF_ROUNDS.get(str(joint.get("kind")), run), weights)
+
+
+def read_model(run: str, weights: Any) -> Model:
     """A released model, every shape and place checked.
 
     Raises: ResultNoModel.
     """
     kind = _KINDS.get(run)
     if kind is None or weights is None:
-        wanted = f"model_weights of {' or '.join(_KINDS)}"
+        wanted = f"a model of {' or '.join(_KINDS)}"
         raise ResultNoModel("result", expected=wanted, found=ascii(run)[:80])
     try:
         return TypeAdapter(kind).validate_python(weights)
@@ -228,7 +243,7 @@ def read_model(run: str, weights: Any) -> Linear | Logistic | Clusters | Trees:
         raise ResultNoModel("model_weights", expected=f"those of {run}", found="others") from error
 
 
-def read_result(raw: bytes) -> Linear | Logistic | Clusters | Trees:
+def read_result(raw: bytes) -> Model:
     """The model of a result file.
 
     Raises: ResultNoModel.
@@ -239,10 +254,10 @@ def read_result(raw: bytes) -> Linear | Logistic | Clusters | Trees:
         raise ResultNoModel("file", expected="a result in JSON", found="another") from error
     if not isinstance(document, dict):
         raise ResultNoModel("file", expected="a result in JSON", found="another")
-    return read_model(str(document.get("run")), document.get("model_weights"))
+    return model_of(str(document.get("run")), document)
 
 
-def as_skops(model: Linear | Logistic | Clusters | Trees) -> tuple[bytes, list[str]]:
+def as_skops(model: Model) -> tuple[bytes, list[str]]:
     """The estimator as a file of skops, and what its reader has to be told to trust.
 
     Those are classes of `provider.estimators`, which hold lists alone.

@@ -90,7 +90,7 @@ class AttestedSocket(FramedSocket[SocketPeer]):
         self._end_seen = self._end_sent = self._gone = self._over = False
         self._broken: RatlsError | None = None
         self.told: str | None = None  # the id that a refused peer was told
-        self._answer_by = 0.0
+        self._answer_by = float("inf")
         self._until: float | None = None  # by then the challenge must have ended
         self._looked = 0.0
 

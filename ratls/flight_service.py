@@ -44,6 +44,7 @@ from ratls.flight_server import (
 )
 from ratls.framing import MessageUnexpected, rows_frame, schema_frame, without_metadata
 from ratls.identity import EnclaveIdentity, Identities
+from ratls.listener import ListenerUnusable
 from ratls.log import Log, open_log
 from ratls.repeated import keep_renewed, repeated
 from ratls.server_stream import Caps, ServerExchange
@@ -137,7 +138,7 @@ class Server:
             log: Refusals, by code and id; stderr, if left out.
 
         Raises:
-            RuntimeError: The address cannot be listened on.
+            ListenerUnusable: The port is in use, or the address is not this machine's.
             EnvironmentUnsafe: The environment would log keys or rows.
         """
         prepare_process()
@@ -155,14 +156,19 @@ class Server:
             call_seconds=self._limits.call_seconds,
             seconds=seconds,
         )
-        self._server = FlightServer(
-            address,
-            lambda: self.identities.current.pair,
-            lambda: roots_of(policy()),
-            calls=self._limits.calls,
-            exchange=self._exchange,
-            refuse=self._refuse,
-        )
+        try:
+            self._server = FlightServer(
+                address,
+                lambda: self.identities.current.pair,
+                lambda: roots_of(policy()),
+                calls=self._limits.calls,
+                exchange=self._exchange,
+                refuse=self._refuse,
+            )
+        except RuntimeError as error:
+            raise ListenerUnusable(
+                str(address), expected="a free port of this machine", found="one in use"
+            ) from error
         self.address = self._server.address
         self._stopped = (
             keep_renewed(self.identities, clock, self._log),

@@ -58,7 +58,7 @@ class EnclaveIdentity:
         self._quoting = quoting
         self.certificate_der = certificate.public_bytes(Encoding.DER)
         self.certificate_pem = certificate.public_bytes(Encoding.PEM)
-        self.ends = certificate.not_valid_after_utc
+        self.begins, self.ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         self.spki = spki_der(tls_key.public_key())
         self.receipt_spki = spki_der(receipt_key.public_key())
         # The TLS key signs TLS only: one key for two protocols lets one sign for the other.
@@ -218,6 +218,7 @@ class Identities:
         # The present one first; replaced as a whole.
         self._held: tuple[EnclaveIdentity, ...] = (first,)
         self._next = first.ends - 2 * RENEW_AFTER
+        self._tried = first.begins
 
     @property
     def current(self) -> EnclaveIdentity:
@@ -249,9 +250,11 @@ class Identities:
             AttesterError: No quote could be had: the present one stays, until a try in a minute.
         """
         with self._lock:
-            if at < self._next:
+            # A clock that ran ahead for a moment has made one that nobody takes yet.
+            due = not self.current.begins <= at < self._next
+            if not due or abs(at - self._tried) < _AGAIN:
                 return False
-            self._next = at + _AGAIN
+            self._tried = at
             made = self.current.renewed(at, endorsements=self._endorsements)
             earlier = [identity for identity in self._held if at <= identity.ends]
             self._held = (made, *earlier[:_EARLIER])

@@ -20,7 +20,7 @@ from ratls.framing import Kind
 from ratls.identity import RENEW_AFTER, ConnectionKeyGone, EnclaveIdentity, Identities
 from ratls.probe import probe_name
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
-from tests.support.refusal import refused
+from tests.support.refusal import count_refusal, refused
 
 ONE, TWO = "train_party_1", "train_party_2"
 
@@ -146,7 +146,7 @@ def test_without_a_quote_the_present_certificate_stays_and_the_next_try_comes(
     live.enclave.sweep()
     assert identities.current is before
     assert live.log[-1]["event"] == "certificate-not-renewed"
-    again = identities._next
+    again = identities._tried + timedelta(seconds=60)
     assert not identities.renew_if_due(again - timedelta(seconds=1))
     with refused(NoQuote):
         identities.renew_if_due(again)
@@ -173,6 +173,18 @@ def test_earlier_certificates_are_kept_until_their_end(world: EnclaveWorld) -> N
     assert [held.of(identity.spki_sha256) for identity in made[1:]] == made[1:]
     assert len({identity.spki for identity in made}) == 5
     assert {(i.instance, i.receipt_spki) for i in made} == {(first.instance, first.receipt_spki)}
+
+
+def test_a_clock_that_runs_ahead_for_a_moment(world: EnclaveWorld) -> None:
+    """It is the host's: the certificate of that moment is replaced, once the clock is right."""
+    count_refusal()
+    first = EnclaveIdentity.create(world.attester, world.policy.digest, at=NOW)
+    held = Identities(first)
+    assert held.renew_if_due(NOW + timedelta(days=30))
+    assert held.current.begins > NOW
+    assert held.renew_if_due(NOW + timedelta(seconds=1))
+    assert held.current.begins < NOW
+    assert not held.renew_if_due(NOW + timedelta(seconds=2))
 
 
 def test_another_start_is_no_renewal(world: EnclaveWorld, live: LiveEnclave) -> None:

@@ -29,6 +29,7 @@ from ratls.flight_service import (
 )
 from ratls.framing import Kind, MessageOversized, MessageUnexpected
 from ratls.identity import EnclaveIdentity
+from ratls.listener import ListenerUnusable
 from ratls.log import open_log
 from ratls.peer_refusal import PeerRefused
 from ratls.pin import ChannelIdentity
@@ -328,6 +329,13 @@ def test_a_server_without_tls(study: Study) -> None:
             client(study, Address(LOOPBACK, port)).put(b"", TABLE)
     finally:
         server.stop(None).wait()
+
+
+def test_the_port_is_taken(study: Study, service: Visits) -> None:
+    with serving(study, service) as server:
+        with refused(ListenerUnusable):
+            flight.Server(server.address, study.identity(), lambda: study.policy, service)
+        assert client(study, server.address).get(b"")
 
 
 # What ends a call.

@@ -134,6 +134,7 @@ def test_an_enclave_that_connects_and_only_sends(study: Study, quotes: list[Any]
         connect_to(study, listener.address, client_enclave(study)) as connection,
     ):
         connection.sendall(b"x")
+        eventually(lambda: taken)  # by then its first proof was judged
         before = len(quotes)
         clock.passed += QUARTER
 
