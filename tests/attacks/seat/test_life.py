@@ -1,0 +1,242 @@
+"""What happens while a connection lasts, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import ssl
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratls.address import Address
+from ratls.attested_socket import DATA
+from ratls.claims import InstanceChanged, NonceMismatch
+from ratls.identity import EnclaveIdentity
+from ratls.session import Verifier
+from tests.attacks.seat import line
+from tests.ratls.test_sockets import Clock, revoked
+from tests.support.flight_peers import Study
+from tests.support.refusal import count_refusal, refused
+from tests.support.relay import Relay
+from tests.support.transports import (
+    ALL,
+    FLIGHT,
+    GRPC,
+    HTTP,
+    SOCKETS,
+    TUNNEL,
+    Served,
+    Transport,
+    answering,
+)
+from verifier.crl import CertificateRevoked
+
+pytestmark = pytest.mark.slow
+
+BEFORE, AFTER = b"c4n4ry-before", b"c4n4ry-after"
+ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
+MINUTES = 15 * 60 + 1.0  # the policy's, until an enclave must prove itself again
+
+
+@line("evidence replayed", refused=ALL)
+def test_evidence_of_an_earlier_moment_of_this_connection(
+    study: Study, transport: Transport, holds: str
+) -> None:
+    """B06, S8: key, connection and party are the same; the nonce is not."""
+    clock, identity = Clock(), study.identity()
+    kept: list[bytes] = []
+
+    def answer(*about: Any) -> bytes:
+        kept.append(identity.answer_challenge(*about))
+        return kept[0]
+
+    turns_on(study, transport, clock, answering(identity, answer), NonceMismatch)
+    assert len(kept) == 2
+
+
+@line("state changes while it lasts", refused=ALL)
+def test_an_enclave_that_turns_into_something_else(
+    study: Study, transport: Transport, holds: str
+) -> None:
+    """What proves itself after minutes has the key, and is another start."""
+    clock, identity = Clock(), study.identity()
+    other = copy.copy(identity)
+    other._claims = replace(identity._claims, instance=os.urandom(16))  # type: ignore[arg-type]
+    asked = iter([identity, other])
+    attacker = answering(identity, lambda *about: next(asked).answer_challenge(*about))  # type: ignore[arg-type]
+    turns_on(study, transport, clock, attacker, InstanceChanged)
+
+
+def turns_on(
+    study: Study, transport: Transport, clock: Clock, attacker: EnclaveIdentity, leaf: Any
+) -> None:
+    """It is the agreed enclave for a quarter of an hour, and is told nothing more after that."""
+    verifier = Verifier(lambda: study.expectation, seconds=clock)
+    with (
+        transport.serve(study, attacker) as served,
+        refused(leaf, check="challenge-claims"),
+        transport.connect(study, served.address, verifier=verifier) as speak,
+    ):
+        speak(BEFORE)
+        served.wait_for(BEFORE)
+        clock.passed += MINUTES
+        speak(AFTER)
+    assert AFTER not in served.heard
+
+
+@line("attested again on demand", holds=ALL)
+def test_an_enclave_proves_itself_again_before_the_next_word(
+    study: Study, transport: Transport, holds: str
+) -> None:
+    """The honest twin of the two above: one proof for each quarter of an hour, on one connection."""
+    clock, identity = Clock(), study.identity()
+    nonces: list[bytes] = []
+
+    def answer(nonce: bytes, *about: Any) -> bytes:
+        nonces.append(nonce)
+        return identity.answer_challenge(nonce, *about)  # type: ignore[arg-type]
+
+    verifier = Verifier(lambda: study.expectation, seconds=clock)
+    with (
+        transport.serve(study, answering(identity, answer)) as served,
+        transport.connect(study, served.address, verifier=verifier) as speak,
+    ):
+        for number in range(3):
+            said = b"%d%s" % (number, BEFORE)
+            speak(said)
+            served.wait_for(said)
+            clock.passed += MINUTES
+    assert len(set(nonces)) == 3
+
+
+@line("platform revoked while it lasts", refused=[SOCKETS, HTTP, TUNNEL, GRPC])
+def test_a_platform_that_is_revoked_is_cut_off_within_a_minute(
+    study: Study, transport: Transport, holds: str
+) -> None:
+    """The drill: Intel's list names the machine. A minute later nothing more is said to it."""
+    clock, held = Clock(), [study.expectation]
+    verifier = Verifier(lambda: held[0], seconds=clock)
+    with (
+        transport.serve(study) as served,
+        refused(CertificateRevoked),
+        transport.connect(study, served.address, verifier=verifier) as speak,
+    ):
+        speak(BEFORE)
+        served.wait_for(BEFORE)
+        held[0] = revoked(study)
+        clock.passed += 61
+        speak(AFTER)
+    assert AFTER not in served.heard
+
+
+@line("platform revoked before it began", refused=ALL)
+def test_a_platform_that_was_revoked(study: Study, transport: Transport, holds: str) -> None:
+    """T12: the attestation key of one machine is known to the attacker."""
+    with (
+        transport.serve(study) as served,
+        refused(CertificateRevoked),
+        transport.connect(
+            study, served.address, verifier=Verifier(lambda: revoked(study))
+        ) as speak,
+    ):
+        speak(BEFORE)
+    assert not served.heard
+
+
+@line("a session resumed", refused=ON_SOCKETS, proved_anew=[GRPC, FLIGHT])
+def test_a_saved_session(study: Study, transport: Transport, holds: str, tmp_path: Path) -> None:
+    """B11: an honest end offers and keeps none. gRPC's server resumes what a party has kept of its
+    own, and lets no call in on it: it is another connection."""
+    count_refusal()
+    with transport.serve(study) as served:
+        assert _resumed(study, served, tmp_path, transport) == (holds != "refused")
+        assert not served.heard
+        with Relay((served.address.host, served.address.port)) as relay:
+            for said in (BEFORE, AFTER):
+                with transport.connect(study, Address.parse(relay.address)) as speak:
+                    speak(said)
+                    served.wait_for(said)
+            offered = [_extensions(bytes(connection.sent)) for connection in relay.connections]
+    assert len(offered) >= 2
+    assert all(_SUPPORTED_VERSIONS in one for one in offered)
+    assert not any(one & {_PRE_SHARED_KEY, _EARLY_DATA} for one in offered)
+
+
+_PRE_SHARED_KEY, _EARLY_DATA, _SUPPORTED_VERSIONS = 41, 42, 43  # RFC 8446, section 4.2
+
+
+def _resumed(study: Study, served: Served, folder: Path, transport: Transport) -> bool:
+    """Connect twice as Alice, call without a challenge both times, the second with the session of
+    the first: was it resumed?"""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["ratls/1" if transport in ON_SOCKETS else "h2"])
+    for name, content in (("cert", study.channel().cert_pem), ("key", study.channel().key_pem)):
+        (folder / name).write_bytes(content)
+    context.load_cert_chain(folder / "cert", folder / "key")
+    saved = None
+    for _ in range(2):
+        with (
+            socket.create_connection((served.address.host, served.address.port)) as raw,
+            context.wrap_socket(raw, session=saved) as tls,
+        ):
+            tls.sendall(_BARE_FRAME if transport in ON_SOCKETS else _BARE_CALL)
+            while tls.recv(1 << 16):  # until the server has closed it, or answered
+                if transport not in ON_SOCKETS:
+                    break
+            saved, again = tls.session, tls.session_reused
+    return bool(again)
+
+
+_BARE_FRAME = bytes([DATA]) + len(BEFORE).to_bytes(3, "big") + BEFORE
+
+
+def _h2(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    head = len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+    return head + content
+
+
+def _field(name: bytes, value: bytes) -> bytes:
+    """A header as RFC 7541, section 6.2.2 has it."""
+    return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+
+_BARE_CALL = b"".join(
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        _h2(4, 0, 0, b""),
+        _h2(
+            1,
+            4,
+            1,
+            _field(b":method", b"POST")
+            + _field(b":scheme", b"https")
+            + _field(b":path", b"/user.Echo/One")
+            + _field(b":authority", b"x")
+            + _field(b"te", b"trailers")
+            + _field(b"content-type", b"application/grpc"),
+        ),
+        _h2(0, 1, 1, b"\0" + len(BEFORE).to_bytes(4, "big") + BEFORE),
+    ]
+)
+
+
+def _extensions(sent: bytes) -> set[int]:
+    """What a client's first message (RFC 8446, section 4.1.2) offers."""
+    assert sent[0] == 22
+    assert sent[5] == 1
+    at = 5 + 4 + 2 + 32
+    at += 1 + sent[at]  # session id
+    at += 2 + int.from_bytes(sent[at : at + 2], "big")  # cipher suites
+    at += 1 + sent[at]  # compression
+    end = at + 2 + int.from_bytes(sent[at : at + 2], "big")
+    at += 2
+    found = set()
+    while at < end:
+        found.add(int.from_bytes(sent[at : at + 2], "big"))
+        at += 4 + int.from_bytes(sent[at + 2 : at + 4], "big")
+    return found

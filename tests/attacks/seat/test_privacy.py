@@ -1,0 +1,229 @@
+"""Who can read what: on the way, with keys of the traffic, and as a stranger who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from OpenSSL import SSL
+
+from ratls.address import Address
+from ratls.attested_socket import message_frame
+from ratls.errors import CallFailed
+from ratls.identity import EnclaveIdentity
+from ratls.peer_refusal import PeerRefused
+from ratls.pin import ChannelIdentity, pinned_channel
+from ratls.session import TooManyChallenges, read_message, write_message
+from ratls.tls import Shown, TlsEnd
+from tests.attacks.seat import line
+from tests.support.flight_peers import NOW, PlatformAttester, Study
+from tests.support.parties import local_party
+from tests.support.refusal import count_refusal, refused
+from tests.support.relay import Relay
+from tests.support.transports import (
+    ALL,
+    FLIGHT,
+    GRPC,
+    HTTP,
+    SOCKETS,
+    TUNNEL,
+    Served,
+    Transport,
+    answering,
+    grpc,
+    raw_connection,
+    read_frame,
+)
+from tests.support.waiting import HANG_LIMIT
+from verifier.quote import Quote
+
+pytestmark = pytest.mark.slow
+
+SAID = b"c4n4ry-patient"
+ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
+
+
+@line("read on the way", refused=ALL)
+def test_what_the_network_records(study: Study, transport: Transport, holds: str) -> None:
+    """Neither what is said nor any evidence, which would name machine and software."""
+    count_refusal()
+    quotes: list[bytes] = []
+
+    class Keeping(PlatformAttester):
+        def quote(self, report_data: bytes) -> bytes:
+            quotes.append(super().quote(report_data))
+            return quotes[-1]
+
+    identity = EnclaveIdentity.create(
+        Keeping(study.world.platform), study.policy.digest, at=NOW
+    )
+    with (
+        transport.serve(study, identity) as served,
+        Relay((served.address.host, served.address.port)) as relay,
+        transport.connect(study, Address.parse(relay.address)) as speak,
+    ):
+        speak(SAID)
+        served.wait_for(SAID)
+    recorded = b"".join(bytes(c.sent + c.received) for c in relay.connections)
+    assert len(quotes) >= 2
+    measurement = Quote.parse(quotes[0]).report.mr_enclave.value
+    for secret in (SAID, measurement, study.world.platform.tcb.ppid, b"alice-clinic"):
+        assert secret not in recorded
+
+
+@line("keys of the traffic compromised", not_stopped=ON_SOCKETS)
+def test_who_has_the_secrets_of_the_traffic(
+    study: Study, transport: Transport, holds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording and the secrets of its TLS are enough, as for TLS without attestation. For what
+    must not depend on them there are sealed rows."""
+    secrets: dict[str, list[bytes]] = {}
+    make = TlsEnd._context
+
+    def leaking(self: TlsEnd[Any], shown: Shown) -> SSL.Context:
+        def keep(_: SSL.Connection, text: bytes) -> None:
+            name, _random, secret = text.decode().split()
+            secrets.setdefault(name, []).append(bytes.fromhex(secret))
+
+        context = make(self, shown)
+        context.set_keylog_callback(keep)
+        return context
+
+    monkeypatch.setattr(TlsEnd, "_context", leaking)
+    with (
+        transport.serve(study) as served,
+        Relay((served.address.host, served.address.port)) as relay,
+        transport.connect(study, Address.parse(relay.address)) as speak,
+    ):
+        speak(SAID)
+        served.wait_for(SAID)
+    [recorded] = relay.connections
+    assert SAID not in recorded.sent
+    sent = _opened(bytes(recorded.sent), secrets["CLIENT_TRAFFIC_SECRET_0"][0])
+    received = _opened(bytes(recorded.received), secrets["SERVER_TRAFFIC_SECRET_0"][0])
+    assert SAID in sent
+    assert study.world.platform.tcb.ppid in received or b"evidence" in received
+
+
+def _opened(stream: bytes, secret: bytes) -> bytes:
+    """What records under this secret hold (RFC 8446, section 5.2), those of the handshake apart."""
+
+    def derived(name: bytes, size: int) -> bytes:  # RFC 8446, section 7.1
+        label = size.to_bytes(2, "big") + bytes([6 + len(name)]) + b"tls13 " + name + b"\0"
+        return HKDFExpand(hashes.SHA384(), size, label).derive(secret)
+
+    key, iv = AESGCM(derived(b"key", 32)), int.from_bytes(derived(b"iv", 12), "big")
+    found, number = b"", 0
+    for head, content in _records(stream):
+        try:
+            plain = key.decrypt((iv ^ number).to_bytes(12, "big"), content, head)
+        except Exception:  # noqa: BLE001 - of the handshake, under another key
+            continue
+        found, number = found + plain, number + 1
+    return found
+
+
+def _records(stream: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 0
+    while at + 5 <= len(stream):
+        size = int.from_bytes(stream[at + 3 : at + 5], "big")
+        if stream[at] == 23:
+            yield stream[at : at + 5], stream[at + 5 : at + 5 + size]
+        at += 5 + size
+
+
+@line("keys of the traffic compromised", not_stopped=[GRPC], sealed=[FLIGHT])
+def test_who_reads_all_that_tls_protects(study: Study, transport: Transport, holds: str) -> None:
+    """S7. gRPC lets nobody have its secrets; an end of the connection has what they would open."""
+    with transport.serve(study) as genuine:
+        thief = answering(
+            genuine.identity, lambda nonce, *_: transport.forwarded(study, genuine, nonce)[0]
+        )
+        with transport.serve(study, thief, thief=True) as served:
+            served.sealing_key = genuine.sealing_key
+            with transport.connect(study, served.address) as speak:
+                speak(SAID)
+            served.wait_for(SAID if holds == "not stopped" else b"commit")
+            assert (SAID in served.heard) == (holds == "not stopped")
+
+
+class Counting(PlatformAttester):
+    """How many quotes were made."""
+
+    made = 0
+
+    def quote(self, report_data: bytes) -> bytes:
+        self.made += 1
+        return super().quote(report_data)
+
+
+@line("evidence asked for by strangers", none_is_made=ALL)
+def test_strangers_cause_no_evidence(study: Study, transport: Transport, holds: str) -> None:
+    """I01, I03: nobody's, and with a party's name; the certificate's own evidence they do see."""
+    attester = Counting(study.world.platform)
+    identity = EnclaveIdentity.create(attester, study.policy.digest, at=NOW)
+    made = attester.made
+    alpn = b"ratls/1" if transport in ON_SOCKETS else b"h2"
+    stranger = ChannelIdentity.of(local_party("alice-clinic", NOW, copy=1))
+    with transport.serve(study, identity) as served:
+        for shown in (None, Shown.of(stranger)):
+            with pytest.raises(SSL.Error), raw_connection(served.address, shown, alpn) as tls:
+                assert tls.get_peer_certificate() is not None
+                tls.recv(1)
+        with (
+            refused(CallFailed),
+            transport.connect(study, served.address, stranger) as speak,
+        ):
+            speak(SAID)
+        assert attester.made == made
+        assert not served.heard
+        with transport.connect(study, served.address) as speak:
+            speak(SAID)
+            served.wait_for(SAID)
+        assert attester.made == made + 1
+
+
+@line("evidence asked for without end", an_allowance=[SOCKETS, HTTP, TUNNEL, GRPC])
+def test_a_party_that_asks_for_evidence_without_end(
+    study: Study, transport: Transport, holds: str
+) -> None:
+    """F11: each answer costs the machine a quote. Time stands still; Bob is served meanwhile."""
+    attester = Counting(study.world.platform)
+    identity = EnclaveIdentity.create(attester, study.policy.digest, at=NOW)
+    before = attester.made
+    with transport.serve(study, identity, seconds=lambda: 0.0) as served:
+        assert _ask_without_end(study, transport, served) == TooManyChallenges.code
+        assert attester.made - before <= 33
+        with transport.connect(study, served.address, study.channel("bob-hospital")) as speak:
+            speak(SAID)
+            served.wait_for(SAID)
+
+
+def _ask_without_end(study: Study, transport: Transport, served: Served) -> str:
+    """Sixty-four challenges of one party's; the code of the refusal."""
+    challenge = write_message("challenge", nonce=bytes(32))
+    hello = write_message("hello", nonce=bytes(32))
+    if transport is GRPC:
+        admitted = study.admitted(served.identity)
+        with (
+            pinned_channel(served.address, admitted, study.channel()) as made,
+            pytest.raises(grpc.RpcError) as caught,
+        ):
+            call: Any = made.unary_unary("/ratls.Attestation/Challenge")
+            for message in (hello, *[challenge] * 64):
+                call(message, timeout=HANG_LIMIT)
+        error: Any = caught.value
+        return str(error.details()).split()[1]
+    with raw_connection(served.address, Shown.of(study.channel())) as tls:
+        tls.sendall(message_frame(hello))
+        read_frame(tls)
+        with refused(PeerRefused) as seen:
+            for _ in range(64):
+                tls.sendall(message_frame(challenge))
+                read_message(read_frame(tls)[1], "answer")
+    assert isinstance(seen.error, PeerRefused)
+    return seen.error.peer_code
