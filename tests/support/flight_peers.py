@@ -330,6 +330,7 @@ def tls_server(
     certificates: list[x509.Certificate],
     key: ec.EllipticCurvePrivateKey,
     version: int = SSL.TLS1_3_VERSION,
+    alpn: bytes = b"h2",
 ) -> Iterator[TlsServer]:
     """Serve one handshake after another with exactly these certificates."""
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
@@ -339,7 +340,7 @@ def tls_server(
         context.add_extra_chain_cert(extra)
     context.use_privatekey(key)
     # Without it gRPC gives up after any handshake, whatever it thinks of the certificate.
-    context.set_alpn_select_callback(lambda _, offered: b"h2" if b"h2" in offered else b"")
+    context.set_alpn_select_callback(lambda _, offered: alpn if alpn in offered else b"")
     listener = socket.create_server((LOOPBACK, 0))
     server = TlsServer(Address(LOOPBACK, listener.getsockname()[1]))
 

@@ -30,7 +30,7 @@ from policy.document import Policy  # noqa: E402
 from policy.values import Digest, Nonce  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.appraise import appraise_certificate  # noqa: E402
-from ratls.attested_socket import MESSAGE, AttestedSocket, message_frame  # noqa: E402
+from ratls.attested_socket import AttestedSocket, message_frame  # noqa: E402
 from ratls.client_call import ClientCall  # noqa: E402
 from ratls.client_stream import open_exchange  # noqa: E402
 from ratls.framing import Frame, Kind, first_frame  # noqa: E402
@@ -48,7 +48,7 @@ from ratls.server_stream import ServerExchange  # noqa: E402
 from ratls.session import Renewal, Verifier, read_message, write_message  # noqa: E402
 from ratls.tls import ALPN, Shown  # noqa: E402
 from ratls.tunnel import TunnelClient, TunnelServer  # noqa: E402
-from tests.support.channels import Log, connect_to, listening  # noqa: E402
+from tests.support.channels import Log, connect_to  # noqa: E402
 from tests.support.flight_peers import LOOPBACK, Script, Study, serving, transcript  # noqa: E402
 from tests.support.waiting import HANG_LIMIT, eventually  # noqa: E402
 from verifier.errors import RatlsError  # noqa: E402
@@ -91,23 +91,31 @@ class Transport:
         policy: Callable[[], Policy] | None = None,
         limits: Limits | None = None,
         seconds: Callable[[], float] | None = None,
+        enclaves: Verifier | None = None,
         thief: bool = False,
     ) -> AbstractContextManager[Served]:
-        """The agreed enclave, or, as `thief`, somebody with its TLS key."""
+        """The agreed enclave, or, as `thief`, somebody with its TLS key.
+
+        `enclaves` judges enclaves that connect, where a transport takes them.
+        """
         raise NotImplementedError
 
     def connect(
         self,
         study: Study,
         address: Address,
-        own: ChannelIdentity | None = None,
+        own: ChannelIdentity | EnclaveIdentity | None = None,
         verifier: Verifier | None = None,
     ) -> AbstractContextManager[Speak]:
         """Alice's end, or another one's."""
         raise NotImplementedError
 
     def forwarded(
-        self, study: Study, served: Served, nonce: bytes, own: ChannelIdentity | None = None
+        self,
+        study: Study,
+        served: Served,
+        nonce: bytes,
+        own: ChannelIdentity | EnclaveIdentity | None = None,
     ) -> tuple[bytes, bytes]:
         """Evidence that this enclave makes for somebody's nonce, on a connection of the asker's,
         who also has Alice's key; and the sealing key that it names, if any."""
@@ -128,6 +136,7 @@ class Sockets(Transport):
         policy: Callable[[], Policy] | None = None,
         limits: Limits | None = None,
         seconds: Callable[[], float] | None = None,
+        enclaves: Verifier | None = None,
         thief: bool = False,
     ) -> Iterator[Served]:
         served = Served(Address(LOOPBACK, 0), identity or study.identity())
@@ -136,6 +145,7 @@ class Sockets(Transport):
             served.address,
             served.identity,
             policy or (lambda: study.policy),
+            enclaves=enclaves,
             limits=limits,
             log=open_log(served.log),
             **options,
@@ -165,7 +175,7 @@ class Sockets(Transport):
         self,
         study: Study,
         address: Address,
-        own: ChannelIdentity | None = None,
+        own: ChannelIdentity | EnclaveIdentity | None = None,
         verifier: Verifier | None = None,
     ) -> Iterator[Speak]:
         with connect_to(study, address, own, verifier) as connection:
@@ -180,7 +190,11 @@ class Sockets(Transport):
             yield speak
 
     def forwarded(
-        self, study: Study, served: Served, nonce: bytes, own: ChannelIdentity | None = None
+        self,
+        study: Study,
+        served: Served,
+        nonce: bytes,
+        own: ChannelIdentity | EnclaveIdentity | None = None,
     ) -> tuple[bytes, bytes]:
         with raw_connection(served.address, Shown.of(own or study.channel())) as tls:
             tls.sendall(message_frame(write_message("hello", nonce=nonce)))
@@ -208,7 +222,7 @@ class Http(Sockets):
         self,
         study: Study,
         address: Address,
-        own: ChannelIdentity | None = None,
+        own: ChannelIdentity | EnclaveIdentity | None = None,
         verifier: Verifier | None = None,
     ) -> Iterator[Speak]:
         judge = verifier or Verifier(lambda: study.expectation)
@@ -239,7 +253,7 @@ class Tunnel(Sockets):
         self,
         study: Study,
         address: Address,
-        own: ChannelIdentity | None = None,
+        own: ChannelIdentity | EnclaveIdentity | None = None,
         verifier: Verifier | None = None,
     ) -> Iterator[Speak]:
         reported: list[RatlsError] = []
@@ -310,6 +324,7 @@ class Grpc(Transport):
         policy: Callable[[], Policy] | None = None,
         limits: Limits | None = None,
         seconds: Callable[[], float] | None = None,
+        enclaves: Verifier | None = None,
         thief: bool = False,
     ) -> Iterator[Served]:
         served = Served(Address(LOOPBACK, 0), identity or study.identity())
@@ -339,7 +354,7 @@ class Grpc(Transport):
         self,
         study: Study,
         address: Address,
-        own: ChannelIdentity | None = None,
+        own: ChannelIdentity | EnclaveIdentity | None = None,
         verifier: Verifier | None = None,
     ) -> Iterator[Speak]:
         judge = verifier or Verifier(lambda: study.expectation)
@@ -349,7 +364,11 @@ class Grpc(Transport):
             yield lambda question: call(question, timeout=HANG_LIMIT)
 
     def forwarded(
-        self, study: Study, served: Served, nonce: bytes, own: ChannelIdentity | None = None
+        self,
+        study: Study,
+        served: Served,
+        nonce: bytes,
+        own: ChannelIdentity | EnclaveIdentity | None = None,
     ) -> tuple[bytes, bytes]:
         admitted = study.admitted(served.identity)
         with pinned_channel(served.address, admitted, own or study.channel()) as made:
@@ -372,6 +391,7 @@ class Flight(Transport):
         policy: Callable[[], Policy] | None = None,
         limits: Limits | None = None,
         seconds: Callable[[], float] | None = None,
+        enclaves: Verifier | None = None,
         thief: bool = False,
     ) -> Iterator[Served]:
         made = identity or study.identity()
@@ -393,7 +413,7 @@ class Flight(Transport):
         self,
         study: Study,
         address: Address,
-        own: ChannelIdentity | None = None,
+        own: ChannelIdentity | EnclaveIdentity | None = None,
         verifier: Verifier | None = None,
     ) -> Iterator[Speak]:
         judge = verifier or Verifier(lambda: study.expectation)
@@ -429,7 +449,11 @@ class Flight(Transport):
             exchange.commit(b"commit")
 
     def forwarded(
-        self, study: Study, served: Served, nonce: bytes, own: ChannelIdentity | None = None
+        self,
+        study: Study,
+        served: Served,
+        nonce: bytes,
+        own: ChannelIdentity | EnclaveIdentity | None = None,
     ) -> tuple[bytes, bytes]:
         hello = {"task": TASK, "dataset": "train_party_1", "release": b""}
         admitted, shown = study.admitted(served.identity), own or study.channel()
@@ -500,6 +524,14 @@ def raw_connection(
         tls.set_connect_state()
         tls.do_handshake()
         yield tls
+
+
+def cut_off(tls: SSL.Connection, said: bytes = b"") -> None:
+    """Say this, and read until the other end has had enough: an `SSL.Error`."""
+    if said:
+        tls.sendall(said)
+    while True:
+        tls.recv(1 << 16)
 
 
 def read_frame(tls: SSL.Connection) -> tuple[int, bytes]:

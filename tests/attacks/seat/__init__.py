@@ -31,16 +31,25 @@ class Line:
 LINES: dict[str, Line] = {}
 
 
+def elsewhere(title: str, test: str, **words: Sequence[Transport]) -> None:
+    """As `line`, for a test that is not one of this folder, or belongs to another line, too."""
+    _keep(title, test, {t.name: w.replace("_", " ") for w, those in words.items() for t in those})
+
+
+def _keep(title: str, test: str, words: dict[str, str]) -> None:
+    kept = LINES.setdefault(title, Line())
+    assert not any(kept.words.get(name, word) != word for name, word in words.items()), title
+    kept.words |= words
+    kept.tests.append(test)
+
+
 def line(title: str, **words: Sequence[Transport]) -> Callable[[Test], Test]:
     """Run the test for these transports, with the word that holds for each."""
     found = {t.name: w.replace("_", " ") for w, those in words.items() for t in those}
     chosen = [t for t in ALL if t.name in found]
 
     def mark(test: Test) -> Test:
-        kept = LINES.setdefault(title, Line())
-        assert not any(kept.words.get(name, word) != word for name, word in found.items()), title
-        kept.words |= found
-        kept.tests.append(test.__name__)
+        _keep(title, test.__name__, found)
         given = [pytest.param(t, found[t.name], id=t.name) for t in chosen]
         return pytest.mark.parametrize(("transport", "holds"), given)(test)
 

@@ -14,25 +14,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from policy.admission import MachineNotListed
 from policy.keys import spki_der
 from policy.values import Digest, Nonce
-from ratls import cbor
-from ratls.certificate import EvidenceMissing, build_certificate
+from ratls.certificate import build_certificate
 from ratls.claims import (
-    ROLE_CLIENT,
     ConnectionUnbound,
     InstanceChanged,
     KeyUnbound,
     NonceMismatch,
     PeerHashMismatch,
-    RoleMismatch,
 )
-from ratls.evidence import EvidenceMalformed, make_evidence
+from ratls.evidence import make_evidence
 from ratls.identity import EnclaveIdentity
 from ratls.session import Verifier
 from tests.attacks.seat import line
@@ -80,9 +76,7 @@ def challenged(**instead: bytes) -> Any:
     """An honest enclave's evidence, but for one thing that it is about."""
 
     def make(identity: EnclaveIdentity) -> EnclaveIdentity:
-        def answer(
-            nonce: bytes, peer: bytes, task: bytes, sealing: bytes, binder: bytes
-        ) -> bytes:
+        def answer(nonce: bytes, peer: bytes, task: bytes, sealing: bytes, binder: bytes) -> bytes:
             made = {"nonce": nonce, "peer": peer, "binder": binder} | instead
             return identity.answer_challenge(
                 Nonce(made["nonce"]), made["peer"], Digest(task), sealing, made["binder"]
@@ -94,9 +88,7 @@ def challenged(**instead: bytes) -> Any:
 
 
 @line("evidence replayed", refused=ALL)
-def test_evidence_of_an_earlier_connection(
-    study: Study, transport: Transport, holds: str
-) -> None:
+def test_evidence_of_an_earlier_connection(study: Study, transport: Transport, holds: str) -> None:
     """B06, S8: the very bytes that answered Alice before, by a thief of the TLS key."""
     leaf = ConnectionUnbound if transport in ON_SOCKETS else NonceMismatch
     identity = study.identity()
@@ -134,7 +126,9 @@ def test_evidence_that_another_party_has_asked_for(
         pass
 
 
-@line("TLS key stolen, challenge forwarded", refused=ON_SOCKETS, not_stopped=[GRPC], sealed=[FLIGHT])
+@line(
+    "TLS key stolen, challenge forwarded", refused=ON_SOCKETS, not_stopped=[GRPC], sealed=[FLIGHT]
+)
 def test_a_challenge_that_a_thief_forwards_to_the_enclave(
     study: Study, transport: Transport, holds: str
 ) -> None:
@@ -214,7 +208,7 @@ def test_the_key_in_another_start_of_the_enclave(
 def test_the_right_code_on_a_machine_of_the_attacker(
     study: Study, transport: Transport, holds: str
 ) -> None:
-    """B09, S10: the machine is named by the platform's own identifier, which Intel has certified."""
+    """B09, S10: a machine is named by its own identifier, which Intel has certified."""
     elsewhere = study.world.with_platform()
     attacker = EnclaveIdentity.create(
         PlatformAttester(elsewhere.platform), study.policy.digest, at=NOW
@@ -230,9 +224,7 @@ def test_the_right_code_on_a_machine_of_the_attacker(
 
 
 @line("evidence sent back to its maker", refused=ON_SOCKETS)
-def test_evidence_of_a_client_as_a_servers(
-    study: Study, transport: Transport, holds: str
-) -> None:
+def test_evidence_of_a_client_as_a_servers(study: Study, transport: Transport, holds: str) -> None:
     """B17: an enclave that connects to others is shown its own evidence by one of them."""
     own = client_enclave(study)
     attacker = answering(study.identity(), own.answer_challenge)  # type: ignore[arg-type]

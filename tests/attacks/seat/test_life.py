@@ -17,7 +17,7 @@ from ratls.attested_socket import DATA
 from ratls.claims import InstanceChanged, NonceMismatch
 from ratls.identity import EnclaveIdentity
 from ratls.session import Verifier
-from tests.attacks.seat import line
+from tests.attacks.seat import elsewhere, line
 from tests.ratls.test_sockets import Clock, revoked
 from tests.support.flight_peers import Study
 from tests.support.refusal import count_refusal, refused
@@ -92,7 +92,7 @@ def turns_on(
 def test_an_enclave_proves_itself_again_before_the_next_word(
     study: Study, transport: Transport, holds: str
 ) -> None:
-    """The honest twin of the two above: one proof for each quarter of an hour, on one connection."""
+    """The honest twin of the two above: a proof each quarter of an hour, on one connection."""
     clock, identity = Clock(), study.identity()
     nonces: list[bytes] = []
 
@@ -131,6 +131,11 @@ def test_a_platform_that_is_revoked_is_cut_off_within_a_minute(
         clock.passed += 61
         speak(AFTER)
     assert AFTER not in served.heard
+
+
+elsewhere(
+    "platform revoked while it lasts", "test_a_newer_list_was_seen", at_the_next_proof=[FLIGHT]
+)
 
 
 @line("platform revoked before it began", refused=ALL)
@@ -184,7 +189,7 @@ def _resumed(study: Study, served: Served, folder: Path, transport: Transport) -
             socket.create_connection((served.address.host, served.address.port)) as raw,
             context.wrap_socket(raw, session=saved) as tls,
         ):
-            tls.sendall(_BARE_FRAME if transport in ON_SOCKETS else _BARE_CALL)
+            tls.sendall(_BARE_FRAME if transport in ON_SOCKETS else BARE_CALL)
             while tls.recv(1 << 16):  # until the server has closed it, or answered
                 if transport not in ON_SOCKETS:
                     break
@@ -205,7 +210,7 @@ def _field(name: bytes, value: bytes) -> bytes:
     return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
-_BARE_CALL = b"".join(
+BARE_CALL = b"".join(
     [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         _h2(4, 0, 0, b""),
