@@ -19,6 +19,7 @@ from ratls.identity import EnclaveIdentity
 from ratls.session import Verifier
 from tests.attacks.seat import elsewhere, line
 from tests.ratls.test_sockets import Clock, revoked
+from tests.support import raw_http2 as http2
 from tests.support.flight_peers import Study
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
@@ -189,7 +190,7 @@ def _resumed(study: Study, served: Served, folder: Path, transport: Transport) -
             socket.create_connection((served.address.host, served.address.port)) as raw,
             context.wrap_socket(raw, session=saved) as tls,
         ):
-            tls.sendall(_BARE_FRAME if transport in ON_SOCKETS else BARE_CALL)
+            tls.sendall(_BARE_FRAME if transport in ON_SOCKETS else _BARE_CALL)
             while tls.recv(1 << 16):  # until the server has closed it, or answered
                 if transport not in ON_SOCKETS:
                     break
@@ -197,37 +198,8 @@ def _resumed(study: Study, served: Served, folder: Path, transport: Transport) -
     return bool(again)
 
 
+_BARE_CALL = http2.BEGIN + http2.call(b"/user.Echo/One") + http2.message(BEFORE)
 _BARE_FRAME = bytes([DATA]) + len(BEFORE).to_bytes(3, "big") + BEFORE
-
-
-def _h2(kind: int, flags: int, stream: int, content: bytes) -> bytes:
-    head = len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
-    return head + content
-
-
-def _field(name: bytes, value: bytes) -> bytes:
-    """A header as RFC 7541, section 6.2.2 has it."""
-    return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-
-BARE_CALL = b"".join(
-    [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        _h2(4, 0, 0, b""),
-        _h2(
-            1,
-            4,
-            1,
-            _field(b":method", b"POST")
-            + _field(b":scheme", b"https")
-            + _field(b":path", b"/user.Echo/One")
-            + _field(b":authority", b"x")
-            + _field(b"te", b"trailers")
-            + _field(b"content-type", b"application/grpc"),
-        ),
-        _h2(0, 1, 1, b"\0" + len(BEFORE).to_bytes(4, "big") + BEFORE),
-    ]
-)
 
 
 def _extensions(sent: bytes) -> set[int]:
