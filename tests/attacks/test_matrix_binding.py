@@ -1,15 +1,17 @@
 """B01 to B22: a server that wants a provider's rows, and evidence that is not its own.
 
 Each attacker changes one thing. The provider refuses at one check, its journal says the same, no
-row was read by anybody, and the honest enclave gets its rows afterwards. B11 and B19 are staged in
-tests/ratls/test_probe.py and tests/ratls/test_concurrent_challenges.py.
+row was read by anybody, and the honest enclave gets its rows afterwards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +28,9 @@ from OpenSSL import SSL
 from policy.admission import MachineNotListed
 from policy.channel import self_signed
 from policy.keys import spki_der
+from policy.receipt import Acknowledgement
 from policy.task import Task
+from policy.values import Nonce
 from provider.release import Release
 from ratls import cbor
 from ratls.certificate import (
@@ -38,6 +42,7 @@ from ratls.certificate import (
     EvidenceMissing,
 )
 from ratls.claims import (
+    NO_TASK,
     ROLE_SERVER,
     CertificateClaims,
     ChallengeClaims,
@@ -50,14 +55,17 @@ from ratls.claims import (
     SealingKeyUnbound,
     key_hash,
 )
+from ratls.errors import AttesterMixedUp
 from ratls.evidence import Evidence, EvidenceMalformed, ReportDataUnbound, report_data
 from ratls.identity import EnclaveIdentity
 from ratls.probe import EnclaveCertificateChainPresented, HandshakeFailed
 from simulation import der as write
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_release import serving as another_enclave
-from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
-from tests.support.flight_peers import Script, serving, tls_server
+from tests.support.client_hello import EARLY_DATA, PRE_SHARED_KEY, extensions
+from tests.support.enclave import MR_ENCLAVE, NOW, EnclaveWorld, LiveEnclave
+from tests.support.flight_peers import PlatformAttester, Script, serving, tls_server
+from tests.support.refusal import count_refusal
 from tests.support.relay import Relay
 from verifier import der as read
 from verifier.errors import RatlsError
@@ -353,6 +361,63 @@ def test_a_proxy_that_the_environment_names(
         assert alice.push(world.task()).commit.rows == 60
         with pytest.raises(BlockingIOError):
             proxy.accept()
+
+
+def test_a_server_whose_evidence_has_changed_since(
+    world: EnclaveWorld, alice: Desk, relay: Relay
+) -> None:
+    """B11: another start at the same address. No session is offered, so nothing is resumed, and the
+    second release is the other start's."""
+    count_refusal()
+    first = alice.push(world.task())
+    with another_enclave(world, relay):
+        second = alice.push(world.task())
+    [old, new] = [
+        Acknowledgement.open(done.kept.acknowledgement.read_bytes()) for done in (first, second)
+    ]
+    assert old.instance != new.instance
+    offered = [extensions(bytes(connection.sent)) for connection in relay.connections]
+    assert len(offered) == 4
+    assert not any(one & {PRE_SHARED_KEY, EARLY_DATA} for one in offered)
+
+
+class OneVariable(PlatformAttester):
+    """Slow, and with one place for what is to be quoted, as Gramine's files are."""
+
+    def __init__(self, world: EnclaveWorld) -> None:
+        super().__init__(world.intel.platform, mr_enclave=MR_ENCLAVE)
+        self.turn = threading.Event()
+
+    def quote(self, report_data: bytes) -> bytes:
+        self.instead = report_data
+        self.turn.wait(0.001)
+        return super().quote(bytes(64))
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_two_hundred_at_once(world: EnclaveWorld, in_turn: bool) -> None:
+    """B19: each answer is to its own nonce. Without the lock there are fewer answers, and still no
+    other: the enclave looks at its own quote before it shows it."""
+    identity = EnclaveIdentity.create(OneVariable(world), world.policy.digest, at=NOW)
+    if not in_turn:
+        count_refusal()
+        identity._quoting = nullcontext()  # type: ignore[assignment]
+    channel = world.channel(world.consortium.alice)
+
+    def ask(number: int) -> bytes | None:
+        nonce = Nonce(bytes([number]) * 32)
+        try:
+            answer = identity.answer_challenge(nonce, channel.spki_sha256, NO_TASK)
+        except AttesterMixedUp:
+            return None
+        evidence = Evidence.parse(answer)
+        evidence.require_bound()
+        assert ChallengeClaims.parse(evidence.claims).nonce == nonce
+        return nonce
+
+    with ThreadPoolExecutor(200) as threads:
+        answered = list(threads.map(ask, range(200)))
+    assert all(answered) == in_turn
 
 
 def test_every_row_is_staged() -> None:

@@ -1,16 +1,14 @@
-"""I01, I03, I05 to I08, I10, X01, X02, X05, L01 and L03: at a desk and at an enclave that listens.
+"""I01, I03 to I08, I10, X01, X02, X05, L01, L03 and L04: at a desk and at an enclave that listens.
 
-Each attacker claims to be somebody, switches something on, or reads what is written; the honest
-party is served afterwards. The other rows of these tables are judged before anything listens: I02
-and I04 in tests/enclave_app/test_access.py; X03, X04, X06, X07 and X08 in
-tests/simulation/test_locks.py, tests/test_wheels.py, tests/policy/test_document.py and
-tests/enclave_app/test_gramine_main.py; L04 in tests/ratls/test_log.py.
+Each attacker claims to be somebody, switches something on, or reads or forges what is written; the
+honest party is served afterwards. What a careless operator starts is in test_matrix_operator.py.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -28,8 +26,9 @@ from ratls.environment import EnvironmentUnsafe, prepare_process
 from ratls.errors import CallFailed
 from ratls.framing import Kind, write_message
 from ratls.log import open_log
+from scheduler.certificate import own_certificate
 from tests.provider.desk import CANARY, Desk
-from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
+from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.flight_peers import PlatformAttester
 from tests.support.parties import local_party
 from tests.support.refusal import count_refusal, refused
@@ -85,6 +84,52 @@ def test_a_certificate_that_the_policy_does_not_list(
     stranger = local_party(who[0], NOW, copy=who[1])
     with refused(CallFailed), live.exchange(Kind.ATTEST, stranger):
         pass
+
+
+@pytest.mark.usefixtures("honest")
+def test_a_certificate_of_another_role(live: LiveEnclave, tmp_path: Path) -> None:
+    """I04: the scheduler's own, and the recipient's, in place of a provider's."""
+    own = own_certificate(tmp_path, NOW)
+    scheduler = flight.FlightClient(
+        f"grpc+tls://{live.address}",
+        tls_root_certs=live.enclave.identity.certificate_pem,
+        override_hostname=ENCLAVE_NAME,
+        cert_chain=own.cert_pem,
+        private_key=own.key_pem,
+    )
+    options = flight.FlightCallOptions(timeout=HANG_LIMIT)
+    with scheduler, pytest.raises((flight.FlightError, pa.ArrowException, OSError)):
+        list(scheduler.list_flights(options=options))
+    assert "refused" not in [line["event"] for line in live.log]  # no handler was entered
+    task, carol = live.world.task(), live.world.consortium.carol
+    with (
+        refused_by_enclave(ReleaseNotAuthorized),
+        live.exchange(Kind.RELEASE, carol, task=task, dataset="train_party_1"),
+    ):
+        pass
+    [line] = [line for line in live.log if line["event"] == "refused"]
+    assert (line["code"], line["party"]) == (ReleaseNotAuthorized.code, "carol-lab")
+
+
+FORGED = 'x"}\r\n{"event": "committed", "party": "bob-hospital"}\x1b[2J\u202e\u2028'
+
+
+@pytest.mark.usefixtures("honest")
+def test_a_name_that_would_be_a_line_of_the_log(live: LiveEnclave) -> None:
+    """L04: CR, LF, ANSI and what ends a JSON string, in the name of a dataset."""
+    task, alice = live.world.task(), live.world.consortium.alice
+    before = len(live.stream.getvalue().split("\n"))
+    with (
+        refused_by_enclave(ReleaseNotAuthorized),
+        live.exchange(Kind.RELEASE, alice, task=task, dataset=FORGED),
+    ):
+        pass
+    text = live.stream.getvalue()
+    assert len(text.split("\n")) == before + 1
+    assert text.isascii()
+    assert not set(text) & {"\r", "\x1b"}
+    assert [line["event"] for line in live.log].count("refused") == 1
+    assert "committed" not in [line["event"] for line in live.log]
 
 
 @pytest.mark.usefixtures("honest")

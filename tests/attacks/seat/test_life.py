@@ -20,6 +20,12 @@ from ratls.session import Verifier
 from tests.attacks.seat import elsewhere, line
 from tests.ratls.test_sockets import Clock, revoked
 from tests.support import raw_http2 as http2
+from tests.support.client_hello import (
+    EARLY_DATA,
+    PRE_SHARED_KEY,
+    SUPPORTED_VERSIONS,
+    extensions,
+)
 from tests.support.flight_peers import Study
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
@@ -166,13 +172,10 @@ def test_a_saved_session(study: Study, transport: Transport, holds: str, tmp_pat
                 with transport.connect(study, Address.parse(relay.address)) as speak:
                     speak(said)
                     served.wait_for(said)
-            offered = [_extensions(bytes(connection.sent)) for connection in relay.connections]
+            offered = [extensions(bytes(connection.sent)) for connection in relay.connections]
     assert len(offered) >= 2
-    assert all(_SUPPORTED_VERSIONS in one for one in offered)
-    assert not any(one & {_PRE_SHARED_KEY, _EARLY_DATA} for one in offered)
-
-
-_PRE_SHARED_KEY, _EARLY_DATA, _SUPPORTED_VERSIONS = 41, 42, 43  # RFC 8446, section 4.2
+    assert all(SUPPORTED_VERSIONS in one for one in offered)
+    assert not any(one & {PRE_SHARED_KEY, EARLY_DATA} for one in offered)
 
 
 def _resumed(study: Study, served: Served, folder: Path, transport: Transport) -> bool:
@@ -200,20 +203,3 @@ def _resumed(study: Study, served: Served, folder: Path, transport: Transport) -
 
 _BARE_CALL = http2.BEGIN + http2.call(b"/user.Echo/One") + http2.message(BEFORE)
 _BARE_FRAME = bytes([DATA]) + len(BEFORE).to_bytes(3, "big") + BEFORE
-
-
-def _extensions(sent: bytes) -> set[int]:
-    """What a client's first message (RFC 8446, section 4.1.2) offers."""
-    assert sent[0] == 22
-    assert sent[5] == 1
-    at = 5 + 4 + 2 + 32
-    at += 1 + sent[at]  # session id
-    at += 2 + int.from_bytes(sent[at : at + 2], "big")  # cipher suites
-    at += 1 + sent[at]  # compression
-    end = at + 2 + int.from_bytes(sent[at : at + 2], "big")
-    at += 2
-    found = set()
-    while at < end:
-        found.add(int.from_bytes(sent[at : at + 2], "big"))
-        at += 4 + int.from_bytes(sent[at + 2 : at + 4], "big")
-    return found
