@@ -116,7 +116,8 @@ FORGED = 'x"}\r\n{"event": "committed", "party": "bob-hospital"}\x1b[2J\u202e\u2
 
 @pytest.mark.usefixtures("honest")
 def test_a_name_that_would_be_a_line_of_the_log(live: LiveEnclave) -> None:
-    """L04: CR, LF, ANSI and what ends a JSON string, in the name of a dataset."""
+    """L04: CR, LF, ANSI and what ends a JSON string, in the name of a dataset. The enclave does not
+    write it; and whoever does writes one line."""
     task, alice = live.world.task(), live.world.consortium.alice
     before = len(live.stream.getvalue().split("\n"))
     with (
@@ -124,8 +125,10 @@ def test_a_name_that_would_be_a_line_of_the_log(live: LiveEnclave) -> None:
         live.exchange(Kind.RELEASE, alice, task=task, dataset=FORGED),
     ):
         pass
+    assert "bob-hospital" not in live.stream.getvalue()
+    open_log(live.stream).info("seen", dataset=FORGED)
     text = live.stream.getvalue()
-    assert len(text.split("\n")) == before + 1
+    assert len(text.split("\n")) == before + 2
     assert text.isascii()
     assert not set(text) & {"\r", "\x1b"}
     assert [line["event"] for line in live.log].count("refused") == 1

@@ -38,3 +38,17 @@ def message(content: bytes, stream: int = 1) -> bytes:
 
 
 BEGIN = PREFACE + frame(SETTINGS, 0, 0, b"")
+
+
+def has_ended(received: bytes, stream: int = 1) -> bool:
+    """Has the other end said all that it says on this stream?"""
+    at = 0
+    while at + 9 <= len(received):
+        size = int.from_bytes(received[at : at + 3], "big")
+        kind, flags = received[at + 3], received[at + 4]
+        if int.from_bytes(received[at + 5 : at + 9], "big") == stream and (
+            kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM)
+        ):
+            return True
+        at += 9 + size
+    return False

@@ -194,8 +194,10 @@ def _resumed(study: Study, served: Served, folder: Path, transport: Transport) -
             context.wrap_socket(raw, session=saved) as tls,
         ):
             tls.sendall(_BARE_FRAME if transport in ON_SOCKETS else _BARE_CALL)
-            while tls.recv(1 << 16):  # until the server has closed it, or answered
-                if transport not in ON_SOCKETS:
+            received = b""
+            while data := tls.recv(1 << 16):  # until the server has closed it, or answered
+                received += data
+                if transport not in ON_SOCKETS and http2.has_ended(received):
                     break
             saved, again = tls.session, tls.session_reused
     return bool(again)
