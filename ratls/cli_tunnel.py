@@ -43,7 +43,8 @@ def client(
     """Listen for local programs; lead each connection to the enclave once it has proved itself.
 
     Agreement and collateral are read again for each connection, and each minute while one lasts:
-    what they no longer admit is cut off. Prints one line `ready HOST:PORT`.
+    what they no longer admit is cut off. Prints one line `ready HOST:PORT`, and one for each
+    connection that was cut off, and why.
 
     Example: ratls tunnel client enclave.example:7443 --listen 127.0.0.1:5433
     --agreement policy.agreement.json --collateral collateral.json --party alice
@@ -79,7 +80,10 @@ def client(
         tunnel = TunnelClient(
             listen_address(listen),
             connected,
-            report=lambda refusal: shell.say(f"cut off: {refusal.code}: {refusal}"),
+            report=lambda refusal: shell.announce(
+                {"cut_off": refusal.code, "message": str(refusal)},
+                f"cut off: {refusal.code}: {refusal}",
+            ),
         )
         _run(shell, tunnel.serve, tunnel.close, str(tunnel.address))
 
