@@ -37,7 +37,6 @@ from ratls.framed_socket import (
     LOOK_SECONDS,
     MAX_FRAME,
     MESSAGE,
-    SILENT_SECONDS,
     ConnectionCut,
     FramedSocket,
 )
@@ -91,7 +90,8 @@ class AttestedSocket(FramedSocket[SocketPeer]):
         self._end_seen = self._end_sent = self._gone = self._over = False
         self._broken: RatlsError | None = None
         self.told: str | None = None  # the id that a refused peer was told
-        self._answer_by = 0.0
+        self._answer_by = float("inf")
+        self._until: float | None = None  # by then the challenge must have ended
         self._looked = 0.0
 
     # What users call
@@ -263,15 +263,14 @@ class AttestedSocket(FramedSocket[SocketPeer]):
         Raises:
             RatlsError: As `sendall`.
         """
-        ends = time.monotonic() + seconds
+        self._until = time.monotonic() + seconds
         with self._failing():
             if client:
                 self._message(self._session.open())
             while not self._session.established:
-                self._timeout = max(ends - time.monotonic(), 0.001)
                 with self._reading:
                     self._frame(established=False)
-            self._timeout = SILENT_SECONDS
+            self._until = None
 
     def _look(self, *, may_wait: bool) -> None:
         """Is the peer still what it has proved, and is a new proof due? If so, ask for it."""
@@ -377,6 +376,14 @@ class AttestedSocket(FramedSocket[SocketPeer]):
         while self._messages:
             self._write(MESSAGE, memoryview(self._messages.popleft()))
 
+    def _within(self) -> float:
+        """What is due by an instant is due then, also byte by byte."""
+        if self._until is not None:
+            return self._until - time.monotonic()
+        if self._session.unanswered:
+            return min(self._timeout, self._answer_by - self._session.seconds())
+        return self._timeout
+
     # How it ends
 
     def _failing(self) -> _Failing:
@@ -395,7 +402,7 @@ class AttestedSocket(FramedSocket[SocketPeer]):
             with suppress(RatlsError, OSError, SSL.Error):
                 if self._sending.acquire(timeout=1.0):
                     try:
-                        self._timeout = min(self._timeout, 1.0)
+                        self._timeout, self._until = min(self._timeout, 1.0), None
                         self._write(MESSAGE, memoryview(message))
                     finally:
                         self._sending.release()

@@ -94,12 +94,16 @@ class FramedSocket(Generic[Peer]):
 
     def _wait(self, event: int, resting: Callable[[], None] | None = None) -> None:
         # In pieces: the system takes no wait for ever, and a signal is heard in between.
-        ends = time.monotonic() + self._timeout
+        ends = time.monotonic() + self._within()
         while not self._ready(event, min(ends - time.monotonic(), LOOK_SECONDS)):
             if time.monotonic() >= ends:
                 raise self._late("its next step")
             if resting is not None:
                 resting()
+
+    def _within(self) -> float:
+        """Seconds that one wait may take."""
+        return self._timeout
 
     def _ready(self, event: int, seconds: float) -> bool:
         waiting = select.poll()  # `select` takes no file descriptor above 1023
