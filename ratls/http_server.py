@@ -15,7 +15,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -209,6 +209,9 @@ def serve_asgi(listener: Listener, application: Asgi, *, log: Log | None = None)
     Its start-up and shut-down events are sent where it takes them.
     """
     loop = asyncio.new_event_loop()
+    # Each connection waits for its peer in threads of its own, one for each direction. In the few
+    # that a loop has by itself, one party's silent requests would make all others wait.
+    loop.set_default_executor(ThreadPoolExecutor(2 * listener.limits.connections, "asgi"))
     thread = threading.Thread(target=loop.run_forever, name="asgi", daemon=True)
     thread.start()
     lifespan = _Lifespan(application)

@@ -203,6 +203,11 @@ class Listener:
                 waiting.close()
         self._ready.put(None)
 
+    @property
+    def limits(self) -> Limits:
+        """What it holds at most."""
+        return self._limits
+
     def connections(self) -> list[AttestedSocket]:
         """Those that are open now."""
         with self._lock:
