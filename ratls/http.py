@@ -52,6 +52,9 @@ class HttpTransport(httpx.HTTPTransport):
         """Keep up to so many connections; none is made yet."""
         # In place of the parent's own: that one would speak TLS to whoever has a usual certificate.
         self._pool = httpcore.ConnectionPool(
+            # Never used, and it trusts nobody. Without one, the authorities of this system would be
+            # read for each connection, which takes ten times as long as the connection itself.
+            ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             max_connections=connections,
             max_keepalive_connections=connections,
             keepalive_expiry=60.0,
