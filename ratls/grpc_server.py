@@ -6,7 +6,8 @@
     server.add_secure_port("127.0.0.1:7443", attestation.credentials())
 
 A call is refused on a connection on which the enclave was not challenged, before a handler is
-entered. A call that runs ends when its party may call no more.
+entered. A call that runs ends when its party may call no more. Each has a thread of the pool, also
+while its first message has not come: a party has a share of them, and the pool needs room beside.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grpc
@@ -26,7 +27,7 @@ from policy.agreement import require_window
 from policy.document import Policy
 from policy.sections import Party
 from ratls.errors import AuthorizationError, PeerIdentityError
-from ratls.flight_server import party_of, pinned_key, roots_of, server_credentials
+from ratls.flight_server import Slots, party_of, pinned_key, roots_of, server_credentials
 from ratls.identity import EnclaveIdentity, Identities
 from ratls.log import Log
 from ratls.repeated import keep_renewed, repeated
@@ -73,15 +74,21 @@ class Attestation:
         clock: Callable[[], Any] = utc_now,
         seconds: Callable[[], float] = time.monotonic,
         log: Log | None = None,
+        calls_per_party: int = 8,
     ) -> None:
         """Begin.
 
         Args:
             identity: What the server shows and proves; its certificate is renewed in time.
             policy: Lists the parties that may call; asked at each call, and while calls run.
-            log: What became of certificates; None for no log.
+            log: Refusals, by code and id, and what became of certificates; None for no log.
+            calls_per_party: That run at once, and as many challenges; more are refused. The
+                server's pool has several times as many threads, or one party makes others wait.
         """
+        self._shares = Slots(_CONNECTIONS, calls_per_party)
+        self._shares_of_challenges = Slots(_CONNECTIONS, calls_per_party)
         self._policy, self._clock, self._seconds = policy, clock, seconds
+        self.log = log
         self.identities, self._lock = Identities(identity), threading.Lock()
         self._proved: OrderedDict[str, _Connection] = OrderedDict()  # by gRPC's name of the peer
         self._allowances: dict[str, Allowance] = {}
@@ -100,7 +107,7 @@ class Attestation:
 
     def add_to(self, server: grpc.Server) -> None:
         """Answer challenges; without it every call is refused."""
-        handler: Any = grpc.unary_unary_rpc_method_handler(self._answer)
+        handler: Any = grpc.stream_unary_rpc_method_handler(self._answer)
         service = grpc.method_handlers_generic_handler(SERVICE, {"Challenge": handler})
         server.add_generic_rpc_handlers((service,))
 
@@ -113,8 +120,9 @@ class Attestation:
             raise GrpcPeerUnknown("peer", expected="a party of the policy", found="another")
         return party
 
-    def _answer(self, raw: bytes, context: Any) -> bytes:
-        with _told(context):
+    def _answer(self, messages: Iterator[bytes], context: Any) -> bytes:
+        with _told(context, self.log), self._shares_of_challenges.hold(self.party(context).id):
+            raw = _only(messages, context)
             party, peer = self.party(context), context.peer()
             with self._lock:
                 known = self._proved.get(peer)
@@ -157,6 +165,16 @@ class Attestation:
         if not context.add_callback(lambda: self._running.discard(context)):
             self._running.discard(context)  # it has ended meanwhile
 
+    @contextmanager
+    def running(self, context: Any) -> Iterator[None]:
+        """The block is a call of a party with a share left, on a proved connection.
+
+        Raises: ExchangesExhausted; as `require_proved`.
+        """
+        with self._shares.hold(self.party(context).id):
+            self.require_proved(context)
+            yield
+
     def cut(self) -> None:
         """Once a second: end calls of parties that may call no more."""
         for context in list(self._running):
@@ -167,14 +185,26 @@ class Attestation:
 
 
 @contextmanager
-def _told(context: Any) -> Iterator[None]:
-    """A refusal leaves as code and id."""
+def _told(context: Any, log: Log | None) -> Iterator[None]:
+    """A refusal leaves as code and id; the operator finds the same."""
     try:
         yield
     except RatlsError as refusal:
-        status, text, details = refusal_status(refusal, secrets.token_hex(8))
+        number = secrets.token_hex(8)
+        if log is not None:
+            log.warning("refused", code=refusal.code, id=number)
+        status, text, details = refusal_status(refusal, number)
         context.set_trailing_metadata(details)
         context.abort(status, text)
+
+
+@contextmanager
+def _refused_before(attestation: Attestation, context: Any) -> Iterator[None]:
+    """The block is the handler: what it raises is its own."""
+    with ExitStack() as held:
+        with _told(context, attestation.log):
+            held.enter_context(attestation.running(context))
+        yield
 
 
 class _Guard(grpc.ServerInterceptor):
@@ -187,16 +217,34 @@ class _Guard(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None or handler_call_details.method == CHALLENGE:
             return handler
-        kind = (
-            f"{'stream' if handler.request_streaming else 'unary'}_"
-            f"{'stream' if handler.response_streaming else 'unary'}"
+        single, parts = not handler.request_streaming, handler.response_streaming
+        kind = f"{'unary' if single else 'stream'}_{'stream' if parts else 'unary'}"
+        serve, attestation = getattr(handler, kind), self._attestation
+
+        def given(requests: Iterator[Any], context: Any) -> Any:
+            return _only(requests, context) if single else requests
+
+        def one(requests: Iterator[Any], context: Any) -> Any:
+            with _refused_before(attestation, context):
+                return serve(given(requests, context), context)
+
+        def many(requests: Iterator[Any], context: Any) -> Iterator[Any]:
+            with _refused_before(attestation, context):
+                yield from serve(given(requests, context), context)
+
+        # As a stream, also where one message is due: gRPC waits for that one before any handler is
+        # entered, in a thread of the pool, and says nothing of whom it waits for.
+        make = (
+            grpc.stream_stream_rpc_method_handler if parts else grpc.stream_unary_rpc_method_handler
         )
-        serve = getattr(handler, kind)
+        return make(
+            many if parts else one, handler.request_deserializer, handler.response_serializer
+        )
 
-        def guarded(request: Any, context: Any) -> Any:
-            with _told(context):
-                self._attestation.require_proved(context)
-            return serve(request, context)
 
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+def _only(messages: Iterator[Any], context: Any) -> Any:
+    """The one message of a call."""
+    for message in messages:
+        return message
+    context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a message is due")
+    raise AssertionError("abort raises")

@@ -9,18 +9,22 @@ from __future__ import annotations
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import grpc
 import pytest
 from OpenSSL import SSL
 
 from ratls.address import Address
 from ratls.attested_socket import DATA, message_frame
+from ratls.flight_server import ExchangesExhausted
+from ratls.grpc import Attestation, channel
 from ratls.http import serve_asgi, serve_wsgi
 from ratls.listener import Limits, Listener
 from ratls.peer_refusal import PeerRefused
-from ratls.session import read_message, write_message
+from ratls.session import Verifier, read_message, write_message
 from ratls.tls import Shown
 from tests.support.flight_peers import LOOPBACK, Study
 from tests.support.refusal import count_refusal, refused
@@ -33,7 +37,7 @@ from tests.support.transports import (
     raw_connection,
     read_frame,
 )
-from tests.support.waiting import eventually, given_time
+from tests.support.waiting import HANG_LIMIT, eventually, given_time
 from verifier.errors import RatlsError
 
 pytestmark = pytest.mark.slow
@@ -221,3 +225,63 @@ def test_requests_whose_body_never_comes(study: Study) -> None:
             half_a_request(held.enter_context(proved(study, served)))
         with HTTP.connect(study, place, study.channel("bob-hospital")) as speak:
             assert speak(SAID) == SAID
+
+
+# gRPC
+
+
+@contextmanager
+def grpc_server(study: Study, share: int, threads: int) -> Iterator[Address]:
+    """A service of the user's own with so many threads; `Wait` says that it was entered."""
+    attestation = Attestation(study.identity(), lambda: study.policy, calls_per_party=share)
+    server = grpc.server(ThreadPoolExecutor(threads), interceptors=[attestation.interceptor])
+    handlers = {
+        "One": grpc.unary_unary_rpc_method_handler(lambda request, _: request),
+        "Many": grpc.stream_stream_rpc_method_handler(lambda requests, _: requests),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("user.Echo", handlers),))
+    attestation.add_to(server)
+    address = Address(LOOPBACK, server.add_secure_port(f"{LOOPBACK}:0", attestation.credentials()))
+    server.start()
+    try:
+        yield address
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize("method", ["One", "Many", "Challenge"])
+def test_calls_that_say_nothing(study: Study, method: str) -> None:
+    """F18: also where one message is due, and also challenges: each would have a thread, and waits
+    for its first message. Beyond the party's share they are refused at once."""
+    count_refusal()
+    judge = Verifier(lambda: study.expectation)
+    silence = threading.Event()
+
+    def nothing_yet() -> Iterator[bytes]:
+        silence.wait(HANG_LIMIT)
+        yield b""
+
+    refusals: list[str] = []
+
+    def ended(call: Any) -> None:
+        if not silence.is_set():
+            refusals.append(call.details())
+
+    path = "/ratls.Attestation/Challenge" if method == "Challenge" else f"/user.Echo/{method}"
+    with (
+        grpc_server(study, share=2, threads=8) as address,
+        channel(address, study.channel(), judge, timeout=HANG_LIMIT) as alice,
+    ):
+        silent: Any = alice.stream_stream(path)
+        calls = [silent(nothing_yet()) for _ in range(12)]
+        for call in calls:
+            call.add_done_callback(ended)
+        eventually(lambda: len(refusals) >= 10)
+        assert all(ExchangesExhausted.code in told for told in refusals)
+        bob = channel(address, study.channel("bob-hospital"), judge, timeout=HANG_LIMIT)
+        with bob:
+            ask: Any = bob.unary_unary("/user.Echo/One")
+            assert ask(SAID, timeout=HANG_LIMIT) == SAID
+        silence.set()
+        for call in calls:
+            call.cancel()

@@ -329,7 +329,12 @@ class Grpc(Transport):
     ) -> Iterator[Served]:
         served = Served(Address(LOOPBACK, 0), identity or study.identity())
         options = {} if seconds is None else {"seconds": seconds}
-        attestation = Attestation(served.identity, policy or (lambda: study.policy), **options)
+        attestation = Attestation(
+            served.identity,
+            policy or (lambda: study.policy),
+            log=open_log(served.log),
+            **options,
+        )
         server = grpc.server(ThreadPoolExecutor(8), interceptors=[attestation.interceptor])
 
         def echo(request: bytes, context: Any) -> bytes:
