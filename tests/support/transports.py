@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from ratls.environment import prepare_process
@@ -28,11 +30,13 @@ from OpenSSL import SSL  # noqa: E402
 
 from policy.document import Policy  # noqa: E402
 from policy.values import Digest, Nonce  # noqa: E402
+from ratls import flight  # noqa: E402
 from ratls.address import Address  # noqa: E402
 from ratls.appraise import appraise_certificate  # noqa: E402
 from ratls.attested_socket import AttestedSocket, message_frame  # noqa: E402
 from ratls.client_call import ClientCall  # noqa: E402
 from ratls.client_stream import open_exchange  # noqa: E402
+from ratls.flight_service import COMMAND  # noqa: E402
 from ratls.framing import Frame, Kind, first_frame  # noqa: E402
 from ratls.framing import message_frame as flight_frame  # noqa: E402
 from ratls.framing import write_message as flight_message  # noqa: E402
@@ -474,6 +478,109 @@ class Flight(Transport):
         return answer["evidence"], answer["sealing_key"]
 
 
+class OwnFlight(Transport):
+    """`ratls.flight`, rows of one's own: what is said is a row, and not sealed."""
+
+    name = "own Flight"
+
+    @contextmanager
+    def serve(
+        self,
+        study: Study,
+        identity: EnclaveIdentity | None = None,
+        *,
+        policy: Callable[[], Policy] | None = None,
+        limits: Limits | None = None,
+        seconds: Callable[[], float] | None = None,
+        enclaves: Verifier | None = None,
+        thief: bool = False,
+    ) -> Iterator[Served]:
+        served = Served(Address(LOOPBACK, 0), identity or study.identity())
+
+        class Program(flight.Service):
+            def put(self, call: flight.Call, rows: pa.RecordBatchReader) -> bytes:
+                for batch in rows:
+                    served.heard.extend(batch.column(0)[0].as_py().encode())
+                return b""
+
+        options = {} if seconds is None else {"seconds": seconds}
+        with flight.Server(
+            served.address,
+            served.identity,
+            policy or (lambda: study.policy),
+            Program(),
+            log=open_log(served.log),
+            **options,
+        ) as server:
+            served.address = server.address
+            yield served
+
+    @contextmanager
+    def connect(
+        self,
+        study: Study,
+        address: Address,
+        own: ChannelIdentity | EnclaveIdentity | None = None,
+        verifier: Verifier | None = None,
+    ) -> Iterator[Speak]:
+        judge = verifier or Verifier(lambda: study.expectation)
+        client = flight.Client(address, own or study.channel(), judge, timeout=HANG_LIMIT)
+        waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        ended: list[BaseException | None] = []
+        sent = 0
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            nonlocal sent
+            while (said := waiting.get()) is not None:
+                yield pa.record_batch({"said": [said.decode()]})
+                sent += 1  # asked for the next one: this one has left
+
+        def put() -> None:
+            schema = pa.schema({"said": pa.string()})
+            try:
+                client.put(b"said", pa.RecordBatchReader.from_batches(schema, batches()))
+            except RatlsError as refusal:
+                ended.append(refusal)
+            else:
+                ended.append(None)
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        said = 0
+
+        def speak(question: bytes) -> None:
+            nonlocal said
+            said += 1
+            waiting.put(question)
+            eventually(lambda: ended or sent >= said)
+            if ended and ended[0] is not None:
+                raise ended[0]
+
+        try:
+            yield speak
+        finally:
+            waiting.put(None)
+            thread.join()
+        if ended[0] is not None:
+            raise ended[0]
+
+    def forwarded(
+        self, study: Study, served: Served, nonce: bytes, own: ChannelIdentity | None = None
+    ) -> tuple[bytes, bytes]:
+        admitted, shown = study.admitted(served.identity), own or study.channel()
+        with (
+            ending(pinned_channel(served.address, admitted, shown)) as made,
+            ClientCall.open(made, HANG_LIMIT) as call,
+        ):
+            call.send(first_frame(SimpleNamespace(value=COMMAND)))  # type: ignore[arg-type]
+            hello = {"task": b"", "dataset": "", "release": b""}
+            call.send(flight_frame(flight_message("hello", nonce=nonce, **hello)))
+            frame = call.hear()
+            assert frame is not None
+            answer = frame.message("evidence")[1]
+        return answer["evidence"], b""
+
+
 class _Told(SealingKey):
     """The public half of somebody's sealing key, as far as it is known by now."""
 
@@ -507,8 +614,9 @@ def _listen_in(exchange: ServerExchange, heard: bytearray) -> None:
             exchange.acknowledge(frame.message("commit")[1]["commit"])
 
 
-SOCKETS, HTTP, TUNNEL, GRPC, FLIGHT = Sockets(), Http(), Tunnel(), Grpc(), Flight()
-ALL = (SOCKETS, HTTP, TUNNEL, GRPC, FLIGHT)
+SOCKETS, HTTP, TUNNEL = Sockets(), Http(), Tunnel()
+GRPC, FLIGHT, OWN_FLIGHT = Grpc(), Flight(), OwnFlight()
+ALL = (SOCKETS, HTTP, TUNNEL, GRPC, FLIGHT, OWN_FLIGHT)
 
 
 # Peers below all of that, which say what no library would

@@ -40,6 +40,7 @@ from tests.support.transports import (
     FLIGHT,
     GRPC,
     HTTP,
+    OWN_FLIGHT,
     SOCKETS,
     TUNNEL,
     Served,
@@ -127,7 +128,10 @@ def test_evidence_that_another_party_has_asked_for(
 
 
 @line(
-    "TLS key stolen, challenge forwarded", refused=ON_SOCKETS, not_stopped=[GRPC], sealed=[FLIGHT]
+    "TLS key stolen, challenge forwarded",
+    refused=ON_SOCKETS,
+    not_stopped=[GRPC, OWN_FLIGHT],
+    sealed=[FLIGHT],
 )
 def test_a_challenge_that_a_thief_forwards_to_the_enclave(
     study: Study, transport: Transport, holds: str

@@ -34,6 +34,7 @@ from tests.support.transports import (
     FLIGHT,
     GRPC,
     HTTP,
+    OWN_FLIGHT,
     SOCKETS,
     TUNNEL,
     Served,
@@ -120,7 +121,7 @@ def test_an_enclave_proves_itself_again_before_the_next_word(
     assert len(set(nonces)) == 3
 
 
-@line("platform revoked while it lasts", refused=[SOCKETS, HTTP, TUNNEL, GRPC])
+@line("platform revoked while it lasts", refused=[SOCKETS, HTTP, TUNNEL, GRPC, OWN_FLIGHT])
 def test_a_platform_that_is_revoked_is_cut_off_within_a_minute(
     study: Study, transport: Transport, holds: str
 ) -> None:
@@ -145,6 +146,14 @@ elsewhere(
 )
 
 
+for _test, _transports in (
+    ("test_the_next_certificate", [SOCKETS, HTTP, TUNNEL, OWN_FLIGHT]),
+    ("test_a_connection_goes_on_under_the_certificate_that_it_began_with", [GRPC]),
+    ("test_a_release_ends_under_the_certificate_that_it_began_with", [FLIGHT]),
+):
+    elsewhere("the certificate changes meanwhile", _test, goes_on=_transports)
+
+
 @line("platform revoked before it began", refused=ALL)
 def test_a_platform_that_was_revoked(study: Study, transport: Transport, holds: str) -> None:
     """T12: the attestation key of one machine is known to the attacker."""
@@ -159,7 +168,7 @@ def test_a_platform_that_was_revoked(study: Study, transport: Transport, holds: 
     assert not served.heard
 
 
-@line("a session resumed", refused=ON_SOCKETS, proved_anew=[GRPC, FLIGHT])
+@line("a session resumed", refused=ON_SOCKETS, proved_anew=[GRPC, FLIGHT, OWN_FLIGHT])
 def test_a_saved_session(study: Study, transport: Transport, holds: str, tmp_path: Path) -> None:
     """B11: an honest end offers and keeps none. gRPC's server resumes what a party has kept of its
     own, and lets no call in on it: it is another connection."""

@@ -35,7 +35,16 @@ from tests.attacks.seat import elsewhere, line
 from tests.support.channels import client_enclave
 from tests.support.flight_peers import NOW, PlatformAttester, Study
 from tests.support.refusal import count_refusal, refused
-from tests.support.transports import FLIGHT, GRPC, HTTP, SOCKETS, TUNNEL, Transport, answering
+from tests.support.transports import (
+    FLIGHT,
+    GRPC,
+    HTTP,
+    OWN_FLIGHT,
+    SOCKETS,
+    TUNNEL,
+    Transport,
+    answering,
+)
 from tests.support.waiting import eventually
 from verifier.errors import RatlsError
 
@@ -146,7 +155,7 @@ def meets(
             served.wait_for(SAID)
 
 
-@line("two enclaves attest each other", parties_only=[GRPC, FLIGHT])
+@line("two enclaves attest each other", parties_only=[GRPC, FLIGHT, OWN_FLIGHT])
 def test_an_enclave_is_no_client_of_grpc_and_flight(
     study: Study, transport: Transport, holds: str
 ) -> None:
@@ -169,7 +178,7 @@ def hash_of(spki: bytes) -> bytes:
 elsewhere(
     "evidence sent back to its maker",
     "test_an_enclave_is_no_client_of_grpc_and_flight",
-    parties_only=[GRPC, FLIGHT],
+    parties_only=[GRPC, FLIGHT, OWN_FLIGHT],
 )
 
 
