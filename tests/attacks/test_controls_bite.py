@@ -75,12 +75,10 @@ def lenient_rows(message: pa.Buffer, schema: pa.Schema, *, most_rows: int) -> pa
     return pa.ipc.read_record_batch(message, schema)
 
 
-def anonymous(pairs: Any, roots: Any = None, *_: Any, **__: Any) -> Any:
+def anonymous(certificate: Callable[[], tuple[bytes, bytes]], _: Any) -> grpc.ServerCredentials:
     """Credentials of a server that asks for no certificate."""
-    return SERVER_CREDENTIALS(pairs)
-
-
-SERVER_CREDENTIALS = grpc.ssl_server_credentials
+    pem, key = certificate()
+    return grpc.ssl_server_credentials([(key, pem)])
 
 
 def talkative(refusal: Any, number: str) -> Any:
@@ -180,7 +178,7 @@ CONTROLS: dict[str, Control] = {
         {"row": "B06"},
     ),
     "c8-exporter": Control(
-        {"ratls.attested_socket.binder": lambda *_: bytes(32)},
+        {"ratls.socket_session.binder": lambda *_: bytes(32)},
         evidence.test_a_challenge_that_a_thief_forwards_to_the_enclave,
         {"transport": SOCKETS, "holds": "refused"},
     ),
@@ -218,7 +216,8 @@ CONTROLS: dict[str, Control] = {
     ),
     # c11: who is at the other end
     "c11-mutual-tls": Control(
-        {"grpc.ssl_server_credentials": anonymous}, identity.test_a_client_without_a_certificate
+        {"ratls.flight_server.server_credentials": anonymous},
+        identity.test_a_client_without_a_certificate,
     ),
     "c11-listed": Control(
         {"ratls.listener._party": first_party},
@@ -282,7 +281,7 @@ CONTROLS: dict[str, Control] = {
     ),
     # c19: what is said and written
     "c19-wire": Control(
-        {"enclave_app.server.refusal_status": talkative},
+        {"ratls.flight_server.refusal_status": talkative},
         matrix_rows.test_rows_that_are_not_what_was_declared,
         {"row": "F16-cell"},
     ),
