@@ -35,7 +35,6 @@ from tests.attacks.seat import test_goals as goals
 from tests.attacks.seat import test_life as life
 from tests.attacks.seat import test_mutual as mutual
 from tests.attacks.seat import test_privacy as privacy
-from tests.support.flight_peers import Study
 from tests.support.transports import FLIGHT, GRPC, SOCKETS
 from verifier.modes import anchors_for
 
@@ -45,11 +44,6 @@ FAILS = (AssertionError, pytest.fail.Exception)
 
 
 watched = matrix_rows.watched
-
-
-@pytest.fixture(scope="session")
-def study() -> Study:
-    return Study.create()
 
 
 def accept(*_: Any, **__: Any) -> None:

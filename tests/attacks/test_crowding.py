@@ -49,11 +49,6 @@ LIMITS = Limits(connections_per_peer=SHARE, challenge_seconds=600)
 SAID = b"c4n4ry-of-bob"
 
 
-@pytest.fixture(scope="session")
-def study() -> Study:
-    return Study.create()
-
-
 def bob_is_served(study: Study, transport: Transport, served: Served) -> None:
     bob = study.channel("bob-hospital")
     with transport.connect(study, served.address, bob) as speak:

@@ -51,11 +51,6 @@ MEBIBYTE = 1 << 20
 ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
 
 
-@pytest.fixture(scope="session")
-def study() -> Study:
-    return Study.create()
-
-
 @contextmanager
 def at_most(mebibytes: float) -> Iterator[None]:
     """So much memory, at its highest, for both ends of the connection together."""

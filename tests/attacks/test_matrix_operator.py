@@ -29,7 +29,7 @@ from ratls.certificate import EvidenceMissing
 from ratls.gramine import GramineAttester, RemoteAttestationOff, SgxAbsent
 from ratls.identity import EnclaveIdentity
 from tests.attacks.seat.test_downgrade import KEY, certificate
-from tests.provider.desk import CANARY, Desk
+from tests.provider.desk import Desk
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
 from tests.support.flight_peers import tls_server
 from tests.support.gramine import StandInDevice
@@ -44,17 +44,6 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ("verifier", "policy", "ratls", "scheduler", "provider", "enclave_app")
-
-
-@pytest.fixture
-def honest(alice: Desk, live: LiveEnclave, relay: Relay) -> Iterator[None]:
-    """Nothing of the party's was on the wire, and it is served afterwards."""
-    yield
-    recorded = b"".join(bytes(c.sent + c.received) for c in relay.connections)
-    assert CANARY.encode() not in recorded
-    assert CANARY not in live.stream.getvalue()
-    relay.point_at(("127.0.0.1", live.server.port))
-    assert alice.push(alice.world.task()).commit.rows == 60
 
 
 @pytest.mark.usefixtures("honest")

@@ -58,11 +58,6 @@ ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
 HELLO = write_message("hello", nonce=bytes(32))
 
 
-@pytest.fixture(scope="session")
-def study() -> Study:
-    return Study.create()
-
-
 def private(policy: Policy) -> list[bytes]:
     """Words that only those who hold the policy should know."""
     names = {policy.study, *(party.id for party in policy.party)}

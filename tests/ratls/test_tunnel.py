@@ -26,6 +26,7 @@ from tests.support.channels import connect_to, listening
 from tests.support.flight_peers import LOOPBACK, Study
 from tests.support.refusal import count_refusal
 from tests.support.relay import Relay
+from tests.support.transports import tcp_server
 from tests.support.waiting import HANG_LIMIT, eventually
 from verifier.crl import CertificateRevoked
 from verifier.errors import RatlsError
@@ -62,29 +63,6 @@ def tunnel(
         finally:
             client.close()
             thread.join()
-
-
-@contextmanager
-def tcp_server(answer: Callable[[socket.socket], None]) -> Iterator[Address]:
-    """A program that answers each connection in a thread."""
-    listener = socket.create_server((LOOPBACK, 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                taken, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=answer, args=[taken], daemon=True).start()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield Address(LOOPBACK, listener.getsockname()[1])
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        listener.close()
 
 
 def echo(taken: socket.socket) -> None:

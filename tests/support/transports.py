@@ -82,26 +82,30 @@ class Served:
         return self.log.codes + self.refusals
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What else a test may want of a server; not every transport has all of it."""
+
+    policy: Callable[[], Policy] | None = None
+    limits: Limits | None = None
+    seconds: Callable[[], float] | None = None
+    enclaves: Verifier | None = None  # judges enclaves that connect
+    thief: bool = False  # not the enclave: somebody with its TLS key
+
+    @property
+    def clock(self) -> dict[str, Any]:
+        return {} if self.seconds is None else {"seconds": self.seconds}
+
+
 class Transport:
     """One of them. Arguments of `serve` and `connect` each change one thing."""
 
     name: str
 
     def serve(
-        self,
-        study: Study,
-        identity: EnclaveIdentity | None = None,
-        *,
-        policy: Callable[[], Policy] | None = None,
-        limits: Limits | None = None,
-        seconds: Callable[[], float] | None = None,
-        enclaves: Verifier | None = None,
-        thief: bool = False,
+        self, study: Study, identity: EnclaveIdentity | None = None, **changed: Any
     ) -> AbstractContextManager[Served]:
-        """The agreed enclave, or, as `thief`, somebody with its TLS key.
-
-        `enclaves` judges enclaves that connect, where a transport takes them.
-        """
+        """The agreed enclave; what is changed are fields of `Changes`."""
         raise NotImplementedError
 
     def connect(
@@ -133,26 +137,18 @@ class Sockets(Transport):
 
     @contextmanager
     def serve(
-        self,
-        study: Study,
-        identity: EnclaveIdentity | None = None,
-        *,
-        policy: Callable[[], Policy] | None = None,
-        limits: Limits | None = None,
-        seconds: Callable[[], float] | None = None,
-        enclaves: Verifier | None = None,
-        thief: bool = False,
+        self, study: Study, identity: EnclaveIdentity | None = None, **changed: Any
     ) -> Iterator[Served]:
+        given = Changes(**changed)
         served = Served(Address(LOOPBACK, 0), identity or study.identity())
-        options = {} if seconds is None else {"seconds": seconds}
         listener = Listener(
             served.address,
             served.identity,
-            policy or (lambda: study.policy),
-            enclaves=enclaves,
-            limits=limits,
+            given.policy or (lambda: study.policy),
+            enclaves=given.enclaves,
+            limits=given.limits,
             log=open_log(served.log),
-            **options,
+            **given.clock,
         )
         served.address = listener.address
         with self._program(served) as run:
@@ -321,23 +317,15 @@ class Grpc(Transport):
 
     @contextmanager
     def serve(
-        self,
-        study: Study,
-        identity: EnclaveIdentity | None = None,
-        *,
-        policy: Callable[[], Policy] | None = None,
-        limits: Limits | None = None,
-        seconds: Callable[[], float] | None = None,
-        enclaves: Verifier | None = None,
-        thief: bool = False,
+        self, study: Study, identity: EnclaveIdentity | None = None, **changed: Any
     ) -> Iterator[Served]:
+        given = Changes(**changed)
         served = Served(Address(LOOPBACK, 0), identity or study.identity())
-        options = {} if seconds is None else {"seconds": seconds}
         attestation = Attestation(
             served.identity,
-            policy or (lambda: study.policy),
+            given.policy or (lambda: study.policy),
             log=open_log(served.log),
-            **options,
+            **given.clock,
         )
         server = grpc.server(ThreadPoolExecutor(8), interceptors=[attestation.interceptor])
 
@@ -393,20 +381,13 @@ class Flight(Transport):
 
     @contextmanager
     def serve(
-        self,
-        study: Study,
-        identity: EnclaveIdentity | None = None,
-        *,
-        policy: Callable[[], Policy] | None = None,
-        limits: Limits | None = None,
-        seconds: Callable[[], float] | None = None,
-        enclaves: Verifier | None = None,
-        thief: bool = False,
+        self, study: Study, identity: EnclaveIdentity | None = None, **changed: Any
     ) -> Iterator[Served]:
+        given = Changes(**changed)
         made = identity or study.identity()
         script = Script(made, study.channel().spki_sha256, plain=False)
         served = Served(Address(LOOPBACK, 0), made, refusals=script.refusals)
-        if thief:
+        if given.thief:
             # It has no sealing key of its own: the one of the evidence is the enclave's.
             script.sealing_key = _Told(served)  # type: ignore[assignment]
             script.after_evidence = lambda exchange: _listen_in(exchange, served.heard)
@@ -485,16 +466,9 @@ class OwnFlight(Transport):
 
     @contextmanager
     def serve(
-        self,
-        study: Study,
-        identity: EnclaveIdentity | None = None,
-        *,
-        policy: Callable[[], Policy] | None = None,
-        limits: Limits | None = None,
-        seconds: Callable[[], float] | None = None,
-        enclaves: Verifier | None = None,
-        thief: bool = False,
+        self, study: Study, identity: EnclaveIdentity | None = None, **changed: Any
     ) -> Iterator[Served]:
+        given = Changes(**changed)
         served = Served(Address(LOOPBACK, 0), identity or study.identity())
 
         class Program(flight.Service):
@@ -503,14 +477,13 @@ class OwnFlight(Transport):
                     served.heard.extend(batch.column(0)[0].as_py().encode())
                 return b""
 
-        options = {} if seconds is None else {"seconds": seconds}
         with flight.Server(
             served.address,
             served.identity,
-            policy or (lambda: study.policy),
+            given.policy or (lambda: study.policy),
             Program(),
             log=open_log(served.log),
-            **options,
+            **given.clock,
         ) as server:
             served.address = server.address
             yield served
