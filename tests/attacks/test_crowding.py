@@ -6,6 +6,7 @@ takes is its own share: connections, threads and memory. Another party is served
 
 from __future__ import annotations
 
+import socket
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -139,8 +140,10 @@ def test_a_party_that_asks_for_much_and_never_reads(study: Study, transport: Tra
         senders = [
             threading.Thread(target=_flood, args=[tls, question], daemon=True) for tls in readers
         ]
-        for sender in senders:
+        for tls, sender in zip(readers, senders, strict=True):
             sender.start()
+            held.callback(sender.join)  # before its socket's number may be another one's
+            held.callback(tls.sock_shutdown, socket.SHUT_RDWR)
         eventually(lambda: len(served.heard) > SHARE * MEBIBYTE)
         bob_is_served(study, transport, served)
         # What the test's own program has heard is not the server's.
