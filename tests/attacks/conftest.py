@@ -1,4 +1,4 @@
-"""Attacks on whole desks, with the parties and the enclave of the provider's tests; and channels."""
+"""Attacks on whole desks, with the parties and enclave of the provider's tests; and channels."""
 
 from __future__ import annotations
 
