@@ -208,6 +208,12 @@ CONTROLS: dict[str, Control] = {
         life.test_a_platform_that_is_revoked_is_cut_off_within_a_minute,
         {"transport": SOCKETS, "holds": "refused"},
     ),
+    # c9: what a policy may say
+    "c9-debug": Control(
+        {"policy.sections._FLAGS_FIXED": 0x35},
+        operator.test_a_policy_that_lets_debug_or_simulation_in,
+        {"changed": operator.DEBUG},
+    ),
     # c11: who is at the other end
     "c11-mutual-tls": Control(
         {"ratls.flight_server.server_credentials": anonymous},
@@ -262,6 +268,12 @@ CONTROLS: dict[str, Control] = {
         matrix_rows.test_rows_that_are_not_what_was_declared,
         {"row": "F08-nan"},
     ),
+    # c16: nothing is computed from a part
+    "c16-quorum": Control(
+        {"enclave_app.session._Session.missing": ()},
+        scheduler.test_the_other_seats_are_filled,
+        {"attempt": scheduler.as_the_victim},
+    ),
     # c17: what surrounds the process
     "c17-environment": Control(
         {"ratls.environment._LEAKING": ()},
@@ -284,6 +296,14 @@ CONTROLS: dict[str, Control] = {
         identity.test_a_name_that_would_be_a_line_of_the_log,
     ),
 }
+
+
+NAMED = {1, 5, 7, 8, 9, 11, 12, 13, 14, 16, 17, 18, 19}
+
+
+def test_each_control_of_the_matrix_is_among_them() -> None:
+    """Those that the rows of the channel, tasks, parties, rows, modes and logs name."""
+    assert {int(name[1:].partition("-")[0]) for name in CONTROLS} == NAMED
 
 
 @pytest.mark.parametrize("stubbed", [False, True], ids=["as-it-is", "taken-away"])
