@@ -95,7 +95,7 @@ def test_nonsense_in_place_of_evidence(study: Study, transport: Transport, case:
     raw, leaf = NONSENSE[case]
     with (
         raw_socket_enclave(study, first(raw)) as (place, _),
-        at_most(4),
+        at_most(8),
         refused(leaf),
         transport.connect(study, place) as speak,
     ):
@@ -128,7 +128,7 @@ def test_a_handshake_without_end(study: Study) -> None:
                     return
 
     judge = Verifier(lambda: study.expectation)
-    with tcp_server(answer) as place, at_most(8), refused(SocketHandshakeFailed):
+    with tcp_server(answer) as place, at_most(16), refused(SocketHandshakeFailed):
         connect(place, study.channel(), judge, timeout=HANG_LIMIT)
     assert MAX_HANDSHAKE < MEBIBYTE
 
@@ -160,7 +160,7 @@ def talking(
 def test_more_than_anybody_reads(study: Study) -> None:
     """What is not asked for waits in the enclave, not in the memory of the party."""
     data = bytes([DATA]) + MEBIBYTE.to_bytes(3, "big") + bytes(MEBIBYTE)
-    with talking(study, lambda peer: peer.flood(data, 1 << 40)) as (connection, _), at_most(12):
+    with talking(study, lambda peer: peer.flood(data, 1 << 40)) as (connection, _), at_most(48):
         for _ in range(200):
             assert connection.recv(1 << 16)
         connection.close()
@@ -189,7 +189,7 @@ def test_nonsense_later(study: Study, case: str) -> None:
         peer.send(raw)
         peer.until_closed()
 
-    with talking(study, script) as (connection, _), at_most(4):
+    with talking(study, script) as (connection, _), at_most(8):
         if case == "ends":
             assert connection.recv(1) == b""  # what follows an end is never read
             return
@@ -204,7 +204,7 @@ def test_data_instead_of_the_proof_that_is_due(study: Study) -> None:
     judge = Verifier(lambda: study.expectation, seconds=clock)
     with (
         talking(study, lambda peer: peer.flood(data, 1 << 40), judge) as (connection, _),
-        at_most(24),
+        at_most(64),
         refused(TooMuchAhead),
     ):
         clock.passed += 16 * 60
@@ -234,7 +234,7 @@ def test_an_enclave_that_reads_nothing(study: Study) -> None:
     """F10: the sender's patience is its own."""
     with talking(study, wait_for_its_end) as (connection, _):
         connection.settimeout(0.2)
-        with at_most(16), refused(DeadlineExceeded):
+        with at_most(64), refused(DeadlineExceeded):
             for _ in range(64):
                 connection.sendall(bytes(MEBIBYTE))
 
@@ -292,7 +292,7 @@ def test_an_http_answer_without_end(study: Study, begin: bytes, piece: bytes) ->
     flood = http_answer(begin or b"x", lambda peer: peer.flood(piece, 1 << 40))
     with (
         raw_socket_enclave(study, flood) as (place, peers),
-        at_most(16),
+        at_most(64),
         user(study) as client,
         pytest.raises(httpx.RemoteProtocolError),
     ):
@@ -308,7 +308,7 @@ def test_an_http_body_without_end_that_is_read_in_pieces(study: Study) -> None:
     size = 0
     with (
         raw_socket_enclave(study, flood) as (place, _),
-        at_most(16),
+        at_most(64),
         user(study) as client,
         client.stream("GET", f"https://{place}/") as answer,
     ):
