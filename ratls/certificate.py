@@ -332,7 +332,9 @@ class EnclaveCertificateNotCurrent(FreshnessError):
 
     code = "enclave-certificate-not-current"
     says = "the enclave's certificate is valid {expected}, and it is {found}"
-    default_fix = "check this machine's clock; restart the enclave if its certificate has expired"
+    default_fix = (
+        "check this machine's clock, then connect again; why none was renewed is in its log"
+    )
 
 
 def _require_current(certificate: x509.Certificate, at: datetime) -> None:
