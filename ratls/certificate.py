@@ -333,7 +333,8 @@ class EnclaveCertificateNotCurrent(FreshnessError):
     code = "enclave-certificate-not-current"
     says = "the enclave's certificate is valid {expected}, and it is {found}"
     default_fix = (
-        "check this machine's clock, then connect again; why none was renewed is in its log"
+        "check this machine's clock, then connect again; "
+        "the enclave's log says why it has no newer one"
     )
 
 
