@@ -51,6 +51,7 @@ from enclave_app.gate import (
 from enclave_app.limits import Need, declared
 from policy.sections import Release
 
+PARTS = ("numpy.ma",)  # which numpy loads itself, later, and not every image has
 # Of the largest eigenvalue of the correlations. Below, half of all digits would be rounding.
 _COLLINEAR = 1e-10
 
