@@ -46,6 +46,7 @@ from policy.withdrawal import needed, require_taking_part
 from ratls.attester import Attester, KnowsItself
 from ratls.identity import EnclaveIdentity, Identities
 from ratls.log import Log, place_of
+from ratls.sealing import SpareKey
 from verifier.anchors import Mode, RootName
 from verifier.errors import ModeMismatchError, RatlsError
 
@@ -126,6 +127,7 @@ class Enclave:
         self.sessions: Sessions[Intake] = Sessions(limits)
         self.memory = MemoryBudget(limits.held_bytes, limits.party_bytes)
         self.rounds = Rounds(limits, self.memory)
+        self.spare_key = SpareKey()
         self._log = log
         self._workers = Workers(limits.computations, self._bug)
         self._stopped = threading.Event()

@@ -27,7 +27,6 @@ from ratls.framing import ChunkUnexpected, MessageUnexpected
 from ratls.sealing import (
     RELEASE_ID_SIZE,
     ChunkNotOpenable,
-    SealingKey,
     Transcript,
     tags_digest,
 )
@@ -77,7 +76,7 @@ class _Release:
         self._asked = replace(asked, log=asked.log.bind(dataset=self._dataset.id))
         self._enclave, self._stream, self._ticket = asked.enclave, asked.stream, asked.ticket
         self._about = schema_digest(self._dataset)
-        self._key = SealingKey.make()
+        self._key = self._enclave.spare_key.take()
         self._place: Place | None = None
 
     def run(self) -> None:
@@ -85,6 +84,7 @@ class _Release:
         rows = sessions.begin(self._ticket, dataset.id, self._new_intake(), enclave.clock())
         try:
             self._evidence = self._prove(self._asked.hello.nonce)
+            enclave.spare_key.refill()  # while the provider judges the evidence
             if not self._resumed():
                 self._receive(rows)
         except BaseException as error:

@@ -26,7 +26,6 @@ from ratls.framing import MessageUnexpected, chunk_frame
 from ratls.sealing import (
     RELEASE_ID_SIZE,
     ChunkHead,
-    SealingKey,
     StreamKey,
     Tally,
     Transcript,
@@ -65,7 +64,7 @@ class _Exchange:
         self._enclave, self._stream, self._ticket = asked.enclave, asked.stream, asked.ticket
         if len(asked.hello.release) != RELEASE_ID_SIZE:
             raise MessageUnexpected("release", expected="a name of 16 bytes", found="another")
-        self._key = SealingKey.make()
+        self._key = self._enclave.spare_key.take()
 
     def run(self) -> None:
         enclave = self._enclave
@@ -73,6 +72,7 @@ class _Exchange:
             self._ticket, self._series, enclave.clock(), enclave.seconds()
         )
         self._evidence = self._asked.prove(None, self._key.public)
+        enclave.spare_key.refill()
         asked = self._stream.round_request()
         # Both keys before anything is decided: what cannot be answered is not taken in.
         up, down = self._stream_key(asked.up, _UP), self._stream_key(asked.down, _DOWN)

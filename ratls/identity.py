@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Self
 
 from cryptography import x509
@@ -136,7 +137,7 @@ class EnclaveIdentity:
         )
         return cls(attester, tls_key, receipt_key, claims, certificate, quoting)
 
-    @property
+    @cached_property
     def key_pem(self) -> bytes:
         """The TLS key for the server in this process; never written to a file.
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -141,6 +142,25 @@ class SealingKey:
         if len(secret) != _KEY_SIZE + SALT_SIZE:
             raise _not_openable()
         return StreamKey(secret[:_KEY_SIZE], secret[_KEY_SIZE:], transcript.stream)
+
+
+class SpareKey:
+    """The next exchange's key, made while nobody waits for it. Each is taken once."""
+
+    def __init__(self) -> None:
+        self._made: deque[SealingKey] = deque([SealingKey.make()])
+
+    def take(self) -> SealingKey:
+        """It, or a new one where another exchange has taken it."""
+        try:
+            return self._made.pop()
+        except IndexError:
+            return SealingKey.make()
+
+    def refill(self) -> None:
+        """Make the next one, where it is missing."""
+        if not self._made:
+            self._made.append(SealingKey.make())
 
 
 def _not_openable() -> StreamKeyNotOpenable:

@@ -28,6 +28,7 @@ from ratls.sealing import (
     ChunkNotOpenable,
     SealingKey,
     SealingKeyMalformed,
+    SpareKey,
     StreamKey,
     StreamKeyNotOpenable,
     Tally,
@@ -394,3 +395,13 @@ def test_the_vector_with_one_value_altered(name: str) -> None:
     with pytest.MonkeyPatch.context() as patch, refused(StreamKeyNotOpenable):
         patch.setitem(globals(), "VECTOR", changed)
         key()
+
+
+def test_no_two_exchanges_have_one_key() -> None:
+    """One is made ahead; who comes beside its taker gets another, and so does who comes next."""
+    spare = SpareKey()
+    taken = [spare.take().public, spare.take().public]
+    spare.refill()
+    spare.refill()
+    taken += [spare.take().public, spare.take().public]
+    assert len(set(taken)) == 4
