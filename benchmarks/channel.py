@@ -366,8 +366,6 @@ def run(mebibytes: int, pairs: int) -> dict[str, dict[str, Any]]:
     tunnel_at = tunnel_ends(bench, sink)
     relay_far = bench.fork(lambda ready: relay_server(bench, sink, ready))
     relay_at = bench.fork(lambda ready: relay_client(bench, relay_far, ready))
-    rows_at = bench.fork(lambda ready: own_flight.attested_rows(bench, ready))
-    arrow_at = bench.fork(lambda ready: own_flight.plain_rows(bench, ready))
     found: dict[str, dict[str, Any]] = {}
 
     def rate(name: str, ours: Callable[[], float], peer: Callable[[], float], goal: float) -> None:
@@ -418,6 +416,8 @@ def run(mebibytes: int, pairs: int) -> dict[str, dict[str, Any]]:
             a, b = RawUpload(through), RawUpload(beside)
             rate("tunnel", lambda: upload(a, mebibytes), lambda: upload(b, mebibytes), 0.7)
 
+        rows_at = bench.fork(lambda ready: own_flight.attested_rows(bench, ready))
+        arrow_at = bench.fork(lambda ready: own_flight.plain_rows(bench, ready))
         own = flight.Client(rows_at, bench.party, bench.verifier)
         other, table = own_flight.PlainClient(bench, arrow_at), own_flight.rows_of(mebibytes)
         taking, giving = own_flight.get, own_flight.put
