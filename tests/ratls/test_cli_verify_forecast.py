@@ -115,9 +115,10 @@ def test_quotes_are_sorted_by_the_day_on_which_they_stop(desk: Desk) -> None:
     first = desk.quote("z-first.bin", aging)
     debug = desk.quote("debug.bin", OTHER, flags=0x7)
     short = desk.file("short.bin", b"\3\0")
-    told = desk.lines(last, first, debug, short, "/nowhere.bin", exit_status=6)
+    absent = str(desk.folder / "absent.bin")
+    told = desk.lines(last, first, debug, short, absent, exit_status=6)
     assert [Path(line["file"]).name for line in told] == [
-        "nowhere.bin",
+        "absent.bin",
         "debug.bin",
         "short.bin",
         "z-first.bin",
