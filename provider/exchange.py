@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import InitVar, dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -43,9 +43,8 @@ from ratls.appraise import (
 from ratls.call_thread import pause
 from ratls.claims import ReceiptKeyUnbound, require_key
 from ratls.client_stream import ClientExchange, open_exchange
-from ratls.errors import DeadlineExceeded
+from ratls.errors import CallFailed
 from ratls.framing import Kind
-from ratls.peer_refusal import PeerRefused
 from ratls.pin import ChannelIdentity
 from ratls.probe import probe_name
 from verifier.anchors import Mode
@@ -182,9 +181,12 @@ class EnclaveRequest:
         self.require_newest_lists(job)
         stack = ExitStack()
 
-        def proved(address: Address, shown: bytes) -> Session:
+        def judged(shown: bytes) -> AdmittedCertificate:
             admitted = appraise_certificate(shown, job.expectation, at=self.clock())
             before_task(admitted)
+            return admitted
+
+        def proved(address: Address, admitted: AdmittedCertificate) -> Session:
             # Checking millions of rows takes time; an expired task is not sent. Every window ends
             # on a whole second.
             if int(self.clock().timestamp()) != int(job.at.timestamp()):
@@ -209,17 +211,16 @@ class EnclaveRequest:
             return Session(self, job, admitted, stack.enter_context(connect()), connect)
 
         with stack:
-            known, session = _shown.pop(self.address, None), None
+            known, admitted, session = _shown.pop(self.address, None), None, None
             if known is not None:
-                try:
-                    session = proved(*known)
-                except (PeerRefused, DeadlineExceeded):
-                    raise  # the holder of that certificate is there
-                except RatlsError:
-                    pass  # of an enclave that is gone, or no longer admitted: what is there now?
+                with suppress(RatlsError):  # of an earlier start, or over: what is there now?
+                    admitted = judged(known[1])
+                if admitted is not None:
+                    with suppress(CallFailed):  # another server is there; evidence is not excused
+                        session = proved(known[0], admitted)
             if known is None or session is None:
                 known = probe_name(self.address, min(self.timeout, PROBE_SECONDS))
-                session = proved(*known)
+                session = proved(known[0], judged(known[1]))
             _shown[self.address] = known
             yield session
 
