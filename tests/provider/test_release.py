@@ -47,7 +47,7 @@ from provider.sources.base import SourceEmpty
 from provider.sources.parquet import ParquetSource
 from ratls.address import Address, PeerUnreachable
 from ratls.certificate import EvidenceMissing
-from ratls.claims import KeyUnbound, PolicyHashMismatch, ReceiptKeyUnbound
+from ratls.claims import KeyUnbound, PolicyHashMismatch, ReceiptKeyUnbound, TaskHashMismatch
 from ratls.client_call import AnswerMissing
 from ratls.client_stream import ClientExchange
 from ratls.errors import CallFailed
@@ -741,3 +741,23 @@ def test_the_acknowledgement_names_another_connection(genuine: Genuine) -> None:
         check_acknowledgement(
             Acknowledgement(**fields).seal(identity.receipt_signer), commit, attempt, fresh
         )
+
+
+def test_a_known_certificate_excuses_no_proof(
+    world: EnclaveWorld, alice: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evidence of the first release, shown once to the second. Nothing is tried in silence."""
+    kept: list[tuple[bytes, bytes]] = []
+    genuine = ServerExchange.send_evidence
+
+    def send(exchange: ServerExchange, evidence: bytes, key: bytes = b"") -> None:
+        kept.append((evidence, key))
+        genuine(exchange, *(kept[0] if len(kept) == 2 else kept[-1]))
+
+    monkeypatch.setattr(ServerExchange, "send_evidence", send)
+    assert alice.push(world.task()).commit.rows == 60
+    before = len(relay.connections)
+    with alice.refuses(TaskHashMismatch, check="challenge-claims"):
+        alice.push(world.task())
+    assert len(relay.connections) == before + 1
+    assert alice.push(world.task()).commit.rows == 60
