@@ -79,7 +79,6 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
     from enclave_app.computations.sql_engine import engine
     from enclave_app.computations.sql_plan import Plan
     from enclave_app.computations.sql_tables import register
-    from enclave_app.computations.sql_tree import PREFIX
 
     limits = {name: parameters[name] for name in ("memory_mebibytes", "seconds")}
     with engine(**limits) as connection:
@@ -89,21 +88,22 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
         check_deadline()
         most = parameters["max_groups"]
         boxed = Boxed.of(connection, plan, values, inputs, most)
+        even: set[tuple[Any, ...]] | None = None
         if boxed is not None:
             rows = _rows(connection, boxed.shown, {}, most)
+            even = boxed.evens(connection, rows)
         else:
             rows = _rows(connection, plan.shown, values, most)
         keys = [_key(plan, row) for row in rows]
-        hidden = hidden_rows(connection, plan, values, keys, len(inputs), rule, boxed)
+        hidden = hidden_rows(connection, plan, values, keys, len(inputs), rule, even)
     shown = [row for i, row in enumerate(rows) if i not in hidden]
     if not shown:
         raise NoGroupLarge("table", expected="a group that holds enough persons", found="none")
-    grouping = f"{PREFIX}grouping"
     return {
         "table": {
             "columns": list(plan.columns),
             "rows": [
-                {n: _json(plan, n, v) for n, v in row.items() if v is not None and n != grouping}
+                {n: _json(plan, n, row[n]) for n in plan.columns if row[n] is not None}
                 for row in shown
             ],
         }

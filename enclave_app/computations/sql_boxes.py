@@ -2,7 +2,7 @@
 
     boxed = Boxed.of(connection, plan, values, inputs=1, most=200)   # None: it cannot be done so
     connection.sql(boxed.shown)     # the statement's rows, added up from those of the boxes
-    connection.sql(boxed.even)      # groups in which no person has more than half
+    boxed.evens(connection, rows)   # groups in which no person has more than half
 
 Persons are put into four boxes of each input by the last bits of what stands for them, and rows are
 added up by group and box. A person is in one box, so that no person has more than the box that has
@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from enclave_app.computations.sql_plan import Plan
+from enclave_app.computations.sql_tables import boxes_differ
 from enclave_app.computations.sql_tree import PREFIX, quoted
 from enclave_app.gate import Inputs
 
@@ -26,16 +28,20 @@ if TYPE_CHECKING:
 
 _LAST_BITS = 3  #     of a person: which box
 _MOST_INPUTS = 2  #   more have too many boxes together
+_MOST_BITS = 14  #    of a key that shares a USMALLINT with a box
 _TABLE = f"{PREFIX}boxed"
+_NUMBER, _EVEN = f"{PREFIX}number", f"{PREFIX}even"
 
 
 @dataclass(frozen=True, slots=True)
 class Boxed:
     """What stands in the boxes, as a table of the engine."""
 
+    keys: tuple[str, ...]
     shown: str  # SQL: what the statement says
-    # SQL: the groups in which no person of an input can have more than half, or lack a value.
-    even: str
+    # SQL: the groups in which no person of an input can have more than half, or lack a value. None
+    # where `shown` says so of each row: a group is even by its own boxes.
+    even: str | None
 
     @classmethod
     def of(
@@ -55,20 +61,42 @@ class Boxed:
         if len(inputs) > _MOST_INPUTS or any(a.distinct for a in plan.aggregates):
             return None
         persons, keys = columns("", len(inputs)), columns("key_", len(plan.keys))
-        boxes = [f"{person} & {_LAST_BITS} AS {person}" for person in persons]
-        by = ", ".join(str(i + 1) for i in range(len(keys) + len(inputs)))
         sums = ["count(*) AS n", *_parts(plan, inputs)]
-        sql = f"SELECT {', '.join([*keys, *boxes, *sums])} FROM ({plan.rows}) GROUP BY {by}"  # noqa: S608
-        found: list[pa.RecordBatch] = []
-        reader = connection.sql(sql, params=dict(values)).to_arrow_reader()
+        bit = _bit_above(plan, inputs)
+        if bit is None:
+            boxes = [f"{person} & {_LAST_BITS} AS {person}" for person in persons]
+            by = ", ".join(str(i + 1) for i in range(len(keys) + len(inputs)))
+            sql = f"SELECT {', '.join([*keys, *boxes, *sums])} FROM ({plan.rows}) GROUP BY {by}"  # noqa: S608
+        else:
+            (key,), (person,), box = keys, persons, _LAST_BITS << bit
+            number = f"({key} | ({person} & {box}))::USMALLINT"
+            inner = f"SELECT {number} AS {_NUMBER}, {', '.join(sums)}"
+            inner = f"{inner} FROM ({plan.rows}) GROUP BY {_NUMBER}"
+            split = (
+                f"{_NUMBER}::INT & {(1 << bit) - 1} AS {key}, {_NUMBER}::INT >> {bit} AS {person}"
+            )
+            sql = f"SELECT {split}, * EXCLUDE {_NUMBER} FROM ({inner})"  # noqa: S608
+        connection.execute(f"CREATE TEMP TABLE {_TABLE} AS {sql}", dict(values))
         room = most * (_LAST_BITS + 2) ** len(inputs)  # null is a box, too
-        for batch in reader:
-            found.append(batch)
-            room -= batch.num_rows
-            if room < 0:
-                return None
-        connection.register(_TABLE, pa.Table.from_batches(found, reader.schema))
-        return cls(_shown(plan, keys), _even(plan, keys, persons))
+        ((made,),) = _rows(connection, f"SELECT count(*) FROM {_TABLE}")  # noqa: S608
+        if made > room:
+            return None
+        if len(plan.sets) == len(persons) == 1:
+            even = _wanted(plan, f"FILTER ({persons[0]} IS NOT NULL)")
+            return cls(plan.keys, _shown(plan, keys, [f"{even} AS {_EVEN}"]), None)
+        return cls(plan.keys, _shown(plan, keys), _even(plan, keys, persons))
+
+    def evens(
+        self, connection: duckdb.DuckDBPyConnection, rows: Sequence[Mapping[str, Any]]
+    ) -> set[tuple[Any, ...]]:
+        """The `gid` and keys of the groups that are even.
+
+        Args:
+            rows: Of `shown`.
+        """
+        if self.even is not None:
+            return _rows(connection, self.even)
+        return {(0, *(row[name] for name in self.keys)) for row in rows if row[_EVEN]}
 
 
 def columns(prefix: str, count: int) -> list[str]:
@@ -114,6 +142,30 @@ def grouped(
     return whole, f"coalesce({', '.join(persons)})", f"GROUPING SETS ({sets})"
 
 
+def _bit_above(plan: Plan, inputs: Inputs) -> int | None:
+    """The bit above all values of the only key, where two bits of a person can stand beside them.
+
+    One small number is grouped by in two thirds of the time. None where the key is no column of
+    whole numbers from 0 on, or where these bits do not tell persons apart.
+    """
+    key = plan.plain_keys[0] if len(inputs) == len(plan.keys) == 1 else None
+    if key is None:
+        return None
+    most = 0
+    for column in _columns(inputs, key):
+        if not pa.types.is_integer(column.type) or column.null_count or not len(column):
+            return None
+        ends = pc.min_max(column)
+        if ends["min"].as_py() < 0:
+            return None
+        most = max(most, ends["max"].as_py())
+    ((table, subject),) = inputs.values()
+    bit, persons = most.bit_length(), table.column(subject)
+    return (
+        bit if bit <= _MOST_BITS and boxes_differ(persons, bit) and not persons.null_count else None
+    )
+
+
 def _parts(plan: Plan, inputs: Inputs) -> list[str]:
     """How many rows have each argument; its sum; and its sum without signs."""
     parts: list[str] = []
@@ -151,7 +203,7 @@ def _never_negative(inputs: Inputs, name: str) -> bool:
     )
 
 
-def _shown(plan: Plan, keys: list[str]) -> str:
+def _shown(plan: Plan, keys: list[str], more: Sequence[str] = ()) -> str:
     named = dict(zip(plan.keys, keys, strict=True))
     numbers = {
         a.name: {
@@ -164,6 +216,7 @@ def _shown(plan: Plan, keys: list[str]) -> str:
         for a in plan.aggregates
     }
     items = [f"{named.get(n) or numbers[n]} AS {quoted(n)}" for n in plan.columns]
+    items += more
     if len(plan.sets) > 1:
         items.append(f"grouping({', '.join(keys)}) AS {PREFIX}grouping")
     sets = ", ".join(f"({', '.join(keys[i] for i in found)})" for found in plan.sets)
@@ -177,13 +230,23 @@ def _even(plan: Plan, keys: list[str], persons: list[str]) -> str:
     numbers += [f"a_{j}" for j in sorted(added(plan))]
     which, box, by = grouped(plan, keys, persons)
     each = [f"{which} AS gid", *keys, f"{box} AS box", *(f"sum({x}) AS {x}" for x in numbers)]
-    wanted = ["2 * max(n) <= sum(n)"]
-    # How many lack a value is not known here: nobody may.
-    wanted += [f"sum(n) = sum(c_{j})" for j in range(plan.arguments)]
-    wanted += [f"2 * max(a_{j}) <= sum(a_{j}) * {1 + 1e-9}" for j in sorted(added(plan))]
     group = ", ".join(["gid", *keys])
     return (
         f"WITH each AS (SELECT {', '.join(each)} FROM {_TABLE} GROUP BY {by}) "  # noqa: S608
         f"SELECT {group} FROM each WHERE box IS NOT NULL GROUP BY {group} "
-        f"HAVING {' AND '.join(wanted)}"
+        f"HAVING {_wanted(plan)}"
     )
+
+
+def _wanted(plan: Plan, of: str = "") -> str:
+    """No box has more than half of the rows or of a sum, of the boxes that `of` picks."""
+    wanted = [f"2 * max(n) {of} <= sum(n) {of}"]
+    # How many lack a value is not known here: nobody may.
+    wanted += [f"sum(n) {of} = sum(c_{j}) {of}" for j in range(plan.arguments)]
+    for j in sorted(added(plan)):
+        wanted.append(f"2 * max(a_{j}) {of} <= sum(a_{j}) {of} * {1 + 1e-9}")
+    return " AND ".join(wanted)
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> set[tuple[Any, ...]]:
+    return set(connection.execute(sql).fetchall())

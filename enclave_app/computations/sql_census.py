@@ -6,8 +6,8 @@ A group stays where, in any input, fewer than k persons are in it; where fewer t
 that is counted or added up, or lack one; where all but fewer than k have the same value; or where
 one person has more than half of its rows or of a sum.
 
-Counted up to three times. First the persons in some rows, who are in all of them too, together
-with what `sql_boxes` knows of all rows. Then persons are put into a fixed number of boxes, which
+Counted up to three times. First the persons in some rows (`sql_first`), together with what
+`sql_boxes` knows of all rows. Then persons are put into a fixed number of boxes, which
 stand for them: a group has no more boxes than persons, and no person has more than the box. What
 passes so, passes; only for other groups persons themselves are counted, in all rows.
 """
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from enclave_app.audit import Measure, beside_sides, protected
-from enclave_app.computations.sql_boxes import Boxed, added, columns, gid, grouped
+from enclave_app.computations.sql_boxes import added, columns, gid, grouped
+from enclave_app.computations.sql_first import seen
 from enclave_app.deadline import check_deadline
 from policy.sections import Release
 
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 
 Key = tuple[int, tuple[Any, ...]]  # a grouping, and the values of all keys
 _ROWS_OF_EACH = 2  #  rows that are looked at first for each person that is demanded
-_MOST_ROWS = 1 << 19  # of them, as they are kept outside the engine and its limit
-_FIRST = "ratls_first"
+_MOST_ROWS = 1 << 19  # of them
 _BOXES_OF_EACH = 2  # boxes for each person that is demanded: a large group fills them all
 
 
@@ -44,12 +44,13 @@ def hidden_rows(
     keys: Sequence[Key],
     inputs: int,
     rule: Release,
-    boxed: Boxed | None = None,
+    even: Collection[tuple[Any, ...]] | None = None,
 ) -> set[int]:
     """The rows of the table, by number, that must not leave.
 
     Args:
-        boxed: What stands in boxes already. It spares a pass, and changes no answer.
+        even: Groups, by `gid` and keys, in which nobody has more than half. It spares a pass, and
+            changes no answer.
     """
     k = rule.min_subjects_per_input
     hidden = set(range(len(keys)))
@@ -58,15 +59,10 @@ def hidden_rows(
         check_deadline()
         return _rows(connection.sql(sql, params=dict(values)))
 
-    if boxed is not None and hidden:
-        most = min(k * len(keys) * _ROWS_OF_EACH, _MOST_ROWS)
-        some = f"SELECT * FROM ({plan.rows}) LIMIT {most}"  # noqa: S608
-        rows = connection.sql(some, params=dict(values)).to_arrow_table()
-        connection.register(_FIRST, rows)
-        first = _Counting(plan, inputs, first=True)
-        each = range(inputs) if len(plan.sets) == 1 else [None]
-        seen = set().union(*(_rows(connection.sql(first.sql(k, alone))) for alone in each))
-        hidden -= _held(plan, keys, seen & _rows(connection.sql(boxed.even)), inputs)
+    if even is not None and hidden:
+        rows = min(k * len(keys) * _ROWS_OF_EACH, _MOST_ROWS)
+        first = seen(connection, plan, values, inputs, k, rows)
+        hidden -= _held(plan, keys, first.intersection(even), inputs)
     for boxes in (1 << (k * _BOXES_OF_EACH).bit_length(), None):
         if hidden:
             found = passing(_Counting(plan, inputs, boxes=boxes).sql(k))
@@ -133,18 +129,14 @@ class _Counting:
     plan: Plan
     inputs: int
     boxes: int | None = None  # boxes instead of persons
-    # Of some rows alone, which stand in a table of the engine. Who is in these is in all; how much
-    # of all one person has, and whether anybody lacks a value, these do not say.
-    first: bool = False
 
-    def sql(self, k: int, alone: int | None = None) -> str:
+    def sql(self, k: int) -> str:
         """Groups that pass, as their `gid` and their keys."""
         plan = self.plan
         sums = sorted(added(plan))
         keys, persons = columns("key_", len(plan.keys)), columns("", self.inputs)
-        which, person, by = grouped(plan, keys, persons, alone)
+        which, person, by = grouped(plan, keys, persons)
         box = "" if self.boxes is None else f" % {self.boxes}"
-        rows = f"FROM {_FIRST}" if self.first else plan.rows
         listed = [
             *keys,
             *(f"ratls_argument_{j} IS NOT NULL AS has_{j}" for j in range(plan.arguments)),
@@ -152,22 +144,18 @@ class _Counting:
             *(f"{one}{box} AS {one}" for one in persons),
         ]
         per_person = [f"{which} AS gid", *keys, f"{person} AS person", "count(*) AS n"]
-        ends, wanted = ["gid", *keys], [f"count(*) >= {k}"]
-        if not self.first:
-            wanted.append("2 * max(n) <= sum(n)")
+        ends, wanted = ["gid", *keys], [f"count(*) >= {k}", "2 * max(n) <= sum(n)"]
         for j in range(plan.arguments):
             per_person.append(f"count(*) FILTER (has_{j}) AS c_{j}")
             wanted.append(f"count(*) FILTER (c_{j} > 0) >= {k}")
-            if not self.first:
-                wanted.append(f"count(*) FILTER (c_{j} < n) NOT BETWEEN 1 AND {k - 1}")
+            wanted.append(f"count(*) FILTER (c_{j} < n) NOT BETWEEN 1 AND {k - 1}")
         for j in sums:
             per_person += [f"min(value_{j}) AS low_{j}", f"max(value_{j}) AS high_{j}"]
             ends += [f"min(low_{j}) AS lowest_{j}", f"max(high_{j}) AS highest_{j}"]
             wanted.append(f"count(*) FILTER (high_{j} > lowest_{j}) >= {k}")
             wanted.append(f"count(*) FILTER (low_{j} < highest_{j}) >= {k}")
-            if not self.first:
-                per_person.append(f"sum(abs(value_{j})) AS size_{j}")
-                wanted.append(f"2 * max(size_{j}) <= sum(size_{j}) * {1 + 1e-9}")
+            per_person.append(f"sum(abs(value_{j})) AS size_{j}")
+            wanted.append(f"2 * max(size_{j}) <= sum(size_{j}) * {1 + 1e-9}")
         group = ["gid", *keys]
         with_ends = "persons"
         if sums:
@@ -175,7 +163,7 @@ class _Counting:
             with_ends = f"persons JOIN ends ON {' AND '.join(same)}"
         shown = ", ".join(f"persons.{one}" for one in group)
         return (  # names are numbers, and `plan.rows` is what the parties signed
-            f"WITH listed AS (SELECT {', '.join(listed)} FROM ({rows})), "  # noqa: S608
+            f"WITH listed AS (SELECT {', '.join(listed)} FROM ({plan.rows})), "  # noqa: S608
             f"each AS (SELECT {', '.join(per_person)} FROM listed GROUP BY {by}), "
             "persons AS (SELECT * FROM each WHERE person IS NOT NULL), "
             f"ends AS (SELECT {', '.join(ends)} FROM persons GROUP BY {', '.join(group)}) "

@@ -30,6 +30,8 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_file_cache": False,
     "temp_directory": "",  # nothing spills to the host's disk
     "threads": 1,  #         sums of several threads differ from run to run
+    "async_threads": 0,  #   eight otherwise, for files that are never read
+    "perfect_ht_threshold": 17,  # groups of a 16-bit number in a plain array (see `sql_boxes`)
 }
 # Each must be refused by the engine itself.
 FORBIDDEN = (

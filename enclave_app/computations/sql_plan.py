@@ -86,8 +86,9 @@ class Plan:
     keys: tuple[str, ...]  #                 their names among the columns, in the order of GROUP BY
     aggregates: tuple[Aggregate, ...]
     arguments: int
-    # Of each argument the column that it is, where the rows are those of inputs as they came.
+    # Of each argument, or key, the column that it is, where rows are those of inputs as they came.
     plain: tuple[str | None, ...]
+    plain_keys: tuple[str | None, ...]
     sets: tuple[tuple[int, ...], ...]  #     groupings: which keys each has
     order: str  #                            ORDER BY and what follows, by names of columns
     shown: str  #                            SQL
@@ -141,6 +142,7 @@ class Plan:
             tuple(aggregates),
             len(arguments),
             tuple(_plain(given, node["from_table"], inputs) for given in arguments),
+            tuple(_plain(key, node["from_table"], inputs) for key in keys),
             sets,
             order,
             _text(connection, shown),
@@ -161,7 +163,7 @@ def _argument(item: Node, known: list[Node]) -> int | None:
 
 
 def _plain(given: Node, table: Node, inputs: Sequence[str]) -> str | None:
-    """The name of the column that an argument is; None where it might have been changed."""
+    """The name of the column that an argument or key is; None where it might have been changed."""
     if given["class"] != "COLUMN_REF" or not _direct(table, {name.casefold() for name in inputs}):
         return None
     return str(given["column_names"][-1])

@@ -36,12 +36,18 @@ def _person(subjects: pa.ChunkedArray, name: str) -> str:
     Of a whole number itself; of anything else, or where all end alike, a hash. Two that fall
     together count as one, which is on the safe side.
     """
-    first = subjects.slice(0, _LOOKED_AT)
-    if pa.types.is_integer(first.type) and not first.null_count and len(first):
-        found = np.bincount(first.to_numpy() & 3, minlength=4)
-        if 5 * found.max() < 2 * len(first):
-            return f"{quoted(name)}::BIGINT"
+    if boxes_differ(subjects, 0):
+        return f"{quoted(name)}::BIGINT"
     return f"(hash({quoted(name)}) >> 1)::BIGINT"
+
+
+def boxes_differ(subjects: pa.ChunkedArray, bit: int) -> bool:
+    """Are these whole numbers, whose two bits from this one on spread the first of them evenly?"""
+    first = subjects.slice(0, _LOOKED_AT)
+    if not pa.types.is_integer(first.type) or first.null_count or not len(first):
+        return False
+    found = np.bincount(first.to_numpy() >> bit & 3, minlength=4)
+    return bool(5 * found.max() < 2 * len(first))
 
 
 def see_persons(

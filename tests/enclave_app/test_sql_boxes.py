@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enclave_app.computations import sql
+from enclave_app.computations import sql, sql_boxes
 from enclave_app.computations.sql_boxes import Boxed
 from enclave_app.computations.sql_census import hidden_rows
 from enclave_app.computations.sql_engine import engine
@@ -57,11 +58,12 @@ def both_ways(statement: str, inputs: dict[str, Input], k: int) -> tuple[set[int
         keys = [sql._key(plan, row) for row in rows]
         boxed = Boxed.of(connection, plan, {}, inputs, 500)
         assert boxed is not None
-        for one, other in zip(sql._rows(connection, boxed.shown, {}, 500), rows, strict=True):
-            assert {n: plain(v) for n, v in one.items()} == {n: plain(v) for n, v in other.items()}
+        added_up = sql._rows(connection, boxed.shown, {}, 500)
+        for one, other in zip(added_up, rows, strict=True):
+            assert [plain(one[n]) for n in other] == [plain(v) for v in other.values()]
         found = [
             hidden_rows(connection, plan, {}, keys, len(inputs), rule(k), way)
-            for way in (boxed, None)
+            for way in (boxed.evens(connection, added_up), None)
         ]
     return found[0], found[1]
 
@@ -96,6 +98,45 @@ def test_nor_in_a_join(rows: list[tuple[int, str, float | None]], k: int, known:
     inputs = {"a": Input(table(rows), "patient"), "b": Input(table(bob), "patient")}
     quick, slow = both_ways(JOINED, inputs, k)
     assert quick == slow
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(PERSON, min_size=1, max_size=60),
+    st.integers(3, 5),
+    st.sampled_from(
+        [(0, 1, 5), (0, 7, 8), (3, 1 << 13, 9), (1, 1 << 40, 2), (-1, 0, 1), (4, None, 5)]
+    ),
+    st.sampled_from([pa.int8(), pa.uint16(), pa.int32(), pa.int64(), pa.uint64()]),
+)
+def test_nor_on_a_key_that_shares_a_number_with_the_boxes(
+    rows: list[tuple[int, str, float | None]],
+    k: int,
+    keys: tuple[int | None, ...],
+    kind: pa.DataType,
+) -> None:
+    """R05, R06: keys from 0 on, and such that are too large, negative or missing."""
+    made = table(rows)
+    numbers = [keys["nse".index(region)] for _, region, _ in rows]
+    try:
+        numbered = pa.array(numbers, kind)
+    except (pa.ArrowInvalid, OverflowError):
+        return  # the type does not hold this key
+    inputs = {"a": Input(made.set_column(1, "region", numbered), "patient")}
+    quick, slow = both_ways(SUMS, inputs, k)
+    assert quick == slow
+
+
+@pytest.mark.parametrize(("least", "shares"), [(0, True), (1 << 14, False), (-1, False)])
+def test_which_keys_share_a_number_with_the_boxes(least: int, shares: bool) -> None:
+    rows = table([(i, "n", float(i % 7)) for i in range(500)])
+    regions = pa.array([least + i % 3 for i in range(500)], pa.int32())
+    inputs = {"a": Input(rows.set_column(1, "region", regions), "patient")}
+    with engine(memory_mebibytes=128, seconds=30) as connection:
+        register(connection, inputs, SUMS)
+        plan = Plan.of(connection, SUMS, ["a"])
+        assert (sql_boxes._bit_above(plan, inputs) is not None) is shares
+    assert both_ways(SUMS, inputs, 20) == (set(), set())
 
 
 def test_one_person_who_dominates_among_many() -> None:
