@@ -39,6 +39,7 @@ ALPN = b"ratls/1"  # RFC 7301, section 3.1: no server of another protocol answer
 MAX_HANDSHAKE = 256 * 1024  # bytes from the peer
 PIECE = 256 * 1024
 RECORD = 16 * 1024  # RFC 8446, section 5.1
+_RECORD_ADDS = 64  #  bytes, at most: RFC 8446, section 5.2
 _VERSION = "TLSv1.3"
 Peer = TypeVar("Peer")
 
@@ -209,18 +210,19 @@ class TlsEnd(Generic[Peer]):
         with self.lock:
             return self._take_out()
 
-    def _take_out(self) -> bytes:
+    def _take_out(self, most: int = PIECE) -> bytes:
         try:
-            return self._tls.bio_read(PIECE)
+            return self._tls.bio_read(most)
         except SSL.WantReadError:
             return b""
 
     def seal(self, data: memoryview) -> bytes:
-        """Records with this data, which is at most as much as one piece."""
+        """Records with this data."""
+        most = len(data) + (len(data) // RECORD + 2) * _RECORD_ADDS
         with self.lock:
             while data:
                 data = data[self._tls.send(data[:RECORD]) :]
-            sealed = self._take_out()
+            sealed = self._take_out(most)
             while more := self._take_out():
                 sealed += more
         return sealed
