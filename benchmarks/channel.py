@@ -413,13 +413,14 @@ def run(mebibytes: int, pairs: int) -> dict[str, dict[str, Any]]:
 
         mine: list[float] = []
         theirs: list[float] = []
-        for _ in range(_SERVERS):
-            rpc_at = bench.fork(lambda ready: grpc_server(bench, ready, attested=True))
-            plain_rpc_at = bench.fork(lambda ready: grpc_server(bench, ready, attested=False))
+        for turn in range(_SERVERS):
+            at: dict[bool, Address] = {}
+            for kind in (True, False) if turn % 2 else (False, True):
+                at[kind] = bench.fork(partial(grpc_server, bench, attested=kind))
             with (
-                channel(rpc_at, bench.party, bench.verifier) as c,
+                channel(at[True], bench.party, bench.verifier) as c,
                 grpc.secure_channel(
-                    str(plain_rpc_at),
+                    str(at[False]),
                     grpc.ssl_channel_credentials(
                         bench.enclave.certificate_pem, bench.party.key_pem, bench.party.cert_pem
                     ),

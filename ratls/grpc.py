@@ -290,8 +290,10 @@ class _Method:
 
     def with_call(self, request: Any, *given: Any, **options: Any) -> tuple[Any, Any]:
         """The answer, and the call."""
-        call = self._begin(request, *given, **options)
+        call, ended = self._begin(request, *given, **options), threading.Event()
+        call.add_done_callback(lambda _: ended.set())
         try:
+            ended.wait()  # `result` alone would wake up at every message that is sent
             return call.result(), call
         except grpc.FutureCancelledError as error:
             raise (self._proof.reasons.get(call) or error) from error
