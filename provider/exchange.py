@@ -42,7 +42,8 @@ from ratls.appraise import (
 )
 from ratls.call_thread import pause
 from ratls.claims import ReceiptKeyUnbound, require_key
-from ratls.client_stream import ClientExchange, open_exchange
+from ratls.client_call import ClientCall, begin_call
+from ratls.client_stream import ClientExchange, largest_answer, open_exchange
 from ratls.errors import CallFailed
 from ratls.framing import Kind
 from ratls.pin import ChannelIdentity
@@ -58,9 +59,9 @@ PROBE_SECONDS = 15.0
 _SEAL = object()
 # One for each folder: looking for what is installed takes longer than reading an agreement.
 _study_state = lru_cache(maxsize=4)(StudyState)
-# Where an address of the configuration led, and the certificate there. No more trusted than what a
-# probe fetches: it only saves a handshake.
-_shown: dict[Address, tuple[Address, bytes]] = {}
+# Where an address of the configuration led, and the certificate that was admitted there. It is
+# judged anew like one that a probe fetches: that it is known saves a handshake.
+_known: dict[Address, tuple[Address, AdmittedCertificate]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +168,8 @@ class EnclaveRequest:
     ) -> Iterator[Session]:
         """Probe, appraise, pin and challenge the enclave; the block gets a session after all four.
 
-        What an address showed before in this process takes the place of the probe, and is appraised
-        like it.
+        What was admitted at an address before in this process takes the place of the probe, and is
+        appraised like it.
 
         Args:
             release: The name of a release, as `open_exchange` says.
@@ -178,26 +179,27 @@ class EnclaveRequest:
             RatlsError: What the appraisals say; TaskExpired for a task that expired meanwhile;
                 TransportError for a peer that is not there.
         """
-        self.require_newest_lists(job)
-        stack = ExitStack()
+        own = ChannelIdentity.of(self.party)
 
-        def judged(shown: bytes) -> AdmittedCertificate:
-            admitted = appraise_certificate(shown, job.expectation, at=self.clock())
+        def judged(der: bytes) -> AdmittedCertificate:
+            admitted = appraise_certificate(der, job.expectation, at=self.clock())
             before_task(admitted)
             return admitted
 
-        def proved(address: Address, admitted: AdmittedCertificate) -> Session:
+        def proved(
+            address: Address, admitted: AdmittedCertificate, begun: ClientCall | None = None
+        ) -> Session:
             # Checking millions of rows takes time; an expired task is not sent. Every window ends
             # on a whole second.
             if int(self.clock().timestamp()) != int(job.at.timestamp()):
                 self.require_in_force(job, self.clock())
 
-            def connect() -> AbstractContextManager[ClientExchange]:
+            def connect(begun: ClientCall | None = None) -> AbstractContextManager[ClientExchange]:
                 return open_exchange(
                     kind,
                     address,
                     admitted,
-                    ChannelIdentity.of(self.party),
+                    own,
                     task=self.task,
                     task_digest=job.task.digest,
                     dataset=dataset,
@@ -206,22 +208,32 @@ class EnclaveRequest:
                     timeout=self.timeout,
                     release=release,
                     random=self.random,
+                    begun=begun,
                 )
 
-            return Session(self, job, admitted, stack.enter_context(connect()), connect)
+            return Session(self, job, admitted, stack.enter_context(connect(begun)), connect)
 
-        with stack:
-            known, admitted, session = _shown.pop(self.address, None), None, None
+        with ExitStack() as stack:
+            known, session = _known.pop(self.address, None), None
+            begun = stack.enter_context(ExitStack())
             if known is not None:
+                # While the certificate is judged anew: whoever has its key knows us already.
+                place, before = known
+                most = largest_answer(kind)
+                call = begun.enter_context(begin_call(place, before, own, self.timeout, most))
+            self.require_newest_lists(job)
+            if known is not None:
+                admitted = None
                 with suppress(RatlsError):  # of an earlier start, or over: what is there now?
-                    admitted = judged(known[1])
+                    admitted = judged(before.der)
                 if admitted is not None:
                     with suppress(CallFailed):  # another server is there; evidence is not excused
-                        session = proved(known[0], admitted)
-            if known is None or session is None:
-                known = probe_name(self.address, min(self.timeout, PROBE_SECONDS))
-                session = proved(known[0], judged(known[1]))
-            _shown[self.address] = known
+                        session = proved(place, admitted, call)
+            if session is None:
+                begun.close()
+                place, der = probe_name(self.address, min(self.timeout, PROBE_SECONDS))
+                session = proved(place, judged(der))
+            _known[self.address] = place, session.admitted
             yield session
 
     def require_newest_lists(self, job: CheckedTask) -> None:

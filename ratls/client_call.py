@@ -13,6 +13,7 @@ of them keeps a signal from being handled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import queue
 import threading
@@ -23,12 +24,15 @@ from typing import Any
 import grpc
 
 from policy.errors import ResourceLimitError
+from ratls.address import Address
+from ratls.appraise import AdmittedCertificate
 from ratls.bulk import BulkBroken
 from ratls.call_thread import WAKE_SECONDS
 from ratls.errors import CallFailed, DeadlineExceeded, TransportError
 from ratls.flight_data import DO_EXCHANGE, PIN, FlightDataMalformed
 from ratls.framing import REFUSAL_KEY, Frame, MessageUnexpected
 from ratls.peer_refusal import PeerRefused, slug
+from ratls.pin import ChannelIdentity, ending, pinned_channel
 from verifier.errors import Exit
 
 _AHEAD = 2  # frames that wait to be sent
@@ -158,6 +162,14 @@ class ClientCall:
             raise answer_not_opened()
         return frame
 
+    def message(self, *due: str) -> tuple[str, dict[str, Any]]:
+        """Name and members of the next message, which is one of those due. Raises: as `hear`."""
+        frame = self.hear()
+        if frame is None:
+            # A server that died or returned early ends a stream without any error.
+            raise AnswerMissing("stream", expected=" or ".join(due), found="its end")
+        return frame.message(*due)
+
     def cancel(self) -> None:
         """Give the call up: nothing more is read, and the server is told."""
         self._call.cancel()
@@ -171,11 +183,37 @@ class ClientCall:
         if self.hear() is not None:
             raise MessageUnexpected("stream", expected="its end", found="another message")
 
+    def end(self) -> None:
+        """Finish, where every answer that was due has come: a failure changes nothing any more."""
+        with suppress(CallFailed, DeadlineExceeded, AnswerNotOpened):
+            self.finish()
+
     def raise_reason(self) -> None:
         """What the server said when it gave up; frames that it sent before are read over."""
         while self.hear() is not None:
             pass
         raise AnswerMissing("stream", expected="more rows", found="its end")
+
+
+@contextmanager
+def begin_call(
+    address: Address,
+    admitted: AdmittedCertificate,
+    identity: ChannelIdentity,
+    seconds: float,
+    largest: int,
+) -> Iterator[ClientCall]:
+    """A call that connects, under the pin, while this thread goes on. Nothing is said on it yet.
+
+    Args:
+        seconds: For all of it.
+        largest: Bytes that one message from the enclave may have.
+    """
+    with (
+        ending(pinned_channel(address, admitted, identity, largest)) as channel,
+        ClientCall.open(channel, seconds, hashlib.sha256(admitted.spki).digest()) as call,
+    ):
+        yield call
 
 
 def answer_not_opened() -> AnswerNotOpened:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from policy.rounds import SALT_SIZE, Series
 from policy.values import Digest
 from ratls.client_call import AnswerMissing
-from ratls.client_stream import ClientExchange, hear_message
+from ratls.client_stream import ClientExchange
 from ratls.framing import MessageUnexpected, chunk_frame, message_frame, write_message
 from ratls.sealing import TAG_SIZE, ChunkHead, StreamKey, Tally, Transcript, tags_digest
 
@@ -68,7 +68,7 @@ class RoundCall:
         up, down = self._sealed
         asked = write_message("round", number=number, up=up, down=down, signed=signed, seen=seen)
         self._call.send(message_frame(asked))
-        _, turn = hear_message(self._call, "turn")
+        _, turn = self._call.message("turn")
         return bool(turn["due"])
 
     def send(self, update: memoryview, sign: _SIGNED) -> bytes:
@@ -90,14 +90,13 @@ class RoundCall:
             MessageUnexpected: Other parts, or more, than a model has.
             ChunkNotOpenable: Not sealed for this exchange.
         """
-        name, told = hear_message(self._call, "model", "pending")
+        name, told = self._call.message("model", "pending")
         if name == "pending":
             return None
         if not 0 <= told["receipts"] <= self._series.rounds >= told["number"] >= 0:
             raise _unfit("numbers within the series")
         receipts = tuple(
-            bytes(hear_message(self._call, "receipt")[1]["document"])
-            for _ in range(told["receipts"])
+            bytes(self._call.message("receipt")[1]["document"]) for _ in range(told["receipts"])
         )
         return Handed(told["number"], told["open"], receipts, self._model())
 

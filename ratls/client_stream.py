@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,7 +28,7 @@ from policy.values import Digest, Nonce
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, FreshEvidence
 from ratls.bulk import ID_SIZE, BulkSender
-from ratls.client_call import AnswerMissing, AnswerNotOpened, ClientCall, answer_not_opened
+from ratls.client_call import AnswerMissing, ClientCall, answer_not_opened, begin_call
 from ratls.errors import CallFailed, DeadlineExceeded
 from ratls.flight_rows import pieces
 from ratls.framing import (
@@ -48,7 +48,7 @@ from ratls.framing import (
     write_message,
 )
 from ratls.peer_refusal import slug
-from ratls.pin import ChannelIdentity, ending, pinned_channel
+from ratls.pin import ChannelIdentity
 from ratls.sealing import (
     SALT_SIZE,
     TAG_SIZE,
@@ -88,6 +88,11 @@ class Kept:
     digest: Digest  # salted, of these rows
 
 
+def largest_answer(kind: Kind) -> int:
+    """Bytes that one message from the enclave may have in a stream of this kind."""
+    return _FRAME + (MAX_PART if kind in (Kind.COLLECT, Kind.ROUND) else MAX_MESSAGE)
+
+
 @contextmanager
 def open_exchange(
     kind: Kind,
@@ -103,6 +108,7 @@ def open_exchange(
     timeout: float,
     release: bytes = b"",
     random: Callable[[int], bytes] = os.urandom,
+    begun: ClientCall | None = None,
 ) -> Iterator[ClientExchange]:
     """Connect under the pin, challenge the enclave, and yield the stream if it passes.
 
@@ -119,22 +125,26 @@ def open_exchange(
         timeout: Seconds for the whole exchange: every read and write ends by then.
         release: 16 bytes that name the release, the same in all its streams; empty otherwise.
         random: Source of the nonce.
+        begun: Of `begin_call` to this address, for `admitted` and `identity`.
 
     Raises:
         TransportError: The peer is unreachable, late, silent or refuses.
         RatlsError: What the appraisal of its answer says.
     """
-    largest = MAX_PART if kind in (Kind.COLLECT, Kind.ROUND) else MAX_MESSAGE
     verifier = Verifier(lambda: expectation, clock, random)
     challenger = Challenger(admitted, identity.spki_sha256, verifier, task_digest)
     hello: dict[str, Any] = {"task": task, "dataset": dataset, "release": release}
-    given = (address, challenger, identity, timeout, largest + _FRAME)
-    with proved_call(kind.value, hello, *given) as (call, fresh, key):
-        exchange = ClientExchange(call, challenger, fresh, key, address, timeout)
+    with ExitStack() as held:
+        if begun is None:
+            most = largest_answer(kind)
+            begun = held.enter_context(begin_call(address, admitted, identity, timeout, most))
+        fresh, key = _prove(begun, challenger, kind.value, hello)
+        exchange = ClientExchange(begun, challenger, fresh, key, address, timeout)
         try:
             yield exchange
         finally:
             exchange.close()
+        begun.end()
 
 
 @contextmanager
@@ -154,29 +164,19 @@ def proved_call(
         hello: Members of the first message besides the nonce.
         largest: Bytes that one message from the enclave may have.
     """
-    admitted = challenger.admitted
-    pinned = hashlib.sha256(admitted.spki).digest()
-    with (
-        ending(pinned_channel(address, admitted, identity, largest)) as channel,
-        ClientCall.open(channel, timeout, pinned) as call,
-    ):
-        nonce = challenger.nonce()
-        call.send(command_frame(command))
-        call.send(message_frame(write_message("hello", nonce=nonce, **hello)))
-        fresh, key = appraise_answer(challenger, nonce, hear_message(call, "evidence")[1])
-        yield call, fresh, key
-        # Every answer that was due has come: a failure from here on changes nothing.
-        with suppress(CallFailed, DeadlineExceeded, AnswerNotOpened):
-            call.finish()
+    with begin_call(address, challenger.admitted, identity, timeout, largest) as call:
+        yield call, *_prove(call, challenger, command, hello)
+        call.end()
 
 
-def hear_message(call: ClientCall, *due: str) -> tuple[str, dict[str, Any]]:
-    """Name and members of the next message, which is one of those due."""
-    frame = call.hear()
-    if frame is None:
-        # A server that died or returned early ends a stream without any error.
-        raise AnswerMissing("stream", expected=" or ".join(due), found="its end")
-    return frame.message(*due)
+def _prove(
+    call: ClientCall, challenger: Challenger, command: bytes, hello: dict[str, Any]
+) -> tuple[FreshEvidence, bytes]:
+    """Say what the call is for, challenge the enclave, and appraise its answer."""
+    nonce = challenger.nonce()
+    call.send(command_frame(command))
+    call.send(message_frame(write_message("hello", nonce=nonce, **hello)))
+    return appraise_answer(challenger, nonce, call.message("evidence")[1])
 
 
 def appraise_answer(
@@ -236,7 +236,7 @@ class ClientExchange:
         Comes before `open`.
         """
         self._say("resume", commit=commit)
-        name, answer = hear_message(self._call, "acknowledgement", "absent")
+        name, answer = self._call.message("acknowledgement", "absent")
         return answer["document"] if name == "acknowledgement" else None
 
     def open(
@@ -260,7 +260,7 @@ class ClientExchange:
         sealed, self._key = seal_stream_key(self._sealing_key, transcript, salt, random)
         self._about = schema_digest
         self._say("open", stream=transcript.stream, streams=transcript.streams, key=sealed)
-        _, answer = hear_message(self._call, "ready")
+        _, answer = self._call.message("ready")
         kept = Kept(answer["chunks"], answer["rows"], Digest(answer["digest"]))
         self._connect_bulk(answer["port"], answer["connection"])
         if kept.chunks:
@@ -345,9 +345,7 @@ class ClientExchange:
         nonce = self._challenger.nonce()
         self._to_attested_stream()
         self._say("challenge", nonce=nonce)
-        fresh, key = appraise_answer(
-            self._challenger, nonce, hear_message(self._call, "evidence")[1]
-        )
+        fresh, key = appraise_answer(self._challenger, nonce, self._call.message("evidence")[1])
         if key != self._sealing_key:
             raise sealing_key_changed()
         return fresh
@@ -373,13 +371,13 @@ class ClientExchange:
         """Wait until the enclave has all chunks of a stream that is not committed itself."""
         self._to_attested_stream()
         self._say("received")
-        hear_message(self._call, "received")
+        self._call.message("received")
 
     def commit(self, envelope: bytes) -> bytes:
         """End the release; the signed acknowledgement, unread. Without one, nothing counts."""
         self._to_attested_stream()
         self._say("commit", commit=envelope)
-        _, answer = hear_message(self._call, "acknowledgement")
+        _, answer = self._call.message("acknowledgement")
         return bytes(answer["document"])
 
     def collect(self) -> Result | Pending:
@@ -389,7 +387,7 @@ class ClientExchange:
             AnswerNotOpened: A larger one than any; none of it is taken.
             MessageUnexpected: Parts in another order, of another size, or other in number.
         """
-        name, answer = hear_message(self._call, "result", "pending")
+        name, answer = self._call.message("result", "pending")
         if name == "pending":
             return _pending(answer)
         return Result(answer["receipt"], self._parts(answer["size"], answer["parts"]))
@@ -402,7 +400,7 @@ class ClientExchange:
             raise _unfit_parts("another number of them")
         found: list[bytes] = []
         for number in range(parts):
-            _, part = hear_message(self._call, "part")
+            _, part = self._call.message("part")
             due = min(PART, size - number * PART)
             if part["number"] != number or len(part["ciphertext"]) != due:
                 raise _unfit_parts("another number or size")
@@ -411,12 +409,12 @@ class ClientExchange:
 
     def ended(self) -> bytes:
         """P22: the signed answer to a withdrawal, unread: what it ends has ended."""
-        _, answer = hear_message(self._call, "acknowledgement")
+        _, answer = self._call.message("acknowledgement")
         return bytes(answer["document"])
 
     def reason(self) -> str | Pending:
         """The code of the rule that the named dataset breaks by itself; "" for none."""
-        name, answer = hear_message(self._call, "reason", "pending")
+        name, answer = self._call.message("reason", "pending")
         if name == "pending":
             return _pending(answer)
         code = answer["code"].rstrip(" ")
