@@ -12,9 +12,9 @@ bytes, GB = 10^9. `ratio` is such that larger is better where a bar stands as ">
 3 The same rows as CSV / pyarrow's own CSV reader and DoPut.
 4 Batches in memory, on a stream whose enclave has proved itself / DoPut; both for the second time.
 5 CPU seconds of both ends for 1 GB in memory: DoPut / sealed chunks beside TLS.
-6 A connection on which the enclave has proved itself, to an enclave that this process called before,
-  less the attester's quote / connection and first call. Below it, from the call of `release` to the
-  first row sent: with local checks and a durable journal, which theirs has not.
+6 A connection on which the enclave has proved itself, less the attester's quote, in a process that
+  called it before / connection and first call. Below it, from the call of `release` to the first
+  row sent: with local checks and a durable journal, which theirs has not.
 7 Resident bytes of the provider beyond its imports, in a release of `--large` bytes.
 8 Resident bytes of the enclave beyond those at its start, at most, to the rows it receives.
 
