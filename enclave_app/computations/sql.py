@@ -88,7 +88,7 @@ def run(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> dict[st
         check_deadline()
         most = parameters["max_groups"]
         boxed = Boxed.of(connection, plan, values, inputs, most)
-        even: set[tuple[Any, ...]] | None = None
+        even: dict[tuple[Any, ...], int] | None = None
         if boxed is not None:
             rows = _rows(connection, boxed.shown, {}, most)
             even = boxed.evens(connection, rows)

@@ -2,7 +2,7 @@
 
     boxed = Boxed.of(connection, plan, values, inputs=1, most=200)   # None: it cannot be done so
     connection.sql(boxed.shown)     # the statement's rows, added up from those of the boxes
-    boxed.evens(connection, rows)   # groups in which no person has more than half
+    boxed.evens(connection, rows)   # groups in which no person has more than half, and their rows
 
 Persons are put into four boxes of each input by the last bits of what stands for them, and rows are
 added up by group and box. A person is in one box, so that no person has more than the box that has
@@ -30,7 +30,7 @@ _LAST_BITS = 3  #     of a person: which box
 _MOST_INPUTS = 2  #   more have too many boxes together
 _MOST_BITS = 14  #    of a key that shares a USMALLINT with a box
 _TABLE = f"{PREFIX}boxed"
-_NUMBER, _EVEN = f"{PREFIX}number", f"{PREFIX}even"
+_NUMBER, _EVEN, _ROWS = f"{PREFIX}number", f"{PREFIX}even", f"{PREFIX}rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Boxed:
 
     keys: tuple[str, ...]
     shown: str  # SQL: what the statement says
-    # SQL: the groups in which no person of an input can have more than half, or lack a value. None
-    # where `shown` says so of each row: a group is even by its own boxes.
+    # SQL: the groups in which no person of an input can have more than half, or lack a value, and
+    # how many rows they have. None where `shown` says so: a group is even by its own boxes.
     even: str | None
 
     @classmethod
@@ -83,20 +83,21 @@ class Boxed:
             return None
         if len(plan.sets) == len(persons) == 1:
             even = _wanted(plan, f"FILTER ({persons[0]} IS NOT NULL)")
-            return cls(plan.keys, _shown(plan, keys, [f"{even} AS {_EVEN}"]), None)
+            more = [f"{even} AS {_EVEN}", f"sum(n)::BIGINT AS {_ROWS}"]
+            return cls(plan.keys, _shown(plan, keys, more), None)
         return cls(plan.keys, _shown(plan, keys), _even(plan, keys, persons))
 
     def evens(
         self, connection: duckdb.DuckDBPyConnection, rows: Sequence[Mapping[str, Any]]
-    ) -> set[tuple[Any, ...]]:
-        """The `gid` and keys of the groups that are even.
+    ) -> dict[tuple[Any, ...], int]:
+        """The `gid` and keys of the groups that are even, and how many rows each has.
 
         Args:
             rows: Of `shown`.
         """
         if self.even is not None:
-            return _rows(connection, self.even)
-        return {(0, *(row[name] for name in self.keys)) for row in rows if row[_EVEN]}
+            return {tuple(group): rows for *group, rows in _rows(connection, self.even)}
+        return {(0, *(row[name] for name in self.keys)): row[_ROWS] for row in rows if row[_EVEN]}
 
 
 def columns(prefix: str, count: int) -> list[str]:
@@ -233,7 +234,7 @@ def _even(plan: Plan, keys: list[str], persons: list[str]) -> str:
     group = ", ".join(["gid", *keys])
     return (
         f"WITH each AS (SELECT {', '.join(each)} FROM {_TABLE} GROUP BY {by}) "  # noqa: S608
-        f"SELECT {group} FROM each WHERE box IS NOT NULL GROUP BY {group} "
+        f"SELECT {group}, sum(n)::BIGINT FROM each WHERE box IS NOT NULL GROUP BY {group} "
         f"HAVING {_wanted(plan)}"
     )
 

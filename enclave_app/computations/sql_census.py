@@ -6,10 +6,11 @@ A group stays where, in any input, fewer than k persons are in it; where fewer t
 that is counted or added up, or lack one; where all but fewer than k have the same value; or where
 one person has more than half of its rows or of a sum.
 
-Counted up to three times. First the persons in some rows (`sql_first`), together with what
-`sql_boxes` knows of all rows. Then persons are put into a fixed number of boxes, which
-stand for them: a group has no more boxes than persons, and no person has more than the box. What
-passes so, passes; only for other groups persons themselves are counted, in all rows.
+Counted up to four times. First the persons in some rows (`sql_first`), together with what
+`sql_boxes` knows of all rows; then those in all rows of small groups. Then persons are put into a
+fixed number of boxes, which stand for them: a group has no more boxes than persons, and no person
+has more than the box. What passes so, passes; only for other groups persons themselves are
+counted, in all of their rows.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from enclave_app.audit import Measure, beside_sides, protected
 from enclave_app.computations.sql_boxes import added, columns, gid, grouped
 from enclave_app.computations.sql_first import seen
+from enclave_app.computations.sql_tree import PREFIX
 from enclave_app.deadline import check_deadline
 from policy.sections import Release
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 Key = tuple[int, tuple[Any, ...]]  # a grouping, and the values of all keys
 _ROWS_OF_EACH = 2  #  rows that are looked at first for each person that is demanded
 _MOST_ROWS = 1 << 19  # of them
+_MANY_ROWS = 1 << 21  # of groups that are counted again
+_LEFT = f"{PREFIX}left"
 _BOXES_OF_EACH = 2  # boxes for each person that is demanded: a large group fills them all
 
 
@@ -44,28 +49,35 @@ def hidden_rows(
     keys: Sequence[Key],
     inputs: int,
     rule: Release,
-    even: Collection[tuple[Any, ...]] | None = None,
+    even: Mapping[tuple[Any, ...], int] | None = None,
 ) -> set[int]:
     """The rows of the table, by number, that must not leave.
 
     Args:
-        even: Groups, by `gid` and keys, in which nobody has more than half. It spares a pass, and
-            changes no answer.
+        even: Groups, by `gid` and keys, in which nobody has more than half, and their rows. It
+            spares a pass, and changes no answer.
     """
     k = rule.min_subjects_per_input
     hidden = set(range(len(keys)))
 
-    def passing(sql: str) -> set[tuple[Any, ...]]:
+    def see(some: str) -> None:
         check_deadline()
-        return _rows(connection.sql(sql, params=dict(values)))
+        found = seen(connection, plan, values, inputs, k, some)
+        hidden.difference_update(_held(plan, keys, found.intersection(even or ()), inputs))
 
-    if even is not None and hidden:
-        rows = min(k * len(keys) * _ROWS_OF_EACH, _MOST_ROWS)
-        first = seen(connection, plan, values, inputs, k, rows)
-        hidden -= _held(plan, keys, first.intersection(even), inputs)
+    if even:
+        rows = _rows_looked_at(even, k)
+        see(f"SELECT * FROM ({plan.rows}) LIMIT {rows}")  # noqa: S608
+        left = [keys[i] for i in sorted(hidden)]
+        if left and _are_few(plan, left, inputs, even):
+            see(_rows_of(connection, plan, values, left))
     for boxes in (1 << (k * _BOXES_OF_EACH).bit_length(), None):
-        if hidden:
-            found = passing(_Counting(plan, inputs, boxes=boxes).sql(k))
+        left = [keys[i] for i in sorted(hidden)]
+        if left and (boxes is None or not _are_few(plan, left, inputs, even)):
+            check_deadline()
+            rows_of = _rows_of(connection, plan, values, left)
+            sql = _Counting(plan, inputs, boxes=boxes).sql(k, rows_of)
+            found = _rows(connection.sql(sql, params=dict(values)))
             hidden -= _held(plan, keys, found, inputs)
     if hidden and (inputs > 1 or len(plan.sets) > 1):
         check_deadline()
@@ -75,6 +87,46 @@ def hidden_rows(
         elif _joined(measures[0]):
             hidden = _beside_sides(plan, table, measures, keys, hidden, k)
     return hidden
+
+
+def _rows_looked_at(even: Mapping[tuple[Any, ...], int], k: int) -> int:
+    """So many that the smallest group that may pass has enough among them, if they are mixed."""
+    gid = min(group[0] for group in even)
+    sizes = [rows for group, rows in even.items() if rows >= k and group[0] == gid] or [k]
+    return min(sum(sizes) * k * _ROWS_OF_EACH // min(sizes) + k, _MOST_ROWS)
+
+
+def _are_few(
+    plan: Plan,
+    groups: Sequence[Key],
+    inputs: int,
+    even: Mapping[tuple[Any, ...], int] | None,
+) -> bool:
+    """Have these groups so few rows that their persons are counted as soon as boxes are?"""
+    known = even or {}
+    sizes = (known.get((gid(plan, place, 0, inputs), *key), _MANY_ROWS) for place, key in groups)
+    return len(plan.sets) == 1 and sum(sizes) < _MANY_ROWS
+
+
+def _rows_of(
+    connection: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    values: Mapping[str, Any],
+    groups: Sequence[Key],
+) -> str:
+    """SQL: the rows of these groups alone, where each row is in one group."""
+    if len(plan.sets) > 1 or not plan.keys:
+        return plan.rows
+    none = f"SELECT * FROM ({plan.rows}) LIMIT 0"  # noqa: S608
+    kinds = connection.sql(none, params=dict(values)).to_arrow_table().schema
+    names = columns("key_", len(plan.keys))
+    left = {
+        name: pa.array([key[i] for _, key in groups], kinds.field(name).type)
+        for i, name in enumerate(names)
+    }
+    connection.register(_LEFT, pa.table(left))
+    same = " AND ".join(f"r.{name} IS NOT DISTINCT FROM l.{name}" for name in names)
+    return f"SELECT r.* FROM ({plan.rows}) AS r SEMI JOIN {_LEFT} AS l ON {same}"  # noqa: S608
 
 
 def _joined(rows: Measure) -> bool:
@@ -130,8 +182,12 @@ class _Counting:
     inputs: int
     boxes: int | None = None  # boxes instead of persons
 
-    def sql(self, k: int) -> str:
-        """Groups that pass, as their `gid` and their keys."""
+    def sql(self, k: int, rows: str) -> str:
+        """Groups that pass, as their `gid` and their keys.
+
+        Args:
+            rows: SQL that gives them.
+        """
         plan = self.plan
         sums = sorted(added(plan))
         keys, persons = columns("key_", len(plan.keys)), columns("", self.inputs)
@@ -163,7 +219,7 @@ class _Counting:
             with_ends = f"persons JOIN ends ON {' AND '.join(same)}"
         shown = ", ".join(f"persons.{one}" for one in group)
         return (  # names are numbers, and `plan.rows` is what the parties signed
-            f"WITH listed AS (SELECT {', '.join(listed)} FROM ({plan.rows})), "  # noqa: S608
+            f"WITH listed AS (SELECT {', '.join(listed)} FROM ({rows})), "  # noqa: S608
             f"each AS (SELECT {', '.join(per_person)} FROM listed GROUP BY {by}), "
             "persons AS (SELECT * FROM each WHERE person IS NOT NULL), "
             f"ends AS (SELECT {', '.join(ends)} FROM persons GROUP BY {', '.join(group)}) "

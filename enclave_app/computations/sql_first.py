@@ -1,8 +1,8 @@
 """Groups in whose first rows enough persons stand already: those are in all of its rows, too.
 
-    found = seen(connection, plan, values, inputs=1, k=100)     # {(gid, "north"), …}
+    found = seen(connection, plan, values, 1, 100, "SELECT … LIMIT 20000")   # {(gid, "north"), …}
 
-How much of a group one person has, and whether anybody lacks a value, the first rows do not say.
+How much of a group one person has, and whether anybody lacks a value, some rows do not say.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ def seen(
     values: Mapping[str, Any],
     inputs: int,
     k: int,
-    rows: int,
+    some: str,
 ) -> set[tuple[Any, ...]]:
     """Groups with k persons of an input who have each argument, and who differ in what is summed.
 
     Args:
-        rows: So many are looked at.
+        some: SQL: rows of the plan that are looked at, not all that there are.
 
     Returns: The `gid` of their grouping and input, and their keys.
     """
     each = range(inputs) if len(plan.sets) == 1 else [None]  # totals have all of them in one
-    some = f"(SELECT * FROM ({plan.rows}) LIMIT {rows})"  # noqa: S608
+    some = f"({some})"
     if len(each) > 1:  # the rows of a join are made once
         listed = connection.sql(f"FROM {some}", params=dict(values)).to_arrow_table()
         connection.register(some := f"{PREFIX}first", listed)

@@ -155,6 +155,17 @@ def test_the_few_persons_of_a_region_that_comes_last() -> None:
         assert both_ways(SUMS, {"a": Input(table(rows + few), "patient")}, 5) == (stays, stays)
 
 
+@pytest.mark.parametrize("few", [4, 5])
+def test_the_few_persons_of_a_region_beside_a_parameter(few: int) -> None:
+    """R05. Groups that the first rows do not prove are counted in their own rows."""
+    rows = [(i, "n", float(i % 7)) for i in range(5000)]
+    rows += [(10_000 + i, "s", float(i % 7)) for i in range(few)] + [(7, "s", -1.0)]
+    statement = SUMS.replace("FROM a", "FROM a WHERE cost >= $least")
+    given = LIMITS | {"statement": statement, "least": 0.0}
+    found = sql.run({"a": Input(table(rows), "patient")}, given, rule(5))["table"]["rows"]
+    assert [row["region"] for row in found] == ["n", "s"][: few - 3]
+
+
 def test_persons_whose_numbers_all_end_alike() -> None:
     """Numbers that are multiples of a thousand fall into one box; a hash spreads them."""
     rows = [(1000 * i, "n", float(i % 7)) for i in range(500)]
