@@ -155,7 +155,7 @@ def test_the_few_persons_of_a_region_that_comes_last() -> None:
         assert both_ways(SUMS, {"a": Input(table(rows + few), "patient")}, 5) == (stays, stays)
 
 
-@pytest.mark.parametrize("few", [4, 5])
+@pytest.mark.parametrize("few", [5, 6])  # of whom one has the lowest value
 def test_the_few_persons_of_a_region_beside_a_parameter(few: int) -> None:
     """R05. Groups that the first rows do not prove are counted in their own rows."""
     rows = [(i, "n", float(i % 7)) for i in range(5000)]
@@ -163,7 +163,7 @@ def test_the_few_persons_of_a_region_beside_a_parameter(few: int) -> None:
     statement = SUMS.replace("FROM a", "FROM a WHERE cost >= $least")
     given = LIMITS | {"statement": statement, "least": 0.0}
     found = sql.run({"a": Input(table(rows), "patient")}, given, rule(5))["table"]["rows"]
-    assert [row["region"] for row in found] == ["n", "s"][: few - 3]
+    assert [row["region"] for row in found] == ["n", "s"][: few - 4]
 
 
 def test_persons_whose_numbers_all_end_alike() -> None:
