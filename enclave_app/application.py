@@ -28,7 +28,7 @@ from enclave_app.computations import require_parts
 from enclave_app.compute import agreed, compute, denied, own_reasons, released_model, required
 from enclave_app.errors import ComputeDeniedError
 from enclave_app.intake import Intake
-from enclave_app.limits import Limits, MemoryBudget, Need
+from enclave_app.limits import Budgets, Limits, Need
 from enclave_app.rounds import Rounds
 from enclave_app.session import Denied, NoOutcomeYet, Released, Sessions, Ticket
 from enclave_app.spill import require_folder
@@ -125,8 +125,8 @@ class Enclave:
         # half of it would wait for each other.
         self._loading = threading.Lock()
         self.sessions: Sessions[Intake] = Sessions(limits)
-        self.memory = MemoryBudget(limits.held_bytes, limits.party_bytes)
-        self.rounds = Rounds(limits, self.memory)
+        self.budgets = Budgets(limits)
+        self.rounds = Rounds(limits, self.budgets.memory)
         self.spare_key = SpareKey()
         self._log = log
         self._workers = Workers(limits.computations, self._bug)

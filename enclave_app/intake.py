@@ -1,6 +1,6 @@
 """The rows of one release of one dataset: opened, validated, held once, unused until committed.
 
-    intake = Intake(dataset, limits, memory.of("alice"), need, until, release)
+    intake = Intake(dataset, limits, budgets.of("alice", task), need, until, release)
     place = intake.join(stream=0, streams=1)      # one for each connection
     place.kept(salt)                              # what an earlier connection brought
     place.add(message, tag, last=True)            # for each chunk
@@ -24,7 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from enclave_app.errors import AttemptClosed
-from enclave_app.limits import Limits, MemoryShare, Need
+from enclave_app.limits import Limits, MemoryExhausted, Need, Shares
 from enclave_app.spill import Spill, Spilled
 from policy.errors import InvalidDataError, ResourceLimitError
 from policy.rows import BatchCheck, schema_digest
@@ -98,7 +98,7 @@ class Intake:
         self,
         dataset: Dataset,
         limits: Limits,
-        memory: MemoryShare,
+        shares: Shares,
         need: Need,
         until: float,
         release: bytes = b"",
@@ -107,14 +107,14 @@ class Intake:
         """Take nothing yet.
 
         Args:
-            memory: The provider's share of the budget.
+            shares: The provider's, of the budgets.
             need: What the task's computation needs beside the rows. It is accounted for with
                 them: a boolean is a bit here and 48 bytes in a training.
             until: When the release must have ended, by the monotonic clock.
             release: The provider's name for it: connections with another begin another release.
             spill: A folder where rows beyond `Limits.resident_bytes` wait; None: all in memory.
         """
-        self._dataset, self._limits, self._memory = dataset, limits, memory
+        self._dataset, self._limits, self._shares = dataset, limits, shares
         self._need, self.release = need, release
         self.until = self._limit = until  # `until` is earlier while a connection is missing
         self._check = BatchCheck(dataset)
@@ -127,6 +127,7 @@ class Intake:
         self._folder = spill
         self._spill: Spill | None = None
         self._waiting = 0  # bytes that rows in the spill file will need
+        self._filed = 0  #   bytes of that file
         self._streams: list[_Stream] = []
         self.rows = 0
 
@@ -190,7 +191,7 @@ class Intake:
         Raises:
             ChunkNotOpenable, SpillFailed: The file has other bytes, or none.
         """
-        self._memory.wait(self._waiting, check)
+        self._shares.memory.wait(self._waiting, check)
         with self._lock:
             self._held, self._waiting = self._held + self._waiting, 0
         return pa.Table.from_batches(
@@ -225,8 +226,10 @@ class Intake:
         with self._lock:
             self._closed = True
             self._streams = []
-            self._memory.give(self._held)
-            self._held = self._waiting = 0
+            self._shares.task.give(self._held + self._waiting)
+            self._shares.memory.give(self._held)
+            self._shares.files.give(self._filed)
+            self._held = self._waiting = self._filed = 0
             if self._spill is not None:
                 self._spill.close()
 
@@ -257,12 +260,16 @@ class Intake:
                 )
             if not self.rows:
                 size += self._need.fixed
+            self._shares.task.take(size)
             if spilled is None:
-                self._memory.take(size)
+                try:
+                    self._shares.memory.take(size)
+                except MemoryExhausted:
+                    self._shares.task.give(size)
+                    raise
                 self._held += size
                 stream.chunks.append(_Chunk(batch.num_rows, message, batch))
             else:
-                self._memory.require_possible(self._held + self._waiting + size)
                 self._waiting += size
                 stream.chunks.append(_Chunk(batch.num_rows, spilled, None))
             self.rows += batch.num_rows
@@ -276,6 +283,8 @@ class Intake:
             return None
         with self._lock:
             self._require_open()
+            self._shares.files.take(message.size)
+            self._filed += message.size
             if self._spill is None:
                 self._spill = Spill(self._folder)
         return self._spill.put(message)

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from policy.computations import DECLARED
 from policy.errors import ResourceLimitError
@@ -29,6 +30,9 @@ class Limits:
     # Rows of all tasks and all running releases, and what computing with them needs.
     held_bytes: int = 8192 * MEBIBYTE
     party_bytes: int = 6144 * MEBIBYTE  # of it, rows of one provider
+    # Rows that wait in files, where the operator has a folder for them.
+    waiting_bytes: int = 65536 * MEBIBYTE
+    party_waiting_bytes: int = 32768 * MEBIBYTE
     resident_bytes: int = 256 * MEBIBYTE  # of one release; more may wait in a file, if there is one
     batches: int = 100_000  #             of one release
     exchange_seconds: float = 3600.0
@@ -85,11 +89,11 @@ class MemoryExhausted(ResourceLimitError):
 
 
 class MemoryBudget:
-    """Bytes that the rows of all releases and tasks take, computing included."""
+    """Bytes that rows may take, in all and of one party; computing with them included."""
 
     def __init__(self, limit: int, party_limit: int) -> None:
         self._free, self._lock = limit, threading.Condition()  # notified when bytes are given back
-        self._most, self._party_limit = min(limit, party_limit), party_limit
+        self._party_limit = party_limit
         self._held: Counter[str] = Counter()
 
     def of(self, party: str) -> MemoryShare:
@@ -127,14 +131,6 @@ class MemoryBudget:
                 self._lock.wait(WAIT_SECONDS)
             self._take(party, size)
 
-    def require_possible(self, size: int) -> None:
-        """So many bytes of one provider fit, at least when nobody else has any.
-
-        Raises: MemoryExhausted.
-        """
-        if size > self._most:
-            raise _exhausted()
-
     def give(self, party: str, size: int) -> None:
         """Return what was taken."""
         with self._lock:
@@ -162,10 +158,36 @@ class MemoryShare:
         """As `MemoryBudget.wait`."""
         self.budget.wait(self.party, size, check)
 
-    def require_possible(self, size: int) -> None:
-        """As `MemoryBudget.require_possible`."""
-        self.budget.require_possible(size)
-
     def give(self, size: int) -> None:
         """As `MemoryBudget.give`."""
         self.budget.give(self.party, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What the rows of one provider for one task may take."""
+
+    memory: MemoryShare  # of what all tasks hold now
+    task: MemoryShare  #   of what this task will hold at once, when it is computed
+    files: MemoryShare  #  of what waits on the disk, for all tasks
+
+
+class Budgets:
+    """The budgets of an enclave, and one for each task that has rows."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._lock = limits, threading.Lock()
+        self.memory = MemoryBudget(limits.held_bytes, limits.party_bytes)
+        self.files = MemoryBudget(limits.waiting_bytes, limits.party_waiting_bytes)
+        # Each lasts as long as somebody has a share of it.
+        self._tasks: WeakValueDictionary[bytes, MemoryBudget] = WeakValueDictionary()
+
+    def of(self, party: str, task: bytes) -> Shares:
+        """A provider's shares. `task`: its digest."""
+        with self._lock:
+            all_of_it = self._tasks.get(task)
+            if all_of_it is None:
+                # Rows that could never be there at once would be waited for in vain.
+                all_of_it = MemoryBudget(self._limits.held_bytes, self._limits.party_bytes)
+                self._tasks[task] = all_of_it
+        return Shares(self.memory.of(party), all_of_it.of(party), self.files.of(party))

@@ -115,7 +115,7 @@ class _Release:
         return Intake(
             self._dataset,
             enclave.limits,
-            enclave.memory.of(asked.party.id),
+            enclave.budgets.of(asked.party.id, asked.task.digest),
             enclave.need(asked.task),
             enclave.seconds() + enclave.limits.exchange_seconds,
             asked.hello.release,

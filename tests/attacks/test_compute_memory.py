@@ -22,12 +22,19 @@ from enclave_app.computations.logistic_regression import need
 from enclave_app.compute import ComputationTooLarge, required
 from enclave_app.gate import ReleaseDenied
 from enclave_app.intake import Intake
-from enclave_app.limits import MEBIBYTE, Limits, MemoryBudget, MemoryExhausted, Need
+from enclave_app.limits import MEBIBYTE, Limits, MemoryExhausted, Need
 from policy.sections import Dataset
 from ratls.client_stream import Result
 from ratls.framing import Kind
 from tests.enclave_app.agreed import Agreed
-from tests.support.enclave import EnclaveWorld, LiveEnclave, NoResult, refused_by_enclave, rows
+from tests.support.enclave import (
+    EnclaveWorld,
+    LiveEnclave,
+    NoResult,
+    refused_by_enclave,
+    room,
+    rows,
+)
 from tests.support.refusal import count_refusal, refused
 
 pytestmark = pytest.mark.slow
@@ -114,21 +121,25 @@ def test_booleans_count_as_what_they_become() -> None:
         pa.field(n, a.type, nullable=False) for n, a in zip(dataset.columns, arrays, strict=True)
     ]
     batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-    budget = MemoryBudget(64 * MEBIBYTE, 64 * MEBIBYTE)
+    budget = room(64 * MEBIBYTE, 64 * MEBIBYTE)
 
     def release(needed: Need) -> int:
-        into = Intake(dataset, Limits(), budget.of("alice-clinic"), needed, 1.0, b"r" * 16)
-        before = budget.free
+        into = Intake(
+            dataset, Limits(), budget.of("alice-clinic", bytes(32)), needed, 1.0, b"r" * 16
+        )
+        before = budget.memory.free
         into.join(0, 1).add(batch.serialize(), bytes(16), last=True)
-        taken = before - budget.free
+        taken = before - budget.memory.free
         into.close()
-        assert budget.free == before
+        assert budget.memory.free == before
         return taken
 
     training = need({"features": FLAGS, "label": "y"})
     assert release(Need(0)) < 200_000
     assert release(training) > 10_000 * len(FLAGS) * 25
-    filling = Intake(dataset, Limits(), budget.of("alice-clinic"), training, 1.0, b"r" * 16)
+    filling = Intake(
+        dataset, Limits(), budget.of("alice-clinic", bytes(32)), training, 1.0, b"r" * 16
+    )
     place = filling.join(0, 1)
     with refused(MemoryExhausted):
         for _ in range(100):
@@ -149,7 +160,7 @@ def test_a_computation_without_memory_ends_alone(
     with monkeypatch.context() as patched:
         patched.setattr(application, "compute", exhausted)
         assert released(live, live.world.task()) == NoResult(ReleaseDenied.code)
-    assert live.enclave.memory.free == live.enclave.limits.held_bytes
+    assert live.enclave.budgets.memory.free == live.enclave.limits.held_bytes
     assert isinstance(released(live, live.world.task()), Result)
 
 

@@ -93,7 +93,7 @@ def held(live: LiveEnclave) -> Iterator[None]:
     """Whatever came in is forgotten afterwards."""
     yield
     live.enclave.sweep()
-    assert live.enclave.memory.free == live.enclave.limits.held_bytes
+    assert live.enclave.budgets.memory.free == live.enclave.limits.held_bytes
 
 
 @ENDS
@@ -108,7 +108,7 @@ def test_rows_after_the_end(live: LiveEnclave, clock: Clock, what: type[RatlsErr
     ):
         live.open(exchange, alice, ONE, task)
         exchange.send_sealed(first.serialize(), first.num_rows, last=False)
-        eventually(lambda: live.enclave.memory.free < live.enclave.limits.held_bytes)
+        eventually(lambda: live.enclave.budgets.memory.free < live.enclave.limits.held_bytes)
         clock.now = end
         exchange.send_sealed(second.serialize(), second.num_rows, last=True)
         exchange._call.hear()
@@ -125,7 +125,7 @@ def test_commit_after_the_end(live: LiveEnclave, clock: Clock, what: type[RatlsE
         live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
     ):
         sent = live.send(exchange, alice, ONE, [batch], task)
-        eventually(lambda: live.enclave.memory.free < live.enclave.limits.held_bytes)
+        eventually(lambda: live.enclave.budgets.memory.free < live.enclave.limits.held_bytes)
         clock.now = end
         exchange.commit(live.commit(exchange, alice, ONE, sent, task))
     assert [e["step"] for e in live.log if e["event"] == "stopped"] == ["commit"]
@@ -307,13 +307,15 @@ def test_a_silent_release_gives_its_memory_back(study: EnclaveWorld) -> None:
         ):
             live.open(exchange, alice, ONE, task)
             exchange.send_sealed(first.serialize(), first.num_rows, last=False)
-            eventually(lambda: live.enclave.memory.free < limits.held_bytes)
+            eventually(lambda: live.enclave.budgets.memory.free < limits.held_bytes)
             now = 59.0
             live.enclave.sweep()
-            assert live.enclave.memory.free < limits.held_bytes, "within its time it keeps it"
+            assert live.enclave.budgets.memory.free < limits.held_bytes, (
+                "within its time it keeps it"
+            )
             now = 60.0
             live.enclave.sweep()
-            assert live.enclave.memory.free == limits.held_bytes
+            assert live.enclave.budgets.memory.free == limits.held_bytes
             exchange.send_sealed(second.serialize(), second.num_rows, last=True)
             exchange._call.hear()
         live.release(alice, ONE, rows(1), task)

@@ -556,10 +556,10 @@ def test_stream_that_ends_without_commit(world: EnclaveWorld, task: bytes) -> No
             exchange.sealed()
             exchange._call.finish()
         assert live.server.stop(), "every handler has ended"
-        assert live.enclave.memory.free < live.enclave.limits.held_bytes
+        assert live.enclave.budgets.memory.free < live.enclave.limits.held_bytes
         time[0] = live.enclave.limits.kept_seconds
         live.enclave.sweep()
-        assert live.enclave.memory.free == live.enclave.limits.held_bytes
+        assert live.enclave.budgets.memory.free == live.enclave.limits.held_bytes
         assert [e["code"] for e in live.log if e["event"] == "refused"] == ["stream-truncated"]
 
 
@@ -888,4 +888,4 @@ def test_rows_are_forgotten_once_computed(world: EnclaveWorld, task: bytes) -> N
     with world.running() as live:
         released(live, task)
         live.wait(world.consortium.carol, task)
-        assert live.enclave.memory.free == live.enclave.limits.held_bytes
+        assert live.enclave.budgets.memory.free == live.enclave.limits.held_bytes

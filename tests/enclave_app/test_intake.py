@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from enclave_app.intake import (
     StreamsDiffer,
     StreamsIncomplete,
 )
-from enclave_app.limits import Limits, MemoryBudget, MemoryExhausted, Need
+from enclave_app.limits import Budgets, Limits, MemoryExhausted, Need
 from policy.rows import (
     RowsMalformed,
     ValueNotFinite,
@@ -36,7 +37,7 @@ from ratls.arrow_header import RowsHeaderMalformed
 from ratls.framing import RowDigest, message_digest
 from ratls.sealing import Tally, tags_digest
 from ratls.server_stream import StreamOversized
-from tests.support.enclave import rows
+from tests.support.enclave import room, rows
 from tests.support.parties import Consortium
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
@@ -60,12 +61,12 @@ def refused_as(cause: type[RatlsError]) -> Iterator[None]:
     assert "121" not in str(seen.error)
 
 
-def intake(limits: Limits | None = None, budget: MemoryBudget | None = None) -> Intake:
-    memory = (budget or MemoryBudget(BUDGET, BUDGET)).of("alice-clinic")
-    return Intake(DATASET, limits or Limits(), memory, Need(0), math.inf, b"r" * 16)
+def intake(limits: Limits | None = None, budget: Budgets | None = None) -> Intake:
+    shares = (budget or room(BUDGET, BUDGET)).of("alice-clinic", bytes(32))
+    return Intake(DATASET, limits or Limits(), shares, Need(0), math.inf, b"r" * 16)
 
 
-def one_stream(limits: Limits | None = None, budget: MemoryBudget | None = None) -> Place:
+def one_stream(limits: Limits | None = None, budget: Budgets | None = None) -> Place:
     """The place of a release's only connection."""
     return intake(limits, budget).join(0, 1)
 
@@ -152,10 +153,10 @@ def test_other_rows_claimed_than_carried(claimed: int) -> None:
     gigabytes past their end and ends the process."""
     ten, many = struct.pack("<q", 10), struct.pack("<q", claimed)
     forged = patched(batch(), ten, many)
-    budget = MemoryBudget(BUDGET, BUDGET)
+    budget = room(BUDGET, BUDGET)
     with refused(RowsHeaderMalformed):
         one_stream(budget=budget).add(forged, tag(0), last=True)
-    assert budget.free == BUDGET
+    assert budget.memory.free == BUDGET
 
 
 @given(st.data())
@@ -243,11 +244,11 @@ def test_compressed_rows(codec: str) -> None:
     with pa.ipc.new_stream(sink, many.schema, options=options) as writer:
         writer.write_batch(many)
     _, message = pa.ipc.MessageReader.open_stream(sink.getvalue())
-    budget = MemoryBudget(BUDGET, BUDGET)
+    budget = room(BUDGET, BUDGET)
     before = pa.total_allocated_bytes()
     with refused(RowsHeaderMalformed):
         one_stream(budget=budget).add(message.serialize(), tag(0), last=True)
-    assert budget.free == BUDGET
+    assert budget.memory.free == BUDGET
     assert pa.total_allocated_bytes() - before < 2 * message.serialize().size
 
 
@@ -305,10 +306,10 @@ def test_value_that_the_policy_does_not_allow(
     good = batch()
     kind = good.schema.field(name).type
     column = pa.concat_arrays([good.column(name).slice(1), pa.array(values, kind)])
-    budget = MemoryBudget(BUDGET, BUDGET)
+    budget = room(BUDGET, BUDGET)
     with refused_as(leaf):
         add(one_stream(budget=budget), with_column(name, column))
-    assert budget.free == BUDGET
+    assert budget.memory.free == BUDGET
 
 
 def test_batch_of_no_rows() -> None:
@@ -343,7 +344,7 @@ def test_too_many_batches_over_several_streams() -> None:
 
 def test_more_rows_than_agreed_over_several_streams() -> None:
     """S21: max_rows is 100,000 of the dataset, however many streams bring them."""
-    large = MemoryBudget(1 << 30, 1 << 30)
+    large = room(1 << 30, 1 << 30)
     into = intake(budget=large)
     most = rows(1, 100_000).to_batches()[0]
     add(into.join(0, 2), most)
@@ -353,25 +354,27 @@ def test_more_rows_than_agreed_over_several_streams() -> None:
 
 
 def test_memory_is_counted_and_given_back() -> None:
-    budget = MemoryBudget(6000, 6000)
+    budget = room(6000, 6000)
     into = intake(budget=budget)
     place = into.join(0, 1)
     add(place, batch())
-    assert 6000 - budget.free == batch().serialize().size, "exactly the message that is held"
+    assert 6000 - budget.memory.free == batch().serialize().size, "exactly the message that is held"
     with refused(MemoryExhausted):
         add(place, *[batch()] * 10)
     into.close()
     into.close()
-    assert budget.free == 6000
+    assert budget.memory.free == 6000
 
 
 def test_one_provider_leaves_room_for_others() -> None:
     """F10, D11: rows that one party keeps open take its own share alone."""
     size = batch().serialize().size
-    budget = MemoryBudget(10 * size, 2 * size)
+    budget = room(10 * size, 2 * size)
 
     def of(party: str) -> Intake:
-        return Intake(DATASET, Limits(), budget.of(party), Need(0), math.inf, b"r" * 16)
+        return Intake(
+            DATASET, Limits(), budget.of(party, os.urandom(32)), Need(0), math.inf, b"r" * 16
+        )
 
     one, two = of("alice-clinic"), of("alice-clinic")
     add(one.join(0, 1), batch())
@@ -399,7 +402,7 @@ def test_the_very_bytes_that_came_are_held_and_no_others() -> None:
 
 def test_rows_after_the_attempt_was_closed() -> None:
     """The older of two releases must not go on to fill what the newer one has taken over."""
-    budget = MemoryBudget(BUDGET, BUDGET)
+    budget = room(BUDGET, BUDGET)
     into = intake(budget=budget)
     place = into.join(0, 1)
     add(place, batch())
@@ -407,7 +410,7 @@ def test_rows_after_the_attempt_was_closed() -> None:
     for attempt in (lambda: add(place, batch()), lambda: into.join(0, 1), into.tallies):
         with refused(AttemptClosed):
             attempt()
-    assert budget.free == BUDGET
+    assert budget.memory.free == BUDGET
 
 
 # Several connections.

@@ -183,7 +183,7 @@ def test_nothing_that_was_kept_counts_without_a_commit(run: Run) -> None:
 
 def test_another_name_begins_anew(run: Run) -> None:
     """What one run kept is not mixed with another's, and its memory is free."""
-    free = run.live.enclave.memory.free
+    free = run.live.enclave.budgets.memory.free
     run.cut_after(PARTS[:3])
     kept = run.intake()
     assert kept is not None
@@ -195,7 +195,7 @@ def test_another_name_begins_anew(run: Run) -> None:
         ) as other,
     ):
         assert run.live.open(other, alice, ONE, run.task).chunks == 0
-        assert run.live.enclave.memory.free == free
+        assert run.live.enclave.budgets.memory.free == free
         raise Cut
     with refused(AttemptClosed):
         kept.tallies()
@@ -319,11 +319,11 @@ def test_rows_are_kept_for_a_while_and_no_longer(world: EnclaveWorld) -> None:
         time[0] = limits.kept_seconds - 1
         live.enclave.sweep()
         assert run.rows() == 30
-        assert live.enclave.memory.free < limits.held_bytes
+        assert live.enclave.budgets.memory.free < limits.held_bytes
         time[0] = limits.kept_seconds
         live.enclave.sweep()
         assert run.intake() is None
-        assert live.enclave.memory.free == limits.held_bytes
+        assert live.enclave.budgets.memory.free == limits.held_bytes
         with run.connection() as exchange:
             assert run.kept[0].chunks == 0
             run.send(exchange, PARTS, last=True)
@@ -358,7 +358,7 @@ def test_going_on_does_not_buy_more_time_than_a_release_has(world: EnclaveWorld)
             time[0] += limits.kept_seconds / 2
         live.enclave.sweep()
         assert run.intake() is None
-        assert live.enclave.memory.free == limits.held_bytes
+        assert live.enclave.budgets.memory.free == limits.held_bytes
 
 
 def test_what_is_kept_is_within_the_partys_share(world: EnclaveWorld) -> None:

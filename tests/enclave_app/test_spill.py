@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 
 from enclave_app.application import ComputationFailed, Enclave
 from enclave_app.intake import Intake, Place
-from enclave_app.limits import Limits, MemoryBudget, MemoryExhausted, Need
+from enclave_app.limits import Budgets, Limits, MemoryExhausted, Need
 from enclave_app.spill import Spill, SpillFailed, SpillFolderUnusable
 from policy.sections import Dataset
 from ratls.client_stream import Result
@@ -31,6 +32,7 @@ from tests.support.enclave import (
     LiveEnclave,
     NoResult,
     refused_by_enclave,
+    room,
     rows,
 )
 from tests.support.parties import Consortium
@@ -52,10 +54,10 @@ def messages(count: int = 6) -> list[pa.Buffer]:
 
 @contextmanager
 def intake(
-    spill: Path | None, limits: Limits = SMALL, budget: MemoryBudget | None = None
+    spill: Path | None, limits: Limits = SMALL, budget: Budgets | None = None
 ) -> Iterator[Intake]:
-    memory = (budget or MemoryBudget(1 << 20, 1 << 20)).of("alice")
-    made = Intake(DATASET, limits, memory, Need(0), math.inf, b"", spill)
+    shares = (budget or room(1 << 20, 1 << 20)).of("alice", bytes(32))
+    made = Intake(DATASET, limits, shares, Need(0), math.inf, b"", spill)
     yield made
     made.close()
 
@@ -72,6 +74,10 @@ def on_disk(into: Intake) -> bytes:
     assert into._spill is not None
     number = into._spill._file.fileno()
     return os.pread(number, os.fstat(number).st_size, 0)
+
+
+def on_disk_or_none(into: Intake) -> bytes:
+    return on_disk(into) if into._spill is not None else b""
 
 
 def damage(into: Intake, change: Callable[[int], object]) -> None:
@@ -101,14 +107,14 @@ def test_the_table_is_the_one_that_memory_would_give(tmp_path: Path, streams: in
 
 
 def test_memory_is_given_back_while_rows_wait(tmp_path: Path) -> None:
-    budget = MemoryBudget(1 << 20, 1 << 20)
+    budget = room(1 << 20, 1 << 20)
     sent = messages()
     with intake(tmp_path, budget=budget) as into:
         fill(into, sent)
-        assert (1 << 20) - budget.free == sent[0].size
+        assert (1 << 20) - budget.memory.free == sent[0].size
         into.table()
-        assert (1 << 20) - budget.free == sum(message.size for message in sent)
-    assert budget.free == 1 << 20
+        assert (1 << 20) - budget.memory.free == sum(message.size for message in sent)
+    assert budget.memory.free == 1 << 20
 
 
 def test_rows_within_the_budget_stay_in_memory(tmp_path: Path) -> None:
@@ -209,12 +215,12 @@ def no_room(*args: Any) -> int:
 
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The release is refused, and its memory is free again."""
-    budget = MemoryBudget(1 << 20, 1 << 20)
+    budget = room(1 << 20, 1 << 20)
     with intake(tmp_path, budget=budget) as into, monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", no_room)
         with refused(SpillFailed):
             fill(into, messages())
-    assert budget.free == 1 << 20
+    assert budget.memory.free == 1 << 20
     with intake(tmp_path, budget=budget) as into:
         fill(into, messages())
         assert into.table().num_rows == 60
@@ -254,12 +260,59 @@ def test_more_than_could_ever_be_computed_with(tmp_path: Path) -> None:
     """Rows on the disk need memory in the end: they are refused while they arrive."""
     sent = messages()
     whole = sum(message.size for message in sent)
-    small = MemoryBudget(1 << 20, whole - 1)
+    small = room(1 << 20, whole - 1)
     with intake(tmp_path, budget=small) as into, refused(MemoryExhausted):
         fill(into, sent)
-    with intake(tmp_path, budget=MemoryBudget(1 << 20, whole)) as into:
+    with intake(tmp_path, budget=room(1 << 20, whole)) as into:
         fill(into, sent)
         assert into.table().num_rows == 60
+
+
+def test_more_than_could_ever_be_computed_with_over_all_inputs(
+    world: EnclaveWorld, tmp_path: Path
+) -> None:
+    """F10, D11: each input has room, both together never. Nobody would be told, and the task would
+    wait for memory to its end, with all others that have rows in files behind it."""
+    people, task = world.consortium, world.task()
+    with running(world, tmp_path) as live:
+        live.release(people.alice, ONE, rows(1), task, chunk=10)
+        (session,) = live.enclave.sessions._open.values()
+        whole = session.rows[ONE]._held + session.rows[ONE]._waiting
+    with running(world, tmp_path) as live:
+        # Of texts: what numbers can need at most is asked when a task is opened.
+        live.enclave.budgets = room(whole * 3 // 2, whole * 3 // 2)
+        live.release(people.alice, ONE, rows(1), task, chunk=10)
+        with refused_by_enclave(MemoryExhausted):
+            live.release(people.bob, TWO, rows(2), task, chunk=10)
+        assert live.release(people.bob, TWO, rows(2), world.task(), chunk=10), "of another task"
+        assert live.release(people.bob, TWO, rows(2, 20), task, chunk=10), "fewer rows"
+        assert isinstance(live.wait(people.carol, task), Result | NoResult)
+
+
+def test_one_provider_leaves_room_on_the_disk(tmp_path: Path) -> None:
+    """F10, D11: many tasks, each within its budget, fill the operator's disk for all others."""
+    sent = messages()
+    filed = sum(message.size for message in sent[1:])
+    limits = replace(SMALL, waiting_bytes=3 * filed, party_waiting_bytes=2 * filed)
+    budget = Budgets(limits)
+
+    def of(party: str) -> Intake:
+        shares = budget.of(party, os.urandom(32))
+        return Intake(DATASET, limits, shares, Need(0), math.inf, b"", tmp_path)
+
+    one, two, three = of("alice"), of("alice"), of("alice")
+    fill(one, sent)
+    fill(two, sent)
+    with refused(MemoryExhausted):
+        fill(three, sent)
+    assert on_disk_or_none(three) == b"", "refused before it is written"
+    three.close()
+    fill(of("bob"), sent)
+    one.table()
+    with refused(MemoryExhausted):
+        fill(of("alice"), sent)
+    one.close()
+    fill(of("alice"), sent)
 
 
 class Over(Exception):
@@ -270,10 +323,10 @@ def test_a_computation_waits_for_memory(tmp_path: Path) -> None:
     """… until there is some, or its own time is over. It takes none before."""
     sent = messages()
     whole = sum(message.size for message in sent)
-    budget = MemoryBudget(whole, whole)
+    budget = room(whole, whole)
     with intake(tmp_path, budget=budget) as into:
         fill(into, sent)
-        budget.take("bob", whole - sent[0].size)
+        budget.memory.take("bob", whole - sent[0].size)
 
         def over() -> None:
             raise Over
@@ -282,11 +335,11 @@ def test_a_computation_waits_for_memory(tmp_path: Path) -> None:
             into.table(over)
         waiting = threading.Event()
         threading.Thread(
-            target=lambda: (waiting.wait(), budget.give("bob", whole - sent[0].size))
+            target=lambda: (waiting.wait(), budget.memory.give("bob", whole - sent[0].size))
         ).start()
         assert into.table(waiting.set).num_rows == 60
-        assert budget.free == 0
-    assert budget.free == whole
+        assert budget.memory.free == 0
+    assert budget.memory.free == whole
 
 
 # A whole enclave.
@@ -311,7 +364,7 @@ def test_the_joint_model_is_the_same(world: EnclaveWorld, tmp_path: Path) -> Non
             assert isinstance(result, Result)
             document = live.opened(people.carol, task, result)
             found.append(document[: document.index(b'"salt"')])
-            assert live.enclave.memory.free == SMALL.held_bytes
+            assert live.enclave.budgets.memory.free == SMALL.held_bytes
     assert found[0] == found[1]
 
 
@@ -321,7 +374,7 @@ def test_two_tasks_with_room_for_one(
     """Each with half of its rows in memory, they would wait for each other."""
     people = world.consortium
     with running(world, tmp_path) as live:
-        memory, asked = live.enclave.memory, []
+        memory, asked = live.enclave.budgets.memory, []
         with monkeypatch.context() as patched:
             patched.setattr(live.enclave, "compute_when_complete", asked.append)
             tasks = [world.task(), world.task()]
@@ -356,7 +409,7 @@ def test_nothing_is_computed_with_a_file_that_was_changed(
         denied = live.wait(people.carol, task)
         assert isinstance(denied, NoResult)
         assert denied.code != ComputationFailed.code  # one code for all
-        assert live.enclave.memory.free == SMALL.held_bytes
+        assert live.enclave.budgets.memory.free == SMALL.held_bytes
 
 
 def test_a_release_onto_a_full_disk(
@@ -369,7 +422,7 @@ def test_a_release_onto_a_full_disk(
             patched.setattr(os, "pwrite", no_room)
             with refused_by_enclave(SpillFailed):
                 live.release(alice, ONE, rows(1), task, chunk=10)
-        assert live.enclave.memory.free == SMALL.held_bytes
+        assert live.enclave.budgets.memory.free == SMALL.held_bytes
         assert live.release(alice, ONE, rows(1), task, chunk=10)
 
 

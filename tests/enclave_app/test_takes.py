@@ -94,4 +94,4 @@ def test_end_while_a_task_is_computed(world: EnclaveWorld, monkeypatch: pytest.M
         go_on.set()
         ended = [line["task_digest"] for line in live.log if line["event"] == "ended"]
         assert ended == [digest_text(Task.read(cut).digest)]
-        assert live.enclave.memory.free >= 0
+        assert live.enclave.budgets.memory.free >= 0

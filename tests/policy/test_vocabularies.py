@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from enclave_app.intake import Intake, RowsNotAsDeclared
-from enclave_app.limits import Limits, MemoryBudget, Need
+from enclave_app.limits import Limits, Need
 from policy.difference import differences
 from policy.document import Policy
 from policy.row_texts import ValueUnlisted
 from policy.rows import ValueNull, arrow_schema, check_batch
 from policy.sections import VALUES_CAP, Column, Dataset
 from policy.show import column_text
+from tests.support.enclave import room
 from tests.support.parties import ROOTS, Consortium
 from tests.support.refusal import count_refusal, refused
 
@@ -54,10 +55,10 @@ def test_value_that_is_not_listed_does_not_leave_its_owner(region: str) -> None:
 
 def test_value_that_is_not_listed_is_refused_on_arrival() -> None:
     """By an enclave that was sent it all the same, in one code for all values."""
-    declared, budget = dataset(), MemoryBudget(1 << 26, 1 << 26)
+    declared, budget = dataset(), room(1 << 26, 1 << 26)
 
     def arrive(*regions: str) -> None:
-        into = Intake(declared, Limits(), budget.of("alice"), Need(0), 1.0, b"r" * 16)
+        into = Intake(declared, Limits(), budget.of("alice", bytes(32)), Need(0), 1.0, b"r" * 16)
         into.join(0, 1).add(batch(declared, *regions).serialize(), bytes(16), last=True)
         into.close()
 

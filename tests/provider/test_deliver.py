@@ -55,13 +55,13 @@ def test_withdrawal_stops_the_release_and_drops_the_rows(
     live: LiveEnclave, world: EnclaveWorld, alice: Desk, bob: Desk
 ) -> None:
     """S14: release stops, the rows that are there are dropped, and the task ends for everybody."""
-    task, whole = world.task(), live.enclave.memory.free
+    task, whole = world.task(), live.enclave.budgets.memory.free
     live.release(alice.party, ONE, rows(1), task)
-    assert live.enclave.memory.free < whole
+    assert live.enclave.budgets.memory.free < whole
     done = delivered(bob, withdrawal(world))
     assert done.document.party == "alice-clinic"
     assert Ended.open(done.kept.read_bytes()) == done.document
-    assert live.enclave.memory.free == whole
+    assert live.enclave.budgets.memory.free == whole
     with refused_by_enclave(PartyWithdrew):
         live.release(bob.party, TWO, rows(2), task)
     with refused_by_enclave(PartyWithdrew):
@@ -83,7 +83,7 @@ def test_outcome_that_waits_is_not_handed_out(live: LiveEnclave, world: EnclaveW
 
 
 def test_party_leaves_in_the_middle_of_its_upload(live: LiveEnclave, world: EnclaveWorld) -> None:
-    people, task, whole = world.consortium, world.task(), live.enclave.memory.free
+    people, task, whole = world.consortium, world.task(), live.enclave.budgets.memory.free
     with (
         refused(PeerRefused) as seen,
         live.exchange(Kind.RELEASE, people.alice, task=task, dataset=ONE) as exchange,
@@ -95,7 +95,7 @@ def test_party_leaves_in_the_middle_of_its_upload(live: LiveEnclave, world: Encl
     assert isinstance(seen.error, PeerRefused)
     # By whether its last chunk was there before.
     assert seen.error.peer_code in (PartyWithdrew.code, AttemptClosed.code)
-    assert live.enclave.memory.free == whole
+    assert live.enclave.budgets.memory.free == whole
 
 
 def test_other_tasks_go_on_without_a_withdrawal(live: LiveEnclave, world: EnclaveWorld) -> None:

@@ -28,7 +28,7 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
 from enclave_app.application import Enclave  # noqa: E402
-from enclave_app.limits import Limits  # noqa: E402
+from enclave_app.limits import Budgets, Limits  # noqa: E402
 from enclave_app.server import EnclaveServer, start_server  # noqa: E402
 from policy.agreement import CompleteAgreement  # noqa: E402
 from policy.commit import Commit  # noqa: E402
@@ -60,6 +60,11 @@ from verifier.errors import RatlsError  # noqa: E402
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 MR_ENCLAVE = bytes(range(32))
+
+
+def room(held: int, of_a_party: int) -> Budgets:
+    """Budgets of so many bytes, of memory and for one task alike."""
+    return Budgets(Limits(held_bytes=held, party_bytes=of_a_party))
 
 
 def rows(seed: int, count: int = 60, **columns: Any) -> pa.Table:

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from enclave_app.application import Enclave
 from enclave_app.gate import Group, Input
-from enclave_app.limits import Limits, MemoryBudget, Need
+from enclave_app.limits import Limits, Need
 from enclave_app.server import start_server
 from policy.admission import admit
 from policy.agreement import Agreement
@@ -93,7 +93,7 @@ from tests.provider.agents import configure, offer
 from tests.provider.desk import Desk
 from tests.ratls.test_offline import record
 from tests.support.documents import contents
-from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, rows
+from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, room, rows
 from tests.support.flight_peers import Script, Study, serving, transcript
 from tests.support.foreign_certificates import foreign
 from tests.support.gramine import StandInDevice
@@ -538,7 +538,8 @@ def received(scene: Scene) -> Names:
         "batch": batch,
         "reader": SimpleNamespace(schema=batch.schema),
         "limits": Limits(),
-        "memory": MemoryBudget(1 << 20, 1 << 20),
+        "budgets": room(1 << 20, 1 << 20),
+        "task": bytes(32),
         "need": Need(0),
         "until": math.inf,
         "release": bytes(16),
