@@ -40,7 +40,7 @@ from policy.sections import Party
 from policy.syntax import read_toml
 from policy.text import slug_fault
 from verifier.errors import ConfigError
-from verifier.files import FileNotWritten, make_folder, read_file, write_new
+from verifier.files import FileNotWritten, make_folder, read_file, write_together
 
 SIGNING_URI = "signing.uri"
 Passphrase = bytes | Callable[[], bytes] | None  # a callable is asked once, when first needed
@@ -178,12 +178,13 @@ def create_party(
             str(folder), expected="a folder without keys", found=", ".join(sorted(present))
         )
     encryption = serialization.BestAvailableEncryption(passphrase)
-    for name, key in keys.items():
-        write_new(folder / f"{name}.key", private_pem(key, encryption), mode=0o600)
-    if signing is not None:
-        write_new(folder / SIGNING_URI, f"{signing[0]}\n".encode(), mode=0o600)
-    write_new(folder / "channel.crt", certificate.pem.encode("ascii"), mode=0o644)
-    write_new(folder / "party.toml", block.encode("utf-8"), mode=0o644)
+    with write_together() as write:
+        for name, key in keys.items():
+            write(folder / f"{name}.key", private_pem(key, encryption))
+        if signing is not None:
+            write(folder / SIGNING_URI, f"{signing[0]}\n".encode())
+        write(folder / "channel.crt", certificate.pem.encode("ascii"), mode=0o644)
+        write(folder / "party.toml", block.encode("utf-8"), mode=0o644)
     return LocalParty.load(folder, passphrase)
 
 

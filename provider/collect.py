@@ -28,7 +28,7 @@ from ratls.client_stream import Pending, Result
 from ratls.framing import Kind
 from scheduler.queued_task import DatasetStatus, State
 from verifier.anchors import Mode
-from verifier.files import FileNotWritten, write_new
+from verifier.files import FileNotWritten, write_together
 from verifier.text import digest_text
 
 POLL_SECONDS = 1.0
@@ -130,9 +130,10 @@ def collect(
         receipt.require_result(plaintext)
         if is_denial(plaintext):
             raise ResultDenied("result", expected="one that may leave", found="release-denied")
-        write_new(outputs.record, request.record(job, receipt, fresh))
-        write_new(outputs.receipt, result.receipt)
-        write_new(outputs.result, plaintext if raw else indented(plaintext))
+        with write_together() as write:
+            write(outputs.record, request.record(job, receipt, fresh))
+            write(outputs.receipt, result.receipt)
+            write(outputs.result, plaintext if raw else indented(plaintext))
         journalling.record(
             CollectedEntry(
                 task=job.task_text,

@@ -49,7 +49,7 @@ def init(
         from ratls.profile import Profile
         from ratls.profile_draft import draft_profile
         from ratls.profile_file import NAME, ProfileForeign, read_own
-        from verifier.files import FileNotWritten, write_new
+        from verifier.files import FileNotWritten, write_together
 
         name = party_id or folder.resolve().name
         path, keys = folder / NAME, folder / "keys"
@@ -65,8 +65,10 @@ def init(
         text = draft_profile(role, study=study, party="keys", passphrase_file=named)
         raw = text.encode("utf-8")
         Profile.parse(raw, path)  # refuses a study's name before anything is made
-        made = create_party(keys, name, new_passphrase(passphrase_file), now(), _ROLES[role])
-        write_new(path, raw, mode=0o644)
+        passphrase = new_passphrase(passphrase_file)
+        with write_together() as write:
+            write(path, raw, mode=0o644)
+            made = create_party(keys, name, passphrase, now(), _ROLES[role])
         shown = public_keys(made.public)
         lines = [f"{name}: keys in {keys}, profile in {path}"]
         lines += [f"  {purpose:20} {fingerprint}" for purpose, fingerprint in shown.items()]

@@ -14,7 +14,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -401,11 +401,31 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Create `path`, durably; an existing file is never overwritten.
 
     Raises:
-        FileNotWritten: It exists already, or the folder does not take it.
+        FileNotWritten: It exists already, or the folder does not take it. Nothing is left of it.
     """
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-        _fill(handle, content, mode)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise FileNotWritten(str(path), expected="a new file", found=cause(error)) from error
+    with write_together() as write:
+        write(path, content, mode=mode)
+
+
+@contextmanager
+def write_together() -> Iterator[Callable[..., None]]:
+    """`write_new` for several files: where one cannot be written, or the block fails, none is left.
+
+    What is left of a try on a full disk would refuse the next one.
+    """
+    with ExitStack() as made:
+
+        def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+            with _writing(path, "a new file"):
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+                made.callback(_forget, path)
+                _fill(handle, content, mode)
+                sync_folder(path.parent)
+
+        yield write
+        made.pop_all()
+
+
+def _forget(path: Path) -> None:
+    with suppress(OSError):
+        os.unlink(path)
