@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from enclave_app.intake import (
     RowsNotAsDeclared,
     StreamsDiffer,
     StreamsIncomplete,
+    held_bytes,
 )
 from enclave_app.limits import Budgets, Limits, MemoryExhausted, Need
 from policy.rows import (
@@ -30,6 +32,7 @@ from policy.rows import (
     ValueNotFinite,
     ValueNull,
     ValueOutsideDomain,
+    arrow_schema,
     schema_digest,
 )
 from policy.sections import Dataset
@@ -39,7 +42,7 @@ from ratls.sealing import Tally, tags_digest
 from ratls.server_stream import StreamOversized
 from tests.support.enclave import room, rows
 from tests.support.parties import Consortium
-from tests.support.refusal import refused
+from tests.support.refusal import count_refusal, refused
 from verifier.errors import RatlsError
 
 DATASET: Dataset = Consortium.create().policy().dataset[0]
@@ -358,7 +361,8 @@ def test_memory_is_counted_and_given_back() -> None:
     into = intake(budget=budget)
     place = into.join(0, 1)
     add(place, batch())
-    assert 6000 - budget.memory.free == batch().serialize().size, "exactly the message that is held"
+    size = held_bytes(batch().serialize().size, len(DATASET.columns))
+    assert 6000 - budget.memory.free == size, "the message that is held, and what shows its columns"
     with refused(MemoryExhausted):
         add(place, *[batch()] * 10)
     into.close()
@@ -368,7 +372,7 @@ def test_memory_is_counted_and_given_back() -> None:
 
 def test_one_provider_leaves_room_for_others() -> None:
     """F10, D11: rows that one party keeps open take its own share alone."""
-    size = batch().serialize().size
+    size = held_bytes(batch().serialize().size, len(DATASET.columns))
     budget = room(10 * size, 2 * size)
 
     def of(party: str) -> Intake:
@@ -384,6 +388,44 @@ def test_one_provider_leaves_room_for_others() -> None:
     add(of("bob-hospital").join(0, 1), batch(), batch())
     one.close()
     add(of("alice-clinic").join(0, 1), batch())
+
+
+def resident() -> int:
+    for line in Path("/proc/self/status").read_text("ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no such field")
+
+
+@pytest.mark.parametrize("columns", [2, 200])
+def test_many_small_messages_take_what_is_counted(columns: int) -> None:
+    """F05, D11: rows one by one. The objects of a message are larger than its bytes: uncounted, the
+    share of one provider would be more memory than the enclave has."""
+    count_refusal()
+    numbers = {f"x{place}": {"type": "float64"} for place in range(columns - 1)}
+    wide = Dataset.model_validate(
+        {
+            "id": "wide",
+            "owner": "alice-clinic",
+            "subject": "patient",
+            "columns": {"patient": {"type": "string"}, **numbers},
+            "max_rows": 100_000,
+        }
+    )
+    one = pa.record_batch(
+        [pa.array(["p"]), *[pa.array([1.0])] * (columns - 1)], schema=arrow_schema(wide)
+    ).serialize()
+    budget = room(1 << 30, 1 << 30)
+    into = Intake(
+        wide, Limits(), budget.of("alice-clinic", bytes(32)), Need(0), math.inf, bytes(16)
+    )
+    place, before, raw = into.join(0, 1), resident(), one.to_pybytes()
+    for _ in range(20_000 // columns):
+        message = pa.allocate_buffer(len(raw), memory_pool=pa.system_memory_pool())
+        memoryview(message).cast("B")[:] = raw
+        place.add(message, bytes(16), last=False)
+    assert resident() - before <= (1 << 30) - budget.memory.free
+    into.close()
 
 
 def test_the_very_bytes_that_came_are_held_and_no_others() -> None:

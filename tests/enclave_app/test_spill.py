@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 
 from enclave_app.application import ComputationFailed, Enclave
-from enclave_app.intake import Intake, Place
+from enclave_app.intake import PER_CHUNK, Intake, Place, held_bytes
 from enclave_app.limits import Budgets, Limits, MemoryExhausted, Need
 from enclave_app.spill import Spill, SpillFailed, SpillFolderUnusable
 from policy.sections import Dataset
@@ -69,6 +69,10 @@ def fill(into: Intake, sent: list[pa.Buffer]) -> Place:
     return place
 
 
+def held(message: pa.Buffer) -> int:
+    return held_bytes(message.size, len(DATASET.columns))
+
+
 def on_disk(into: Intake) -> bytes:
     """What the host sees of the file."""
     assert into._spill is not None
@@ -111,9 +115,9 @@ def test_memory_is_given_back_while_rows_wait(tmp_path: Path) -> None:
     sent = messages()
     with intake(tmp_path, budget=budget) as into:
         fill(into, sent)
-        assert (1 << 20) - budget.memory.free == sent[0].size
+        assert (1 << 20) - budget.memory.free == held(sent[0]) + PER_CHUNK * (len(sent) - 1)
         into.table()
-        assert (1 << 20) - budget.memory.free == sum(message.size for message in sent)
+        assert (1 << 20) - budget.memory.free == sum(map(held, sent))
     assert budget.memory.free == 1 << 20
 
 
@@ -259,7 +263,7 @@ def test_a_file_that_was_closed(tmp_path: Path) -> None:
 def test_more_than_could_ever_be_computed_with(tmp_path: Path) -> None:
     """Rows on the disk need memory in the end: they are refused while they arrive."""
     sent = messages()
-    whole = sum(message.size for message in sent)
+    whole = sum(map(held, sent))
     small = room(1 << 20, whole - 1)
     with intake(tmp_path, budget=small) as into, refused(MemoryExhausted):
         fill(into, sent)
@@ -280,7 +284,8 @@ def test_more_than_could_ever_be_computed_with_over_all_inputs(
         whole = session.rows[ONE]._held + session.rows[ONE]._waiting
     with running(world, tmp_path) as live:
         # Of texts: what numbers can need at most is asked when a task is opened.
-        live.enclave.budgets = room(whole * 3 // 2, whole * 3 // 2)
+        of_a_task = room(whole * 3 // 2, whole * 3 // 2)
+        of_a_task.memory, live.enclave.budgets = live.enclave.budgets.memory, of_a_task
         live.release(people.alice, ONE, rows(1), task, chunk=10)
         with refused_by_enclave(MemoryExhausted):
             live.release(people.bob, TWO, rows(2), task, chunk=10)
@@ -322,11 +327,12 @@ class Over(Exception):
 def test_a_computation_waits_for_memory(tmp_path: Path) -> None:
     """… until there is some, or its own time is over. It takes none before."""
     sent = messages()
-    whole = sum(message.size for message in sent)
+    whole = sum(map(held, sent))
     budget = room(whole, whole)
     with intake(tmp_path, budget=budget) as into:
         fill(into, sent)
-        budget.memory.take("bob", whole - sent[0].size)
+        others = budget.memory.free
+        budget.memory.take("bob", others)
 
         def over() -> None:
             raise Over
@@ -334,9 +340,7 @@ def test_a_computation_waits_for_memory(tmp_path: Path) -> None:
         with pytest.raises(Over):
             into.table(over)
         waiting = threading.Event()
-        threading.Thread(
-            target=lambda: (waiting.wait(), budget.memory.give("bob", whole - sent[0].size))
-        ).start()
+        threading.Thread(target=lambda: (waiting.wait(), budget.memory.give("bob", others))).start()
         assert into.table(waiting.set).num_rows == 60
         assert budget.memory.free == 0
     assert budget.memory.free == whole
