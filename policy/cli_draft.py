@@ -1,93 +1,97 @@
-"""`ratls policy new`, `lint` and `computations`: for whoever writes a policy."""
+"""`ratls policy new` and `computations`: for whoever writes a policy.
+
+The options of one concern are one value here: which parties, which enclave, which rows, what is
+computed. Each refuses what does not go together before anything is read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from policy.cli_sign import can_ask
-from policy.options import ExpectLibpal, ExpectLibsysdb, Json
+from policy.options import ExpectLibpal, ExpectLibsysdb, Json, Libpal, Measuring
 
 if TYPE_CHECKING:
-    from policy.document import Policy
     from policy.draft import Rows
-    from verifier.parts import Announced
+    from policy.sections import Party
 
 _ROWS = "ratls.rows"  # entry points: what reads a table is in a package further to the right
+_RUN = "logistic_regression"
 
+# Who, and for how long.
+Sent = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="FOLDER",
+        help="What a party sent: its party.toml (or keys/party.toml), and its dataset.toml, "
+        "if there is one.",
+    ),
+]
+Study = Annotated[str | None, typer.Option(help="Name of the study: a-z, 0-9 and -.")]
+PartyFiles = Annotated[list[Path] | None, typer.Option(help="A party.toml; once per party.")]
+Expires = Annotated[str | None, typer.Option(help="First instant at which it no longer holds.")]
+NotBefore = Annotated[str | None, typer.Option(help="First instant. Default: now.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to make.")]
 
-Libpal = Annotated[Path | None, typer.Option(metavar="FILE", help="Gramine's loader, libpal.so.")]
+# Which enclave, on which platforms.
+TeeName: TypeAlias = Literal["sgx", "tdx"]
+MrEnclave = Annotated[str | None, typer.Option(help="Of SGX: 64 hex digits.")]
+Tee = Annotated[TeeName, typer.Option(help="The technology, where no quote is given.")]
+Quote = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="List what this quote says. It is not verified."),
+]
+Signed = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="SIGNED",
+        help="List this signed manifest, measured with --libpal, or this SIGSTRUCT (.sig).",
+    ),
+]
+Root = Annotated[str, typer.Option(help="Root of trust.")]
+Machines = Annotated[list[str] | None, typer.Option(help="ppid:… or piid:…; may be repeated.")]
 
-
-def _with(libpal: Path | None) -> Path:
-    if libpal is None:
-        raise typer.BadParameter("is needed to measure a manifest", param_hint="--libpal")
-    return libpal
+# Which rows, and what is computed with them.
+Datasets = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="[[dataset]] blocks, as `ratls provider describe` prints them."
+    ),
+]
+SchemaFrom = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Rows whose columns every provider's dataset has."),
+]
+Subject = Annotated[str | None, typer.Option(help="The column that tells persons apart.")]
+Run = Annotated[str | None, typer.Option(help="What is computed. Default: logistic_regression.")]
+Computations = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help="[[computation]] blocks instead.")
+]
 
 
 def new(
-    sent: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="FOLDER",
-            help="What a party sent: its party.toml (or keys/party.toml), and its dataset.toml, "
-            "if there is one.",
-        ),
-    ] = None,
-    study: Annotated[str | None, typer.Option(help="Name of the study: a-z, 0-9 and -.")] = None,
-    party_file: Annotated[
-        list[Path] | None, typer.Option(help="A party.toml; once per party.")
-    ] = None,
-    expires: Annotated[
-        str | None, typer.Option(help="First instant at which it no longer holds.")
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to make.")] = Path(
-        "policy.toml"
-    ),
-    not_before: Annotated[str | None, typer.Option(help="First instant. Default: now.")] = None,
-    mr_enclave: Annotated[str | None, typer.Option(help="Of SGX: 64 hex digits.")] = None,
-    tee: Annotated[
-        Literal["sgx", "tdx"], typer.Option(help="The technology, where no quote is given.")
-    ] = "sgx",
-    quote: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="List what this quote says. It is not verified."),
-    ] = None,
-    root: Annotated[str, typer.Option(help="Root of trust.")] = "intel",
-    machine: Annotated[
-        list[str] | None, typer.Option(help="ppid:… or piid:…; may be repeated.")
-    ] = None,
-    dataset: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="[[dataset]] blocks, as `ratls provider describe` prints them."
-        ),
-    ] = None,
-    schema_from: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Rows whose columns every provider's dataset has."),
-    ] = None,
-    subject: Annotated[
-        str | None, typer.Option(help="The column that tells persons apart.")
-    ] = None,
-    run: Annotated[
-        str | None,
-        typer.Option(help="What is computed. Default: logistic_regression."),
-    ] = None,
-    computation: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="[[computation]] blocks instead.")
-    ] = None,
-    enclave: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="SIGNED",
-            help="List this signed manifest, measured with --libpal, or this SIGSTRUCT (.sig).",
-        ),
-    ] = None,
+    sent: Sent = None,
+    study: Study = None,
+    party_file: PartyFiles = None,
+    expires: Expires = None,
+    output: Output = Path("policy.toml"),
+    not_before: NotBefore = None,
+    mr_enclave: MrEnclave = None,
+    tee: Tee = "sgx",
+    quote: Quote = None,
+    root: Root = "intel",
+    machine: Machines = None,
+    dataset: Datasets = None,
+    schema_from: SchemaFrom = None,
+    subject: Subject = None,
+    run: Run = None,
+    computation: Computations = None,
+    enclave: Signed = None,
     libpal: Libpal = None,
     expect_libpal: ExpectLibpal = None,
     expect_libsysdb: ExpectLibsysdb = None,
@@ -102,77 +106,64 @@ def new(
     """
     from verifier.shell import parse_instant, refusals_as_exit_status
 
-    party_file = [*map(_party_in, sent or []), *(party_file or [])]
-    blocks = [folder / "dataset.toml" for folder in sent or []]
-    dataset = [*(file for file in blocks if file.exists()), *(dataset or [])]
-
-    if mr_enclave is not None and (quote is not None or tee == "tdx"):
-        raise typer.BadParameter("is of SGX, and not beside --quote", param_hint="--mr-enclave")
-    if schema_from is not None and (dataset or subject is None):
-        raise typer.BadParameter("needs --subject, and no --dataset", param_hint="--schema-from")
+    measuring = Measuring(libpal, expect_libpal, expect_libsysdb)
+    listed = _Listed(mr_enclave, tee, quote, enclave, measuring)
+    declared = _Declared.of(sent or [], dataset or [], schema_from, subject)
     if computation and run is not None:
         raise typer.BadParameter("not beside --computation", param_hint="--run")
-    needed = {"--study": study, "FOLDER or --party-file": party_file, "--expires": expires}
-    missing = [option for option, given in needed.items() if not given]
-    if missing and not can_ask():
-        raise typer.BadParameter("missing", param_hint=", ".join(missing))
-    study = study or _asked("Name of the study (a-z, 0-9 and -)")
-    party_file = party_file or _asked_files("party.toml of a party")
-    expires = expires or _asked("First instant at which it no longer holds (RFC 3339)")
+    who = _Who.of(study, [*map(_party_in, sent or []), *(party_file or [])], expires)
     with refusals_as_exit_status(json) as shell:
-        from policy.draft import (
-            PLACEHOLDER,
-            blank_lines,
-            block_of,
-            blocks_in,
-            computation_block,
-            dataset_blocks,
-            domain_block,
-            draft_policy,
-            enclave_block,
-            rows_id,
-        )
+        from policy.draft import blank_lines, draft_policy
         from policy.party import read_party_file
         from verifier.files import read_file, write_new
-        from verifier.quote_files import read_quote_file
 
-        parties = [read_party_file(path) for path in party_file]
-        if quote is not None:
-            listed = block_of(read_quote_file(str(quote)).quote.report)
-        elif enclave is not None:
-            listed = _measured(enclave, libpal, expect_libpal, expect_libsysdb)
-        else:
-            listed = domain_block() if tee == "tdx" else enclave_block(mr_enclave or PLACEHOLDER)
-        rows = None if schema_from is None else _rows(schema_from, subject or "")
-        given = [blocks_in(path, "dataset") for path in dataset or []]
-        datasets = [text for text, _ in given] or [dataset_blocks(parties, rows, subject)]
-        computed = [blocks_in(path, "computation")[0] for path in computation or []]
-        inputs = [id_ for _, ids in given for id_ in ids]
-        inputs = inputs or [rows_id(p.id) for p in parties if "provider" in p.roles]
-        if not computed:
-            computed = [computation_block(run or "logistic_regression", parties, inputs)]
+        parties = [read_party_file(path) for path in who.files]
+        block = listed.block()
+        datasets, inputs, remarks = declared.blocks(parties)
         text = draft_policy(
-            study=study,
-            party_blocks=[read_file(path).decode("utf-8") for path in party_file],
-            enclave=listed,
+            study=who.study,
+            party_blocks=[read_file(path).decode("utf-8") for path in who.files],
+            enclave=block,
             root=root,
             machines=machine or [],
             not_before=parse_instant(not_before),
-            expires=parse_instant(expires),
-            datasets="\n".join(datasets),
-            computations="\n".join(computed),
+            expires=parse_instant(who.expires),
+            datasets=datasets,
+            computations=_computed(computation or [], run, parties, inputs),
         )
         write_new(output, text.encode("utf-8"), mode=0o644)
         blanks = blank_lines(text)
         shell.answer(
-            {"policy": str(output), "blank_lines": blanks}, f"{output}: a draft of {study}"
+            {"policy": str(output), "blank_lines": blanks}, f"{output}: a draft of {who.study}"
         )
-        for remark in rows.remarks if rows is not None else ():
+        for remark in remarks:
             shell.say(remark)
         if quote is not None:
             shell.say(f"{quote} was not verified: compare its measurements with your own build")
         fill = f"fill in the blanks in lines {', '.join(map(str, blanks))}" if blanks else "read it"
         shell.say(f"next: {fill}, then ratls policy lint {output}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """What has no default: a terminal is asked for it."""
+
+    study: str
+    files: list[Path]  # each a party.toml
+    expires: str
+
+    @classmethod
+    def of(cls, study: str | None, files: list[Path], expires: str | None) -> _Who:
+        """Raises: typer.BadParameter, where something is missing and nobody can be asked."""
+        needed = {"--study": study, "FOLDER or --party-file": files, "--expires": expires}
+        missing = [option for option, given in needed.items() if not given]
+        if missing and not can_ask():
+            raise typer.BadParameter("missing", param_hint=", ".join(missing))
+        return cls(
+            study or _asked("Name of the study (a-z, 0-9 and -)"),
+            files or _asked_files("party.toml of a party"),
+            expires or _asked("First instant at which it no longer holds (RFC 3339)"),
+        )
 
 
 def _party_in(folder: Path) -> Path:
@@ -198,22 +189,83 @@ def _asked(question: str, default: str | None = None) -> str:
     return str(answer).strip()
 
 
-def _measured(
-    file: Path, libpal: Path | None, expect_libpal: str | None, expect_libsysdb: str | None
-) -> str:
-    """The `[[enclave]]` of a SIGSTRUCT, or of a signed manifest that is measured."""
-    from policy.draft import enclave_block
-    from policy.measured import accepted_measurement
-    from verifier.files import parse_file
-    from verifier.gramine.sigstruct import Sigstruct
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The enclave that the draft lists: quoted, measured, named, or a blank."""
 
-    if file.suffix == ".sig":
-        signed = parse_file(file, Sigstruct.parse)
-        signed.verify()
-        return enclave_block(str(signed.mr_enclave), signed.isv_prod_id, signed.isv_svn)
-    manifest, measured = accepted_measurement(file, _with(libpal), expect_libpal, expect_libsysdb)
-    sgx = manifest.table("sgx")
-    return enclave_block(str(measured.mr_enclave), sgx["isvprodid"], sgx["isvsvn"])
+    mr_enclave: str | None
+    tee: TeeName
+    quote: Path | None
+    signed: Path | None
+    measuring: Measuring
+
+    def __post_init__(self) -> None:
+        if self.mr_enclave is not None and (self.quote is not None or self.tee == "tdx"):
+            raise typer.BadParameter("is of SGX, and not beside --quote", param_hint="--mr-enclave")
+
+    def block(self) -> str:
+        """The `[[enclave]]` of a policy."""
+        from policy.draft import PLACEHOLDER, block_of, domain_block, enclave_block
+        from verifier.quote_files import read_quote_file
+
+        if self.quote is not None:
+            return block_of(read_quote_file(str(self.quote)).quote.report)
+        if self.signed is not None:
+            return self._measured(self.signed)
+        return (
+            domain_block() if self.tee == "tdx" else enclave_block(self.mr_enclave or PLACEHOLDER)
+        )
+
+    def _measured(self, file: Path) -> str:
+        """Of a SIGSTRUCT, or of a signed manifest that is measured."""
+        from policy.draft import enclave_block
+        from verifier.files import parse_file
+        from verifier.gramine.sigstruct import Sigstruct
+
+        if file.suffix == ".sig":
+            signed = parse_file(file, Sigstruct.parse)
+            signed.verify()
+            return enclave_block(str(signed.mr_enclave), signed.isv_prod_id, signed.isv_svn)
+        manifest, measured = self.measuring.measure(file)
+        sgx = manifest.table("sgx")
+        return enclave_block(str(measured.mr_enclave), sgx["isvprodid"], sgx["isvsvn"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    """The datasets: blocks that providers sent, or the columns of one table for each of them."""
+
+    files: list[Path]
+    schema_from: Path | None
+    subject: str | None
+
+    @classmethod
+    def of(
+        cls,
+        sent: Sequence[Path],
+        files: Sequence[Path],
+        schema_from: Path | None,
+        subject: str | None,
+    ) -> _Declared:
+        """Raises: typer.BadParameter."""
+        beside = [folder / "dataset.toml" for folder in sent]
+        found = [*(file for file in beside if file.exists()), *files]
+        if schema_from is not None and (found or subject is None):
+            raise typer.BadParameter(
+                "needs --subject, and no --dataset", param_hint="--schema-from"
+            )
+        return cls(found, schema_from, subject)
+
+    def blocks(self, parties: Sequence[Party]) -> tuple[str, list[str], Sequence[str]]:
+        """The `[[dataset]]`s, their ids, and what is to be said about them."""
+        from policy.draft import blocks_in, dataset_blocks, rows_id
+
+        rows = None if self.schema_from is None else _rows(self.schema_from, self.subject or "")
+        given = [blocks_in(path, "dataset") for path in self.files]
+        texts = [text for text, _ in given] or [dataset_blocks(parties, rows, self.subject)]
+        ids = [id_ for _, found in given for id_ in found]
+        ids = ids or [rows_id(party.id) for party in parties if "provider" in party.roles]
+        return "\n".join(texts), ids, () if rows is None else rows.remarks
 
 
 def _rows(path: Path, subject: str) -> Rows:
@@ -225,136 +277,14 @@ def _rows(path: Path, subject: str) -> Rows:
     return found
 
 
-def lint(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy.toml.")],
-    collateral: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Announce current levels in this bundle that the policy refuses for an advisory; "
-            "may be repeated."
-        ),
-    ] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(metavar="SIGNED", help="It must name the enclave of this signed manifest."),
-    ] = None,
-    libpal: Libpal = None,
-    expect_libpal: ExpectLibpal = None,
-    expect_libsysdb: ExpectLibsysdb = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse what is only advised against, too.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """List every problem of a policy with its path, line and fix. If there is none, say for each
-    computation what its result tells about persons, where the policy leaves something open, and
-    what is legal and unwise.
+def _computed(
+    files: Sequence[Path], run: str | None, parties: Sequence[Party], inputs: list[str]
+) -> str:
+    """The `[[computation]]`s of these files, or one of what is run over all inputs."""
+    from policy.draft import blocks_in, computation_block
 
-    Intel attaches advisories to levels that are UpToDate, too; a policy accepts those that it lists
-    in accepted_advisories, and refuses the others. With --collateral, such levels are announced.
-
-    With --manifest the enclave is measured, and must be one that the policy names.
-
-    Example: ratls policy lint policy.toml
-    """
-    from verifier.shell import refusals_as_exit_status
-
-    with refusals_as_exit_status(json) as shell:
-        from policy.advice import PolicyUnwise, advices, require_wise
-        from policy.agreement_file import read_policy
-        from policy.computations import DECLARED
-        from policy.document import PolicyProblems, digest_text
-        from policy.draft import blank_fix, blank_lines
-        from policy.sentences import together
-        from policy.show import notes
-        from policy.sql_check import require_statements
-        from verifier.files import read_file
-
-        try:
-            read = read_policy(file)
-            require_statements(read)
-        except PolicyProblems as refusal:
-            problems = [
-                {
-                    "path": p.path,
-                    "line": p.line,
-                    "expected": p.expected,
-                    "found": p.found,
-                    "fix": blank_fix(p.found) or p.fix,
-                }
-                for p in refusal.problems
-            ]
-            blanks = blank_lines(read_file(file).decode("utf-8", "replace"))
-            lines = [f"{replace(p, fix=blank_fix(p.found) or p.fix)}" for p in refusal.problems]
-            if blanks:
-                lines.append(f"blanks to fill in, in lines {', '.join(map(str, blanks))}")
-            shell.answer(
-                {
-                    "file": str(file),
-                    "problems": problems,
-                    "blank_lines": blanks,
-                    "error": refusal.as_json(),
-                },
-                "\n".join(f"{file}: {line}" for line in lines),
-            )
-            raise typer.Exit(int(refusal.exit_status)) from refusal
-        digest, noted, unwise = digest_text(read.digest), notes(read, file.parent), advices(read)
-        for advice in unwise:
-            noted.pop(advice.path, None)  # which says the same, and why
-        says = {c.id: f"{c.run} says {DECLARED[c.run].says}" for c in read.computation}
-        ahead = _announced(read, collateral or [])
-        facts = {"file": str(file), "problems": [], "digest": digest, "says": says, "notes": noted}
-        facts["together"] = told = [*together(read)]
-        lines = [f"{file}: no problems, {digest}"]
-        if manifest is not None:
-            from policy.measured import accepted_measurement, require_agreed
-
-            found = accepted_measurement(manifest, _with(libpal), expect_libpal, expect_libsysdb)
-            lines.append(f"  {manifest} is the enclave {require_agreed(read, *found)}")
-        lines += [
-            *(f"  {name}: {text}" for name, text in (says | noted).items()),
-            *(f"  {sentence}" for sentence in told),
-            *(f"  {place}: {level.text}" for place, level in ahead),
-            *(f"  unwise: {advice}" for advice in unwise),
-        ]
-        announced = [{"collateral": place, **level.as_json()} for place, level in ahead]
-        ended: PolicyUnwise | None = None
-        if strict:
-            try:
-                require_wise(str(file), unwise)
-            except PolicyUnwise as too_unwise:
-                ended = too_unwise
-        shell.answer(
-            facts
-            | {
-                "announced": announced,
-                "advice": [advice.as_json() for advice in unwise],
-                "error": ended and ended.as_json(),
-            },
-            "\n".join(lines),
-        )
-        shell.end_with(ended)
-
-
-def _announced(policy: Policy, files: Sequence[Path]) -> list[tuple[str, Announced]]:
-    """Current levels in these bundles that the policy would refuse; by the bundle's name."""
-    if not files:
-        return []
-    from verifier.anchors import RootName
-    from verifier.bundles import read_collateral
-    from verifier.contents import Contents
-    from verifier.errors import placed
-    from verifier.parts import announced, levels_of
-
-    roots = RootName.parse(policy.platform.root).anchors
-    found = []
-    for file in files:
-        bundle = read_collateral(file)
-        with placed(str(file)):
-            contents = Contents.authenticate(bundle, roots)
-        levels = announced(levels_of(contents), policy.platform.accepted_advisories)
-        found += [(str(file), level) for level in levels]
-    return found
+    found = [blocks_in(path, "computation")[0] for path in files]
+    return "\n".join(found or [computation_block(run or _RUN, parties, inputs)])
 
 
 def computations(

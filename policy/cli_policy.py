@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from policy import cli_draft, cli_read, cli_review, cli_sign, cli_state
+from policy import cli_draft, cli_lint, cli_read, cli_review, cli_sign, cli_state
 from policy.options import AgreementFile, Json, KnownDigest, KnownState, OwnParty, known_state
 from verifier.usage import Commands
-
-if TYPE_CHECKING:
-    pass
 
 policy = typer.Typer(
     cls=Commands,
@@ -21,10 +18,8 @@ policy = typer.Typer(
 )
 
 policy.command("new")(cli_draft.new)
-policy.command("lint")(cli_draft.lint)
+policy.command("lint")(cli_lint.lint)
 policy.command("computations")(cli_draft.computations)
-
-
 policy.command("show")(cli_read.show)
 policy.command("diff")(cli_read.diff)
 policy.command("review")(cli_review.review)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     from policy.party import LocalParty
+    from verifier.gramine.measurement import Measurement
+    from verifier.gramine.signed import SignedManifest
 
 
 def checked_digest(text: str | None) -> str | None:
@@ -42,6 +45,7 @@ ExpectLibsysdb = Annotated[
         help="The library OS that you vouch for, in place of the known builds.",
     ),
 ]
+Libpal = Annotated[Path | None, typer.Option(metavar="FILE", help="Gramine's loader, libpal.so.")]
 ManifestFile = Annotated[
     Path, typer.Argument(metavar="SIGNED", help="A signed manifest: NAME.manifest.sgx.")
 ]
@@ -90,6 +94,23 @@ PassphraseFile = Annotated[
 AgreementFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="An agreement: <name>.agreement.json.")
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """What a signed manifest is measured with, as the options say."""
+
+    libpal: Path | None
+    expect_libpal: str | None
+    expect_libsysdb: str | None
+
+    def measure(self, manifest: Path) -> tuple[SignedManifest, Measurement]:
+        """As `accepted_measurement`. Raises: typer.BadParameter without a loader."""
+        from policy.measured import accepted_measurement
+
+        if self.libpal is None:
+            raise typer.BadParameter("is needed to measure a manifest", param_hint="--libpal")
+        return accepted_measurement(manifest, self.libpal, self.expect_libpal, self.expect_libsysdb)
 
 
 def known_state(folder: Path | None) -> Path | None:
