@@ -159,7 +159,7 @@ class _Stream:
             stream=number,
             streams=started.streams,
         )
-        self._exchange, self._number, self._chunks = exchange, number, 0
+        self._exchange, self._number, self._chunks, self._rows = exchange, number, 0, 0
         self._kept: Kept = exchange.open(transcript, started.salt, about, session.request.random)
         self._digest = RowDigest(started.salt, about)
         self._session = session
@@ -181,7 +181,7 @@ class _Stream:
         message, rows = chunk.message, chunk.batch.num_rows
         if self._chunks < self._kept.chunks:
             self._digest.add(self._chunks, rows, chunk.digest)
-            self._chunks += 1
+            self._chunks, self._rows = self._chunks + 1, self._rows + rows
             if self._chunks == self._kept.chunks:
                 self._require_kept()
             sent.skip(rows)
@@ -198,7 +198,8 @@ class _Stream:
         sent.count(rows, message.size)
 
     def _require_kept(self) -> None:
-        if self._chunks != self._kept.chunks or self._digest.digest() != self._kept.digest:
+        own = Kept(self._chunks, self._rows, self._digest.digest())
+        if own != self._kept:  # the rows too: what the enclave counts is what the commit will say
             raise KeptRowsDiffer(
                 "rows that the enclave kept",
                 expected=digest_text(self._kept.digest),

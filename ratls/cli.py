@@ -176,21 +176,27 @@ def package_missing(command: str, module: str) -> PackageMissing | None:
     return PackageMissing(command, expected=package, found="none", fix=fix)
 
 
+_BY_TOKEN = {"policy", "party"}  # commands whose signing key may be in one: policies, withdrawals
+
+
 class _Spared:
     """What libraries load wherever it is installed, and commands do without. Only in a process of
     our own: callers of the library may need it.
 
     pyarrow loads pandas with the first value that it converts: a second that no command needs.
     securesystemslib loads the clients of every key service: boto3, a third of a second, waits here
-    until a key of AWS is used.
+    until a key of AWS is used; that of tokens, a tenth, is left out where nothing is signed by one.
     """
 
+    def __init__(self, command: str) -> None:
+        self._left_out = {"pandas"} | (set() if command in _BY_TOKEN else {"pkcs11"})
+
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Finds boto3, to be loaded when first used, and lets nobody find pandas.
+        """Finds boto3, to be loaded when first used, and lets nobody find what is left out.
 
         Raises: ModuleNotFoundError.
         """
-        if name == "pandas":
+        if name in self._left_out:
             raise ModuleNotFoundError("left out of commands", name=name)
         found = PathFinder.find_spec(name) if name == "boto3" else None
         if found is not None and found.loader is not None:
@@ -201,8 +207,8 @@ class _Spared:
 def main() -> None:
     """The command that is typed; `ratls.start` looked first whether our packages are ours."""
     prepare_streams()
-    sys.meta_path.insert(0, _Spared())
     wanted = _command(sys.argv[1:])
+    sys.meta_path.insert(0, _Spared(wanted))
     try:
         build(wanted or None)()
     except ModuleNotFoundError as error:

@@ -28,7 +28,7 @@ print("LOADED", *sorted(name for name, module in sys.modules.items() if module))
 """
 # Of these a release loads the one that its source needs.
 READERS = {"pyarrow.parquet", "pyarrow.csv", "sqlalchemy", "pyarrow.dataset", "pyarrow.flight"}
-NEVER = {"pandas", "scipy", "structlog", "httpx", "botocore.session", "rich.progress"}
+NEVER = {"pandas", "scipy", "structlog", "httpx", "botocore.session", "rich.progress", "pkcs11"}
 NEVER |= {"scheduler", "enclave_app"}
 
 
@@ -68,10 +68,12 @@ def test_a_release_loads_no_more_than_its_source_needs(
 SPARED = """
 import sys
 from ratls.cli import _Spared
-sys.meta_path.insert(0, _Spared())
+sys.meta_path.insert(0, _Spared("policy"))
 from securesystemslib.signer._aws_signer import AWS_IMPORT_ERROR, boto3
 assert AWS_IMPORT_ERROR is None and "botocore.session" not in sys.modules
 assert boto3.client("kms", region_name="eu-west-1") and "botocore.session" in sys.modules
+from securesystemslib.signer._hsm_signer import PKCS11_IMPORT_ERROR
+assert PKCS11_IMPORT_ERROR is None
 """
 
 

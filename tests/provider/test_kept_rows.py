@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from policy.values import Digest
 from provider.sending import KeptRowsDiffer
+from ratls.server_stream import ServerExchange
 from tests.provider.desk import Desk
 from tests.support.enclave import EnclaveWorld, LiveEnclave, rows
 from tests.support.waiting import eventually
@@ -66,3 +68,20 @@ def test_the_source_became_shorter(world: EnclaveWorld, alice: Desk, live: LiveE
     with alice.refuses(KeptRowsDiffer):
         alice.push(task)
     assert alice.push(task).commit.rows == 10
+
+
+def test_the_enclave_counts_other_rows_than_it_kept(
+    world: EnclaveWorld, alice: Desk, live: LiveEnclave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Digest and chunks are right. The commit would have a number that the source does not have."""
+    task, genuine = world.task(), ServerExchange.ready
+    interrupted(alice, live, task)
+
+    def ready(exchange: ServerExchange, chunks: int, rows: int, digest: Digest) -> None:
+        genuine(exchange, chunks, rows + 1, digest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ServerExchange, "ready", ready)
+        with alice.refuses(KeptRowsDiffer):
+            alice.push(task)
+    assert alice.push(task).commit.rows == 3000
