@@ -35,7 +35,9 @@ from ratls.errors import CallFailed, StreamIntegrityError
 from ratls.sealing import MAX_CHUNK, TAG_SIZE, ChunkHead
 
 ID_SIZE = 16
-STRANGERS = 64  # connections whose id has not come yet
+# Connections whose id has not come yet. A client's takes a round trip: so many others within
+# one shut it out.
+STRANGERS = 512
 ID_SECONDS = 5.0  # for the id to come
 CONNECT_SECONDS = 15.0
 _MOST = ChunkHead.SIZE + MAX_CHUNK + TAG_SIZE  # bytes of a frame

@@ -252,8 +252,24 @@ def test_a_thousand_silent_strangers_cost_no_thread_and_shut_out_nobody() -> Non
         assert is_open(strangers[-1])
 
 
+def test_hundreds_of_strangers_within_a_round_trip() -> None:
+    """F18: a client far away connects, and its id comes later than they do."""
+    count_refusal()
+    open_many_files()
+    with served() as listener, ExitStack() as held:
+        awaited = listener.expect()
+        far = held.enter_context(connect(listener))
+        eventually(lambda: len(listener._strangers) == 1)
+        strangers = [held.enter_context(connect(listener)) for _ in range(300)]
+        eventually(lambda: len(listener._strangers) == 301)
+        far.sendall(awaited.id)
+        awaited.reader(HANG_LIMIT, lambda: None).close()
+        assert is_open(strangers[0])
+
+
 def test_the_oldest_stranger_speaks_as_one_too_many_comes() -> None:
     """Who speaks in the last moment is taken, and the newcomer has room."""
+    open_many_files()
     with listening() as listener, ExitStack() as held:
         awaited = listener.expect()
         strangers = [held.enter_context(connect(listener)) for _ in range(STRANGERS)]
