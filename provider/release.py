@@ -56,11 +56,10 @@ from provider.release_state import (
     require_unreleased,
 )
 from provider.sending import (
-    WAITS,
     KeptRowsDiffer,
     Sent,
+    Tries,
     explained,
-    may_mend,
     send_rows,
     streams_for,
 )
@@ -119,21 +118,19 @@ def release(
         spec = source_at(source, dataset) if isinstance(source, Path) else source
         job = replace(job, place=spec.place)
         with ReleaseFolder.open(request.state, job.task.digest, dataset) as folder:
-            begun = False  # rows may have been sent in this run
-            for wait in WAITS:
+            tries = Tries()
+            while True:
                 sent = _sent(journalling, progress)
                 try:
                     with _leaving(spec, job, sent, check_first=check_first) as rows:
                         return _once(job, rows, streams, sent, folder, journalling)
                 except TransportError as broken:
                     # The enclave keeps what arrived: a new connection, verified anew, goes on.
-                    begun |= sent.begun
-                    if not begun or wait is None or not may_mend(broken):
+                    if (wait := tries.next_wait(broken, sent)) is None:
                         raise explained(broken) from broken.__cause__
                     request.pause(wait)
                 except AnswerNotOpened as broken:
                     raise explained(broken) from broken.__cause__
-    raise AssertionError("the last wait is none")
 
 
 def _sent(journalling: Journalling, progress: Callable[[int, int | None], None]) -> Sent:

@@ -47,6 +47,33 @@ _LARGE = 256 * MEBIBYTE  # bytes of a source
 _QUIET = timedelta(seconds=30)  # far less than an enclave waits for a word
 # Seconds between one connection that broke in the middle of the rows and the next; then no more.
 WAITS = (0.2, 1.0, 5.0, None)
+_FLOWED = 32 * MEBIBYTE  # more than waits anywhere on the way: the enclave has some of it
+
+
+class Tries:
+    """How often a release that broke in the middle of its rows goes on by itself.
+
+    A few times in vain; but a connection that carried much was no such try. Of a link that breaks
+    or is slow again and again, each connection carries its part.
+    """
+
+    def __init__(self) -> None:
+        self._begun, self._waits = False, iter(WAITS)
+
+    def next_wait(self, broken: TransportError, sent: Sent) -> float | None:
+        """Seconds until the next try; None: this was the last.
+
+        Args:
+            sent: Over the connection that broke.
+        """
+        flowed = sent.bytes >= _FLOWED
+        self._begun |= sent.begun
+        if flowed:
+            self._waits = iter(WAITS)
+        late = isinstance(broken, DeadlineExceeded) and flowed  # the time of one exchange is over
+        if not self._begun or not (late or may_mend(broken)):
+            return None
+        return next(self._waits, None)
 
 
 def may_mend(broken: TransportError) -> bool:

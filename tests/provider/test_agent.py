@@ -412,7 +412,7 @@ def test_a_link_that_breaks_among_the_rows(
     world: EnclaveWorld, alice: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first try reserved the instance; the second goes there and nowhere else."""
-    monkeypatch.setattr("provider.release.WAITS", (0.0, None))
+    monkeypatch.setattr("provider.sending.WAITS", (0.0, None))
     with stationed(alice) as agent, cut_links(relay, 2):
         agent.take(world.task())
         agent.wait()
@@ -424,7 +424,7 @@ def test_a_link_that_breaks_once_among_the_rows(
     world: EnclaveWorld, alice: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same release goes on, and nobody has to come back later."""
-    monkeypatch.setattr("provider.release.WAITS", (0.0, None))
+    monkeypatch.setattr("provider.sending.WAITS", (0.0, None))
     with stationed(alice) as agent, cut_links(relay, 1):
         agent.take(world.task())
     assert [x.event.value for x in agent.lines] == ["released"]
@@ -452,7 +452,7 @@ def test_a_clone_answers_the_second_try(world: EnclaveWorld, alice: Desk, relay:
     task = world.task()
     with stationed(alice) as agent, pytest.MonkeyPatch.context() as patched:
         patched.setattr(ClientExchange, "send_sealed", broken)
-        patched.setattr("provider.release.WAITS", (0.0, None))
+        patched.setattr("provider.sending.WAITS", (0.0, None))
         agent.take(task)
         patched.undo()
         with serving(world, relay):

@@ -6,6 +6,7 @@ what the enclave does not have.
 
 from __future__ import annotations
 
+import itertools
 import math
 import stat
 import subprocess
@@ -18,10 +19,12 @@ import pytest
 
 from enclave_app.intake import Intake
 from policy.task import Task
+from provider import sending
 from provider.release import Release, release
 from provider.release_state import ReleaseStateDamaged, Started
 from provider.sending import KeptRowsDiffer
-from ratls.errors import CallFailed
+from ratls.client_stream import ClientExchange
+from ratls.errors import CallFailed, DeadlineExceeded
 from ratls.peer_refusal import PeerRefused
 from ratls.probe import HandshakeFailed
 from ratls.sealing import MAX_STREAMS
@@ -185,6 +188,68 @@ def test_the_link_is_cut_again_and_again(
             relay.cut_after(4_000_000)
     relay.left = None
     require_the_file(alice, live, task, done[0])
+
+
+def test_a_link_that_breaks_ever_again_is_gone_on_with_while_each_carries_much(
+    alice: Desk,
+    live: LiveEnclave,
+    relay: Relay,
+    task: bytes,
+    table: pa.Table,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A large release over a poor link: in one run, however often. In vain it is tried thrice."""
+    alice.write(table)
+    waited: list[float] = []
+
+    def cut_again(seconds: float) -> None:
+        waited.append(seconds)
+        relay.cut_after(3_500_000)
+
+    monkeypatch.setattr(sending, "_FLOWED", 100_000_000)
+    relay.cut_after(3_500_000)
+    with alice.refuses(CallFailed):
+        push(alice, task, pause=cut_again)
+    assert waited == [0.2, 1.0, 5.0]
+    another = alice.world.task()
+    waited.clear()
+    monkeypatch.setattr(sending, "_FLOWED", 1_000_000)
+    relay.cut_after(3_500_000)
+    require_the_file(alice, live, another, push(alice, another, pause=cut_again))
+    relay.left = None
+    assert len(waited) > 3
+    assert set(waited) == {0.2}
+
+
+@pytest.mark.parametrize("much", [True, False])
+def test_the_time_of_one_exchange_is_over(
+    alice: Desk,
+    live: LiveEnclave,
+    task: bytes,
+    table: pa.Table,
+    monkeypatch: pytest.MonkeyPatch,
+    much: bool,
+) -> None:
+    """A slow link needs longer than --timeout: the rest is sent over the next. An enclave that
+    reads nothing is not waited for again."""
+    alice.write(table)
+    genuine, sent = ClientExchange.send_sealed, itertools.count(1)
+
+    def slow(exchange: ClientExchange, *rows: Any, **last: Any) -> None:
+        if next(sent) == 5:
+            eventually(lambda: held_chunks(live, task) == 4)
+            raise DeadlineExceeded("the enclave's answer", expected="one in time", found="none")
+        genuine(exchange, *rows, **last)
+
+    monkeypatch.setattr(ClientExchange, "send_sealed", slow)
+    monkeypatch.setattr(sending, "_FLOWED", 1_000_000 if much else 100_000_000)
+    if not much:
+        with alice.refuses(DeadlineExceeded):
+            push(alice, task)
+        return
+    done = push(alice, task)
+    assert done.sent.kept > 0
+    require_the_file(alice, live, task, done)
 
 
 def test_a_link_that_stays_broken(

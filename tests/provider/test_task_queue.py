@@ -207,7 +207,7 @@ def test_a_provider_is_dropped_in_mid_stream(
 
         with monkeypatch.context() as patched, stationed(bob) as agent:
             patched.setattr(ClientExchange, "send_sealed", cutting)
-            patched.setattr("provider.release.WAITS", (0.0, None))
+            patched.setattr("provider.sending.WAITS", (0.0, None))
             agent.take(raw)
         assert agent.said[0].startswith("later ")
         with refused(ResultPending):
