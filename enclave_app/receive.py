@@ -22,7 +22,7 @@ from policy.rounds import require_rows
 from policy.rows import schema_digest
 from policy.values import Digest, Nonce
 from ratls.bulk import BulkBroken
-from ratls.errors import StreamIntegrityError
+from ratls.errors import AttesterError, StreamIntegrityError
 from ratls.framing import ChunkUnexpected, MessageUnexpected
 from ratls.sealing import (
     RELEASE_ID_SIZE,
@@ -99,12 +99,12 @@ class _Release:
             sessions.leave(self._ticket, dataset.id, rows, kept)
 
     def _broke(self, refusal: BaseException) -> bool:
-        """Is this what anybody on the network can do, and not what the provider did?
+        """Is this what anybody on the network, or this machine, can do, and the provider did not?
 
         Chunks beside TLS are nobody's until they open: whoever alters one must not cost the
         provider what it sent before.
         """
-        if isinstance(refusal, StreamTruncated | BulkBroken):
+        if isinstance(refusal, StreamTruncated | BulkBroken | AttesterError):
             return True
         return self._enclave.policy.transport.bulk == "sealed" and isinstance(refusal, _BESIDE)
 

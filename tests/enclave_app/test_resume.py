@@ -20,8 +20,9 @@ from policy.rows import schema_digest
 from policy.task import Task
 from policy.values import Digest
 from ratls.client_stream import ClientExchange, Kept
-from ratls.errors import CallFailed
+from ratls.errors import AttesterMixedUp, CallFailed
 from ratls.framing import Kind, RowDigest, chunk_frame, message_digest
+from ratls.identity import EnclaveIdentity
 from ratls.sealing import ChunkHead, ChunkNotOpenable, StreamKeyNotOpenable, tags_digest
 from ratls.server_stream import SequenceBroken
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows
@@ -169,6 +170,38 @@ def test_a_connection_that_breaks_before_its_key(run: Run) -> None:
     with run.connection() as exchange:
         run.send(exchange, PARTS[2:], last=True)
         run.commit(exchange, PARTS)
+
+
+@pytest.mark.parametrize("in_mid_stream", [False, True])
+def test_a_quote_that_could_not_be_made_costs_no_row(
+    run: Run, monkeypatch: pytest.MonkeyPatch, in_mid_stream: bool
+) -> None:
+    """The machine's own service fails for a moment: at the next connection, or when the enclave
+    shall prove itself again. What had come stays."""
+
+    def none(*asked: object) -> bytes:
+        raise AttesterMixedUp("quote", expected="one", found="none")
+
+    def refused_quote(exchange: ClientExchange) -> None:
+        with monkeypatch.context() as failing:
+            failing.setattr(EnclaveIdentity, "answer_challenge", none)
+            exchange.challenge_again()
+
+    if in_mid_stream:
+        with refused_by_enclave(AttesterMixedUp), run.connection() as exchange:
+            run.send(exchange, PARTS[:3], last=False)
+            refused_quote(exchange)
+    else:
+        run.cut_after(PARTS[:3])
+        with monkeypatch.context() as failing, refused_by_enclave(AttesterMixedUp):
+            failing.setattr(EnclaveIdentity, "answer_challenge", none)
+            run.connection().__enter__()
+    run.wait_until_unconnected()
+    with run.connection() as exchange:
+        assert run.kept[0].chunks == 3
+        run.send(exchange, PARTS[3:], last=True)
+        run.commit(exchange, PARTS)
+    assert run.committed().num_rows == 60
 
 
 def test_nothing_that_was_kept_counts_without_a_commit(run: Run) -> None:
