@@ -237,6 +237,28 @@ def test_columns_and_dictionaries_in_mid_stream() -> None:
             read_batch(message.message(), pa.schema([("x", pa.string())]), most_rows=MOST)
 
 
+@pytest.mark.parametrize("deltas", [True, False], ids=["delta", "replacement"])
+def test_dictionaries_that_grow_or_are_replaced(deltas: bool) -> None:
+    """F02, F07: the rows before would mean something else, and a dictionary is nobody's rows."""
+    words = pa.array(["a", "b", "c", "d"])
+    parts = [
+        pa.record_batch({"x": pa.DictionaryArray.from_arrays([0, 1], words.slice(at, size))})
+        for at, size in ((0, 2), (0 if deltas else 2, 4 if deltas else 2))
+    ]
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=deltas)
+    with pa.ipc.new_stream(sink, parts[0].schema, options=options) as writer:
+        for part in parts:
+            writer.write_batch(part)
+        stats = writer.stats
+    assert (stats.num_dictionary_deltas, stats.num_replaced_dictionaries) == (deltas, not deltas)
+    sent = list(pa.ipc.MessageReader.open_stream(sink.getvalue()))
+    assert [message.type for message in sent].count("dictionary") == 2
+    for message in sent:
+        with refused(RowsHeaderMalformed):
+            read_batch(message.serialize(), pa.schema([("x", pa.string())]), most_rows=MOST)
+
+
 def test_metadata_in_the_header_of_a_batch() -> None:
     """F17."""
     sink = pa.BufferOutputStream()
