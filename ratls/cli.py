@@ -185,7 +185,7 @@ class _Spared:
 
     pyarrow loads pandas with the first value that it converts: a second that no command needs.
     securesystemslib loads the clients of every key service: boto3, a third of a second, waits here
-    until a key of AWS is used; that of tokens, a tenth, is left out where nothing is signed by one.
+    until a key of AWS is used. That of tokens is left out where nothing is signed by one.
     """
 
     def __init__(self, command: str) -> None:
