@@ -49,7 +49,7 @@ def init(
         from ratls.profile import Profile
         from ratls.profile_draft import draft_profile
         from ratls.profile_file import NAME, ProfileForeign, read_own
-        from verifier.files import FileNotWritten, write_together
+        from verifier.files import FileNotWritten, make_folder, write_together
 
         name = party_id or folder.resolve().name
         path, keys = folder / NAME, folder / "keys"
@@ -66,8 +66,9 @@ def init(
         raw = text.encode("utf-8")
         Profile.parse(raw, path)  # refuses a study's name before anything is made
         passphrase = new_passphrase(passphrase_file)
+        make_folder(folder)
         with write_together() as write:
-            write(path, raw, mode=0o644)
+            write(path, raw, mode=0o644)  # first: it goes again where the keys are refused
             made = create_party(keys, name, passphrase, now(), _ROLES[role])
         shown = public_keys(made.public)
         lines = [f"{name}: keys in {keys}, profile in {path}"]

@@ -335,6 +335,22 @@ def test_init_makes_keys_and_a_profile(
     assert (folder / NAME).read_bytes() == before
 
 
+def test_init_beside_keys_that_are_there(folder: Path) -> None:
+    """They stay, and no profile is left that would refuse the next try."""
+    (folder / "passphrase").write_text("a long passphrase\n")
+    words = ["init", "provider", "--study", "s", "--passphrase-file", "passphrase", "--dir", "new"]
+    theirs = folder / "new" / "keys" / "party.toml"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("theirs")
+    typed(build(), words, 3)
+    assert theirs.read_text() == "theirs"
+    assert not (folder / "new" / NAME).exists()
+    theirs.unlink()
+    typed(build(), words)
+    typed(build(), [*words[:-1], "made-for-it"])
+    assert (folder / "made-for-it" / NAME).exists()
+
+
 def test_init_makes_nothing_for_a_study_without_a_name(folder: Path) -> None:
     (folder / "passphrase").write_text("a long passphrase\n")
     words = ["init", "provider", "--study", "My Study", "--dir", "new"]
