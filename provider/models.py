@@ -106,7 +106,8 @@ class Logistic(_Weights):
         return self._filled(model, rows=True)
 
 
-def _ranges(bounds: tuple[tuple[str, str], ...]) -> list[tuple[float, float]]:
+def ranges_of(bounds: tuple[tuple[str, str], ...]) -> list[tuple[float, float]]:
+    """The agreed ranges as numbers. Raises: Unfit."""
     try:
         found = [(_finite(float(low)), _finite(float(high))) for low, high in bounds]
     except ValueError as error:
@@ -128,7 +129,7 @@ class Clusters(Strict):
         _alike(self.ranges, self.features, "ranges")
         for centre in self.centres:
             _alike(centre, self.features, "coordinates")
-        _ranges(self.ranges)
+        ranges_of(self.ranges)
         return self
 
     def estimator(self) -> Any:
@@ -138,7 +139,7 @@ class Clusters(Strict):
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import MinMaxScaler
 
-        scaler, low_high = MinMaxScaler(), np.array(_ranges(self.ranges))
+        scaler, low_high = MinMaxScaler(), np.array(ranges_of(self.ranges))
         # Exactly these bounds: a scaler is fitted to two rows, the lowest and the highest.
         scaler.fit(low_high.T)
         model = KMeans(len(self.centres), n_init=1)
@@ -188,7 +189,7 @@ class Trees(Strict):
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         _alike(self.ranges, self.features, "ranges")
-        _ranges(self.ranges)
+        ranges_of(self.ranges)
         if (self.predict == "class") != (self.classes is not None):
             raise Unfit("classes where a class is predicted", "the reverse")
         for tree in self.trees:
@@ -217,6 +218,11 @@ _KINDS: Mapping[str, type[Model]] = {
 # What rounds make of rows, beside which they tell kind, round and digest.
 _OF_ROUNDS = {"linear": "linear_regression", "logistic": "logistic_regression"}
 _TOLD = ("features", "coefficients", "intercept", "classes")
+
+
+def kind_of(model: Model) -> str:
+    """What made it, as a policy names that."""
+    return next(run for run, kind in _KINDS.items() if isinstance(model, kind))
 
 
 def model_of(run: str, values: Mapping[str, Any]) -> Model:

@@ -43,7 +43,13 @@ _PACKAGES = {
     "tomli_w": "tomli-w",
 }
 # Packages that one extra alone brings, whatever the command.
-_EXTRA_OF = {"jinja2": "measure", "scikit-learn": "models", "skops": "models", "tomli-w": "measure"}
+_EXTRA_OF = {
+    "jinja2": "measure",
+    "onnx": "onnx",
+    "scikit-learn": "models",
+    "skops": "models",
+    "tomli-w": "measure",
+}
 
 
 class PackageMissing(ConfigError):

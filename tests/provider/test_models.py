@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 import pyarrow as pa
 import pytest
 import skops.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
 from sklearn.utils.validation import check_is_fitted
 
 from enclave_app.computations.boosted_trees import binned, score
@@ -21,7 +23,8 @@ from enclave_app.computations.features import one_hot
 from enclave_app.gate import Input, rounded
 from policy.domains import Agreed
 from policy.sections import Column
-from provider.models import ResultNoModel, as_skops, read_model, read_result
+from provider.models import Model, ResultNoModel, as_skops, read_model, read_result
+from provider.onnx_file import as_onnx, inputs_of
 from tests.enclave_app.agreed import gated
 from tests.enclave_app.test_gate import Rule
 from tests.support.refusal import refused
@@ -138,6 +141,105 @@ def test_file_for_skops_has_no_code_and_says_the_same(run: str, weights: dict[st
     assert (loaded.predict(data) == model.estimator().predict(data)).all()
 
 
+def said_by_onnx(model: Model, data: pd.DataFrame) -> dict[str, Any]:
+    """What the file says of these rows, by the reference evaluator of ONNX."""
+    raw = as_onnx(model)
+    given_ = {
+        name: data[[name]].fillna("").to_numpy(object)
+        if kind == "text"
+        else data[[name]].to_numpy()
+        for name, kind in inputs_of(model).items()
+    }
+    outputs = [output.name for output in onnx.load_from_string(raw).graph.output]
+    return dict(zip(outputs, ReferenceEvaluator(raw).run(None, given_), strict=True))
+
+
+@pytest.mark.parametrize("run", PARAMETERS)
+def test_file_of_onnx_says_the_same(run: str, weights: dict[str, Any]) -> None:
+    """In doubles: no number of it has single precision. What was agreed stands beside the graph."""
+    model = read_model(run, weights[run])
+    data = frame()[["a", "b"]] if run == "k_means" else frame()
+    said, estimator = said_by_onnx(model, data), model.estimator()
+    if run == "linear_regression":
+        assert said["prediction"].dtype == np.float64
+        assert np.abs(said["prediction"][:, 0] - estimator.predict(data)).max() < 1e-9
+    else:
+        assert (said["label"] == estimator.predict(data)).all()
+    if run in {"boosted_trees", "logistic_regression"}:
+        assert said["probabilities"].dtype == np.float64
+        assert np.abs(said["probabilities"] - estimator.predict_proba(data)).max() < 1e-9
+    made = onnx.load_from_string(as_onnx(model))
+    assert as_onnx(model) == as_onnx(model)
+    assert all(tensor.data_type != onnx.TensorProto.FLOAT for tensor in made.graph.initializer)
+    told = {entry.key: json.loads(entry.value) for entry in made.metadata_props}
+    assert told["run"] == run
+    assert told["features"] == weights[run]["features"]
+    assert told.get("categories") == weights[run].get("categories")
+    assert told.get("ranges") == weights[run].get("ranges")
+
+
+def at_edges() -> pd.DataFrame:
+    """Rows on each edge of a step, and beside it as near as a double can be; no value; no text."""
+    near = [
+        float(beside)
+        for edge in np.linspace(-4, 4, 17)
+        for beside in (np.nextafter(edge, -9), edge, np.nextafter(edge, 9))
+    ]
+    near += [np.nan, np.inf, -np.inf, 1e300, -1e300, 0.0, -0.0]
+    texts = [[*REGIONS, None, "elsewhere"][i % 5] for i in range(len(near))]
+    return pd.DataFrame({"a": near, "b": near[::-1], "region": texts})
+
+
+@pytest.mark.parametrize("predict", ["class", "number"])
+def test_rows_at_an_edge_go_the_same_way(predict: str, weights: dict[str, Any]) -> None:
+    """A row one step of a double below an edge is on it in single precision, and would go the other
+    way than in the enclave. Every edge of every feature; none of the rows differs."""
+    told = weights["boosted_trees"] | {"predict": predict}
+    if predict == "number":
+        del told["classes"]
+    model, data = read_model("boosted_trees", told), at_edges()
+    said, estimator = said_by_onnx(model, data), model.estimator()
+    if predict == "number":
+        assert np.abs(said["prediction"][:, 0] - estimator.predict(data)).max() < 1e-9
+        below, edge = said["prediction"][0:51:3, 0], said["prediction"][1:51:3, 0]
+        assert (np.abs(below - edge) > 1e-6).any()  # it matters
+        single = data["a"].to_numpy()[:51].astype(np.float32)
+        assert (single[0::3] == single[1::3]).all()
+    else:
+        assert np.abs(said["probabilities"] - estimator.predict_proba(data)).max() < 1e-9
+        assert (said["label"] == estimator.predict(data)).all()
+
+
+def test_trees_that_are_leaves_and_a_model_without_trees(weights: dict[str, Any]) -> None:
+    leaf = {"feature": [-1], "bin": [0], "left": [0], "right": [0], "missing": [False]}
+    grown = weights["boosted_trees"]["trees"][:1]
+    for trees in ([], [leaf | {"value": [0.25]}], [*grown, leaf | {"value": [-1.5]}]):
+        model = read_model("boosted_trees", weights["boosted_trees"] | {"trees": trees})
+        said = said_by_onnx(model, at_edges())["probabilities"]
+        assert np.abs(said - model.estimator().predict_proba(at_edges())).max() < 1e-9
+
+
+def test_columns_that_are_called_as_outputs_are(weights: dict[str, Any]) -> None:
+    told = weights["logistic_regression"] | {"features": ["label", "label_", "probabilities"]}
+    told |= {"classes": [False, True], "categories": {}}
+    model = read_model("logistic_regression", told)
+    data = frame()[["a", "b", "y"]].set_axis(["label", "label_", "probabilities"], axis=1)
+    said = said_by_onnx(model, data)
+    assert list(said) == ["label__", "probabilities_"]
+    assert said["label__"].dtype == bool
+    assert (said["label__"] == model.estimator().predict(data)).all()
+
+
+@pytest.mark.parametrize("name", ["", "\ud800"])
+def test_names_that_no_file_of_onnx_can_have(name: str, weights: dict[str, Any]) -> None:
+    """A result that was not the enclave's: refused by name, not by a crash."""
+    told = weights["linear_regression"]
+    model = read_model("linear_regression", told | {"features": [name, *told["features"][1:]]})
+    with refused(ResultNoModel):
+        as_onnx(model)
+    assert as_onnx(read_model("linear_regression", told))
+
+
 CHANGES: list[tuple[str, str, Any]] = [
     ("linear_regression", "coefficients", [1.0]),
     ("linear_regression", "coefficients", ["1.0", "2.0", "3.0"]),
@@ -220,15 +322,26 @@ def test_export_as_typed(tmp_path: Path, weights: dict[str, Any]) -> None:
 
     from ratls.cli import build
 
-    file, made = tmp_path / "result.json", tmp_path / "model.skops"
+    file, made, other = (tmp_path / name for name in ("result.json", "model.skops", "model.onnx"))
     document = {"schema": "ratls-result/1", "computation": "train", "run": "boosted_trees"}
     file.write_text(json.dumps(document | {"model_weights": weights["boosted_trees"]}), "utf-8")
     command = ["task", "export", str(file), "--skops", str(made)]
-    done = CliRunner().invoke(build("task"), command)
+
+    def typed(*words: str) -> Any:
+        return CliRunner().invoke(build("task"), [*command[:3], *words])
+
+    done = typed("--skops", str(made), "--onnx", str(other))
     assert done.exit_code == 0, done.output
     assert "trusted=['provider.estimators.BoostedTreesClassifier']" in done.output
+    assert "a: double, region: text, b: double" in done.output
     trusted = ["provider.estimators.BoostedTreesClassifier"]
     assert set(skops.io.load(made, trusted=trusted).predict(frame())) == {0, 1}
-    assert CliRunner().invoke(build("task"), command).exit_code != 0  # it exists
+    onnx.checker.check_model(onnx.load(other))
+    assert typed("--skops", str(made)).exit_code == 3  # it exists
+    assert typed("--onnx", str(other)).exit_code == 3
+    assert typed().exit_code == 2
+    told = json.loads(typed("--onnx", f"{other}2", "--json").stdout)
+    assert told["onnx"]["inputs"] == {"a": "double", "region": "text", "b": "double"}
     file.write_text("{}", "utf-8")
-    assert CliRunner().invoke(build("task"), [*command[:-1], str(made) + "2"]).exit_code != 0
+    assert typed("--onnx", f"{other}3").exit_code == 3
+    assert not Path(f"{other}3").exists()

@@ -30,6 +30,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from onnx.reference import ReferenceEvaluator
 
 from enclave_app.application import Enclave
 from enclave_app.gate import Group, Input
@@ -54,6 +55,7 @@ from policy.withdrawal import Withdrawal
 from provider.agent_check import try_all
 from provider.agent_config import AgentConfig
 from provider.agent_tasks import TaskReleaser
+from provider.models import read_model
 from provider.release import release
 from provider.sources import parse_source
 from ratls.address import Address
@@ -910,6 +912,7 @@ def computing(scene: Scene) -> Names:
     "policy.row_texts",
     "provider.estimators",
     "provider.models",
+    "provider.onnx_file",
 )
 def modelling(scene: Scene) -> Names:
     half = np.arange(40) / 40
@@ -918,6 +921,9 @@ def modelling(scene: Scene) -> Names:
     tree = {"feature": [0, -1, -1], "bin": [0, 0, 0], "left": [1, 0, 0], "right": [2, 0, 0]}
     tree |= {"missing": [False] * 3, "value": [0.0, -1.0, 1.0]}
     return {
+        "np": np,
+        "ReferenceEvaluator": ReferenceEvaluator,
+        "read_model": read_model,
         "matrix": half[:, None],
         "truth": np.arange(40) % 2,
         "likely": half,
