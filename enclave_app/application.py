@@ -187,9 +187,11 @@ class Enclave:
         )
 
     def stop(self) -> None:
-        """End the threads that wait for work."""
+        """End the threads that wait for work, and the rounds: parties that wait for others are
+        told so while their calls can still be answered."""
         self._stopped.set()
         self._workers.stop()
+        self.rounds.stop()
 
     def end_in_order(self) -> None:
         """The process ends: rows are dropped, and the log names each task that ends with it.
@@ -199,7 +201,7 @@ class Enclave:
         """
         self.stop()
         self.sweep()
-        for ticket in self.sessions.end_unfinished():
+        for ticket in [*self.sessions.end_unfinished(), *self.rounds.stop()]:
             named = digest_text(ticket.digest)
             self._log.info("ended", task_digest=named, mode=self.mode.value)
 

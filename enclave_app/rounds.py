@@ -72,6 +72,13 @@ class RoundFailed(ComputeDeniedError):
     default_fix = "reproduce it with made-up updates, and report it to the authors"
 
 
+class RoundsStopped(ComputeDeniedError):
+    """The enclave was told to stop before the last round: the series ended without an answer."""
+
+    code = "rounds-stopped"
+    default_fix = "have a new task signed: an enclave that starts again knows nothing of this one"
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """The joint model after a round; number 0 is where the first one starts."""
@@ -240,6 +247,13 @@ class Running:
             self._forget_updates()
             self._changed.notify_all()
 
+    def stop(self) -> bool:
+        """The process ends; is that why the series has no answer?"""
+        with self._changed:
+            if not self.finished:
+                self.end(RoundsStopped)
+            return self._ended is RoundsStopped
+
     def close(self) -> None:
         """Give all memory back; comes last."""
         self.end()
@@ -319,6 +333,11 @@ class Rounds:
             for digest, running in list(self._running.items()):
                 if ended(running.ticket):
                     self._running.pop(digest).close()
+
+    def stop(self) -> list[Ticket]:
+        """The process ends: who waits for a round is told so. The series that have no answer."""
+        with self._lock:
+            return [running.ticket for running in self._running.values() if running.stop()]
 
     def _forget_expired(self, at: datetime) -> None:
         for digest, running in list(self._running.items()):
