@@ -3,7 +3,7 @@
 Measured: one thread each, rows in memory, the best of several rounds that take turns. Trees: a
 hundred with 31 leaves, as `HistGradientBoostingClassifier` grows them from the pooled matrix; made
 here of Arrow columns, in agreed steps, each leaf counted by persons of each input and class. Linear
-regression beside them, for the record: what the gate asks costs more than the model.
+regression: the model is a few passes over the rows, and what the gate asks is some more of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from enclave_app.gate import Input, require_groups
 from policy.domains import Agreed
 from policy.sections import Column, Release
 
-GOAL, ROUNDS, ROWS, K = 0.9, 2, 1_000_000, 100
+GOALS = {"boosted_trees": 0.9, "linear_regression": 0.3}
+ROUNDS, ROWS, K = 2, 1_000_000, 100
 FEATURES = [f"f{i}" for i in range(12)]
 AGREED = Agreed("benchmark", {n: Column(type="float64", min=-6, max=6) for n in FEATURES})
 
@@ -88,7 +89,7 @@ def main() -> None:
                 "ours": round(min(mine), 3),
                 "peer": round(min(peer), 3),
                 "ratio": round(min(peer) / min(mine), 3),
-                "goal": GOAL if case == "boosted_trees" else None,
+                "goal": GOALS[case],
                 "unit": "s",
             }
     if "--json" in sys.argv:

@@ -85,6 +85,11 @@ def numbered(subjects: pa.ChunkedArray) -> People:
     return numbers.astype(np.int64)
 
 
+def numbered_in(inputs: Inputs) -> dict[str, People]:
+    """The same for each input."""
+    return {name: numbered(table.column(subject)) for name, (table, subject) in inputs.items()}
+
+
 def persons(people: People) -> int:
     """How many different persons these rows are about; nulls do not count."""
     known = people[people >= 0]

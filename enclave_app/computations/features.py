@@ -24,9 +24,9 @@ from enclave_app.computations.groups import (
     ValueTooRare,
     from_zero_to_one,
     of_directions,
+    of_frequencies,
     of_most_alike,
     of_pairs,
-    of_values,
     of_weights,
 )
 from enclave_app.errors import ComputeDeniedError, NumbersOutOfRange
@@ -54,8 +54,11 @@ def joined(inputs: Sequence[Input], name: str) -> npt.NDArray[Any]:
 
 
 def matrix_of(inputs: Sequence[Input], names: Sequence[str]) -> Matrix:
-    """These columns of all inputs."""
-    return np.column_stack([joined(inputs, name).astype(np.float64) for name in names])
+    """These columns of all inputs, each in one piece: what follows goes column by column."""
+    matrix = np.empty((sum(len(table) for table, _ in inputs), len(names)), order="F")
+    for name, column in zip(names, matrix.T, strict=True):
+        np.concatenate([table.column(name).to_numpy() for table, _ in inputs], out=column)
+    return matrix
 
 
 def people_of(inputs: Sequence[Input]) -> People:
@@ -140,22 +143,23 @@ def of_features(
     inputs: Inputs,
     features: Sequence[str],
     standard: Matrix,
+    who: Mapping[str, People],
     classes: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Iterator[Group | Share]:
     """The persons of each input that equations of these features are about.
 
     Args:
         standard: The features of all inputs, as `standardised` made them.
+        who: Of each input the person of each row, numbered.
         classes: Of each input the label of each row, where labels have few values.
     """
-    for dataset, (table, subject) in inputs.items():
-        people = numbered(table.column(subject))
+    for dataset, (table, _) in inputs.items():
         values = {name: table.column(name).to_numpy() for name in features}
         target = np.zeros(len(table), np.int8) if classes is None else classes[dataset]
-        yield from _of_values(f"dataset {dataset!r}", values, target, people)
-    for dataset, (table, subject) in inputs.items():
+        yield from _of_values(f"dataset {dataset!r}", values, target, who[dataset])
+    for dataset, (table, _) in inputs.items():
         part, standard = standard[: len(table)], standard[len(table) :]
-        people = numbered(table.column(subject))
+        people = who[dataset]
         for name, column in zip(features, part.T, strict=True):
             # The other provider may have made up rows that are as far out as one of these.
             thing, squares = f"dataset {dataset!r}: feature {name!r}", (column - column.mean()) ** 2
@@ -174,8 +178,8 @@ def _of_values(
     flags: dict[str, npt.NDArray[Any]] = {}
     for name, column in values.items():
         thing = f"{dataset}: feature {name!r}"
-        yield from of_values(thing, column, people, few=FEW)
-        found = np.unique(column)
+        found, rows = np.unique(column, return_counts=True)
+        yield from of_frequencies(thing, column, people, found, rows, few=FEW)
         if len(found) <= FEW:
             few.append(from_zero_to_one(column))
         if len(found) == 2:
@@ -188,7 +192,7 @@ def _of_values(
         yield from of_pairs(f"{dataset}: features {name!r} and {other!r}", one, two, people)
     if few:
         # What a person has in several rows counts once.
-        rows = np.unique(np.column_stack([people, *few]), axis=0)
-        thing, who = f"{dataset}: features of few values", rows[:, 0].astype(np.int64)
-        yield of_most_alike(thing, rows[:, 1:], who)
-        yield of_directions(thing, rows[:, 1:], who, most=MOST_OF_ONE, leaf=ValueTooRare)
+        each = np.unique(np.column_stack([people, *few]), axis=0)
+        thing, who = f"{dataset}: features of few values", each[:, 0].astype(np.int64)
+        yield of_most_alike(thing, each[:, 1:], who)
+        yield of_directions(thing, each[:, 1:], who, most=MOST_OF_ONE, leaf=ValueTooRare)

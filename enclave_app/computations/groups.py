@@ -10,6 +10,7 @@ them. A combination that is zero for all but a few persons is an equation about 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,8 @@ Matrix = npt.NDArray[np.float64]
 # A direction that is smaller than this is rounding; in six digits it could not be seen anyway.
 _NOTHING = 1e-12
 _SMALL = float(np.finfo(float).tiny)
+# An eigenvalue of correlations that is larger has ten digits, and more than half of them are right.
+_WELL_MIXED = 1e-6
 
 
 class ValueTooRare(ReleaseDeniedError):
@@ -46,14 +49,27 @@ def of_values(thing: str, values: npt.NDArray[Any], people: People, *, few: int)
         values: One for each row; no NaN.
         few: Up to so many different values are a table of frequencies.
     """
-    found, which, rows = np.unique(values, return_inverse=True, return_counts=True)
+    found, rows = np.unique(values, return_counts=True)
+    yield from of_frequencies(thing, values, people, found, rows, few=few)
+
+
+def of_frequencies(
+    thing: str,
+    values: npt.NDArray[Any],
+    people: People,
+    found: npt.NDArray[Any],
+    rows: npt.NDArray[Any],
+    *,
+    few: int,
+) -> Iterator[Group]:
+    """As `of_values`, where it is known which values there are, and in how many rows."""
     # A yes-or-no column in another form: most rows have one value, and the rest is few.
     if rows.max() > 1:
-        others = people[which != rows.argmax()]
+        others = people[values != found[rows.argmax()]]
         yield Group(thing, others, ValueTooRare if len(others) else ColumnConstant)
     if len(found) <= few:
-        for value in range(len(found)):
-            yield Group(thing, people[which == value], ValueTooRare)
+        for value in found:
+            yield Group(thing, people[values == value], ValueTooRare)
 
 
 def from_zero_to_one(values: npt.NDArray[Any]) -> Matrix:
@@ -130,7 +146,11 @@ def of_directions(
         matrix: Rows and columns, of a size that can be squared. A constant is added: it is an
             equation too.
     """
-    whole = np.column_stack([np.ones(len(matrix)), matrix - matrix.mean(axis=0)])
+    centred = matrix - matrix.mean(axis=0)
+    at_most = _most_of_any(centred, people)
+    if at_most <= most / 2:
+        return Share(thing, at_most, most, leaf)
+    whole = np.column_stack([np.ones(len(matrix)), centred])
     whole /= np.sqrt((whole**2).sum(axis=0)).clip(min=_SMALL)
     directions, sizes, _ = np.linalg.svd(whole, full_matrices=False)
     # In these coordinates all directions are alike, and a row's part of its own is its length.
@@ -144,3 +164,21 @@ def of_directions(
         own = even[order[ends[i] - rows[i] : ends[i]]]
         largest = max(largest, float(np.linalg.eigvalsh(own.T @ own)[-1]))
     return Share(thing, largest, most, leaf)
+
+
+def _most_of_any(centred: Matrix, people: People) -> float:
+    """What no part of any combination exceeds, cheaply; infinite where columns are nearly alike.
+
+    A row's part of a combination is at most its squared length over the least eigenvalue of the
+    columns' correlations, and the parts of a person's rows add up. Rows of well-mixed columns are
+    far below any limit, so that directions are computed for the others alone.
+    """
+    products = centred.T @ centred
+    sizes = products.diagonal()
+    if not len(centred) or not (sizes > _SMALL).all() or not np.isfinite(products).all():
+        return math.inf
+    least = float(np.linalg.eigvalsh(products / np.sqrt(np.outer(sizes, sizes)))[0])
+    if least < _WELL_MIXED:
+        return math.inf
+    parts = (centred**2) @ (1 / sizes) / least + 1 / len(centred)  # and that of the constant
+    return float(np.bincount(people + 1, parts).max())  # a null is -1

@@ -44,6 +44,7 @@ from enclave_app.gate import (
     Inputs,
     Share,
     numbered,
+    numbered_in,
     persons,
     require_all,
     rounded,
@@ -144,9 +145,9 @@ def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iter
     features, label = named(parameters), parameters["label"]
     tables = list(trained.values())
     target, _, _ = standardised(matrix_of(tables, [label]), [label])
-    classes = {}
-    for dataset, (table, subject) in trained.items():
-        thing, people = f"dataset {dataset!r}: label {label!r}", numbered(table.column(subject))
+    who, classes = numbered_in(trained), {}
+    for dataset, (table, _) in trained.items():
+        thing, people = f"dataset {dataset!r}: label {label!r}", who[dataset]
         part, target = target[: len(table), 0], target[len(table) :]
         yield from of_values(thing, part, people, few=FEW)
         yield of_weights(thing, (part - part.mean()) ** 2, people, most=MOST_OF_ONE)
@@ -156,7 +157,7 @@ def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iter
     if tested is not None:
         yield from of_test_side(tested, label, None)
     matrix, _, _ = standardised(matrix_of(tables, features), features)
-    yield from of_features(trained, features, matrix, classes)
+    yield from of_features(trained, features, matrix, who, classes)
 
 
 def need(parameters: Mapping[str, Any]) -> Need:

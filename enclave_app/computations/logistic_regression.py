@@ -48,7 +48,7 @@ from enclave_app.gate import (
     Inputs,
     People,
     Share,
-    numbered,
+    numbered_in,
     require_all,
     rounded,
 )
@@ -245,18 +245,21 @@ def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iter
     features, label = named(parameters), parameters["label"]
     # The result names both classes, also to a provider whose rows have one of them.
     classes = np.unique(joined(list(inputs.values()), label))
-    yield from of_classes(trained, label, classes)
+    who = numbered_in(trained)
+    yield from of_classes(trained, who, label, classes)
     if tested is not None:
         yield from of_test_side(tested, label, tuple(classes))
     matrix, _, _ = _standardised(list(trained.values()), features, rule.min_subjects_per_input)
     targets = {d: table.column(label).to_numpy() for d, (table, _) in trained.items()}
-    yield from of_features(trained, features, matrix, targets)
+    yield from of_features(trained, features, matrix, who, targets)
 
 
-def of_classes(inputs: Inputs, label: str, classes: npt.NDArray[Any]) -> Iterator[Group]:
+def of_classes(
+    inputs: Inputs, who: Mapping[str, People], label: str, classes: npt.NDArray[Any]
+) -> Iterator[Group]:
     """The persons of each class in each input."""
-    for dataset, (table, subject) in inputs.items():
-        people, target = numbered(table.column(subject)), table.column(label).to_numpy()
+    for dataset, (table, _) in inputs.items():
+        people, target = who[dataset], table.column(label).to_numpy()
         yield from (
             Group(f"dataset {dataset!r}: label {label!r}", people[target == one], ClassTooSmall)
             for one in classes
