@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policy.options import Json, PartyDir, PassphraseFile
+from policy.options import Json
 from provider.cli_agent import agent
 from provider.cli_budget import budget
 from provider.cli_check import (
@@ -22,18 +22,13 @@ from provider.cli_deliver import deliver
 from provider.cli_journal import journal
 from provider.cli_train import train
 from provider.options import (
-    EnclaveAt,
-    MailboxAt,
-    MailboxCertificate,
-    StateDir,
-    TaskFile,
-    Timeout,
-    enclave_request,
+    Mailbox,
+    OwnDataset,
+    ToEnclave,
     enclave_shown,
     report_released,
-    require_both,
+    with_options,
 )
-from ratls.options import CollateralFile
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 
@@ -47,17 +42,10 @@ provider = typer.Typer(
 
 
 def push(
-    task_file: TaskFile,
-    dataset: Annotated[str, typer.Option(help="Id of your dataset in the policy.")],
+    dataset: OwnDataset,
     source: SourcePath,
-    enclave: EnclaveAt,
-    collateral: CollateralFile,
-    party: PartyDir,
-    scheduler: MailboxAt = None,
-    scheduler_certificate: MailboxCertificate = None,
-    passphrase_file: PassphraseFile = None,
-    state: StateDir = None,
-    timeout: Timeout = 600,
+    to: ToEnclave,
+    mailbox: Mailbox,
     check_first: Annotated[
         bool,
         typer.Option(
@@ -79,8 +67,6 @@ def push(
         ),
     ] = None,
     json_output: Json = False,
-    *,
-    allow_simulation: bool = False,
 ) -> None:
     """Release one dataset for one task, once, to an enclave that first proves what it is.
 
@@ -94,15 +80,11 @@ def push(
     """
     from verifier.shell import refusals_as_exit_status
 
-    require_both(scheduler, scheduler_certificate)
     with refusals_as_exit_status(json_output) as shell:
         from policy.document import digest_text
         from provider.release import release
 
-        request = enclave_request(
-            shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
-            allow_simulation,
-        )  # fmt: skip
+        request = to.request(shell)
         if dry:
             _rehearse(shell, request, dataset, source)
             return
@@ -117,7 +99,7 @@ def push(
             )
         commit, kept = done.commit, done.kept
         done_for = (commit.task_digest, commit.dataset, commit.instance)
-        reported = report_released(shell, request, *done_for, scheduler, scheduler_certificate)
+        reported = report_released(shell, request, *done_for, mailbox)
         if not json_output:
             shell.show_appraisal(done.fresh.appraisal)
         before = " by an earlier run" if done.resumed else ""
@@ -134,7 +116,7 @@ def push(
                 "record": str(kept.record),
                 "reported": reported,
             }
-            | enclave_shown(done.fresh, done.mode, enclave),
+            | enclave_shown(done.fresh, done.mode, to.enclave),
             f"released{before}: {commit.rows:,} rows of {commit.dataset} to "
             f"{done.fresh.admission.enclave.name}, instance {commit.instance.hex()}; "
             f"the enclave acknowledged them ({done.mode})\n"
@@ -159,21 +141,13 @@ def _rehearse(shell: Shell, request: EnclaveRequest, dataset: str, source: Path)
     )
 
 
-provider.command("push")(with_simulation_option(push))
+provider.command("push")(with_simulation_option(with_options(push, timeout=600)))
 
 
 def reason(
-    task_file: TaskFile,
-    dataset: Annotated[str, typer.Option(help="Id of your dataset in the policy.")],
-    enclave: EnclaveAt,
-    collateral: CollateralFile,
-    party: PartyDir,
-    passphrase_file: PassphraseFile = None,
-    state: StateDir = None,
-    timeout: Timeout = 60,
+    dataset: OwnDataset,
+    to: ToEnclave,
     json_output: Json = False,
-    *,
-    allow_simulation: bool = False,
 ) -> None:
     """Ask which release rule your own input breaks by itself, once all inputs have arrived.
 
@@ -188,21 +162,18 @@ def reason(
     with refusals_as_exit_status(json_output) as shell:
         from provider.reason import ask_reason
 
-        request = enclave_request(
-            shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
-            allow_simulation,
-        )  # fmt: skip
+        request = to.request(shell)
         answer = ask_reason(request, dataset)
         meaning = f"breaks a rule by itself: {answer.code} (see docs/errors.md)"
         shell.answer(
             {"dataset": dataset, "reason": answer.code or None}
-            | enclave_shown(answer.fresh, answer.mode, enclave),
+            | enclave_shown(answer.fresh, answer.mode, to.enclave),
             f"{dataset} {meaning if answer.code else 'breaks no rule by itself'} ({answer.mode})",
         )
 
 
-provider.command("reason")(with_simulation_option(reason))
-provider.command("train")(with_simulation_option(train))
+provider.command("reason")(with_simulation_option(with_options(reason)))
+provider.command("train")(with_simulation_option(with_options(train, timeout=600)))
 provider.command("budget")(budget)
 provider.command("deliver")(with_simulation_option(deliver))
 provider.command("describe")(describe)

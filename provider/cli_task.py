@@ -16,18 +16,13 @@ from provider.cli_task_queue import show, submit, watch
 from provider.options import (
     OWN_RESULT,
     OWN_TASK,
-    EnclaveAt,
-    MailboxAt,
-    MailboxCertificate,
+    Mailbox,
     StateDir,
-    TaskFile,
-    Timeout,
-    enclave_request,
+    ToEnclave,
     enclave_shown,
-    require_both,
     state_folder,
+    with_options,
 )
-from ratls.options import CollateralFile
 from verifier.modes import with_simulation_option
 from verifier.text import digest_text, instant_text
 from verifier.usage import Commands
@@ -113,10 +108,8 @@ task.command("watch")(watch)
 
 
 def result(
-    enclave: EnclaveAt,
-    collateral: CollateralFile,
-    party: PartyDir,
-    task_file: TaskFile = OWN_TASK,
+    to: ToEnclave,
+    mailbox: Mailbox,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File for the result.")
     ] = OWN_RESULT,
@@ -132,14 +125,7 @@ def result(
     wait: Annotated[
         float, typer.Option(min=0, max=86_400, help="Seconds to wait for missing inputs.")
     ] = 0,
-    scheduler: MailboxAt = None,
-    scheduler_certificate: MailboxCertificate = None,
-    passphrase_file: PassphraseFile = None,
-    state: StateDir = None,
-    timeout: Timeout = 60,
     json_output: Json = False,
-    *,
-    allow_simulation: bool = False,
 ) -> None:
     """Have the enclave prove itself, fetch the result of a task, check its receipt, decrypt it.
 
@@ -151,7 +137,6 @@ def result(
     """
     from verifier.shell import refusals_as_exit_status
 
-    require_both(scheduler, scheduler_certificate)
     with refusals_as_exit_status(json_output) as shell:
         from provider.collect import Outputs, collect
 
@@ -160,13 +145,10 @@ def result(
             receipt or output.with_suffix(".receipt.json"),
             record or output.with_suffix(".record.json"),
         )
-        request = enclave_request(
-            shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
-            allow_simulation,
-        )  # fmt: skip
+        request = to.request(shell)
         with (
             _waiting(shell) as waiting,
-            _reports(shell, request, scheduler, scheduler_certificate) as reported,
+            _reports(shell, request, mailbox) as reported,
         ):
             done = collect(request, outputs, raw=raw, wait=wait, waiting=waiting, reported=reported)
         if not json_output:
@@ -183,7 +165,7 @@ def result(
                 "run": done.receipt.run,
                 "inputs": inputs,
             }
-            | enclave_shown(done.fresh, done.mode, enclave),
+            | enclave_shown(done.fresh, done.mode, to.enclave),
             f"collected: {done.receipt.computation} over {', '.join(inputs)} from "
             f"{done.fresh.admission.enclave.name}; its receipt is valid ({done.mode})\n"
             f"  result        {outputs.result}\n"
@@ -192,15 +174,16 @@ def result(
         )
 
 
-task.command("result")(with_simulation_option(result))
+task.command("result")(with_simulation_option(with_options(result, task_file=OWN_TASK)))
 task.command("export")(export)
 
 
 @contextmanager
 def _reports(
-    shell: Shell, request: EnclaveRequest, scheduler: str | None, certificate: Path | None
+    shell: Shell, request: EnclaveRequest, asked: Mailbox
 ) -> Iterator[Callable[[bytes], tuple[DatasetStatus, ...]]]:
     """The scheduler's view of a task's datasets; empty without a scheduler or an answer."""
+    scheduler, certificate = asked.scheduler, asked.scheduler_certificate
     if scheduler is None or certificate is None:
         yield lambda digest: ()
         return

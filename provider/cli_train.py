@@ -7,29 +7,16 @@ from typing import Annotated
 
 import typer
 
-from policy.options import Json, PartyDir, PassphraseFile
+from policy.options import Json
 from provider.cli_check import SourcePath
-from provider.options import (
-    EnclaveAt,
-    MailboxAt,
-    MailboxCertificate,
-    StateDir,
-    TaskFile,
-    Timeout,
-    enclave_request,
-    report_released,
-    require_both,
-)
-from ratls.options import CollateralFile
+from provider.options import Mailbox, OwnDataset, ToEnclave, report_released
 
 
 def train(
-    task_file: TaskFile,
-    dataset: Annotated[str, typer.Option(help="Id of your dataset in the policy.")],
+    dataset: OwnDataset,
     source: SourcePath,
-    enclave: EnclaveAt,
-    collateral: CollateralFile,
-    party: PartyDir,
+    to: ToEnclave,
+    mailbox: Mailbox,
     program: Annotated[
         Path | None,
         typer.Option(
@@ -40,14 +27,7 @@ def train(
     program_seconds: Annotated[
         float, typer.Option(min=1, max=86_400, help="It must end in this time, each round.")
     ] = 3600,
-    scheduler: MailboxAt = None,
-    scheduler_certificate: MailboxCertificate = None,
-    passphrase_file: PassphraseFile = None,
-    state: StateDir = None,
-    timeout: Timeout = 600,
     json_output: Json = False,
-    *,
-    allow_simulation: bool = False,
 ) -> None:
     """Take part in the rounds of one task: train at home, send what changed, receive the model.
 
@@ -61,15 +41,11 @@ def train(
     """
     from verifier.shell import refusals_as_exit_status
 
-    require_both(scheduler, scheduler_certificate)
     with refusals_as_exit_status(json_output) as shell:
         from policy.document import digest_text
         from provider.rounds import take_part
 
-        request = enclave_request(
-            shell, task_file, enclave, collateral, party, passphrase_file, state, timeout,
-            allow_simulation,
-        )  # fmt: skip
+        request = to.request(shell)
 
         def progress(number: int, rounds: int) -> None:
             shell.say(f"round {number} of {rounds} is over" if number else f"{rounds} rounds begin")
@@ -84,7 +60,7 @@ def train(
         )
         counted = len(done.counted)
         ended = (done.task_digest, dataset, done.instance)
-        reported = report_released(shell, request, *ended, scheduler, scheduler_certificate)
+        reported = report_released(shell, request, *ended, mailbox)
         shell.answer(
             {
                 "dataset": dataset,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from ratls.options import enclave_facts
+from policy.options import PartyDir, PassphraseFile
+from ratls.options import CollateralFile, enclave_facts
 from ratls.profile_options import ProfileFinder
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ def _of_profile(ctx: typer.Context, value: str) -> str:
 
 
 TaskFile = Annotated[Path, typer.Option("--task", help="The signed task.")]
+OwnDataset = Annotated[str, typer.Option("--dataset", help="Id of your dataset in the policy.")]
 # Of the one who signed it; who releases rows to a task names it.
 OWN_TASK = Path("task.json")
 OWN_RESULT = Path("result.json")
@@ -63,10 +68,87 @@ Timeout = Annotated[
 ]
 
 
-def require_both(scheduler: str | None, certificate: Path | None) -> None:
-    """--scheduler and --scheduler-certificate are given together, or neither."""
-    if (scheduler is None) != (certificate is None):
-        raise typer.BadParameter("--scheduler and --scheduler-certificate go together")
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """The scheduler that a command tells or asks; both options, or neither."""
+
+    scheduler: MailboxAt = None
+    scheduler_certificate: MailboxCertificate = None
+
+    def __post_init__(self) -> None:
+        if (self.scheduler is None) != (self.scheduler_certificate is None):
+            raise typer.BadParameter("--scheduler and --scheduler-certificate go together")
+
+
+@dataclass(frozen=True, slots=True)
+class ToEnclave:
+    """The options of each command that goes to an enclave with a task."""
+
+    task_file: TaskFile
+    enclave: EnclaveAt
+    collateral: CollateralFile
+    party: PartyDir
+    passphrase_file: PassphraseFile = None
+    state: StateDir = None
+    timeout: Timeout = 60
+    allow_simulation: bool = False
+
+    def request(self, shell: Shell) -> EnclaveRequest:
+        """Task, enclave and own keys, read."""
+        from ratls.environment import prepare_process
+
+        prepare_process()  # before anything loads gRPC, which reads the environment once
+        from policy.options import own_party
+        from provider.exchange import EnclaveRequest
+        from ratls.address import Address
+        from verifier.anchors import Mode
+        from verifier.bundles import read_collateral
+        from verifier.files import read_file
+        from verifier.shell import now
+
+        return EnclaveRequest(
+            task=read_file(self.task_file),
+            address=Address.parse(self.enclave),
+            collateral=read_collateral(self.collateral),
+            party=own_party(self.party, self.passphrase_file),
+            state=state_folder(self.state),
+            allow_simulation=self.allow_simulation,
+            timeout=self.timeout,
+            clock=now,
+            announce=lambda mode: shell.warn_simulation(mode is Mode.SIMULATION),
+        )
+
+
+def with_options(command: Callable[..., Any], **defaults: Any) -> Callable[..., Any]:
+    """A command that is typed with the options of `Mailbox` or `ToEnclave`, where it takes one.
+
+    Args:
+        defaults: Of single options, where this command has others.
+    """
+    signature, taken = inspect.signature(command, eval_str=True), []
+    groups: dict[str, type[Mailbox | ToEnclave]] = {}
+    for parameter in signature.parameters.values():
+        group = parameter.annotation
+        if group not in (Mailbox, ToEnclave):
+            taken.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        kinds = get_type_hints(group, include_extras=True)
+        groups[parameter.name] = group
+        for member in inspect.signature(group).parameters.values():
+            default = defaults.get(member.name, member.default)
+            kind, annotation = inspect.Parameter.KEYWORD_ONLY, kinds[member.name]
+            taken.append(member.replace(kind=kind, default=default, annotation=annotation))
+
+    def run(**arguments: Any) -> Any:
+        for name, group in groups.items():
+            named = {field.name for field in fields(group)} & arguments.keys()
+            arguments[name] = group(**{option: arguments.pop(option) for option in named})
+        return command(**arguments)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = signature.replace(parameters=taken)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in taken}
+    return run
 
 
 def state_folder(folder: Path | None) -> Path:
@@ -74,42 +156,6 @@ def state_folder(folder: Path | None) -> Path:
     from verifier.user_folder import user_folder
 
     return user_folder("state") if folder is None else folder
-
-
-def enclave_request(
-    shell: Shell,
-    task_file: Path,
-    enclave: str,
-    collateral: Path,
-    party: Path,
-    passphrase_file: Path | None,
-    state: Path | None,
-    timeout: float,
-    allow_simulation: bool,
-) -> EnclaveRequest:
-    """The arguments that a release and a collection share."""
-    from ratls.environment import prepare_process
-
-    prepare_process()  # before anything loads gRPC, which reads the environment once
-    from policy.options import own_party
-    from provider.exchange import EnclaveRequest
-    from ratls.address import Address
-    from verifier.anchors import Mode
-    from verifier.bundles import read_collateral
-    from verifier.files import read_file
-    from verifier.shell import now
-
-    return EnclaveRequest(
-        task=read_file(task_file),
-        address=Address.parse(enclave),
-        collateral=read_collateral(collateral),
-        party=own_party(party, passphrase_file),
-        state=state_folder(state),
-        allow_simulation=allow_simulation,
-        timeout=timeout,
-        clock=now,
-        announce=lambda mode: shell.warn_simulation(mode is Mode.SIMULATION),
-    )
 
 
 def enclave_shown(fresh: FreshEvidence, mode: Mode, address: str) -> dict[str, Any]:
@@ -123,10 +169,10 @@ def report_released(
     task_digest: Digest,
     dataset: str,
     instance: Instance,
-    scheduler: str | None,
-    certificate: Path | None,
+    told: Mailbox,
 ) -> bool | None:
     """Report to the scheduler; None without one. A failed report is only shown."""
+    scheduler, certificate = told.scheduler, told.scheduler_certificate
     if scheduler is None or certificate is None:
         return None
     from provider.mailbox import mailbox
