@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from enclave_app.audit import Measure, beside_sides, protected
 from enclave_app.computations.sql_boxes import added, columns, gid, grouped
+from enclave_app.computations.sql_combined import narrow_combinations
 from enclave_app.computations.sql_first import seen
 from enclave_app.computations.sql_tree import PREFIX
 from enclave_app.deadline import check_deadline
@@ -79,6 +80,8 @@ def hidden_rows(
             sql = _Counting(plan, inputs, boxes=boxes).sql(k, rows_of)
             found = _rows(connection.sql(sql, params=dict(values)))
             hidden -= _held(plan, keys, found, inputs)
+    shown = set(range(len(keys))) - hidden
+    hidden |= narrow_combinations(connection, plan, values, keys, inputs, k, shown)
     if hidden and (inputs > 1 or len(plan.sets) > 1):
         check_deadline()
         table, measures = _leaves(connection, plan, values, keys, inputs, k)
