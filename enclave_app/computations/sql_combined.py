@@ -18,9 +18,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from enclave_app.computations.combinations import Vectors, about_few, surely_many
 from enclave_app.computations.sql_boxes import added, columns
 from enclave_app.deadline import check_deadline
 
@@ -29,14 +29,8 @@ if TYPE_CHECKING:
 
     from enclave_app.computations.sql_plan import Plan
 
-Vectors = npt.NDArray[np.float64]  # persons x numbers
 Key = tuple[int, tuple[Any, ...]]  # a grouping, and the values of all keys
-# Of the largest eigenvalue, and of the largest singular value: what is smaller is rounding, and too
-# small to be seen in six digits.
-_NOTHING, _NO_LENGTH = 1e-12, 1e-6
-_PART = 1 << 18  #      persons that are grouped, or looked at, at once
-_ORDERS = 16  #         in which vectors are looked at
-_STEPS = 30  #          toward the combination that one person has most of
+_PART = 1 << 18  # persons that are grouped, or looked at, at once
 _ASKED = "ratls_asked"
 
 
@@ -117,79 +111,10 @@ class _Bound:
         self._largest = largest if self._largest is None else np.maximum(self._largest, largest)
 
     def passes(self, k: int) -> bool:
-        """Nobody has more than one in k of any combination: each is about k persons or more."""
+        """No combination is about fewer than k persons."""
         assert self._products is not None
         assert self._largest is not None
-        sizes = self._products.diagonal()
-        if not np.isfinite(self._products).all():
-            return False
-        kept = sizes > 0  # a sum of zeros says nothing
-        scale = np.sqrt(sizes[kept])
-        alike = self._products[np.ix_(kept, kept)] / np.outer(scale, scale)
-        eigenvalues = np.linalg.eigvalsh(alike)
-        least = eigenvalues[eigenvalues > _NOTHING * eigenvalues[-1]][0]
-        most = float((self._largest[kept] / sizes[kept]).sum() / least)
-        return most <= 1 / max(k, 2)
-
-
-def about_few(vectors: Vectors, k: int) -> bool:
-    """Is some combination of the columns not zero for fewer than k rows, or mostly one row's?
-
-    Args:
-        vectors: Rows and columns; one row for each person, and no row of zeros.
-
-    Rows span all combinations that there are. One that few have a part of is zero for all others:
-    in whatever order rows are taken to span the rest, these come last, unless they come early.
-    That is why several orders are tried; that of the rows as they came would be the provider's.
-    """
-    if not np.isfinite(vectors).all():
-        return True
-    scaled = vectors[np.lexsort(vectors.T)]
-    lengths = np.sqrt((scaled**2).sum(axis=0))
-    scaled = scaled[:, lengths > 0] / lengths[lengths > 0]
-    directions, sizes, _ = np.linalg.svd(scaled, full_matrices=False)
-    even = directions[:, sizes > _NO_LENGTH * sizes[0]]
-    parts = (even**2).sum(axis=1)
-    if parts.max() <= 1 / max(k, 2):
-        return False
-    # Who has more than half of a combination has more than half of its squares.
-    if any(_outweighs(even, int(i)) for i in np.flatnonzero(parts > 0.5 * (1 - 1e-9))):
-        return True
-    return any(_last_in(even, order, k) for order in range(_ORDERS))
-
-
-def _outweighs(even: Vectors, one: int) -> bool:
-    """Is there a combination of which this row has more than all others together?
-
-    Sought is the least sum of the others' parts where its own is 1, by weighted least squares: a
-    row weighs as much as its part is small.
-    """
-    weights = np.ones(len(even))
-    for _ in range(_STEPS):
-        toward = np.linalg.lstsq((even.T * weights) @ even, even[one], rcond=None)[0]
-        own = float(even[one] @ toward)
-        if not own > 0:
-            return False
-        others = np.abs(even @ toward) / own
-        others[one] = 0
-        if others.sum() < 1 - 1e-9:
-            return True
-        weights = 1 / np.maximum(others, 1e-9)
-        weights[one] = 1
-    return False
-
-
-def _last_in(even: Vectors, order: int, k: int) -> bool:
-    """Do fewer than k rows remain, when rows in this order span all directions but one?"""
-    rest = even[np.random.default_rng(order).permutation(len(even))]
-    for _ in range(even.shape[1] - 1):
-        beyond = np.flatnonzero((rest**2).sum(axis=1) > _NO_LENGTH**2 / len(even))
-        if not len(beyond):
-            return False
-        own = rest[beyond[0]] / np.linalg.norm(rest[beyond[0]])
-        rest = rest - np.outer(rest @ own, own)
-    remaining = int(((rest**2).sum(axis=1) > _NO_LENGTH**2 / len(even)).sum())
-    return 0 < remaining < k
+        return surely_many(self._products, self._largest, k)
 
 
 def _numbers(plan: Plan) -> list[str]:

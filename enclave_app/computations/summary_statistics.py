@@ -29,7 +29,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enclave_app.computations.groups import of_values, of_weights
+from enclave_app.computations.combinations import pair_about_few
+from enclave_app.computations.groups import ValueTooRare, of_values, of_weights
 from enclave_app.deadline import check_deadline
 from enclave_app.errors import NumbersOutOfRange, ReleaseDeniedError
 from enclave_app.gate import Group, Input, Inputs, People, Share, numbered
@@ -130,6 +131,13 @@ def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iter
                 yield Group(f"{thing}: missing", missing)
         if "statistics" in rule.outputs:
             yield from _of_statistics(present, parameters.get("quantiles", ()))
+    for dataset, (table, _) in inputs.items():
+        numbers = [_numbers(table.column(name)) for name in parameters["columns"]]
+        pair = pair_about_few(numbers, people[dataset], rule.min_subjects_per_input)
+        if pair is not None:
+            one, other = (parameters["columns"][place] for place in pair)
+            thing = f"dataset {dataset!r}: columns {one!r} and {other!r}"
+            raise ValueTooRare(thing, expected="that many differ in them", found="fewer")
 
 
 class QuantileExposes(ReleaseDeniedError):
@@ -170,8 +178,9 @@ def _shares(thing: str, rows: Rows) -> Iterator[Share]:
 
 
 def need(parameters: Mapping[str, Any]) -> Need:
-    """Subjects as Python's texts, and one column at a time, sorted and grouped."""
-    return declared("summary_statistics")
+    """Subjects as Python's texts, one column at a time, sorted and grouped; of each column and
+    person how many values there are, and their sum."""
+    return declared("summary_statistics", len(parameters["columns"]))
 
 
 def longest(parameters: Mapping[str, Any], outputs: Sequence[str], max_rows: Sequence[int]) -> int:

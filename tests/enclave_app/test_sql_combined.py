@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclave_app.computations import sql_combined
+from enclave_app.computations.combinations import Vectors, about_few
 from enclave_app.computations.sql import NoGroupLarge
-from enclave_app.computations.sql_combined import Vectors, about_few
 from policy.sections import Dataset
 from policy.sql import statement_faults
 from tests.enclave_app.test_sql import ran, table

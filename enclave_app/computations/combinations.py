@@ -1,0 +1,139 @@
+"""Whom numbers that stand side by side are about, once they are added and subtracted.
+
+    surely_many(products, largest, k)   # from sums of products alone: nothing is about few
+    about_few(vectors, k)               # some combination of the columns is about fewer than k rows
+    pair_about_few(columns, people, k)  # two columns of numbers whose means differ by few persons
+
+Two sums over hundreds of persons that differ in one of them are that person's number. A person is a
+row of numbers here: how many rows, how many values, which sums. In every combination of the columns
+k persons have a part, or none, and nobody's part is more than all others' together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from enclave_app.deadline import check_deadline
+from enclave_app.gate import People
+
+Vectors = npt.NDArray[np.float64]  # persons x numbers
+# Of the largest eigenvalue, and of the largest singular value: what is smaller is rounding, and too
+# small to be seen in six digits.
+_NOTHING, _NO_LENGTH = 1e-12, 1e-6
+_ORDERS = 16  # in which vectors are looked at
+_STEPS = 30  #  toward the combination that one person has most of
+
+
+def surely_many(products: Vectors, largest: Vectors, k: int) -> bool:
+    """Nobody has more than one in k of any combination: each is about k persons or more.
+
+    Squared length over the least eigenvalue bounds a row's part of any combination.
+
+    Args:
+        products: Of each two columns the sum of products.
+        largest: Of each column the largest square.
+    """
+    sizes = products.diagonal()
+    if not np.isfinite(products).all():
+        return False
+    kept = sizes > 0  # a sum of zeros says nothing
+    scale = np.sqrt(sizes[kept])
+    eigenvalues = np.linalg.eigvalsh(products[np.ix_(kept, kept)] / np.outer(scale, scale))
+    least = eigenvalues[eigenvalues > _NOTHING * eigenvalues[-1]][0]
+    return float((largest[kept] / sizes[kept]).sum() / least) <= 1 / max(k, 2)
+
+
+def about_few(vectors: Vectors, k: int) -> bool:
+    """Is some combination of the columns not zero for fewer than k rows, or mostly one row's?
+
+    Args:
+        vectors: Rows and columns; one row for each person, and no row of zeros.
+
+    Rows span all combinations that there are. One that few have a part of is zero for all others:
+    in whatever order rows are taken to span the rest, these come last, unless they come early.
+    That is why several orders are tried; that of the rows as they came would be the provider's.
+    """
+    if not np.isfinite(vectors).all():
+        return True
+    scaled = vectors[np.lexsort(vectors.T)]
+    lengths = np.sqrt((scaled**2).sum(axis=0))
+    scaled = scaled[:, lengths > 0] / lengths[lengths > 0]
+    directions, sizes, _ = np.linalg.svd(scaled, full_matrices=False)
+    even = directions[:, sizes > _NO_LENGTH * sizes[0]]
+    parts = (even**2).sum(axis=1)
+    if parts.max() <= 1 / max(k, 2):
+        return False
+    # Who has more than half of a combination has more than half of its squares.
+    if any(_outweighs(even, int(i)) for i in np.flatnonzero(parts > 0.5 * (1 - 1e-9))):
+        return True
+    return any(_last_in(even, order, k) for order in range(_ORDERS))
+
+
+def _outweighs(even: Vectors, one: int) -> bool:
+    """Is there a combination of which this row has more than all others together?
+
+    Sought is the least sum of the others' parts where its own is 1, by weighted least squares: a
+    row weighs as much as its part is small.
+    """
+    weights = np.ones(len(even))
+    for _ in range(_STEPS):
+        toward = np.linalg.lstsq((even.T * weights) @ even, even[one], rcond=None)[0]
+        own = float(even[one] @ toward)
+        if not own > 0:
+            return False
+        others = np.abs(even @ toward) / own
+        others[one] = 0
+        if others.sum() < 1 - 1e-9:
+            return True
+        weights = 1 / np.maximum(others, 1e-9)
+        weights[one] = 1
+    return False
+
+
+def _last_in(even: Vectors, order: int, k: int) -> bool:
+    """Do fewer than k rows remain, when rows in this order span all directions but one?"""
+    rest = even[np.random.default_rng(order).permutation(len(even))]
+    for _ in range(even.shape[1] - 1):
+        beyond = np.flatnonzero((rest**2).sum(axis=1) > _NO_LENGTH**2 / len(even))
+        if not len(beyond):
+            return False
+        own = rest[beyond[0]] / np.linalg.norm(rest[beyond[0]])
+        rest = rest - np.outer(rest @ own, own)
+    remaining = int(((rest**2).sum(axis=1) > _NO_LENGTH**2 / len(even)).sum())
+    return 0 < remaining < k
+
+
+def pair_about_few(
+    columns: Sequence[npt.NDArray[np.float64]], people: People, k: int
+) -> tuple[int, int] | None:
+    """Two columns of which sums or counts, combined, are about fewer than k persons; None for none.
+
+    Args:
+        columns: Each with a number for each row, NaN where there is none.
+        people: The person of each row, numbered; rows of nobody count for nobody.
+    """
+    count, known = int(people.max(initial=-1)) + 1, people >= 0
+    of_whom = people[known]
+    whole = np.empty((count, 1 + 2 * len(columns)))
+    whole[:, 0] = np.bincount(of_whom, minlength=count)
+    for place, column in enumerate(columns):
+        numbers = column[known]
+        there = ~np.isnan(numbers)
+        numbers = np.where(there, numbers, 0)
+        whole[:, 1 + 2 * place] = np.bincount(of_whom, there, minlength=count)
+        whole[:, 2 + 2 * place] = np.bincount(of_whom, numbers, minlength=count)
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = whole.T @ whole
+        largest = np.maximum(whole.max(axis=0, initial=0), -whole.min(axis=0, initial=0)) ** 2
+    for one, other in itertools.combinations(range(len(columns)), 2):
+        check_deadline()
+        asked = [0, 1 + 2 * one, 2 + 2 * one, 1 + 2 * other, 2 + 2 * other]
+        if not surely_many(products[np.ix_(asked, asked)], largest[asked], k) and about_few(
+            whole[whole[:, 0] > 0][:, asked], k
+        ):
+            return one, other
+    return None
