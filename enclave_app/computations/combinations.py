@@ -118,7 +118,7 @@ def pair_about_few(
     """
     count, known = int(people.max(initial=-1)) + 1, people >= 0
     of_whom = people[known]
-    whole = np.empty((count, 1 + 2 * len(columns)))
+    whole = np.empty((count, 1 + 2 * len(columns)), order="F")
     whole[:, 0] = np.bincount(of_whom, minlength=count)
     for place, column in enumerate(columns):
         numbers = column[known]
@@ -133,7 +133,7 @@ def pair_about_few(
         check_deadline()
         asked = [0, 1 + 2 * one, 2 + 2 * one, 1 + 2 * other, 2 + 2 * other]
         if not surely_many(products[np.ix_(asked, asked)], largest[asked], k) and about_few(
-            whole[whole[:, 0] > 0][:, asked], k
+            whole[:, asked][whole[:, 0] > 0], k
         ):
             return one, other
     return None
