@@ -360,7 +360,8 @@ def series_text(computation: Computation) -> str:
         f"{computation.id} runs at most {series.rounds} rounds of at most {series.seconds:,} s; "
         f"each needs updates of {least}, of at most norm {series.clip_norm:g}, and joins them by "
         f"{series.aggregator}. No row of its inputs is sent: each owner trains at home, and after "
-        "each round every owner receives the joint model."
+        "each round every owner receives the joint model. Where all other parties of a round "
+        f"({series.quorum - 1} or more) act together, they have the last one's update."
     )
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from enclave_app.rounds_aggregate import UpdateMalformed, aggregated
-from policy.rounds import Series, Tensor
+from policy.rounds import Series, Tensor, series_text
 from tests.support.enclave import refused_by_enclave
 from tests.support.refusal import count_refusal
 from tests.support.rounds import AT_ONCE, Rounds, asked, numbers_of, round_world
@@ -129,6 +129,25 @@ def test_one_party_moves_the_model_no_further_than_agreed() -> None:
         poison = (length * np.array([1, -1, 1, 1]) / 2).astype(np.float32)
         moved = aggregated(series("fedavg", 0.5), model, others | {"e": poison}) - model
         assert np.linalg.norm(moved) <= 0.5 / PARTIES * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("aggregator", ["fedavg", "median"])
+def test_all_others_together_have_the_last_update(aggregator: str) -> None:
+    """What nobody can prevent without noise is said to whoever signs. Of two honest parties a mean
+    tells what both add up to; a median, among three who act together, numbers of one or the other.
+    """
+    model, secret = np.zeros(4, np.float32), step(np.zeros(4, np.float32), 4)
+    far = np.full(4, 10.0, np.float32)
+    theirs = {"a": far, "b": far, "c": -far, "d": -far}
+    seen = aggregated(series(aggregator, UNCUT), model, theirs | {"e": secret})
+    found = seen * PARTIES if aggregator == "fedavg" else seen  # their own add up to nothing
+    assert np.abs(found - secret).max() < 1e-4
+    other = step(model, 3)
+    seen = aggregated(series(aggregator, UNCUT), model, theirs | {"d": other, "e": secret})
+    told = (other + secret + far) / PARTIES if aggregator == "fedavg" else np.maximum(other, secret)
+    assert np.abs(seen - told).max() < 1e-4
+    text = round_world(quorum="3").policy.computation[0]
+    assert "2 or more) act together" in series_text(text)
 
 
 def test_over_the_channel_an_update_is_cut_inside() -> None:
