@@ -323,14 +323,3 @@ def test_person_with_most_of_what_a_number_varies() -> None:
     with refused(SubjectDominates):
         answer(one, two.set_column(4, "odds", pa.array(odds)), label="odds", predict="number")
     assert answer(one, two, label="odds", predict="number")
-
-
-def test_two_runs_are_equal_on_any_number_of_threads() -> None:
-    """R15: the order of a sum would be a place to write into."""
-    from threadpoolctl import threadpool_limits
-
-    one, two = rows(seed=1), rows(seed=2)
-    first = answer(one, two)
-    for threads in (1, 2):
-        with threadpool_limits(limits=threads):
-            assert answer(one, two) == first
