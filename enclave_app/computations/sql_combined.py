@@ -14,7 +14,7 @@ done with that. Of others the vectors themselves are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from enclave_app.computations.sql_plan import Plan
 
 Key = tuple[int, tuple[Any, ...]]  # a grouping, and the values of all keys
+Group = tuple[Any, ...]  # the same in one piece, as the engine names it
 _PART = 1 << 18  # persons that are grouped, or looked at, at once
 _ASKED = "ratls_asked"
 
@@ -51,24 +52,27 @@ def narrow_combinations(
     groups = {(_mask(plan, keys[i][0]), *keys[i][1]): i for i in sorted(asked)}
     found: set[int] = set()
     for person in columns("", inputs):
-        bounds: dict[tuple[Any, ...], _Bound] = {}
+        bounds: dict[Group, _Bound] = {}
         for part in range(parts):
             check_deadline()
-            sql = _products(
-                plan, f"{person} IS NOT NULL AND hash({person}) % {parts} = {part}", person
-            )
-            for row in _tuples(connection.sql(sql, params=dict(values))):
-                group, numbers = row[: 1 + len(plan.keys)], row[1 + len(plan.keys) :]
+            of_part = f"{person} IS NOT NULL AND hash({person}) % {parts} = {part}"
+            sql = _products(plan, of_part, person)
+            named, numbers = _split(connection.sql(sql, params=dict(values)), 1 + len(plan.keys))
+            for group, row in zip(named, numbers, strict=True):
                 if group in groups:
-                    bounds.setdefault(group, _Bound()).add(np.array(numbers, np.float64))
-        for group, bound in bounds.items():
-            if groups[group] in found or bound.passes(k):
-                continue
-            check_deadline()
-            if bound.persons > _PART or about_few(
-                _vectors(connection, plan, values, person, group), k
-            ):
-                found.add(groups[group])
+                    bounds.setdefault(group, _Bound()).add(row)
+        unsure = [g for g, b in bounds.items() if groups[g] not in found and not b.passes(k)]
+        found |= {groups[group] for group in unsure if bounds[group].persons > _PART}
+        looked_at = [group for group in unsure if bounds[group].persons <= _PART]
+        sizes = np.cumsum([bounds[group].persons for group in looked_at], dtype=np.int64)
+        for part in np.unique(sizes // _PART):
+            some = [
+                group for group, at in zip(looked_at, sizes // _PART, strict=True) if at == part
+            ]
+            for group, vectors in _vectors(connection, plan, values, person, some):
+                check_deadline()
+                if about_few(vectors, k):
+                    found.add(groups[group])
     return found
 
 
@@ -77,17 +81,23 @@ def _vectors(
     plan: Plan,
     values: Mapping[str, Any],
     person: str,
-    group: tuple[Any, ...],
-) -> Vectors:
-    """The numbers of each person of one group."""
+    groups: Sequence[Group],
+) -> Iterator[tuple[Group, Vectors]]:
+    """The numbers of each person of these groups."""
     named = ["mask", *columns("key_", len(plan.keys))]
-    asking = pa.table({name: [value] for name, value in zip(named, group, strict=True)})
-    connection.register(_ASKED, asking)
+    asking = {"place": [*range(len(groups))]}
+    asking |= {name: [group[i] for group in groups] for i, name in enumerate(named)}
+    connection.register(_ASKED, pa.table(asking))
     same = " AND ".join(f"each.{name} IS NOT DISTINCT FROM {_ASKED}.{name}" for name in named)
-    shown = ", ".join(f"v_{i}" for i in range(len(_numbers(plan))))
+    shown = ", ".join(["place", *(f"v_{i}" for i in range(len(_numbers(plan))))])
     each = _by_person(plan, f"{person} IS NOT NULL", person)
     sql = f"SELECT {shown} FROM ({each}) AS each JOIN {_ASKED} ON {same}"  # noqa: S608
-    return np.array(_tuples(connection.sql(sql, params=dict(values))), np.float64)
+    places, numbers = _split(connection.sql(sql, params=dict(values)), 1)
+    of_group = np.array([place for (place,) in places])
+    order = np.argsort(of_group, kind="stable")
+    starts = np.searchsorted(of_group[order], np.arange(len(groups) + 1))
+    for place, group in enumerate(groups):
+        yield group, numbers[order[starts[place] : starts[place + 1]]]
 
 
 class _Bound:
@@ -95,26 +105,24 @@ class _Bound:
 
     def __init__(self) -> None:
         self.persons = 0
-        self._products: Vectors | None = None
-        self._largest: Vectors | None = None
+        self._sums = self._largest = np.zeros(0)
 
     def add(self, numbers: Vectors) -> None:
         """Some of its persons: how many, products of each two numbers, largest squares."""
         width = int((np.sqrt(8 * len(numbers) + 1) - 3) / 2)  # 1 + w(w+1)/2 + w, solved for w
-        upper = np.triu_indices(width)
-        products = np.zeros((width, width))
-        products[upper] = numbers[1 : 1 + len(upper[0])]
-        products.T[upper] = products[upper]
-        largest = numbers[1 + len(upper[0]) :]
+        sums, largest = numbers[1:-width], numbers[-width:]
+        if self.persons:
+            sums, largest = self._sums + sums, np.maximum(self._largest, largest)
         self.persons += int(numbers[0])
-        self._products = products if self._products is None else self._products + products
-        self._largest = largest if self._largest is None else np.maximum(self._largest, largest)
+        self._sums, self._largest = sums, largest
 
     def passes(self, k: int) -> bool:
         """No combination is about fewer than k persons."""
-        assert self._products is not None
-        assert self._largest is not None
-        return surely_many(self._products, self._largest, k)
+        width = len(self._largest)
+        products = np.zeros((width, width))
+        products[np.triu_indices(width)] = self._sums
+        products += np.triu(products, 1).T
+        return surely_many(products, self._largest, k)
 
 
 def _numbers(plan: Plan) -> list[str]:
@@ -155,6 +163,9 @@ def _products(plan: Plan, where: str, person: str) -> str:
     return f"SELECT {shown} FROM ({_by_person(plan, where, person)}) GROUP BY {group}"  # noqa: S608
 
 
-def _tuples(found: duckdb.DuckDBPyRelation) -> list[tuple[Any, ...]]:
-    columns = found.to_arrow_table().columns
-    return list(zip(*(column.to_pylist() for column in columns), strict=True))
+def _split(found: duckdb.DuckDBPyRelation, names: int) -> tuple[list[Group], Vectors]:
+    """The first columns as keys, and the others as numbers."""
+    table = found.to_arrow_table()
+    keys = [column.to_pylist() for column in table.columns[:names]]
+    numbers = [column.to_numpy() for column in table.columns[names:]]
+    return [*zip(*keys, strict=True)], np.column_stack(numbers).astype(np.float64)
