@@ -161,7 +161,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
                 "max_iter": Whole(1, 10_000),
             },
             tell_size=frozenset({"counts"}),
-            memory=Memory(per_row=240, per_feature=56),
+            memory=Memory(per_row=240, per_feature=112),
             fewest_subjects=10,
             says="the mean of each feature in every group that holds enough persons of each input, "
             "fewer groups than asked for where one was too small, and with counts how many "
@@ -243,7 +243,7 @@ DECLARED: Mapping[str, Declared] = MappingProxyType(
             },
             optional=frozenset({"quantiles"}),
             tell_size=frozenset({"counts"}),
-            memory=Memory(per_row=256, per_feature=32, copies=1),
+            memory=Memory(per_row=256, per_feature=96, copies=1),
             # Mean and deviation are two equations: two values are solved by them.
             fewest_subjects=3,
             # A statistic of one input alone is about that provider's rows.

@@ -49,7 +49,9 @@ def shape_lines(found: dict[str, Any]) -> list[str]:
     lines = [f"  {column['name']}: {column['holds']}" for column in found["columns"]]
     lines.append(f"  a row leaves where at least {k} persons of each input are in its group,")
     lines.append("  where no person has more than half of it, and where values differ;")
-    lines.append("  the same holds for whatever its numbers give when they are added and subtracted")
+    lines.append(
+        "  the same holds for whatever its numbers give when they are added and subtracted"
+    )
     if found["totals"]:
         lines.append("  with totals: rows are hidden besides, where sums would give others away")
     return lines

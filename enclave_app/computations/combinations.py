@@ -2,7 +2,7 @@
 
     surely_many(products, largest, k)   # from sums of products alone: nothing is about few
     about_few(vectors, k)               # some combination of the columns is about fewer than k rows
-    pair_about_few(columns, people, k)  # two columns of numbers whose means differ by few persons
+    columns_about_few(columns, people, k)   # which columns of numbers differ, together, for few
 
 Two sums over hundreds of persons that differ in one of them are that person's number. A person is a
 row of numbers here: how many rows, how many values, which sums. In every combination of the columns
@@ -24,6 +24,7 @@ Vectors = npt.NDArray[np.float64]  # persons x numbers
 # Of the largest eigenvalue, and of the largest singular value: what is smaller is rounding, and too
 # small to be seen in six digits.
 _NOTHING, _NO_LENGTH = 1e-12, 1e-6
+_CLEAR = 1e-9  # of the largest eigenvalue: above, more than half of the digits are right
 _ORDERS = 16  # in which vectors are looked at
 _STEPS = 30  #  toward the combination that one person has most of
 
@@ -59,9 +60,11 @@ def about_few(vectors: Vectors, k: int) -> bool:
     """
     if not np.isfinite(vectors).all():
         return True
-    scaled = vectors[np.lexsort(vectors.T)]
-    lengths = np.sqrt((scaled**2).sum(axis=0))
-    scaled = scaled[:, lengths > 0] / lengths[lengths > 0]
+    largest = np.abs(vectors).max(axis=0)
+    scaled = (vectors[:, largest > 0] / largest[largest > 0])[np.lexsort(vectors.T)]
+    scaled /= np.sqrt((scaled**2).sum(axis=0))
+    if _shared(scaled, k):
+        return False
     directions, sizes, _ = np.linalg.svd(scaled, full_matrices=False)
     even = directions[:, sizes > _NO_LENGTH * sizes[0]]
     parts = (even**2).sum(axis=1)
@@ -71,6 +74,17 @@ def about_few(vectors: Vectors, k: int) -> bool:
     if any(_outweighs(even, int(i)) for i in np.flatnonzero(parts > 0.5 * (1 - 1e-9))):
         return True
     return any(_last_in(even, order, k) for order in range(_ORDERS))
+
+
+def _shared(scaled: Vectors, k: int) -> bool:
+    """Is everybody's part of any combination clearly below one in k? Quicker than directions, and
+    exact enough where none of them is small."""
+    sizes, axes = np.linalg.eigh(scaled.T @ scaled)
+    kept = sizes > _NOTHING * sizes[-1]
+    if sizes[kept][0] < _CLEAR * sizes[-1]:
+        return False
+    parts = ((scaled @ (axes[:, kept] / np.sqrt(sizes[kept]))) ** 2).sum(axis=1)
+    return bool(parts.max() <= 0.99 / max(k, 2))
 
 
 def _outweighs(even: Vectors, one: int) -> bool:
@@ -107,10 +121,13 @@ def _last_in(even: Vectors, order: int, k: int) -> bool:
     return 0 < remaining < k
 
 
-def pair_about_few(
+def columns_about_few(
     columns: Sequence[npt.NDArray[np.float64]], people: People, k: int
-) -> tuple[int, int] | None:
-    """Two columns of which sums or counts, combined, are about fewer than k persons; None for none.
+) -> tuple[int, ...] | None:
+    """Columns of which sums and counts, combined, are about fewer than k persons; None for none.
+
+    Each two are asked about; and all together, where there are so many persons that a combination
+    about few is no accident: of as many numbers as persons there always is one.
 
     Args:
         columns: Each with a number for each row, NaN where there is none.
@@ -129,11 +146,14 @@ def pair_about_few(
     with np.errstate(over="ignore", invalid="ignore"):
         products = whole.T @ whole
         largest = np.maximum(whole.max(axis=0, initial=0), -whole.min(axis=0, initial=0)) ** 2
-    for one, other in itertools.combinations(range(len(columns)), 2):
+    here = whole[:, 0] > 0
+    many = len(columns) > 2 and here.sum() >= k + 2 * whole.shape[1]
+    together = [tuple(range(len(columns)))] if many else []
+    for chosen in [*itertools.combinations(range(len(columns)), 2), *together]:
         check_deadline()
-        asked = [0, 1 + 2 * one, 2 + 2 * one, 1 + 2 * other, 2 + 2 * other]
+        asked = [0, *(1 + 2 * one + part for one in chosen for part in (0, 1))]
         if not surely_many(products[np.ix_(asked, asked)], largest[asked], k) and about_few(
-            whole[:, asked][whole[:, 0] > 0], k
+            whole[:, asked][here], k
         ):
-            return one, other
+            return chosen
     return None

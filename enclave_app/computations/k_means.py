@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from enclave_app.computations.combinations import pair_about_few
+from enclave_app.computations.combinations import columns_about_few
 from enclave_app.computations.features import joined
 from enclave_app.computations.groups import Matrix, of_values, of_weights
 from enclave_app.deadline import check_deadline
@@ -202,7 +202,7 @@ def _may_leave(rows: Rows, chosen: npt.NDArray[np.bool_], inputs: Inputs, rule: 
             part = chosen & (rows.source == i)
             require_all(_of_means(dataset, rows.matrix[part], rows.people[part]), rule)
             k = rule.min_subjects_per_input
-            if pair_about_few([*rows.matrix[part].T], rows.people[part], k) is not None:
+            if columns_about_few([*rows.matrix[part].T], rows.people[part], k) is not None:
                 return False
     except ReleaseDeniedError:
         return False

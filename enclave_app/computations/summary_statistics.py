@@ -29,7 +29,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from enclave_app.computations.combinations import pair_about_few
+from enclave_app.computations.combinations import columns_about_few
 from enclave_app.computations.groups import ValueTooRare, of_values, of_weights
 from enclave_app.deadline import check_deadline
 from enclave_app.errors import NumbersOutOfRange, ReleaseDeniedError
@@ -133,10 +133,10 @@ def groups(inputs: Inputs, parameters: Mapping[str, Any], rule: Release) -> Iter
             yield from _of_statistics(present, parameters.get("quantiles", ()))
     for dataset, (table, _) in inputs.items():
         numbers = [_numbers(table.column(name)) for name in parameters["columns"]]
-        pair = pair_about_few(numbers, people[dataset], rule.min_subjects_per_input)
-        if pair is not None:
-            one, other = (parameters["columns"][place] for place in pair)
-            thing = f"dataset {dataset!r}: columns {one!r} and {other!r}"
+        found = columns_about_few(numbers, people[dataset], rule.min_subjects_per_input)
+        if found is not None:
+            named = ", ".join(repr(parameters["columns"][place]) for place in found)
+            thing = f"dataset {dataset!r}: columns {named}"
             raise ValueTooRare(thing, expected="that many differ in them", found="fewer")
 
 

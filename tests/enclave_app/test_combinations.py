@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enclave_app.computations.combinations import pair_about_few
+from enclave_app.computations.combinations import columns_about_few
 from tests.enclave_app.agreed import Agreed
 from tests.support.refusal import count_refusal
 
@@ -77,6 +77,25 @@ def test_centres_of_features_that_differ_for_few(differing: int) -> None:
     assert len(answer["model_weights"]["centres"]) == 2
 
 
+@pytest.mark.parametrize("wrong", [1, K - 1])
+def test_a_total_that_is_not_the_sum_of_its_parts_for_few(wrong: int) -> None:
+    """No two columns are alike; of three, one patient's are entered wrongly."""
+    rng = np.random.default_rng(4)
+    one, other = rng.normal(50, 10, (2, 400))
+    total = one + other
+    assert columns_about_few([one, other, total], np.arange(400), K) is None
+    total[:wrong] += 7
+    assert columns_about_few([one, other, total], np.arange(400), K) == (0, 1, 2)
+    total[: 2 * K] += 7
+    assert columns_about_few([one, other, total], np.arange(400), K) is None
+
+
+def test_as_many_columns_as_persons_are_no_accident() -> None:
+    """Of so many numbers some combination is always about few: that says nothing about rows."""
+    columns = [*np.random.default_rng(5).normal(0, 1, (30, 45))]
+    assert columns_about_few(columns, np.arange(45), K) is None
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 6), st.integers(2, 6))
 def test_columns_of_any_rows(seed: int, differing: int, k: int) -> None:
@@ -91,6 +110,8 @@ def test_columns_of_any_rows(seed: int, differing: int, k: int) -> None:
     holes = rng.random(400) < 0.3
     one[holes], other[holes] = np.nan, np.nan
     here = {int(p) for p in people[~holes] if p in those}
-    found = pair_about_few([rng.normal(0, 1, 400), one, other], people, k)
+    found = columns_about_few([rng.normal(0, 1, 400), one, other], people, k)
     if few and here:
         assert found == (1, 2)
+    if not here:
+        assert found is None
