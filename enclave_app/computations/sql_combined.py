@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 Key = tuple[int, tuple[Any, ...]]  # a grouping, and the values of all keys
 Group = tuple[Any, ...]  # the same in one piece, as the engine names it
-_PART = 1 << 18  # persons that are grouped, or looked at, at once
+_PART = 1 << 18  # persons that are looked at at once
+_UNITS = {"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _ASKED = "ratls_asked"
 
 
@@ -48,14 +49,16 @@ def narrow_combinations(
     if plan.arguments < 2 or not asked:
         return set()
     counted = connection.sql(f"SELECT count(*) FROM ({plan.rows})", params=dict(values))  # noqa: S608
-    parts = 1 + counted.fetchall()[0][0] // _PART
+    parts = 1 + counted.fetchall()[0][0] // _grouped_at_once(connection, plan)
     groups = {(_mask(plan, keys[i][0]), *keys[i][1]): i for i in sorted(asked)}
     found: set[int] = set()
     for person in columns("", inputs):
         bounds: dict[Group, _Bound] = {}
-        for part in range(parts):
+        slices = [
+            f"{person} IS NOT NULL AND hash({person}) % {parts} = {part}" for part in range(parts)
+        ]
+        for of_part in slices:
             check_deadline()
-            of_part = f"{person} IS NOT NULL AND hash({person}) % {parts} = {part}"
             sql = _products(plan, of_part, person)
             named, numbers = _split(connection.sql(sql, params=dict(values)), 1 + len(plan.keys))
             for group, row in zip(named, numbers, strict=True):
@@ -69,11 +72,20 @@ def narrow_combinations(
             some = [
                 group for group, at in zip(looked_at, sizes // _PART, strict=True) if at == part
             ]
-            for group, vectors in _vectors(connection, plan, values, person, some):
+            for group, vectors in _vectors(connection, plan, values, person, slices, some):
                 check_deadline()
                 if about_few(vectors, k):
                     found.add(groups[group])
     return found
+
+
+def _grouped_at_once(connection: duckdb.DuckDBPyConnection, plan: Plan) -> int:
+    """How many persons take a quarter of the engine's memory."""
+    ((limit,),) = connection.execute("SELECT current_setting('memory_limit')").fetchall()
+    number, unit = str(limit).split()
+    memory = float(number) * 2 ** _UNITS[unit]
+    each = 64 + 16 * (len(plan.keys) + len(_numbers(plan)))  # measured, and rounded up
+    return max(1, int(memory / 4 / each))
 
 
 def _vectors(
@@ -81,6 +93,7 @@ def _vectors(
     plan: Plan,
     values: Mapping[str, Any],
     person: str,
+    slices: Sequence[str],
     groups: Sequence[Group],
 ) -> Iterator[tuple[Group, Vectors]]:
     """The numbers of each person of these groups."""
@@ -90,10 +103,14 @@ def _vectors(
     connection.register(_ASKED, pa.table(asking))
     same = " AND ".join(f"each.{name} IS NOT DISTINCT FROM {_ASKED}.{name}" for name in named)
     shown = ", ".join(["place", *(f"v_{i}" for i in range(len(_numbers(plan))))])
-    each = _by_person(plan, f"{person} IS NOT NULL", person)
-    sql = f"SELECT {shown} FROM ({each}) AS each JOIN {_ASKED} ON {same}"  # noqa: S608
-    places, numbers = _split(connection.sql(sql, params=dict(values)), 1)
-    of_group = np.array([place for (place,) in places])
+    found: list[tuple[list[Group], Vectors]] = []
+    for of_part in slices:
+        check_deadline()
+        each = _by_person(plan, of_part, person)
+        sql = f"SELECT {shown} FROM ({each}) AS each JOIN {_ASKED} ON {same}"  # noqa: S608
+        found.append(_split(connection.sql(sql, params=dict(values)), 1))
+    of_group = np.array([place for places, _ in found for (place,) in places])
+    numbers = np.vstack([part for _, part in found])
     order = np.argsort(of_group, kind="stable")
     starts = np.searchsorted(of_group[order], np.arange(len(groups) + 1))
     for place, group in enumerate(groups):

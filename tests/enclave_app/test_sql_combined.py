@@ -141,6 +141,7 @@ def test_order_of_rows_and_parts_of_persons_change_nothing(monkeypatch: pytest.M
     whole = json.dumps(ran(statement, {"a": several}))
     shuffled = several.take(np.random.default_rng(3).permutation(len(several)))
     monkeypatch.setattr(sql_combined, "_PART", 40)
+    monkeypatch.setattr(sql_combined, "_grouped_at_once", lambda connection, plan: 40)
     # Sums of floats follow the order of rows; which groups leave does not.
     assert [r["age"] for r in ran(statement, {"a": shuffled})] == [
         r["age"] for r in json.loads(whole)
@@ -153,6 +154,25 @@ def test_a_group_too_large_to_be_looked_at_stays(monkeypatch: pytest.MonkeyPatch
         ran(ATTACKS["two sums"], {"a": rows(3)})
     monkeypatch.setattr(sql_combined, "_PART", 300)
     assert ran(ATTACKS["two sums"], {"a": rows(3)})
+
+
+def test_many_persons_take_little_memory() -> None:
+    """R04: 600,000 persons, grouped a part after the other, in the least that may be agreed on."""
+    rng = np.random.default_rng(6)
+    count = 600_000
+    large = pa.table(
+        {
+            "patient": np.arange(count),
+            "region": rng.integers(0, 3, count),
+            "age": rng.integers(20, 90, count),
+            "cost": rng.gamma(2, 100, count),
+        }
+    )
+    statement = (
+        "SELECT region, count(*) AS n, avg(age) AS g, sum(cost) AS s FROM a GROUP BY region "
+        "ORDER BY region"
+    )
+    assert len(ran(statement, {"a": large}, memory_mebibytes=64)) == 3
 
 
 def fewest(vectors: Vectors) -> int:
