@@ -20,6 +20,7 @@ from enclave_app.computations.boosted_trees import (
     score,
     steps,
 )
+from enclave_app.computations.groups import ColumnConstant, ValueTooRare
 from enclave_app.computations.logistic_regression import ClassesNotTwo, ClassTooSmall
 from enclave_app.computations.metrics import TooFewToTest
 from enclave_app.computations.split import is_tested
@@ -285,6 +286,15 @@ def test_label_without_two_classes() -> None:
     tables = [t.set_column(t.column_names.index("y"), "y", pa.array(three)) for t in tables]
     with refused(ClassesNotTwo):
         answer(*tables)
+
+
+@pytest.mark.parametrize(("others", "leaf"), [(0, ColumnConstant), (19, ValueTooRare)])
+def test_number_that_all_have_or_nearly_all(others: int, leaf: Any) -> None:
+    """A tree would tell it of every person, or who they are that differ."""
+    odds = np.where(np.arange(1000) < others, np.arange(1000) / 7, 3.0)
+    with refused(leaf):
+        answer(rows(odds=odds), rows(seed=2), label="odds", predict="number")
+    assert answer(rows(), rows(seed=2), label="odds", predict="number")
 
 
 def test_number_and_its_metrics() -> None:
