@@ -157,7 +157,7 @@ def test_a_group_too_large_to_be_looked_at_stays(monkeypatch: pytest.MonkeyPatch
 
 
 def test_many_persons_take_little_memory() -> None:
-    """R04: 1,200,000 persons, grouped a part after the other, in the least that may be agreed on."""
+    """R04: 1,200,000 persons, a part after the other, in the least that may be agreed on."""
     rng = np.random.default_rng(6)
     count = 1_200_000
     large = pa.table(
