@@ -87,6 +87,16 @@ def _shared(scaled: Vectors, k: int) -> bool:
     return bool(parts.max() <= 0.99 / max(k, 2))
 
 
+def _mixed(count: int, order: int) -> npt.NDArray[np.uint64]:
+    """Numbers without any pattern, for an order: SplitMix64, of Steele, Lea and Flood (2014). Not
+    every image has numpy's generators."""
+    mixed = np.arange(1 + order * count, 1 + (order + 1) * count, dtype=np.uint64)
+    mixed *= np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
 def _outweighs(even: Vectors, one: int) -> bool:
     """Is there a combination of which this row has more than all others together?
 
@@ -110,7 +120,7 @@ def _outweighs(even: Vectors, one: int) -> bool:
 
 def _last_in(even: Vectors, order: int, k: int) -> bool:
     """Do fewer than k rows remain, when rows in this order span all directions but one?"""
-    rest = even[np.random.default_rng(order).permutation(len(even))]
+    rest = even[np.argsort(_mixed(len(even), order), kind="stable")]
     for _ in range(even.shape[1] - 1):
         beyond = np.flatnonzero((rest**2).sum(axis=1) > _NO_LENGTH**2 / len(even))
         if not len(beyond):

@@ -67,11 +67,9 @@ def narrow_combinations(
         unsure = [g for g, b in bounds.items() if groups[g] not in found and not b.passes(k)]
         found |= {groups[group] for group in unsure if bounds[group].persons > _PART}
         looked_at = [group for group in unsure if bounds[group].persons <= _PART]
-        sizes = np.cumsum([bounds[group].persons for group in looked_at], dtype=np.int64)
-        for part in np.unique(sizes // _PART):
-            some = [
-                group for group, at in zip(looked_at, sizes // _PART, strict=True) if at == part
-            ]
+        ends = np.cumsum([bounds[group].persons for group in looked_at], dtype=np.int64) // _PART
+        for part in sorted(set(ends.tolist())):
+            some = [group for group, end in zip(looked_at, ends, strict=True) if end == part]
             for group, vectors in _vectors(connection, plan, values, person, slices, some):
                 check_deadline()
                 if about_few(vectors, k):

@@ -50,7 +50,9 @@ def seen(
         passed = np.ones(len(groups), bool)
         for j in added(plan):
             passed &= _differing(groups.column(f"lows_{j}"), groups.column(f"highs_{j}")) >= k
-        kept = groups.select(["gid", *columns("key_", len(plan.keys))]).filter(pa.array(passed))
+        kept = groups.select(["gid", *columns("key_", len(plan.keys))]).filter(
+            pa.array(passed.tolist())
+        )
         found.update(zip(*(column.to_pylist() for column in kept.columns), strict=True))
     return found
 

@@ -66,7 +66,8 @@ SECTIONS = {
     "private_set_intersection": ('key = "age"', ["intersection_size"], 3),
     "sql": (
         'statement = "WITH u AS (SELECT patient, y, age FROM train_party_1 UNION ALL SELECT '
-        "patient, y, age FROM train_party_2) SELECT y, count(*) AS n, avg(age) AS m FROM u "
+        "patient, y, age FROM train_party_2) SELECT y, count(*) AS n, avg(age) AS m, "
+        "sum(CASE WHEN age > 50 THEN 1 ELSE 0 END) AS o FROM u "
         'GROUP BY ROLLUP (y) ORDER BY y", max_groups = 10, memory_mebibytes = 64, seconds = 60',
         ["table"],
         5,
