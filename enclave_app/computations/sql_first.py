@@ -51,7 +51,7 @@ def seen(
         for j in added(plan):
             passed &= _differing(groups.column(f"lows_{j}"), groups.column(f"highs_{j}")) >= k
         kept = groups.select(["gid", *columns("key_", len(plan.keys))]).filter(
-            pa.array(passed.tolist())
+            pa.array(passed.tolist(), pa.bool_())
         )
         found.update(zip(*(column.to_pylist() for column in kept.columns), strict=True))
     return found
