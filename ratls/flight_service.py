@@ -49,7 +49,7 @@ from ratls.log import Log, open_log
 from ratls.repeated import keep_renewed, repeated
 from ratls.server_stream import Caps, ServerExchange
 from ratls.serving import open_many_files
-from ratls.session import Allowance, utc_now
+from ratls.session import utc_now
 from verifier.files import MEBIBYTE
 
 COMMAND = b"ratls/1 service"
@@ -145,7 +145,6 @@ class Server:
         open_many_files()
         self._policy, self._service, self._clock = policy, service, clock
         self._limits, self._log = limits or Limits(), log or open_log()
-        self._seconds = seconds
         self.identities = Identities(identity)
         self._guard = Guard(
             self._party,
@@ -205,10 +204,9 @@ class Server:
     def _exchange(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
         def served(party: Party, running: Running) -> None:
             identity = self.identities.of(pinned_key(context))
-            allowance, spki = Allowance(self._seconds), party.channel_certificate.spki_sha256
+            spki = party.channel_certificate.spki_sha256
 
             def prove(nonce: Nonce) -> None:
-                allowance.spend()
                 stream.send_evidence(identity.answer_challenge(nonce, spki, NO_TASK))
 
             stream = _Stream(requests, send, running, prove)

@@ -22,6 +22,7 @@ from policy.receipt import Acknowledgement, Receipt, ReceiptInput
 from policy.values import Digest, Instance, Nonce
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate
+from ratls.attester import Attester
 from ratls.bulk import BulkListener
 from ratls.claims import NO_TASK
 from ratls.client_stream import ClientExchange, open_exchange
@@ -31,6 +32,7 @@ from ratls.identity import EnclaveIdentity
 from ratls.pin import ChannelIdentity
 from ratls.sealing import SealingKey, Transcript
 from ratls.server_stream import Caps, Hello, Opened, ServerExchange, refusal_status
+from ratls.turns import Turns
 from simulation.intel import root_name
 from simulation.platform import Platform
 from tests.support.intel import World
@@ -82,8 +84,14 @@ class Study:
 
     def identity(self, digest: bytes | None = None, **altered: Any) -> EnclaveIdentity:
         """A start of the agreed enclave; `altered` goes to `Platform.quote`."""
-        attester = PlatformAttester(self.world.platform, **altered)
-        return EnclaveIdentity.create(attester, digest or self.policy.digest, at=self.world.at)
+        return self.started(PlatformAttester(self.world.platform, **altered), digest)
+
+    def started(
+        self, attester: Attester, digest: bytes | None = None, turns: Turns | None = None
+    ) -> EnclaveIdentity:
+        """A start that has its quotes from this attester."""
+        made = digest or self.policy.digest
+        return EnclaveIdentity.create(attester, made, at=self.world.at, turns=turns)
 
     def admitted(self, identity: EnclaveIdentity) -> AdmittedCertificate:
         return appraise_certificate(identity.certificate_der, self.expectation, at=self.world.at)
