@@ -10,6 +10,7 @@ import typer
 from policy.options import Json
 from ratls.cli_collateral_show import Root, show, summary
 from ratls.options import JsonPath, NewerSgx, NewestState, json_path_steps, parse_span
+from ratls.profile_options import at_addresses
 from verifier.modes import with_simulation_option
 from verifier.text import printable
 from verifier.usage import Commands
@@ -39,7 +40,8 @@ Enclaves = Annotated[
     list[str] | None,
     typer.Option(
         "--enclave",
-        metavar="HOST:PORT",
+        metavar="HOST:PORT|NAME",
+        callback=at_addresses,
         help="Take the quote that an enclave shows there. May be repeated.",
     ),
 ]

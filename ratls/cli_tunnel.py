@@ -9,6 +9,7 @@ import typer
 
 from policy.options import Json, PassphraseFile, own_party
 from ratls.options import AgreementFile, CollateralFile, NewestState
+from ratls.profile_options import at_address
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 
@@ -25,7 +26,14 @@ Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="0 takes a free p
 
 
 def client(
-    to: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The enclave's end.")],
+    to: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST:PORT|NAME",
+            callback=at_address,
+            help="The enclave's end; or its name in ratls.toml.",
+        ),
+    ],
     agreement: AgreementFile,
     collateral: CollateralFile,
     party: Annotated[Path, typer.Option(help="Your party's folder.")],

@@ -32,6 +32,7 @@ from ratls.cli_verify_receipt import receipt
 from ratls.cli_verify_shared import Reader, end_with_answer
 from ratls.errors import FreshnessError
 from ratls.options import At, NewestState, enclave_facts
+from ratls.profile_options import at_address
 from verifier.modes import simulation_installed, with_simulation_option
 from verifier.usage import Commands
 
@@ -114,7 +115,14 @@ def cert(
 
 
 def server(
-    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where it listens.")],
+    address: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST:PORT|NAME",
+            callback=at_address,
+            help="Where it listens; or its name in ratls.toml.",
+        ),
+    ],
     agreement: OptionalAgreement = None,
     collateral: OptionalCollateral = None,
     format: FormatName = None,
