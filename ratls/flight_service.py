@@ -46,8 +46,8 @@ from ratls.framing import MessageUnexpected, rows_frame, schema_frame, without_m
 from ratls.identity import EnclaveIdentity, Identities
 from ratls.listener import ListenerUnusable
 from ratls.log import Log, open_log
+from ratls.plain_rows import Caps, PlainExchange
 from ratls.repeated import keep_renewed, repeated
-from ratls.server_stream import Caps, ServerExchange
 from ratls.serving import open_many_files
 from ratls.session import utc_now
 from verifier.files import MEBIBYTE
@@ -245,7 +245,7 @@ class Server:
                 running.context.cancel()
 
 
-class _Stream(ServerExchange):
+class _Stream(PlainExchange):
     """One call. A peer that is waited for may be silent for a while; the service takes its time."""
 
     def __init__(

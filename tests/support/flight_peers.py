@@ -30,8 +30,9 @@ from ratls.flight_server import FlightServer, Send
 from ratls.framing import Kind
 from ratls.identity import EnclaveIdentity
 from ratls.pin import ChannelIdentity
+from ratls.plain_rows import Caps, PlainExchange
 from ratls.sealing import SealingKey, Transcript
-from ratls.server_stream import Caps, Hello, Opened, ServerExchange, refusal_status
+from ratls.server_stream import Hello, Opened, refusal_status
 from ratls.turns import Turns
 from simulation.intel import root_name
 from simulation.platform import Platform
@@ -205,8 +206,8 @@ class Script:
     identity: EnclaveIdentity
     peer_spki_sha256: bytes  # of the one party that may call
     answer: Callable[[EnclaveIdentity, bytes, bytes], bytes] | None = None  # nonce, task digest
-    before_evidence: Callable[[ServerExchange], None] | None = None
-    after_evidence: Callable[[ServerExchange], None] | None = None
+    before_evidence: Callable[[PlainExchange], None] | None = None
+    after_evidence: Callable[[PlainExchange], None] | None = None
     caps: Caps = field(default_factory=lambda: Caps(rows=10**6, bytes=1 << 28))
     known_commits: dict[bytes, bytes] = field(default_factory=dict)
     schema_digest: bytes = bytes(32)
@@ -252,7 +253,7 @@ class PlainEnclave:
         self._server.stop(5)
 
     def _exchange(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
-        exchange = ServerExchange(requests, send, bulk=self.script.bulk)
+        exchange = PlainExchange(requests, send, bulk=self.script.bulk)
         try:
             self._run(exchange.kind(), exchange)
         except RatlsError as refusal:
@@ -264,7 +265,7 @@ class PlainEnclave:
         finally:
             send(None)
 
-    def _run(self, kind: Kind, exchange: ServerExchange) -> None:
+    def _run(self, kind: Kind, exchange: PlainExchange) -> None:
         script = self.script
         hello = exchange.hello()
         script.hellos += 1
@@ -281,7 +282,7 @@ class PlainEnclave:
         elif kind is Kind.COLLECT:
             exchange.result(b"receipt", b"ciphertext")
 
-    def _release(self, exchange: ServerExchange, hello: Hello) -> None:
+    def _release(self, exchange: PlainExchange, hello: Hello) -> None:
         """Rows that are sealed or not, up to the commit."""
         script = self.script
         asked = exchange.resume_request()
