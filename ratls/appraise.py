@@ -115,6 +115,10 @@ class AdmittedCertificate:
     def __post_init__(self, seal: object) -> None:
         _require_seal(seal, self.appraisal)
 
+    def __repr__(self) -> str:
+        enclave, instance = self.admission.enclave.name, self.claims.instance.hex()
+        return f"<AdmittedCertificate of {enclave}, instance {instance}>"
+
 
 @dataclass(frozen=True, slots=True)
 class FreshEvidence:
@@ -132,6 +136,10 @@ class FreshEvidence:
 
     def __post_init__(self, seal: object) -> None:
         _require_seal(seal, self.appraisal)
+
+    def __repr__(self) -> str:
+        enclave, instance = self.admission.enclave.name, self.claims.instance.hex()
+        return f"<FreshEvidence of {enclave}, instance {instance}>"
 
 
 def _require_seal(seal: object, appraisal: Appraisal) -> None:

@@ -114,31 +114,21 @@ def server(
     Example: ratls tunnel server --agreement policy.agreement.json --attester tdx
     --listen 0.0.0.0:7443 --to 127.0.0.1:5432
     """
-    from verifier.shell import now, refusals_as_exit_status
+    from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        from policy.agreement_file import read_agreement
         from ratls.address import Address
-        from ratls.attester_option import resolve_attester
-        from ratls.environment import prepare_process
-
-        prepare_process()
-        from ratls.identity import EnclaveIdentity
-        from ratls.listener import Listener
+        from ratls.api import enclave_end
         from ratls.log import open_log
         from ratls.serving import listen_address
-        from ratls.tunnel import TunnelServer
         from verifier.anchors import Mode
 
-        source = resolve_attester(attester, allow_simulation=allow_simulation)
-        shell.warn_simulation(source.mode is Mode.SIMULATION)
-        policy = read_agreement(agreement).require_complete().in_force(now()).policy
-        listener = Listener(
-            listen_address(listen),
-            EnclaveIdentity.create(source, policy.digest, at=now()),
-            lambda: policy,
-            log=open_log(),
-        )
+        own = enclave_end(policy=agreement, attester=attester, allow_simulation=allow_simulation)
+        from ratls.listener import Listener
+        from ratls.tunnel import TunnelServer
+
+        shell.warn_simulation(own.identity.mode is Mode.SIMULATION)
+        listener = Listener(listen_address(listen), own.identity, own.policy, log=open_log())
         tunnel = TunnelServer(listener, Address.parse(to))
         _run(shell, tunnel.serve, listener.close, str(listener.address))
 

@@ -80,6 +80,9 @@ class Client:
         self._address, self._identity, self._verifier = address, identity, verifier
         self._timeout, self._most = timeout, most
 
+    def __repr__(self) -> str:
+        return f"<flight.Client of {self._address}>"
+
     def get(self, ticket: bytes) -> pa.Table:
         """The rows that the ticket stands for, all of them.
 

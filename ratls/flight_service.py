@@ -174,6 +174,9 @@ class Server:
             repeated(self, _WATCH_SECONDS, Server.cut, self._log),
         )
 
+    def __repr__(self) -> str:
+        return f"<flight.Server {self.address}>"
+
     def __enter__(self) -> Self:
         return self
 

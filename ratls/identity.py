@@ -36,6 +36,7 @@ from ratls.errors import FreshnessError
 from ratls.evidence import make_evidence
 from ratls.log import Log, place_of
 from ratls.turns import Turns
+from verifier.anchors import Mode
 from verifier.errors import Exit, RatlsError
 
 RENEW_AFTER = timedelta(hours=4)  # a certificate lasts three times as long
@@ -140,6 +141,10 @@ class EnclaveIdentity:
         )
         return cls(attester, tls_key, receipt_key, claims, certificate, turns)
 
+    def __repr__(self) -> str:
+        role = self._claims.role.decode()
+        return f"<EnclaveIdentity {role}, instance {self.instance.hex()} ({self.mode})>"
+
     @cached_property
     def key_pem(self) -> bytes:
         """The TLS key for the server in this process; never written to a file.
@@ -157,6 +162,11 @@ class EnclaveIdentity:
     def pair(self) -> tuple[bytes, bytes]:
         """PEM of certificate and key, of the same one."""
         return self.certificate_pem, self.key_pem
+
+    @property
+    def mode(self) -> Mode:
+        """Hardware, or a simulation."""
+        return self._attester.mode
 
     @property
     def instance(self) -> Instance:

@@ -95,6 +95,9 @@ class Verifier:
     random: Callable[[int], bytes] = os.urandom
     seconds: Callable[[], float] = time.monotonic
 
+    def __repr__(self) -> str:
+        return "<Verifier>"
+
 
 @dataclass(frozen=True, slots=True)
 class Challenger:
