@@ -89,8 +89,8 @@ def client(
             listen_address(listen),
             connected,
             report=lambda refusal: shell.announce(
-                {"cut_off": refusal.code, "message": str(refusal)},
-                f"cut off: {refusal.code}: {refusal}",
+                {"cut_off": refusal.code, "message": str(refusal), "fix": refusal.fix},
+                f"cut off: {refusal.code}: {refusal}; to do: {refusal.fix}",
             ),
         )
         _run(shell, tunnel.serve, tunnel.close, str(tunnel.address))

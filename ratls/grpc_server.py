@@ -96,6 +96,9 @@ class Attestation:
         keep_renewed(self.identities, clock, log)
         repeated(self, _WATCH_SECONDS, Attestation.cut, log)
 
+    def __repr__(self) -> str:
+        return f"<Attestation of {self.identities.current}>"
+
     def credentials(self) -> grpc.ServerCredentials:
         """Mutual TLS (RFC 8446, section 4.3.2) with the parties of the policy, and nobody else.
 

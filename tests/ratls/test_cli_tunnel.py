@@ -175,6 +175,7 @@ def test_both_commands_carry_a_program(measured: Desk) -> None:
                 [cut] = [json.loads(x) for x in output.splitlines()]
                 assert cut["cut_off"] == "peer-refused"
                 assert "tunnel-target-unreachable" in cut["message"]
+                assert cut["fix"]
             status, output, log = ended(server, signal.SIGTERM)
             assert (status, output) == (Exit.YES, "")
             assert "SIMULATION" in log
