@@ -240,10 +240,10 @@ def _shown_quote(place: str, timeout: float) -> bytes:
     """The quote in the certificate that the enclave shows; `obtain` verifies it."""
     from ratls.address import Address
     from ratls.appraise import presented_quote
-    from ratls.probe import probe_name
+    from ratls.probe import probe_any
     from verifier.shell import now
 
-    _, der = probe_name(Address.parse(place), timeout)
+    _, der, _ = probe_any(Address.parse(place), timeout)
     return presented_quote(der, at=now())
 
 

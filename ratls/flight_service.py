@@ -42,7 +42,7 @@ from ratls.flight_server import (
     pinned_key,
     roots_of,
 )
-from ratls.framing import MessageUnexpected, rows_frame, schema_frame, without_metadata
+from ratls.framing import Kind, MessageUnexpected, rows_frame, schema_frame, without_metadata
 from ratls.identity import EnclaveIdentity, Identities
 from ratls.listener import ListenerUnusable
 from ratls.log import Log, open_log
@@ -213,9 +213,9 @@ class Server:
                 stream.send_evidence(identity.answer_challenge(nonce, spki, NO_TASK))
 
             stream = _Stream(requests, send, running, prove)
-            stream.begin()
-            method, about = stream.request()
-            self._serve(method, Call(party.id, about), stream)
+            if stream.begin():
+                method, about = stream.request()
+                self._serve(method, Call(party.id, about), stream)
 
         self._guard.serve(context, send, served)
 
@@ -274,14 +274,19 @@ class _Stream(PlainExchange):
         self._running.busy()
         return frame
 
-    def begin(self) -> None:
-        """The first frames: a challenge, which is answered before anything is told or asked."""
-        if self.command() != COMMAND:
+    def begin(self) -> bool:
+        """The first frames: a challenge, which is answered before anything is told or asked.
+
+        False where nothing follows: `ratls verify server` asks for a proof alone.
+        """
+        command = self.command()
+        if command not in (COMMAND, Kind.ATTEST.value):
             raise MessageUnexpected("descriptor", expected=COMMAND.decode(), found="another")
         hello = self.hello()
         if hello.task or hello.dataset or hello.release:
             raise MessageUnexpected("hello", expected="a nonce alone", found="more")
         self._prove(hello.nonce)
+        return command == COMMAND
 
     def request(self) -> tuple[str, bytes]:
         """Method, and what it is about."""
