@@ -88,12 +88,12 @@ class Turns:
     def own(self) -> Iterator[None]:
         """The block asks for a quote for the enclave's own certificate; or it is a peer's turn."""
         me = object()
-        with self._changed:
-            self._line.append(me)
-            self._changed.wait_for(lambda: self._line[0] is me)
+        self._line.append(me)
         try:
-            yield
-        finally:
             with self._changed:
-                self._line.popleft()
+                self._changed.wait_for(lambda: self._line[0] is me)
+            yield
+        finally:  # also where Ctrl-C came while it waited: the others go on
+            with self._changed:
+                self._line.remove(me)
                 self._changed.notify_all()

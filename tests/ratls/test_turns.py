@@ -125,6 +125,22 @@ def test_a_quote_that_fails_gives_its_turn_back() -> None:
     take(turns, BOB)
 
 
+def test_who_is_interrupted_while_waiting_leaves_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns()
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with turns.own():
+        monkeypatch.setattr(turns._changed, "wait_for", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            take(turns)
+        monkeypatch.undo()
+        assert len(turns._line) == 1
+    take(turns)
+    take(turns, BOB)
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """F11: enclaves that connect are as many as their operators start."""
     monkeypatch.setattr("ratls.turns._PEERS", 4)
