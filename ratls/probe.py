@@ -21,10 +21,10 @@ from OpenSSL import SSL, crypto
 
 from ratls.address import Address, PeerUnreachable
 from ratls.errors import BindingError, DeadlineExceeded, TransportError
-from ratls.tls import ALPN
 
 MAX_HANDSHAKE = 256 * 1024  # bytes from the peer; a pinned certificate has 100 KB at most
 _PIECE = 16 * 1024
+ALPN = b"ratls/1"  # RFC 7301, section 3.1: of `ratls.tls`; no other server answers to it
 HTTP2 = b"h2"  # RFC 9113, section 3.2: gRPC and Flight
 
 
