@@ -42,14 +42,16 @@ from OpenSSL import SSL  # noqa: E402
 from benchmarks.transfer import own_flight  # noqa: E402
 from ratls import flight  # noqa: E402
 from ratls.address import Address  # noqa: E402
+from ratls.attested_socket import message_frame  # noqa: E402
 from ratls.grpc import Attestation, channel  # noqa: E402
 from ratls.http import HttpTransport, serve_wsgi  # noqa: E402
 from ratls.listener import Limits, Listener  # noqa: E402
-from ratls.session import Verifier  # noqa: E402
+from ratls.session import Verifier, write_message  # noqa: E402
 from ratls.sockets import connect  # noqa: E402
 from ratls.tls import Shown  # noqa: E402
 from ratls.tunnel import TunnelClient, TunnelServer  # noqa: E402
 from tests.support.flight_peers import Study  # noqa: E402
+from tests.support.transports import raw_connection, read_frame  # noqa: E402
 
 HOST = "127.0.0.1"
 MIB = 1 << 20
@@ -453,6 +455,7 @@ def run(mebibytes: int, pairs: int) -> dict[str, dict[str, Any]]:
     finally:
         bench.end()
     crowd(bench, found)
+    again(bench, found)
     return found
 
 
@@ -547,6 +550,49 @@ def crowd(bench: Bench, found: dict[str, dict[str, Any]]) -> None:
         }
     finally:
         attester.quote = quote
+        bench.end()
+
+
+def again(bench: Bench, found: dict[str, dict[str, Any]]) -> None:
+    """A party connects again and again, with 16 threads, where a quote takes 10 ms: how many it
+    gets, and how long another party's connections take meanwhile."""
+    attester: Any = bench.enclave._attester
+    quote, never, over = attester.quote, threading.Event(), threading.Event()
+    attester.quote = lambda report_data: never.wait(0.01) or bytes(quote(report_data))
+    place, other = bench.attested(take), bench.study.channel("bob-hospital")
+    begun, made = float("inf"), [0] * 16
+
+    def crowd(thread: int) -> None:
+        while not over.is_set():
+            with suppress(SSL.Error, OSError), raw_connection(place, bench.shown) as tls:
+                tls.sendall(message_frame(write_message("hello", nonce=bytes(32))))
+                evidence = len(read_frame(tls)[1]) > 1024  # else it is a refusal
+                made[thread] += evidence and time.perf_counter() > begun
+
+    def waited() -> float:
+        return _timed(lambda: connect(place, other, bench.verifier).close())
+
+    try:
+        alone = statistics.median(waited() for _ in range(20))
+        with ThreadPoolExecutor(16) as pool:
+            pool.map(crowd, range(16))
+            time.sleep(12)  # until it has used up its burst
+            begun = time.perf_counter()
+            among = sorted(waited() for _ in range(20))
+            while time.perf_counter() - begun < 5:
+                time.sleep(0.1)
+            rate = sum(made) / (time.perf_counter() - begun)
+            over.set()
+        found["quotes of who connects again and again"] = {"ours": rate, "unit": "1/s"}
+        found["another party connects meanwhile"] = {
+            "ours": among[10] * 1e3,
+            "peer": alone * 1e3,  # the same with nobody else there
+            "most": among[-1] * 1e3,
+            "unit": "ms",
+        }
+    finally:
+        attester.quote = quote
+        over.set()
         bench.end()
 
 

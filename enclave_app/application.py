@@ -47,6 +47,7 @@ from ratls.attester import Attester, KnowsItself
 from ratls.identity import EnclaveIdentity, Identities
 from ratls.log import Log, place_of
 from ratls.sealing import SpareKey
+from ratls.turns import Turns
 from verifier.anchors import Mode, RootName
 from verifier.errors import ModeMismatchError, RatlsError
 
@@ -174,7 +175,9 @@ class Enclave:
         require_parts(policy)
         if spill is not None:
             require_folder(spill)
-        identity = EnclaveIdentity.create(attester, policy.digest, at=at, endorsements=endorsements)
+        identity = EnclaveIdentity.create(
+            attester, policy.digest, at=at, endorsements=endorsements, turns=Turns(seconds)
+        )
         return cls(
             held,
             Identities(identity, endorsements),

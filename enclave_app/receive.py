@@ -31,6 +31,7 @@ from ratls.sealing import (
     tags_digest,
 )
 from ratls.server_stream import Open, SequenceBroken, StreamTruncated
+from ratls.turns import TooManyChallenges
 
 
 class ExchangeTooLong(ResourceLimitError):
@@ -104,7 +105,7 @@ class _Release:
         Chunks beside TLS are nobody's until they open: whoever alters one must not cost the
         provider what it sent before.
         """
-        if isinstance(refusal, StreamTruncated | BulkBroken | AttesterError):
+        if isinstance(refusal, StreamTruncated | BulkBroken | AttesterError | TooManyChallenges):
             return True
         return self._enclave.policy.transport.bulk == "sealed" and isinstance(refusal, _BESIDE)
 

@@ -35,6 +35,7 @@ from verifier.appraisal import Appraisal
 from verifier.appraisal_log import AppraisalLog
 from verifier.errors import (
     CollateralStaleError,
+    ConfigError,
     EnclaveAttributeError,
     ModeMismatchError,
     TcbStatusError,
@@ -101,8 +102,9 @@ def admit(
         PolicyExpiredError, ModeMismatchError, TcbStatusError, PlatformDeniedError,
             MeasurementError, EnclaveAttributeError: Not as agreed (exit status 6).
         CollateralTooOld: Nothing was decided (5).
+        EnclaveNotInPolicy: There is none of that name (3).
     """
-    platform = policy.platform
+    candidates, platform = named_enclaves(policy, enclave_name), policy.platform
     log = AppraisalLog(AdmissionCheck, before=verified.appraisal)
     with log.check(AdmissionCheck.POLICY_WINDOW) as note:
         require_window(policy, at)
@@ -133,7 +135,6 @@ def admit(
         note(verified.platform.fmspc.hex())
     with log.check(AdmissionCheck.CONFIGURATION) as note:
         note(require_configuration(platform.configuration, verified.platform))
-    candidates = [e for e in policy.enclave if enclave_name in (None, e.name)]
     report = verified.quote.report
     agreed: Agreed
     if isinstance(report, TdReport):
@@ -141,6 +142,28 @@ def admit(
     else:
         agreed = _require_enclave(log, candidates, report)
     return Admission(agreed, log.close(), _SEAL)
+
+
+class EnclaveNotInPolicy(ConfigError):
+    """The policy lists no enclave of this name."""
+
+    code = "enclave-not-in-policy"
+    default_fix = (
+        "write the name as it is in the policy, or leave it out: then any of them is meant"
+    )
+    says = "the policy lists no enclave {found}; it lists {expected}"
+
+
+def named_enclaves(policy: Policy, name: str | None) -> list[Agreed]:
+    """The enclave that the policy lists by this name; all of them, where none is named.
+
+    Raises: EnclaveNotInPolicy.
+    """
+    found = [e for e in policy.enclave if name in (None, e.name)]
+    if not found:
+        listed = " and ".join(e.name for e in policy.enclave)
+        raise EnclaveNotInPolicy("enclave", expected=listed, found=ascii(name)[:80])
+    return found
 
 
 def _require_enclave(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from policy.agreement import FILE_CAP, Agreement, CompleteAgreement
@@ -135,7 +135,13 @@ def open_agreement(
 
 def read_agreement(path: Path) -> Agreement:
     """An agreement file, complete or not. Raises: FileUnreadable, what `Agreement.parse` raises."""
-    return parse_file(path, partial(Agreement.parse, known_roots=known_roots()), cap=FILE_CAP)
+    return parse_file(path, partial(_agreement, roots=known_roots()), cap=FILE_CAP)
+
+
+@lru_cache(maxsize=4)
+def _agreement(raw: bytes, roots: frozenset[str]) -> Agreement:
+    """The same bytes are the same agreement: a connection that lasts asks for it each minute."""
+    return Agreement.parse(raw, roots)
 
 
 def read_policy(path: Path) -> Policy:

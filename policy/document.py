@@ -130,6 +130,9 @@ class Policy:
             raw=raw,
         )
 
+    def __repr__(self) -> str:
+        return f"<Policy {self.study} version {self.version}, {digest_text(self.digest)}>"
+
     @property
     def digest(self) -> Digest:
         """SHA-256 of the bytes that are signed; 32 bytes."""

@@ -37,9 +37,7 @@ def exported(state: StudyState, study: str) -> Agreement:
 
     Raises: StateMissing, and what `StudyState.stored` and `withdrawals` raise.
     """
-    stored = state.stored(study)
-    if stored is None:
-        raise StateMissing(f"study {ascii(study)[:80]}", expected="an agreement", found="none")
+    stored = state.require(study)
     agreement, policies = stored.agreement, [v.policy for v in stored.agreement.versions]
     known = [w.envelope for w in agreement.withdrawals]
     added = [w for w in state.withdrawals(study) if w not in known]

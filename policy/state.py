@@ -193,12 +193,19 @@ class StudyState:
 
         Raises: StateMissing, StateCorrupt, PolicyExpired, PolicyNotYetValid, Distrusted.
         """
+        return self._trusted(self.require(study).in_force(at))
+
+    def require(self, study: str) -> CompleteAgreement:
+        """What was accepted of this study. Raises: StateMissing; as `stored`."""
         stored = self.stored(study) if SLUG.fullmatch(study) else None
         if stored is None:
+            known = " or ".join(self.studies())
             raise StateMissing(
-                f"study {ascii(study)[:80]}", expected="an accepted agreement", found="none"
+                f"study {ascii(study)[:80]}",
+                expected=f"one that was accepted here, {known}" if known else "an agreement",
+                found="another name" if known else "none",
             )
-        return self._trusted(stored.in_force(at))
+        return stored
 
     def find_by_policy_digest(self, digest: Digest, at: datetime) -> CompleteAgreement:
         """The agreement in force that has this policy digest.

@@ -55,7 +55,9 @@ _BROKEN = (
     AnswerNotOpened,
 )
 # The enclave has no room just now; every other answer of it is final.
-_FULL = frozenset({"exchanges-exhausted", "tasks-exhausted", "memory-exhausted"})
+_FULL = frozenset(
+    {"exchanges-exhausted", "too-many-challenges", "tasks-exhausted", "memory-exhausted"}
+)
 # Tasks and envelopes whose outcome is remembered. Beyond these the oldest are checked again, which
 # is harmless: the journal has what was released, and records a repeated refusal once.
 _REMEMBERED = 16_384

@@ -35,6 +35,7 @@ def budget(
         from policy.journal import Reading
         from policy.party import LocalParty
         from policy.state import StudyState
+        from provider.dry_run import undeclared
 
         own, folder = LocalParty.load(party).party_id, state_folder(state)
         store, records = StudyState(folder), Reading.of(folder).records
@@ -43,8 +44,12 @@ def budget(
             for study in store.studies()
             if (stored := store.stored(study)) is not None
             for row in _of(stored.policy, own, records)
-            if dataset in (None, row["dataset"])
         ]
+        if dataset is not None:
+            known = list(dict.fromkeys(row["dataset"] for row in rows))
+            rows = [row for row in rows if row["dataset"] == dataset]
+            if not rows:
+                raise undeclared(dataset, known)
         totals = [_total(records, name) for name in dict.fromkeys(row["dataset"] for row in rows)]
         shell.answer(
             {"party": own, "budgets": rows, "datasets": totals},

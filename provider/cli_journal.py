@@ -41,13 +41,16 @@ def show(
     from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        reading = _reading(state)
+        reading, wanted = _reading(state), {"task": task, "dataset": dataset}
+        shown = 0
         for record in reading.records:
             fields = record.entry.model_dump(mode="json")
-            wanted = {"task": task, "dataset": dataset}
             if any(value not in (None, fields.get(name)) for name, value in wanted.items()):
                 continue
             shell.answer(_place(record) | fields, printable(_line(record, fields)))
+            shown += 1
+        if not shown:
+            shell.say(f"none of {len(reading.records)} records is of that task and dataset")
 
 
 @journal.command()

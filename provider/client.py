@@ -56,7 +56,7 @@ class ProfileIncomplete(ConfigError):
 
 
 class EnclaveNotChosen(ConfigError):
-    """The profile has several enclaves, and none was named."""
+    """The profile has several enclaves and none was named, or it has none of that name."""
 
     code = "enclave-not-chosen"
     default_fix = "name one: enclave=NAME"
@@ -255,12 +255,15 @@ class Client:
 
     def _enclave(self, name: str | None) -> EnclavePlace:
         known = self._profile.enclaves
-        if name is None and len(known) > 1:
-            raise EnclaveNotChosen(str(self._profile.path), expected="one", found=", ".join(known))
-        if not known or (name is not None and name not in known):
-            wanted = "enclave" if name is None else f"enclave {name}"
-            raise ProfileIncomplete(str(self._profile.path), expected=wanted, found="none")
-        return known[name] if name is not None else next(iter(known.values()))
+        path = str(self._profile.path)
+        if not known:
+            raise ProfileIncomplete(path, expected="enclave", found="none")
+        if name is None and len(known) == 1:
+            return next(iter(known.values()))
+        if name is None or name not in known:
+            found = "several" if name is None else ascii(name)
+            raise EnclaveNotChosen(path, expected=" or ".join(known), found=found)
+        return known[name]
 
     def _request(self, task: bytes, enclave: str | None, timeout: float) -> EnclaveRequest:
         place = self._enclave(enclave)

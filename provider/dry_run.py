@@ -125,13 +125,18 @@ def dataset_of(policy: Policy, dataset: str) -> Dataset:
     """The dataset with this id. Raises: DatasetUnclear."""
     declared = policy.dataset_by_id(dataset)
     if declared is None:
-        raise DatasetUnclear(
-            f"dataset {ascii(dataset)[:80]}",
-            expected=f"one of {', '.join(d.id for d in policy.dataset)}",
-            found="an id that the policy does not have",
-            fix="write its id as it is in the policy",
-        )
+        raise undeclared(dataset, [d.id for d in policy.dataset])
     return declared
+
+
+def undeclared(dataset: str, known: Sequence[str]) -> DatasetUnclear:
+    """There are others."""
+    return DatasetUnclear(
+        f"dataset {ascii(dataset)[:80]}",
+        expected=f"one of {', '.join(known) or 'none'}",
+        found="another id",
+        fix="write its id as it is in the policy",
+    )
 
 
 def accepted_dataset(state: Path, dataset: str, study: str | None = None) -> Wanted:
@@ -147,14 +152,17 @@ def accepted_dataset(state: Path, dataset: str, study: str | None = None) -> Wan
     """
     store = StudyState(state)
     studies = store.studies() if study is None else [study]
+    policies = [store.require(name).policy for name in studies]
     found: Sequence[Wanted] = [
-        Wanted.of(agreement.policy, dataset)
-        for agreement in map(store.stored, studies)
-        if agreement is not None and agreement.policy.dataset_by_id(dataset) is not None
+        Wanted.of(policy, dataset)
+        for policy in policies
+        if policy.dataset_by_id(dataset) is not None
     ]
     if not studies:
         raise StateMissing(str(store.folder), expected="an accepted agreement", found="none")
-    if len(found) != 1:
+    if not found:
+        raise undeclared(dataset, [d.id for p in policies for d in p.dataset])
+    if len(found) > 1:
         raise DatasetUnclear(
             f"dataset {ascii(dataset)[:80]}",
             expected="one accepted policy that declares it",

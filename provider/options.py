@@ -12,7 +12,7 @@ import typer
 
 from policy.options import PartyDir, PassphraseFile
 from ratls.options import CollateralFile, enclave_facts
-from ratls.profile_options import ProfileFinder
+from ratls.profile_options import at_address
 
 if TYPE_CHECKING:
     from policy.values import Digest, Instance
@@ -20,18 +20,6 @@ if TYPE_CHECKING:
     from ratls.appraise import FreshEvidence
     from verifier.anchors import Mode
     from verifier.shell import Shell
-
-
-def _of_profile(ctx: typer.Context, value: str) -> str:
-    """The address of an enclave that is named as in the policy, where the profile has it."""
-    finder = ctx.find_object(ProfileFinder)
-    if finder is None or ":" in value or ctx.resilient_parsing:
-        return value
-    known = {} if finder.profile is None else finder.profile.enclaves
-    if value not in known:
-        listed = " or ".join(known) or "none"
-        raise typer.BadParameter(f"write HOST:PORT, or a name of the profile, which has {listed}")
-    return str(known[value].address)
 
 
 TaskFile = Annotated[Path, typer.Option("--task", help="The signed task.")]
@@ -44,7 +32,7 @@ EnclaveAt = Annotated[
     typer.Option(
         "--enclave",
         metavar="HOST:PORT|NAME",
-        callback=_of_profile,
+        callback=at_address,
         help="Where the enclave is; or its name, where the profile has it.",
     ),
 ]

@@ -77,9 +77,9 @@ class Tries:
 
 
 def may_mend(broken: TransportError) -> bool:
-    """Does it look otherwise a moment later? No refusal does, but that of one call too many."""
+    """Does it look otherwise a moment later? Of refusals that of one call, or quote, too many."""
     if isinstance(broken, PeerRefused):
-        return broken.peer_code == "exchanges-exhausted"
+        return broken.peer_code in ("exchanges-exhausted", "too-many-challenges")
     return isinstance(broken, CallFailed | AnswerMissing | PeerUnreachable | HandshakeFailed)
 
 

@@ -23,9 +23,11 @@ OWNER = "ratls: ratls"
 # `ratls --help`, import this package and need none of it.
 _API = "ratls.api"
 __all__ = [
+    "Address",
     "AttestedSocket",
     "Client",
     "Collateral",
+    "EnclaveEnd",
     "Exit",
     "HttpTransport",
     "Listener",
@@ -35,9 +37,12 @@ __all__ = [
     "TrustAnchors",
     "VerifiedQuote",
     "connect",
+    "enclave_end",
     "own_end",
     "verify_quote",
 ]
+
+_TRANSPORTS = ("flight", "grpc", "http", "sockets", "tunnel")  # modules
 
 # gRPC reads its environment while it is loaded, and modules of this package load it.
 before_grpc()
@@ -46,8 +51,10 @@ before_grpc()
 def __getattr__(name: str) -> object:
     if name in __all__:
         return getattr(import_module(_API), name)
+    if name in _TRANSPORTS:
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *_TRANSPORTS, *(name for name in globals() if name.endswith("__"))])

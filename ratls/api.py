@@ -11,7 +11,8 @@ record of every check.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -31,12 +32,15 @@ from verifier.verify import VerifiedQuote
 from verifier.verify import verify_quote as verify_against
 
 if TYPE_CHECKING:
+    from policy.document import Policy
+    from ratls.identity import EnclaveIdentity
     from ratls.pin import ChannelIdentity
     from ratls.session import Verifier
     from ratls.sockets import AttestedSocket
 
 _GROUP = "ratls.api"
 _HOMES = {
+    "Address": "ratls.address",
     "AttestedSocket": "ratls.sockets",
     "Exit": "verifier.errors",
     "HttpTransport": "ratls.http",
@@ -44,11 +48,13 @@ _HOMES = {
 }
 __all__ = [
     "Collateral",
+    "EnclaveEnd",
     "RatlsError",
     "ReportDataDiffers",
     "TrustAnchors",
     "VerifiedQuote",
     "connect",
+    "enclave_end",
     "own_end",
     "verify_quote",
 ]
@@ -113,6 +119,8 @@ def connect(
     party: str | PathLike[str],
     collateral: str | PathLike[str],
     passphrase_file: str | PathLike[str] | None = None,
+    state: str | PathLike[str] | None = None,
+    enclave: str | None = None,
     timeout: float = 10.0,
     allow_simulation: bool = False,
 ) -> AttestedSocket:
@@ -124,7 +132,8 @@ def connect(
 
     Args:
         address: HOST:PORT, from local configuration.
-        policy, party, collateral, passphrase_file, allow_simulation: As for `own_end`.
+        policy, party, collateral, passphrase_file, state, enclave, allow_simulation: As for
+            `own_end`.
         timeout: Seconds until the enclave has proved itself.
 
     Raises:
@@ -136,6 +145,8 @@ def connect(
         party=party,
         collateral=collateral,
         passphrase_file=passphrase_file,
+        state=state,
+        enclave=enclave,
         allow_simulation=allow_simulation,
     )
     from ratls.address import Address
@@ -151,6 +162,7 @@ def own_end(
     collateral: str | PathLike[str],
     passphrase_file: str | PathLike[str] | None = None,
     state: str | PathLike[str] | None = None,
+    enclave: str | None = None,
     allow_simulation: bool = False,
 ) -> tuple[ChannelIdentity, Verifier]:
     """What a party shows on attested connections, and with what it judges the enclave.
@@ -166,6 +178,7 @@ def own_end(
         passphrase_file: Of the party's keys; the terminal is asked, if left out.
         state: This party's state folder, which knows of withdrawals and of distrusted keys; the
             user's own, if left out.
+        enclave: One enclave of the agreement, by its name; any of them, if left out.
         allow_simulation: Take a simulated root, where the agreement names one.
 
     Raises:
@@ -186,10 +199,74 @@ def own_end(
         Path(collateral),
         partial(anchors_for, allow_simulation=allow_simulation),
         state=None if state is None else Path(state),
+        enclave=enclave,
     )
     expect()  # refused before anybody is connected to
     passphrase = None if passphrase_file is None else Path(passphrase_file)
     return ChannelIdentity.of(own_party(Path(party), passphrase)), Verifier(expect)
+
+
+@dataclass(frozen=True, slots=True)
+class EnclaveEnd:
+    """What an enclave shows on attested connections, and what it obeys. Made by `enclave_end`."""
+
+    identity: EnclaveIdentity
+    policy: Callable[[], Policy]
+    judge: Verifier | None = field(default=None, repr=False)
+
+    @property
+    def verifier(self) -> Verifier:
+        """With what it judges other enclaves. Raises: TypeError, where no collateral was named."""
+        if self.judge is None:
+            raise TypeError("to judge other enclaves: enclave_end(collateral=…)")
+        return self.judge
+
+
+def enclave_end(
+    *,
+    policy: str | PathLike[str],
+    attester: str,
+    collateral: str | PathLike[str] | None = None,
+    client: bool = False,
+    allow_simulation: bool = False,
+) -> EnclaveEnd:
+    """In a TDX guest: have the hardware prove what it is, to the parties of an agreement.
+
+        mine = enclave_end(policy="policy.agreement.json", attester="tdx")
+        with Listener(Address("127.0.0.1", 0), mine.identity, mine.policy) as listener:
+            listener.address
+
+    Args:
+        policy: The agreement's file, read once: it is obeyed until the process ends.
+        attester: `tdx`, `tdx:FILE` with the events of RTMR3, or `simulation:FOLDER`.
+        collateral: A bundle of the platforms of other enclaves, which is read at each proof.
+        client: This end connects, and does not listen. What proves the one never proves the other.
+        allow_simulation: Take a simulated attester, and a simulated root.
+
+    Raises:
+        RatlsError: The agreement is not complete or not in force, or no quote could be had.
+    """
+    from ratls.environment import prepare_process
+
+    prepare_process()
+    from policy.agreement_file import read_agreement
+    from ratls.appraise import Expectation
+    from ratls.attester_option import resolve_attester
+    from ratls.claims import ROLE_CLIENT, ROLE_SERVER
+    from ratls.identity import EnclaveIdentity
+    from ratls.session import Verifier
+
+    source, at = resolve_attester(attester, allow_simulation=allow_simulation), datetime.now(UTC)
+    agreed = read_agreement(Path(policy)).require_complete().in_force(at).policy
+    role = ROLE_CLIENT if client else ROLE_SERVER
+    identity = EnclaveIdentity.create(source, agreed.digest, at=at, role=role)
+    if collateral is None:
+        return EnclaveEnd(identity, lambda: agreed)
+    roots = anchors_for(agreed.platform.root, allow_simulation=allow_simulation)
+    bundle = Path(collateral)
+    verifier = Verifier(lambda: Expectation(agreed, read_collateral(bundle), roots))
+    verifier.expect()  # a bundle that cannot be read is told now
+    return EnclaveEnd(identity, lambda: agreed, verifier)
 
 
 def __getattr__(name: str) -> object:

@@ -15,7 +15,7 @@ from dataclasses import InitVar, dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from policy.admission import Admission, AdmissionCheck, admit
+from policy.admission import Admission, AdmissionCheck, admit, named_enclaves
 from policy.document import Policy
 from policy.values import Digest, Nonce
 from ratls.certificate import check_certificate
@@ -58,6 +58,10 @@ class Expectation:
     roots: TrustAnchors
     enclave_name: str | None = None  # one `[[enclave]]` of the policy; None means any of them
     role: bytes = ROLE_SERVER  # of the peer in this connection
+
+    def __post_init__(self) -> None:
+        """Raises: EnclaveNotInPolicy."""
+        named_enclaves(self.policy, self.enclave_name)  # told now, not of a peer's measurement
 
     def claims(self, context: bytes) -> dict[str, bytes]:
         """The claims whose values follow from the policy and the roots."""
@@ -111,6 +115,10 @@ class AdmittedCertificate:
     def __post_init__(self, seal: object) -> None:
         _require_seal(seal, self.appraisal)
 
+    def __repr__(self) -> str:
+        enclave, instance = self.admission.enclave.name, self.claims.instance.hex()
+        return f"<AdmittedCertificate of {enclave}, instance {instance}>"
+
 
 @dataclass(frozen=True, slots=True)
 class FreshEvidence:
@@ -128,6 +136,10 @@ class FreshEvidence:
 
     def __post_init__(self, seal: object) -> None:
         _require_seal(seal, self.appraisal)
+
+    def __repr__(self) -> str:
+        enclave, instance = self.admission.enclave.name, self.claims.instance.hex()
+        return f"<FreshEvidence of {enclave}, instance {instance}>"
 
 
 def _require_seal(seal: object, appraisal: Appraisal) -> None:

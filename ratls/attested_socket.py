@@ -249,6 +249,9 @@ class AttestedSocket(FramedSocket[SocketPeer]):
         """May `recv` return something that the system no longer holds?"""
         return bool(self._kept) or self._tls.pending
 
+    def __repr__(self) -> str:
+        return f"<AttestedSocket with {self.peer.name}>"
+
     def __enter__(self) -> Self:
         return self
 

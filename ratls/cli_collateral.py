@@ -10,6 +10,7 @@ import typer
 from policy.options import Json
 from ratls.cli_collateral_show import Root, show, summary
 from ratls.options import JsonPath, NewerSgx, NewestState, json_path_steps, parse_span
+from ratls.profile_options import at_addresses
 from verifier.modes import with_simulation_option
 from verifier.text import printable
 from verifier.usage import Commands
@@ -39,7 +40,8 @@ Enclaves = Annotated[
     list[str] | None,
     typer.Option(
         "--enclave",
-        metavar="HOST:PORT",
+        metavar="HOST:PORT|NAME",
+        callback=at_addresses,
         help="Take the quote that an enclave shows there. May be repeated.",
     ),
 ]
@@ -238,10 +240,10 @@ def _shown_quote(place: str, timeout: float) -> bytes:
     """The quote in the certificate that the enclave shows; `obtain` verifies it."""
     from ratls.address import Address
     from ratls.appraise import presented_quote
-    from ratls.probe import probe_name
+    from ratls.probe import probe_any
     from verifier.shell import now
 
-    _, der = probe_name(Address.parse(place), timeout)
+    _, der, _ = probe_any(Address.parse(place), timeout)
     return presented_quote(der, at=now())
 
 

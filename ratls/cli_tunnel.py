@@ -9,6 +9,7 @@ import typer
 
 from policy.options import Json, PassphraseFile, own_party
 from ratls.options import AgreementFile, CollateralFile, NewestState
+from ratls.profile_options import at_address
 from verifier.modes import with_simulation_option
 from verifier.usage import Commands
 
@@ -25,7 +26,14 @@ Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="0 takes a free p
 
 
 def client(
-    to: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The enclave's end.")],
+    to: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST:PORT|NAME",
+            callback=at_address,
+            help="The enclave's end; or its name in ratls.toml.",
+        ),
+    ],
     agreement: AgreementFile,
     collateral: CollateralFile,
     party: Annotated[Path, typer.Option(help="Your party's folder.")],
@@ -81,8 +89,8 @@ def client(
             listen_address(listen),
             connected,
             report=lambda refusal: shell.announce(
-                {"cut_off": refusal.code, "message": str(refusal)},
-                f"cut off: {refusal.code}: {refusal}",
+                {"cut_off": refusal.code, "message": str(refusal), "fix": refusal.fix},
+                f"cut off: {refusal.code}: {refusal}; to do: {refusal.fix}",
             ),
         )
         _run(shell, tunnel.serve, tunnel.close, str(tunnel.address))
@@ -106,31 +114,21 @@ def server(
     Example: ratls tunnel server --agreement policy.agreement.json --attester tdx
     --listen 0.0.0.0:7443 --to 127.0.0.1:5432
     """
-    from verifier.shell import now, refusals_as_exit_status
+    from verifier.shell import refusals_as_exit_status
 
     with refusals_as_exit_status(json_output) as shell:
-        from policy.agreement_file import read_agreement
         from ratls.address import Address
-        from ratls.attester_option import resolve_attester
-        from ratls.environment import prepare_process
-
-        prepare_process()
-        from ratls.identity import EnclaveIdentity
-        from ratls.listener import Listener
+        from ratls.api import enclave_end
         from ratls.log import open_log
         from ratls.serving import listen_address
-        from ratls.tunnel import TunnelServer
         from verifier.anchors import Mode
 
-        source = resolve_attester(attester, allow_simulation=allow_simulation)
-        shell.warn_simulation(source.mode is Mode.SIMULATION)
-        policy = read_agreement(agreement).require_complete().in_force(now()).policy
-        listener = Listener(
-            listen_address(listen),
-            EnclaveIdentity.create(source, policy.digest, at=now()),
-            lambda: policy,
-            log=open_log(),
-        )
+        own = enclave_end(policy=agreement, attester=attester, allow_simulation=allow_simulation)
+        from ratls.listener import Listener
+        from ratls.tunnel import TunnelServer
+
+        shell.warn_simulation(own.identity.mode is Mode.SIMULATION)
+        listener = Listener(listen_address(listen), own.identity, own.policy, log=open_log())
         tunnel = TunnelServer(listener, Address.parse(to))
         _run(shell, tunnel.serve, listener.close, str(listener.address))
 

@@ -32,6 +32,7 @@ from ratls.cli_verify_receipt import receipt
 from ratls.cli_verify_shared import Reader, end_with_answer
 from ratls.errors import FreshnessError
 from ratls.options import At, NewestState, enclave_facts
+from ratls.profile_options import at_address
 from verifier.modes import simulation_installed, with_simulation_option
 from verifier.usage import Commands
 
@@ -114,7 +115,14 @@ def cert(
 
 
 def server(
-    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where it listens.")],
+    address: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST:PORT|NAME",
+            callback=at_address,
+            help="Where it listens; or its name in ratls.toml.",
+        ),
+    ],
     agreement: OptionalAgreement = None,
     collateral: OptionalCollateral = None,
     format: FormatName = None,
@@ -165,7 +173,7 @@ def server(
         from ratls.appraise import appraise_certificate, presented_quote
         from ratls.environment import prepare_process
         from ratls.pin import ChannelIdentity
-        from ratls.probe import probe_name
+        from ratls.probe import probe_any, probe_name
         from verifier.files import write_new
         from verifier.user_folder import user_folder
 
@@ -188,7 +196,7 @@ def server(
         agreed, doubt = reader.policy(shell, lambda complete: complete.in_force(now()).policy)
         local = None if party is None else own_party(party, passphrase_file)
         identity = None if local is None else ChannelIdentity.of(local)
-        place, shown = probe_name(place, timeout)
+        place, shown, protocol = probe_any(place, timeout)
         if save_quote is not None:
             write_new(save_quote, presented_quote(shown, at=now()), mode=0o644)
             shell.say(f"the quote, not verified, is in {save_quote}")
@@ -201,7 +209,7 @@ def server(
         found = appraise_certificate(shown, expectation, at=now())
         proof: AdmittedCertificate | FreshEvidence = found
         if identity is not None:
-            proof = _challenge(place, found, identity, expectation, timeout)
+            proof = _challenge(place, protocol, found, identity, expectation, timeout)
         elif doubt is None and not certificate_only:
             doubt = NoFreshProof(address, expected="a fresh proof", found="a certificate alone")
         facts = {"address": address, "fresh": identity is not None}
@@ -209,26 +217,62 @@ def server(
 
 
 def _challenge(
-    place: Any, found: AdmittedCertificate, identity: Any, expectation: Expectation, timeout: float
+    place: Any,
+    protocol: bytes,
+    found: AdmittedCertificate,
+    identity: Any,
+    expectation: Expectation,
+    timeout: float,
 ) -> FreshEvidence:
+    """Whatever transport of this project it is: the checks are the same."""
     from ratls.claims import NO_TASK
+    from ratls.client_call import AnswerNotOpened
     from ratls.client_stream import open_exchange
     from ratls.framing import Kind
+    from ratls.sockets import Verifier, connect
+    from ratls.tls import ALPN
     from verifier.shell import now
 
-    with open_exchange(
-        Kind.ATTEST,
-        place,
-        found,
-        identity,
-        task=b"",
-        task_digest=NO_TASK,
-        dataset="",
-        expectation=expectation,
-        clock=now,
-        timeout=timeout,
-    ) as exchange:
-        return exchange.fresh
+    verifier = Verifier(lambda: expectation)
+    if protocol == ALPN:  # a tunnel, or a service behind `ratls.sockets` or `ratls.http`
+        with connect(place, identity, verifier, timeout=timeout) as connection:
+            assert connection.fresh is not None  # it has proved itself
+            return connection.fresh
+    asked: Any = {"task": b"", "task_digest": NO_TASK, "dataset": "", "timeout": timeout}
+    held: Any = {"expectation": expectation, "clock": now}
+    try:
+        with open_exchange(Kind.ATTEST, place, found, identity, **asked, **held) as exchange:
+            return exchange.fresh
+    except AnswerNotOpened as refusal:  # no Flight there: it may be a service of `ratls.grpc`
+        proof = _grpc_proof(place, found, identity, verifier, timeout)
+        if proof is None:
+            raise refusal
+        return proof
+
+
+def _grpc_proof(
+    place: Any, found: AdmittedCertificate, identity: Any, verifier: Any, timeout: float
+) -> FreshEvidence | None:
+    """None where that is not served either."""
+    import hashlib
+
+    import grpc
+
+    from ratls.flight_data import PIN
+    from ratls.grpc_server import CHALLENGE
+    from ratls.pin import ending, pinned_channel
+    from ratls.session import Challenger, read_message, write_message
+
+    challenger = Challenger(found, identity.spki_sha256, verifier)
+    nonce, pinned = challenger.nonce(), hashlib.sha256(found.spki).digest()
+    with ending(pinned_channel(place, found, identity)) as channel:
+        call: Any = channel.unary_unary(CHALLENGE)
+        hello = write_message("hello", nonce=nonce)
+        try:
+            answer = call(hello, timeout=timeout, metadata=[(PIN, pinned)])
+        except grpc.RpcError:
+            return None
+    return challenger.appraise(nonce, read_message(answer, "evidence")[1]["evidence"])
 
 
 class NoFreshProof(FreshnessError):

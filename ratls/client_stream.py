@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -364,7 +365,7 @@ class ClientExchange:
         if self._schema is None:
             raise AssertionError("begin comes first")
         for piece in pieces(pa.RecordBatch.from_arrays(batch.columns, schema=self._schema)):
-            self._call.send(rows_frame(piece, self._seq))
+            self._call.send(partial(rows_frame, piece, self._seq))  # made in the thread that sends
             self._seq += 1
 
     def received(self) -> None:

@@ -31,7 +31,6 @@ import pyarrow as pa
 from policy.rows import require_consistent
 from ratls.address import Address as Address
 from ratls.appraise import FreshEvidence, appraise_certificate
-from ratls.arrow_header import is_schema, read_schema
 from ratls.client_call import AnswerMissing
 from ratls.client_stream import ClientExchange, appraise_answer, proved_call
 from ratls.errors import StreamIntegrityError
@@ -43,10 +42,10 @@ from ratls.flight_service import Server as Server
 from ratls.flight_service import Service as Service
 from ratls.framing import MAX_FRAME, Frame, MessageUnexpected
 from ratls.pin import ChannelIdentity
+from ratls.plain_rows import Caps as Caps
+from ratls.plain_rows import PlainRows, read_columns
 from ratls.probe import probe_name
 from ratls.sealing import sealing_key_changed
-from ratls.server_stream import Caps as Caps
-from ratls.server_stream import PlainRows
 from ratls.session import STILL_SECONDS, Challenger, Renewal, Verifier
 
 
@@ -80,6 +79,9 @@ class Client:
         """
         self._address, self._identity, self._verifier = address, identity, verifier
         self._timeout, self._most = timeout, most
+
+    def __repr__(self) -> str:
+        return f"<flight.Client of {self._address}>"
 
     def get(self, ticket: bytes) -> pa.Table:
         """The rows that the ticket stands for, all of them.
@@ -170,11 +172,7 @@ class _Stream(ClientExchange):
     def rows(self, most: Caps) -> pa.RecordBatchReader:
         """The columns that come, and a reader of their rows."""
         self._say("more", batches=WINDOW)
-        frame = self._next()
-        header = memoryview(frame.data.header)
-        if not len(header) or not is_schema(header):
-            raise MessageUnexpected("stream", expected="columns", found="another message")
-        schema = read_schema(header)
+        schema = read_columns(self._next())
         return pa.RecordBatchReader.from_batches(schema, self._batches(PlainRows(schema, most)))
 
     def _batches(self, plain: PlainRows) -> Iterator[pa.RecordBatch]:

@@ -42,14 +42,14 @@ from ratls.flight_server import (
     pinned_key,
     roots_of,
 )
-from ratls.framing import MessageUnexpected, rows_frame, schema_frame, without_metadata
+from ratls.framing import Kind, MessageUnexpected, rows_frame, schema_frame, without_metadata
 from ratls.identity import EnclaveIdentity, Identities
 from ratls.listener import ListenerUnusable
 from ratls.log import Log, open_log
+from ratls.plain_rows import Caps, PlainExchange
 from ratls.repeated import keep_renewed, repeated
-from ratls.server_stream import Caps, ServerExchange
 from ratls.serving import open_many_files
-from ratls.session import Allowance, utc_now
+from ratls.session import utc_now
 from verifier.files import MEBIBYTE
 
 COMMAND = b"ratls/1 service"
@@ -145,7 +145,6 @@ class Server:
         open_many_files()
         self._policy, self._service, self._clock = policy, service, clock
         self._limits, self._log = limits or Limits(), log or open_log()
-        self._seconds = seconds
         self.identities = Identities(identity)
         self._guard = Guard(
             self._party,
@@ -174,6 +173,9 @@ class Server:
             keep_renewed(self.identities, clock, self._log),
             repeated(self, _WATCH_SECONDS, Server.cut, self._log),
         )
+
+    def __repr__(self) -> str:
+        return f"<flight.Server {self.address}>"
 
     def __enter__(self) -> Self:
         return self
@@ -205,16 +207,15 @@ class Server:
     def _exchange(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
         def served(party: Party, running: Running) -> None:
             identity = self.identities.of(pinned_key(context))
-            allowance, spki = Allowance(self._seconds), party.channel_certificate.spki_sha256
+            spki = party.channel_certificate.spki_sha256
 
             def prove(nonce: Nonce) -> None:
-                allowance.spend()
                 stream.send_evidence(identity.answer_challenge(nonce, spki, NO_TASK))
 
             stream = _Stream(requests, send, running, prove)
-            stream.begin()
-            method, about = stream.request()
-            self._serve(method, Call(party.id, about), stream)
+            if stream.begin():
+                method, about = stream.request()
+                self._serve(method, Call(party.id, about), stream)
 
         self._guard.serve(context, send, served)
 
@@ -247,7 +248,7 @@ class Server:
                 running.context.cancel()
 
 
-class _Stream(ServerExchange):
+class _Stream(PlainExchange):
     """One call. A peer that is waited for may be silent for a while; the service takes its time."""
 
     def __init__(
@@ -273,14 +274,19 @@ class _Stream(ServerExchange):
         self._running.busy()
         return frame
 
-    def begin(self) -> None:
-        """The first frames: a challenge, which is answered before anything is told or asked."""
-        if self.command() != COMMAND:
+    def begin(self) -> bool:
+        """The first frames: a challenge, which is answered before anything is told or asked.
+
+        False where nothing follows: `ratls verify server` asks for a proof alone.
+        """
+        command = self.command()
+        if command not in (COMMAND, Kind.ATTEST.value):
             raise MessageUnexpected("descriptor", expected=COMMAND.decode(), found="another")
         hello = self.hello()
         if hello.task or hello.dataset or hello.release:
             raise MessageUnexpected("hello", expected="a nonce alone", found="more")
         self._prove(hello.nonce)
+        return command == COMMAND
 
     def request(self) -> tuple[str, bytes]:
         """Method, and what it is about."""

@@ -32,7 +32,7 @@ from ratls.identity import EnclaveIdentity, Identities
 from ratls.log import Log
 from ratls.repeated import keep_renewed, repeated
 from ratls.server_stream import refusal_status
-from ratls.session import Allowance, Session, utc_now
+from ratls.session import Session, utc_now
 from verifier.errors import RatlsError
 
 SERVICE = "ratls.Attestation"
@@ -91,11 +91,13 @@ class Attestation:
         self.log = log
         self.identities, self._lock = Identities(identity), threading.Lock()
         self._proved: OrderedDict[str, _Connection] = OrderedDict()  # by gRPC's name of the peer
-        self._allowances: dict[str, Allowance] = {}
         self._running: set[Any] = set()  # contexts of calls
         self.interceptor: grpc.ServerInterceptor = _Guard(self)
         keep_renewed(self.identities, clock, log)
         repeated(self, _WATCH_SECONDS, Attestation.cut, log)
+
+    def __repr__(self) -> str:
+        return f"<Attestation of {self.identities.current}>"
 
     def credentials(self) -> grpc.ServerCredentials:
         """Mutual TLS (RFC 8446, section 4.3.2) with the parties of the policy, and nobody else.
@@ -126,7 +128,6 @@ class Attestation:
             party, peer = self.party(context), context.peer()
             with self._lock:
                 known = self._proved.get(peer)
-                self._allowances.setdefault(party.id, Allowance(self._seconds)).spend()
             if known is None or known.party != party.id:
                 known = _Connection(party.id, self._session(party, pinned_key(context)))
             answer = known.session.receive(raw)

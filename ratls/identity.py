@@ -35,6 +35,8 @@ from ratls.claims import INSTANCE_SIZE, ROLE_SERVER, CertificateClaims, Challeng
 from ratls.errors import FreshnessError
 from ratls.evidence import make_evidence
 from ratls.log import Log, place_of
+from ratls.turns import Turns
+from verifier.anchors import Mode
 from verifier.errors import Exit, RatlsError
 
 RENEW_AFTER = timedelta(hours=4)  # a certificate lasts three times as long
@@ -52,11 +54,11 @@ class EnclaveIdentity:
         receipt_key: ec.EllipticCurvePrivateKey,
         claims: CertificateClaims,
         certificate: x509.Certificate,
-        quoting: threading.Lock,
+        turns: Turns,
     ) -> None:
         self._attester, self._tls_key, self._receipt_key = attester, tls_key, receipt_key
         self._claims = claims
-        self._quoting = quoting
+        self._turns = turns
         self.certificate_der = certificate.public_bytes(Encoding.DER)
         self.certificate_pem = certificate.public_bytes(Encoding.PEM)
         self.begins, self.ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
@@ -75,6 +77,7 @@ class EnclaveIdentity:
         role: bytes = ROLE_SERVER,
         random: Callable[[int], bytes] = os.urandom,
         endorsements: bytes = b"",
+        turns: Turns | None = None,
     ) -> Self:
         """Make the keys, and have the hardware quote them and the policy.
 
@@ -84,6 +87,7 @@ class EnclaveIdentity:
             role: Of this key in every connection: evidence of a server is none of a client.
             random: Source of instance and serial number; keys come from the library's own.
             endorsements: As for `build_certificate`.
+            turns: Share it between starts that share an attester.
 
         Raises:
             AttesterError: No quote could be had.
@@ -98,8 +102,8 @@ class EnclaveIdentity:
             instance=Instance(random(INSTANCE_SIZE)),
             receipt_key_hash=hashlib.sha256(spki_der(receipt_key.public_key())).digest(),
         )
-        quoting = threading.Lock()
-        return cls._with_new_key(attester, receipt_key, claims, quoting, at, random, endorsements)
+        line = turns or Turns()
+        return cls._with_new_key(attester, receipt_key, claims, line, at, random, endorsements)
 
     def renewed(
         self,
@@ -113,7 +117,7 @@ class EnclaveIdentity:
         Raises:
             AttesterError: No quote could be had.
         """
-        rest = (self._attester, self._receipt_key, self._claims, self._quoting)
+        rest = (self._attester, self._receipt_key, self._claims, self._turns)
         return self._with_new_key(*rest, at, random, endorsements)
 
     @classmethod
@@ -122,7 +126,7 @@ class EnclaveIdentity:
         attester: Attester,
         receipt_key: ec.EllipticCurvePrivateKey,
         claims: CertificateClaims,
-        quoting: threading.Lock,
+        turns: Turns,
         at: datetime,
         random: Callable[[int], bytes],
         endorsements: bytes,
@@ -130,12 +134,16 @@ class EnclaveIdentity:
         tls_key = ec.generate_private_key(ec.SECP256R1())
         claims = replace(claims, pubkey_hash=key_hash(spki_der(tls_key.public_key())))
         serial = int.from_bytes(random(16), "big") | 1  # positive: RFC 5280, section 4.1.2.2
-        with quoting:
+        with turns.own():
             evidence = make_evidence(attester, claims)
         certificate = build_certificate(
             tls_key, evidence, claims.instance, serial, at, endorsements
         )
-        return cls(attester, tls_key, receipt_key, claims, certificate, quoting)
+        return cls(attester, tls_key, receipt_key, claims, certificate, turns)
+
+    def __repr__(self) -> str:
+        role = self._claims.role.decode()
+        return f"<EnclaveIdentity {role}, instance {self.instance.hex()} ({self.mode})>"
 
     @cached_property
     def key_pem(self) -> bytes:
@@ -154,6 +162,11 @@ class EnclaveIdentity:
     def pair(self) -> tuple[bytes, bytes]:
         """PEM of certificate and key, of the same one."""
         return self.certificate_pem, self.key_pem
+
+    @property
+    def mode(self) -> Mode:
+        """Hardware, or a simulation."""
+        return self._attester.mode
 
     @property
     def instance(self) -> Instance:
@@ -178,6 +191,10 @@ class EnclaveIdentity:
             task_digest: Of a task that the caller has verified; `NO_TASK` for a bare check.
             sealing_key_hash: SHA-256 of the key that rows of this exchange are sealed to.
             binder: Value of the connection's TLS exporter for this end, where there is one.
+
+        Raises:
+            TooManyChallenges: The peer asks for more than its share.
+            AttesterError: No quote could be had.
         """
         start = self._claims
         claims = ChallengeClaims(
@@ -194,8 +211,8 @@ class EnclaveIdentity:
             sealing_key_hash=sealing_key_hash,
             binder=binder,
         )
-        # Attesters are one device per process: without this, answers could be mixed up.
-        with self._quoting:
+        # Attesters are one device per process: without turns, answers could be mixed up.
+        with self._turns.of(peer_spki_sha256):
             return make_evidence(self._attester, claims)
 
 

@@ -128,7 +128,7 @@ class Listener:
         self.identities, self._policy = Identities(identity), policy
         self._shown, self._shown_of = Shown.of(identity), identity
         self._enclaves, self._clock, self._seconds = enclaves, clock, seconds
-        self._limits, self._log = limits or Limits(), log
+        self.limits, self._log = limits or Limits(), log
         self._pending: dict[int, _Pending] = {}  # by file descriptor, the oldest first
         self._running: Counter[str] = Counter()
         self._open: set[AttestedSocket] = set()
@@ -155,6 +155,9 @@ class Listener:
             keep_renewed(self.identities, clock, log),
             repeated(self, _ATTEND_SECONDS, Listener.attend, log),
         )
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.address}>"
 
     def __enter__(self) -> Self:
         return self
@@ -202,11 +205,6 @@ class Listener:
             while (waiting := self._ready.get_nowait()) is not None:
                 waiting.close()
         self._ready.put(None)
-
-    @property
-    def limits(self) -> Limits:
-        """What it holds at most."""
-        return self._limits
 
     def connections(self) -> list[AttestedSocket]:
         """Those that are open now."""
@@ -267,7 +265,7 @@ class Listener:
                 if error.errno in _NONE_LEFT:  # the next stranger waits until one has gone
                     self._stopped.wait(_PAUSE_SECONDS)
                 return  # none waits, or it has gone
-            if len(self._pending) >= self._limits.handshakes:
+            if len(self._pending) >= self.limits.handshakes:
                 self._drop(next(iter(self._pending.values())))
             try:
                 self._begin_handshake(raw)
@@ -282,7 +280,7 @@ class Listener:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         shown = self._present()
         tls = TlsEnd(shown, self._judge, client=False)
-        until = time.monotonic() + self._limits.handshake_seconds
+        until = time.monotonic() + self.limits.handshake_seconds
         self._pending[raw.fileno()] = _Pending(raw, tls, until, shown)
         self._selector.register(raw, selectors.EVENT_READ)
 
@@ -384,8 +382,8 @@ class Listener:
         connection = AttestedSocket(pending.raw, tls, session, name, closed)
         with self._lock:
             if (
-                self._running[name] >= self._limits.connections_per_peer
-                or self._running.total() >= self._limits.connections
+                self._running[name] >= self.limits.connections_per_peer
+                or self._running.total() >= self.limits.connections
             ):
                 return False
             self._running[name] += 1
@@ -400,7 +398,7 @@ class Listener:
 
     def _establish(self, connection: AttestedSocket) -> None:
         try:
-            connection.establish(self._limits.challenge_seconds, client=False)
+            connection.establish(self.limits.challenge_seconds, client=False)
         except RatlsError as refusal:
             self._note(refusal, connection)
             connection.close()

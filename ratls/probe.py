@@ -24,6 +24,8 @@ from ratls.errors import BindingError, DeadlineExceeded, TransportError
 
 MAX_HANDSHAKE = 256 * 1024  # bytes from the peer; a pinned certificate has 100 KB at most
 _PIECE = 16 * 1024
+ALPN = b"ratls/1"  # RFC 7301, section 3.1: of `ratls.tls`; no other server answers to it
+HTTP2 = b"h2"  # RFC 9113, section 3.2: gRPC and Flight
 
 
 def probe_name(address: Address, timeout: float, *, ours: bool = True) -> tuple[Address, bytes]:
@@ -41,15 +43,27 @@ def probe_name(address: Address, timeout: float, *, ours: bool = True) -> tuple[
         As `probe`: of the last address, where none shows one; PeerUnreachable for a name that
         has no address.
     """
+    place, der, _ = _first(address, timeout, [HTTP2] if ours else [])
+    return place, der
+
+
+def probe_any(address: Address, timeout: float) -> tuple[Address, bytes, bytes]:
+    """As `probe_name`, of an enclave of ours on any transport; and the protocol that it speaks."""
+    return _first(address, timeout, [HTTP2, ALPN])
+
+
+def _first(
+    address: Address, timeout: float, protocols: list[bytes]
+) -> tuple[Address, bytes, bytes]:
     end = time.monotonic() + timeout
     *others, last = address.resolve_all(timeout)
     for place, one in enumerate(others):
         share = (end - time.monotonic()) / (len(others) + 1 - place)
         try:
-            return one, probe(one, share, ours=ours)
+            return one, *_probe(one, share, protocols)
         except TransportError:
             continue  # this address shows none: try the next
-    return last, probe(last, end - time.monotonic(), ours=ours)
+    return last, *_probe(last, end - time.monotonic(), protocols)
 
 
 class HandshakeFailed(TransportError):
@@ -87,7 +101,16 @@ def probe(address: Address, timeout: float, *, ours: bool = True) -> bytes:
         DeadlineExceeded: The peer took longer than `timeout`.
         EnclaveCertificateChainPresented: More than one certificate was shown.
     """
-    deadline = time.monotonic() + timeout
+    return _probe(address, timeout, [HTTP2] if ours else [])[0]
+
+
+def _probe(address: Address, timeout: float, protocols: list[bytes]) -> tuple[bytes, bytes]:
+    """The certificate, and which of these protocols (RFC 7301, section 3.1) the peer speaks.
+
+    Args:
+        protocols: Of this project; none for other servers.
+    """
+    deadline, ours = time.monotonic() + timeout, bool(protocols)
     shown: list[bytes] = []
     try:
         connection = socket.create_connection(
@@ -100,7 +123,7 @@ def probe(address: Address, timeout: float, *, ours: bool = True) -> bytes:
             str(address), expected="a listening enclave", found=error.strerror or "no connection"
         ) from error
     with connection:
-        tls = SSL.Connection(_context(shown, ours), None)  # between two buffers in memory
+        tls = SSL.Connection(_context(shown, protocols), None)  # between two buffers in memory
         tls.set_connect_state()
         _handshake(tls, connection, address, deadline)
         chain = tls.get_peer_cert_chain() or []
@@ -109,15 +132,15 @@ def probe(address: Address, timeout: float, *, ours: bool = True) -> bytes:
         raise HandshakeFailed(str(address), expected="TLS 1.3 and a certificate", found="not both")
     own = [crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in chain]
     if not ours and own:
-        return own[0]  # the one that the key of this handshake belongs to
+        return own[0], b""  # the one that the key of this handshake belongs to
     if len(chain) != 1 or set(shown) != set(own):
         raise EnclaveCertificateChainPresented(
             str(address), expected="one certificate", found=f"{len(chain)}"
         )
-    return shown[0]
+    return shown[0], tls.get_alpn_proto_negotiated()
 
 
-def _context(shown: list[bytes], ours: bool) -> SSL.Context:
+def _context(shown: list[bytes], protocols: list[bytes]) -> SSL.Context:
     """A fresh context per probe: no session can be carried over (RFC 8446, section 2.2)."""
 
     def take(_: SSL.Connection, certificate: crypto.X509, __: int, depth: int, ___: int) -> bool:
@@ -129,8 +152,8 @@ def _context(shown: list[bytes], ours: bool) -> SSL.Context:
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
-    if ours:
-        context.set_alpn_protos([b"h2"])  # RFC 7301, section 3.1; RFC 9113, section 3.2
+    if protocols:
+        context.set_alpn_protos(protocols)
     context.set_verify(SSL.VERIFY_PEER, take)
     return context
 

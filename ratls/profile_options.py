@@ -61,7 +61,13 @@ TAKES: Mapping[str, Mapping[str, str]] = {
         **_STATE,
     },
     "verify receipt": {**_CHECKED, **_STATE},
-    "tunnel client": {**_AGREEMENT, **_KEYS, **_STATE},
+    "tunnel client": {
+        **_AGREEMENT,
+        "to": "enclave.address",
+        "collateral": "tunnel collateral",
+        **_KEYS,
+        **_STATE,
+    },
     "tunnel server": _AGREEMENT,
     "enclave serve": {
         **_AGREEMENT,
@@ -93,11 +99,11 @@ TAKES: Mapping[str, Mapping[str, str]] = {
     "provider reason": {"dataset": "dataset.id", **_ENCLAVE, **_KEYS, **_STATE},
     "provider check": {
         "named": "checked dataset",
-        "source": "listed source",
+        "source": "dataset.source",
         "study": "study",
         **_STATE,
     },
-    "provider describe": {"source": "listed source", "dataset": "dataset.id", "owner": "party id"},
+    "provider describe": {"source": "dataset.source", "dataset": "dataset.id", "owner": "party id"},
     "provider budget": {"party": "party", **_STATE},
     "provider deliver": {**_ENCLAVE, **_KEYS, **_STATE},
     "provider agent": {"config": "profile"},
@@ -118,6 +124,7 @@ FLAGS: Mapping[str, frozenset[str]] = {
     "collateral fetch": frozenset(
         ("--early", "--newer-sgx", "--no-cache", "--offline", "--json", "--allow-simulation")
     ),
+    "tunnel client": frozenset(("--json", "--allow-simulation")),
     "verify server": frozenset(("--certificate-only", "--stapled", "--json", "--allow-simulation")),
 }
 
@@ -155,6 +162,23 @@ class Typed:
             elif argument.startswith(f"{option}="):
                 found = argument.removeprefix(f"{option}=")
         return found
+
+
+def at_address(ctx: typer.Context, value: str) -> str:
+    """The address of an enclave that is named as in the profile; an address as it is."""
+    finder = ctx.find_object(ProfileFinder)
+    if finder is None or ":" in value or ctx.resilient_parsing:
+        return value
+    known = {} if finder.profile is None else finder.profile.enclaves
+    if value not in known:
+        listed = " or ".join(known) or "none"
+        raise typer.BadParameter(f"write HOST:PORT, or a name of the profile, which has {listed}")
+    return str(known[value].address)
+
+
+def at_addresses(ctx: typer.Context, values: list[str] | None) -> list[str] | None:
+    """As `at_address`, of each."""
+    return values and [at_address(ctx, value) for value in values]
 
 
 # What belongs to another thing than the typed one is not taken: the passphrase, keys and state of
@@ -206,7 +230,10 @@ def _enclave_address(profile: Profile, typed: Typed) -> Any:
 
 
 def _enclave_collateral(profile: Profile, typed: Typed) -> Any:
-    wanted = typed.value("--enclave")
+    return _collateral_of(profile, typed.value("--enclave"))
+
+
+def _collateral_of(profile: Profile, wanted: str | None) -> Any:
     named = [p for n, p in profile.enclaves.items() if wanted in (None, n, str(p.address))]
     return named[0].collateral if len(named) == 1 else None
 
@@ -214,11 +241,11 @@ def _enclave_collateral(profile: Profile, typed: Typed) -> Any:
 def _server_collateral(profile: Profile, typed: Typed) -> Any:
     if _brings_collateral(typed):
         return None
-    places = typed.plain("verify server")
-    if not places:
-        return _enclave_collateral(profile, typed)
-    known = {str(place.address): place.collateral for place in profile.enclaves.values()}
-    return known.get(places[0])
+    return _collateral_of(profile, next(iter(typed.plain("verify server")), None))
+
+
+def _tunnel_collateral(profile: Profile, typed: Typed) -> Any:
+    return _collateral_of(profile, next(iter(typed.plain("tunnel client")), None))
 
 
 def _fetched_enclave(profile: Profile, typed: Typed) -> Any:
@@ -257,13 +284,8 @@ def only_dataset(profile: Profile) -> str | None:
 
 
 def _dataset_source(profile: Profile, typed: Typed) -> Any:
-    """The profile itself, in which the command looks for the dataset."""
-    wanted = typed.value("--dataset")
-    return profile.path if wanted in (*profile.datasets, None) and profile.datasets else None
-
-
-def _listed_source(profile: Profile, typed: Typed) -> Any:
-    """As `_dataset_source`; a dataset that is not there is refused with those that are."""
+    """The profile itself, in which the command looks for the dataset: one that is not there is
+    refused with those that are."""
     return profile.path if profile.datasets else None
 
 
@@ -293,6 +315,7 @@ _VALUES: Mapping[str, Callable[[Profile, Typed], Any]] = {
         None if typed.has("--from") else list(profile.collateral_ca) or None
     ),
     "server collateral": _server_collateral,
+    "tunnel collateral": _tunnel_collateral,
     "fetched enclave": _fetched_enclave,
     "fetched collateral": _fetched_collateral,
     "scheduler.address": _scheduler_address,
@@ -301,7 +324,6 @@ _VALUES: Mapping[str, Callable[[Profile, Typed], Any]] = {
     "enclave.collateral": _enclave_collateral,
     "dataset.id": lambda profile, typed: only_dataset(profile),
     "dataset.source": _dataset_source,
-    "listed source": _listed_source,
     "checked dataset": _checked_dataset,
     "party id": _party_id,
     "serve.enclave.attester": lambda profile, typed: profile.enclave_attester,

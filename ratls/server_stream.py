@@ -26,7 +26,6 @@ import pyarrow as pa
 from policy.errors import ResourceLimitError
 from policy.values import Digest, Nonce
 from ratls import cbor
-from ratls.arrow_header import is_schema, read_rows, read_schema
 from ratls.bulk import Awaited, BulkListener, BulkReader
 from ratls.errors import StreamIntegrityError
 from ratls.framing import (
@@ -38,14 +37,12 @@ from ratls.framing import (
     Frame,
     Kind,
     MessageOversized,
-    MessageUnexpected,
     message_frame,
     number_of_parts,
     write_message,
 )
 from ratls.sealing import StreamKey
 from verifier.errors import Exit, RatlsError
-from verifier.files import MEBIBYTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +53,6 @@ class Hello:
     task: bytes
     dataset: str
     release: bytes  # names a release of this party's; empty for other exchanges
-
-
-@dataclass(frozen=True, slots=True)
-class Caps:
-    """What a receiver of rows that are not sealed holds at most; checked on every batch."""
-
-    rows: int
-    bytes: int
-    batch_rows: int = 16 * MEBIBYTE
-    batch_bytes: int = 64 * MEBIBYTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,37 +102,6 @@ class StreamOversized(ResourceLimitError):
     default_fix = "send fewer rows, or agree on a larger max_rows"
 
 
-class PlainRows:
-    """Rows that are not sealed: frames one after another, numbered and within caps."""
-
-    def __init__(self, schema: pa.Schema, caps: Caps) -> None:
-        self._schema, self._caps = schema, caps
-        self.batches = self.rows = self._size = 0  # that were taken
-
-    def take(self, frame: Frame) -> pa.RecordBatch:
-        """The next batch. Raises: SequenceBroken, ResourceLimitError, StreamIntegrityError."""
-        caps, (_, members) = self._caps, frame.message("batch")
-        if members["seq"] != self.batches:
-            raise SequenceBroken(
-                "batch", expected=f"number {self.batches}", found=str(members["seq"])
-            )
-        # Rows too: a batch of nulls counts 2^28 rows in no bytes (docs/flight.md 3.2).
-        body = pa.py_buffer(frame.data.body)
-        if body.size > caps.batch_bytes:
-            raise MessageOversized(
-                "batch", expected=f"at most {caps.batch_bytes} bytes", found=str(body.size)
-            )
-        header = memoryview(frame.data.header)
-        batch = read_rows(header, body, self._schema, most_rows=caps.batch_rows)
-        self.batches, self.rows = self.batches + 1, self.rows + batch.num_rows
-        self._size += body.size
-        if self.rows > caps.rows or self._size > caps.bytes:
-            raise StreamOversized(
-                "stream", expected=f"at most {caps.rows} rows, {caps.bytes} bytes", found="more"
-            )
-        return batch
-
-
 class ServerExchange:
     """The enclave's end of one DoExchange; methods are called in the order of the protocol."""
 
@@ -173,7 +129,6 @@ class ServerExchange:
         self._bulk, self._silent_seconds = bulk, silent_seconds
         self._awaited: Awaited | None = None
         self._ahead: Frame | None = None  # read, and not yet used
-        self._schema: pa.Schema | None = None
         self._committed: bytes | None = None
         self._over = False  # the call has ended
 
@@ -289,47 +244,6 @@ class ServerExchange:
         if frame is None or self._awaited is not None:
             raise ChunkUnexpected("chunk", expected="one beside this stream", found="one on it")
         return frame.chunk()
-
-    def batches(
-        self, caps: Caps, prove: Callable[[Nonce], object] | None = None
-    ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Rows that are not sealed, in order, until the client's commit.
-
-        The columns come first; `schema` has them. An enclave takes no such rows; other services
-        behind this channel may.
-
-        Args:
-            prove: Answers a challenge in mid-stream; None: there may be none.
-
-        Raises:
-            SequenceBroken: A batch is missing, doubled or out of order.
-            StreamTruncated: The stream ended without a commit, which is how a dead client looks.
-            ResourceLimitError: More than the caps.
-        """
-        plain = PlainRows(self.schema(), caps)
-        while True:
-            frame = self._next()
-            if not frame.has_rows:
-                name, members = frame.message("commit", *(["challenge"] if prove else []))
-                if prove is not None and name == "challenge":
-                    prove(Nonce(members["nonce"]))
-                    continue
-                self._committed = bytes(members["commit"])
-                return
-            yield plain.batches, plain.take(frame)
-
-    def schema(self) -> pa.Schema:
-        """The columns that were announced. Waits for them.
-
-        Raises:
-            MessageUnexpected: Something else came first.
-        """
-        if self._schema is None:
-            header = memoryview(self._next().data.header)
-            if not len(header) or not is_schema(header):
-                raise MessageUnexpected("stream", expected="columns", found="another message")
-            self._schema = read_schema(header)
-        return self._schema
 
     @property
     def committed(self) -> bytes | None:

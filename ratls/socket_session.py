@@ -21,6 +21,9 @@ class SocketPeer:
     party: str | None
     admitted: AdmittedCertificate | None
 
+    def __repr__(self) -> str:
+        return f"<SocketPeer {self.name}>"
+
     @property
     def name(self) -> str:
         """For slots and logs."""

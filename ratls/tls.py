@@ -33,9 +33,9 @@ from ratls.certificate import ENCLAVE_NAME, MAX_CERTIFICATE
 from ratls.errors import BindingError, TransportError
 from ratls.identity import EnclaveIdentity
 from ratls.pin import ChannelIdentity
+from ratls.probe import ALPN as ALPN
 from verifier.errors import RatlsError
 
-ALPN = b"ratls/1"  # RFC 7301, section 3.1: no server of another protocol answers to it
 MAX_HANDSHAKE = 256 * 1024  # bytes from the peer
 PIECE = 256 * 1024
 RECORD = 16 * 1024  # RFC 8446, section 5.1

@@ -511,3 +511,18 @@ def test_no_secret_comes_from_the_environment() -> None:
         or (isinstance(node, ast.alias) and node.name in words)
     }
     assert readers <= _READ_THE_ENVIRONMENT
+
+
+MOST_LINES = 450
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_no_module_is_long(package: str) -> None:
+    """Who reads one has all of it in mind."""
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path, _ in modules(package)
+        if (lines := len(path.read_text("utf-8").splitlines())) > MOST_LINES
+        and not path.stem.endswith(("_pb2", "_pb2_grpc"))  # made by a tool
+    }
+    assert long == {}

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, Protocol
 
 from verifier.anchors import Mode, RootName, TrustAnchors
@@ -45,7 +47,7 @@ def own_entry_points(group: str, ours: frozenset[str] = _OURS) -> list[EntryPoin
         ForeignEntryPoint: Another distribution contributes to it too. Its code would run in our
             process, under the name of a command, or as the simulation (X09).
     """
-    found = list(entry_points(group=group))
+    found = list(_contributed(entry_points, group, tuple(sys.path)))
     for entry in found:
         if _distribution(entry) not in ours:
             raise ForeignEntryPoint(
@@ -56,6 +58,14 @@ def own_entry_points(group: str, ours: frozenset[str] = _OURS) -> list[EntryPoin
     return found
 
 
+@cache
+def _contributed(
+    look: Callable[..., EntryPoints], group: str, path: tuple[str, ...]
+) -> EntryPoints:
+    """Milliseconds, since all distributions on this path are looked through: once in a process."""
+    return look(group=group)
+
+
 def _distribution(entry: EntryPoint) -> str:
     """The name of the distribution that an entry point comes from, as an index would spell it."""
     name = "" if entry.dist is None else entry.dist.name
@@ -64,7 +74,8 @@ def _distribution(entry: EntryPoint) -> str:
 
 def simulation_installed() -> bool:
     """Is the distribution installed? Entry points of others in its group do not count."""
-    return any(_distribution(entry) == _SIMULATION for entry in entry_points(group=_GROUP))
+    found = _contributed(entry_points, _GROUP, tuple(sys.path))
+    return any(_distribution(entry) == _SIMULATION for entry in found)
 
 
 def simulation_lock() -> SimulationLock:

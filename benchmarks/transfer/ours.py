@@ -166,7 +166,7 @@ def serve(desk: dict[str, Any]) -> None:
     from policy.agreement import Agreement
     from ratls.identity import EnclaveIdentity
     from ratls.pin import ChannelIdentity
-    from ratls.server_stream import Caps, ServerExchange
+    from ratls.plain_rows import Caps, PlainExchange
     from simulation.attester import SimulatedAttester
     from tests.support.flight_peers import Script, serving
     from tests.support.parties import ROOTS
@@ -182,7 +182,7 @@ def serve(desk: dict[str, Any]) -> None:
         key = b"" if script.plain else hashlib.sha256(script.sealing_key.public).digest()
         return identity.answer_challenge(Nonce(nonce), channel.spki_sha256, task, key)
 
-    def drop(exchange: ServerExchange) -> None:
+    def drop(exchange: PlainExchange) -> None:
         for _ in exchange.batches(Caps(rows=10**12, bytes=1 << 50)):
             pass
         exchange.acknowledge(b"all")

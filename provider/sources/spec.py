@@ -22,7 +22,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from glob import glob
 from os.path import realpath
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -36,10 +35,10 @@ from provider.errors import (
 )
 from provider.sources.base import JoinedSource, SourceChanged
 from provider.sources.dialect import DIALECT_FIELDS, RFC_4180, Dialect
+from provider.sources.folders import MOST_FILES, matching, parquet_files
 from provider.sources.opened import ObjectUri, Place
 from verifier.errors import placed
 from verifier.files import parse_file
-from verifier.text import cause
 
 if TYPE_CHECKING:
     from policy.sections import Dataset
@@ -63,7 +62,6 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "sql": ("url_file", "query"),
 }
 _STORES = ("s3", "gs", "gcs", "abfs", "abfss")
-_MOST_FILES = 500  # of one dataset; all of them are open at once
 _MOST_TABLE = 1 << 16  # bytes of a file that holds one table, or of a profile
 
 
@@ -104,7 +102,7 @@ class ParquetFile(SourceSpec):
         if isinstance(folder, ObjectUri) or not folder.is_dir():
             return ParquetSource.open(folder, dataset, rename=self.rename)
         return _listed(
-            lambda: _parquet_files(folder),
+            lambda: parquet_files(folder),
             lambda path: ParquetFile(path, self.rename),
             dataset,
             str(folder),
@@ -155,22 +153,11 @@ class MatchingFiles(SourceSpec):
         return _real(self.pattern)
 
     def open(self, dataset: Dataset) -> AbstractContextManager[Source]:
-        return _listed(lambda: _matching(self.pattern), self.part, dataset, str(self.pattern))
+        return _listed(lambda: matching(self.pattern), self.part, dataset, str(self.pattern))
 
 
 def _real(place: Place) -> str:
     return str(place) if isinstance(place, ObjectUri) else realpath(place)
-
-
-def _matching(pattern: Path) -> list[Path]:
-    """Raises: SourceUnreadable."""
-    # A bracket is part of a name.
-    found = sorted(map(Path, glob(str(pattern).replace("[", "[[]"))))
-    if not 1 <= len(found) <= _MOST_FILES:
-        raise SourceUnreadable(
-            str(pattern), expected=f"1 to {_MOST_FILES} files that match", found=str(len(found))
-        )
-    return found
 
 
 def _listed(
@@ -225,43 +212,6 @@ def _require_each_once(parts: Sequence[SourceSpec], name: str) -> None:
         if other is not path:
             twice = f"{other.name!a} and {path.name!a}"
             raise SourceFileTwice(name, expected="each file once", found=twice[:120])
-
-
-class SourceFolderMixed(SourceError):
-    """A folder has more than Parquet files, so some rows may be missed."""
-
-    code = "source-folder-mixed"
-    default_fix = (
-        "move everything else out of the folder, or list the files in a source table: "
-        'path = ["a.parquet", "b.parquet"]; columns in folder names are not read'
-    )
-
-
-def _parquet_files(folder: Path) -> list[Path]:
-    """Sorted by name: check, release and a later attempt read the rows in one order.
-
-    Names that begin with a dot or an underscore are skipped: writers use them internally.
-
-    Raises:
-        SourceFolderMixed: Anything else is there, a folder too.
-        SourceUnreadable: It cannot be listed, or holds no file or too many.
-    """
-    try:
-        found = sorted(p for p in folder.iterdir() if p.name[0] not in "._")
-    except OSError as error:
-        raise SourceUnreadable(
-            str(folder), expected="a folder that can be listed", found=cause(error)
-        ) from error
-    for path in found:
-        if path.suffix.lower() != ".parquet" or not path.is_file():
-            raise SourceFolderMixed(
-                str(folder), expected="only Parquet files", found=ascii(path.name)[:80]
-            )
-    if not 1 <= len(found) <= _MOST_FILES:
-        raise SourceUnreadable(
-            str(folder), expected=f"1 to {_MOST_FILES} Parquet files", found=str(len(found))
-        )
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +396,7 @@ def _object(text: str) -> ObjectUri | None:
 
 def _several(table: Mapping[str, Any], base: Path) -> SeveralFiles:
     paths = table["path"]
-    if 1 <= len(paths) <= _MOST_FILES and all(isinstance(path, str) for path in paths):
+    if 1 <= len(paths) <= MOST_FILES and all(isinstance(path, str) for path in paths):
         parts = tuple(parse_source({**table, "path": path}, base) for path in paths)
         places = {_object(path) or Path(realpath(base / path)) for path in paths}
         local = [place for place in places if isinstance(place, Path)]
@@ -455,7 +405,7 @@ def _several(table: Mapping[str, Any], base: Path) -> SeveralFiles:
         if apart and len(places) == len(paths):
             return SeveralFiles(parts, f"{len(parts)} files from {base / paths[0]}")
     raise SourceTableMalformed(
-        "path", expected=f"1 to {_MOST_FILES} paths, each once", found="another list"
+        "path", expected=f"1 to {MOST_FILES} paths, each once", found="another list"
     )
 
 

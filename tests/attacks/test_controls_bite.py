@@ -25,6 +25,7 @@ from ratls.claims import require_equal
 from ratls.cli import build
 from ratls.client_stream import ClientExchange
 from ratls.server_stream import refusal_status
+from ratls.turns import _Peer
 from tests.attacks import test_matrix_binding as binding
 from tests.attacks import test_matrix_identity as identity
 from tests.attacks import test_matrix_operator as operator
@@ -253,7 +254,7 @@ CONTROLS: dict[str, Control] = {
         {"ratls.framing._require_size": accept}, matrix_rows.test_a_message_that_is_too_large
     ),
     "c13-allowance": Control(
-        {"ratls.session.Allowance.spend": accept},
+        {"ratls.turns.Turns._pay": lambda *_: (_Peer(), 0.0)},
         privacy.test_a_party_that_asks_for_evidence_without_end,
         {"transport": GRPC, "holds": "an allowance"},
     ),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -27,10 +28,13 @@ from ratls.listener import Limits, Listener
 from ratls.peer_refusal import PeerRefused
 from ratls.session import Verifier, read_message, write_message
 from ratls.tls import Shown
-from tests.support.flight_peers import LOOPBACK, Study
+from ratls.turns import TooManyChallenges
+from tests.support.flight_peers import LOOPBACK, PlatformAttester, Study
 from tests.support.refusal import count_refusal, refused
 from tests.support.transports import (
+    GRPC,
     HTTP,
+    OWN_FLIGHT,
     SOCKETS,
     TUNNEL,
     Served,
@@ -224,6 +228,59 @@ def test_requests_whose_body_never_comes(study: Study) -> None:
             half_a_request(held.enter_context(proved(study, served)))
         with HTTP.connect(study, place, study.channel("bob-hospital")) as speak:
             assert speak(SAID) == SAID
+
+
+# Quotes
+
+
+class Device(PlatformAttester):
+    """Takes as long for a quote as hardware does, and counts them."""
+
+    never = threading.Event()
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(study.world.platform)
+        self.made = 0
+
+    def quote(self, report_data: bytes) -> bytes:
+        self.never.wait(0.01)
+        self.made += 1
+        return super().quote(report_data)
+
+
+CONNECTS_ANEW = (SOCKETS, HTTP, TUNNEL, GRPC, OWN_FLIGHT)
+
+
+@pytest.mark.parametrize("transport", CONNECTS_ANEW, ids=lambda t: t.name)
+def test_a_party_that_connects_again_and_again(
+    study: Study, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F11, F18: each time it has a quote made, and goes. It gets so many a second, and no more,
+    from however many connections; the device is free for Bob meanwhile."""
+    monkeypatch.setattr("ratls.turns.BURST", 8)
+    monkeypatch.setattr("ratls.turns.PER_SECOND", 4)
+    monkeypatch.setattr("ratls.turns._WAIT_SECONDS", 0.5)  # two wait, and the third is refused
+    count_refusal()
+    device = Device(study)
+    identity = study.started(device)
+    over, begun, before = threading.Event(), time.monotonic(), device.made
+
+    def crowd() -> None:
+        while not over.is_set():
+            with suppress(RatlsError, grpc.RpcError, SSL.Error, OSError):
+                transport.forwarded(study, served, bytes(32))
+
+    with transport.serve(study, identity) as served, ThreadPoolExecutor(6) as threads:
+        for _ in range(6):
+            threads.submit(crowd)
+        try:
+            eventually(lambda: TooManyChallenges.code in served.codes)
+            bobs = 4  # as many connections, one after another
+            for _ in range(bobs):
+                bob_is_served(study, transport, served)
+        finally:
+            over.set()
+    assert device.made - before - bobs <= 8 + 4 * (time.monotonic() - begun)
 
 
 # gRPC

@@ -40,7 +40,8 @@ from ratls.framing import (
     schema_frame,
     write_message,
 )
-from ratls.server_stream import Caps, ServerExchange, StreamOversized
+from ratls.plain_rows import Caps, PlainExchange
+from ratls.server_stream import StreamOversized
 from scheduler import task_service_pb2 as pb
 from scheduler.certificate import SCHEDULER_NAME, OwnCertificate, own_certificate
 from scheduler.client import SchedulerClient, SchedulerUnreachable
@@ -199,11 +200,11 @@ def schema_of(columns: int) -> pa.Schema:
     return pa.schema([(f"c{i}", pa.float64()) for i in range(columns)])
 
 
-def receiving(columns: int, *messages: Ipc) -> ServerExchange:
+def receiving(columns: int, *messages: Ipc) -> PlainExchange:
     frames = [m.frame(write_message("batch", seq=seq)) for seq, m in enumerate(messages)]
     commit = message_frame(write_message("commit", commit=b"c"))
     frames = [schema_frame(schema_of(columns)), *frames, commit]
-    return ServerExchange(iter(frames), lambda frame: None)
+    return PlainExchange(iter(frames), lambda frame: None)
 
 
 LARGE = Caps(rows=1 << 40, bytes=1 << 40)

@@ -29,6 +29,7 @@ from ratls.errors import CallFailed
 from ratls.flight_server import ExchangesExhausted, Slots
 from ratls.framing import Kind
 from ratls.peer_refusal import PeerRefused
+from ratls.turns import TooManyChallenges
 from scheduler.certificate import SCHEDULER_NAME
 from scheduler.client import SchedulerBusy
 from scheduler.limits import Limits as MailboxLimits
@@ -161,6 +162,36 @@ def test_a_party_with_one_silent_call_fewer_than_its_share(world: EnclaveWorld) 
     with world.running() as live, silent_at(live, Limits().exchanges_per_party - 1) as silent:
         attest(live, world.consortium.alice)
         assert silent.refused == 0
+
+
+def test_an_owner_that_asks_for_evidence_without_end(
+    world: EnclaveWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F11: a quote costs the machine time. Alice's are counted over all her calls and connections,
+    and within a release; Bob is served meanwhile, and Alice again when time has passed."""
+    monkeypatch.setattr("ratls.turns.BURST", 8)
+    monkeypatch.setattr("ratls.turns._WAIT_SECONDS", 0.0)
+    alice, bob, time, task = world.consortium.alice, world.consortium.bob, [0.0], world.task()
+    with world.running(seconds=lambda: time[0]) as live:
+        for _ in range(6):
+            attest(live, alice)
+        with (
+            refused_by_enclave(TooManyChallenges),
+            live.exchange(Kind.RELEASE, alice, task=task, dataset=ONE) as exchange,
+        ):
+            live.open(exchange, alice, ONE, task)
+            for _ in range(2):
+                exchange.challenge_again()
+        with refused_by_enclave(TooManyChallenges):
+            attest(live, alice)
+        attest(live, bob)
+        time[0] += 1.0
+        attest(live, alice)
+        refusals = [line for line in live.log if line["event"] == "refused"]
+        assert [(r["code"], r["party"]) for r in refusals] == [
+            (TooManyChallenges.code, "alice-clinic")
+        ] * 2
+        assert all(len(line["id"]) == 16 for line in refusals)
 
 
 def test_silence_ends_when_nobody_has_said_hello_in_time(world: EnclaveWorld) -> None:

@@ -25,6 +25,7 @@ from ratls.framing import Kind, RowDigest, chunk_frame, message_digest
 from ratls.identity import EnclaveIdentity
 from ratls.sealing import ChunkHead, ChunkNotOpenable, StreamKeyNotOpenable, tags_digest
 from ratls.server_stream import SequenceBroken
+from ratls.turns import TooManyChallenges
 from tests.support.enclave import EnclaveWorld, LiveEnclave, refused_by_enclave, rows
 from tests.support.refusal import count_refusal, refused
 from tests.support.waiting import eventually
@@ -173,14 +174,15 @@ def test_a_connection_that_breaks_before_its_key(run: Run) -> None:
 
 
 @pytest.mark.parametrize("in_mid_stream", [False, True])
+@pytest.mark.parametrize("why", [AttesterMixedUp, TooManyChallenges])
 def test_a_quote_that_could_not_be_made_costs_no_row(
-    run: Run, monkeypatch: pytest.MonkeyPatch, in_mid_stream: bool
+    run: Run, monkeypatch: pytest.MonkeyPatch, why: type[RatlsError], in_mid_stream: bool
 ) -> None:
     """The machine's own service fails for a moment: at the next connection, or when the enclave
-    shall prove itself again. What had come stays."""
+    shall prove itself again; or this party has had many. What had come stays."""
 
     def none(*asked: object) -> bytes:
-        raise AttesterMixedUp("quote", expected="one", found="none")
+        raise why("quote", expected="one", found="none")
 
     def refused_quote(exchange: ClientExchange) -> None:
         with monkeypatch.context() as failing:
@@ -188,12 +190,12 @@ def test_a_quote_that_could_not_be_made_costs_no_row(
             exchange.challenge_again()
 
     if in_mid_stream:
-        with refused_by_enclave(AttesterMixedUp), run.connection() as exchange:
+        with refused_by_enclave(why), run.connection() as exchange:
             run.send(exchange, PARTS[:3], last=False)
             refused_quote(exchange)
     else:
         run.cut_after(PARTS[:3])
-        with monkeypatch.context() as failing, refused_by_enclave(AttesterMixedUp):
+        with monkeypatch.context() as failing, refused_by_enclave(why):
             failing.setattr(EnclaveIdentity, "answer_challenge", none)
             run.connection().__enter__()
     run.wait_until_unconnected()

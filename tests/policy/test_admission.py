@@ -13,6 +13,7 @@ from policy.admission import (
     Admission,
     AdmissionCheck,
     CollateralTooOld,
+    EnclaveNotInPolicy,
     EvaluationNumberTooLow,
     FmspcNotListed,
     KssIdPresent,
@@ -196,6 +197,14 @@ def test_enclave_of_another_name_in_the_same_policy() -> None:
     with refused(MeasurementNotListed, check="measurement"):
         admit(both, evidence(), at=AT, enclave_name="joint-training-0.9")
     assert admit(both, evidence(), at=AT).enclave.name == "joint-training-1.0"
+
+
+def test_a_name_that_the_policy_does_not_have() -> None:
+    """It says nothing about what runs there."""
+    with refused(EnclaveNotInPolicy) as seen:
+        admit(policy(), evidence(), at=AT, enclave_name="joint-training-1.1")
+    assert seen.error.expected == "joint-training-1.0"
+    assert seen.error.appraisal is None
 
 
 @dataclass(frozen=True)

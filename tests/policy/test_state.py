@@ -62,8 +62,9 @@ def test_deleted_state_is_missed(accepted: StudyState) -> None:
 
 @pytest.mark.parametrize("study", ["../etc", "another-study", "", "x" * 100])
 def test_study_of_another_name(accepted: StudyState, study: str) -> None:
-    with refused(StateMissing):
+    with refused(StateMissing) as seen:
         accepted.current(study, AT)
+    assert STUDY in seen.error.expected  # those that there are
 
 
 @pytest.mark.parametrize("damage", ["cut", "edit", "swap"])

@@ -26,6 +26,7 @@ from provider.agent_config import AgentConfig
 from provider.agent_tasks import AgentRunning, TaskReleaser
 from provider.errors import TaskBoundToInstance
 from provider.release_state import ReleaseUnderWay
+from provider.sending import may_mend
 from provider.sources.sql import SourceUnreachable
 from ratls.address import PeerUnreachable
 from ratls.client_call import AnswerMissing
@@ -658,3 +659,14 @@ def test_a_scheduler_that_forgot_what_it_was_told(world: EnclaveWorld, alice: De
         agent.agent.offer(offer(task, train_party_1=(State.RELEASED, "")))
         agent.work()
     assert agent.verdicts == ["refused task-expired"]
+
+
+@pytest.mark.parametrize("code", ["too-many-challenges", "exchanges-exhausted"])
+def test_what_was_too_much_at_once_is_tried_again(code: str) -> None:
+    count_refusal()
+    told = PeerRefused(peer_code=code, correlation_id="0" * 16)
+    assert may_mend(told)
+    assert may_try_again(told)
+    told = PeerRefused(peer_code="party-withdrew", correlation_id="0" * 16)
+    assert not may_mend(told)
+    assert not may_try_again(told)

@@ -20,6 +20,7 @@ from provider.sources import source_at
 from tests.support.parties import AT, ROOTS, Consortium
 from tests.support.refusal import refused
 from tests.support.typed import typed
+from verifier.errors import Exit
 
 WORLD = Consortium.create()
 HOME = "/srv/rows.parquet"
@@ -188,4 +189,9 @@ def test_what_is_left_is_shown(state: Path) -> None:
     assert "train_party_1, train (logistic_regression): 8 of 10 left, 0 spent, 2 reserved" in said
     assert "1 of them for another" in said
     assert "train_party_1 in all: 2 tasks" in said
-    assert "owns no input" in typed(provider, (*words, "--dataset", "none")).stdout
+    assert "2 tasks" in typed(provider, (*words, "--dataset", "train_party_1")).stdout
+    told = typed(provider, (*words, "--dataset", "none"), Exit.UNUSABLE).stderr
+    assert "[dataset-unclear]" in told
+    assert "train_party_1" in told
+    words = ("budget", "--party", WORLD.carol.folder, "--state", state)
+    assert "owns no input" in typed(provider, words).stdout

@@ -417,8 +417,9 @@ def test_the_dataset_of_an_accepted_policy(alice: Desk, tmp_path: Path, declared
     assert accepted_dataset(alice.state, "train_party_1", study).dataset == declared
     with refused(DatasetUnclear):
         accepted_dataset(alice.state, "train_party_9")
-    with refused(DatasetUnclear):
+    with refused(StateMissing) as seen:
         accepted_dataset(alice.state, "train_party_1", "another-study")
+    assert study in seen.error.expected
     with refused(StateMissing):
         accepted_dataset(tmp_path / "nothing", "train_party_1")
 

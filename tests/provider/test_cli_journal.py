@@ -64,7 +64,9 @@ def test_one_task_of_many(tmp_path: Path) -> None:
     task = f"sha256:{2:064x}"
     shown = answers(journal("show", "--state", tmp_path, "--task", task, "--json"))
     assert [x["task"] for x in shown] == [task]
-    assert answers(journal("show", "--state", tmp_path, "--dataset", "another", "--json")) == []
+    other = ("show", "--state", tmp_path, "--dataset", "another")
+    assert answers(journal(*other, "--json")) == []
+    assert "none of" in journal(*other).stderr
 
 
 def test_an_export_is_the_journal_byte_for_byte(tmp_path: Path) -> None:

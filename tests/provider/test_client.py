@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import ratls
+from policy.admission import EnclaveNotInPolicy
 from policy.receipt import Receipt
 from policy.task import Task
 from provider.client import (
@@ -134,8 +135,10 @@ def test_what_a_profile_does_not_say(desks: dict[str, Desk], tmp_path: Path) -> 
     path.write_text(text + second)
     with refused(EnclaveNotChosen):
         client(desk).release(task, train_party_1=frame(1))
-    with refused(ProfileIncomplete):
+    with refused(EnclaveNotChosen):
         client(desk).release(task, enclave="another", train_party_1=frame(1))
+    with refused(EnclaveNotInPolicy):  # which the profile has
+        client(desk).release(task, enclave="joint-training-1.1", train_party_1=frame(1))
     client(desk).release(task, enclave="joint-training-1.0", train_party_1=frame(1))
 
 

@@ -17,7 +17,8 @@ from policy.rows import ColumnMissing, ColumnTypeDiffers, ValueNull, ValueOutsid
 from provider.errors import SourceFormatUnknown, SourceTableMalformed, SourceUnreadable
 from provider.sources import LARGEST, SMALLEST, SourceSpec, parse_source, source_at
 from provider.sources.base import SourceChanged, SourceEmpty, SourceTooLong
-from provider.sources.spec import SourceFileTwice, SourceFolderMixed
+from provider.sources.folders import SourceFolderMixed
+from provider.sources.spec import SourceFileTwice
 from tests.provider.formats import arrow_file, arrow_stream, csv, parquet, read, scan, sql, sqlite
 from tests.provider.test_sources import dataset, replaced, rows
 from tests.provider.test_sources_sql import Server, running  # noqa: F401 - a fixture

@@ -16,29 +16,34 @@ from typing import Any
 import pytest
 
 import ratls
+from policy.admission import EnclaveNotInPolicy
+from policy.agreement import AgreementIncomplete
 from policy.party import create_party
 from policy.signing import AnchorDiffers
 from ratls.address import Address
 from ratls.api import ReportDataDiffers
 from ratls.sockets import AttestedSocket, Listener
+from simulation.folder import write
 from tests.support.flight_peers import LOOPBACK, Study
 from tests.support.parties import PASSPHRASE
 from tests.support.refusal import refused
 from tests.support.waiting import HANG_LIMIT
 from verifier.acceptance import TcbStatusUnaccepted
+from verifier.files import FileUnreadable
 from verifier.modes import SimulationNotAllowed
 from verifier.quote import Quote
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = sorted(ratls.__all__)
+TRANSPORTS = ("flight", "grpc", "http", "sockets", "tunnel")
 
 
 # What is there
 
 
 def test_every_name_is_there_and_nothing_is_loaded_before_it_is_asked_for() -> None:
-    assert set(NAMES) <= set(dir(ratls))
-    for name in NAMES:
+    assert {name for name in dir(ratls) if name[0] != "_"} == {*NAMES, *TRANSPORTS}
+    for name in (*NAMES, *TRANSPORTS):
         assert getattr(ratls, name) is not None
     with pytest.raises(AttributeError):
         _ = ratls.no_such_name  # type: ignore[attr-defined]
@@ -66,7 +71,7 @@ def test_types_and_code_name_the_same_things() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert sorted(found) == NAMES
+    assert sorted(found) == sorted([*NAMES, *TRANSPORTS])
     for name, (module, original) in found.items():
         thing = getattr(ratls, name)
         assert getattr(sys.modules[module], original) is thing, name
@@ -82,19 +87,27 @@ def test_a_stranger_has_the_types(tmp_path: Path) -> None:
         "reveal_type(ratls.Client().release(b'', visits=1)['visits'].commit.rows)\n"
         "ratls.verify_quote(b'', 'c.json')  # WRONG\n"
         "ratls.nothing  # WRONG\n"
+        "mine = ratls.enclave_end(policy='p', attester='tdx', collateral='c', client=True)\n"
+        "place = ratls.Address('127.0.0.1', 0)\n"
+        "with ratls.Listener(place, mine.identity, mine.policy, enclaves=mine.verifier) as there:\n"
+        "    reveal_type(ratls.sockets.connect(there.address, mine.identity, mine.verifier))\n"
+        "class Rows(ratls.flight.Service): ...\n"
+        "ratls.flight.Server(place, mine.identity, mine.policy, Rows()).close()\n"
+        "ratls.grpc.channel('127.0.0.1:1', mine.identity, mine.verifier)  # WRONG\n"
     )
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "cache", "theirs.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert '"verifier.status.TcbStatus"' in done.stdout, done.stdout
     assert 'type is "int"' in done.stdout
+    assert '"ratls.attested_socket.AttestedSocket"' in done.stdout
     errors = {int(line) for line in re.findall(r"theirs\.py:(\d+): error", done.stdout)}
-    assert errors == {4, 5}, done.stdout
+    assert errors == {4, 5, 12}, done.stdout
 
 
 def test_what_is_raised_is_caught_by_one_name() -> None:
     """Each class that a docstring of the API says is raised is a refusal with code and fix."""
     assert issubclass(ratls.ReportDataDiffers, ratls.RatlsError)
-    for name in ("verify_quote", "connect", "own_end"):
+    for name in ("verify_quote", "connect", "enclave_end", "own_end"):
         assert "RatlsError" in (inspect.getdoc(getattr(ratls, name)) or "")
 
 
@@ -192,13 +205,74 @@ def test_an_agreement_that_this_party_did_not_sign(
 def test_what_is_shown_of_things_is_short_and_no_secret(study: Study, mine: dict[str, Any]) -> None:
     own, verifier = ratls.own_end(**mine)
     verified = study.world.verify(quote=study.world.quote())
-    for thing in (
-        own,
-        verifier,
-        verified,
-        study.world.collateral(),
-        Quote.parse(study.world.quote()),
+    identity = study.identity()
+    nobody = Address(LOOPBACK, 1)
+    with (
+        Listener(Address(LOOPBACK, 0), identity, lambda: study.policy) as listener,
+        closing(ratls.sockets.connect(listener.address, own, verifier)) as connection,
     ):
-        text = repr(thing)
-        assert len(text) < 1000, (type(thing), len(text))
-        assert "PRIVATE KEY" not in text
+        for thing in (
+            own,
+            verifier,
+            verifier.expect(),
+            study.policy,
+            verified,
+            study.world.collateral(),
+            Quote.parse(study.world.quote()),
+            identity,
+            listener,
+            connection,
+            connection.peer,
+            connection.fresh,
+            ratls.flight.Client(nobody, own, verifier),
+            ratls.HttpTransport(own, verifier),
+            ratls.EnclaveEnd(identity, lambda: study.policy, verifier),
+        ):
+            text = repr(thing)
+            assert len(text) < 1000, (type(thing), len(text))
+            assert "PRIVATE KEY" not in text
+
+
+# The enclave's end
+
+
+@pytest.fixture
+def guest(study: Study, mine: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """What the operator of a guest has, under an agreement for what is simulated there."""
+    write(study.world.intel, study.world.platform, tmp_path / "intel")
+    attester = f"simulation:{tmp_path / 'intel' / 'platform'}"
+    return {"policy": mine["policy"], "attester": attester, "allow_simulation": True}
+
+
+def test_the_end_of_an_enclave(study: Study, guest: dict[str, Any], mine: dict[str, Any]) -> None:
+    made = ratls.enclave_end(**guest)
+    assert made.policy().digest == study.policy.digest
+    with pytest.raises(TypeError):  # a fault of the caller's program
+        _ = made.verifier
+    other = ratls.enclave_end(**guest, client=True, collateral=mine["collateral"])
+    assert other.verifier.expect().policy.digest == study.policy.digest
+    assert "client" in repr(other)
+
+
+def test_an_end_of_an_enclave_that_was_not_agreed_on(
+    study: Study, guest: dict[str, Any], tmp_path: Path
+) -> None:
+    text = study.policy.raw.decode()
+    signed = study.parties.agreement(text, signers=["bob-hospital"]).encode()
+    (tmp_path / "unsigned.json").write_bytes(signed)
+    with refused(AgreementIncomplete):
+        ratls.enclave_end(**guest | {"policy": tmp_path / "unsigned.json"})
+    with refused(SimulationNotAllowed):
+        ratls.enclave_end(**guest | {"allow_simulation": False})
+    with refused(FileUnreadable):  # told now, and not to the first enclave that connects
+        ratls.enclave_end(**guest, collateral=tmp_path / "nowhere")
+
+
+def test_one_enclave_of_the_agreement(
+    study: Study, listening: Address, mine: dict[str, Any]
+) -> None:
+    agreed = study.policy.enclave[0].name
+    with closing(ratls.connect(str(listening), **mine, enclave=agreed)) as connection:
+        assert connection.fresh is not None
+    with refused(EnclaveNotInPolicy):
+        ratls.connect(str(listening), **mine, enclave="another")

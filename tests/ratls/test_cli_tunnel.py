@@ -175,6 +175,7 @@ def test_both_commands_carry_a_program(measured: Desk) -> None:
                 [cut] = [json.loads(x) for x in output.splitlines()]
                 assert cut["cut_off"] == "peer-refused"
                 assert "tunnel-target-unreachable" in cut["message"]
+                assert cut["fix"]
             status, output, log = ended(server, signal.SIGTERM)
             assert (status, output) == (Exit.YES, "")
             assert "SIMULATION" in log
@@ -237,6 +238,7 @@ FILES: dict[str, tuple[dict[str, Any], str, int]] = {
     "passphrase": ({"passphrase_file": "wrong"}, "passphrase-wrong", Exit.UNUSABLE),
     "no-party": ({"party": "/nowhere"}, "file-unreadable", Exit.UNUSABLE),
     "no-address": ({"to": "127.0.0.1"}, "address-malformed", Exit.UNUSABLE),
+    "no-enclave": ({"enclave": "another"}, "enclave-not-in-policy", Exit.UNUSABLE),
 }
 
 
@@ -279,12 +281,6 @@ def test_an_enclave_of_another_machine(desk: Desk, study: Study) -> None:
             desk.client(listener.address, collateral=lists), "machine-not-listed", Exit.NOT_ADMITTED
         )
         assert told["error"]["fix"]
-
-
-def test_an_enclave_that_the_policy_does_not_name(desk: Desk, study: Study) -> None:
-    with listening(study) as listener:
-        words = desk.client(listener.address, enclave="another")
-        refused(words, "measurement-not-listed", Exit.NOT_ADMITTED)
 
 
 def test_a_local_port_that_is_taken(desk: Desk, study: Study, nowhere: tuple[str, int]) -> None:

@@ -39,15 +39,9 @@ from ratls.framing import (
     schema_frame,
     write_message,
 )
+from ratls.plain_rows import Caps, PlainExchange
 from ratls.sealing import MAX_CHUNKS, ChunkHead
-from ratls.server_stream import (
-    Caps,
-    SequenceBroken,
-    ServerExchange,
-    StreamOversized,
-    StreamTruncated,
-    refusal_status,
-)
+from ratls.server_stream import SequenceBroken, StreamOversized, StreamTruncated, refusal_status
 from tests.support.refusal import refused
 from verifier.errors import RatlsError
 
@@ -68,8 +62,8 @@ def rows(seq: int) -> bytes:
 COMMIT = message("commit", commit=b"signed")
 
 
-def exchange(*frames: bytes) -> ServerExchange:
-    return ServerExchange(iter(frames), lambda frame: None)
+def exchange(*frames: bytes) -> PlainExchange:
+    return PlainExchange(iter(frames), lambda frame: None)
 
 
 def test_rows_then_commit() -> None:
@@ -153,7 +147,7 @@ def gone() -> Iterator[bytes]:
 
 def test_a_client_that_has_gone() -> None:
     """F14."""
-    server = ServerExchange(gone(), lambda frame: None)
+    server = PlainExchange(gone(), lambda frame: None)
     with refused(StreamTruncated):
         list(server.batches(CAPS))
     assert server.committed is None
@@ -161,7 +155,7 @@ def test_a_client_that_has_gone() -> None:
 
 def test_every_frame_is_a_sign_of_life() -> None:
     heard: list[int] = []
-    server = ServerExchange(
+    server = PlainExchange(
         iter([SCHEMA, rows(0), COMMIT]), lambda frame: None, lambda: heard.append(1)
     )
     assert len(list(server.batches(CAPS))) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ratls
-from policy.agreement import PolicyExpired
+from policy.agreement import Agreement, PolicyExpired
 from policy.document import digest_text
 from policy.standing import Distrusted
 from policy.state import PolicyRollback, StudyState
@@ -20,6 +20,7 @@ from simulation.certificates import CrlForm
 from tests.support.flight_peers import NOW, Study
 from tests.support.parties import PASSPHRASE, instant
 from tests.support.refusal import refused
+from verifier import modes
 from verifier.contents import Contents
 from verifier.document import CollateralMalformed
 from verifier.errors import CollateralRolledBack
@@ -138,3 +139,26 @@ def test_a_file_that_is_half_written(files: dict[str, Any], verifier: Verifier) 
         verifier.expect()
     files["collateral"].write_bytes(raw)
     assert verifier.expect()
+
+
+def test_what_did_not_change_is_read_once(
+    verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each connection asks three times, each minute of one once more: signatures are checked, and
+    the installation is looked through, for new bytes alone."""
+    asked: list[str] = []
+    parse, look = Agreement.parse, modes.entry_points
+
+    def parsed(*given: Any) -> Agreement:
+        asked.append("parsed")
+        return parse(*given)
+
+    def looked(**group: str) -> Any:
+        asked.append("looked")
+        return look(**group)
+
+    monkeypatch.setattr(Agreement, "parse", parsed)
+    monkeypatch.setattr(modes, "entry_points", looked)
+    for _ in range(5):
+        assert verifier.expect().policy.version == 1
+    assert asked == ["looked"]

@@ -188,6 +188,41 @@ def test_a_server_elsewhere_has_other_collateral(folder: Path) -> None:
     assert "training or testing" in refused_to_parse(*words)
 
 
+NAMED: dict[str, tuple[list[str], str, Any]] = {
+    "verify server": (["verify", "server", "NAME"], "address", "other.example:7443"),
+    "tunnel client": (["tunnel", "client", "NAME"], "to", "other.example:7443"),
+    "collateral": (
+        ["collateral", "fetch", "--enclave", "NAME"],
+        "enclaves",
+        ["other.example:7443"],
+    ),
+    "provider push": (
+        ["provider", "push", "--task", "t", "--dataset", "train", "--enclave", "NAME"],
+        "enclave",
+        "other.example:7443",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_an_enclave_by_its_name_in_the_profile(folder: Path, case: str) -> None:
+    """And no other name: it is told which there are."""
+    words, option, address = NAMED[case]
+    write(folder, PROFILE + SECOND)
+    params = parsed(*(word.replace("NAME", "testing") for word in words))
+    assert params[option] == address
+    if case != "collateral":
+        assert params["collateral"] == Path("other.json")
+    told = refused_to_parse(*(word.replace("NAME", "tests") for word in words))
+    assert "training or testing" in told
+
+
+def test_rows_of_a_dataset_that_the_profile_does_not_have(folder: Path) -> None:
+    """They are looked for in the profile, which says which it has."""
+    params = parsed("provider", "push", "--task", "t", "--dataset", "other")
+    assert params["source"] == Path(NAME)
+
+
 @pytest.mark.parametrize("command", sorted(FLAGS))
 def test_flags_are_known_where_what_follows_them_counts(command: str) -> None:
     known = dict(commands(typer.main.get_command(build())))[command]

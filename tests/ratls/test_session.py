@@ -13,9 +13,7 @@ from ratls.claims import NONCE_SIZE
 from ratls.peer_refusal import PeerRefused
 from ratls.session import (
     MAX_MESSAGE,
-    Allowance,
     SessionMessageUnexpected,
-    TooManyChallenges,
     read_message,
     write_message,
 )
@@ -88,17 +86,3 @@ def test_a_message_with_one_byte_altered(name: str, place: int, byte: int) -> No
     except (SessionMessageUnexpected, PeerRefused):
         return
     assert write_message(found, **members) == bytes(raw), "one form for one message"
-
-
-def test_challenges_without_end_are_refused_and_honest_ones_are_not() -> None:
-    """F11: evidence costs the machine time."""
-    now = [0.0]
-    allowance = Allowance(lambda: now[0])
-    for _ in range(100):  # once a second, for ever
-        now[0] += 1.0
-        allowance.spend()
-    for _ in range(31):  # a burst
-        allowance.spend()
-    with refused(TooManyChallenges):
-        for _ in range(2):
-            allowance.spend()

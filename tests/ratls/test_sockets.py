@@ -36,9 +36,10 @@ from ratls.identity import EnclaveIdentity
 from ratls.listener import Limits, Listener, ListenerUnusable, PeerNotListed
 from ratls.peer_refusal import PeerRefused
 from ratls.pin import ChannelIdentity
-from ratls.session import TooManyChallenges, Verifier, write_message
+from ratls.session import Verifier, write_message
 from ratls.sockets import connect
 from ratls.tls import ALPN, Shown, SocketHandshakeFailed
+from ratls.turns import TooManyChallenges, Turns
 from tests.ratls.test_probe import KEY, certificate
 from tests.support.channels import Log, client_enclave, connect_to, echo, listening
 from tests.support.flight_peers import NOW, PlatformAttester, Study, silent_server, tls_server
@@ -468,10 +469,19 @@ def _past(study: Study) -> str:
     return (study.world.at - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def test_a_party_that_asks_for_evidence_without_end(study: Study) -> None:
-    """F11: each answer costs the machine a quote."""
-    log = Log()
-    with listening(study, log=log) as listener, connect_to(study, listener.address) as connection:
+def test_a_party_that_asks_for_evidence_without_end(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F11: each answer costs the machine a quote, also where all are asked for on one
+    connection."""
+    monkeypatch.setattr("ratls.turns.BURST", 32)
+    monkeypatch.setattr("ratls.turns._WAIT_SECONDS", 0.0)
+    log, turns = Log(), Turns(lambda: 0.0)
+    identity = study.started(PlatformAttester(study.world.platform), turns=turns)
+    with (
+        listening(study, identity=identity, log=log) as listener,
+        connect_to(study, listener.address) as connection,
+    ):
         with refused(PeerRefused):
             for _ in range(64):
                 connection._write(MESSAGE, memoryview(connection._session.challenge()))

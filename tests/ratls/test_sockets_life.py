@@ -250,3 +250,20 @@ def test_the_next_certificate(study: Study, quotes: list[Any]) -> None:
             assert before.fresh is not None
             assert after.fresh is not None
             assert before.fresh.claims.instance == after.fresh.claims.instance
+
+
+def test_a_policy_that_has_each_mebibyte_proved(quotes: list[Any]) -> None:
+    """The honest twin of a party that asks for evidence without end: it asks as was agreed."""
+    often = Study.create(transport="\n[transport]\nchallenge_mebibytes = 1\n")
+    taken: list[int] = []
+
+    def take(connection: AttestedSocket) -> None:
+        while piece := connection.recv(1 << 18):
+            taken.append(len(piece))
+
+    with listening(often, take) as listener, connect_to(often, listener.address) as connection:
+        for _ in range(48):
+            connection.sendall(bytes(1 << 20))
+        connection.end()
+        eventually(lambda: sum(taken) == 48 << 20)
+        assert len(quotes) >= 47

@@ -26,7 +26,7 @@ from ratls.evidence import (
 from ratls.framing import Kind, MessageUnexpected
 from ratls.identity import EnclaveIdentity
 from ratls.peer_refusal import PeerRefused
-from ratls.server_stream import Caps, ServerExchange
+from ratls.plain_rows import Caps, PlainExchange
 from tests.support.flight_peers import (
     LOOPBACK,
     PlainEnclave,
@@ -68,7 +68,7 @@ def test_rows_that_are_not_sealed_arrive_without_metadata(study: Study) -> None:
     marked = ROWS.schema.with_metadata({"canary": "c4n4ry"})
     received: list[pa.RecordBatch] = []
 
-    def take(exchange: ServerExchange) -> None:
+    def take(exchange: PlainExchange) -> None:
         received.extend(batch for _, batch in exchange.batches(Caps(100, 1 << 20)))
         assert (
             {batch.schema.metadata for batch in received} == {exchange.schema().metadata} == {None}
@@ -99,7 +99,7 @@ def test_many_rows_at_once_arrive_in_messages_of_a_mebibyte(study: Study) -> Non
     many = pa.RecordBatch.from_pydict({"n": range(400_000), "flag": [True, None] * 200_000})
     received: list[pa.RecordBatch] = []
 
-    def take(exchange: ServerExchange) -> None:
+    def take(exchange: PlainExchange) -> None:
         received.extend(batch for _, batch in exchange.batches(Caps(10**6, 1 << 24)))
         exchange.acknowledge(b"all")
 
@@ -128,7 +128,7 @@ def test_many_rows_at_once_arrive_in_messages_of_a_mebibyte(study: Study) -> Non
         (lambda e: e.pending(["a\nb"]), Pending(("unreadable",))),
     ],
 )
-def test_collecting(study: Study, answer: Callable[[ServerExchange], None], found: object) -> None:
+def test_collecting(study: Study, answer: Callable[[PlainExchange], None], found: object) -> None:
     with enclave(study, after_evidence=answer) as server:
         admitted = study.admitted(server.script.identity)
         with study.exchange(Kind.COLLECT, server.address, admitted, task=b"t") as exchange:
@@ -193,14 +193,14 @@ OTHER: list[EnclaveIdentity] = []
 # A server that stops, stalls or refuses is noticed at once, and says why.
 
 
-def fail(leaf: type[RatlsError]) -> Callable[[ServerExchange], None]:
-    def act(exchange: ServerExchange) -> None:
+def fail(leaf: type[RatlsError]) -> Callable[[PlainExchange], None]:
+    def act(exchange: PlainExchange) -> None:
         raise leaf("dataset", expected="one of yours", found="another")
 
     return act
 
 
-def fail_after_a_batch(exchange: ServerExchange) -> None:
+def fail_after_a_batch(exchange: PlainExchange) -> None:
     next(exchange.batches(Caps(10**9, 10**12)))
     raise TaskHashMismatch("rows", expected="1", found="canary-c4n4ry")
 
@@ -231,7 +231,7 @@ def test_refusal_in_the_middle_of_an_upload(study: Study) -> None:
     assert "c4n4ry" not in str(seen.error)
 
 
-def silent(exchange: ServerExchange) -> None:
+def silent(exchange: PlainExchange) -> None:
     """A handler that returns early: Flight tells the client OK."""
 
 
@@ -256,7 +256,7 @@ def test_another_message_than_the_one_that_is_due(study: Study) -> None:
 
 
 def test_message_after_the_last(study: Study) -> None:
-    def twice(exchange: ServerExchange) -> None:
+    def twice(exchange: PlainExchange) -> None:
         exchange.result(b"r", b"c")
         exchange.result(b"r", b"another")
 

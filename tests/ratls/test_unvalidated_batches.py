@@ -13,7 +13,8 @@ from ratls.framing import (
     schema_frame,
     write_message,
 )
-from ratls.server_stream import Caps, ServerExchange, StreamOversized
+from ratls.plain_rows import Caps, PlainExchange
+from ratls.server_stream import StreamOversized
 from tests.support.arrow_ipc import Ipc
 from tests.support.refusal import refused
 
@@ -21,10 +22,10 @@ CAPS = Caps(rows=1 << 40, bytes=1 << 20, batch_rows=1 << 40, batch_bytes=1 << 16
 NAMES = pa.record_batch({"patient": ["a patient"] * 11})
 
 
-def receiving(schema: pa.Schema, *frames: bytes) -> ServerExchange:
+def receiving(schema: pa.Schema, *frames: bytes) -> PlainExchange:
     """The enclave's end of a stream that carries these frames, then a commit."""
     commit = message_frame(write_message("commit", commit=b"c"))
-    return ServerExchange(iter([schema_frame(schema), *frames, commit]), lambda frame: None)
+    return PlainExchange(iter([schema_frame(schema), *frames, commit]), lambda frame: None)
 
 
 def lying(rows: int) -> bytes:

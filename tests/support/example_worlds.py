@@ -709,7 +709,7 @@ def image(scene: Scene) -> Names:
     }
 
 
-@world_of("ratls.evidence", "ratls.gramine", "ratls.identity")
+@world_of("ratls.evidence", "ratls.gramine", "ratls.identity", "ratls.turns")
 def attested(scene: Scene) -> Names:
     claims = CertificateClaims(
         pubkey_hash=key_hash(b"key"),
@@ -728,7 +728,7 @@ def attested(scene: Scene) -> Names:
         "report_data": bytes(64),
         "policy": scene.world.policy,
         "now": NOW,
-        **dict.fromkeys(("nonce", "peer_spki_sha256", "task_digest"), bytes(32)),
+        **dict.fromkeys(("nonce", "peer", "peer_spki_sha256", "task_digest"), bytes(32)),
     }
 
 

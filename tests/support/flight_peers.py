@@ -22,6 +22,7 @@ from policy.receipt import Acknowledgement, Receipt, ReceiptInput
 from policy.values import Digest, Instance, Nonce
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, Expectation, appraise_certificate
+from ratls.attester import Attester
 from ratls.bulk import BulkListener
 from ratls.claims import NO_TASK
 from ratls.client_stream import ClientExchange, open_exchange
@@ -29,8 +30,10 @@ from ratls.flight_server import FlightServer, Send
 from ratls.framing import Kind
 from ratls.identity import EnclaveIdentity
 from ratls.pin import ChannelIdentity
+from ratls.plain_rows import Caps, PlainExchange
 from ratls.sealing import SealingKey, Transcript
-from ratls.server_stream import Caps, Hello, Opened, ServerExchange, refusal_status
+from ratls.server_stream import Hello, Opened, refusal_status
+from ratls.turns import Turns
 from simulation.intel import root_name
 from simulation.platform import Platform
 from tests.support.intel import World
@@ -82,8 +85,14 @@ class Study:
 
     def identity(self, digest: bytes | None = None, **altered: Any) -> EnclaveIdentity:
         """A start of the agreed enclave; `altered` goes to `Platform.quote`."""
-        attester = PlatformAttester(self.world.platform, **altered)
-        return EnclaveIdentity.create(attester, digest or self.policy.digest, at=self.world.at)
+        return self.started(PlatformAttester(self.world.platform, **altered), digest)
+
+    def started(
+        self, attester: Attester, digest: bytes | None = None, turns: Turns | None = None
+    ) -> EnclaveIdentity:
+        """A start that has its quotes from this attester."""
+        made = digest or self.policy.digest
+        return EnclaveIdentity.create(attester, made, at=self.world.at, turns=turns)
 
     def admitted(self, identity: EnclaveIdentity) -> AdmittedCertificate:
         return appraise_certificate(identity.certificate_der, self.expectation, at=self.world.at)
@@ -197,8 +206,8 @@ class Script:
     identity: EnclaveIdentity
     peer_spki_sha256: bytes  # of the one party that may call
     answer: Callable[[EnclaveIdentity, bytes, bytes], bytes] | None = None  # nonce, task digest
-    before_evidence: Callable[[ServerExchange], None] | None = None
-    after_evidence: Callable[[ServerExchange], None] | None = None
+    before_evidence: Callable[[PlainExchange], None] | None = None
+    after_evidence: Callable[[PlainExchange], None] | None = None
     caps: Caps = field(default_factory=lambda: Caps(rows=10**6, bytes=1 << 28))
     known_commits: dict[bytes, bytes] = field(default_factory=dict)
     schema_digest: bytes = bytes(32)
@@ -244,7 +253,7 @@ class PlainEnclave:
         self._server.stop(5)
 
     def _exchange(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
-        exchange = ServerExchange(requests, send, bulk=self.script.bulk)
+        exchange = PlainExchange(requests, send, bulk=self.script.bulk)
         try:
             self._run(exchange.kind(), exchange)
         except RatlsError as refusal:
@@ -256,7 +265,7 @@ class PlainEnclave:
         finally:
             send(None)
 
-    def _run(self, kind: Kind, exchange: ServerExchange) -> None:
+    def _run(self, kind: Kind, exchange: PlainExchange) -> None:
         script = self.script
         hello = exchange.hello()
         script.hellos += 1
@@ -273,7 +282,7 @@ class PlainEnclave:
         elif kind is Kind.COLLECT:
             exchange.result(b"receipt", b"ciphertext")
 
-    def _release(self, exchange: ServerExchange, hello: Hello) -> None:
+    def _release(self, exchange: PlainExchange, hello: Hello) -> None:
         """Rows that are sealed or not, up to the commit."""
         script = self.script
         asked = exchange.resume_request()

@@ -6,7 +6,9 @@ import copy
 import os
 import socket
 import ssl
+from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ from tests.support.client_hello import (
     SUPPORTED_VERSIONS,
     extensions,
 )
-from tests.support.flight_peers import Study
+from tests.support.flight_peers import NOW, Study
+from tests.support.parties import instant
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
 from tests.support.transports import (
@@ -42,6 +45,7 @@ from tests.support.transports import (
     answering,
 )
 from verifier.crl import CertificateRevoked
+from verifier.validity import CollateralNotCurrent
 
 pytestmark = pytest.mark.slow
 
@@ -214,3 +218,38 @@ def _resumed(study: Study, served: Served, folder: Path, transport: Transport) -
 
 _BARE_CALL = http2.BEGIN + http2.call(b"/user.Echo/One") + http2.message(BEFORE)
 _BARE_FRAME = bytes([DATA]) + len(BEFORE).to_bytes(3, "big") + BEFORE
+
+
+@pytest.mark.parametrize(
+    "transport", [SOCKETS, HTTP, TUNNEL, GRPC, OWN_FLIGHT], ids=lambda t: t.name
+)
+def test_collateral_that_expires_while_a_connection_is_open(
+    study: Study, transport: Transport
+) -> None:
+    """dcap.md 4.8: nobody has fetched the next one, and nothing can be decided: nothing more is
+    said. Under a bundle that is current the connection goes on."""
+
+    def short(info: dict[str, Any]) -> dict[str, Any]:
+        return info | {"nextUpdate": instant(NOW + timedelta(hours=1))}
+
+    clock, seconds = [NOW], Clock()
+    held = [replace(study.expectation, collateral=study.world.collateral(tcb_info=short))]
+    verifier = Verifier(lambda: held[0], lambda: clock[0], seconds=seconds)
+    for fetched in (True, False):
+        clock[0], seconds.passed = NOW, 0.0
+        with (
+            transport.serve(study) as served,
+            nullcontext() if fetched else refused(CollateralNotCurrent),
+            transport.connect(study, served.address, verifier=verifier) as speak,
+        ):
+            speak(BEFORE)
+            served.wait_for(BEFORE)
+            clock[0] += timedelta(hours=2)
+            seconds.passed += 61
+            if fetched:
+                before, held[0] = held[0], study.expectation
+            speak(AFTER)
+        if fetched:
+            served.wait_for(AFTER)
+            held[0] = before
+    assert AFTER not in served.heard

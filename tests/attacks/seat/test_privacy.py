@@ -14,13 +14,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from OpenSSL import SSL
 
 from ratls.address import Address
-from ratls.attested_socket import message_frame
 from ratls.errors import CallFailed
 from ratls.identity import EnclaveIdentity
-from ratls.peer_refusal import PeerRefused
-from ratls.pin import ChannelIdentity, pinned_channel
-from ratls.session import TooManyChallenges, read_message, write_message
+from ratls.pin import ChannelIdentity
 from ratls.tls import Shown, TlsEnd
+from ratls.turns import TooManyChallenges, Turns
 from tests.attacks.seat import elsewhere, line
 from tests.support.flight_peers import NOW, PlatformAttester, Study
 from tests.support.parties import local_party
@@ -34,15 +32,14 @@ from tests.support.transports import (
     OWN_FLIGHT,
     SOCKETS,
     TUNNEL,
-    Served,
     Transport,
     answering,
     cut_off,
     grpc,
     raw_connection,
-    read_frame,
 )
-from tests.support.waiting import HANG_LIMIT
+from tests.support.waiting import eventually
+from verifier.errors import RatlsError
 from verifier.quote import Quote
 
 pytestmark = pytest.mark.slow
@@ -186,17 +183,27 @@ def test_strangers_cause_no_evidence(study: Study, transport: Transport, holds: 
         assert attester.made == made + 1
 
 
-@line("evidence asked for without end", an_allowance=[SOCKETS, HTTP, TUNNEL, GRPC])
+@line("evidence asked for without end", an_allowance=[t for t in ALL if t is not FLIGHT])
 def test_a_party_that_asks_for_evidence_without_end(
-    study: Study, transport: Transport, holds: str
+    study: Study, transport: Transport, holds: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F11: each answer costs the machine a quote. Time stands still; Bob is served meanwhile."""
+    """F11: each answer costs the machine a quote. Alice connects anew each time, and time stands
+    still; Bob is served meanwhile."""
+    monkeypatch.setattr("ratls.turns.BURST", 8)
+    monkeypatch.setattr("ratls.turns._WAIT_SECONDS", 0.0)
+    count_refusal()
     attester = Counting(study.world.platform)
-    identity = EnclaveIdentity.create(attester, study.policy.digest, at=NOW)
+    identity = study.started(attester, turns=Turns(lambda: 0.0))
     before = attester.made
-    with transport.serve(study, identity, seconds=lambda: 0.0) as served:
-        assert _ask_without_end(study, transport, served) == TooManyChallenges.code
-        assert attester.made - before <= 33
+    with transport.serve(study, identity) as served:
+        for _ in range(8):
+            transport.forwarded(study, served, bytes(32))
+        told = TooManyChallenges.code + r".*[0-9a-f]{16}"  # the class, and an id
+        for _ in range(3):
+            with pytest.raises((RatlsError, grpc.RpcError), match=told):
+                transport.forwarded(study, served, bytes(32))
+        assert attester.made - before == 8
+        eventually(lambda: served.codes.count(TooManyChallenges.code) == 3)
         with transport.connect(study, served.address, study.channel("bob-hospital")) as speak:
             speak(SAID)
             served.wait_for(SAID)
@@ -204,30 +211,6 @@ def test_a_party_that_asks_for_evidence_without_end(
 
 elsewhere(
     "evidence asked for without end",
-    "test_thousands_of_silent_calls_are_their_partys_own",
-    exchanges_are_counted=[FLIGHT, OWN_FLIGHT],
+    "test_an_owner_that_asks_for_evidence_without_end",
+    an_allowance=[FLIGHT],
 )
-
-
-def _ask_without_end(study: Study, transport: Transport, served: Served) -> str:
-    """Sixty-four challenges of one party's; the code of the refusal."""
-    challenge = write_message("challenge", nonce=bytes(32))
-    hello = write_message("hello", nonce=bytes(32))
-    if transport is GRPC:
-        admitted = study.admitted(served.identity)
-        with pinned_channel(served.address, admitted, study.channel()) as made:
-            call: Any = made.unary_unary("/ratls.Attestation/Challenge")
-            call(hello, timeout=HANG_LIMIT)
-            with pytest.raises(grpc.RpcError) as caught:
-                [call(challenge, timeout=HANG_LIMIT) for _ in range(64)]
-        error: Any = caught.value
-        return str(error.details()).split()[1]
-    with raw_connection(served.address, Shown.of(study.channel())) as tls:
-        tls.sendall(message_frame(hello))
-        read_frame(tls)
-        with refused(PeerRefused) as seen:
-            for _ in range(64):
-                tls.sendall(message_frame(challenge))
-                read_message(read_frame(tls)[1], "answer")
-    assert isinstance(seen.error, PeerRefused)
-    return seen.error.peer_code
