@@ -32,7 +32,7 @@ from policy.document import Policy  # noqa: E402
 from policy.values import Digest, Nonce  # noqa: E402
 from ratls import flight  # noqa: E402
 from ratls.address import Address  # noqa: E402
-from ratls.appraise import appraise_certificate  # noqa: E402
+from ratls.appraise import AdmittedCertificate, appraise_certificate  # noqa: E402
 from ratls.attested_socket import AttestedSocket, message_frame  # noqa: E402
 from ratls.client_call import ClientCall  # noqa: E402
 from ratls.client_stream import open_exchange  # noqa: E402
@@ -390,7 +390,7 @@ class Flight(Transport):
         if given.thief:
             # It has no sealing key of its own: the one of the evidence is the enclave's.
             script.sealing_key = _Told(served)  # type: ignore[assignment]
-            script.after_evidence = lambda exchange: _listen_in(exchange, served.heard)
+            script.after_evidence = lambda exchange: listen_in(exchange, served.heard)
         else:
             served.sealing_key = script.sealing_key.public
         script.chunks = _Heard(served.heard)
@@ -447,16 +447,7 @@ class Flight(Transport):
     ) -> tuple[bytes, bytes]:
         hello = {"task": TASK, "dataset": "train_party_1", "release": b""}
         admitted, shown = study.admitted(served.identity), own or study.channel()
-        with (
-            ending(pinned_channel(served.address, admitted, shown)) as made,
-            ClientCall.open(made, HANG_LIMIT) as call,
-        ):
-            call.send(first_frame(Kind.RELEASE))
-            call.send(flight_frame(flight_message("hello", nonce=nonce, **hello)))
-            frame = call.hear()
-            assert frame is not None
-            answer = frame.message("evidence")[1]
-        return answer["evidence"], answer["sealing_key"]
+        return evidence_for(nonce, served.address, admitted, shown, Kind.RELEASE.value, **hello)
 
 
 class OwnFlight(Transport):
@@ -541,17 +532,30 @@ class OwnFlight(Transport):
         self, study: Study, served: Served, nonce: bytes, own: ChannelIdentity | None = None
     ) -> tuple[bytes, bytes]:
         admitted, shown = study.admitted(served.identity), own or study.channel()
-        with (
-            ending(pinned_channel(served.address, admitted, shown)) as made,
-            ClientCall.open(made, HANG_LIMIT) as call,
-        ):
-            call.send(first_frame(SimpleNamespace(value=COMMAND)))  # type: ignore[arg-type]
-            hello = {"task": b"", "dataset": "", "release": b""}
-            call.send(flight_frame(flight_message("hello", nonce=nonce, **hello)))
-            frame = call.hear()
-            assert frame is not None
-            answer = frame.message("evidence")[1]
-        return answer["evidence"], b""
+        hello = {"task": b"", "dataset": "", "release": b""}
+        return evidence_for(nonce, served.address, admitted, shown, COMMAND, **hello)
+
+
+def evidence_for(
+    nonce: bytes,
+    address: Address,
+    admitted: AdmittedCertificate,
+    shown: ChannelIdentity | EnclaveIdentity,
+    command: str,
+    /,
+    **hello: bytes | str,
+) -> tuple[bytes, bytes]:
+    """What a server of Flight proves for this nonce, and the sealing key that it names, if any."""
+    with (
+        ending(pinned_channel(address, admitted, shown)) as made,
+        ClientCall.open(made, HANG_LIMIT) as call,
+    ):
+        call.send(first_frame(SimpleNamespace(value=command)))  # type: ignore[arg-type]
+        call.send(flight_frame(flight_message("hello", nonce=nonce, **hello)))
+        frame = call.hear()
+        assert frame is not None
+        _, answer = frame.message("evidence")
+    return answer["evidence"], answer["sealing_key"]
 
 
 class _Told(SealingKey):
@@ -576,7 +580,7 @@ class _Heard(list[Any]):
         super().append(opened)
 
 
-def _listen_in(exchange: ServerExchange, heard: bytearray) -> None:
+def listen_in(exchange: ServerExchange, heard: bytearray) -> None:
     """Go on as an enclave would, and keep all that comes."""
     exchange.open_request()
     exchange.ready(0, 0, Digest(bytes(32)))
