@@ -12,6 +12,7 @@ from tests.support.enclave import LiveEnclave
 from tests.support.flight_peers import Study
 from tests.support.oracle import Scene, watch_process
 from tests.support.relay import Relay
+from tests.support.stage import Stage
 
 __all__ = ["alice", "bob", "carol", "live", "relay", "world"]
 
@@ -20,6 +21,20 @@ __all__ = ["alice", "bob", "carol", "live", "relay", "world"]
 def study() -> Study:
     """Nothing in it changes."""
     return Study.create()
+
+
+@pytest.fixture
+def stage(
+    study: Study,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Stage:
+    """A channel of the study; the test says which transport."""
+    stage = Stage(study, tmp_path)
+    watch_process(stage, capfd, caplog, monkeypatch)
+    return stage
 
 
 @pytest.fixture

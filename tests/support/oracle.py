@@ -101,7 +101,8 @@ def universal_oracle(scene: Scene, **recorded: Leaves) -> Iterator[None]:
         if moment != "the attack":
             assert scene.honest(), "no honest request was served"
         for who, codes in scene.records.items():
-            assert codes() == wanted[who], f"what {who} had recorded after {moment}"
+            found = codes()
+            assert found == wanted[who], f"after {moment} {who} had {found}, not {wanted[who]}"
     scene.require_no_secret(refusal.seen[told:])
 
 
