@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 from ratls.environment import prepare_process
@@ -37,7 +36,7 @@ from ratls.attested_socket import AttestedSocket, message_frame  # noqa: E402
 from ratls.client_call import ClientCall  # noqa: E402
 from ratls.client_stream import open_exchange  # noqa: E402
 from ratls.flight_service import COMMAND  # noqa: E402
-from ratls.framing import Frame, Kind, first_frame  # noqa: E402
+from ratls.framing import Frame, Kind, command_frame  # noqa: E402
 from ratls.framing import message_frame as flight_frame  # noqa: E402
 from ratls.framing import write_message as flight_message  # noqa: E402
 from ratls.grpc import Attestation, channel  # noqa: E402
@@ -541,7 +540,7 @@ def evidence_for(
     address: Address,
     admitted: AdmittedCertificate,
     shown: ChannelIdentity | EnclaveIdentity,
-    command: str,
+    command: bytes,
     /,
     **hello: bytes | str,
 ) -> tuple[bytes, bytes]:
@@ -550,7 +549,7 @@ def evidence_for(
         ending(pinned_channel(address, admitted, shown)) as made,
         ClientCall.open(made, HANG_LIMIT) as call,
     ):
-        call.send(first_frame(SimpleNamespace(value=command)))  # type: ignore[arg-type]
+        call.send(command_frame(command))
         call.send(flight_frame(flight_message("hello", nonce=nonce, **hello)))
         frame = call.hear()
         assert frame is not None

@@ -19,13 +19,16 @@ from ratls.errors import CallFailed
 from ratls.identity import EnclaveIdentity
 from ratls.peer_refusal import PeerRefused
 from ratls.pin import ChannelIdentity, pinned_channel
+from ratls.server_stream import StreamTruncated
 from ratls.session import TooManyChallenges, read_message, write_message
 from ratls.tls import Shown, TlsEnd
 from tests.attacks.seat import elsewhere, line
 from tests.support.flight_peers import NOW, PlatformAttester, Study
+from tests.support.oracle import Leaves, universal_oracle
 from tests.support.parties import local_party
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
+from tests.support.stage import SAID, Stage
 from tests.support.transports import (
     ALL,
     FLIGHT,
@@ -47,12 +50,13 @@ from verifier.quote import Quote
 
 pytestmark = pytest.mark.slow
 
-SAID = b"c4n4ry-patient"
 ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
 
 
 @line("read on the way", refused=ALL)
-def test_what_the_network_records(study: Study, transport: Transport, holds: str) -> None:
+def test_what_the_network_records(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """Neither what is said nor any evidence, which would name machine and software."""
     count_refusal()
     quotes: list[bytes] = []
@@ -64,22 +68,21 @@ def test_what_the_network_records(study: Study, transport: Transport, holds: str
 
     identity = EnclaveIdentity.create(Keeping(study.world.platform), study.policy.digest, at=NOW)
     with (
-        transport.serve(study, identity) as served,
-        Relay((served.address.host, served.address.port)) as relay,
-        transport.connect(study, Address.parse(relay.address)) as speak,
+        universal_oracle(stage.on(transport)),
+        stage.serve(identity) as served,
+        transport.connect(study, served.address) as speak,
     ):
         speak(SAID)
         served.wait_for(SAID)
-    recorded = b"".join(bytes(c.sent + c.received) for c in relay.connections)
     assert len(quotes) >= 2
     measurement = Quote.parse(quotes[0]).report.mr_enclave.value
-    for secret in (SAID, measurement, study.world.platform.tcb.ppid, b"alice-clinic"):
-        assert secret not in recorded
+    for secret in (measurement, study.world.platform.tcb.ppid, b"alice-clinic"):
+        assert secret not in stage.places["the wire"]()
 
 
 @line("keys of the traffic compromised", not_stopped=ON_SOCKETS)
 def test_who_has_the_secrets_of_the_traffic(
-    study: Study, transport: Transport, holds: str, monkeypatch: pytest.MonkeyPatch
+    study: Study, stage: Stage, transport: Transport, holds: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recording and the secrets of its TLS are enough, as for TLS without attestation. For what
     must not depend on them there are sealed rows."""
@@ -137,13 +140,16 @@ def _records(stream: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 @line("keys of the traffic compromised", not_stopped=[GRPC, OWN_FLIGHT], sealed=[FLIGHT])
-def test_who_reads_all_that_tls_protects(study: Study, transport: Transport, holds: str) -> None:
+def test_who_reads_all_that_tls_protects(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """S7. gRPC lets nobody have its secrets; an end of the connection has what they would open."""
-    with transport.serve(study) as genuine:
+    broken_off: Leaves = () if transport is GRPC else StreamTruncated
+    with stage.on(transport).serve() as genuine, universal_oracle(stage, server=broken_off):
         thief = answering(
             genuine.identity, lambda nonce, *_: transport.forwarded(study, genuine, nonce)[0]
         )
-        with transport.serve(study, thief, thief=True) as served:
+        with stage.serve(thief, thief=True) as served:
             served.sealing_key = genuine.sealing_key
             with transport.connect(study, served.address) as speak:
                 speak(SAID)
@@ -162,7 +168,9 @@ class Counting(PlatformAttester):
 
 
 @line("evidence asked for by strangers", none_is_made=ALL)
-def test_strangers_cause_no_evidence(study: Study, transport: Transport, holds: str) -> None:
+def test_strangers_cause_no_evidence(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """I01, I03: nobody's, and with a party's name."""
     attester = Counting(study.world.platform)
     identity = EnclaveIdentity.create(attester, study.policy.digest, at=NOW)
@@ -188,7 +196,7 @@ def test_strangers_cause_no_evidence(study: Study, transport: Transport, holds: 
 
 @line("evidence asked for without end", an_allowance=[SOCKETS, HTTP, TUNNEL, GRPC])
 def test_a_party_that_asks_for_evidence_without_end(
-    study: Study, transport: Transport, holds: str
+    study: Study, stage: Stage, transport: Transport, holds: str
 ) -> None:
     """F11: each answer costs the machine a quote. Time stands still; Bob is served meanwhile."""
     attester = Counting(study.world.platform)
