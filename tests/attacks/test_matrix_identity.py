@@ -1,4 +1,4 @@
-"""I01, I03 to I08, I10, X01, X02, X05, L01, L03 and L04: at a desk and at an enclave that listens.
+"""I01, I03 to I10, X01, X02, X05 and L01 to L04: at a desk and at an enclave that listens.
 
 Each attacker claims to be somebody, switches something on, or reads or forges what is written; each
 is judged by the universal oracle. What a careless operator starts is in test_matrix_operator.py.
@@ -6,6 +6,8 @@ is judged by the universal oracle. What a careless operator starts is in test_ma
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,20 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 import typer
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from enclave_app.access import ReleaseNotAuthorized
 from enclave_app.application import AttesterModeMismatch, Enclave
+from policy.chain import PredecessorNotConsenting
+from policy.document import digest_text
+from policy.keys import load_private_key
 from policy.party import LocalParty
 from policy.rows import ColumnTypeDiffers, ValueOutsideDomain
+from policy.state import StudyState
+from provider.collect import ResultPending
 from provider.exchange import DatasetNotOwned
+from provider.release_state import TaskAlreadyReleased
+from ratls.address import Address
 from ratls.certificate import ENCLAVE_NAME
 from ratls.cli import build
 from ratls.environment import EnvironmentUnsafe, prepare_process
@@ -26,13 +36,21 @@ from ratls.errors import CallFailed
 from ratls.framing import Kind, write_message
 from ratls.log import open_log
 from scheduler.certificate import own_certificate
+from tests.attacks.conftest import desk_scene
 from tests.provider.desk import CANARY, Desk
 from tests.provider.test_cli import Terminal, code
 from tests.support.channels import Log
-from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave, refused_by_enclave, rows
+from tests.support.enclave import (
+    MR_ENCLAVE,
+    NOW,
+    EnclaveWorld,
+    LiveEnclave,
+    refused_by_enclave,
+    rows,
+)
 from tests.support.flight_peers import PlatformAttester
 from tests.support.oracle import Scene, universal_oracle
-from tests.support.parties import local_party
+from tests.support.parties import PASSPHRASE, local_party
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
 from tests.support.waiting import HANG_LIMIT
@@ -164,6 +182,27 @@ def test_a_dataset_of_another_party(world: EnclaveWorld, scene: Scene, bob: Desk
         bob.push(world.task(), dataset="train_party_1")
 
 
+def test_a_known_name_with_another_key(
+    world: EnclaveWorld, scene: Scene, live: LiveEnclave, bob: Desk
+) -> None:
+    """I09: nobody is enrolled; keys change by a version that the old key has signed (P17). Neither
+    Bob nor the enclave takes the new one for Alice."""
+    namesake = local_party("alice-clinic", NOW, copy=1)
+    others = world.consortium.parties | {"alice-clinic": namesake}
+    thief = replace(world.consortium, parties=others)
+    first = f'"{digest_text(world.policy.digest)}"'
+    text = thief.policy_text(version="2", previous=first)
+    scene.own.add(bob.path)
+    scene.records["bob"] = bob.refusals
+    with universal_oracle(scene):
+        with refused(PredecessorNotConsenting):
+            agreement = thief.agreement(text, before=world.complete)
+            StudyState(bob.state).accept(agreement, bob.party, NOW)
+        with refused(CallFailed), live.exchange(Kind.ATTEST, namesake):
+            pass
+        assert bob.push(world.task()).commit.rows == 60  # under the first version, as before
+
+
 @pytest.mark.parametrize("option", ["--insecure", "--no-verify", "--trust-all"])
 def test_an_option_that_somebody_hopes_for(
     world: EnclaveWorld, scene: Scene, alice: Desk, relay: Relay, option: str
@@ -232,6 +271,64 @@ def test_what_is_written_holds_no_cell(
         with alice.refuses(leaf):
             alice.push(world.task())
         alice.path.write_bytes(good)
+
+
+class Keeping(PlatformAttester):
+    """Every quote that was made."""
+
+    def __init__(self, world: EnclaveWorld, kept: list[bytes]) -> None:
+        super().__init__(world.intel.platform, mr_enclave=MR_ENCLAVE)
+        self._kept = kept
+
+    def quote(self, report_data: bytes) -> bytes:
+        self._kept.append(super().quote(report_data))
+        return self._kept[-1]
+
+
+def private(party: LocalParty) -> list[bytes]:
+    """The private halves of its keys, as they would be printed."""
+    found = []
+    for path in party.folder.glob("*.key"):
+        key: Any = load_private_key(path, PASSPHRASE)
+        found.append(key.private_bytes_raw() if hasattr(key, "private_bytes_raw") else scalar(key))
+    return found
+
+
+def scalar(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_numbers().private_value.to_bytes(32)
+
+
+def test_keys_and_nonces_where_everything_is_logged(
+    world: EnclaveWorld, looked_at: Scene, tmp_path: Path
+) -> None:
+    """L02: at DEBUG, over a release and two refusals. Files keep evidence, and no key."""
+    kept = looked_at.unsaid
+
+    def random(size: int) -> bytes:
+        kept.append(os.urandom(size))
+        return kept[-1]
+
+    keeping = replace(world, attester=Keeping(world, kept))
+    with keeping.running() as live, Relay(("127.0.0.1", live.server.port)) as relay:
+        alice, carol = (
+            Desk.of(who, keeping, tmp_path, Address.parse(relay.address))
+            for who in ("alice", "carol")
+        )
+        scene, task = desk_scene(looked_at, alice, live, relay), world.task()
+        scene.records["carol"] = carol.refusals
+        identity = live.enclave.identity
+        scene.secrets += (PASSPHRASE, scalar(identity._tls_key), scalar(identity._receipt_key))
+        scene.secrets += tuple(private(alice.party) + private(carol.party))
+        kept.append(task)
+        scene.places["reprs"] = lambda: repr((alice.party, carol.party, identity)).encode()
+        with universal_oracle(scene, alice=TaskAlreadyReleased, carol=ResultPending):
+            alice.push(task, random=random)
+            with alice.refuses(TaskAlreadyReleased):
+                alice.push(task, random=random)
+            with carol.refuses(ResultPending):
+                carol.fetch(task)
+    assert len(kept) > 5
+    assert len(scene.secrets) > 8
 
 
 @pytest.mark.parametrize("name", ["SSLKEYLOGFILE", "GRPC_TRACE", "GRPC_VERBOSITY"])

@@ -37,38 +37,44 @@ class Scene:
     folder: Path  # of all files of the parties, temporary ones included
     own: set[Path] = field(default_factory=set)  # the party's rows themselves, which stay
     honest: Callable[[], object] = lambda: None  # asks as an honest party; what it was served
+    unsaid: list[bytes] = field(default_factory=list)  # secrets that files alone may hold
     records: dict[str, Records] = field(
         default_factory=dict
     )  # codes of refusals, by who keeps them
     places: dict[str, Callable[[], bytes]] = field(default_factory=dict)  # what else is searched
 
     def require_no_secret(self, told: Iterable[RatlsError] = ()) -> None:
-        """Neither as it is, nor as hex, base64 or a number, nor in wide characters."""
-        sought = [form for secret in self.secrets for form in forms(secret)]
-        found = [place for place, held in self._held(told) if any(form in held for form in sought)]
+        """Neither as it is, nor as hex, base64, a number or a repr, nor in wide characters."""
+        said = {place: read() for place, read in self.places.items()}
+        said |= {f"the text of {type(error).__name__}": text_of(error).encode() for error in told}
+        found = _where(said, (*self.secrets, *self.unsaid)) + _where(self._kept(), self.secrets)
         assert not found, f"a secret is in: {', '.join(found)}"
 
-    def _held(self, told: Iterable[RatlsError]) -> Iterator[tuple[str, bytes]]:
-        for place, read in self.places.items():
-            yield place, read()
-        for path in self.folder.rglob("*"):
-            name = path.relative_to(self.folder)
-            yield f"the name of {name}", bytes(name)
-            if path.is_file() and path not in self.own:
-                yield str(name), path.read_bytes()
-        for error in told:
-            yield f"the text of {type(error).__name__}", text_of(error).encode()
+    def _kept(self) -> dict[str, bytes]:
+        names = {path: str(path.relative_to(self.folder)) for path in self.folder.rglob("*")}
+        files = [path for path in names if path.is_file() and path not in self.own]
+        return {names[path]: path.read_bytes() for path in files} | {
+            f"the name of {name}": name.encode() for name in names.values()
+        }
+
+
+def _where(held: dict[str, bytes], secrets: Iterable[bytes]) -> list[str]:
+    sought = [form for secret in secrets for form in forms(secret)]
+    return [place for place, content in held.items() if any(form in content for form in sought)]
 
 
 def forms(secret: bytes) -> list[bytes]:
     """How a secret can be written."""
     text = secret.decode("latin-1")
     found = [secret, text.encode("utf-16-le"), secret.hex().encode(), secret.hex().upper().encode()]
+    found.append(repr(secret)[2:-1].encode())
     for before, depends in enumerate((0, 2, 3)):  # base64 is another one behind other bytes
         packed = base64.b64encode(bytes(before) + secret)
         whole = packed[depends : (before + len(secret)) * 8 // 6]
         found += [whole, whole.translate(bytes.maketrans(b"+/", b"-_"))]
-    return [*found, str(int.from_bytes(secret)).encode()]
+    if len(secret) <= 64:  # a key, at most: nobody prints a quote so
+        found.append(str(int.from_bytes(secret)).encode())
+    return found
 
 
 def text_of(error: BaseException | None) -> str:

@@ -2,9 +2,9 @@
 
     with universal_oracle(stage.on(GRPC)), stage.serve(attacker) as served: ...
 
-Every server is reached through a relay that records. The honest request is Alice's: to the honest
-enclave that is being served, else to a new one. She has no journal here: what she was refused is
-the error itself. `server` keeps the refusals that honest enclaves have logged.
+Every server is reached through a relay that records. The honest request is to the honest
+enclave that is being served, else to a new one. A client has no journal here: its record is
+the error. `server` keeps the refusals that honest enclaves have logged.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Stage(Scene):
     """See the module."""
 
     transport: Transport
+    party = "alice-clinic"  # whose the honest request is
 
     def __init__(self, study: Study, folder: Path) -> None:
         super().__init__((CANARY,), folder, honest=self._ask)
@@ -55,8 +56,14 @@ class Stage(Scene):
         return leaf if self.transport in (SOCKETS, HTTP, TUNNEL) else ()
 
     @contextmanager
-    def serve(self, identity: EnclaveIdentity | None = None, **changed: Any) -> Iterator[Served]:
-        """As `Transport.serve`; with an identity it is the attacker who serves."""
+    def serve(
+        self,
+        identity: EnclaveIdentity | None = None,
+        *,
+        honest: bool | None = None,
+        **changed: Any,
+    ) -> Iterator[Served]:
+        """As `Transport.serve`; with an identity it is the attacker's, unless that is said."""
         with (
             self.transport.serve(self.study, identity, **changed) as served,
             Relay((served.address.host, served.address.port)) as relay,
@@ -64,7 +71,7 @@ class Stage(Scene):
             served.address = Address.parse(relay.address)
             self.relays.append(relay)
             self._served.append(served)
-            if identity is not None:
+            if not (identity is None if honest is None else honest):
                 yield served
                 return
             self._honest.append(served)
@@ -79,7 +86,9 @@ class Stage(Scene):
         new = self.transport.serve(self.study)  # what it records is no matter of the attack
         with (
             nullcontext(self._running[-1]) if self._running else new as served,
-            self.transport.connect(self.study, served.address) as speak,
+            self.transport.connect(
+                self.study, served.address, self.study.channel(self.party)
+            ) as speak,
         ):
             speak(said)
             served.wait_for(said)

@@ -17,11 +17,12 @@ from ratls.address import Address
 from ratls.attested_socket import message_frame
 from ratls.errors import CallFailed
 from ratls.identity import EnclaveIdentity
+from ratls.listener import PeerNotListed
 from ratls.peer_refusal import PeerRefused
 from ratls.pin import ChannelIdentity, pinned_channel
 from ratls.server_stream import StreamTruncated
 from ratls.session import TooManyChallenges, read_message, write_message
-from ratls.tls import Shown, TlsEnd
+from ratls.tls import Shown, SocketHandshakeFailed, TlsEnd
 from tests.attacks.seat import elsewhere, line
 from tests.support.flight_peers import NOW, PlatformAttester, Study
 from tests.support.oracle import Leaves, universal_oracle
@@ -177,21 +178,19 @@ def test_strangers_cause_no_evidence(
     made = attester.made
     alpn = b"ratls/1" if transport in ON_SOCKETS else b"h2"
     stranger = ChannelIdentity.of(local_party("alice-clinic", NOW, copy=1))
-    with transport.serve(study, identity) as served:
+    recorded = [SocketHandshakeFailed, PeerNotListed, PeerNotListed]
+    with (
+        stage.on(transport).serve(identity, honest=True) as served,
+        universal_oracle(stage, server=tuple(recorded) if transport in ON_SOCKETS else ()),
+    ):
         for shown in (None, Shown.of(stranger)):
             with pytest.raises(SSL.Error), raw_connection(served.address, shown, alpn) as tls:
                 cut_off(tls)
-        with (
-            refused(CallFailed),
-            transport.connect(study, served.address, stranger) as speak,
-        ):
+        with refused(CallFailed), transport.connect(study, served.address, stranger) as speak:
             speak(SAID)
         assert attester.made == made
         assert not served.heard
-        with transport.connect(study, served.address) as speak:
-            speak(SAID)
-            served.wait_for(SAID)
-        assert attester.made == made + 1
+    assert attester.made == made + 1  # the honest one's
 
 
 @line("evidence asked for without end", an_allowance=[SOCKETS, HTTP, TUNNEL, GRPC])
@@ -202,12 +201,13 @@ def test_a_party_that_asks_for_evidence_without_end(
     attester = Counting(study.world.platform)
     identity = EnclaveIdentity.create(attester, study.policy.digest, at=NOW)
     before = attester.made
-    with transport.serve(study, identity, seconds=lambda: 0.0) as served:
+    stage.party = "bob-hospital"
+    with (
+        stage.on(transport).serve(identity, honest=True, seconds=lambda: 0.0) as served,
+        universal_oracle(stage, server=TooManyChallenges),
+    ):
         assert _ask_without_end(study, transport, served) == TooManyChallenges.code
         assert attester.made - before <= 33
-        with transport.connect(study, served.address, study.channel("bob-hospital")) as speak:
-            speak(SAID)
-            served.wait_for(SAID)
 
 
 elsewhere(
