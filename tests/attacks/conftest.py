@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,29 +25,28 @@ def study() -> Study:
 
 
 @pytest.fixture
-def stage(
-    study: Study,
-    tmp_path: Path,
+def watch(
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-) -> Stage:
+) -> Callable[[Scene], None]:
+    """Has a scene look at this process, too."""
+    return lambda scene: watch_process(scene, capfd, caplog, monkeypatch)
+
+
+@pytest.fixture
+def stage(study: Study, tmp_path: Path, watch: Callable[[Scene], None]) -> Stage:
     """A channel of the study; the test says which transport."""
     stage = Stage(study, tmp_path)
-    watch_process(stage, capfd, caplog, monkeypatch)
+    watch(stage)
     return stage
 
 
 @pytest.fixture
-def looked_at(
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Scene:
+def looked_at(tmp_path: Path, watch: Callable[[Scene], None]) -> Scene:
     """This process and its files, whoever is attacked in it."""
     scene = Scene((CANARY.encode(),), tmp_path)
-    watch_process(scene, capfd, caplog, monkeypatch)
+    watch(scene)
     return scene
 
 

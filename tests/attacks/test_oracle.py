@@ -24,7 +24,7 @@ from ratls.errors import CallFailed
 from ratls.log import open_log
 from tests.provider.desk import CANARY, Desk
 from tests.support.enclave import LiveEnclave
-from tests.support.oracle import Leaves, Scene, forms, universal_oracle, watch_process
+from tests.support.oracle import Leaves, Scene, forms, universal_oracle
 from tests.support.refusal import refused
 from tests.support.relay import Relay
 from verifier.errors import RatlsError
@@ -51,14 +51,9 @@ class Small(Scene):
 
 
 @pytest.fixture
-def small(
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Small:
+def small(tmp_path: Path, watch: Callable[[Scene], None]) -> Small:
     small = Small((CANARY.encode(),), tmp_path)
-    watch_process(small, capfd, caplog, monkeypatch)
+    watch(small)
     return small
 
 
