@@ -17,6 +17,7 @@ from policy.document import digest_text
 from policy.sections import Computation, Party
 from policy.task import Task
 from policy.values import Nonce
+from ratls.evidence import Allowance
 from ratls.identity import EnclaveIdentity
 from ratls.log import Log, bind
 from ratls.server_stream import Hello, ServerExchange
@@ -33,6 +34,7 @@ class TaskExchange:
     task: Task
     log: Log
     identity: EnclaveIdentity  # what this connection was shown
+    allowance: Allowance
 
     @classmethod
     def open(
@@ -51,7 +53,8 @@ class TaskExchange:
         enclave.require_taking_part(task)
         bind(task_digest=digest_text(task.digest))
         enclave.need(task)
-        return cls(enclave, party, stream, hello, task, log, identity)
+        allowance = Allowance(enclave.seconds, enclave.policy.transport.challenge_mebibytes)
+        return cls(enclave, party, stream, hello, task, log, identity, allowance)
 
     @property
     def computation(self) -> Computation:
@@ -69,7 +72,10 @@ class TaskExchange:
         Args:
             nonce: Of a later challenge; that of the hello by default.
             sealing_key: What rows are sealed to, named in the evidence.
+
+        Raises: TooManyChallenges; AttesterError.
         """
+        self.allowance.spend()
         evidence = self.enclave.evidence(
             nonce or self.hello.nonce, self.party, self.task.digest, sealing_key, self.identity
         )

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
+from policy.errors import ResourceLimitError
 from ratls import cbor
 from ratls.attester import Attester, stated_events
 from ratls.claims import CertificateClaims
@@ -25,6 +27,41 @@ from verifier.quote import Quote
 
 TAG_QUOTE = 60000  # the only tag that a remote verifier accepts; 60001 and 60002 are local reports
 MAX_EVIDENCE = 8192  # what the other implementations of this format read
+
+
+_BURST, _PER_SECOND = 32.0, 1.0  # challenges of one peer
+_FASTEST = 1024.0  # MiB a second: more than any connection carries
+
+
+class TooManyChallenges(ResourceLimitError):
+    """The peer asks for evidence more often than any honest one."""
+
+    code = "too-many-challenges"
+    exit_status = Exit.PEER
+    default_fix = "challenge a connection as often as the policy says, or once a second"
+
+
+class Allowance:
+    """Evidence costs the machine time, and others wait: how often one peer may ask for it."""
+
+    def __init__(self, seconds: Callable[[], float], mebibytes: int) -> None:
+        """Begin with a burst.
+
+        Args:
+            mebibytes: After which the policy wants a proof; an honest peer that sends fast asks so
+                often, and is not refused.
+        """
+        self.seconds, self._at, self._left = seconds, seconds(), _BURST
+        self._per_second = _PER_SECOND + _FASTEST / mebibytes
+
+    def spend(self) -> None:
+        """Raises: TooManyChallenges."""
+        now = self.seconds()
+        self._left = min(_BURST, self._left + (now - self._at) * self._per_second) - 1
+        self._at = now
+        if self._left < 0:
+            self._left = 0.0
+            raise TooManyChallenges("challenges", expected="as many as are due", found="more")
 
 
 class ReportDataUnbound(BindingError):

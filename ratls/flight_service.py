@@ -31,6 +31,7 @@ from ratls.address import Address
 from ratls.claims import NO_TASK
 from ratls.environment import prepare_process
 from ratls.errors import AuthorizationError, PeerIdentityError
+from ratls.evidence import Allowance
 from ratls.flight_rows import Rows, batches_of, pieces, require_plain
 from ratls.flight_server import (
     FlightServer,
@@ -49,7 +50,7 @@ from ratls.log import Log, open_log
 from ratls.repeated import keep_renewed, repeated
 from ratls.server_stream import Caps, ServerExchange
 from ratls.serving import open_many_files
-from ratls.session import Allowance, utc_now
+from ratls.session import utc_now
 from verifier.files import MEBIBYTE
 
 COMMAND = b"ratls/1 service"
@@ -205,7 +206,9 @@ class Server:
     def _exchange(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
         def served(party: Party, running: Running) -> None:
             identity = self.identities.of(pinned_key(context))
-            allowance, spki = Allowance(self._seconds), party.channel_certificate.spki_sha256
+            often = self._policy().transport.challenge_mebibytes
+            allowance = Allowance(self._seconds, often)
+            spki = party.channel_certificate.spki_sha256
 
             def prove(nonce: Nonce) -> None:
                 allowance.spend()

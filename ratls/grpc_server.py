@@ -27,12 +27,13 @@ from policy.agreement import require_window
 from policy.document import Policy
 from policy.sections import Party
 from ratls.errors import AuthorizationError, PeerIdentityError
+from ratls.evidence import Allowance
 from ratls.flight_server import Slots, party_of, pinned_key, roots_of, server_credentials
 from ratls.identity import EnclaveIdentity, Identities
 from ratls.log import Log
 from ratls.repeated import keep_renewed, repeated
 from ratls.server_stream import refusal_status
-from ratls.session import Allowance, Session, utc_now
+from ratls.session import Session, utc_now
 from verifier.errors import RatlsError
 
 SERVICE = "ratls.Attestation"
@@ -126,7 +127,7 @@ class Attestation:
             party, peer = self.party(context), context.peer()
             with self._lock:
                 known = self._proved.get(peer)
-                self._allowances.setdefault(party.id, Allowance(self._seconds)).spend()
+                self._allowances.setdefault(party.id, self._allowance()).spend()
             if known is None or known.party != party.id:
                 known = _Connection(party.id, self._session(party, pinned_key(context)))
             answer = known.session.receive(raw)
@@ -146,7 +147,11 @@ class Attestation:
             own_binder=b"",
             challenger=None,
             seconds=self._seconds,
+            mebibytes=self._policy().transport.challenge_mebibytes,
         )
+
+    def _allowance(self) -> Allowance:
+        return Allowance(self._seconds, self._policy().transport.challenge_mebibytes)
 
     def require_proved(self, context: Any) -> None:
         """This very connection was challenged. Raises: GrpcConnectionUnproved; as `party`."""

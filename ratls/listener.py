@@ -380,7 +380,9 @@ class Listener:
 
         judge = None if self._enclaves is None else self._of_clients(self._enclaves)
         seconds = self._seconds
-        session = session_of(tls, pending.shown, judge, seconds, client=False, still=still)
+        session = session_of(
+            tls, pending.shown, judge, seconds, client=False, policy=self._policy(), still=still
+        )
         connection = AttestedSocket(pending.raw, tls, session, name, closed)
         with self._lock:
             if (

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from policy.errors import ResourceLimitError
 from policy.values import Digest, Nonce
 from ratls import cbor
 from ratls.appraise import (
@@ -36,15 +35,13 @@ from ratls.appraise import (
 )
 from ratls.claims import NO_TASK, NONCE_SIZE
 from ratls.errors import StreamIntegrityError
-from ratls.evidence import MAX_EVIDENCE
+from ratls.evidence import MAX_EVIDENCE, Allowance
 from ratls.peer_refusal import PeerRefused, slug
-from verifier.errors import Exit
 from verifier.files import MEBIBYTE
 
 MAX_MESSAGE = MAX_EVIDENCE + 1024  # bytes
 # Of the exporter (RFC 5705, section 4: labels of this form are for private use).
 BINDER_LABEL = b"EXPERIMENTAL-ratls-1-binder"
-_BURST, _PER_SECOND = 32.0, 1.0  # challenges that one peer may send on a connection
 STILL_SECONDS = 60.0  # until what was proved is judged again, by what is then in force
 
 Exporter = Callable[[bytes, int, bytes], bytes]  # label, length, context
@@ -170,30 +167,6 @@ class SessionMessageUnexpected(StreamIntegrityError):
     default_fix = "run the same version on both sides"
 
 
-class TooManyChallenges(ResourceLimitError):
-    """The peer asks for evidence more often than any honest one."""
-
-    code = "too-many-challenges"
-    exit_status = Exit.PEER
-    default_fix = "challenge a connection once a second at most"
-
-
-class Allowance:
-    """Evidence costs the machine time: how often a peer may ask for it."""
-
-    def __init__(self, seconds: Callable[[], float]) -> None:
-        self.seconds, self._at, self._left = seconds, seconds(), _BURST
-
-    def spend(self) -> None:
-        """Raises: TooManyChallenges."""
-        now = self.seconds()
-        self._left = min(_BURST, self._left + (now - self._at) * _PER_SECOND) - 1
-        self._at = now
-        if self._left < 0:
-            self._left = 0.0
-            raise TooManyChallenges("challenges", expected="one a second", found="more")
-
-
 _SHAPES: dict[str, dict[str, type]] = {
     "hello": {"nonce": bytes},
     "evidence": {"evidence": bytes, "nonce": bytes},  # the nonce is empty: no proof is wanted
@@ -255,6 +228,7 @@ class Session:
         challenger: Challenger | None,
         still: Callable[[], None] = lambda: None,
         seconds: Callable[[], float] = time.monotonic,
+        mebibytes: int = 2**20,
     ) -> None:
         """Begin.
 
@@ -264,13 +238,14 @@ class Session:
             own_binder: What this end's evidence says of the connection.
             challenger: Judges the other end; None where that is a party, known by its certificate.
             still: Raises a refusal once that party is no longer admitted.
+            mebibytes: After which the policy wants this end to prove itself again.
         """
         self._prover, self._peer_spki = prover, peer_spki_sha256
         self._binder, self.challenger = own_binder, challenger
         self.seconds, self._still = seconds, still
         self._due: tuple[str, ...] = ("evidence",) if client else ("hello",)
         self._asked: Nonce | None = None  # the nonce that the other end has yet to answer
-        self._allowance = Allowance(seconds)
+        self._allowance = Allowance(seconds, mebibytes)
         self._judged = seconds()
         self.fresh: FreshEvidence | None = None
         self.renewal: Renewal | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from policy.document import Policy
 from ratls.appraise import AdmittedCertificate
 from ratls.session import Challenger, Session, Verifier, binder
 from ratls.tls import Shown, TlsEnd
@@ -37,15 +38,24 @@ def session_of(
     seconds: Callable[[], float],
     *,
     client: bool,
+    policy: Policy | None = None,
     still: Callable[[], None] = lambda: None,
 ) -> Session:
-    """The session of a connection whose handshake has ended."""
+    """The session of a connection whose handshake has ended.
+
+    Args:
+        policy: Of this end, where it is an enclave; the verifier's by default.
+        still: As for `Session`.
+    """
     peer = tls.peer
     challenger = None
     if peer.admitted is not None:
         assert verifier is not None
         theirs = binder(tls.export, tls.peer_der)
         challenger = Challenger(peer.admitted, shown.spki_sha256, verifier, binder=theirs)
+    if policy is None:
+        assert verifier is not None
+        policy = verifier.expect().policy
     return Session(
         client=client,
         prover=shown.prover,
@@ -54,4 +64,5 @@ def session_of(
         challenger=challenger,
         still=still,
         seconds=seconds,
+        mebibytes=policy.transport.challenge_mebibytes,
     )

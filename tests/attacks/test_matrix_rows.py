@@ -26,6 +26,7 @@ from enclave_app.server import MethodNotOffered
 from ratls.address import Address
 from ratls.arrow_header import RowsHeaderMalformed
 from ratls.errors import CallFailed
+from ratls.evidence import TooManyChallenges
 from ratls.flight_server import ExchangesExhausted
 from ratls.framing import (
     Kind,
@@ -281,6 +282,24 @@ def test_a_flood_of_frames(scene: Scene, watched: Watched, kind: str) -> None:
         with suppress(SSL.Error):  # it was cut off already
             tls.sendall(http2.BEGIN)
             tls.sendall(flood)
+
+
+def test_challenges_without_end(world: EnclaveWorld, looked_at: Scene, tmp_path: Path) -> None:
+    """F11: each costs the machine a quote, for which the others wait. Time stands still."""
+    with (
+        world.running(seconds=lambda: 0.0) as live,
+        Relay(("127.0.0.1", live.server.port)) as relay,
+    ):
+        alice = Desk.of("alice", world, tmp_path, Address.parse(relay.address))
+        watched = Watched(world, live.enclave, live.server, live.stream, relay=relay)
+        scene = desk_scene(looked_at, alice, live, relay)
+        with (
+            universal_oracle(scene, enclave=TooManyChallenges),
+            refused_by_enclave(TooManyChallenges),
+            opened_stream(watched, world.task()) as exchange,
+        ):
+            for _ in range(64):
+                exchange.challenge_again()
 
 
 @pytest.mark.parametrize("method", METHODS)

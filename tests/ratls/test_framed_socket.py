@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratls.attested_socket import DATA, END, MAX_FRAME, ConnectionCut, FrameUnexpected
+from ratls.evidence import TooManyChallenges
 from ratls.framed_socket import HEAD, message_frame
-from ratls.session import MAX_MESSAGE, SessionMessageUnexpected, TooManyChallenges, write_message
+from ratls.session import MAX_MESSAGE, SessionMessageUnexpected, write_message
 from tests.fuzz.channels import NONCE, Wire, received, server_end
 from tests.support.refusal import count_refusal, refused
 from verifier.errors import RatlsError

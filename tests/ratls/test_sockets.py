@@ -32,11 +32,12 @@ from ratls.claims import (
     RoleMismatch,
 )
 from ratls.errors import CallFailed, DeadlineExceeded
+from ratls.evidence import TooManyChallenges
 from ratls.identity import EnclaveIdentity
 from ratls.listener import Limits, Listener, ListenerUnusable, PeerNotListed
 from ratls.peer_refusal import PeerRefused
 from ratls.pin import ChannelIdentity
-from ratls.session import TooManyChallenges, Verifier, write_message
+from ratls.session import Verifier, write_message
 from ratls.sockets import connect
 from ratls.tls import ALPN, Shown, SocketHandshakeFailed
 from tests.ratls.test_probe import KEY, certificate

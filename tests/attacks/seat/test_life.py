@@ -23,7 +23,7 @@ from ratls.peer_refusal import PeerRefused
 from ratls.server_stream import StreamTruncated
 from ratls.session import Verifier
 from ratls.tls import SocketHandshakeFailed
-from tests.attacks.seat import elsewhere, line
+from tests.attacks.seat import MINUTES, elsewhere, line
 from tests.ratls.test_sockets import Clock, revoked
 from tests.support import raw_http2 as http2
 from tests.support.client_hello import (
@@ -55,7 +55,6 @@ pytestmark = pytest.mark.slow
 
 BEFORE, AFTER = CANARY + b"-before", CANARY + b"-after"
 ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
-MINUTES = 15 * 60 + 1.0  # the policy's, until an enclave must prove itself again
 
 
 @line("evidence replayed", refused=ALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,14 +17,16 @@ from OpenSSL import SSL
 from ratls.address import Address
 from ratls.attested_socket import message_frame
 from ratls.errors import CallFailed
+from ratls.evidence import TooManyChallenges
 from ratls.identity import EnclaveIdentity
 from ratls.listener import PeerNotListed
 from ratls.peer_refusal import PeerRefused
 from ratls.pin import ChannelIdentity, pinned_channel
 from ratls.server_stream import StreamTruncated
-from ratls.session import TooManyChallenges, read_message, write_message
+from ratls.session import Verifier, read_message, write_message
 from ratls.tls import Shown, SocketHandshakeFailed, TlsEnd
-from tests.attacks.seat import elsewhere, line
+from tests.attacks.seat import MINUTES, elsewhere, line
+from tests.ratls.test_sockets import Clock
 from tests.support.flight_peers import NOW, PlatformAttester, Study
 from tests.support.oracle import Leaves, universal_oracle
 from tests.support.parties import local_party
@@ -193,7 +196,7 @@ def test_strangers_cause_no_evidence(
     assert attester.made == made + 1  # the honest one's
 
 
-@line("evidence asked for without end", an_allowance=[SOCKETS, HTTP, TUNNEL, GRPC])
+@line("evidence asked for without end", an_allowance=[SOCKETS, HTTP, TUNNEL, GRPC, OWN_FLIGHT])
 def test_a_party_that_asks_for_evidence_without_end(
     study: Study, stage: Stage, transport: Transport, holds: str
 ) -> None:
@@ -210,17 +213,46 @@ def test_a_party_that_asks_for_evidence_without_end(
         assert attester.made - before <= 33
 
 
-elsewhere(
-    "evidence asked for without end",
-    "test_thousands_of_silent_calls_are_their_partys_own",
-    exchanges_are_counted=[FLIGHT, OWN_FLIGHT],
-)
+elsewhere("evidence asked for without end", "test_challenges_without_end", an_allowance=[FLIGHT])
+
+
+@pytest.mark.parametrize("transport", ALL, ids=lambda transport: transport.name)
+def test_a_policy_that_wants_evidence_after_each_mebibyte(transport: Transport) -> None:
+    """The honest twin: whoever sends fast asks as often as was agreed, and is served."""
+    study = often()
+    verifier = Verifier(lambda: study.expectation, seconds=(clock := Clock()))
+    with (
+        transport.serve(study) as served,
+        transport.connect(study, served.address, verifier=verifier) as speak,
+    ):
+        for number in range(50):
+            clock.passed += MINUTES
+            said = b"%d of it" % number
+            speak(said)
+            served.wait_for(said)
+        assert not served.codes
+
+
+@cache
+def often() -> Study:
+    return Study.create(transport="[transport]\nchallenge_mebibytes = 1\n\n")
 
 
 def _ask_without_end(study: Study, transport: Transport, served: Served) -> str:
     """Sixty-four challenges of one party's; the code of the refusal."""
     challenge = write_message("challenge", nonce=bytes(32))
     hello = write_message("hello", nonce=bytes(32))
+    if transport is OWN_FLIGHT:
+        verifier = Verifier(lambda: study.expectation, seconds=(clock := Clock()))
+        with (
+            refused(PeerRefused) as seen,
+            transport.connect(study, served.address, verifier=verifier) as speak,
+        ):
+            for _ in range(64):
+                clock.passed += MINUTES
+                speak(SAID)
+        assert isinstance(seen.error, PeerRefused)
+        return seen.error.peer_code
     if transport is GRPC:
         admitted = study.admitted(served.identity)
         with pinned_channel(served.address, admitted, study.channel()) as made:
