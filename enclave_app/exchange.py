@@ -53,7 +53,7 @@ class TaskExchange:
         enclave.require_taking_part(task)
         bind(task_digest=digest_text(task.digest))
         enclave.need(task)
-        allowance = Allowance(enclave.seconds, enclave.policy.transport.challenge_mebibytes)
+        allowance = Allowance.agreed(enclave.policy, enclave.seconds)
         return cls(enclave, party, stream, hello, task, log, identity, allowance)
 
     @property

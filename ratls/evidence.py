@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
+from policy.document import Policy
 from policy.errors import ResourceLimitError
 from ratls import cbor
 from ratls.attester import Attester, stated_events
@@ -44,15 +45,15 @@ class TooManyChallenges(ResourceLimitError):
 class Allowance:
     """Evidence costs the machine time, and others wait: how often one peer may ask for it."""
 
-    def __init__(self, seconds: Callable[[], float], mebibytes: int) -> None:
-        """Begin with a burst.
-
-        Args:
-            mebibytes: After which the policy wants a proof; an honest peer that sends fast asks so
-                often, and is not refused.
-        """
+    def __init__(self, seconds: Callable[[], float], per_second: float = _PER_SECOND) -> None:
+        """Begin with a burst."""
         self.seconds, self._at, self._left = seconds, seconds(), _BURST
-        self._per_second = _PER_SECOND + _FASTEST / mebibytes
+        self._per_second = per_second
+
+    @classmethod
+    def agreed(cls, policy: Policy, seconds: Callable[[], float]) -> Self:
+        """An honest peer asks after so many MiB as the policy says, however fast it sends."""
+        return cls(seconds, _PER_SECOND + _FASTEST / policy.transport.challenge_mebibytes)
 
     def spend(self) -> None:
         """Raises: TooManyChallenges."""

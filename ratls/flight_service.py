@@ -206,8 +206,7 @@ class Server:
     def _exchange(self, requests: Iterator[bytes], context: Any, send: Send) -> None:
         def served(party: Party, running: Running) -> None:
             identity = self.identities.of(pinned_key(context))
-            often = self._policy().transport.challenge_mebibytes
-            allowance = Allowance(self._seconds, often)
+            allowance = Allowance.agreed(self._policy(), self._seconds)
             spki = party.channel_certificate.spki_sha256
 
             def prove(nonce: Nonce) -> None:

@@ -147,11 +147,11 @@ class Attestation:
             own_binder=b"",
             challenger=None,
             seconds=self._seconds,
-            mebibytes=self._policy().transport.challenge_mebibytes,
+            allowance=self._allowance(),
         )
 
     def _allowance(self) -> Allowance:
-        return Allowance(self._seconds, self._policy().transport.challenge_mebibytes)
+        return Allowance.agreed(self._policy(), self._seconds)
 
     def require_proved(self, context: Any) -> None:
         """This very connection was challenged. Raises: GrpcConnectionUnproved; as `party`."""

@@ -228,7 +228,7 @@ class Session:
         challenger: Challenger | None,
         still: Callable[[], None] = lambda: None,
         seconds: Callable[[], float] = time.monotonic,
-        mebibytes: int = 2**20,
+        allowance: Allowance | None = None,
     ) -> None:
         """Begin.
 
@@ -238,14 +238,14 @@ class Session:
             own_binder: What this end's evidence says of the connection.
             challenger: Judges the other end; None where that is a party, known by its certificate.
             still: Raises a refusal once that party is no longer admitted.
-            mebibytes: After which the policy wants this end to prove itself again.
+            allowance: How often this end proves itself again; once a second, if left out.
         """
         self._prover, self._peer_spki = prover, peer_spki_sha256
         self._binder, self.challenger = own_binder, challenger
         self.seconds, self._still = seconds, still
         self._due: tuple[str, ...] = ("evidence",) if client else ("hello",)
         self._asked: Nonce | None = None  # the nonce that the other end has yet to answer
-        self._allowance = Allowance(seconds, mebibytes)
+        self._allowance = allowance or Allowance(seconds)
         self._judged = seconds()
         self.fresh: FreshEvidence | None = None
         self.renewal: Renewal | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from policy.document import Policy
 from ratls.appraise import AdmittedCertificate
+from ratls.evidence import Allowance
 from ratls.session import Challenger, Session, Verifier, binder
 from ratls.tls import Shown, TlsEnd
 
@@ -44,7 +45,7 @@ def session_of(
     """The session of a connection whose handshake has ended.
 
     Args:
-        policy: Of this end, where it is an enclave; the verifier's by default.
+        policy: Of this end, where it is an enclave; what it verifies by, if left out.
         still: As for `Session`.
     """
     peer = tls.peer
@@ -53,7 +54,7 @@ def session_of(
         assert verifier is not None
         theirs = binder(tls.export, tls.peer_der)
         challenger = Challenger(peer.admitted, shown.spki_sha256, verifier, binder=theirs)
-    if policy is None:
+    if policy is None and shown.prover is not None:
         assert verifier is not None
         policy = verifier.expect().policy
     return Session(
@@ -64,5 +65,5 @@ def session_of(
         challenger=challenger,
         still=still,
         seconds=seconds,
-        mebibytes=policy.transport.challenge_mebibytes,
+        allowance=None if policy is None else Allowance.agreed(policy, seconds),
     )

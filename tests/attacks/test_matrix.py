@@ -27,6 +27,7 @@ UNJUDGED = {
     "test_an_enclave_proves_itself_again_before_the_next_word": "everybody is honest",
     "test_the_verifier_asks_nobody": "everybody is honest",
     "test_a_policy_that_wants_evidence_after_each_mebibyte": "everybody is honest",
+    "test_the_certificate_of_a_connection_that_lasts": "everybody is honest",
     "test_the_honest_twin": "everybody is honest",
 }
 

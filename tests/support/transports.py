@@ -41,7 +41,7 @@ from ratls.framing import message_frame as flight_frame  # noqa: E402
 from ratls.framing import write_message as flight_message  # noqa: E402
 from ratls.grpc import Attestation, channel  # noqa: E402
 from ratls.http import HttpTransport, serve_wsgi  # noqa: E402
-from ratls.identity import EnclaveIdentity  # noqa: E402
+from ratls.identity import EnclaveIdentity, Identities  # noqa: E402
 from ratls.listener import Limits, Listener  # noqa: E402
 from ratls.log import open_log  # noqa: E402
 from ratls.pin import ChannelIdentity, ending, pinned_channel  # noqa: E402
@@ -52,7 +52,7 @@ from ratls.session import Renewal, Verifier, read_message, write_message  # noqa
 from ratls.tls import ALPN, Shown  # noqa: E402
 from ratls.tunnel import TunnelClient, TunnelServer  # noqa: E402
 from tests.support.channels import Log, connect_to  # noqa: E402
-from tests.support.flight_peers import LOOPBACK, Script, Study, serving, transcript  # noqa: E402
+from tests.support.flight_peers import LOOPBACK, NOW, Script, Study, serving, transcript  # noqa: E402
 from tests.support.waiting import HANG_LIMIT, eventually  # noqa: E402
 from verifier.errors import RatlsError  # noqa: E402
 
@@ -70,6 +70,13 @@ class Served:
     log: Log = field(default_factory=Log)
     refusals: list[str] = field(default_factory=list)  # where the transport keeps no log itself
     sealing_key: bytes = b""
+    identities: Identities | None = None  # where the certificate can be renewed
+
+    def renew(self) -> None:
+        """A new certificate, as after hours."""
+        assert self.identities is not None
+        self.identities._next = NOW
+        assert self.identities.renew_if_due(NOW)
 
     def wait_for(self, said: bytes) -> None:
         """The program has read it."""
@@ -149,7 +156,7 @@ class Sockets(Transport):
             log=open_log(served.log),
             **given.clock,
         )
-        served.address = listener.address
+        served.address, served.identities = listener.address, listener.identities
         with self._program(served) as run:
             thread = threading.Thread(target=run, args=[listener], daemon=True)
             thread.start()
@@ -338,7 +345,7 @@ class Grpc(Transport):
         )
         attestation.add_to(server)
         port = server.add_secure_port(f"{LOOPBACK}:0", attestation.credentials())
-        served.address = Address(LOOPBACK, port)
+        served.address, served.identities = Address(LOOPBACK, port), attestation.identities
         server.start()
         try:
             yield served
@@ -475,7 +482,7 @@ class OwnFlight(Transport):
             log=open_log(served.log),
             **given.clock,
         ) as server:
-            served.address = server.address
+            served.address, served.identities = server.address, server.identities
             yield served
 
     @contextmanager

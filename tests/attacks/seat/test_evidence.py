@@ -198,6 +198,20 @@ def test_the_key_in_another_start_of_the_enclave(
     require_nothing_heard(stage.on(transport), attacker, InstanceChanged, "challenge-claims")
 
 
+@line("stolen key, hosted elsewhere", refused=ALL)
+def test_the_key_on_another_machine(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
+    """Key and certificate are the enclave's own; what proves itself is a machine of the thief's."""
+    elsewhere = study.world.with_platform()
+    attacker = copy.copy(study.identity())
+    attacker._attester = PlatformAttester(elsewhere.platform)
+    held = replace(study.expectation, collateral=elsewhere.collateral())
+    judged = [study.expectation]
+    verifier = Verifier(lambda: judged.pop() if judged else held)
+    require_nothing_heard(stage.on(transport), attacker, MachineNotListed, "machine", verifier)
+
+
 @line("another machine (diversion)", refused=ALL)
 def test_the_right_code_on_a_machine_of_the_attacker(
     study: Study, stage: Stage, transport: Transport, holds: str

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ratls.attested_socket import DATA, FrameUnexpected
 from ratls.claims import InstanceChanged, NonceMismatch
@@ -47,6 +48,7 @@ from tests.support.transports import (
     Served,
     Transport,
     answering,
+    raw_connection,
 )
 from verifier.crl import CertificateRevoked
 from verifier.errors import RatlsError
@@ -155,12 +157,41 @@ elsewhere(
 )
 
 
-for _test, _transports in (
-    ("test_the_next_certificate", [SOCKETS, HTTP, TUNNEL, OWN_FLIGHT]),
-    ("test_a_connection_goes_on_under_the_certificate_that_it_began_with", [GRPC]),
-    ("test_a_release_ends_under_the_certificate_that_it_began_with", [FLIGHT]),
-):
-    elsewhere("the certificate changes meanwhile", _test, goes_on=_transports)
+@line("the certificate changes meanwhile", goes_on=[SOCKETS, HTTP, TUNNEL, GRPC, OWN_FLIGHT])
+def test_the_certificate_of_a_connection_that_lasts(
+    study: Study, transport: Transport, holds: str
+) -> None:
+    """It proves itself under the certificate that it began with; who comes now is shown another."""
+    verifier = Verifier(lambda: study.expectation, seconds=(clock := Clock()))
+    with transport.serve(study) as served:
+        before = shown(served, transport)
+        with transport.connect(study, served.address, verifier=verifier) as speak:
+            for said in (BEFORE, AFTER):
+                speak(said)
+                served.wait_for(said)
+                if said == BEFORE:
+                    served.renew()
+                    clock.passed += MINUTES
+            with transport.connect(study, served.address) as speak_anew:
+                speak_anew(CANARY)
+        assert shown(served, transport) != before
+        assert set(served.codes) <= {SocketHandshakeFailed.code}  # of `shown`
+
+
+def shown(served: Served, transport: Transport) -> bytes:
+    """The certificate that anybody is shown who connects."""
+    alpn = b"ratls/1" if transport in ON_SOCKETS else b"h2"
+    with raw_connection(served.address, None, alpn) as tls:
+        certificate = tls.get_peer_certificate(as_cryptography=True)
+    assert certificate is not None
+    return certificate.public_bytes(Encoding.DER)
+
+
+elsewhere(
+    "the certificate changes meanwhile",
+    "test_a_release_ends_under_the_certificate_that_it_began_with",
+    goes_on=[FLIGHT],
+)
 
 
 @line("platform revoked before it began", refused=ALL)

@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from ratls.address import Address
@@ -82,6 +83,26 @@ def test_what_the_network_records(
     measurement = Quote.parse(quotes[0]).report.mr_enclave.value
     for secret in (measurement, study.world.platform.tcb.ppid, b"alice-clinic"):
         assert secret not in stage.places["the wire"]()
+
+
+@line("evidence seen by a stranger who connects", in_the_certificate=ALL)
+def test_what_a_stranger_who_connects_is_shown(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
+    """As by any server of TLS: the certificate, and so measurement and machine; then it is over."""
+    count_refusal()
+    alpn = b"ratls/1" if transport in ON_SOCKETS else b"h2"
+    stage.on(transport)
+    with (
+        stage.serve() as served,
+        universal_oracle(stage, server=stage.recorded(SocketHandshakeFailed)),
+        raw_connection(served.address, None, alpn) as tls,
+    ):
+        shown = tls.get_peer_certificate(as_cryptography=True)
+        assert shown is not None
+        assert study.policy.enclave[0].mr_enclave in shown.public_bytes(Encoding.DER).hex()
+        with pytest.raises(SSL.Error):
+            cut_off(tls, SAID)
 
 
 @line("keys of the traffic compromised", not_stopped=ON_SOCKETS)
