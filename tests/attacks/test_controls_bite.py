@@ -254,9 +254,12 @@ CONTROLS: dict[str, Control] = {
         {"ratls.framing._require_size": accept}, matrix_rows.test_a_message_that_is_too_large
     ),
     "c13-allowance": Control(
-        {"ratls.session.Allowance.spend": accept},
+        {"ratls.evidence.Allowance.spend": accept},
         privacy.test_a_party_that_asks_for_evidence_without_end,
         {"transport": GRPC, "holds": "an allowance"},
+    ),
+    "c13-challenges": Control(
+        {"ratls.evidence.Allowance.spend": accept}, matrix_rows.test_challenges_without_end
     ),
     # c14: rows
     "c14-header": Control(

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +34,7 @@ from policy.receipt import Acknowledgement
 from policy.task import Task
 from policy.values import Nonce
 from ratls import cbor
+from ratls.address import Address
 from ratls.certificate import (
     ENCLAVE_NAME,
     EVIDENCE_OID,
@@ -75,6 +76,7 @@ from tests.support.refusal import count_refusal
 from tests.support.relay import Relay
 from tests.support.transports import evidence_for, listen_in
 from verifier import der as read
+from verifier.certificate import RootUntrusted
 from verifier.errors import RatlsError
 
 pytestmark = pytest.mark.slow
@@ -222,6 +224,23 @@ def test_a_certificate_of_the_attackers_making(
         with alice.refuses(leaf, check=check):
             alice.push(world.task())
         assert server.received == b""
+
+
+def test_simulated_evidence_under_intels_root(
+    world: EnclaveWorld, scene: Scene, relay: Relay, tmp_path: Path
+) -> None:
+    """X01: the parties agreed on hardware. The simulation imitates all of it but the root's key;
+    its collateral betrays it before anybody is connected to."""
+    hardware = replace(world.consortium, root="intel")
+    agreed = replace(world, consortium=hardware, complete=hardware.complete())
+    (tmp_path / "hardware").mkdir()
+    desk = Desk.of("alice", agreed, tmp_path / "hardware", Address.parse(relay.address))
+    scene.own.add(desk.path)
+    scene.records["desk"] = desk.refusals
+    with universal_oracle(scene, desk=RootUntrusted):
+        with desk.refuses(RootUntrusted):
+            desk.push(agreed.task(), allow_simulation=False)
+        assert relay.connections == []
 
 
 def test_the_same_certificate_with_nothing_changed(
