@@ -61,20 +61,25 @@ from ratls.claims import (
 from ratls.errors import AttesterMixedUp
 from ratls.evidence import Evidence, EvidenceMalformed, ReportDataUnbound, report_data
 from ratls.framing import Kind
+from ratls.http import HttpSchemeUnattested, serve_wsgi
 from ratls.identity import EnclaveIdentity
 from ratls.peer_refusal import PeerRefused
 from ratls.probe import EnclaveCertificateChainPresented, HandshakeFailed
 from ratls.server_stream import StreamTruncated
 from simulation import der as write
+from tests.attacks.seat.test_downgrade import KEY, certificate
 from tests.provider.desk import Desk
 from tests.provider.test_release import serving as another_enclave
+from tests.ratls.test_http import client
+from tests.ratls.test_http import serving as web_serving
 from tests.support.client_hello import EARLY_DATA, PRE_SHARED_KEY, extensions
 from tests.support.enclave import MR_ENCLAVE, NOW, EnclaveWorld, LiveEnclave
-from tests.support.flight_peers import PlatformAttester, Script, serving, tls_server
+from tests.support.flight_peers import PlatformAttester, Script, Study, serving, tls_server
 from tests.support.oracle import Scene, universal_oracle
-from tests.support.refusal import count_refusal
+from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
-from tests.support.transports import evidence_for, listen_in
+from tests.support.stage import SAID, Stage
+from tests.support.transports import HTTP, evidence_for, listen_in
 from verifier import der as read
 from verifier.certificate import RootUntrusted
 from verifier.errors import RatlsError
@@ -429,6 +434,31 @@ def test_a_proxy_that_the_environment_names(
         assert alice.push(world.task()).commit.rows == 60
         with pytest.raises(BlockingIOError):
             proxy.accept()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "leaf"), [("https", EvidenceMissing), ("http", HttpSchemeUnattested)]
+)
+def test_an_answer_that_leads_elsewhere(
+    study: Study, stage: Stage, scheme: str, leaf: type[RatlsError]
+) -> None:
+    """B21: a location is followed where the user says so, and who is there is verified like any."""
+    with (
+        universal_oracle(stage.on(HTTP)),
+        tls_server([certificate()], KEY, alpn=b"ratls/1") as decoy,
+    ):
+        elsewhere = [("Location", f"{scheme}://{decoy.address}/"), ("Content-Length", "0")]
+
+        def program(_: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+            start("307 Temporary Redirect", elsewhere)
+            return []
+
+        with web_serving(study, serve_wsgi, program) as place, client(study) as user:
+            assert user.post(f"https://{place}/", content=SAID).status_code == 307
+            assert decoy.handshakes == 0
+            with refused(leaf):
+                user.post(f"https://{place}/", content=SAID, follow_redirects=True)
+        assert decoy.received == b""
 
 
 def test_a_server_whose_evidence_has_changed_since(
