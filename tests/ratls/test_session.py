@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from ratls import cbor
 from ratls.claims import NONCE_SIZE
+from ratls.evidence import Allowance, TooManyChallenges
 from ratls.peer_refusal import PeerRefused
 from ratls.session import (
     MAX_MESSAGE,
-    Allowance,
     SessionMessageUnexpected,
-    TooManyChallenges,
     read_message,
     write_message,
 )
