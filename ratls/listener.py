@@ -379,10 +379,8 @@ class Listener:
                 self._open.discard(connection)
 
         judge = None if self._enclaves is None else self._of_clients(self._enclaves)
-        seconds = self._seconds
-        session = session_of(
-            tls, pending.shown, judge, seconds, client=False, policy=self._policy(), still=still
-        )
+        shown, seconds, policy = pending.shown, self._seconds, self._policy()
+        session = session_of(tls, shown, judge, seconds, client=False, policy=policy, still=still)
         connection = AttestedSocket(pending.raw, tls, session, name, closed)
         with self._lock:
             if (
