@@ -27,7 +27,7 @@ from ratls.environment import prepare_process
 from ratls.errors import AuthorizationError
 from ratls.flight_server import FlightServer, Guard, Running, Send, Slots, pinned_key
 from ratls.log import Log, place_of
-from ratls.server_stream import ServerExchange
+from ratls.server_stream import ServerExchange, StreamTruncated
 from ratls.serving import open_many_files
 
 STOP_SECONDS = 5.0
@@ -98,7 +98,7 @@ class EnclaveServer:
                 pinned_key(context),
             )
             if not context.add_callback(stream.close):
-                raise MethodNotOffered("call", expected="one that runs", found="one that ended")
+                raise StreamTruncated("call", expected="one that runs", found="one that ended")
             try:
                 answer(self._enclave, party, stream, self._log)
             finally:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 import typer
 
+from enclave_app.access import ReleaseNotAuthorized
 from policy.document import Policy
 from ratls.attested_socket import SocketPeer
 from ratls.claims import require_equal
@@ -258,6 +259,10 @@ CONTROLS: dict[str, Control] = {
         privacy.test_a_party_that_asks_for_evidence_without_end,
         {"transport": GRPC, "holds": "an allowance"},
     ),
+    "c13-challenges": Control(
+        {"ratls.turns.Turns._pay": lambda *_: (_Peer(), 0.0)},
+        matrix_rows.test_challenges_without_end,
+    ),
     # c14: rows
     "c14-header": Control(
         {"enclave_app.intake.read_batch": lenient_rows},
@@ -273,7 +278,7 @@ CONTROLS: dict[str, Control] = {
     "c16-quorum": Control(
         {"enclave_app.session._Session.missing": ()},
         scheduler.test_the_other_seats_are_filled,
-        {"attempt": scheduler.as_the_victim},
+        {"attempt": scheduler.as_the_victim, "recorded": ReleaseNotAuthorized},
     ),
     # c17: what surrounds the process
     "c17-environment": Control(
@@ -318,6 +323,7 @@ def test_the_control_is_needed(
             monkeypatch.setattr(target, stub)
         # An attack that goes on ends at a server that has nothing more to say.
         monkeypatch.setattr("tests.provider.desk.HANG_LIMIT", 1.0)
+        monkeypatch.setattr("tests.support.waiting.HANG_LIMIT", 1.0)
         monkeypatch.setattr(matrix_rows, "hear", ClientExchange.received)
     wanted = [n for n in inspect.signature(control.test).parameters if n not in control.given]
     made = {n: request.getfixturevalue(n) for n in wanted}

@@ -1,7 +1,7 @@
 """B01 to B22: a server that wants a provider's rows, and evidence that is not its own.
 
-Each attacker changes one thing. The provider refuses at one check, its journal says the same, no
-row was read by anybody, and the honest enclave gets its rows afterwards.
+Each attacker changes one thing. The provider refuses at one check; the rest is the universal
+oracle's: one record, no row anywhere, and the honest enclave gets its rows afterwards.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,12 +28,13 @@ from OpenSSL import SSL
 
 from policy.admission import MachineNotListed
 from policy.channel import self_signed
+from policy.envelope import EnvelopeTypeDiffers
 from policy.keys import spki_der
 from policy.receipt import Acknowledgement
 from policy.task import Task
 from policy.values import Nonce
-from provider.release import Release
 from ratls import cbor
+from ratls.address import Address
 from ratls.certificate import (
     ENCLAVE_NAME,
     EVIDENCE_OID,
@@ -49,6 +51,7 @@ from ratls.claims import (
     ClaimsMalformed,
     ContextMismatch,
     KeyUnbound,
+    ModeClaimMismatch,
     NonceMismatch,
     PeerHashMismatch,
     RoleMismatch,
@@ -57,34 +60,33 @@ from ratls.claims import (
 )
 from ratls.errors import AttesterMixedUp
 from ratls.evidence import Evidence, EvidenceMalformed, ReportDataUnbound, report_data
+from ratls.framing import Kind
+from ratls.http import HttpSchemeUnattested, serve_wsgi
 from ratls.identity import EnclaveIdentity
+from ratls.peer_refusal import PeerRefused
 from ratls.probe import EnclaveCertificateChainPresented, HandshakeFailed
+from ratls.server_stream import StreamTruncated
 from simulation import der as write
-from tests.provider.desk import CANARY, Desk
+from tests.attacks.seat.test_downgrade import KEY, certificate
+from tests.provider.desk import Desk
 from tests.provider.test_release import serving as another_enclave
+from tests.ratls.test_http import client
+from tests.ratls.test_http import serving as web_serving
 from tests.support.client_hello import EARLY_DATA, PRE_SHARED_KEY, extensions
 from tests.support.enclave import MR_ENCLAVE, NOW, EnclaveWorld, LiveEnclave
-from tests.support.flight_peers import PlatformAttester, Script, serving, tls_server
-from tests.support.refusal import count_refusal
+from tests.support.flight_peers import PlatformAttester, Script, Study, serving, tls_server
+from tests.support.oracle import Scene, universal_oracle
+from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
+from tests.support.stage import SAID, Stage
+from tests.support.transports import HTTP, evidence_for, listen_in
 from verifier import der as read
+from verifier.certificate import RootUntrusted
 from verifier.errors import RatlsError
 
 pytestmark = pytest.mark.slow
 
 PURPOSES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-
-
-@pytest.fixture
-def honest(alice: Desk, live: LiveEnclave, relay: Relay) -> Iterator[None]:
-    """After the attack: one record of the refusal, no row on the wire, and the enclave's turn."""
-    yield
-    assert len(alice.journal) == 1
-    wire = b"".join(bytes(c.sent + c.received) for c in relay.connections)
-    assert CANARY.encode() not in wire
-    relay.point_at(("127.0.0.1", live.server.port))
-    done: Release = alice.push(alice.world.task())
-    assert done.commit.rows == 60
 
 
 # Servers that show a certificate of their own making.
@@ -189,6 +191,10 @@ def role_of_a_client(forger: Forger, key: Any) -> x509.Certificate:
     return forger.ours(key, forger.evidence(forger.claims(key, role=b"client").encode()))
 
 
+def no_simulation(forger: Forger, key: Any) -> x509.Certificate:
+    return forger.ours(key, forger.evidence(forger.claims(key, mode=b"production").encode()))
+
+
 def for_decades(forger: Forger, key: Any) -> x509.Certificate:
     value = forger.evidence(forger.claims(key).encode())
     return forger.ours(key, value, days=36_500)
@@ -205,23 +211,41 @@ SHOWN: dict[str, tuple[Forge, type[RatlsError], str]] = {
     "B15": (doubled_claim, ClaimsMalformed, "certificate-claims"),
     "B16": (deep_cbor, EvidenceMalformed, "certificate-evidence"),
     "B17": (role_of_a_client, RoleMismatch, "certificate-claims"),
+    "X05": (no_simulation, ModeClaimMismatch, "certificate-claims"),
     "B22": (for_decades, EnclaveCertificateLongLived, "certificate-profile"),
 }
 
 
-@pytest.mark.usefixtures("honest")
 @pytest.mark.parametrize("row", SHOWN)
 def test_a_certificate_of_the_attackers_making(
-    world: EnclaveWorld, alice: Desk, relay: Relay, row: str
+    world: EnclaveWorld, scene: Scene, alice: Desk, relay: Relay, row: str
 ) -> None:
-    """B01 to B05, B12, B14 to B17, B22: refused before anything was sent, the task included."""
+    """B01 to B05, B12, B14 to B17, B22, X05: refused before anything was sent, even the task."""
     forge, leaf, check = SHOWN[row]
     key = ec.generate_private_key(ec.SECP256R1())
-    with tls_server([forge(Forger(world), key)], key) as server:
+    shown = [forge(Forger(world), key)]
+    with universal_oracle(scene, alice=leaf), tls_server(shown, key) as server:
         relay.point_at((server.address.host, server.address.port))
         with alice.refuses(leaf, check=check):
             alice.push(world.task())
         assert server.received == b""
+
+
+def test_simulated_evidence_under_intels_root(
+    world: EnclaveWorld, scene: Scene, relay: Relay, tmp_path: Path
+) -> None:
+    """X01: the parties agreed on hardware. The simulation imitates all of it but the root's key;
+    its collateral betrays it before anybody is connected to."""
+    hardware = replace(world.consortium, root="intel")
+    agreed = replace(world, consortium=hardware, complete=hardware.complete())
+    (tmp_path / "hardware").mkdir()
+    desk = Desk.of("alice", agreed, tmp_path / "hardware", Address.parse(relay.address))
+    scene.own.add(desk.path)
+    scene.records["desk"] = desk.refusals
+    with universal_oracle(scene, desk=RootUntrusted):
+        with desk.refuses(RootUntrusted):
+            desk.push(agreed.task(), allow_simulation=False)
+        assert relay.connections == []
 
 
 def test_the_same_certificate_with_nothing_changed(
@@ -236,38 +260,44 @@ def test_the_same_certificate_with_nothing_changed(
     assert appraise_certificate(der, world.expectation, at=NOW).claims.instance == bytes(16)
 
 
-@pytest.mark.usefixtures("honest")
 def test_evidence_in_a_certificate_whose_key_is_not_used(
-    world: EnclaveWorld, alice: Desk, relay: Relay
+    world: EnclaveWorld, scene: Scene, alice: Desk, relay: Relay
 ) -> None:
     """B13: the leaf has no evidence; the certificate behind it does, and is genuine."""
     forger, key = Forger(world), ec.generate_private_key(ec.SECP256R1())
     genuine = forger.ours(OTHER, forger.evidence(forger.claims(OTHER).encode()))
-    with tls_server([forger.certificate(key), genuine], key) as server:
+    with (
+        universal_oracle(scene, alice=EnclaveCertificateChainPresented),
+        tls_server([forger.certificate(key), genuine], key) as server,
+    ):
         relay.point_at((server.address.host, server.address.port))
         with alice.refuses(EnclaveCertificateChainPresented):
             alice.push(world.task())
         assert server.received == b""
 
 
-@pytest.mark.usefixtures("honest")
-def test_a_server_that_speaks_an_older_tls(world: EnclaveWorld, alice: Desk, relay: Relay) -> None:
+def test_a_server_that_speaks_an_older_tls(
+    world: EnclaveWorld, scene: Scene, alice: Desk, relay: Relay
+) -> None:
     """B10: nothing is negotiated down."""
     forger, key = Forger(world), ec.generate_private_key(ec.SECP256R1())
     shown = forger.ours(key, forger.evidence(forger.claims(key).encode()))
-    with tls_server([shown], key, SSL.TLS1_2_VERSION) as server:
+    with (
+        universal_oracle(scene, alice=HandshakeFailed),
+        tls_server([shown], key, SSL.TLS1_2_VERSION) as server,
+    ):
         relay.point_at((server.address.host, server.address.port))
         with alice.refuses(HandshakeFailed):
             alice.push(world.task())
 
 
-@pytest.mark.usefixtures("honest")
 def test_the_right_code_on_a_machine_of_the_attacker(
-    world: EnclaveWorld, alice: Desk, relay: Relay
+    world: EnclaveWorld, scene: Scene, alice: Desk, relay: Relay
 ) -> None:
     """B09: diverted to a genuine machine that no party agreed on."""
     elsewhere = world.intel.intel.platform(ppid=b"\x77" * 16)
     with (
+        universal_oracle(scene, alice=MachineNotListed),
         another_enclave(world, relay, platform=elsewhere),
         alice.refuses(MachineNotListed, check="machine"),
     ):
@@ -331,10 +361,9 @@ ANSWERED: dict[str, tuple[Callable[[Answering, bytes], bytes], type[RatlsError],
 }
 
 
-@pytest.mark.usefixtures("honest")
 @pytest.mark.parametrize("row", ANSWERED)
 def test_an_answer_that_is_not_this_enclaves_to_this_challenge(
-    world: EnclaveWorld, alice: Desk, relay: Relay, row: str
+    world: EnclaveWorld, scene: Scene, alice: Desk, relay: Relay, row: str
 ) -> None:
     """B06 to B08, B18, B20: refused on the stream that would carry the rows, before the first."""
     make, leaf, check = ANSWERED[row]
@@ -343,18 +372,62 @@ def test_an_answer_that_is_not_this_enclaves_to_this_challenge(
     script = Script(identity, channel.spki_sha256, plain=False)
     at = Answering(world, alice, task, script)
     script.answer = lambda _, nonce, __: make(at, nonce)
-    with serving(script, channel) as server:
+    with universal_oracle(scene, alice=leaf), serving(script, channel) as server:
         relay.point_at((server.address.host, server.address.port))
         with alice.refuses(leaf, check=check):
             alice.push(task)
     assert (script.hellos, script.uploads, script.chunks) == (1, [], [])
 
 
+def test_a_thief_of_both_keys_in_between(
+    world: EnclaveWorld, scene: Scene, alice: Desk, live: LiveEnclave, relay: Relay
+) -> None:
+    """B08, S7: the enclave's TLS key and Alice's are stolen. The thief ends TLS, has the enclave
+    itself answer the challenge, and takes the rows: ciphertext. It can acknowledge
+    nothing, and the enclave has a record of the exchange that it broke off."""
+    task, heard, told = world.task(), bytearray(), SimpleNamespace(public=b"")
+    own = world.channel(alice.party)
+
+    def forward(_: EnclaveIdentity, nonce: bytes, __: bytes) -> bytes:
+        asked = {"task": task, "dataset": alice.dataset, "release": bytes(16)}
+        evidence, told.public = evidence_for(
+            nonce, live.address, live.admitted, own, Kind.RELEASE.value, **asked
+        )
+        return evidence
+
+    script = Script(live.enclave.identity, own.spki_sha256, forward, plain=False)
+    script.sealing_key = told  # type: ignore[assignment]
+    script.after_evidence = lambda exchange: listen_in(exchange, heard)
+    scene.places["the thief"] = lambda: bytes(heard)
+    with (
+        universal_oracle(scene, alice=EnvelopeTypeDiffers, enclave=StreamTruncated),
+        serving(script, own) as server,
+    ):
+        relay.point_at((server.address.host, server.address.port))
+        with alice.refuses(EnvelopeTypeDiffers):
+            alice.push(task)
+        assert len(heard) > 1000
+
+
+def test_the_quote_of_another_thread(
+    world: EnclaveWorld, scene: Scene, alice: Desk, relay: Relay
+) -> None:
+    """B19: the enclave looks at its quote, and shows none that it did not ask for."""
+    with another_enclave(world, relay) as mixed:
+        mixed.enclave.identity._attester.instead = bytes(64)  # type: ignore[attr-defined]
+        scene.records["mixed"] = lambda: mixed.stream.codes
+        with (
+            universal_oracle(scene, alice=PeerRefused, mixed=AttesterMixedUp),
+            alice.refuses(PeerRefused),
+        ):
+            alice.push(world.task())
+
+
 def test_a_proxy_that_the_environment_names(
-    world: EnclaveWorld, alice: Desk, monkeypatch: pytest.MonkeyPatch
+    world: EnclaveWorld, scene: Scene, alice: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B21: rows go to the address that was probed; nobody asks the proxy."""
-    with socket.create_server(("127.0.0.1", 0)) as proxy:
+    with universal_oracle(scene), socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.setblocking(False)
         for name in ("http_proxy", "https_proxy", "grpc_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
@@ -363,15 +436,41 @@ def test_a_proxy_that_the_environment_names(
             proxy.accept()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "leaf"), [("https", EvidenceMissing), ("http", HttpSchemeUnattested)]
+)
+def test_an_answer_that_leads_elsewhere(
+    study: Study, stage: Stage, scheme: str, leaf: type[RatlsError]
+) -> None:
+    """B21: a location is followed where the user says so, and who is there is verified like any."""
+    with (
+        universal_oracle(stage.on(HTTP)),
+        tls_server([certificate()], KEY, alpn=b"ratls/1") as decoy,
+    ):
+        elsewhere = [("Location", f"{scheme}://{decoy.address}/"), ("Content-Length", "0")]
+
+        def program(_: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+            start("307 Temporary Redirect", elsewhere)
+            return []
+
+        with web_serving(study, serve_wsgi, program) as place, client(study) as user:
+            assert user.post(f"https://{place}/", content=SAID).status_code == 307
+            assert decoy.handshakes == 0
+            with refused(leaf):
+                user.post(f"https://{place}/", content=SAID, follow_redirects=True)
+        assert decoy.received == b""
+
+
 def test_a_server_whose_evidence_has_changed_since(
-    world: EnclaveWorld, alice: Desk, relay: Relay
+    world: EnclaveWorld, scene: Scene, alice: Desk, relay: Relay
 ) -> None:
     """B11: another start at the same address. No session is offered, so nothing is resumed, and the
     second release is the other start's."""
     count_refusal()
-    first = alice.push(world.task())
-    with another_enclave(world, relay):
-        second = alice.push(world.task())
+    with universal_oracle(scene):
+        first = alice.push(world.task())
+        with another_enclave(world, relay):
+            second = alice.push(world.task())
     [old, new] = [
         Acknowledgement.open(done.kept.acknowledgement.read_bytes()) for done in (first, second)
     ]

@@ -1,7 +1,7 @@
 """I02, X03, X04, X06 to X08: a careless operator, or a host that switches things on.
 
 Each starts something that would believe, or be, less than was agreed. It does not start, or the
-party's own end refuses; the honest party is served afterwards.
+party's own end refuses; the universal oracle judges the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoints
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from tests.provider.desk import Desk
 from tests.support.enclave import NOW, EnclaveWorld, LiveEnclave
 from tests.support.flight_peers import tls_server
 from tests.support.gramine import StandInDevice
+from tests.support.oracle import Scene, universal_oracle
 from tests.support.parties import ROOTS
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
@@ -46,48 +48,49 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = ("verifier", "policy", "ratls", "scheduler", "provider", "enclave_app")
 
 
-@pytest.mark.usefixtures("honest")
 def test_a_server_that_would_ask_for_no_certificate(
-    live: LiveEnclave, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, live: LiveEnclave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I02: without a list of clients Flight serves anybody; so this one does not start."""
-    monkeypatch.setattr(Policy, "voters", property(lambda _: ()))
-    with refused(ServerWouldNotAuthenticate):
+    with (
+        universal_oracle(scene),
+        monkeypatch.context() as changed,
+        refused(ServerWouldNotAuthenticate),
+    ):
+        changed.setattr(Policy, "voters", property(lambda _: ()))
         server.start_server(live.enclave, Address("127.0.0.1", 0), live.enclave._log)
-    monkeypatch.undo()
 
 
-@pytest.fixture
-def production(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An installation without the simulation's distribution, until `undo`."""
-    monkeypatch.setattr(modes, "entry_points", lambda **_: EntryPoints())
-    return monkeypatch
+@contextmanager
+def production(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """An installation without the simulation's distribution, and what else is changed in it."""
+    with monkeypatch.context() as changed:
+        changed.setattr(modes, "entry_points", lambda **_: EntryPoints())
+        yield changed
+    _study_state.cache_clear()  # it is kept for a folder, with what is installed
 
 
-@pytest.mark.usefixtures("honest")
 def test_a_root_that_is_added(
-    alice: Desk, relay: Relay, production: pytest.MonkeyPatch, tmp_path: Path
+    scene: Scene, alice: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """X03: to each place where other programs look for one; a policy that names it, and a caller
     who allows it, change nothing."""
     pem = alice.world.intel.intel.root.pem
     for name in ("intel.pem", "ca-certificates.crt", "root.pem"):
         (tmp_path / name).write_text(pem)
-    for name in ("SSL_CERT_FILE", "RATLS_ROOT", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
-        production.setenv(name, str(tmp_path / "root.pem"))
-    for name in ("SSL_CERT_DIR", "RATLS_ROOTS", "RATLS_TRUST_ANCHORS"):
-        production.setenv(name, str(tmp_path))
-    with refused(SimulationNotInstalled):
-        modes.anchors_for(alice.world.policy.platform.root, allow_simulation=True)
-    with alice.refuses(StateCorrupt):  # nor can the policy be read
-        alice.push(alice.world.task())
-    assert relay.connections == []
-    production.undo()
-    _study_state.cache_clear()  # it is kept for a folder, with what is installed
+    with universal_oracle(scene, alice=StateCorrupt), production(monkeypatch) as changed:
+        for name in ("SSL_CERT_FILE", "RATLS_ROOT", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
+            changed.setenv(name, str(tmp_path / "root.pem"))
+        for name in ("SSL_CERT_DIR", "RATLS_ROOTS", "RATLS_TRUST_ANCHORS"):
+            changed.setenv(name, str(tmp_path))
+        with refused(SimulationNotInstalled):
+            modes.anchors_for(alice.world.policy.platform.root, allow_simulation=True)
+        with alice.refuses(StateCorrupt):  # nor can the policy be read
+            alice.push(alice.world.task())
+        assert relay.connections == []
 
 
-@pytest.mark.usefixtures("honest")
-def test_the_simulation_in_what_is_shipped(live: LiveEnclave, tmp_path: Path) -> None:
+def test_the_simulation_in_what_is_shipped() -> None:
     """X04: it is in no list of shipped files, and without it nothing simulates."""
     count_refusal()
     listed = (ROOT / "tests" / "vectors" / "wheels.txt").read_text("utf-8").split("# ")[1]
@@ -113,21 +116,22 @@ def _imported(path: Path) -> Iterator[str]:
             yield node.module
 
 
-@pytest.mark.usefixtures("honest")
-def test_an_attester_that_simulates(live: LiveEnclave, production: pytest.MonkeyPatch) -> None:
+def test_an_attester_that_simulates(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """X04, X02: the operator's end, where the distribution is absent."""
-    with refused(SimulationNotInstalled):
+    with (
+        universal_oracle(scene),
+        production(monkeypatch),
+        refused(SimulationNotInstalled),
+    ):
         resolve_attester("simulation:anything", allow_simulation=True)
-    production.undo()
 
 
 DEBUG = 'attributes = { flags = "0700000000000000" }'
 CHANCE = 'attributes = { flags_mask = "0500000000000000" }'  # DEBUG may be either
 
 
-@pytest.mark.usefixtures("honest")
 @pytest.mark.parametrize("changed", [DEBUG, CHANCE, "root"])
-def test_a_policy_that_lets_debug_or_simulation_in(alice: Desk, changed: str) -> None:
+def test_a_policy_that_lets_debug_or_simulation_in(scene: Scene, alice: Desk, changed: str) -> None:
     """X06: it is refused while it is read, so nobody can accept or sign it."""
     text = alice.world.policy.raw.decode()
     roots = ROOTS
@@ -136,7 +140,7 @@ def test_a_policy_that_lets_debug_or_simulation_in(alice: Desk, changed: str) ->
     else:
         assert "min_isv_svn = 0" in text
         text = text.replace("min_isv_svn = 0", f"min_isv_svn = 0\n{changed}")
-    with refused(PolicyInvalid) as seen:
+    with universal_oracle(scene), refused(PolicyInvalid) as seen:
         Policy.parse(text.encode(), known_roots=roots)
     assert isinstance(seen.error, PolicyInvalid)
     [problem] = seen.error.problems
@@ -144,23 +148,21 @@ def test_a_policy_that_lets_debug_or_simulation_in(alice: Desk, changed: str) ->
     assert Policy.parse(alice.world.policy.raw, known_roots=ROOTS)
 
 
-@pytest.mark.usefixtures("honest")
 @pytest.mark.parametrize(("kind", "leaf"), [("none", RemoteAttestationOff), (None, SgxAbsent)])
 def test_a_start_without_evidence(
-    world: EnclaveWorld, live: LiveEnclave, kind: str | None, leaf: Any
+    world: EnclaveWorld, scene: Scene, kind: str | None, leaf: Any
 ) -> None:
     """X07, at the enclave: before it has a key, and so before it listens."""
     device = StandInDevice(world.intel.platform, kind=kind)
-    with refused(leaf):
+    with universal_oracle(scene), refused(leaf):
         attester = GramineAttester(device.files)
         EnclaveIdentity.create(attester, world.policy.digest, at=NOW)
     assert device.made == 0
 
 
-@pytest.mark.usefixtures("honest")
-def test_a_server_that_started_without_evidence(alice: Desk, relay: Relay) -> None:
+def test_a_server_that_started_without_evidence(scene: Scene, alice: Desk, relay: Relay) -> None:
     """X07, at the peer: no plain TLS, whoever listens."""
-    with tls_server([certificate()], KEY) as plain:
+    with universal_oracle(scene, alice=EvidenceMissing), tls_server([certificate()], KEY) as plain:
         relay.point_at((plain.address.host, plain.address.port))
         with alice.refuses(EvidenceMissing):
             alice.push(alice.world.task())
@@ -174,8 +176,7 @@ _HOOKS = re.compile(
 )
 
 
-@pytest.mark.usefixtures("honest")
-def test_keys_and_hooks_of_tests(live: LiveEnclave) -> None:
+def test_keys_and_hooks_of_tests() -> None:
     """X08: no key stands in a shipped file, and no function takes an argument that would switch a
     check off."""
     count_refusal()
@@ -190,12 +191,12 @@ def test_keys_and_hooks_of_tests(live: LiveEnclave) -> None:
     assert hooks == []
 
 
-@pytest.mark.usefixtures("honest")
-def test_arguments_for_the_production_enclave(live: LiveEnclave) -> None:
+def test_arguments_for_the_production_enclave(scene: Scene) -> None:
     """X08: whoever starts it cannot tell it anything."""
     count_refusal()
     entry = [sys.executable, "-I", "-B", "-m", "enclave_app.gramine_main", "--test-key"]
-    done = subprocess.run(entry, capture_output=True, text=True, check=False)
+    with universal_oracle(scene):
+        done = subprocess.run(entry, capture_output=True, text=True, check=False)
     assert done.returncode == Exit.USAGE
     assert f"[{ArgumentsUnexpected.code}]" in done.stderr
     assert done.stdout == ""

@@ -106,6 +106,10 @@ class Desk:
             entries = [record.entry for record in journal.records]
         return [e for e in entries if not isinstance(e, PlacedEntry | AcceptedEntry | NotedEntry)]
 
+    def refusals(self) -> list[str]:
+        """The codes of those that were recorded."""
+        return [entry.code for entry in self.journal if isinstance(entry, RefusedEntry)]
+
     @contextmanager
     def refuses(self, leaf: type[RatlsError], *, check: str | None = None) -> Any:
         """The block is refused by this leaf, and the journal's last record says the same."""

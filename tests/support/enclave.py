@@ -11,7 +11,6 @@ Everything is judged at the real time, because TLS does so.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -50,6 +49,7 @@ from ratls.peer_refusal import PeerRefused  # noqa: E402
 from ratls.pin import ChannelIdentity  # noqa: E402
 from ratls.sealing import Transcript, tags_digest  # noqa: E402
 from simulation.intel import root_name  # noqa: E402
+from tests.support.channels import Log  # noqa: E402
 from tests.support.flight_peers import PlatformAttester  # noqa: E402
 from tests.support.intel import World  # noqa: E402
 from tests.support.parties import Consortium  # noqa: E402
@@ -141,7 +141,7 @@ class EnclaveWorld:
         port: int = 0,
     ) -> Iterator[LiveEnclave]:
         """A server until the block ends. `seconds` and `clock` replace its clocks."""
-        stream = io.StringIO()
+        stream = Log()
         log = open_log(stream)
         limits = limits or Limits(buckets=(0.01,))  # a second for each outcome would be long
         clocks = {"seconds": seconds, "clock": clock}
@@ -169,7 +169,7 @@ class LiveEnclave:
     world: EnclaveWorld
     enclave: Enclave
     server: EnclaveServer
-    stream: io.StringIO
+    stream: Log
     salt: bytes = field(default_factory=lambda: os.urandom(32))
     releases: dict[str, bytes] = field(default_factory=dict)  # the newest name, by dataset
 

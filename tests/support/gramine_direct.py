@@ -9,7 +9,6 @@ place of the agreement: `tests.gramine.development_main`.
 
 from __future__ import annotations
 
-import io
 import os
 import socket
 import subprocess
@@ -29,6 +28,7 @@ from ratls.image.build import Sources, build
 from ratls.image.release import read_release
 from ratls.probe import probe
 from tests.gramine.world import TEMPLATE, change
+from tests.support.channels import Log
 from tests.support.enclave import EnclaveWorld, LiveEnclave
 from tests.support.image_parts import require_parts
 from tests.support.image_run import answer_quotes
@@ -156,7 +156,7 @@ def serving(gramine: Gramine, manifest: Path, world: EnclaveWorld) -> Iterator[L
             der = probe(Address.parse(address), timeout=HANG_LIMIT)
             identity = SimpleNamespace(certificate_der=der)
             stand_in: Any = SimpleNamespace(identity=identity, address=address)
-            yield LiveEnclave(world, stand_in, stand_in, io.StringIO())
+            yield LiveEnclave(world, stand_in, stand_in, Log())
             process.terminate()
             assert process.wait(HANG_LIMIT) == 0, output.read_text("utf-8")
         finally:

@@ -10,7 +10,6 @@ object in its place asks this process for quotes, through two pipes.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
@@ -29,6 +28,7 @@ from ratls.image.bytecode import LOADER, tree_interpreter
 from ratls.image.rules import INTERPRETER
 from ratls.probe import probe
 from tests.enclave_app.agreed import computation
+from tests.support.channels import Log
 from tests.support.enclave import EnclaveWorld, LiveEnclave
 from tests.support.imports import ROOT
 from tests.support.refusal import current
@@ -180,7 +180,7 @@ def serving(
             stand_in: Any = SimpleNamespace(
                 identity=SimpleNamespace(certificate_der=der), address=address
             )
-            yield LiveEnclave(world, stand_in, stand_in, io.StringIO())
+            yield LiveEnclave(world, stand_in, stand_in, Log())
             child.terminate()
             output, log = child.communicate(timeout=HANG_LIMIT)
             assert (child.returncode, output) == (0, ""), log

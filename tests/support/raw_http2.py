@@ -32,9 +32,9 @@ def call(method: bytes, stream: int = 1) -> bytes:
     return frame(HEADERS, END_HEADERS, stream, content)
 
 
-def message(content: bytes, stream: int = 1) -> bytes:
-    """The only message of a call."""
-    return frame(DATA, END_STREAM, stream, b"\0" + len(content).to_bytes(4, "big") + content)
+def message(content: bytes, stream: int = 1, flags: int = END_STREAM) -> bytes:
+    """A message of a call: the last one, unless its flags say otherwise."""
+    return frame(DATA, flags, stream, b"\0" + len(content).to_bytes(4, "big") + content)
 
 
 BEGIN = PREFACE + frame(SETTINGS, 0, 0, b"")

@@ -11,6 +11,8 @@ from verifier.errors import RatlsError
 
 # The test that is running; `tests/conftest.py` keeps it. Only the count at the end uses it.
 current: list[pytest.Item] = []
+# What `refused` has seen in it, for `tests.support.oracle`.
+seen: list[RatlsError] = []
 
 
 def count_refusal() -> None:
@@ -34,10 +36,11 @@ def refused(leaf: type[RatlsError], *, check: str | None = None) -> Iterator[Ref
     """The block must raise exactly this leaf class; with `check`, stop at exactly that check."""
     count_refusal()
     assert leaf.code, f"{leaf.__name__} is a branch; expect the leaf"
-    seen = Refusal()
+    found = Refusal()
     with pytest.raises(RatlsError) as caught:
-        yield seen
-    seen.error = caught.value
+        yield found
+    found.error = caught.value
+    seen.append(caught.value)
     assert type(caught.value) is leaf, f"{type(caught.value).__name__}: {caught.value}"
     if check is not None:
         assert caught.value.check == check

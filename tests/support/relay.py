@@ -18,6 +18,11 @@ class Relay(RecordingRelay):
     def point_at(self, target: tuple[str, int]) -> None:
         self._target = target
 
+    @property
+    def recorded(self) -> bytes:
+        """All that passed, in both directions."""
+        return b"".join(bytes(c.sent + c.received) for c in self.connections)
+
     def cut_after(self, size: int) -> None:
         """Break all connections once so many more bytes have come; later ones are let through."""
         self.left = size

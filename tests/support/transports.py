@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 from ratls.environment import prepare_process
@@ -32,17 +31,17 @@ from policy.document import Policy  # noqa: E402
 from policy.values import Digest, Nonce  # noqa: E402
 from ratls import flight  # noqa: E402
 from ratls.address import Address  # noqa: E402
-from ratls.appraise import appraise_certificate  # noqa: E402
+from ratls.appraise import AdmittedCertificate, appraise_certificate  # noqa: E402
 from ratls.attested_socket import AttestedSocket, message_frame  # noqa: E402
 from ratls.client_call import ClientCall  # noqa: E402
 from ratls.client_stream import open_exchange  # noqa: E402
 from ratls.flight_service import COMMAND  # noqa: E402
-from ratls.framing import Frame, Kind, first_frame  # noqa: E402
+from ratls.framing import Frame, Kind, command_frame  # noqa: E402
 from ratls.framing import message_frame as flight_frame  # noqa: E402
 from ratls.framing import write_message as flight_message  # noqa: E402
 from ratls.grpc import Attestation, channel  # noqa: E402
 from ratls.http import HttpTransport, serve_wsgi  # noqa: E402
-from ratls.identity import EnclaveIdentity  # noqa: E402
+from ratls.identity import EnclaveIdentity, Identities  # noqa: E402
 from ratls.listener import Limits, Listener  # noqa: E402
 from ratls.log import open_log  # noqa: E402
 from ratls.pin import ChannelIdentity, ending, pinned_channel  # noqa: E402
@@ -53,7 +52,7 @@ from ratls.session import Renewal, Verifier, read_message, write_message  # noqa
 from ratls.tls import ALPN, Shown  # noqa: E402
 from ratls.tunnel import TunnelClient, TunnelServer  # noqa: E402
 from tests.support.channels import Log, connect_to  # noqa: E402
-from tests.support.flight_peers import LOOPBACK, Script, Study, serving, transcript  # noqa: E402
+from tests.support.flight_peers import LOOPBACK, NOW, Script, Study, serving, transcript  # noqa: E402
 from tests.support.waiting import HANG_LIMIT, eventually  # noqa: E402
 from verifier.errors import RatlsError  # noqa: E402
 
@@ -71,6 +70,13 @@ class Served:
     log: Log = field(default_factory=Log)
     refusals: list[str] = field(default_factory=list)  # where the transport keeps no log itself
     sealing_key: bytes = b""
+    identities: Identities | None = None  # where the certificate can be renewed
+
+    def renew(self) -> None:
+        """A new certificate, as after hours."""
+        assert self.identities is not None
+        self.identities._next = NOW
+        assert self.identities.renew_if_due(NOW)
 
     def wait_for(self, said: bytes) -> None:
         """The program has read it."""
@@ -150,7 +156,7 @@ class Sockets(Transport):
             log=open_log(served.log),
             **given.clock,
         )
-        served.address = listener.address
+        served.address, served.identities = listener.address, listener.identities
         with self._program(served) as run:
             thread = threading.Thread(target=run, args=[listener], daemon=True)
             thread.start()
@@ -339,7 +345,7 @@ class Grpc(Transport):
         )
         attestation.add_to(server)
         port = server.add_secure_port(f"{LOOPBACK}:0", attestation.credentials())
-        served.address = Address(LOOPBACK, port)
+        served.address, served.identities = Address(LOOPBACK, port), attestation.identities
         server.start()
         try:
             yield served
@@ -390,7 +396,7 @@ class Flight(Transport):
         if given.thief:
             # It has no sealing key of its own: the one of the evidence is the enclave's.
             script.sealing_key = _Told(served)  # type: ignore[assignment]
-            script.after_evidence = lambda exchange: _listen_in(exchange, served.heard)
+            script.after_evidence = lambda exchange: listen_in(exchange, served.heard)
         else:
             served.sealing_key = script.sealing_key.public
         script.chunks = _Heard(served.heard)
@@ -447,16 +453,7 @@ class Flight(Transport):
     ) -> tuple[bytes, bytes]:
         hello = {"task": TASK, "dataset": "train_party_1", "release": b""}
         admitted, shown = study.admitted(served.identity), own or study.channel()
-        with (
-            ending(pinned_channel(served.address, admitted, shown)) as made,
-            ClientCall.open(made, HANG_LIMIT) as call,
-        ):
-            call.send(first_frame(Kind.RELEASE))
-            call.send(flight_frame(flight_message("hello", nonce=nonce, **hello)))
-            frame = call.hear()
-            assert frame is not None
-            answer = frame.message("evidence")[1]
-        return answer["evidence"], answer["sealing_key"]
+        return evidence_for(nonce, served.address, admitted, shown, Kind.RELEASE.value, **hello)
 
 
 class OwnFlight(Transport):
@@ -485,7 +482,7 @@ class OwnFlight(Transport):
             log=open_log(served.log),
             **given.clock,
         ) as server:
-            served.address = server.address
+            served.address, served.identities = server.address, server.identities
             yield served
 
     @contextmanager
@@ -541,17 +538,30 @@ class OwnFlight(Transport):
         self, study: Study, served: Served, nonce: bytes, own: ChannelIdentity | None = None
     ) -> tuple[bytes, bytes]:
         admitted, shown = study.admitted(served.identity), own or study.channel()
-        with (
-            ending(pinned_channel(served.address, admitted, shown)) as made,
-            ClientCall.open(made, HANG_LIMIT) as call,
-        ):
-            call.send(first_frame(SimpleNamespace(value=COMMAND)))  # type: ignore[arg-type]
-            hello = {"task": b"", "dataset": "", "release": b""}
-            call.send(flight_frame(flight_message("hello", nonce=nonce, **hello)))
-            frame = call.hear()
-            assert frame is not None
-            answer = frame.message("evidence")[1]
-        return answer["evidence"], b""
+        hello = {"task": b"", "dataset": "", "release": b""}
+        return evidence_for(nonce, served.address, admitted, shown, COMMAND, **hello)
+
+
+def evidence_for(
+    nonce: bytes,
+    address: Address,
+    admitted: AdmittedCertificate,
+    shown: ChannelIdentity | EnclaveIdentity,
+    command: bytes,
+    /,
+    **hello: bytes | str,
+) -> tuple[bytes, bytes]:
+    """What a server of Flight proves for this nonce, and the sealing key that it names, if any."""
+    with (
+        ending(pinned_channel(address, admitted, shown)) as made,
+        ClientCall.open(made, HANG_LIMIT) as call,
+    ):
+        call.send(command_frame(command))
+        call.send(flight_frame(flight_message("hello", nonce=nonce, **hello)))
+        frame = call.hear()
+        assert frame is not None
+        _, answer = frame.message("evidence")
+    return answer["evidence"], answer["sealing_key"]
 
 
 class _Told(SealingKey):
@@ -576,7 +586,7 @@ class _Heard(list[Any]):
         super().append(opened)
 
 
-def _listen_in(exchange: ServerExchange, heard: bytearray) -> None:
+def listen_in(exchange: ServerExchange, heard: bytearray) -> None:
     """Go on as an enclave would, and keep all that comes."""
     exchange.open_request()
     exchange.ready(0, 0, Digest(bytes(32)))

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.transports import ALL, Transport
 
+MINUTES = 15 * 60 + 1.0  # the policy's, until an enclave must prove itself again
 Test = TypeVar("Test", bound=Callable[..., None])
 
 

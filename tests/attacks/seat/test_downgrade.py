@@ -19,16 +19,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
 from policy.channel import self_signed
-from ratls.attested_socket import DATA, message_frame
+from ratls.attested_socket import DATA, FrameUnexpected, message_frame
 from ratls.certificate import ENCLAVE_NAME, EvidenceMissing
 from ratls.claims import ConnectionUnbound, SealingKeyUnbound
 from ratls.peer_refusal import PeerRefused
 from ratls.probe import HandshakeFailed
-from ratls.session import read_message, write_message
+from ratls.session import SessionMessageUnexpected, read_message, write_message
 from ratls.tls import Shown, SocketHandshakeFailed
 from tests.attacks.seat import line
 from tests.support.flight_peers import NOW, Study, tls_server
+from tests.support.oracle import universal_oracle
 from tests.support.refusal import count_refusal, refused
+from tests.support.stage import SAID, Stage
 from tests.support.transports import (
     ALL,
     FLIGHT,
@@ -43,10 +45,10 @@ from tests.support.transports import (
     read_frame,
     tcp_server,
 )
+from verifier.errors import RatlsError
 
 pytestmark = pytest.mark.slow
 
-SAID = b"c4n4ry-patient"
 ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
 KEY = ec.generate_private_key(ec.SECP256R1())
 OPEN_ENCLAVE = x509.ObjectIdentifier("1.3.6.1.4.1.311.105.1")
@@ -69,19 +71,11 @@ def certificate(*further: x509.ExtensionType) -> x509.Certificate:
     )
 
 
-@contextmanager
-def honest_afterwards(study: Study, transport: Transport) -> Iterator[None]:
-    yield
-    with transport.serve(study) as served, transport.connect(study, served.address) as speak:
-        speak(SAID)
-        served.wait_for(SAID)
-
-
 # Servers that offer less
 
 
 @line("negotiated down", refused=ALL)
-def test_a_server_without_tls(study: Study, transport: Transport, holds: str) -> None:
+def test_a_server_without_tls(study: Study, stage: Stage, transport: Transport, holds: str) -> None:
     """S34: there is no second attempt without it."""
     received = bytearray()
     connections: list[socket.socket] = []
@@ -93,7 +87,7 @@ def test_a_server_without_tls(study: Study, transport: Transport, holds: str) ->
             taken.sendall(b"HTTP/1.1 426 Upgrade Required\r\nConnection: close\r\n\r\n")
 
     leaf = SocketHandshakeFailed if transport in ON_SOCKETS else HandshakeFailed
-    with honest_afterwards(study, transport), tcp_server(answer) as place:
+    with universal_oracle(stage.on(transport)), tcp_server(answer) as place:
         with refused(leaf), transport.connect(study, place) as speak:
             speak(SAID)
         assert received[:1] == b"\x16"  # RFC 8446, section 5.1: a handshake, and nothing else
@@ -101,11 +95,13 @@ def test_a_server_without_tls(study: Study, transport: Transport, holds: str) ->
 
 
 @line("negotiated down", refused=ALL)
-def test_a_server_of_an_older_tls(study: Study, transport: Transport, holds: str) -> None:
+def test_a_server_of_an_older_tls(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """B10: 1.2 would show the certificate in the clear."""
     leaf = SocketHandshakeFailed if transport in ON_SOCKETS else HandshakeFailed
     with (
-        honest_afterwards(study, transport),
+        universal_oracle(stage.on(transport)),
         tls_server([certificate()], KEY, SSL.TLS1_2_VERSION, alpn(transport)) as server,
     ):
         with refused(leaf), transport.connect(study, server.address) as speak:
@@ -118,11 +114,15 @@ def test_a_server_of_an_older_tls(study: Study, transport: Transport, holds: str
     "further", [(), (x509.UnrecognizedExtension(OPEN_ENCLAVE, bytes(200)),)], ids=["none", "other"]
 )
 def test_a_server_without_evidence_or_with_that_of_another_profile(
-    study: Study, transport: Transport, holds: str, further: tuple[x509.ExtensionType, ...]
+    study: Study,
+    stage: Stage,
+    transport: Transport,
+    holds: str,
+    further: tuple[x509.ExtensionType, ...],
 ) -> None:
     """B05, B12: a usual certificate, and one of another format, are the same nothing."""
     with (
-        honest_afterwards(study, transport),
+        universal_oracle(stage.on(transport)),
         tls_server([certificate(*further)], KEY, alpn=alpn(transport)) as server,
     ):
         with refused(EvidenceMissing), transport.connect(study, server.address) as speak:
@@ -131,12 +131,14 @@ def test_a_server_without_evidence_or_with_that_of_another_profile(
 
 
 @line("negotiated down", refused=ALL)
-def test_a_server_of_another_protocol(study: Study, transport: Transport, holds: str) -> None:
+def test_a_server_of_another_protocol(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """The enclave's own certificate and key, and a version that answers to another name."""
     identity = study.identity()
     shown = Shown.of(identity)
     with (
-        honest_afterwards(study, transport),
+        universal_oracle(stage.on(transport)),
         tls_server([shown.certificate], shown.key, alpn=b"ratls/0") as server,
     ):
         leaf = SocketHandshakeFailed if transport in ON_SOCKETS else HandshakeFailed
@@ -147,7 +149,7 @@ def test_a_server_of_another_protocol(study: Study, transport: Transport, holds:
 
 @line("negotiated down", refused=[SOCKETS, HTTP, TUNNEL, FLIGHT])
 def test_evidence_that_leaves_out_what_it_should_be_about(
-    study: Study, transport: Transport, holds: str
+    study: Study, stage: Stage, transport: Transport, holds: str
 ) -> None:
     """As an older version made it: without the connection, or without the key for the rows."""
     identity = study.identity()
@@ -156,7 +158,7 @@ def test_evidence_that_leaves_out_what_it_should_be_about(
         lambda nonce, peer, task, *_: identity.answer_challenge(nonce, peer, task),  # type: ignore[arg-type]
     )
     leaf = SealingKeyUnbound if transport is FLIGHT else ConnectionUnbound
-    with honest_afterwards(study, transport), transport.serve(study, older) as served:
+    with universal_oracle(stage.on(transport)), stage.serve(older) as served:
         with refused(leaf), transport.connect(study, served.address) as speak:
             speak(SAID)
         assert not served.heard
@@ -166,24 +168,22 @@ def test_evidence_that_leaves_out_what_it_should_be_about(
 
 
 @contextmanager
-def nothing_heard(study: Study, transport: Transport) -> Iterator[Served]:
-    """The program is told nothing, and an honest party is served afterwards."""
+def nothing_heard(stage: Stage, leaf: type[RatlsError] = SocketHandshakeFailed) -> Iterator[Served]:
+    """The program is told nothing."""
     count_refusal()
-    with transport.serve(study) as served:
+    with stage.serve() as served, universal_oracle(stage, server=stage.recorded(leaf)):
         yield served
         assert not served.heard
-        with transport.connect(study, served.address) as speak:
-            speak(SAID)
-            served.wait_for(SAID)
 
 
 @line("negotiated down", refused=ALL)
-def test_a_client_without_tls(study: Study, transport: Transport, holds: str) -> None:
-    said = {SOCKETS: bytes([DATA, 0, 0, len(SAID)]) + SAID, TUNNEL: SAID}.get(
-        transport, b"POST / HTTP/1.1\r\nContent-Length: 14\r\n\r\n" + SAID
+def test_a_client_without_tls(study: Study, stage: Stage, transport: Transport, holds: str) -> None:
+    own = b"words in clear"
+    said = {SOCKETS: bytes([DATA, 0, 0, len(own)]) + own, TUNNEL: own}.get(
+        transport, b"POST / HTTP/1.1\r\nContent-Length: 14\r\n\r\n" + own
     )
     with (
-        nothing_heard(study, transport) as served,
+        nothing_heard(stage.on(transport)) as served,
         socket.create_connection((served.address.host, served.address.port)) as raw,
     ):
         raw.sendall(said)
@@ -213,12 +213,12 @@ def handshake(context: SSL.Context, served: Served) -> Iterator[SSL.Connection]:
 @line("negotiated down", refused=ALL)
 @pytest.mark.parametrize("protocol", [b"ratls/0", b"http/1.1"])
 def test_a_client_of_another_protocol(
-    study: Study, transport: Transport, holds: str, protocol: bytes
+    study: Study, stage: Stage, transport: Transport, holds: str, protocol: bytes
 ) -> None:
     """With Alice's certificate and key, and yet no word is exchanged."""
     context = shown_by_alice(study, protocol)
     with (
-        nothing_heard(study, transport) as served,
+        nothing_heard(stage.on(transport)) as served,
         pytest.raises(SSL.Error),
         handshake(context, served) as tls,
     ):
@@ -226,12 +226,14 @@ def test_a_client_of_another_protocol(
 
 
 @line("negotiated down", refused=ALL)
-def test_a_client_of_an_older_tls(study: Study, transport: Transport, holds: str) -> None:
+def test_a_client_of_an_older_tls(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """B10: with Alice's certificate and key."""
     context = shown_by_alice(study, alpn(transport))
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
     with (
-        nothing_heard(study, transport) as served,
+        nothing_heard(stage.on(transport)) as served,
         pytest.raises(SSL.Error),
         handshake(context, served) as tls,
     ):
@@ -239,10 +241,12 @@ def test_a_client_of_an_older_tls(study: Study, transport: Transport, holds: str
 
 
 @line("negotiated down", refused=ALL)
-def test_a_client_without_a_certificate(study: Study, transport: Transport, holds: str) -> None:
+def test_a_client_without_a_certificate(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """I01."""
     with (
-        nothing_heard(study, transport) as served,
+        nothing_heard(stage.on(transport)) as served,
         pytest.raises(SSL.Error),
         raw_connection(served.address, None, alpn(transport)) as tls,
     ):
@@ -250,13 +254,26 @@ def test_a_client_without_a_certificate(study: Study, transport: Transport, hold
 
 
 @line("negotiated down", refused=ON_SOCKETS)
-@pytest.mark.parametrize("first", [bytes([DATA, 0, 0, 1, 1]), b"\x09\0\0\0", b"\x01\0\0\x01\xa0"])
+@pytest.mark.parametrize(
+    ("first", "leaf"),
+    [
+        (bytes([DATA, 0, 0, 1, 1]), FrameUnexpected),
+        (b"\x09\0\0\0", FrameUnexpected),
+        (b"\x01\0\0\x01\xa0", SessionMessageUnexpected),
+    ],
+    ids=["data", "other-kind", "no-message"],
+)
 def test_a_client_that_begins_with_another_frame(
-    study: Study, transport: Transport, holds: str, first: bytes
+    study: Study,
+    stage: Stage,
+    transport: Transport,
+    holds: str,
+    first: bytes,
+    leaf: type[RatlsError],
 ) -> None:
     """S1: data instead of the challenge, a frame of another version, a message that is none."""
     with (
-        nothing_heard(study, transport) as served,
+        nothing_heard(stage.on(transport), leaf) as served,
         raw_connection(served.address, Shown.of(study.channel())) as tls,
     ):
         tls.sendall(first)

@@ -17,12 +17,15 @@ from ratls.address import Address
 from ratls.certificate import build_certificate
 from ratls.errors import CallFailed
 from ratls.evidence import EvidenceMalformed, make_evidence
+from ratls.listener import PeerNotListed
 from ratls.pin import ChannelIdentity
 from tests.attacks.seat import line
 from tests.support.flight_peers import NOW, Study
+from tests.support.oracle import universal_oracle
 from tests.support.parties import local_party
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
+from tests.support.stage import SAID, Stage
 from tests.support.transports import (
     ALL,
     HTTP,
@@ -35,29 +38,29 @@ from verifier.errors import RatlsError
 
 pytestmark = pytest.mark.slow
 
-SAID = b"c4n4ry-patient"
 ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
 
 
 @line("certificate, evidence and party together", holds=ALL)
 def test_each_part_of_a_compound_authentication_is_needed(
-    study: Study, transport: Transport, holds: str
+    study: Study, stage: Stage, transport: Transport, holds: str
 ) -> None:
     """I03: the honest connection, and the same without the party; the page's other lines take away
     the evidence, the key and the machine."""
     stranger = ChannelIdentity.of(local_party("dora-lab", NOW))
-    with transport.serve(study) as served:
+    stage.on(transport)
+    with (
+        stage.serve() as served,
+        universal_oracle(stage, server=stage.recorded(PeerNotListed)),
+    ):
         with refused(CallFailed), transport.connect(study, served.address, stranger) as speak:
             speak(SAID)
         assert not served.heard
-        with transport.connect(study, served.address) as speak:
-            speak(SAID)
-            served.wait_for(SAID)
 
 
 @line("a public authority vouches for it", refused=ALL)
 def test_a_certificate_that_an_authority_has_signed(
-    study: Study, transport: Transport, holds: str
+    study: Study, stage: Stage, transport: Transport, holds: str
 ) -> None:
     """The usual authorities are asked nothing, and can vouch for nothing: evidence for the same
     key in a certificate that somebody else has signed is refused."""
@@ -78,7 +81,7 @@ def test_a_certificate_that_an_authority_has_signed(
     attacker.certificate_der = signed.public_bytes(Encoding.DER)
     attacker.certificate_pem = signed.public_bytes(Encoding.PEM)
     count_refusal()
-    with transport.serve(study, attacker) as served:
+    with universal_oracle(stage.on(transport)), stage.serve(attacker) as served:
         with pytest.raises(RatlsError) as caught, transport.connect(study, served.address) as speak:
             speak(SAID)
         assert caught.value.check == "certificate-profile"
@@ -86,11 +89,13 @@ def test_a_certificate_that_an_authority_has_signed(
 
 
 @line("passport instead of background check", not_offered=ALL)
-def test_a_verdict_in_place_of_evidence(study: Study, transport: Transport, holds: str) -> None:
+def test_a_verdict_in_place_of_evidence(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """B20: what a verifier of somebody else's has found is no evidence here."""
     passport = cbor.encode({"eat_profile": "tag:ietf.org,2026:ear", "status": "affirming"})
     attacker = answering(study.identity(), lambda *_: passport)
-    with transport.serve(study, attacker) as served:
+    with universal_oracle(stage.on(transport)), stage.serve(attacker) as served:
         with (
             refused(EvidenceMalformed, check="challenge-evidence"),
             transport.connect(study, served.address) as speak,
@@ -101,7 +106,7 @@ def test_a_verdict_in_place_of_evidence(study: Study, transport: Transport, hold
 
 @line("privacy of the verifier", holds=ALL)
 def test_the_verifier_asks_nobody(
-    study: Study, transport: Transport, holds: str, monkeypatch: pytest.MonkeyPatch
+    study: Study, stage: Stage, transport: Transport, holds: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It connects to the enclave's address and nowhere else, at no authority's and no service's."""
     count_refusal()

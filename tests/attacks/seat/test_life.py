@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from ratls.address import Address
-from ratls.attested_socket import DATA
+from ratls.attested_socket import DATA, FrameUnexpected
 from ratls.claims import InstanceChanged, NonceMismatch
+from ratls.client_call import DO_EXCHANGE
+from ratls.flight_service import COMMAND
+from ratls.framing import Kind, MessageUnexpected, command_frame, message_frame
+from ratls.grpc_server import GrpcConnectionUnproved
 from ratls.identity import EnclaveIdentity
+from ratls.peer_refusal import PeerRefused
+from ratls.server_stream import StreamTruncated
 from ratls.session import Verifier
-from tests.attacks.seat import elsewhere, line
+from ratls.tls import SocketHandshakeFailed
+from tests.attacks.seat import MINUTES, elsewhere, line
 from tests.ratls.test_sockets import Clock, revoked
 from tests.support import raw_http2 as http2
 from tests.support.client_hello import (
@@ -29,9 +36,10 @@ from tests.support.client_hello import (
     extensions,
 )
 from tests.support.flight_peers import NOW, Study
+from tests.support.oracle import Leaves, universal_oracle
 from tests.support.parties import instant
 from tests.support.refusal import count_refusal, refused
-from tests.support.relay import Relay
+from tests.support.stage import CANARY, Stage
 from tests.support.transports import (
     ALL,
     FLIGHT,
@@ -43,20 +51,21 @@ from tests.support.transports import (
     Served,
     Transport,
     answering,
+    raw_connection,
 )
 from verifier.crl import CertificateRevoked
+from verifier.errors import RatlsError
 from verifier.validity import CollateralNotCurrent
 
 pytestmark = pytest.mark.slow
 
-BEFORE, AFTER = b"c4n4ry-before", b"c4n4ry-after"
+BEFORE, AFTER = CANARY + b"-before", CANARY + b"-after"
 ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
-MINUTES = 15 * 60 + 1.0  # the policy's, until an enclave must prove itself again
 
 
 @line("evidence replayed", refused=ALL)
 def test_evidence_of_an_earlier_moment_of_this_connection(
-    study: Study, transport: Transport, holds: str
+    study: Study, stage: Stage, transport: Transport, holds: str
 ) -> None:
     """B06, S8: key, connection and party are the same; the nonce is not."""
     clock, identity = Clock(), study.identity()
@@ -66,13 +75,13 @@ def test_evidence_of_an_earlier_moment_of_this_connection(
         kept.append(identity.answer_challenge(*about))
         return kept[0]
 
-    turns_on(study, transport, clock, answering(identity, answer), NonceMismatch)
+    turns_on(stage.on(transport), clock, answering(identity, answer), NonceMismatch)
     assert len(kept) == 2
 
 
 @line("state changes while it lasts", refused=ALL)
 def test_an_enclave_that_turns_into_something_else(
-    study: Study, transport: Transport, holds: str
+    study: Study, stage: Stage, transport: Transport, holds: str
 ) -> None:
     """What proves itself after minutes has the key, and is another start."""
     clock, identity = Clock(), study.identity()
@@ -80,18 +89,17 @@ def test_an_enclave_that_turns_into_something_else(
     other._claims = replace(identity._claims, instance=os.urandom(16))  # type: ignore[arg-type]
     asked = iter([identity, other])
     attacker = answering(identity, lambda *about: next(asked).answer_challenge(*about))  # type: ignore[arg-type]
-    turns_on(study, transport, clock, attacker, InstanceChanged)
+    turns_on(stage.on(transport), clock, attacker, InstanceChanged)
 
 
-def turns_on(
-    study: Study, transport: Transport, clock: Clock, attacker: EnclaveIdentity, leaf: Any
-) -> None:
+def turns_on(stage: Stage, clock: Clock, attacker: EnclaveIdentity, leaf: type[RatlsError]) -> None:
     """It is the agreed enclave for a quarter of an hour, and is told nothing more after that."""
-    verifier = Verifier(lambda: study.expectation, seconds=clock)
+    verifier = Verifier(lambda: stage.study.expectation, seconds=clock)
     with (
-        transport.serve(study, attacker) as served,
+        universal_oracle(stage),
+        stage.serve(attacker) as served,
         refused(leaf, check="challenge-claims"),
-        transport.connect(study, served.address, verifier=verifier) as speak,
+        stage.transport.connect(stage.study, served.address, verifier=verifier) as speak,
     ):
         speak(BEFORE)
         served.wait_for(BEFORE)
@@ -102,7 +110,7 @@ def turns_on(
 
 @line("attested again on demand", holds=ALL)
 def test_an_enclave_proves_itself_again_before_the_next_word(
-    study: Study, transport: Transport, holds: str
+    study: Study, stage: Stage, transport: Transport, holds: str
 ) -> None:
     """The honest twin of the two above: a proof each quarter of an hour, on one connection."""
     clock, identity = Clock(), study.identity()
@@ -127,13 +135,16 @@ def test_an_enclave_proves_itself_again_before_the_next_word(
 
 @line("platform revoked while it lasts", refused=[SOCKETS, HTTP, TUNNEL, GRPC, OWN_FLIGHT])
 def test_a_platform_that_is_revoked_is_cut_off_within_a_minute(
-    study: Study, transport: Transport, holds: str
+    study: Study, stage: Stage, transport: Transport, holds: str
 ) -> None:
     """The drill: Intel's list names the machine. A minute later nothing more is said to it."""
     clock, held = Clock(), [study.expectation]
     verifier = Verifier(lambda: held[0], seconds=clock)
+    # What the server is told; a call of gRPC ends between two.
+    recorded: Leaves = {GRPC: (), OWN_FLIGHT: StreamTruncated}.get(transport, PeerRefused)
     with (
-        transport.serve(study) as served,
+        stage.on(transport).serve() as served,
+        universal_oracle(stage, server=recorded),
         refused(CertificateRevoked),
         transport.connect(study, served.address, verifier=verifier) as speak,
     ):
@@ -150,42 +161,81 @@ elsewhere(
 )
 
 
-for _test, _transports in (
-    ("test_the_next_certificate", [SOCKETS, HTTP, TUNNEL, OWN_FLIGHT]),
-    ("test_a_connection_goes_on_under_the_certificate_that_it_began_with", [GRPC]),
-    ("test_a_release_ends_under_the_certificate_that_it_began_with", [FLIGHT]),
-):
-    elsewhere("the certificate changes meanwhile", _test, goes_on=_transports)
+@line("the certificate changes meanwhile", goes_on=[SOCKETS, HTTP, TUNNEL, GRPC, OWN_FLIGHT])
+def test_the_certificate_of_a_connection_that_lasts(
+    study: Study, transport: Transport, holds: str
+) -> None:
+    """It proves itself under the certificate that it began with; who comes now is shown another."""
+    verifier = Verifier(lambda: study.expectation, seconds=(clock := Clock()))
+    with transport.serve(study) as served:
+        before = shown(served, transport)
+        with transport.connect(study, served.address, verifier=verifier) as speak:
+            for said in (BEFORE, AFTER):
+                speak(said)
+                served.wait_for(said)
+                if said == BEFORE:
+                    served.renew()
+                    clock.passed += MINUTES
+            with transport.connect(study, served.address) as speak_anew:
+                speak_anew(CANARY)
+        assert shown(served, transport) != before
+        assert set(served.codes) <= {SocketHandshakeFailed.code}  # of `shown`
+
+
+def shown(served: Served, transport: Transport) -> bytes:
+    """The certificate that anybody is shown who connects."""
+    alpn = b"ratls/1" if transport in ON_SOCKETS else b"h2"
+    with raw_connection(served.address, None, alpn) as tls:
+        certificate = tls.get_peer_certificate(as_cryptography=True)
+    assert certificate is not None
+    return certificate.public_bytes(Encoding.DER)
+
+
+elsewhere(
+    "the certificate changes meanwhile",
+    "test_a_release_ends_under_the_certificate_that_it_began_with",
+    goes_on=[FLIGHT],
+)
 
 
 @line("platform revoked before it began", refused=ALL)
-def test_a_platform_that_was_revoked(study: Study, transport: Transport, holds: str) -> None:
+def test_a_platform_that_was_revoked(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """T12: the attestation key of one machine is known to the attacker."""
-    with (
-        transport.serve(study) as served,
-        refused(CertificateRevoked),
-        transport.connect(
-            study, served.address, verifier=Verifier(lambda: revoked(study))
-        ) as speak,
-    ):
-        speak(BEFORE)
-    assert not served.heard
+    verifier = Verifier(lambda: revoked(study))
+    recorded = stage.on(transport).recorded(SocketHandshakeFailed)
+    with stage.serve() as served, universal_oracle(stage, server=recorded):
+        with (
+            refused(CertificateRevoked),
+            transport.connect(study, served.address, verifier=verifier) as speak,
+        ):
+            speak(BEFORE)
+        assert not served.heard
 
 
 @line("a session resumed", refused=ON_SOCKETS, proved_anew=[GRPC, FLIGHT, OWN_FLIGHT])
-def test_a_saved_session(study: Study, transport: Transport, holds: str, tmp_path: Path) -> None:
+def test_a_saved_session(
+    study: Study, stage: Stage, transport: Transport, holds: str, tmp_path: Path
+) -> None:
     """B11: an honest end offers and keeps none. gRPC's server resumes what a party has kept of its
     own, and lets no call in on it: it is another connection."""
     count_refusal()
-    with transport.serve(study) as served:
+    leaf: type[RatlsError] = {
+        GRPC: GrpcConnectionUnproved,
+        FLIGHT: MessageUnexpected,
+        OWN_FLIGHT: MessageUnexpected,
+    }.get(transport, FrameUnexpected)
+    with stage.on(transport).serve() as served, universal_oracle(stage, server=(leaf, leaf)):
         assert _resumed(study, served, tmp_path, transport) == (holds != "refused")
         assert not served.heard
-        with Relay((served.address.host, served.address.port)) as relay:
-            for said in (BEFORE, AFTER):
-                with transport.connect(study, Address.parse(relay.address)) as speak:
-                    speak(said)
-                    served.wait_for(said)
-            offered = [extensions(bytes(connection.sent)) for connection in relay.connections]
+        [relay] = stage.relays
+        before = len(relay.connections)
+        for said in (BEFORE, AFTER):
+            with transport.connect(study, served.address) as speak:
+                speak(said)
+                served.wait_for(said)
+        offered = [extensions(bytes(one.sent)) for one in relay.connections[before:]]
     assert len(offered) >= 2
     assert all(SUPPORTED_VERSIONS in one for one in offered)
     assert not any(one & {PRE_SHARED_KEY, EARLY_DATA} for one in offered)
@@ -206,7 +256,7 @@ def _resumed(study: Study, served: Served, folder: Path, transport: Transport) -
             socket.create_connection((served.address.host, served.address.port)) as raw,
             context.wrap_socket(raw, session=saved) as tls,
         ):
-            tls.sendall(_BARE_FRAME if transport in ON_SOCKETS else _BARE_CALL)
+            tls.sendall(_bare(transport))
             received = b""
             while data := tls.recv(1 << 16):  # until the server has closed it, or answered
                 received += data
@@ -216,8 +266,16 @@ def _resumed(study: Study, served: Served, folder: Path, transport: Transport) -
     return bool(again)
 
 
-_BARE_CALL = http2.BEGIN + http2.call(b"/user.Echo/One") + http2.message(BEFORE)
-_BARE_FRAME = bytes([DATA]) + len(BEFORE).to_bytes(3, "big") + BEFORE
+def _bare(transport: Transport) -> bytes:
+    """What would be heard, had the enclave been challenged on this connection."""
+    if transport in ON_SOCKETS:
+        return bytes([DATA]) + len(BEFORE).to_bytes(3, "big") + BEFORE
+    if transport is GRPC:
+        return http2.BEGIN + http2.call(b"/user.Echo/One") + http2.message(BEFORE)
+    command = Kind.RELEASE.value if transport is FLIGHT else COMMAND
+    first = http2.message(command_frame(command), flags=0)
+    rows = http2.message(message_frame(BEFORE))
+    return http2.BEGIN + http2.call(DO_EXCHANGE.encode()) + first + rows
 
 
 @pytest.mark.parametrize(

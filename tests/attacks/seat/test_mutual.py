@@ -34,7 +34,9 @@ from ratls.session import Verifier
 from tests.attacks.seat import elsewhere, line
 from tests.support.channels import client_enclave
 from tests.support.flight_peers import NOW, PlatformAttester, Study
+from tests.support.oracle import universal_oracle
 from tests.support.refusal import count_refusal, refused
+from tests.support.stage import SAID, Stage
 from tests.support.transports import (
     FLIGHT,
     GRPC,
@@ -45,12 +47,10 @@ from tests.support.transports import (
     Transport,
     answering,
 )
-from tests.support.waiting import eventually
 from verifier.errors import RatlsError
 
 pytestmark = pytest.mark.slow
 
-SAID = b"c4n4ry-patient"
 ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
 Attack = Callable[[Study], EnclaveIdentity]
 
@@ -108,67 +108,61 @@ ATTACKS: dict[str, tuple[Attack, type[RatlsError]]] = {
 @line("two enclaves attest each other", refused=[SOCKETS, HTTP])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_client_that_is_not_the_enclave_it_shows(
-    study: Study, transport: Transport, holds: str, attack: str
+    study: Study, stage: Stage, transport: Transport, holds: str, attack: str
 ) -> None:
     """B06 to B08, B17, B18, from the other end."""
     make, leaf = ATTACKS[attack]
-    meets(study, transport, make(study), leaf, Verifier(lambda: study.expectation))
+    meets(stage.on(transport), make(study), leaf, Verifier(lambda: study.expectation))
 
 
 @line("two enclaves attest each other", refused=ON_SOCKETS)
-def test_a_client_on_another_machine(study: Study, transport: Transport, holds: str) -> None:
+def test_a_client_on_another_machine(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """B09."""
     elsewhere = study.world.with_platform()
     attester = PlatformAttester(elsewhere.platform)
     client = EnclaveIdentity.create(attester, study.policy.digest, at=NOW, role=ROLE_CLIENT)
     held = replace(study.expectation, collateral=elsewhere.collateral())
-    meets(study, transport, client, MachineNotListed, Verifier(lambda: held))
+    meets(stage.on(transport), client, MachineNotListed, Verifier(lambda: held))
 
 
 @line("two enclaves attest each other", refused=ON_SOCKETS)
 def test_an_enclave_where_only_parties_may_connect(
-    study: Study, transport: Transport, holds: str
+    study: Study, stage: Stage, transport: Transport, holds: str
 ) -> None:
-    meets(study, transport, client_enclave(study), PeerNotListed, None)
+    meets(stage.on(transport), client_enclave(study), PeerNotListed, None)
 
 
 def meets(
-    study: Study,
-    transport: Transport,
+    stage: Stage,
     client: EnclaveIdentity,
     leaf: type[RatlsError],
     enclaves: Verifier | None,
 ) -> None:
-    """Refused, for this reason, which it is not told; an honest client is served."""
+    """Refused, for this reason, which it is not told."""
     count_refusal()
-    with transport.serve(study, enclaves=enclaves) as served:
+    with stage.serve(enclaves=enclaves) as served, universal_oracle(stage, server=leaf):
         with (
             pytest.raises((CallFailed, PeerRefused)) as caught,
-            transport.connect(study, served.address, client) as speak,
+            stage.transport.connect(stage.study, served.address, client) as speak,
         ):
             speak(SAID)
         assert leaf.code not in str(caught.value)
-        assert eventually(lambda: served.codes)[0] == leaf.code
         assert not served.heard
-        with transport.connect(study, served.address) as speak:
-            speak(SAID)
-            served.wait_for(SAID)
 
 
 @line("two enclaves attest each other", parties_only=[GRPC, FLIGHT, OWN_FLIGHT])
 def test_an_enclave_is_no_client_of_grpc_and_flight(
-    study: Study, transport: Transport, holds: str
+    study: Study, stage: Stage, transport: Transport, holds: str
 ) -> None:
     """B17: whoever calls is a party, by its certificate, and so nobody's evidence is taken."""
     client = client_enclave(study)
     own = ChannelIdentity(client.certificate_pem, client.key_pem, hash_of(client.spki))
-    with transport.serve(study) as served:
+    with stage.on(transport).serve() as served, universal_oracle(stage):
         with refused(CallFailed), transport.connect(study, served.address, own) as speak:
             speak(SAID)
         assert not served.heard
-        with transport.connect(study, served.address) as speak:
-            speak(SAID)
-            served.wait_for(SAID)
 
 
 def hash_of(spki: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import pytest
@@ -11,19 +12,26 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from ratls.address import Address
 from ratls.errors import CallFailed
 from ratls.identity import EnclaveIdentity
+from ratls.listener import PeerNotListed
 from ratls.pin import ChannelIdentity
-from ratls.tls import Shown, TlsEnd
+from ratls.server_stream import StreamTruncated
+from ratls.session import Verifier
+from ratls.tls import Shown, SocketHandshakeFailed, TlsEnd
 from ratls.turns import TooManyChallenges, Turns
-from tests.attacks.seat import elsewhere, line
+from tests.attacks.seat import MINUTES, elsewhere, line
+from tests.ratls.test_sockets import Clock
 from tests.support.flight_peers import NOW, PlatformAttester, Study
+from tests.support.oracle import Leaves, universal_oracle
 from tests.support.parties import local_party
 from tests.support.refusal import count_refusal, refused
 from tests.support.relay import Relay
+from tests.support.stage import SAID, Stage
 from tests.support.transports import (
     ALL,
     FLIGHT,
@@ -38,18 +46,18 @@ from tests.support.transports import (
     grpc,
     raw_connection,
 )
-from tests.support.waiting import eventually
 from verifier.errors import RatlsError
 from verifier.quote import Quote
 
 pytestmark = pytest.mark.slow
 
-SAID = b"c4n4ry-patient"
 ON_SOCKETS = (SOCKETS, HTTP, TUNNEL)
 
 
 @line("read on the way", refused=ALL)
-def test_what_the_network_records(study: Study, transport: Transport, holds: str) -> None:
+def test_what_the_network_records(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """Neither what is said nor any evidence, which would name machine and software."""
     count_refusal()
     quotes: list[bytes] = []
@@ -61,22 +69,41 @@ def test_what_the_network_records(study: Study, transport: Transport, holds: str
 
     identity = EnclaveIdentity.create(Keeping(study.world.platform), study.policy.digest, at=NOW)
     with (
-        transport.serve(study, identity) as served,
-        Relay((served.address.host, served.address.port)) as relay,
-        transport.connect(study, Address.parse(relay.address)) as speak,
+        universal_oracle(stage.on(transport)),
+        stage.serve(identity) as served,
+        transport.connect(study, served.address) as speak,
     ):
         speak(SAID)
         served.wait_for(SAID)
-    recorded = b"".join(bytes(c.sent + c.received) for c in relay.connections)
     assert len(quotes) >= 2
     measurement = Quote.parse(quotes[0]).report.mr_enclave.value
-    for secret in (SAID, measurement, study.world.platform.tcb.ppid, b"alice-clinic"):
-        assert secret not in recorded
+    for secret in (measurement, study.world.platform.tcb.ppid, b"alice-clinic"):
+        assert secret not in stage.places["the wire"]()
+
+
+@line("evidence seen by a stranger who connects", in_the_certificate=ALL)
+def test_what_a_stranger_who_connects_is_shown(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
+    """As by any server of TLS: the certificate, and so measurement and machine; then it is over."""
+    count_refusal()
+    alpn = b"ratls/1" if transport in ON_SOCKETS else b"h2"
+    stage.on(transport)
+    with (
+        stage.serve() as served,
+        universal_oracle(stage, server=stage.recorded(SocketHandshakeFailed)),
+        raw_connection(served.address, None, alpn) as tls,
+    ):
+        shown = tls.get_peer_certificate(as_cryptography=True)
+        assert shown is not None
+        assert study.policy.enclave[0].mr_enclave in shown.public_bytes(Encoding.DER).hex()
+        with pytest.raises(SSL.Error):
+            cut_off(tls, SAID)
 
 
 @line("keys of the traffic compromised", not_stopped=ON_SOCKETS)
 def test_who_has_the_secrets_of_the_traffic(
-    study: Study, transport: Transport, holds: str, monkeypatch: pytest.MonkeyPatch
+    study: Study, stage: Stage, transport: Transport, holds: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recording and the secrets of its TLS are enough, as for TLS without attestation. For what
     must not depend on them there are sealed rows."""
@@ -134,13 +161,16 @@ def _records(stream: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 @line("keys of the traffic compromised", not_stopped=[GRPC, OWN_FLIGHT], sealed=[FLIGHT])
-def test_who_reads_all_that_tls_protects(study: Study, transport: Transport, holds: str) -> None:
+def test_who_reads_all_that_tls_protects(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """S7. gRPC lets nobody have its secrets; an end of the connection has what they would open."""
-    with transport.serve(study) as genuine:
+    broken_off: Leaves = () if transport is GRPC else StreamTruncated
+    with stage.on(transport).serve() as genuine, universal_oracle(stage, server=broken_off):
         thief = answering(
             genuine.identity, lambda nonce, *_: transport.forwarded(study, genuine, nonce)[0]
         )
-        with transport.serve(study, thief, thief=True) as served:
+        with stage.serve(thief, thief=True) as served:
             served.sealing_key = genuine.sealing_key
             with transport.connect(study, served.address) as speak:
                 speak(SAID)
@@ -159,43 +189,50 @@ class Counting(PlatformAttester):
 
 
 @line("evidence asked for by strangers", none_is_made=ALL)
-def test_strangers_cause_no_evidence(study: Study, transport: Transport, holds: str) -> None:
+def test_strangers_cause_no_evidence(
+    study: Study, stage: Stage, transport: Transport, holds: str
+) -> None:
     """I01, I03: nobody's, and with a party's name."""
     attester = Counting(study.world.platform)
     identity = EnclaveIdentity.create(attester, study.policy.digest, at=NOW)
     made = attester.made
     alpn = b"ratls/1" if transport in ON_SOCKETS else b"h2"
     stranger = ChannelIdentity.of(local_party("alice-clinic", NOW, copy=1))
-    with transport.serve(study, identity) as served:
+    recorded = [SocketHandshakeFailed, PeerNotListed, PeerNotListed]
+    with (
+        stage.on(transport).serve(identity, honest=True) as served,
+        universal_oracle(stage, server=tuple(recorded) if transport in ON_SOCKETS else ()),
+    ):
         for shown in (None, Shown.of(stranger)):
             with pytest.raises(SSL.Error), raw_connection(served.address, shown, alpn) as tls:
                 cut_off(tls)
-        with (
-            refused(CallFailed),
-            transport.connect(study, served.address, stranger) as speak,
-        ):
+        with refused(CallFailed), transport.connect(study, served.address, stranger) as speak:
             speak(SAID)
         assert attester.made == made
         assert not served.heard
-        with transport.connect(study, served.address) as speak:
-            speak(SAID)
-            served.wait_for(SAID)
-        assert attester.made == made + 1
+    assert attester.made == made + 1  # the honest one's
 
 
 @line("evidence asked for without end", an_allowance=[t for t in ALL if t is not FLIGHT])
 def test_a_party_that_asks_for_evidence_without_end(
-    study: Study, transport: Transport, holds: str, monkeypatch: pytest.MonkeyPatch
+    study: Study,
+    stage: Stage,
+    transport: Transport,
+    holds: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """F11: each answer costs the machine a quote. Alice connects anew each time, and time stands
     still; Bob is served meanwhile."""
     monkeypatch.setattr("ratls.turns.BURST", 8)
     monkeypatch.setattr("ratls.turns._WAIT_SECONDS", 0.0)
-    count_refusal()
     attester = Counting(study.world.platform)
     identity = study.started(attester, turns=Turns(lambda: 0.0))
+    stage.party = "bob-hospital"
     before = attester.made
-    with transport.serve(study, identity) as served:
+    with (
+        stage.on(transport).serve(identity, honest=True) as served,
+        universal_oracle(stage, server=(TooManyChallenges,) * 3),
+    ):
         for _ in range(8):
             transport.forwarded(study, served, bytes(32))
         told = TooManyChallenges.code + r".*[0-9a-f]{16}"  # the class, and an id
@@ -203,14 +240,28 @@ def test_a_party_that_asks_for_evidence_without_end(
             with pytest.raises((RatlsError, grpc.RpcError), match=told):
                 transport.forwarded(study, served, bytes(32))
         assert attester.made - before == 8
-        eventually(lambda: served.codes.count(TooManyChallenges.code) == 3)
-        with transport.connect(study, served.address, study.channel("bob-hospital")) as speak:
-            speak(SAID)
-            served.wait_for(SAID)
 
 
-elsewhere(
-    "evidence asked for without end",
-    "test_an_owner_that_asks_for_evidence_without_end",
-    an_allowance=[FLIGHT],
-)
+elsewhere("evidence asked for without end", "test_challenges_without_end", an_allowance=[FLIGHT])
+
+
+@pytest.mark.parametrize("transport", ALL, ids=lambda transport: transport.name)
+def test_a_policy_that_wants_evidence_after_each_mebibyte(transport: Transport) -> None:
+    """The honest twin: whoever sends fast asks as often as was agreed, and is served."""
+    study = often()
+    verifier = Verifier(lambda: study.expectation, seconds=(clock := Clock()))
+    with (
+        transport.serve(study) as served,
+        transport.connect(study, served.address, verifier=verifier) as speak,
+    ):
+        for number in range(50):
+            clock.passed += MINUTES
+            said = b"%d of it" % number
+            speak(said)
+            served.wait_for(said)
+        assert not served.codes
+
+
+@cache
+def often() -> Study:
+    return Study.create(transport="[transport]\nchallenge_mebibytes = 1\n\n")
