@@ -29,6 +29,7 @@ UNJUDGED = {
     "test_a_policy_that_wants_evidence_after_each_mebibyte": "everybody is honest",
     "test_the_certificate_of_a_connection_that_lasts": "everybody is honest",
     "test_the_honest_twin": "everybody is honest",
+    "test_collateral_that_expires_while_a_connection_is_open": "time passes, and nobody attacks",
 }
 
 
