@@ -500,7 +500,7 @@ def test_two_hundred_at_once(world: EnclaveWorld, in_turn: bool) -> None:
     identity = EnclaveIdentity.create(OneVariable(world), world.policy.digest, at=NOW)
     if not in_turn:
         count_refusal()
-        identity._quoting = nullcontext()  # type: ignore[assignment]
+        identity._turns.of = lambda peer: nullcontext()  # type: ignore[method-assign]
     channel = world.channel(world.consortium.alice)
 
     def ask(number: int) -> bytes | None:
