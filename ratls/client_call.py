@@ -231,7 +231,7 @@ def _translated() -> Iterator[None]:
     except grpc.RpcError as error:
         known: Any = error
         code = known.code() if isinstance(error, grpc.Call) else None
-        _raise_peer_refusal(known, code)
+        raise_peer_refusal(known, code)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise DeadlineExceeded(
                 "the enclave's answer", expected="one in time", found="none"
@@ -253,7 +253,8 @@ _TOO_LARGE = (
 )
 
 
-def _raise_peer_refusal(error: Any, code: grpc.StatusCode | None) -> None:
+def raise_peer_refusal(error: Any, code: grpc.StatusCode | None) -> None:
+    """Raise PeerRefused where the other end has said why; return where it has not."""
     if code is None:
         return
     try:

@@ -28,6 +28,7 @@ import grpc
 from ratls.address import Address
 from ratls.appraise import AdmittedCertificate, appraise_certificate
 from ratls.claims import InstanceChanged
+from ratls.client_call import raise_peer_refusal
 from ratls.errors import CallFailed, DeadlineExceeded
 from ratls.flight_data import PIN
 from ratls.framing import REFUSAL_KEY
@@ -35,6 +36,7 @@ from ratls.grpc_server import CHALLENGE, TOKEN
 from ratls.grpc_server import Attestation as Attestation
 from ratls.grpc_server import GrpcConnectionUnproved as GrpcConnectionUnproved
 from ratls.grpc_server import GrpcPeerUnknown as GrpcPeerUnknown
+from ratls.peer_refusal import PeerRefused
 from ratls.pin import ChannelIdentity, close_channel, pinned_channel
 from ratls.probe import probe_name
 from ratls.repeated import repeated
@@ -64,7 +66,7 @@ def channel(
         largest: Bytes that one message from the enclave may have.
 
     Raises:
-        TransportError: Nothing listens there, or the peer refuses, or is late.
+        TransportError: Nothing listens there, or the peer is late, or refuses (`PeerRefused`).
         RatlsError: What the appraisal of its certificate or of its answer says.
     """
     return _Channel(_Proof(address, identity, verifier, timeout, largest))
@@ -102,9 +104,11 @@ class _Proof:
         place, der = probe_name(self._address, self._timeout)
         admitted = appraise_certificate(der, verifier.expect(), at=verifier.clock())
         if before is not None and admitted.claims.instance != before.claims.instance:
-            raise InstanceChanged(
+            refusal = InstanceChanged(
                 "enclave", expected="the start that this channel was made for", found="another"
             )
+            refusal.fix = "make a new channel: it verifies the enclave that runs now"
+            raise refusal
         made = pinned_channel(place, admitted, self._identity, self._largest)
         try:
             self._begin(made, admitted)
@@ -135,6 +139,7 @@ class _Proof:
             answer, call = challenge.with_call(message, timeout=self._timeout, metadata=metadata)
         except grpc.RpcError as error:
             known: Any = error
+            raise_peer_refusal(known, known.code())
             if known.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise DeadlineExceeded(
                     f"the proof of {self._address}", expected="it in time", found="none"
@@ -168,7 +173,8 @@ class _Proof:
             if not (self._doubt or self._session.due):
                 return
             session, self._session = self._session, None  # until it has answered
-            with suppress(CallFailed):  # another connection: gRPC has made it by itself
+            # Another connection, which gRPC has made by itself, and on which no challenge was due.
+            with suppress(CallFailed, PeerRefused):
                 self._ask(self.pinned, self._admitted, session, session.challenge())
                 self._session, self._doubt = session, False
                 return

@@ -54,7 +54,7 @@ _CLOSE_SECONDS = 5.0
 class ChannelIdentity:
     """A party's channel certificate, which the policy lists, and its key."""
 
-    cert_pem: bytes
+    cert_pem: bytes = field(repr=False)
     key_pem: bytes = field(repr=False)
     spki_sha256: bytes  # 32, of the certificate's key
 

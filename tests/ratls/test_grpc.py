@@ -18,6 +18,7 @@ from ratls.claims import InstanceChanged
 from ratls.errors import CallFailed, TransportError
 from ratls.grpc import Attestation, GrpcConnectionUnproved, channel
 from ratls.identity import EnclaveIdentity
+from ratls.peer_refusal import PeerRefused
 from ratls.pin import ChannelIdentity, pinned_channel
 from ratls.probe import HandshakeFailed
 from ratls.session import Verifier
@@ -235,6 +236,16 @@ def test_the_policy_ends(study: Study) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             one(made)
         assert "policy-expired" in caught.value.details()  # type: ignore[attr-defined]
+
+
+def test_a_channel_to_a_server_whose_policy_has_ended(study: Study) -> None:
+    """The caller is told which refusal it was, and by what id the operator finds it."""
+    ended = study.parties.policy(expires=_past(study))
+    with serving(study, policy=lambda: ended) as served, refused(PeerRefused) as seen:
+        attested(study, served.address)
+    assert isinstance(seen.error, PeerRefused)
+    assert seen.error.peer_code == "policy-expired"
+    assert len(seen.error.correlation_id) == 16
 
 
 def test_a_server_without_the_challenge(study: Study) -> None:
