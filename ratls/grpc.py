@@ -183,7 +183,7 @@ class _Proof:
         admitted = appraise_certificate(der, verifier.expect(), at=verifier.clock())
         try:
             self._begin(self.pinned, admitted)
-        except CallFailed:  # the enclave may have another certificate now
+        except (CallFailed, PeerRefused):  # another certificate now, or a session that went on
             made = self._connected(self._admitted)
             self._cut(self._broken())
             threading.Thread(target=close_channel, args=[self.pinned], daemon=True).start()

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -311,12 +312,14 @@ def test_ctrl_c_while_an_answer_is_waited_for(
     with serving(study) as served, attested(study, served.address) as made:
         call: Any = made.unary_unary("/user.Echo/Hold")
 
-        def interrupted(self: Any, timeout: Any = None) -> bytes:
-            eventually(lambda: served.entered)
-            raise KeyboardInterrupt
+        class Interrupted(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                eventually(lambda: served.entered)
+                raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(grpc._channel._MultiThreadedRendezvous, "result", interrupted)  # type: ignore[attr-defined]
+            held = vars(threading) | {"Event": Interrupted}
+            patch.setattr("ratls.grpc.threading", SimpleNamespace(**held))
             with pytest.raises(KeyboardInterrupt):
                 call(b"x", timeout=HANG_LIMIT)
         eventually(lambda: served.ended)
