@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ratls.client_call import AnswerMissing, AnswerNotOpened
+from ratls.client_call import AnswerMissing, AnswerNotOpened, ClientCall
 from ratls.client_stream import ClientExchange, Pending, Result
 from ratls.errors import DeadlineExceeded
 from ratls.framing import (
@@ -187,13 +187,13 @@ def test_parts_that_do_not_come(study: Study) -> None:
     assert isinstance(given_time(whole, 2.0, DeadlineExceeded), Result)
 
 
-class Announced:
+class Announced(ClientCall):
     """A call that answers with these messages, and counts what is read."""
 
     def __init__(self, frames: Iterator[Any]) -> None:
         self._frames, self.read = frames, 0
 
-    def hear(self) -> Any:
+    def hear(self, *, rows: bool = False) -> Any:
         self.read += 1
         return next(self._frames)
 
@@ -205,7 +205,7 @@ def test_nothing_is_read_of_what_is_too_large() -> None:
     frames = iter([Frame.parse(message_frame(write_message("result", **first(MAX_RESULT + 1)[1])))])
     call = Announced(frames)
     exchange = object.__new__(ClientExchange)
-    exchange._call = call  # type: ignore[assignment]
+    exchange._call = call
     with refused(AnswerNotOpened):
         exchange.collect()
     assert call.read == 1
