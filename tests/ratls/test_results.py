@@ -191,11 +191,11 @@ class Announced(ClientCall):
     """A call that answers with these messages, and counts what is read."""
 
     def __init__(self, frames: Iterator[Any]) -> None:
-        self._frames, self.read = frames, 0
+        self._told, self.read = frames, 0
 
     def hear(self, *, rows: bool = False) -> Any:
         self.read += 1
-        return next(self._frames)
+        return next(self._told)
 
 
 def test_nothing_is_read_of_what_is_too_large() -> None:
