@@ -11,7 +11,7 @@ import pytest
 
 from policy.rounds import SALT_SIZE, Series, Tensor
 from policy.values import Digest, Instance, Nonce
-from ratls.client_call import AnswerMissing
+from ratls.client_call import AnswerMissing, ClientCall
 from ratls.client_rounds import Handed, RoundCall
 from ratls.errors import StreamIntegrityError
 from ratls.framing import (
@@ -67,6 +67,9 @@ class Scripted:
     def hear(self) -> Frame | None:
         raw = next(self.answers, None)
         return None if raw is None else Frame.parse(raw)
+
+    def message(self, *due: str) -> tuple[str, dict[str, Any]]:
+        return ClientCall.message(self, *due)  # type: ignore[arg-type]
 
     def said(self, name: str) -> dict[str, Any]:
         frames = (Frame.parse(raw) for raw in self.sent)
