@@ -14,7 +14,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, Protocol
 
@@ -58,7 +58,7 @@ def own_entry_points(group: str, ours: frozenset[str] = _OURS) -> list[EntryPoin
     return found
 
 
-@cache
+@lru_cache(maxsize=64)
 def _contributed(
     look: Callable[..., EntryPoints], group: str, path: tuple[str, ...]
 ) -> EntryPoints:

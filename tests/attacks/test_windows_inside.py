@@ -296,7 +296,7 @@ def test_a_silent_release_gives_its_memory_back(study: EnclaveWorld) -> None:
     """F10: Alice says so little that she is not silent. Her share of the budget was kept past the
     hour, so that eight such calls shut out everybody."""
     now = 0.0
-    limits = Limits(exchange_seconds=60, held_bytes=64 << 20)
+    limits = Limits(exchange_seconds=60, held_bytes=1 << 30)
     with study.running(limits=limits, seconds=lambda: now) as live:
         live.enclave.stop()
         alice, task = live.world.consortium.alice, live.world.task(parameters={})
