@@ -15,6 +15,7 @@ counted, in all of their rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
     from enclave_app.computations.sql_plan import Plan
 
 Key = tuple[int, tuple[Any, ...]]  # a grouping, and the values of all keys
-_ROWS_OF_EACH = 2  #  rows that are looked at first for each person that is demanded
-_MOST_ROWS = 1 << 19  # of them
+_MOST_ROWS = 1 << 19  # that are looked at first
 _MANY_ROWS = 1 << 21  # of groups that are counted again
 _LEFT = f"{PREFIX}left"
 _BOXES_OF_EACH = 2  # boxes for each person that is demanded: a large group fills them all
@@ -96,7 +96,8 @@ def _rows_looked_at(even: Mapping[tuple[Any, ...], int], k: int) -> int:
     """So many that the smallest group that may pass has enough among them, if they are mixed."""
     gid = min(group[0] for group in even)
     sizes = [rows for group, rows in even.items() if rows >= k and group[0] == gid] or [k]
-    return min(sum(sizes) * k * _ROWS_OF_EACH // min(sizes) + k, _MOST_ROWS)
+    enough = k + 5 * math.isqrt(k) + 5  # of mixed rows so many vary by the root of their number
+    return min(sum(sizes) * enough // min(sizes), _MOST_ROWS)
 
 
 def _are_few(
