@@ -44,7 +44,6 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         refusal.current.pop()
-        refusal.seen.clear()
         if RECORDER in item.config.stash:
             item.config.stash[RECORDER].settle(item)
 

@@ -78,7 +78,7 @@ class Boxed:
             sql = f"SELECT {split}, * EXCLUDE {_NUMBER} FROM ({inner})"  # noqa: S608
         connection.execute(f"CREATE TEMP TABLE {_TABLE} AS {sql}", dict(values))
         room = most * (_LAST_BITS + 2) ** len(inputs)  # null is a box, too
-        ((made,),) = _rows(connection, f"SELECT count(*) FROM {_TABLE}")  # noqa: S608
+        ((made,),) = tuples(connection.sql(f"SELECT count(*) FROM {_TABLE}"))  # noqa: S608
         if made > room:
             return None
         if len(plan.sets) == len(persons) == 1:
@@ -96,13 +96,19 @@ class Boxed:
             rows: Of `shown`.
         """
         if self.even is not None:
-            return {tuple(group): rows for *group, rows in _rows(connection, self.even)}
+            return {tuple(group): rows for *group, rows in tuples(connection.sql(self.even))}
         return {(0, *(row[name] for name in self.keys)): row[_ROWS] for row in rows if row[_EVEN]}
 
 
 def columns(prefix: str, count: int) -> list[str]:
     """Names of columns that the enclave adds."""
     return [f"{PREFIX}{prefix}{i}" for i in range(count)]
+
+
+def tuples(found: duckdb.DuckDBPyRelation) -> set[tuple[Any, ...]]:
+    """The rows of an answer, which differ."""
+    table = found.to_arrow_table()
+    return set(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def added(plan: Plan) -> frozenset[int]:
@@ -247,7 +253,3 @@ def _wanted(plan: Plan, of: str = "") -> str:
     for j in sorted(added(plan)):
         wanted.append(f"2 * max(a_{j}) {of} <= sum(a_{j}) {of} * {1 + 1e-9}")
     return " AND ".join(wanted)
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> set[tuple[Any, ...]]:
-    return set(connection.execute(sql).fetchall())

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from enclave_app.audit import Measure, beside_sides, protected
-from enclave_app.computations.sql_boxes import added, columns, gid, grouped
+from enclave_app.computations.sql_boxes import added, columns, gid, grouped, tuples
 from enclave_app.computations.sql_combined import narrow_combinations
 from enclave_app.computations.sql_first import seen
 from enclave_app.computations.sql_tree import PREFIX
@@ -34,9 +34,8 @@ from policy.sections import Release
 if TYPE_CHECKING:
     import duckdb
 
-    from enclave_app.computations.sql_plan import Plan
+    from enclave_app.computations.sql_plan import Key, Plan
 
-Key = tuple[int, tuple[Any, ...]]  # a grouping, and the values of all keys
 _MOST_ROWS = 1 << 19  # that are looked at first
 _MANY_ROWS = 1 << 21  # of groups that are counted again
 _LEFT = f"{PREFIX}left"
@@ -78,7 +77,7 @@ def hidden_rows(
             check_deadline()
             rows_of = _rows_of(connection, plan, values, left)
             sql = _Counting(plan, inputs, boxes=boxes).sql(k, rows_of)
-            found = _rows(connection.sql(sql, params=dict(values)))
+            found = tuples(connection.sql(sql, params=dict(values)))
             hidden -= _held(plan, keys, found, inputs)
     shown = set(range(len(keys))) - hidden
     hidden |= narrow_combinations(connection, plan, values, keys, inputs, k, shown)
@@ -160,11 +159,6 @@ def _beside_sides(
         for measure in measures[: plan.arguments + 1]
     ]
     return beside_sides([*margins.values()], counts, hidden, k)
-
-
-def _rows(found: duckdb.DuckDBPyRelation) -> set[tuple[Any, ...]]:
-    table = found.to_arrow_table()
-    return set(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def _held(

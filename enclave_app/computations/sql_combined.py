@@ -27,10 +27,9 @@ from enclave_app.deadline import check_deadline
 if TYPE_CHECKING:
     import duckdb
 
-    from enclave_app.computations.sql_plan import Plan
+    from enclave_app.computations.sql_plan import Key, Plan
 
-Key = tuple[int, tuple[Any, ...]]  # a grouping, and the values of all keys
-Group = tuple[Any, ...]  # the same in one piece, as the engine names it
+Group = tuple[Any, ...]  # a `Key` in one piece, as the engine names it
 _PART = 1 << 18  # persons that are looked at at once
 _UNITS = {"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _ASKED = "ratls_asked"

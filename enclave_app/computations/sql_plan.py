@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import duckdb
 
@@ -54,6 +55,7 @@ _NODES = {
     | {"cte_map", "modifiers", "aggregate_handling"},
     "SET_OPERATION_NODE": frozenset({"setop_type", "setop_all", "children", "cte_map"}),
 }
+Key = tuple[int, tuple[Any, ...]]  # of a row of the table: its grouping, and the values of all keys
 _PLACES = frozenset({"type", "query_location", "query_location_length"})
 
 

@@ -119,6 +119,10 @@ def silent_calls(
 def silent_at(live: LiveEnclave, count: int) -> Iterator[Silent]:
     alice, pem = live.world.consortium.alice, live.enclave.identity.certificate_pem
     with silent_calls(live.address, pem, ENCLAVE_NAME, alice, *[EXCHANGE] * count) as silent:
+        # Else an honest call could take the place of one that is still on its way.
+        running = live.server._guard.slots._running
+        held = min(count, live.enclave.limits.exchanges_per_party)
+        eventually(lambda: running[alice.party_id] + silent.refused >= held)
         yield silent
 
 

@@ -11,8 +11,9 @@ from verifier.errors import RatlsError
 
 # The test that is running; `tests/conftest.py` keeps it. Only the count at the end uses it.
 current: list[pytest.Item] = []
-# What `refused` has seen in it, for `tests.support.oracle`.
-seen: list[RatlsError] = []
+# For each `tests.support.oracle` that is judging, what `refused` has seen since. Nothing is kept
+# for anybody else: a refusal holds on to all that was open where it was raised.
+judging: list[list[RatlsError]] = []
 
 
 def count_refusal() -> None:
@@ -40,7 +41,8 @@ def refused(leaf: type[RatlsError], *, check: str | None = None) -> Iterator[Ref
     with pytest.raises(RatlsError) as caught:
         yield found
     found.error = caught.value
-    seen.append(caught.value)
+    for told in judging:
+        told.append(caught.value)
     assert type(caught.value) is leaf, f"{type(caught.value).__name__}: {caught.value}"
     if check is not None:
         assert caught.value.check == check
