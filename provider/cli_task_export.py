@@ -33,7 +33,7 @@ def export(
         raise typer.BadParameter("name a file to make", param_hint="--skops or --onnx")
     with refusals_as_exit_status(json_output) as shell:
         from provider.models import as_skops, read_result
-        from verifier.files import parse_file, write_new
+        from verifier.files import parse_file, write_together
 
         model = parse_file(result, read_result, cap=64 << 20)
         made: list[tuple[Path, bytes, str]] = []
@@ -50,7 +50,8 @@ def export(
             told["onnx"] = {"file": str(onnx), "bytes": len(raw), "inputs": inputs_of(model)}
             takes = ", ".join(f"{name}: {kind}" for name, kind in inputs_of(model).items())
             made.append((onnx, raw, f"inputs, each rows x 1: {takes}"))
-        for path, raw, _ in made:
-            write_new(path, raw, mode=0o644)
+        with write_together() as write:
+            for path, raw, _ in made:
+                write(path, raw, mode=0o644)
         lines = [f"made {path} ({len(raw)} bytes)\n  {use}" for path, raw, use in made]
         shell.answer(told, "\n".join(lines))

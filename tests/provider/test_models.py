@@ -338,6 +338,10 @@ def test_export_as_typed(tmp_path: Path, weights: dict[str, Any]) -> None:
     assert set(skops.io.load(made, trusted=trusted).predict(frame())) == {0, 1}
     onnx.checker.check_model(onnx.load(other))
     assert typed("--skops", str(made)).exit_code == 3  # it exists
+    # Of two files that one cannot be made of, none is left to refuse the next try.
+    first = tmp_path / "first.skops"
+    assert typed("--skops", str(first), "--onnx", str(other)).exit_code == 3
+    assert not first.exists()
     assert typed("--onnx", str(other)).exit_code == 3
     assert typed().exit_code == 2
     told = json.loads(typed("--onnx", f"{other}2", "--json").stdout)
